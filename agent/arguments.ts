@@ -1,0 +1,100 @@
+import { fromJsonString } from "@bufbuild/protobuf";
+import { Command, CommanderError, Option } from "commander";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { type AgentSpec, AgentSpecSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
+import { NAMESPACE_KINDS, type NamespaceKind } from "./session_namespace.ts";
+
+/** What the agent was told by flags and environment. */
+export interface AgentArguments {
+  namespace: NamespaceKind | "auto";
+  bazel: string;
+  installBases: string[];
+  host: string;
+  selfTest: boolean;
+}
+
+/** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
+ * one with exit code 0 whose message is the help when that was asked for. */
+export function parseArguments(args: readonly string[]): AgentArguments {
+  let output = "";
+  const command = new Command("agent")
+    .description(
+      "One session's Bazel server, in a mount namespace with the developer's own paths.\n" +
+        "The orchestrator starts agents and writes what they need, an AgentSpec in JSON, to their\n" +
+        "standard input; by hand, only --self-test makes sense.",
+    )
+    .addOption(
+      new Option("--namespace <kind>", "how the developer's paths are made: bubblewrap, util-linux (root only), or not")
+        .choices(["auto", ...NAMESPACE_KINDS]).default("auto").env("RBS_NAMESPACE"),
+    )
+    .addOption(
+      new Option("--bazel <program>", "the Bazel client for commands that jbazel sends").default("bazel").env(
+        "RBS_BAZEL",
+      ),
+    )
+    .addOption(
+      new Option("--install-bases <dir[:dir]>", "where to look for the client's Bazel version, if not at its own path")
+        .default("").env("RBS_INSTALL_BASES"),
+    )
+    .addOption(
+      new Option("--host <address>", "the address to listen on").default("127.0.0.1").env("RBS_AGENT_HOST"),
+    )
+    .option("--self-test", "say what sessions on this machine get, and exit with 0 if that is all they should", false)
+    .helpOption("-h, --help", "say this")
+    .allowExcessArguments(false)
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => output += text, writeErr: () => {} });
+  try {
+    command.parse([...args], { from: "user" });
+  } catch (e) {
+    if (!(e instanceof CommanderError)) throw e;
+    if (e.exitCode === 0) throw new RbsError(output.trimEnd(), { exitCode: 0, culprit: "caller" });
+    const what = e.message.replace(/^error: /, "");
+    throw new RbsError(`agent: ${what.split("\n")[0]}: see agent --help.`, { exitCode: 2, culprit: "caller" });
+  }
+  const options = command.opts<
+    { namespace: string; bazel: string; installBases: string; host: string; selfTest: boolean }
+  >();
+  return {
+    namespace: options.namespace as NamespaceKind | "auto",
+    bazel: options.bazel,
+    installBases: options.installBases.split(":").filter((path) => path !== ""),
+    host: options.host,
+    selfTest: options.selfTest,
+  };
+}
+
+/** No honest spec is longer: startup options are a few kilobytes. */
+const MAX_SPEC_BYTES = 8 << 20;
+
+/** Reads the AgentSpec: one line of JSON, or all there is. Throws an RbsError with exit code 2 when there is none. */
+export async function readSpec(stdin: ReadableStream<Uint8Array>, isTerminal: boolean): Promise<AgentSpec> {
+  const wrong = (why: string, cause?: unknown) =>
+    new RbsError(
+      `agent: ${why}; the orchestrator starts agents and tells them by standard input what to do: see agent --help.`,
+      { exitCode: 2, culprit: "caller", cause },
+    );
+  if (isTerminal) throw wrong("an agent is not started by hand");
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stdin) {
+    text += decoder.decode(chunk, { stream: true });
+    if (text.includes("\n") || text.length > MAX_SPEC_BYTES) break;
+  }
+  const line = text.split("\n", 1)[0];
+  if (line.trim() === "") throw wrong("standard input is empty");
+  let spec: AgentSpec;
+  try {
+    spec = fromJsonString(AgentSpecSchema, line, { ignoreUnknownFields: true });
+  } catch (cause) {
+    // The parser quotes what it read, and that may be a token.
+    throw wrong("standard input is not an AgentSpec in JSON", new Error(sentence(cause).slice(0, 40)));
+  }
+  for (const field of ["sourcePath", "storageDirectory"] as const) {
+    if (!spec[field].startsWith("/")) throw wrong(`the AgentSpec's ${field} is not an absolute path`);
+  }
+  for (const field of ["accessToken", "controlToken"] as const) {
+    if (spec[field] === "") throw wrong(`the AgentSpec has no ${field}`);
+  }
+  return spec;
+}

@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import { RbsError } from "../proto/errors.ts";
+import { parseArguments, readSpec } from "./arguments.ts";
+
+const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
+  e instanceof RbsError && e.exitCode === exitCode && text.test(e.message);
+
+Deno.test("flags have defaults, and wrong ones are named in one line with exit code 2", () => {
+  assert.deepEqual(parseArguments([]), {
+    namespace: "auto",
+    bazel: "bazel",
+    installBases: [],
+    host: "127.0.0.1",
+    selfTest: false,
+  });
+  assert.deepEqual(parseArguments(["--install-bases=/a:/b"]).installBases, ["/a", "/b"]);
+  for (const args of [["--nonsense"], ["--namespace=docker"], ["surplus"], ["--bazel"]]) {
+    assert.throws(() => parseArguments(args), fails(2, /^agent: [^\n]*see agent --help\.$/), args.join());
+  }
+  assert.throws(() => parseArguments(["--help"]), fails(0, /RBS_NAMESPACE[^]*RBS_INSTALL_BASES/));
+});
+
+Deno.test("a spec that is none is refused with one sentence that holds nothing of it", async () => {
+  const spec = (text: string) => readSpec(new Blob([text]).stream() as ReadableStream<Uint8Array>, false);
+  const good = { sourcePath: "/w", storageDirectory: "/s", accessToken: "secret", controlToken: "secret" };
+  assert.equal((await spec(JSON.stringify(good))).sourcePath, "/w");
+  assert.equal((await spec(JSON.stringify({ ...good, later: 1 }) + "\nrest")).sourcePath, "/w");
+  for (
+    const text of [
+      "",
+      "\n",
+      "secret",
+      "[]",
+      JSON.stringify({ ...good, sourcePath: "w" }),
+      JSON.stringify({ ...good, controlToken: "" }),
+    ]
+  ) {
+    await assert.rejects(spec(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);
+  }
+  await assert.rejects(readSpec(new Blob([]).stream() as ReadableStream<Uint8Array>, true), fails(2, /by hand/));
+});

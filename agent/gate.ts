@@ -1,0 +1,69 @@
+import { bearer, sameSecret } from "../proto/state.ts";
+import { Code, RpcError } from "../proto/rpc.ts";
+
+/** What a {@link Gate} knows at the start. */
+export interface GateOptions {
+  /** The owner's: for commands. */
+  accessToken: string;
+  /** The orchestrator's: for Supervise. */
+  controlToken: string;
+  /** The session's current epoch. */
+  epoch: number;
+}
+
+/**
+ * Decides who may call. The owner shows the access token and the epoch of its takeover; an older epoch is refused, so
+ * that somebody who has lost the session cannot go on using it. Tokens are compared in constant time.
+ */
+export class Gate {
+  readonly #options: GateOptions;
+  #epoch: number;
+
+  constructor(options: GateOptions) {
+    this.#options = options;
+    this.#epoch = options.epoch;
+  }
+
+  /** The epoch below which calls are refused. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** Raises the epoch; a lower one changes nothing, since takeovers only ever count up. */
+  raise(epoch: number): void {
+    this.#epoch = Math.max(this.#epoch, epoch);
+  }
+
+  /**
+   * Lets the owner pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token, FAILED_PRECONDITION for a
+   * missing or older epoch. A newer epoch is taken over: its owner may be here before the orchestrator's own message.
+   *
+   * @param authorization The `authorization` header.
+   * @param epochHeader The `rbs-epoch` header: a decimal number.
+   */
+  admit(authorization: string | undefined, epochHeader: string | undefined): void {
+    this.#authenticate(this.#options.accessToken, authorization);
+    const epoch = /^\d{1,10}$/.test(epochHeader ?? "") ? Number(epochHeader) : NaN;
+    if (!(epoch >= this.#epoch)) {
+      throw new RpcError(
+        Code.FAILED_PRECONDITION,
+        `This session was taken over (epoch ${this.#epoch}, and the call has ${
+          Number.isNaN(epoch) ? "none" : epoch
+        }): ask the orchestrator for it again.`,
+      );
+    }
+    this.raise(epoch);
+  }
+
+  /** Lets the orchestrator pass, or throws an {@link RpcError} with UNAUTHENTICATED. */
+  admitControl(authorization: string | undefined): void {
+    this.#authenticate(this.#options.controlToken, authorization);
+  }
+
+  #authenticate(expected: string, authorization: string | undefined): void {
+    // An empty secret would let everybody in.
+    if (expected === "" || !sameSecret(expected, bearer(authorization))) {
+      throw new RpcError(Code.UNAUTHENTICATED, "This agent does not know the caller: the token is missing or wrong.");
+    }
+  }
+}

@@ -1,0 +1,96 @@
+import { join } from "node:path";
+import { RbsError } from "../proto/errors.ts";
+import { shell } from "./shell.ts";
+
+/** What of the real output base is shown in the developer's own. */
+export const LINKED_NAMES = [
+  "execroot",
+  "external",
+  "command.log",
+  "command.profile.gz",
+  "java.log",
+  "sandbox",
+] as const;
+
+/** Parts of a {@link LocalOutputBase}. */
+export interface LocalOutputBaseOptions {
+  /** The developer's output base, outside of the namespace; undefined: there is none. */
+  outputBase?: string;
+  /** The session's output base in its storage. */
+  storageOutputBase: string;
+}
+
+/**
+ * The developer's output base on the agent's machine: links by which `bazel-bin/…` leads to the storage. bash makes
+ * them, since Deno asks for the right to write everywhere before it makes a symlink.
+ */
+export class LocalOutputBase {
+  readonly #options: LocalOutputBaseOptions;
+
+  constructor(options: LocalOutputBaseOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Makes the links that are missing. What stood there before (an output base used without RBS) is kept as
+   * `<name>.before-rbs`. Costs six readlinks when nothing is to be done. Rejects with an RbsError.
+   */
+  async ensure(): Promise<void> {
+    const { outputBase, storageOutputBase } = this.#options;
+    if (outputBase === undefined || LINKED_NAMES.every((name) => this.#isLinked(name))) return;
+    await this.#script(
+      `mkdir -p -- "$ob" || exit
+for name; do
+  [[ -L $ob/$name && $(readlink -- "$ob/$name"; echo x) == "$storage/$name"$'\\n'x ]] && continue
+  if [[ -L $ob/$name || ! -e $ob/$name ]]; then
+    ln -sfn -- "$storage/$name" "$ob/$name" || exit
+  else
+    # An older copy from before RBS is worth less than the present one.
+    if [[ -e $ob/$name.before-rbs ]]; then chmod -R u+w -- "$ob/$name.before-rbs"; rm -rf -- "$ob/$name.before-rbs"; fi
+    mv -T -- "$ob/$name" "$ob/$name.before-rbs" && ln -s -- "$storage/$name" "$ob/$name" || exit
+  fi
+done`,
+      outputBase,
+      storageOutputBase,
+    );
+  }
+
+  /** Takes the links away and puts back what stood there before: the developer's client will use a local server. */
+  async restore(): Promise<void> {
+    const { outputBase, storageOutputBase } = this.#options;
+    if (outputBase === undefined) return;
+    await this.#script(
+      `for name; do
+  [[ -L $ob/$name && $(readlink -- "$ob/$name"; echo x) == "$storage/$name"$'\\n'x ]] || continue
+  rm -f -- "$ob/$name" || exit
+  if [[ -e $ob/$name.before-rbs || -L $ob/$name.before-rbs ]]; then mv -T -- "$ob/$name.before-rbs" "$ob/$name" || exit; fi
+done`,
+      outputBase,
+      storageOutputBase,
+    );
+  }
+
+  #isLinked(name: string): boolean {
+    try {
+      return Deno.readLinkSync(join(this.#options.outputBase!, name)) === join(this.#options.storageOutputBase, name);
+    } catch {
+      return false;
+    }
+  }
+
+  async #script(script: string, outputBase: string, storage: string): Promise<void> {
+    const { code, stderr } = await shell(`ob=$1 storage=$2; shift 2\n${script}`, [
+      outputBase,
+      storage,
+      ...LINKED_NAMES,
+    ]);
+    if (code !== 0) {
+      throw new RbsError(
+        `The links in the output base ${outputBase} cannot be made (${
+          stderr.trim().split("\n")[0]
+        }): mend the rights of that folder.`,
+        { culprit: "caller" },
+      );
+    }
+  }
+}

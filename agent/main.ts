@@ -1,0 +1,191 @@
+/**
+ * The agent: one session's mount namespace and its real Bazel server. The orchestrator starts it, hands it an AgentSpec
+ * on standard input, and reads from standard output where it listens.
+ */
+import { create, toJsonString } from "@bufbuild/protobuf";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
+import { type CallContext, RpcServer } from "../proto/rpc.ts";
+import { Activity } from "./activity.ts";
+import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
+import { BazelServer } from "./bazel_server.ts";
+import { startCommandRelay } from "./command_relay.ts";
+import { ExecuteCommandService } from "./execute_command_service.ts";
+import { Gate } from "./gate.ts";
+import { Lease } from "./lease.ts";
+import { LocalOutputBase } from "./local_output_base.ts";
+import { log } from "./log.ts";
+import { linuxSandboxWarning, printSelfTest } from "./self_test.ts";
+import { flagValue } from "./server_argv.ts";
+import { SessionNamespace } from "./session_namespace.ts";
+import { Supervision } from "./supervise_service.ts";
+
+/** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
+const DEFAULT_GRACE_MS = 5_000;
+const DEFAULT_LEASE_SECONDS = 60;
+
+/**
+ * Deno 2.9.6 aborts the process (an assertion of nghttp2, find_stream_on_goaway_func) when a client closes a connection
+ * on which it had cancelled a call that was garbage-collected here since. So the last calls are not let go.
+ */
+const KEPT_CALLS = 256;
+
+async function main(): Promise<number> {
+  const flags = parseArguments(Deno.args);
+  if (flags.selfTest) return await printSelfTest(flags.namespace, flags.installBases);
+  return await serve(await readSpec(Deno.stdin.readable, Deno.stdin.isTerminal()), flags);
+}
+
+/** Serves a session until it is over. @returns the exit code */
+async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
+  const outputBase = flagValue(spec.startupOptions, "output_base") ??
+    (Deno.env.get("RBS_AGENT_OUTPUT_BASE") || undefined);
+  const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
+  const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
+
+  const gate = new Gate(spec);
+  const activity = new Activity();
+  const lease = new Lease({
+    durationMs: (spec.leaseSeconds || DEFAULT_LEASE_SECONDS) * 1000,
+    activity,
+    onExpired: () => stop("nobody supervises it and nothing runs"),
+  });
+  const supervision = new Supervision({ gate, lease, activity, onStop: (graceMs) => stop("it was told to", graceMs) });
+  const namespace = new SessionNamespace({
+    kind: flags.namespace,
+    storageDirectory: spec.storageDirectory,
+    outputBase,
+  });
+  const bazel = new BazelServer({
+    namespace,
+    workspace: spec.sourcePath,
+    startupOptions: spec.startupOptions,
+    installBases: flags.installBases,
+    onStep: (step) => supervision.step(step),
+  });
+  const localOutputBase = new LocalOutputBase({ outputBase, storageOutputBase: namespace.storageOutputBase });
+  const commands = new ExecuteCommandService({
+    namespace,
+    bazel,
+    hasStartupOptions: spec.startupOptions.length > 0,
+    localOutputBase,
+    activity,
+    bazelProgram: flags.bazel,
+  });
+  const onError = (what: string, error: unknown) =>
+    log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
+
+  const recent = new Recent<CallContext>(KEPT_CALLS);
+  const server = new RpcServer({
+    address: `${flags.host}:0`,
+    authorize: (path, context) => {
+      recent.keep(context);
+      if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
+      else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
+    },
+    onError,
+  }).add(Agent, {
+    executeCommand: (requests, context) => commands.execute(requests, context),
+    supervise: (requests, context) => supervision.supervise(requests, context),
+  });
+
+  for (const name of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(name, () => stop(`it got ${name}`));
+  // The agent's own terminal is nobody's.
+  Deno.addSignalListener("SIGHUP", () => {});
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    onError("unexpected", event.reason);
+  });
+
+  const port = await server.listen();
+  const relay = await startCommandRelay({ bazel, gate, activity, localOutputBase, onError }, flags.host);
+  announce(port, relay.port);
+  log(`agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${relay.port}`);
+
+  start(spec, { namespace, bazel, localOutputBase, supervision }).catch(async (error) => {
+    onError("the start failed", error);
+    supervision.failed(error);
+    await supervision.failureTaken;
+    stop("its start failed", 0, 1);
+  });
+
+  const { why, graceMs, exitCode } = await end.promise;
+  log(`the agent stops, since ${why}`);
+  lease[Symbol.dispose]();
+  await Promise.race([Promise.all([commands.cancelAll(graceMs), relay.close()]), after(graceMs + 500)]);
+  await bazel.stop();
+  await namespace.close();
+  server.close();
+  log("the agent has stopped");
+  return exitCode;
+}
+
+/** Makes the namespace, and the Bazel server if the session's client has told how. */
+async function start(
+  spec: AgentSpec,
+  { namespace, bazel, localOutputBase, supervision }: {
+    namespace: SessionNamespace;
+    bazel: BazelServer;
+    localOutputBase: LocalOutputBase;
+    supervision: Supervision;
+  },
+): Promise<void> {
+  supervision.step("making the session's mount namespace");
+  const init = await namespace.init();
+  const warnings: string[] = [];
+  if (!namespace.samePaths) {
+    warnings.push(
+      `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name; install bubblewrap for the same paths on both sides.`,
+    );
+  }
+  const [sandbox] = await Promise.all([
+    linuxSandboxWarning(init, spec.startupOptions, namespace.outputBase),
+    spec.startupOptions.length > 0 ? bazel.ensure() : undefined,
+    localOutputBase.ensure(),
+  ]);
+  if (sandbox) warnings.push(sandbox);
+  for (const warning of warnings) log(`warning: ${warning}`);
+  supervision.ready(warnings, namespace.samePaths);
+}
+
+/** Tells whoever started the agent where it listens. That one may be gone already: then another one adopts the agent. */
+function announce(port: number, commandPort: number): void {
+  const line = toJsonString(AgentListeningSchema, create(AgentListeningSchema, { port, commandPort }));
+  try {
+    Deno.stdout.writeSync(new TextEncoder().encode(line + "\n"));
+  } catch (e) {
+    log(`nobody reads where the agent listens (${sentence(e)})`);
+  }
+}
+
+/** Keeps the last few objects from the garbage collector. */
+class Recent<T> {
+  readonly #kept: T[] = [];
+  readonly #capacity: number;
+
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  keep(object: T): void {
+    this.#kept.push(object);
+    if (this.#kept.length > this.#capacity) this.#kept.shift();
+  }
+}
+
+function after(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exit(await main());
+  } catch (e) {
+    if (e instanceof RbsError && e.exitCode === 0) {
+      console.log(e.message);
+      Deno.exit(0);
+    }
+    console.error(e instanceof RbsError ? e.message : `agent: ${sentence(e)}`);
+    Deno.exit(e instanceof RbsError ? e.exitCode : 1);
+  }
+}

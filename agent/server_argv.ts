@@ -1,0 +1,73 @@
+import { basename } from "node:path";
+
+/**
+ * The value of a flag in a Bazel server's argument vector, `--name=value`; the last one counts, as for Bazel.
+ * Where the server's own flags begin is not looked for: `-jar` marks it upstream, `-cp … Main` in Debian's packages.
+ */
+export function flagValue(options: readonly string[], name: string): string | undefined {
+  const prefix = `--${name}=`;
+  return options.findLast((option) => option.startsWith(prefix))?.slice(prefix.length);
+}
+
+/** argv[0] of the Bazel server of a workspace, as the stock client composes it. */
+export function serverName(workspace: string): string {
+  return `bazel(${basename(workspace)})`;
+}
+
+/** Options that name the output base: what changes when it has another name inside of the session. */
+const OUTPUT_BASE_OPTIONS = [
+  "--output_base=",
+  "--failure_detail_out=",
+  "-XX:HeapDumpPath=",
+  "-Djava.util.logging.config.file=",
+];
+
+/** `options` with the output base `from` called `to`. */
+export function withOutputBase(options: readonly string[], from: string, to: string): string[] {
+  return options.map((option) => {
+    const prefix = OUTPUT_BASE_OPTIONS.find((p) => option.startsWith(p));
+    return prefix === undefined ? option : prefix + movePath(option.slice(prefix.length), from, to);
+  });
+}
+
+/** `options` with the install base `from` found at `to`: the flag itself, the jars and the native library's path. */
+export function withInstallBase(options: readonly string[], from: string, to: string): string[] {
+  const library = "-Djava.library.path=";
+  return options.map((option) => {
+    if (option.startsWith("--install_base=")) return `--install_base=${movePath(option.slice(15), from, to)}`;
+    if (option.startsWith(library)) return library + movePath(option.slice(library.length), from, to);
+    // -jar FILE, or -cp FILE:FILE.
+    return option.startsWith("/") ? option.split(":").map((path) => movePath(path, from, to)).join(":") : option;
+  });
+}
+
+function movePath(path: string, from: string, to: string): string {
+  return path === from || path.startsWith(from + "/") ? to + path.slice(from.length) : path;
+}
+
+/** `options` for a server that never ends by itself: the agent ends it. Only the server's flags hold this one. */
+export function withoutIdleExit(options: readonly string[]): string[] {
+  return options.map((option) => option.startsWith("--max_idle_secs=") ? "--max_idle_secs=0" : option);
+}
+
+/**
+ * Options in which two servers may differ and still be the same for a client. Bazel 4.2.3 `blaze.cc`,
+ * ServerNeedsToBeKilled/AreStartupOptionsDifferent; the last two from 9.x.
+ */
+const VOLATILE_OPTIONS = [
+  "--option_sources=",
+  "--max_idle_secs=",
+  "--connect_timeout_secs=",
+  "--local_startup_timeout_secs=",
+  "--client_debug=",
+  "--preemptible=",
+  "-XX:HeapDumpPath=",
+];
+
+/** Whether a Bazel client would take a server that runs with `a` for one with `b`: the same options, in any order. */
+export function sameServer(a: readonly string[], b: readonly string[]): boolean {
+  const significant = (options: readonly string[]) =>
+    options.filter((option) => !VOLATILE_OPTIONS.some((v) => option.startsWith(v))).sort();
+  const [left, right] = [significant(a), significant(b)];
+  return left.length === right.length && left.every((option, i) => option === right[i]);
+}

@@ -1,0 +1,188 @@
+import { join } from "node:path";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { log } from "./log.ts";
+import { SessionInit } from "./session_init.ts";
+import { shell } from "./shell.ts";
+
+/**
+ * How the developer's absolute paths are made inside of the session:
+ *
+ * | kind    | needs                                           | output base by name     |
+ * |---------|-------------------------------------------------|-------------------------|
+ * | bwrap   | bubblewrap, and user namespaces unless it's root | the developer's         |
+ * | unshare | root, and util-linux                            | the developer's         |
+ * | none    | nothing                                         | the one in the storage  |
+ */
+export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
+
+/** See {@link NAMESPACE_KINDS}. */
+export type NamespaceKind = typeof NAMESPACE_KINDS[number];
+
+/** What a namespace shows where. Absolute paths; both must exist. */
+export interface NamespaceBind {
+  /** The session's output base in its storage. */
+  storage: string;
+  /** The developer's output base. Undefined: nothing is bound. */
+  outputBase?: string;
+}
+
+/**
+ * The program and arguments that make a namespace of `kind`; the command that shall run in it comes after them.
+ *
+ * Everything of the host is there under its own name, since flags may name any file, as with a local Bazel server.
+ * /tmp is a mount of its own because linux-sandbox binds it (mount(2) gives EINVAL when it is none).
+ *
+ * Root needs another /proc than others: bubblewrap covers parts of a /proc that it mounts for root, and then the kernel
+ * refuses linux-sandbox its own. So util-linux makes the pid namespace and mounts /proc, and bubblewrap binds it. The
+ * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
+ */
+export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
+  const { storage, outputBase } = bind;
+  const unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  const binds = ["--bind", "/tmp", "/tmp", ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]), "--"];
+  switch (kind) {
+    case "bwrap":
+      return root
+        ? [...unshare, "bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--bind", "/proc", "/proc", ...binds]
+        : [
+          ...["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-ipc"],
+          ...["--dev-bind", "/", "/", "--proc", "/proc", ...binds],
+        ];
+    case "unshare": {
+      const script = `mount --bind /tmp /tmp && { [ -z "$2" ] || mount --bind -- "$1" "$2"; } && shift 2 && exec "$@"`;
+      return [...unshare, "bash", "-c", script, "bash", storage, outputBase ?? ""];
+    }
+    case "none":
+      return ["setsid"];
+  }
+}
+
+/** Whether this process is root. Asked of bash, because Deno wants a permission for it. */
+export async function isRoot(): Promise<boolean> {
+  return (await shell("echo $EUID")).stdout.trim() === "0";
+}
+
+/** Parts of a {@link SessionNamespace}. */
+export interface SessionNamespaceOptions {
+  /** `auto` takes the first kind that works here. */
+  kind: NamespaceKind | "auto";
+  /** The session's own folder: holds `out` and `ctl`. */
+  storageDirectory: string;
+  /** The developer's output base, if it is known. */
+  outputBase?: string;
+}
+
+/** The namespace of a session: made on demand, and made again when it was killed. */
+export class SessionNamespace {
+  readonly #options: SessionNamespaceOptions;
+  #kind: NamespaceKind | undefined;
+  #init: Promise<SessionInit> | undefined;
+  #closed = false;
+
+  constructor(options: SessionNamespaceOptions) {
+    this.#options = options;
+  }
+
+  /** The kind that was chosen, once {@link init} has resolved. */
+  get kind(): NamespaceKind {
+    if (this.#kind === undefined) throw new TypeError("the namespace was not started yet");
+    return this.#kind;
+  }
+
+  /** Whether the output base has the developer's own name inside. */
+  get samePaths(): boolean {
+    return this.kind !== "none";
+  }
+
+  /** The session's output base in the storage: `<storage directory>/out`. */
+  get storageOutputBase(): string {
+    return join(this.#options.storageDirectory, "out");
+  }
+
+  /** The output base by its name inside of the namespace. Call it after {@link init}. */
+  get outputBase(): string {
+    return this.samePaths && this.#options.outputBase !== undefined ? this.#options.outputBase : this.storageOutputBase;
+  }
+
+  /** The first process of the namespace; starts it if it is not there. Rejects with an RbsError. */
+  init(): Promise<SessionInit> {
+    if (this.#closed) return Promise.reject(new RbsError("This session's agent is stopping: run the command again."));
+    if (!this.#init) {
+      const starting = this.#start();
+      this.#init = starting;
+      const again = () => {
+        if (this.#init === starting) this.#init = undefined;
+      };
+      starting.then((init) => init.gone.addEventListener("abort", again), again);
+    }
+    return this.#init;
+  }
+
+  /** Ends everything in the namespace; no new one is made. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const init = await this.#init?.catch(() => undefined);
+    await init?.close();
+  }
+
+  async #start(): Promise<SessionInit> {
+    const { outputBase } = this.#options;
+    const controlDirectory = join(this.#options.storageDirectory, "ctl");
+    await prepare([this.storageOutputBase, join(this.storageOutputBase, "server"), controlDirectory], outputBase);
+    const root = await isRoot();
+    const wanted = this.#kind ?? this.#options.kind;
+    const kinds: readonly NamespaceKind[] = wanted === "auto"
+      ? NAMESPACE_KINDS.filter((kind) => root || kind !== "unshare")
+      : [wanted];
+    const failures: string[] = [];
+    for (const kind of kinds) {
+      try {
+        const init = await SessionInit.start({
+          command: namespaceCommand(kind, root, { storage: this.storageOutputBase, outputBase }),
+          controlDirectory,
+          serverDirectory: kind === "none" ? join(this.storageOutputBase, "server") : undefined,
+        });
+        if (this.#kind === undefined) {
+          log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
+        }
+        this.#kind = kind;
+        return init;
+      } catch (e) {
+        failures.push(`${kind} does not work here (${sentence(e)})`);
+      }
+    }
+    throw new RbsError(
+      `The session's mount namespace cannot be made: ${
+        failures.join("; ")
+      }; install bubblewrap and allow user namespaces, or set RBS_NAMESPACE=none.`,
+      { culprit: "caller" },
+    );
+  }
+}
+
+/** Makes the session's folders, and the developer's output base as a mount point. */
+async function prepare(directories: readonly string[], outputBase: string | undefined): Promise<void> {
+  const [storage] = directories;
+  try {
+    for (const directory of directories) Deno.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const probe = join(directories.at(-1)!, "probe");
+    Deno.writeTextFileSync(probe, "a disk that is full lets files be made, but not be written\n");
+    Deno.removeSync(probe);
+  } catch (cause) {
+    throw new RbsError(
+      `The session's storage ${storage} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+      {
+        cause,
+        culprit: "caller",
+      },
+    );
+  }
+  if (outputBase === undefined) return;
+  const { code, stderr } = await shell(`mkdir -p -- "$1" && [[ -w $1 ]]`, [outputBase]);
+  if (code !== 0) {
+    throw new RbsError(
+      `The output base ${outputBase} cannot be used (${stderr.trim() || "it is not writable"}): mend its rights.`,
+      { culprit: "caller" },
+    );
+  }
+}

@@ -1,0 +1,126 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { RbsError, sentence } from "../proto/errors.ts";
+import type { SuperviseRequest, SuperviseResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
+import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
+import type { Activity } from "./activity.ts";
+import type { Gate } from "./gate.ts";
+import type { Lease } from "./lease.ts";
+
+type Response = MessageInitShape<typeof SuperviseResponseSchema>;
+
+/** How far the agent's start is. */
+type State =
+  | { is: "starting"; step: string | undefined }
+  | { is: "ready"; warnings: readonly string[]; samePaths: boolean }
+  | { is: "failed"; reason: string; transient: boolean };
+
+/** Parts of a {@link Supervision}. */
+export interface SupervisionOptions {
+  gate: Gate;
+  lease: Lease;
+  activity: Activity;
+  /** The supervisor wants the agent to end: running commands get `graceMs`. */
+  onStop(graceMs: number): void;
+}
+
+/** The orchestrator's side door: tells what becomes of the agent, takes epochs and the order to stop. */
+export class Supervision {
+  readonly #options: SupervisionOptions;
+  #state: State = { is: "starting", step: undefined };
+  #replace: (() => void) | undefined;
+  #notify: (() => void) | undefined;
+  readonly #failureTaken = Promise.withResolvers<void>();
+
+  constructor(options: SupervisionOptions) {
+    this.#options = options;
+  }
+
+  /** Resolves when a supervisor was told that the start failed, and has hung up or had the time to. */
+  get failureTaken(): Promise<void> {
+    return this.#failureTaken.promise;
+  }
+
+  /** Tells about a step of the start. Steps of later restarts are nobody's business. */
+  step(step: string): void {
+    if (this.#state.is === "starting") this.#become({ is: "starting", step });
+  }
+
+  /** Tells that the session can be used. */
+  ready(warnings: readonly string[], samePaths: boolean): void {
+    this.#become({ is: "ready", warnings, samePaths });
+  }
+
+  /** Tells that the start failed. */
+  failed(error: unknown): void {
+    const transient = !(error instanceof RbsError) || error.culprit === "infrastructure";
+    this.#become({ is: "failed", reason: sentence(error), transient });
+  }
+
+  /** The Supervise method. */
+  async *supervise(requests: AsyncIterable<SuperviseRequest>, context: CallContext): AsyncIterable<Response> {
+    this.#replace?.();
+    using _hold = this.#options.lease.hold();
+    let wake = () => {};
+    let over: RpcError | "ended" | undefined;
+    const end = (how: RpcError | "ended") => {
+      over ??= how;
+      wake();
+    };
+    const notify = () => wake();
+    const replaced = () => end(new RpcError(Code.ABORTED, "Another orchestrator supervises this agent now."));
+    this.#replace = replaced;
+    this.#notify = notify;
+    using _changes = this.#options.activity.onChange(() => wake());
+    context.signal.addEventListener("abort", () => end("ended"));
+    this.#obey(requests).then(() => end("ended"), () => end("ended"));
+    try {
+      let toldState: State | undefined;
+      let toldRunning = 0;
+      while (!over) {
+        const changed = new Promise<void>((resolve) => wake = resolve);
+        const { running } = this.#options.activity;
+        if (toldState !== this.#state) {
+          toldState = this.#state;
+          const response = stateResponse(toldState);
+          if (response) yield response;
+          if (toldState.is === "failed") setTimeout(this.#failureTaken.resolve, 2_000);
+        } else if (toldRunning !== running) {
+          toldRunning = running;
+          yield { message: { case: "activity", value: { runningCommands: running } } };
+        } else {
+          await changed;
+        }
+      }
+      if (over !== "ended") throw over;
+    } finally {
+      if (this.#state.is === "failed") this.#failureTaken.resolve();
+      if (this.#replace === replaced) this.#replace = undefined;
+      if (this.#notify === notify) this.#notify = undefined;
+    }
+  }
+
+  async #obey(requests: AsyncIterable<SuperviseRequest>): Promise<void> {
+    for await (const { message } of requests) {
+      if (message.case === "setEpoch") this.#options.gate.raise(message.value.epoch);
+      if (message.case === "stop") this.#options.onStop(message.value.graceMs);
+    }
+  }
+
+  #become(state: State): void {
+    this.#state = state;
+    this.#notify?.();
+  }
+}
+
+function stateResponse(state: State): Response | undefined {
+  switch (state.is) {
+    case "starting":
+      return state.step === undefined ? undefined : { message: { case: "step", value: state.step } };
+    case "ready":
+      return {
+        message: { case: "ready", value: { warnings: [...state.warnings], samePaths: state.samePaths } },
+      };
+    case "failed":
+      return { message: { case: "failed", value: { reason: state.reason, transient: state.transient } } };
+  }
+}

@@ -1,0 +1,409 @@
+/** For tests: workspaces, and agents as processes of their own, as the orchestrator starts them. */
+import { create, fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
+import { join } from "node:path";
+import {
+  Agent,
+  AgentListeningSchema,
+  type AgentReady,
+  AgentSpecSchema,
+  type CommandInit,
+  type CommandInitSchema,
+  type SuperviseResponse,
+} from "../proto/gen/rbs/v1/agent_pb.ts";
+import { type BidiCall, createRpcClient, RpcError } from "../proto/rpc.ts";
+import { repoHash } from "../proto/workspace.ts";
+import { shell } from "./shell.ts";
+
+/** The user that namespaces of the unprivileged kind are tested with, when the tests run as root. */
+const NOBODY = 65534;
+
+/** A workspace with its own output base and storage, outside of /tmp (where linux-sandbox could not use them). */
+export class TestWorkspace implements AsyncDisposable {
+  readonly root: string;
+  readonly workspace: string;
+  readonly outputBase: string;
+  readonly storage: string;
+  readonly home: string;
+
+  private constructor(root: string, name: string) {
+    this.root = root;
+    this.workspace = join(root, name);
+    this.outputBase = join(root, "dev", "ob");
+    this.storage = join(root, "storage");
+    this.home = join(root, "home");
+  }
+
+  /** @param name The workspace's folder name. */
+  static async make(name = "ws", build = ""): Promise<TestWorkspace> {
+    const it = new TestWorkspace(await Deno.makeTempDir({ dir: "/var/tmp", prefix: "rbs-agent-test-" }), name);
+    for (const folder of [it.workspace, it.storage, it.home]) await Deno.mkdir(folder, { recursive: true });
+    await Deno.writeTextFile(join(it.workspace, "WORKSPACE"), `workspace(name = "test")\n`);
+    await Deno.writeTextFile(join(it.workspace, "BUILD"), build);
+    const repositories = ["rules_cc", "rules_java", "rules_proto"];
+    const mocks = "/usr/src/bazel-bootstrap/mock_repos";
+    await Deno.writeTextFile(
+      join(it.workspace, ".bazelrc"),
+      repositories.map((r) => `common --override_repository=${r}=${mocks}/${r}\n`).join("") +
+        "build --nosandbox_debug\n",
+    );
+    return it;
+  }
+
+  /** The startup options that Debian's Bazel 4.2.3 composes for this workspace. */
+  startupOptions(
+    changes: { installBase?: string; md5?: string; hostJvmArgs?: string[]; user?: string } = {},
+  ): string[] {
+    const installBase = changes.installBase ?? "/usr/share/bazel";
+    const ob = this.outputBase;
+    return [
+      "-XX:+HeapDumpOnOutOfMemoryError",
+      `-XX:HeapDumpPath=${ob}`,
+      "--add-opens=java.base/java.nio=ALL-UNNAMED",
+      "--add-opens=java.base/java.lang=ALL-UNNAMED",
+      "-Xverify:none",
+      `-Djava.util.logging.config.file=${ob}/javalog.properties`,
+      "-Dcom.google.devtools.build.lib.util.LogHandlerQuerier.class=com.google.devtools.build.lib.util.SimpleLogHandler$HandlerQuerier",
+      "-XX:-MaxFDLimit",
+      `-Djava.library.path=${installBase}/`,
+      "-Dfile.encoding=ISO-8859-1",
+      ...(changes.hostJvmArgs ?? []),
+      "-jar",
+      `${installBase}/A-server.jar`,
+      "--max_idle_secs=10800",
+      "--noshutdown_on_low_sys_mem",
+      "--connect_timeout_secs=30",
+      `--output_user_root=${join(this.home, `.cache/bazel/_bazel_${changes.user ?? "root"}`)}`,
+      `--install_base=${installBase}`,
+      `--install_md5=${changes.md5 ?? Deno.readTextFileSync("/usr/share/bazel/install_base_key")}`,
+      `--output_base=${ob}`,
+      `--workspace_directory=${this.workspace}`,
+      "--default_system_javabase=/usr/lib/jvm/java-17-openjdk-amd64",
+      `--failure_detail_out=${ob}/failure_detail.rawproto`,
+      "--expand_configs_in_place",
+      "--idle_server_tasks",
+      "--write_command_log",
+      "--nowatchfs",
+      "--nofatal_event_bus_exceptions",
+      "--nowindows_enable_symlinks",
+      "--client_debug=false",
+      "--product_name=Bazel",
+      "--noincompatible_enable_execution_transition",
+      "--option_sources=install_Ubase:/etc/bazel/bazelrc:trust_Uinstall_Ubase:/etc/bazel/bazelrc",
+    ];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await shell(`chmod -R u+w -- "$1"; rm -rf -- "$1"`, [this.root]);
+  }
+}
+
+/** How a {@link TestAgent} is started. */
+export interface TestAgentOptions {
+  startupOptions?: readonly string[];
+  flags?: readonly string[];
+  leaseSeconds?: number;
+  /** Run as an ordinary user. */
+  unprivileged?: boolean;
+  env?: Record<string, string>;
+  /** Replaces the storage directory. */
+  storage?: string;
+  /** Deno's permissions. @default all */
+  permissions?: readonly string[];
+}
+
+/** What a command in the session did. */
+export interface CommandResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** An agent as a process, with its log. */
+export class TestAgent implements AsyncDisposable {
+  readonly process: Deno.ChildProcess;
+  readonly workspace: TestWorkspace;
+  readonly port: number;
+  readonly commandPort: number;
+  log = "";
+  epoch = 1;
+
+  private constructor(process: Deno.ChildProcess, workspace: TestWorkspace, port: number, commandPort: number) {
+    this.process = process;
+    this.workspace = workspace;
+    this.port = port;
+    this.commandPort = commandPort;
+  }
+
+  /** Starts an agent and waits until it listens. */
+  static async start(workspace: TestWorkspace, options: TestAgentOptions = {}): Promise<TestAgent> {
+    const spec = create(AgentSpecSchema, {
+      userId: "tester",
+      repoHash: repoHash(workspace.workspace),
+      sessionId: "s",
+      epoch: 1,
+      sourcePath: workspace.workspace,
+      startupOptions: [...options.startupOptions ?? []],
+      storageDirectory: options.storage ?? workspace.storage,
+      accessToken: "access",
+      controlToken: "control",
+      leaseSeconds: options.leaseSeconds ?? 60,
+    });
+    let command = [
+      Deno.execPath(),
+      "run",
+      "--no-prompt",
+      "--quiet",
+      ...(options.permissions ?? ["-A"]),
+      join(import.meta.dirname!, "main.ts"),
+      ...(options.flags ?? []),
+    ];
+    const env: Record<string, string> = {
+      HOME: workspace.home,
+      PATH: Deno.env.get("PATH")!,
+      LANG: "C.UTF-8",
+      DENO_DIR: JSON.parse((await shell(`"$1" info --json`, [Deno.execPath()])).stdout).denoDir,
+      RBS_AGENT_OUTPUT_BASE: workspace.outputBase,
+      ...options.env,
+    };
+    if (options.unprivileged) {
+      // The program and its modules may be where only root can read: they are copied to where nobody can.
+      const copy = join(workspace.root, "agent.js");
+      const bundled = await shell(`cd "$1" && "$2" bundle --quiet -o "$3" agent/main.ts && chmod 644 "$3"`, [
+        join(import.meta.dirname!, ".."),
+        Deno.execPath(),
+        copy,
+      ]);
+      if (bundled.code !== 0) throw new Error(bundled.stderr);
+      await shell(`cp -- "$2" "$1/deno"; chown -R ${NOBODY}:${NOBODY} -- "$1"; chmod 755 "$1"`, [
+        workspace.root,
+        Deno.execPath(),
+      ]);
+      env.DENO_DIR = join(workspace.home, "deno");
+      command = [
+        ...["setpriv", "--reuid", String(NOBODY), "--regid", String(NOBODY), "--clear-groups"],
+        ...[join(workspace.root, "deno"), "run", "--no-prompt", "--quiet", ...(options.permissions ?? ["-A"]), copy],
+        ...(options.flags ?? []),
+      ];
+    }
+    const process = new Deno.Command(command[0], {
+      args: command.slice(1),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+      clearEnv: true,
+      env,
+      cwd: workspace.root,
+    }).spawn();
+    const writer = process.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(toJsonString(AgentSpecSchema, spec) + "\n"));
+    await writer.close();
+    const log: string[] = [];
+    const started: { agent?: TestAgent } = {};
+    (async () => {
+      for await (const text of process.stderr.pipeThrough(new TextDecoderStream())) {
+        log.push(text);
+        if (started.agent) started.agent.log += text;
+        if (Deno.env.get("RBS_TEST_LOG")) console.error(text.trimEnd());
+      }
+    })();
+    let line = "";
+    for await (const text of process.stdout.pipeThrough(new TextDecoderStream())) {
+      line += text;
+      if (line.includes("\n")) break;
+    }
+    if (!line) throw new Error(`the agent did not start: ${(await process.status).code} ${log.join("")}`);
+    const { port, commandPort } = fromJsonString(AgentListeningSchema, line);
+    const agent = started.agent = new TestAgent(process, workspace, port, commandPort);
+    agent.log = log.join("");
+    return agent;
+  }
+
+  /** A client with a token. */
+  client(token: string) {
+    return createRpcClient(Agent, `127.0.0.1:${this.port}`, { token });
+  }
+
+  /** Opens Supervise. */
+  supervise(): Supervisor {
+    const client = this.client("control");
+    return new Supervisor(client.supervise(), () => client.close());
+  }
+
+  /** Starts a command. */
+  execute(init: MessageInitShape<typeof CommandInitSchema>, token = "access"): TestCommand {
+    const client = this.client(token);
+    const call = client.executeCommand({ metadata: { "rbs-epoch": String(this.epoch) } });
+    call.send({
+      message: {
+        case: "init",
+        value: {
+          workingDirectory: this.workspace.workspace,
+          ...init,
+          env: { HOME: this.workspace.home, PATH: Deno.env.get("PATH")!, ...init.env as CommandInit["env"] },
+        },
+      },
+    });
+    return new TestCommand(call, () => client.close());
+  }
+
+  /** Runs a command with an empty standard input to its end. */
+  async run(args: string[], init: MessageInitShape<typeof CommandInitSchema> = {}): Promise<CommandResult> {
+    const command = this.execute({ ...init, args });
+    command.end();
+    return await command.result;
+  }
+
+  /** Runs a shell script in the session. */
+  async sh(script: string): Promise<string> {
+    return (await this.run(["/bin/bash", "-c", script])).stdout.trim();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.process.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
+    await this.process.status;
+    await this.process.stdout.cancel().catch(() => {});
+  }
+}
+
+/** A supervising client: reads all messages, and lets a test wait for one. */
+export class Supervisor implements Disposable {
+  readonly messages: SuperviseResponse["message"][] = [];
+  readonly call: BidiCall<typeof Agent.method.supervise.input, typeof Agent.method.supervise.output>;
+  /** How the stream ended. */
+  readonly over: Promise<RpcError | undefined>;
+  readonly #close: () => void;
+  #wake: () => void = () => {};
+  #ended = false;
+
+  constructor(call: Supervisor["call"], close: () => void) {
+    this.call = call;
+    this.#close = close;
+    call.send({ message: { case: "setEpoch", value: { epoch: 1 } } });
+    this.over = (async () => {
+      try {
+        for await (const { message } of call) {
+          this.messages.push(message);
+          this.#wake();
+        }
+      } catch (e) {
+        return RpcError.from(e);
+      } finally {
+        this.#ended = true;
+        this.#wake();
+      }
+    })();
+  }
+
+  /** Waits for a message that `matches`, from the first one on. */
+  async find(matches: (message: SuperviseResponse["message"]) => boolean): Promise<SuperviseResponse["message"]> {
+    for (let i = 0;; i++) {
+      while (i >= this.messages.length) {
+        if (this.#ended) throw new Error(`the stream ended after ${JSON.stringify(this.messages)}`);
+        await new Promise<void>((resolve) => this.#wake = resolve);
+      }
+      if (matches(this.messages[i])) return this.messages[i];
+    }
+  }
+
+  /** Waits for ready, or throws the reason of a failure. */
+  async ready(): Promise<AgentReady> {
+    const { case: kind, value } = await this.find((m) => m.case === "ready" || m.case === "failed");
+    if (kind === "failed") throw new Error(value.reason);
+    return value as AgentReady;
+  }
+
+  /** Waits until `running` commands were reported after `from` messages. */
+  async activity(running: number, from = 0): Promise<void> {
+    let i = 0;
+    await this.find((m) => i++ >= from && m.case === "activity" && m.value.runningCommands === running);
+  }
+
+  [Symbol.dispose](): void {
+    this.call.cancel();
+    this.#close();
+  }
+}
+
+/** A command in the session. */
+export class TestCommand implements Disposable {
+  stdout = "";
+  stdoutBytes = 0;
+  stderr = "";
+  readonly call: BidiCall<typeof Agent.method.executeCommand.input, typeof Agent.method.executeCommand.output>;
+  readonly result: Promise<CommandResult>;
+  readonly #close: () => void;
+  #wake: () => void = () => {};
+
+  constructor(call: TestCommand["call"], close: () => void) {
+    this.call = call;
+    this.#close = close;
+    this.result = this.#read();
+    this.result.catch(() => {});
+  }
+
+  async send(text: string): Promise<void> {
+    await this.call.send({ message: { case: "stdin", value: new TextEncoder().encode(text) } });
+  }
+
+  async signal(name: string): Promise<void> {
+    await this.call.send({ message: { case: "signal", value: name } });
+  }
+
+  end(): void {
+    this.call.send({ message: { case: "stdinClosed", value: {} } });
+  }
+
+  /** Waits for text in either output. */
+  async says(text: string): Promise<void> {
+    let over = false;
+    this.result.catch(() => {}).finally(() => {
+      over = true;
+      this.#wake();
+    });
+    while (!this.stdout.includes(text) && !this.stderr.includes(text)) {
+      if (over) throw new Error(`the command ended without ${text}: ${this.stdout}${this.stderr}`);
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+  }
+
+  async #read(): Promise<CommandResult> {
+    const decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+    let code: number | undefined;
+    try {
+      for await (const { message } of this.call) {
+        if (message.case === "exitCode") {
+          code = message.value;
+          this.call.end();
+        }
+        if (message.case === "stdout") {
+          this.stdoutBytes += message.value.length;
+          // Long outputs are only counted.
+          if (this.stdoutBytes < 1 << 20) this.stdout += decoders.stdout.decode(message.value, { stream: true });
+        } else if (message.case === "stderr") this.stderr += decoders.stderr.decode(message.value, { stream: true });
+        this.#wake();
+      }
+      if (code === undefined) throw new Error("the call ended without an exit code");
+      return { code, stdout: this.stdout, stderr: this.stderr };
+    } finally {
+      this.#close();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.call.cancel();
+    this.#close();
+  }
+}
+
+/** Polls for what no event tells: the state of foreign processes. Throws after `timeoutMs`. */
+export async function eventually(what: string, isSo: () => Promise<boolean>, timeoutMs = 5_000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!await isSo()) {
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}

@@ -1,0 +1,45 @@
+import { renameSync } from "node:fs";
+import { join } from "node:path";
+
+/** The file in a session's storage directory that takes the agent's standard error. */
+export function agentLogFile(storageDirectory: string): string {
+  return join(storageDirectory, "agent.log");
+}
+
+/** Puts the log of the agent before away as `agent.log.old`, so that `agent.log` speaks of one agent only. */
+export function rotateAgentLog(storageDirectory: string): void {
+  try {
+    renameSync(agentLogFile(storageDirectory), agentLogFile(storageDirectory) + ".old");
+  } catch (e) {
+    if ((e as { code?: string }).code !== "ENOENT") throw e;
+  }
+}
+
+/** How much of the log's end is looked at, in bytes. */
+const TAIL_BYTES = 8 << 10;
+/** What of the last line is shown to a person, in characters. */
+const SHOWN = 300;
+
+/** The last line of the agent's log that says something, without control characters; "" if there is none. */
+export function lastWords(storageDirectory: string): string {
+  try {
+    using file = Deno.openSync(agentLogFile(storageDirectory));
+    const { size } = file.statSync();
+    file.seekSync(Math.max(0, size - TAIL_BYTES), Deno.SeekMode.Start);
+    const tail = new Uint8Array(TAIL_BYTES);
+    const text = new TextDecoder().decode(tail.subarray(0, file.readSync(tail) ?? 0));
+    return lastLine(text);
+  } catch {
+    return "";
+  }
+}
+
+/** The last line of `text` that holds more than blanks, without control characters and escape sequences, cut short. */
+export function lastLine(text: string): string {
+  // deno-lint-ignore no-control-regex
+  const plain = text.replaceAll(/\x1b\[[0-9;?]*[A-Za-z]/g, "").split(/[\r\n]+/)
+    // deno-lint-ignore no-control-regex
+    .map((line) => line.replaceAll(/[\x00-\x1f\x7f-\x9f]/g, " ").trim());
+  const line = plain.findLast((l) => l !== "") ?? "";
+  return line.length > SHOWN ? line.slice(0, SHOWN) + "…" : line;
+}

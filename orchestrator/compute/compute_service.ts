@@ -1,0 +1,62 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+
+/** What an agent must know; see rbs.v1.AgentSpec. */
+export type AgentSpec = Required<Omit<MessageInitShape<typeof AgentSpecSchema>, "$typeName" | "$unknown">>;
+
+/** Where an agent listens. */
+export interface AgentEndpoint {
+  readonly host: string;
+  /** Port of rbs.v1.Agent. */
+  readonly port: number;
+  /** Port of command_server.CommandServer. */
+  readonly commandPort: number;
+}
+
+/** An agent that was started, or adopted from an orchestrator before this one. */
+export interface RunningAgent {
+  /** What the ComputeService knows it by. */
+  readonly processId: string;
+  readonly endpoint: AgentEndpoint;
+  /**
+   * Resolves when the agent is gone, with how it ended. Undefined for an adopted agent whose end only its broken
+   * connection shows.
+   */
+  readonly ended?: Promise<AgentFailure>;
+  /** Asks it to end by itself, for when it cannot be reached otherwise. Does nothing for an agent that is gone. */
+  terminate(): void;
+  /** Ends it at once. Does nothing for an agent that is gone, or that is not certain to be ours. */
+  kill(): void;
+}
+
+/** Why there is no agent (any more), for the person who waits. */
+export interface AgentFailure {
+  /** One sentence. */
+  readonly reason: string;
+  /** Whether trying again may help. */
+  readonly transient: boolean;
+}
+
+/** Thrown when an agent cannot be started. */
+export class AgentStartError extends Error implements AgentFailure {
+  override readonly name = "AgentStartError";
+
+  constructor(readonly reason: string, readonly transient: boolean, cause?: unknown) {
+    super(reason, { cause });
+  }
+}
+
+/** Runs agents somewhere. */
+export interface ComputeService {
+  readonly name: string;
+  /**
+   * Starts an agent and resolves when it listens. Throws an AgentStartError when it does not, and leaves nothing
+   * running behind.
+   *
+   * @param signal Gives the start up.
+   * @param onStep Called with progress for the person who waits.
+   */
+  start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent>;
+  /** Takes over an agent that a former orchestrator started. Whether it still lives is for the caller to find out. */
+  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent;
+}

@@ -1,0 +1,195 @@
+import { create, fromJsonString, toJsonString } from "@bufbuild/protobuf";
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import type { Readable } from "node:stream";
+import { sentence } from "../../proto/errors.ts";
+import { type AgentListening, AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import { agentEnvironment } from "./agent_environment.ts";
+import { agentLogFile, lastLine, lastWords, rotateAgentLog } from "./agent_log.ts";
+import {
+  type AgentEndpoint,
+  type AgentFailure,
+  type AgentSpec,
+  AgentStartError,
+  type ComputeService,
+  type RunningAgent,
+} from "./compute_service.ts";
+
+/** Agents on this machine listen on the loopback interface only. */
+const HOST = "127.0.0.1";
+/** A first line longer than this, in bytes, is not an agent's. */
+const FIRST_LINE_MAX = 4096;
+
+/** Options of {@link ProcessCompute}. */
+export interface ProcessComputeOptions {
+  /** The agent program and its fixed arguments; the program's path is absolute. */
+  readonly command: readonly [program: string, ...args: string[]];
+  /** The environment from which agents inherit what they may. */
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+/**
+ * Agents as processes on this machine. Each is the leader of its own session, so it gets no terminal signals and lives
+ * on when the orchestrator dies; its standard error goes to `agent.log` in its storage directory.
+ */
+export class ProcessCompute implements ComputeService {
+  readonly name = "process";
+
+  constructor(readonly options: ProcessComputeOptions) {}
+
+  async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
+    const child = this.#spawn(spec);
+    const ended = exitOf(child).then((how) => endFailure(spec, how));
+    // Both are told apart from the process's end by `ended`.
+    child.stdin!.on("error", () => {});
+    child.stdout!.on("error", () => {});
+    const abandon = () => child.kill("SIGKILL");
+    signal.addEventListener("abort", abandon);
+    try {
+      signal.throwIfAborted();
+      // A process that could not be executed has no pid, and `ended` says why.
+      if (child.pid === undefined) throw asError(await ended);
+      onStep("agent process started");
+      child.stdin!.end(toJsonString(AgentSpecSchema, create(AgentSpecSchema, spec)) + "\n");
+      const { port, commandPort } = await listening(child, spec, ended);
+      return {
+        processId: String(child.pid),
+        endpoint: { host: HOST, port, commandPort },
+        ended,
+        terminate: () => void child.kill("SIGTERM"),
+        kill: () => void child.kill("SIGKILL"),
+      };
+    } catch (e) {
+      child.kill("SIGKILL");
+      await ended;
+      signal.throwIfAborted();
+      throw e;
+    } finally {
+      signal.removeEventListener("abort", abandon);
+    }
+  }
+
+  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
+    // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
+    // by its lease.
+    return { processId, endpoint, terminate() {}, kill() {} };
+  }
+
+  #spawn(spec: AgentSpec): ChildProcess {
+    const [program, ...args] = this.options.command;
+    let log: number | undefined;
+    try {
+      Deno.mkdirSync(spec.storageDirectory, { recursive: true, mode: 0o700 });
+      rotateAgentLog(spec.storageDirectory);
+      log = openSync(agentLogFile(spec.storageDirectory), "a", 0o600);
+    } catch (cause) {
+      throw new AgentStartError(
+        `The session's storage ${spec.storageDirectory} cannot be written (${
+          sentence(cause)
+        }): free it, or start the ` +
+          `orchestrator with another --storage-root.`,
+        false,
+        cause,
+      );
+    }
+    try {
+      return spawn(program, args, {
+        cwd: spec.storageDirectory,
+        detached: true,
+        env: agentEnvironment(spec, this.options.environment),
+        stdio: ["pipe", "pipe", log],
+      });
+    } catch (cause) {
+      throw asError(notExecuted(program, cause));
+    } finally {
+      closeSync(log);
+    }
+  }
+}
+
+/** How a process ended. */
+type Exit = { code: number | null; signal: string | null } | { error: unknown; program: string };
+
+function exitOf(child: ChildProcess): Promise<Exit> {
+  return new Promise((resolve) => {
+    child.once("exit", (code, signal) => resolve({ code, signal }));
+    child.once("error", (error) => {
+      if (child.pid === undefined) resolve({ error, program: child.spawnfile });
+    });
+  });
+}
+
+function notExecuted(program: string, cause: unknown): AgentFailure {
+  return {
+    reason: `The agent program ${program} cannot be executed (${sentence(cause)}): build it, or name it with --agent.`,
+    transient: false,
+  };
+}
+
+function endFailure(spec: AgentSpec, how: Exit): AgentFailure {
+  if ("error" in how) return notExecuted(how.program, how.error);
+  const words = lastWords(spec.storageDirectory);
+  const log = agentLogFile(spec.storageDirectory);
+  return {
+    reason: `The agent of ${JSON.stringify(spec.sourcePath)} ended ` +
+      `(${how.signal ? `signal ${how.signal}` : `exit code ${how.code}`})` +
+      (words ? `: ${words.replace(/[.:\s]+$/, "")}; more stands in ${log}.` : `, and its log ${log} says nothing.`),
+    // An agent that ends itself will most likely do so again; one that was killed need not.
+    transient: how.signal !== null,
+  };
+}
+
+function asError({ reason, transient }: AgentFailure): AgentStartError {
+  return new AgentStartError(reason, transient);
+}
+
+/** Reads the line with which an agent says where it listens. Throws when it ends before, or says something else. */
+async function listening(child: ChildProcess, spec: AgentSpec, ended: Promise<AgentFailure>): Promise<AgentListening> {
+  const line = await Promise.race([firstLine(child.stdout!), ended]);
+  // Without a line, the process has closed its output, so it has ended or is about to.
+  if (line === undefined) throw asError(await endedOrKilled(child, ended));
+  if (typeof line !== "string") throw asError(line);
+  try {
+    const message = fromJsonString(AgentListeningSchema, line);
+    if (!(isPort(message.port) && isPort(message.commandPort))) throw new Error("a port is missing");
+    return message;
+  } catch (cause) {
+    throw new AgentStartError(
+      `${child.spawnfile} is not an agent of this version of RBS (its first line is ${
+        JSON.stringify(lastLine(line))
+      }): build it anew, or name another with --agent; its log is ${agentLogFile(spec.storageDirectory)}.`,
+      false,
+      cause,
+    );
+  }
+}
+
+function isPort(port: number): boolean {
+  return port > 0 && port < 65536;
+}
+
+/** Waits a little for a process that has closed its output to end by itself, so that its exit code can be told. */
+async function endedOrKilled(child: ChildProcess, ended: Promise<AgentFailure>): Promise<AgentFailure> {
+  const timer = setTimeout(() => child.kill("SIGKILL"), 1000);
+  try {
+    return await ended;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** The first line without its end, or undefined at the end of the output; what follows is read and dropped. */
+function firstLine(output: Readable): Promise<string | undefined> {
+  output.setEncoding("utf8");
+  return new Promise((resolve) => {
+    let text = "";
+    output.on("data", (part: string) => {
+      if (text.length > FIRST_LINE_MAX) return;
+      text += part;
+      const end = text.indexOf("\n");
+      if (end >= 0) resolve(text.slice(0, end));
+      else if (text.length > FIRST_LINE_MAX) resolve(text);
+    });
+    output.once("close", () => resolve(undefined));
+  });
+}

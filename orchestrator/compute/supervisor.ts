@@ -1,0 +1,161 @@
+import { sentence } from "../../proto/errors.ts";
+import {
+  Agent,
+  type AgentReady,
+  type SuperviseRequestSchema,
+  type SuperviseResponseSchema,
+} from "../../proto/gen/rbs/v1/agent_pb.ts";
+import { type BidiCall, createRpcClient } from "../../proto/rpc.ts";
+import type { AgentEndpoint, AgentFailure } from "./compute_service.ts";
+
+/** What a supervised agent tells. */
+export interface SupervisorEvents {
+  /** Progress of the start. */
+  step(description: string): void;
+  /** The agent takes commands; told anew after each connection. */
+  ready(ready: AgentReady): void;
+  /** The agent could not start what it was asked to; it ends after it. */
+  failed(failure: AgentFailure): void;
+  /** So many commands run. */
+  activity(runningCommands: number): void;
+}
+
+/** Options of {@link Supervisor}. */
+export interface SupervisorOptions {
+  readonly endpoint: AgentEndpoint;
+  readonly controlToken: string;
+  readonly epoch: number;
+  /** Whether the agent has been ready before, so that it must say so at once. */
+  readonly wasReady: boolean;
+  readonly events: SupervisorEvents;
+  /** How long an agent that was ready may take to say so on a new connection. Milliseconds. @default 5000 */
+  readonly answerTimeoutMs?: number;
+}
+
+/** A connection that lasted this long, in milliseconds, has earned its agent another attempt when it breaks. */
+const STEADY_MS = 10_000;
+
+/**
+ * The orchestrator's hold on one agent: an `Agent.Supervise` stream, which also keeps the agent's lease running. When
+ * it breaks it is made anew once; an agent that does not answer then is lost.
+ *
+ * The agent keeps the stream open until the last of what it started has ended, so the stream's end is the agent's.
+ */
+export class Supervisor {
+  readonly #options: SupervisorOptions;
+  readonly #lost = Promise.withResolvers<string>();
+  #call?: BidiCall<typeof SuperviseRequestSchema, typeof SuperviseResponseSchema>;
+  #epoch: number;
+  #wasReady: boolean;
+  #stopGraceMs?: number;
+  #closed = false;
+  #connected = Promise.withResolvers<void>();
+  #isConnected = false;
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#epoch = options.epoch;
+    this.#wasReady = options.wasReady;
+    this.#run();
+  }
+
+  /** Resolves when the agent does not answer any more, with the reason. */
+  get lost(): Promise<string> {
+    return this.#lost.promise;
+  }
+
+  /** Whether the agent has said `ready` on the present connection. */
+  get isConnected(): boolean {
+    return this.#isConnected;
+  }
+
+  /** Resolves when the agent has said `ready` on the present connection; never when it is lost. */
+  get connected(): Promise<void> {
+    return this.#connected.promise;
+  }
+
+  /** Makes the agent refuse calls with an older epoch. Resolves when that is on its way. */
+  async setEpoch(epoch: number): Promise<void> {
+    this.#epoch = epoch;
+    await this.#call?.send({ message: { case: "setEpoch", value: { epoch } } });
+  }
+
+  /**
+   * Asks the agent to end; {@link lost} resolves when it has.
+   *
+   * @param graceMs What running commands get.
+   */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopGraceMs = graceMs;
+    await this.#call?.send({ message: { case: "stop", value: { graceMs } } });
+  }
+
+  /** Lets go of the agent. */
+  close(): void {
+    this.#closed = true;
+    this.#call?.cancel();
+  }
+
+  async #run(): Promise<void> {
+    for (let mayRetry = true;;) {
+      const since = performance.now();
+      const { heard, reason } = await this.#connect();
+      if (performance.now() - since >= STEADY_MS) mayRetry = true;
+      const stopped = this.#stopGraceMs !== undefined && heard;
+      if (this.#closed || stopped || !mayRetry) return this.#lost.resolve(reason);
+      mayRetry = false;
+    }
+  }
+
+  /** Serves one connection until it ends. */
+  async #connect(): Promise<{ heard: boolean; reason: string }> {
+    const { endpoint, controlToken, events } = this.#options;
+    const host = endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
+    // A channel that has seen its server die may not come back: each connection gets its own.
+    using client = createRpcClient(Agent, `${host}:${endpoint.port}`, { token: controlToken });
+    const call = this.#call = client.supervise();
+    let heard = false;
+    let silent = false;
+    const answerTimer = this.#wasReady
+      ? setTimeout(() => {
+        silent = true;
+        call.cancel();
+      }, this.#options.answerTimeoutMs ?? 5000)
+      : undefined;
+    try {
+      void call.send({ message: { case: "setEpoch", value: { epoch: this.#epoch } } });
+      if (this.#stopGraceMs !== undefined) {
+        void call.send({ message: { case: "stop", value: { graceMs: this.#stopGraceMs } } });
+      }
+      for await (const { message } of call) {
+        heard = true;
+        clearTimeout(answerTimer);
+        switch (message.case) {
+          case "step":
+            events.step(message.value);
+            break;
+          case "ready":
+            this.#wasReady = true;
+            this.#isConnected = true;
+            this.#connected.resolve();
+            events.ready(message.value);
+            break;
+          case "failed":
+            events.failed(message.value);
+            break;
+          case "activity":
+            events.activity(message.value.runningCommands);
+            break;
+        }
+      }
+      return { heard, reason: "it closed its connection" };
+    } catch (e) {
+      return { heard, reason: silent ? "it did not answer" : sentence(e) };
+    } finally {
+      clearTimeout(answerTimer);
+      this.#call = undefined;
+      if (this.#isConnected) this.#connected = Promise.withResolvers();
+      this.#isConnected = false;
+    }
+  }
+}

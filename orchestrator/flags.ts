@@ -1,0 +1,153 @@
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { RbsError } from "../proto/errors.ts";
+import { stateDirectory } from "../proto/state.ts";
+
+/** What the orchestrator's command line says. All paths are absolute. */
+export interface Flags {
+  /** 0: any free port. */
+  readonly port: number;
+  readonly stateDir: string;
+  readonly storageRoot: string;
+  readonly agent: string;
+  readonly leaseSeconds: number;
+  readonly idleTimeoutSeconds: number;
+  readonly startTimeoutSeconds: number;
+  /** Empty: any. */
+  readonly region: string;
+}
+
+const EXAMPLES = `
+Examples:
+  orchestrator --local-mode
+      Serves this machine on localhost:50051. Agents are local processes; sessions, keys and build outputs are kept
+      in $XDG_STATE_HOME/rbs, or ~/.local/state/rbs.
+
+  orchestrator --local-mode --port=0 --state-dir=/tmp/rbs-trial
+      A second one beside it, on a free port (it prints which) and with a state of its own. Its clients need
+      RBS_ORCHESTRATOR_ADDR=localhost:PORT and RBS_STATE_DIR=/tmp/rbs-trial.
+
+  orchestrator --local-mode --storage-root=/mnt/fast/rbs --idle-timeout=600
+      Puts Bazel's output bases on another disk, and ends servers that nobody used for ten minutes.
+
+It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it and its
+agents. If it is killed, its agents go on, and the next start on the same state directory takes them over.
+
+Exit codes: 0 ended as asked, 1 could not start or go on, 2 wrong usage.`;
+
+/**
+ * Reads the command line. Throws an RbsError with exit code 2 for a wrong one.
+ *
+ * @param program URL of the orchestrator's own program; its agent lies beside it.
+ * @returns The flags, or undefined when all that was asked for was help, and is printed.
+ */
+export function parseFlags(args: readonly string[], program: string): Flags | undefined {
+  const command = new Command("orchestrator")
+    .description(
+      "The control plane of RBS: knows whose Bazel server runs where, starts one when somebody asks for it, and ends " +
+        "it when nobody does any more.",
+    )
+    .addOption(
+      new Option(
+        "--local-mode",
+        "serve one machine: agents are local processes, and callers show the key file of the state directory",
+      )
+        .env("RBS_LOCAL_MODE").default(false),
+    )
+    .addOption(
+      new Option("--port <number>", "port to listen on, on the loopback interface only; 0 takes a free one")
+        .env("RBS_PORT").argParser(integer(0, 65535)).default(50051),
+    )
+    .addOption(
+      new Option(
+        "--state-dir <directory>",
+        "sessions, keys and storage (default: $XDG_STATE_HOME/rbs or ~/.local/state/rbs)",
+      )
+        .env("RBS_STATE_DIR"),
+    )
+    .addOption(
+      new Option(
+        "--storage-root <directory>",
+        "Bazel's output bases, one per user and workspace (default: <state dir>/storage)",
+      )
+        .env("RBS_STORAGE_ROOT"),
+    )
+    .addOption(
+      new Option("--agent <path>", "the agent program (default: `agent` beside this program)").env("RBS_AGENT"),
+    )
+    .addOption(
+      new Option("--lease-seconds <seconds>", "an agent that no orchestrator holds for this long ends itself")
+        .env("RBS_LEASE_SECONDS").argParser(integer(1, 86_400)).default(60),
+    )
+    .addOption(
+      new Option(
+        "--idle-timeout <seconds>",
+        "a session without a client and without a running command for this long is ended",
+      )
+        .env("RBS_IDLE_TIMEOUT").argParser(integer(1, 31_536_000)).default(10_800),
+    )
+    .addOption(
+      new Option("--start-timeout <seconds>", "an agent that is not ready after this time has failed")
+        .env("RBS_START_TIMEOUT").argParser(integer(1, 86_400)).default(120),
+    )
+    .addOption(
+      new Option("--region <name>", "refuse clients that ask for another region")
+        .env("RBS_REGION").default("", "any"),
+    )
+    .helpOption("-h, --help", "print this help")
+    .addHelpText("after", EXAMPLES)
+    .configureOutput({ writeErr() {} })
+    .exitOverride();
+  try {
+    command.parse(args, { from: "user" });
+  } catch (e) {
+    if (!(e instanceof CommanderError)) throw e;
+    if (e.exitCode === 0) return undefined;
+    throw usage(
+      e.message.replace(/^error: /, "").replace(" is invalid. ", " is invalid: ").replaceAll(/\s*\n\s*/g, " "),
+    );
+  }
+  const options = command.opts();
+  // Commander takes any value of a variable for a boolean option's "yes".
+  const localMode = command.getOptionValueSource("localMode") === "env"
+    ? !["", "0", "false"].includes(Deno.env.get("RBS_LOCAL_MODE") ?? "")
+    : options.localMode;
+  if (!localMode) {
+    throw usage("--local-mode is required, since only one machine can be served so far");
+  }
+  const stateDir = options.stateDir ? resolve(options.stateDir) : stateDirectory();
+  return {
+    port: options.port,
+    stateDir,
+    storageRoot: options.storageRoot ? resolve(options.storageRoot) : join(stateDir, "storage"),
+    agent: options.agent ? resolve(options.agent) : join(ownDirectory(program), "agent"),
+    leaseSeconds: options.leaseSeconds,
+    idleTimeoutSeconds: options.idleTimeout,
+    startTimeoutSeconds: options.startTimeout,
+    region: options.region,
+  };
+}
+
+/** Where the orchestrator's own program lies: a compiled one is the running executable. */
+function ownDirectory(program: string): string {
+  return dirname(Deno.build.standalone ? Deno.execPath() : fileURLToPath(program));
+}
+
+function usage(message: string): RbsError {
+  const text = message[0].toUpperCase() + message.slice(1);
+  return new RbsError(`${text.replace(/\.$/, "")}; \`orchestrator --help\` lists what there is.`, {
+    culprit: "caller",
+    exitCode: 2,
+  });
+}
+
+function integer(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || value > most) {
+      throw new InvalidArgumentError(`it must be a whole number from ${least} to ${most}`);
+    }
+    return value;
+  };
+}

@@ -1,0 +1,61 @@
+import { RbsError, sentence } from "../proto/errors.ts";
+import { RpcServer } from "../proto/rpc.ts";
+
+/** How often a free port is looked for that is free on both addresses. */
+const ATTEMPTS = 10;
+
+/** Whether a port can be had on an address; "absent" when the machine has no such address. */
+function probe(hostname: string, port: number): "free" | "taken" | "absent" | Error {
+  try {
+    Deno.listen({ hostname, port }).close();
+    return "free";
+  } catch (e) {
+    if (e instanceof Deno.errors.AddrInUse) return "taken";
+    if (e instanceof Deno.errors.AddrNotAvailable || /os error 97\b/.test(sentence(e))) return "absent";
+    return e as Error;
+  }
+}
+
+/**
+ * Listens on 127.0.0.1 and, where there is one, on ::1 at the same port, so that `localhost` works however it is
+ * resolved. Throws an RbsError when the port cannot be had.
+ *
+ * @param port 0 takes a free one.
+ * @param newServer Makes a server for an address, with its services.
+ */
+export async function listenOnLoopback(
+  port: number,
+  newServer: (address: string) => RpcServer,
+): Promise<{ port: number; servers: RpcServer[] }> {
+  for (let attempt = 1;; attempt++) {
+    // Looked at first, since gRPC's own server writes to the log what is an answer here.
+    const free = probe("127.0.0.1", port);
+    if (free !== "free") throw unavailable(port, free);
+    const servers = [newServer(`127.0.0.1:${port}`)];
+    try {
+      const chosen = await servers[0].listen();
+      const other = probe("::1", chosen);
+      if (other === "free") {
+        servers.push(newServer(`[::1]:${chosen}`));
+        await servers[1].listen();
+      } else if (other !== "absent") throw unavailable(chosen, other);
+      return { port: chosen, servers };
+    } catch (cause) {
+      for (const server of servers) server.close();
+      if (port === 0 && attempt < ATTEMPTS) continue;
+      throw cause instanceof RbsError ? cause : unavailable(port, cause as Error);
+    }
+  }
+}
+
+function unavailable(port: number, why: Exclude<ReturnType<typeof probe>, "free">): RbsError {
+  return new RbsError(
+    why === "taken"
+      ? `Port ${port} is in use on this machine: stop what listens there, or choose another with --port (0 takes a free one).`
+      : `Port ${port} of localhost cannot be listened on (${
+        why instanceof Error ? sentence(why) : "no such address"
+      }): ` +
+        `choose another with --port (0 takes a free one).`,
+    { cause: why, culprit: "caller" },
+  );
+}

@@ -1,0 +1,74 @@
+/** The control plane: parse flags, build the parts, connect them, run, and shut down in reverse. */
+import { join } from "node:path";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { RpcServer } from "../proto/rpc.ts";
+import { ensureLocalToken, localTokenFile } from "../proto/state.ts";
+import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
+import { ProcessCompute } from "./compute/process_compute.ts";
+import { type Flags, parseFlags } from "./flags.ts";
+import { authorizer, orchestratorService } from "./grpc_service.ts";
+import { LocalIdentity } from "./identity/local_identity.ts";
+import { listenOnLoopback } from "./listen.ts";
+import { logToStderr as log } from "./log.ts";
+import { LoggingSessionStore } from "./sessions/logging_store.ts";
+import { SessionService } from "./sessions/session_service.ts";
+import { SqliteSessionStore } from "./sessions/sqlite_store.ts";
+import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
+
+async function run(flags: Flags): Promise<void> {
+  prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
+  using _lock = lockStateDirectory(flags.stateDir);
+  prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
+  checkAgentProgram(flags.agent);
+  const identity = new LocalIdentity(ensureLocalToken(flags.stateDir), localTokenFile(flags.stateDir));
+  await using store = new LoggingSessionStore(SqliteSessionStore.open(join(flags.stateDir, "sessions.sqlite")), log);
+  const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
+    value !== undefined
+  );
+  const sessions = new SessionService({
+    store,
+    compute: new ProcessCompute({ command: [flags.agent], environment: Object.fromEntries(inherited) }),
+    log,
+    storageRoot: flags.storageRoot,
+    region: flags.region,
+    leaseSeconds: flags.leaseSeconds,
+    idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
+    startTimeoutMs: flags.startTimeoutSeconds * 1000,
+    stopGraceMs: 5000,
+    killAfterMs: 7000,
+  });
+
+  const { port, servers } = await listenOnLoopback(flags.port, (address) =>
+    new RpcServer({
+      address,
+      authorize: authorizer(identity),
+      onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
+    }).add(Orchestrator, orchestratorService(sessions, identity)));
+  await sessions.adopt();
+  console.log(`rbs orchestrator ready on localhost:${port} (state in ${flags.stateDir})`);
+
+  log(`${await stopSignal()}: ending the agents; once more ends them at once`);
+  stopSignal().then(() => sessions.kill());
+  await sessions.stop();
+  for (const server of servers) server.close();
+}
+
+/** Resolves with the name of the next signal that asks for the end. */
+function stopSignal(): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+      Deno.addSignalListener(signal, () => resolve(signal));
+    }
+  });
+}
+
+try {
+  const flags = parseFlags(Deno.args, import.meta.url);
+  if (flags) await run(flags);
+  Deno.exit(0);
+} catch (e) {
+  console.error(`orchestrator: ${sentence(e)}`);
+  if (!(e instanceof RbsError)) console.error(e);
+  Deno.exit(e instanceof RbsError ? e.exitCode : 1);
+}

@@ -1,0 +1,276 @@
+import { sentence } from "../../proto/errors.ts";
+import {
+  type AgentFailure,
+  AgentStartError,
+  type ComputeService,
+  type RunningAgent,
+} from "../compute/compute_service.ts";
+import { Supervisor } from "../compute/supervisor.ts";
+import type { Log } from "../log.ts";
+import { keyText, type Session } from "./session.ts";
+import { type SessionEvent, TRANSITIONS } from "./state_machine.ts";
+import type { StepBoard } from "./step_board.ts";
+import type { SessionChange, SessionStore } from "./store.ts";
+
+/** What an {@link AgentRunner} works with. */
+export interface AgentRunnerOptions {
+  readonly store: SessionStore;
+  readonly compute: ComputeService;
+  readonly steps: StepBoard;
+  readonly log: Log;
+  /** An agent that is not ready after this time has failed. Milliseconds. */
+  readonly startTimeoutMs: number;
+  readonly leaseSeconds: number;
+  /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
+  readonly killAfterMs: number;
+  /** See SupervisorOptions. */
+  readonly answerTimeoutMs?: number;
+}
+
+/**
+ * The life of one session's one agent: starts or adopts it, holds it, writes what happens to it into the store, and
+ * sees to it that it is gone before the session can start another.
+ */
+export class AgentRunner {
+  readonly #options: AgentRunnerOptions;
+  /** The session as it was when the agent became ours; only what never changes during an agent's life is read of it. */
+  readonly #session: Session;
+  readonly #givenUp = new AbortController();
+  readonly #over = Promise.withResolvers<AgentFailure>();
+  readonly #held = Promise.withResolvers<Supervisor>();
+  #agent?: RunningAgent;
+  #supervisor?: Supervisor;
+  /** Set when the agent is to end: what its commands get, in milliseconds. */
+  #stopGraceMs?: number;
+  #startTimer?: ReturnType<typeof setTimeout>;
+  /** Commands that run on the agent, as it last told. */
+  runningCommands = 0;
+  /** Resolves when the agent is gone and the store knows. Never rejects. */
+  readonly gone: Promise<void>;
+
+  private constructor(session: Session, options: AgentRunnerOptions, adopt: boolean) {
+    this.#session = session;
+    this.#options = options;
+    this.gone = this.#live(adopt);
+  }
+
+  /** Starts the agent of a session that just became PENDING. */
+  static start(session: Session, options: AgentRunnerOptions): AgentRunner {
+    return new AgentRunner(session, options, false);
+  }
+
+  /** Takes over the agent of a session that another orchestrator left behind; it must have an endpoint. */
+  static adopt(session: Session, options: AgentRunnerOptions): AgentRunner {
+    return new AgentRunner(session, options, true);
+  }
+
+  /** Resolves when the agent of a READY session is known to answer, or to be gone. */
+  async settled(): Promise<void> {
+    await Promise.race([this.#held.promise.then((supervisor) => supervisor.connected), this.gone]);
+  }
+
+  /** Whether the agent answers on the present connection. */
+  get isConnected(): boolean {
+    return this.#supervisor?.isConnected ?? false;
+  }
+
+  /** Whether `session` is served by this agent, and not by one before or after it. */
+  serves(session: Session): boolean {
+    return session.controlToken === this.#session.controlToken;
+  }
+
+  /** Makes the agent refuse calls with an older epoch. */
+  async setEpoch(epoch: number): Promise<void> {
+    await this.#supervisor?.setEpoch(epoch);
+  }
+
+  /**
+   * Ends the agent of a session that is STOPPING. Resolves when it is gone.
+   *
+   * @param graceMs What running commands get, in milliseconds.
+   */
+  async stop(graceMs: number): Promise<void> {
+    if (this.#stopGraceMs === undefined) {
+      this.#stopGraceMs = graceMs;
+      clearTimeout(this.#startTimer);
+      const timer = setTimeout(() => this.kill(), graceMs + this.#options.killAfterMs);
+      this.gone.then(() => clearTimeout(timer));
+      if (this.#supervisor) void this.#supervisor.stop(graceMs);
+      else this.#givenUp.abort(new AgentStartError("The start was given up.", true));
+    }
+    await this.gone;
+  }
+
+  /** Ends the agent without ceremony. */
+  kill(): void {
+    this.#givenUp.abort(new AgentStartError("The start was given up.", true));
+    this.#agent?.kill();
+    this.#supervisor?.close();
+  }
+
+  async #live(adopt: boolean): Promise<void> {
+    const { log, steps, startTimeoutMs } = this.#options;
+    let failure: AgentFailure;
+    try {
+      if (this.#session.status !== "READY") {
+        this.#startTimer = setTimeout(() => this.#startTimedOut(), startTimeoutMs);
+      }
+      this.#agent = adopt ? this.#adopted() : await this.#started();
+      failure = await this.#supervised(this.#agent);
+    } catch (e) {
+      failure = e instanceof AgentStartError
+        ? e
+        : { reason: `The agent could not be started (${sentence(e)}); try again.`, transient: true };
+      if (!(e instanceof AgentStartError)) {
+        log(`session ${keyText(this.#session)}: ${e instanceof Error ? e.stack : e}`);
+      }
+    }
+    clearTimeout(this.#startTimer);
+    await this.#end();
+    // Before another start of the session can publish its own.
+    steps.clear(this.#session);
+    try {
+      if (this.#stopGraceMs === undefined) {
+        await this.#advance("fail", { failure: failure.reason, failureTransient: failure.transient });
+      }
+    } catch (e) {
+      log(`session ${keyText(this.#session)}: ${sentence(e)}`);
+    }
+  }
+
+  #adopted(): RunningAgent {
+    const { processId, podIp, agentPort, commandPort } = this.#session;
+    return this.#options.compute.adopt(processId, { host: podIp, port: agentPort, commandPort });
+  }
+
+  async #started(): Promise<RunningAgent> {
+    const { compute, steps, leaseSeconds } = this.#options;
+    const session = this.#session;
+    steps.publish(session, "starting agent");
+    const agent = await compute.start(
+      {
+        userId: session.userId,
+        repoHash: session.repoHash,
+        sessionId: session.sessionId,
+        epoch: session.epoch,
+        sourcePath: session.sourcePath,
+        startupOptions: session.startupOptions,
+        storageDirectory: session.storageDirectory,
+        accessToken: session.accessToken,
+        controlToken: session.controlToken,
+        leaseSeconds,
+      },
+      this.#givenUp.signal,
+      (step) => steps.publish(session, step),
+    );
+    // From here on an orchestrator after this one can adopt it.
+    await this.#advance("listening", {
+      processId: agent.processId,
+      podIp: agent.endpoint.host,
+      agentPort: agent.endpoint.port,
+      commandPort: agent.endpoint.commandPort,
+    });
+    return agent;
+  }
+
+  /** Holds the agent until it is over. @returns why it is */
+  async #supervised(agent: RunningAgent): Promise<AgentFailure> {
+    const { store, steps, log } = this.#options;
+    const session = this.#session;
+    const current = await store.get(session);
+    const supervisor = this.#supervisor = new Supervisor({
+      endpoint: agent.endpoint,
+      controlToken: session.controlToken,
+      epoch: current && this.serves(current) ? current.epoch : session.epoch,
+      wasReady: session.status === "READY",
+      answerTimeoutMs: this.#options.answerTimeoutMs,
+      events: {
+        step: (step) => steps.publish(session, step),
+        ready: ({ warnings, samePaths }) => {
+          clearTimeout(this.#startTimer);
+          for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
+          this.#advance("ready", { warnings, samePaths }).then(() => steps.clear(session), (e) => {
+            this.#over.resolve({ reason: sentence(e), transient: true });
+          });
+        },
+        failed: ({ reason, transient }) => this.#over.resolve({ reason, transient }),
+        activity: (runningCommands) => {
+          this.runningCommands = runningCommands;
+          store.touch(session, undefined, Date.now()).catch((e) => log(sentence(e)));
+        },
+      },
+    });
+    this.#held.resolve(supervisor);
+    // A stop that came while the supervisor was being made.
+    if (this.#stopGraceMs !== undefined) void supervisor.stop(this.#stopGraceMs);
+    return await Promise.race([
+      this.#over.promise,
+      // The agent's own words, which it says before it ends, explain more than that it ended.
+      agent.ended?.then(async (failure) => await this.#saidBefore(failure)) ?? new Promise<never>(() => {}),
+      supervisor.lost.then(async (reason) => {
+        const failure: AgentFailure = {
+          reason: `The agent of ${JSON.stringify(session.sourcePath)} does not answer any more (${reason}); ` +
+            `the next command starts another.`,
+          transient: true,
+        };
+        // While it stops, the end of the connection is the beginning of the process's end.
+        return this.#stopGraceMs !== undefined && agent.ended ? await agent.ended : await this.#endOr(agent, failure);
+      }),
+    ]);
+  }
+
+  /** What the agent said of its own failure, if it did so in what still arrives of its last connection. */
+  async #saidBefore(failure: AgentFailure): Promise<AgentFailure> {
+    const nothing = this.#supervisor?.lost.then(() => failure) ?? failure;
+    return await Promise.race([this.#over.promise, nothing]);
+  }
+
+  /** An agent whose connection broke is most often one that just ended; then its own end is the better reason. */
+  async #endOr(agent: RunningAgent, failure: AgentFailure): Promise<AgentFailure> {
+    if (!agent.ended) return failure;
+    const timer = Promise.withResolvers<AgentFailure>();
+    const id = setTimeout(() => timer.resolve(failure), 200);
+    try {
+      return await Promise.race([agent.ended, timer.promise]);
+    } finally {
+      clearTimeout(id);
+    }
+  }
+
+  /** Makes sure that the agent is gone; one that said that it failed gets a moment to end by itself. */
+  async #end(): Promise<void> {
+    const agent = this.#agent;
+    const timer = setTimeout(() => this.kill(), this.#options.killAfterMs);
+    try {
+      if (agent?.ended) {
+        // Not reachable through its connection any more, or told to end already.
+        agent.terminate();
+        await agent.ended;
+      }
+    } finally {
+      clearTimeout(timer);
+      this.#supervisor?.close();
+    }
+  }
+
+  #startTimedOut(): void {
+    const failure = new AgentStartError(
+      `The agent of ${JSON.stringify(this.#session.sourcePath)} was not ready after ` +
+        `${this.#options.startTimeoutMs / 1000} s (its log is in ${this.#session.storageDirectory}); try again, or ` +
+        `raise --start-timeout of the orchestrator.`,
+      true,
+    );
+    this.#givenUp.abort(failure);
+    this.#over.resolve(failure);
+  }
+
+  /** Lets an event happen to the session, whatever epoch it has by now, as long as this agent serves it. */
+  async #advance(event: SessionEvent, change: SessionChange): Promise<void> {
+    const { store } = this.#options;
+    for (;;) {
+      const session = await store.get(this.#session);
+      if (!session || !this.serves(session) || !TRANSITIONS[session.status][event]) return;
+      if (await store.transition({ ...session, state: session.status }, event, change)) return;
+    }
+  }
+}

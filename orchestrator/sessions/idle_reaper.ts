@@ -1,0 +1,75 @@
+import { sentence } from "../../proto/errors.ts";
+import type { Log } from "../log.ts";
+import type { Session } from "./session.ts";
+import type { SessionStore } from "./store.ts";
+
+/** Options of {@link IdleReaper}. */
+export interface IdleReaperOptions {
+  readonly store: SessionStore;
+  /** Milliseconds. */
+  readonly idleTimeoutMs: number;
+  readonly log: Log;
+  /** Whether a command runs in the session. */
+  isBusy(session: Session): boolean;
+  /** Ends a session that is READY, or FAILED. */
+  expire(session: Session): Promise<void>;
+}
+
+/** The longest delay that a timer takes, in milliseconds. */
+const LONGEST = 2 ** 31 - 1;
+
+/**
+ * Ends sessions that nobody has used for a while. There is one timer, for the nearest expiry; whoever is heard of in
+ * the meantime is found alive when it fires.
+ */
+export class IdleReaper {
+  readonly #options: IdleReaperOptions;
+  #timer?: ReturnType<typeof setTimeout>;
+  #stopped = false;
+
+  constructor(options: IdleReaperOptions) {
+    this.#options = options;
+  }
+
+  /** Looks at what the store holds, and goes on from there. */
+  async start(): Promise<void> {
+    await this.#reap();
+  }
+
+  /** Sees to it that a session which just began will be looked at. */
+  schedule(session: Session): void {
+    // A timer that runs already is for an older session, and its expiry is nearer.
+    if (this.#timer === undefined) this.#schedule(session.lastHeartbeat + this.#options.idleTimeoutMs);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+  }
+
+  #schedule(at: number): void {
+    if (this.#stopped) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - Date.now(), 0), LONGEST));
+    // The timer alone is no reason for the program to go on.
+    Deno.unrefTimer(this.#timer as unknown as number);
+  }
+
+  async #reap(): Promise<void> {
+    const { store, idleTimeoutMs, isBusy, expire, log } = this.#options;
+    this.#timer = undefined;
+    try {
+      let nearest = Infinity;
+      for (const session of await store.list()) {
+        const busy = isBusy(session) || session.status === "PENDING" || session.status === "STOPPING";
+        const expiry = (busy ? Date.now() : session.lastHeartbeat) + idleTimeoutMs;
+        if (expiry > Date.now()) nearest = Math.min(nearest, expiry);
+        else if (!this.#stopped) await expire(session);
+      }
+      if (nearest < Infinity) this.#schedule(nearest);
+    } catch (e) {
+      log(`idle sessions could not be ended: ${sentence(e)}`);
+      this.#schedule(Date.now() + idleTimeoutMs);
+    }
+  }
+}

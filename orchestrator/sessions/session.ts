@@ -1,0 +1,62 @@
+/** What names a session: one user's server for one workspace. */
+export interface SessionKey {
+  readonly userId: string;
+  /** MD5 of the workspace's absolute path, 32 lowercase hex digits. */
+  readonly repoHash: string;
+}
+
+/** Where a session is in its life; see state_machine.ts for what leads where. */
+export type SessionStatus = "PENDING" | "READY" | "STOPPING" | "FAILED";
+
+/** What is known of a session beside its key and its place in the state machine. */
+export interface SessionFields {
+  /** The proxy's life that owns the session: 32 lowercase hex digits. */
+  sessionId: string;
+  /** The workspace's absolute path on the developer's machine. */
+  sourcePath: string;
+  region: string;
+  /** The Bazel server's arguments as the client composed them; empty when none was asked for yet. */
+  startupOptions: string[];
+  /** See startup_options_hash.ts. */
+  startupOptionsHash: string;
+  /** The name of the ComputeService that runs the agent. */
+  computeService: string;
+  /** What the ComputeService knows the agent by; for local processes the process id. Empty until it is started. */
+  processId: string;
+  /** Host of the agent; empty until it listens. */
+  podIp: string;
+  /** Port of rbs.v1.Agent; 0 until it listens. */
+  agentPort: number;
+  /** Port of command_server.CommandServer; 0 until it listens. */
+  commandPort: number;
+  /** Secret that the session's owner shows to the agent. */
+  accessToken: string;
+  /** Secret that the orchestrator shows to the agent. Different for each agent, so it also tells agents apart. */
+  controlToken: string;
+  /** The session's own folder; the Bazel server's output base is `out` in it. Absolute. */
+  storageDirectory: string;
+  /** Sentences of the agent that the developer should read. */
+  warnings: string[];
+  /** Whether the agent's Bazel server sees the developer's own paths. */
+  samePaths: boolean;
+  /** Why the session FAILED or is STOPPING: one sentence. */
+  failure: string;
+  /** Whether trying again may help. */
+  failureTransient: boolean;
+  /** Milliseconds since 1970. */
+  createdAt: number;
+  /** When the owner or a command was last heard of. Milliseconds since 1970. */
+  lastHeartbeat: number;
+}
+
+/** A session as the store holds it. */
+export interface Session extends SessionKey, Readonly<SessionFields> {
+  readonly status: SessionStatus;
+  /** Raised by each start and each takeover, and never lowered for a key; agents refuse calls with an older one. */
+  readonly epoch: number;
+}
+
+/** A key as one string, for maps. Neither part can hold a slash. */
+export function keyText(key: SessionKey): string {
+  return `${key.userId}/${key.repoHash}`;
+}

@@ -1,0 +1,381 @@
+import { sentence } from "../../proto/errors.ts";
+import { Code, RpcError } from "../../proto/rpc.ts";
+import { randomToken } from "../../proto/state.ts";
+import { storageDirectory } from "../compute/storage_path.ts";
+import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
+import { IdleReaper } from "./idle_reaper.ts";
+import { KeyedMutex } from "./keyed_mutex.ts";
+import { keyText, type Session, type SessionKey } from "./session.ts";
+import { startupOptionsHash } from "./startup_options_hash.ts";
+import { StepBoard } from "./step_board.ts";
+import type { SessionChange } from "./store.ts";
+
+/** What a caller wants a server for; already checked, see request_checks.ts. */
+export interface ServerRequest extends SessionKey {
+  readonly sessionId: string;
+  readonly sourcePath: string;
+  readonly startupOptions: readonly string[];
+  readonly region: string;
+}
+
+/** Options of {@link SessionService}. */
+export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps"> {
+  /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
+  readonly storageRoot: string;
+  /** The only region that is served; empty: any. */
+  readonly region: string;
+  /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
+  readonly idleTimeoutMs: number;
+  /** What running commands get when their agent is ended. Milliseconds. */
+  readonly stopGraceMs: number;
+}
+
+/** Why a caller that waited for a start got no server, when the session went away under it. */
+const RELEASED = "was released while its agent started; run the command again.";
+const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
+const OTHER_OPTIONS = "was replaced by another client with other startup options; use the same ones, or take turns.";
+
+/** One look at a session on behalf of a caller that wants its server. */
+type Decision =
+  /** It is there. */
+  | { server: Session }
+  /** Something must happen to the session first. */
+  | { wait: true; joined: number | undefined }
+  /** The agent's connection is being made anew. */
+  | { settle: AgentRunner };
+
+/**
+ * Decides who starts an agent and who waits for it, keeps sessions alive and ends them. Nobody polls: those who wait
+ * are woken by the store's changes. All that matters is in the store; what is in memory dies with this object.
+ */
+export class SessionService {
+  readonly #options: SessionServiceOptions;
+  readonly #steps = new StepBoard();
+  readonly #mutex = new KeyedMutex();
+  readonly #runners = new Map<string, AgentRunner>();
+  /** The keys of STOPPING sessions that {@link #finishStop} will see to the end. */
+  readonly #finishing = new Set<string>();
+  readonly #reaper: IdleReaper;
+  readonly #ending = new AbortController();
+
+  constructor(options: SessionServiceOptions) {
+    this.#options = options;
+    this.#reaper = new IdleReaper({
+      store: options.store,
+      idleTimeoutMs: options.idleTimeoutMs,
+      log: options.log,
+      isBusy: (session) => (this.#runners.get(keyText(session))?.runningCommands ?? 0) > 0,
+      expire: (session) => this.#expire(session),
+    });
+  }
+
+  /**
+   * Takes over what an orchestrator before this one left: agents that answer go on, what was being ended is ended, and
+   * starts that nobody can finish have failed. Resolves when the store was read; agents are heard in the background.
+   */
+  async adopt(): Promise<void> {
+    const { store, log } = this.#options;
+    for (const session of await store.list()) {
+      if (session.status === "FAILED") continue;
+      if (session.agentPort !== 0) {
+        log(`session ${keyText(session)}: adopting its agent on port ${session.agentPort}`);
+        // While there was no orchestrator nobody could be heard of.
+        await store.touch(session, undefined, Date.now());
+        const runner = this.#run(session, AgentRunner.adopt);
+        if (session.status === "STOPPING") void this.#finishStop(session, runner);
+        continue;
+      }
+      // Its agent is unknown, and ends by its lease.
+      await this.#mendOrphan(session);
+    }
+    await this.#reaper.start();
+  }
+
+  /**
+   * Answers when the session has an agent that answered; starts one if needed. Throws an RpcError with UNAVAILABLE or
+   * FAILED_PRECONDITION when it cannot have one.
+   *
+   * @param signal The caller is gone; a start that it caused goes on.
+   * @param onStep Called with the latest step of the start and with each that follows.
+   */
+  async getServer(request: ServerRequest, signal: AbortSignal, onStep?: (step: string) => void): Promise<Session> {
+    const either = AbortSignal.any([signal, this.#ending.signal]);
+    const stopReading = onStep && this.#steps.read(request, onStep);
+    const gone = Promise.withResolvers<never>();
+    gone.promise.catch(() => {});
+    const leave = () => gone.reject(either.reason);
+    either.addEventListener("abort", leave);
+    try {
+      for (let joined: number | undefined;;) {
+        either.throwIfAborted();
+        const changed = Promise.withResolvers<void>();
+        // Watched before it is looked at, so that nothing is missed in between.
+        const stopWatching = this.#options.store.watch(request, changed.resolve);
+        try {
+          const decision = await this.#mutex.run(keyText(request), () => this.#decide(request, joined, either));
+          if ("server" in decision) return decision.server;
+          if ("wait" in decision) joined = decision.joined;
+          const agent = "settle" in decision ? decision.settle.settled() : this.#runners.get(keyText(request))?.gone;
+          await Promise.race([gone.promise, changed.promise, ...agent ? [agent] : []]);
+        } finally {
+          stopWatching();
+        }
+      }
+    } finally {
+      stopReading?.();
+      either.removeEventListener("abort", leave);
+    }
+  }
+
+  /**
+   * Notes that the session's owner is there. Throws an RpcError: NOT_FOUND when there is no such session (any more),
+   * FAILED_PRECONDITION when it has another owner or no agent.
+   *
+   * @returns Milliseconds until the next heartbeat is due.
+   */
+  async heartbeat(key: SessionKey, sessionId: string): Promise<number> {
+    const { store, idleTimeoutMs } = this.#options;
+    if (!await store.touch(key, sessionId, Date.now())) {
+      const session = await store.get(key);
+      if (!session) {
+        throw new RpcError(Code.NOT_FOUND, "There is no such session (any more); ask for the server again.");
+      }
+      throw new RpcError(
+        Code.FAILED_PRECONDITION,
+        session.sessionId !== sessionId
+          ? "Another client has taken the session over; ask for the server again."
+          : `The session is ${session.status} (${session.failure}); ask for the server again.`,
+      );
+    }
+    return Math.max(1000, Math.min(30_000, idleTimeoutMs / 3));
+  }
+
+  /**
+   * Ends a session and its agent; resolves when it has ended.
+   *
+   * @param sessionId Only if the session has this id; empty: whatever id it has.
+   * @returns Whether this call ended something.
+   */
+  async release(key: SessionKey, sessionId: string, reason = "The session was released."): Promise<boolean> {
+    const { store } = this.#options;
+    for (;;) {
+      const session = await store.get(key);
+      if (!session || (sessionId !== "" && session.sessionId !== sessionId)) return false;
+      switch (session.status) {
+        case "FAILED":
+          if (await store.transition({ ...session, state: "FAILED" }, "forget")) return true;
+          break;
+        case "STOPPING":
+          await this.#runners.get(keyText(key))?.gone;
+          await this.#until(key, (now) => now?.status !== "STOPPING" || now.epoch !== session.epoch);
+          return false;
+        default: {
+          const stopping = await this.#stop(session, reason, true);
+          if (!stopping) break;
+          await stopping.done;
+          return true;
+        }
+      }
+    }
+  }
+
+  /** The sessions of a user, oldest first. */
+  list(userId: string): Promise<Session[]> {
+    return this.#options.store.list(userId);
+  }
+
+  /** Ends all sessions and their agents, and refuses whoever waits or comes. Resolves when all have ended. */
+  async stop(): Promise<void> {
+    this.#ending.abort(new RpcError(Code.UNAVAILABLE, "The orchestrator is being stopped; start it again."));
+    this.#reaper.stop();
+    // Once more, if a start was on its way while the first ones were looked up.
+    for (;;) {
+      const sessions = (await this.#options.store.list()).filter((session) => session.status !== "FAILED");
+      if (sessions.length === 0 && this.#runners.size === 0) return;
+      const reason = "The orchestrator is being stopped; start it again.";
+      await Promise.all([
+        ...sessions.map((session) => this.release(session, "", reason)),
+        ...[...this.#runners.values()].map((runner) => runner.gone),
+      ]);
+    }
+  }
+
+  /** Ends all agents of this orchestrator at once, so that {@link stop} comes to its end. */
+  kill(): void {
+    for (const runner of this.#runners.values()) runner.kill();
+  }
+
+  /** @param joined The epoch of the start that the caller has been waiting for, if any. */
+  async #decide(request: ServerRequest, joined: number | undefined, signal: AbortSignal): Promise<Decision> {
+    signal.throwIfAborted();
+    const { store } = this.#options;
+    const session = await store.get(request);
+    const workspace = JSON.stringify(request.sourcePath);
+    if (!session) {
+      if (joined !== undefined) throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
+      return { wait: true, joined: await this.#start(request, undefined) };
+    }
+    if (session.status === "FAILED") {
+      if (joined === undefined) return { wait: true, joined: await this.#start(request, session) };
+      throw new RpcError(session.failureTransient ? Code.UNAVAILABLE : Code.FAILED_PRECONDITION, session.failure);
+    }
+    if (session.status === "STOPPING") {
+      if (joined !== undefined && session.failureTransient) {
+        throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
+      }
+      await this.#mendOrphan(session);
+      return { wait: true, joined };
+    }
+    const hash = startupOptionsHash(request.startupOptions);
+    if (hash !== "" && hash !== session.startupOptionsHash) {
+      if (joined !== undefined) {
+        throw new RpcError(Code.FAILED_PRECONDITION, `The server of ${workspace} ${OTHER_OPTIONS}`);
+      }
+      this.#steps.publish(request, "stopping the former server, which has other startup options");
+      const stopping = await this.#stop(session, "Another client wants other startup options.", false, request);
+      if (!stopping) return await this.#decide(request, joined, signal);
+      return { wait: true, joined };
+    }
+    if (session.status === "PENDING") {
+      await this.#mendOrphan(session);
+      return { wait: true, joined: session.epoch };
+    }
+    const runner = this.#runners.get(keyText(session));
+    if (!runner) {
+      await this.#mendOrphan(session);
+      return { wait: true, joined };
+    }
+    if (!runner.isConnected) return { settle: runner };
+    const mine = await this.#own(session, request);
+    if (mine && mine.epoch !== session.epoch) await runner.setEpoch(mine.epoch);
+    return mine ? { server: mine } : await this.#decide(request, joined, signal);
+  }
+
+  /** Moves a session on whose agent is gone, but whose row could not be written then (a full disk). */
+  async #mendOrphan(session: Session): Promise<void> {
+    if (this.#runners.has(keyText(session)) || this.#finishing.has(keyText(session))) return;
+    const expected = { ...session, state: session.status };
+    if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
+    else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
+  }
+
+  /** Makes the caller the owner of a READY session. @returns the session, or undefined if it has changed meanwhile */
+  async #own(session: Session, request: ServerRequest): Promise<Session | undefined> {
+    const { store } = this.#options;
+    const now = Date.now();
+    if (session.sessionId !== request.sessionId) {
+      const change = { sessionId: request.sessionId, lastHeartbeat: now };
+      return await store.transition({ ...session, state: "READY" }, "takeOver", change);
+    }
+    // A thousand callers of one moment need not write a thousand times.
+    if (now - session.lastHeartbeat < 1000) return session;
+    return await store.touch(session, session.sessionId, now) ? session : undefined;
+  }
+
+  /** Starts an agent, if no one else does. @returns the epoch of the start; undefined if another was faster */
+  async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
+    const { store, compute, storageRoot, region } = this.#options;
+    if (region !== "" && request.region !== "" && request.region !== region) {
+      throw new RpcError(
+        Code.FAILED_PRECONDITION,
+        `This orchestrator serves the region ${region}, not ${request.region}; set RBS_REGION or RBS_ORCHESTRATOR_ADDR.`,
+      );
+    }
+    const now = Date.now();
+    const session = await store.transition(
+      {
+        userId: request.userId,
+        repoHash: request.repoHash,
+        state: failed ? "FAILED" : "NONE",
+        epoch: failed?.epoch ?? 0,
+      },
+      "start",
+      {
+        sessionId: request.sessionId,
+        sourcePath: request.sourcePath,
+        region: request.region || region,
+        startupOptions: [...request.startupOptions],
+        startupOptionsHash: startupOptionsHash(request.startupOptions),
+        computeService: compute.name,
+        processId: "",
+        podIp: "",
+        agentPort: 0,
+        commandPort: 0,
+        accessToken: randomToken(),
+        controlToken: randomToken(),
+        storageDirectory: storageDirectory(storageRoot, request),
+        warnings: [],
+        samePaths: false,
+        failure: "",
+        failureTransient: false,
+        createdAt: now,
+        lastHeartbeat: now,
+      },
+    );
+    if (!session) return undefined;
+    this.#run(session, AgentRunner.start);
+    this.#reaper.schedule(session);
+    return session.epoch;
+  }
+
+  #run(session: Session, begin: (session: Session, options: AgentRunnerOptions) => AgentRunner): AgentRunner {
+    const runner = begin(session, { ...this.#options, steps: this.#steps });
+    this.#runners.set(keyText(session), runner);
+    runner.gone.then(() => {
+      if (this.#runners.get(keyText(session)) === runner) this.#runners.delete(keyText(session));
+    });
+    return runner;
+  }
+
+  /**
+   * Begins to end a PENDING or READY session.
+   *
+   * @param transient Whether those who wait for it may try again.
+   * @param successor What is started in its place, whether its caller is still there or not.
+   * @returns `done` resolves when the agent has ended; undefined if the session has changed meanwhile.
+   */
+  async #stop(
+    session: Session,
+    reason: string,
+    transient: boolean,
+    successor?: ServerRequest,
+  ): Promise<{ done: Promise<void> } | undefined> {
+    const change: SessionChange = { failure: reason, failureTransient: transient };
+    const stopping = await this.#options.store.transition({ ...session, state: session.status }, "stop", change);
+    if (!stopping) return undefined;
+    const runner = this.#runners.get(keyText(session));
+    return { done: this.#finishStop(stopping, runner?.serves(stopping) ? runner : undefined, successor) };
+  }
+
+  /** Ends the agent of a STOPPING session, and then the session. Never rejects. */
+  async #finishStop(session: Session, runner: AgentRunner | undefined, successor?: ServerRequest): Promise<void> {
+    const { store, stopGraceMs, log } = this.#options;
+    this.#finishing.add(keyText(session));
+    await runner?.stop(stopGraceMs);
+    // One decision: nobody who waits can come in between with a start of another kind.
+    await this.#mutex.run(keyText(session), async () => {
+      this.#finishing.delete(keyText(session));
+      const stopped = await store.transition({ ...session, state: "STOPPING" }, "stopped");
+      if (stopped && successor && !this.#ending.signal.aborted) await this.#start(successor, undefined);
+    }).catch((e) => log(`session ${keyText(session)}: ${sentence(e)}`));
+  }
+
+  async #expire(session: Session): Promise<void> {
+    if (session.status === "FAILED") await this.#options.store.transition({ ...session, state: "FAILED" }, "forget");
+    else await this.#stop(session, "The session was idle for too long.", true);
+  }
+
+  /** Resolves when `holds` is true of the key's session. */
+  async #until(key: SessionKey, holds: (session: Session | undefined) => boolean): Promise<void> {
+    for (;;) {
+      const changed = Promise.withResolvers<void>();
+      const stopWatching = this.#options.store.watch(key, changed.resolve);
+      try {
+        if (holds(await this.#options.store.get(key))) return;
+        await changed.promise;
+      } finally {
+        stopWatching();
+      }
+    }
+  }
+}

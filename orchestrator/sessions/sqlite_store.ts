@@ -1,0 +1,280 @@
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { RbsError, sentence } from "../../proto/errors.ts";
+import { ChangeFeed } from "./change_feed.ts";
+import type { Session, SessionFields, SessionKey, SessionStatus } from "./session.ts";
+import { type SessionEvent, transition } from "./state_machine.ts";
+import type { Expected, SessionChange, SessionStore } from "./store.ts";
+
+/** The statements that lead from each schema version to the next one; `PRAGMA user_version` counts them. */
+const MIGRATIONS = [
+  `CREATE TABLE BuildSessions (
+     UserId TEXT NOT NULL,
+     RepoHash TEXT NOT NULL,
+     SessionId TEXT NOT NULL,
+     PodIP TEXT NOT NULL,
+     Status TEXT NOT NULL CHECK (Status IN ('PENDING', 'READY', 'STOPPING', 'FAILED')),
+     Epoch INTEGER NOT NULL,
+     AgentPort INTEGER NOT NULL,
+     CommandPort INTEGER NOT NULL,
+     ComputeService TEXT NOT NULL,
+     ProcessId TEXT NOT NULL,
+     Region TEXT NOT NULL,
+     StartupOptionsHash TEXT NOT NULL,
+     StartupOptions TEXT NOT NULL,
+     SourcePath TEXT NOT NULL,
+     StorageDirectory TEXT NOT NULL,
+     AccessToken TEXT NOT NULL,
+     ControlToken TEXT NOT NULL,
+     Warnings TEXT NOT NULL,
+     SamePaths INTEGER NOT NULL,
+     Failure TEXT NOT NULL,
+     FailureTransient INTEGER NOT NULL,
+     CreatedAt INTEGER NOT NULL,
+     LastHeartbeat INTEGER NOT NULL,
+     PRIMARY KEY (UserId, RepoHash)
+   ) STRICT, WITHOUT ROWID;
+   -- The highest epoch of keys whose session is gone: a fencing token must never be given out twice.
+   CREATE TABLE SessionEpochs (
+     UserId TEXT NOT NULL,
+     RepoHash TEXT NOT NULL,
+     Epoch INTEGER NOT NULL,
+     PRIMARY KEY (UserId, RepoHash)
+   ) STRICT, WITHOUT ROWID;`,
+];
+
+const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
+  sessionId: "SessionId",
+  sourcePath: "SourcePath",
+  region: "Region",
+  startupOptions: "StartupOptions",
+  startupOptionsHash: "StartupOptionsHash",
+  computeService: "ComputeService",
+  processId: "ProcessId",
+  podIp: "PodIP",
+  agentPort: "AgentPort",
+  commandPort: "CommandPort",
+  accessToken: "AccessToken",
+  controlToken: "ControlToken",
+  storageDirectory: "StorageDirectory",
+  warnings: "Warnings",
+  samePaths: "SamePaths",
+  failure: "Failure",
+  failureTransient: "FailureTransient",
+  createdAt: "CreatedAt",
+  lastHeartbeat: "LastHeartbeat",
+};
+const FIELDS = Object.keys(COLUMNS) as (keyof SessionFields)[];
+
+function toColumn(value: SessionFields[keyof SessionFields]): SQLInputValue {
+  if (typeof value === "boolean") return value ? 1 : 0;
+  return Array.isArray(value) ? JSON.stringify(value) : value;
+}
+
+type Row = Record<string, string | number>;
+
+function fromRow(row: Row): Session {
+  const fields = Object.fromEntries(FIELDS.map((field) => [field, row[COLUMNS[field]]]));
+  return {
+    ...fields as unknown as SessionFields,
+    userId: row.UserId as string,
+    repoHash: row.RepoHash as string,
+    status: row.Status as SessionStatus,
+    epoch: row.Epoch as number,
+    startupOptions: JSON.parse(row.StartupOptions as string),
+    warnings: JSON.parse(row.Warnings as string),
+    samePaths: row.SamePaths === 1,
+    failureTransient: row.FailureTransient === 1,
+  };
+}
+
+/**
+ * A SessionStore in one SQLite file. Each change is on the disk when its promise resolves (WAL, synchronous FULL).
+ * The file holds tokens, so only its owner may read it.
+ */
+export class SqliteSessionStore implements SessionStore {
+  readonly #file: string;
+  readonly #database: DatabaseSync;
+  readonly #feed = new ChangeFeed();
+  readonly #statements = new Map<string, StatementSync>();
+
+  private constructor(file: string, database: DatabaseSync) {
+    this.#file = file;
+    this.#database = database;
+  }
+
+  /**
+   * Opens the store, and makes it when there is none. Throws an RbsError when the file is damaged, of a newer version
+   * or not to be written; it is never replaced.
+   *
+   * @param file Absolute; its directory exists.
+   */
+  static open(file: string): SqliteSessionStore {
+    let database: DatabaseSync | undefined;
+    try {
+      // Made here, since SQLite would make it readable for others; the -wal and -shm files take over its mode.
+      Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
+      database = new DatabaseSync(file);
+      database.exec("PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
+      const [check] = database.prepare("PRAGMA quick_check(1)").all();
+      if (check?.quick_check !== "ok") throw new Error(String(check?.quick_check));
+      migrate(database, file);
+      return new SqliteSessionStore(file, database);
+    } catch (cause) {
+      database?.close();
+      throw cause instanceof RbsError ? cause : openFailure(file, cause);
+    }
+  }
+
+  // The methods are async so that what SQLite throws becomes a rejection, as it is with a store behind a network.
+
+  // deno-lint-ignore require-await
+  async get(key: SessionKey): Promise<Session | undefined> {
+    const [row] = this.#all("SELECT * FROM BuildSessions WHERE UserId = ? AND RepoHash = ?", key.userId, key.repoHash);
+    return row && fromRow(row);
+  }
+
+  // deno-lint-ignore require-await
+  async list(userId?: string): Promise<Session[]> {
+    const order = "ORDER BY CreatedAt, UserId, RepoHash";
+    const rows = userId === undefined
+      ? this.#all(`SELECT * FROM BuildSessions ${order}`)
+      : this.#all(`SELECT * FROM BuildSessions WHERE UserId = ? ${order}`, userId);
+    return rows.map(fromRow);
+  }
+
+  // deno-lint-ignore require-await
+  async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
+    const { to, raisesEpoch } = transition(expected.state, event);
+    const row = expected.state === "NONE"
+      ? this.#insert(expected, change)
+      : to === "NONE"
+      ? this.#remove(expected)
+      : this.#update(expected, to, raisesEpoch ? 1 : 0, change);
+    if (row) this.#feed.changed(expected);
+    return row && fromRow(row);
+  }
+
+  // deno-lint-ignore require-await
+  async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
+    const rows = this.#all(
+      `UPDATE BuildSessions SET LastHeartbeat = max(LastHeartbeat, ?)
+       WHERE UserId = ? AND RepoHash = ? AND SessionId = coalesce(?, SessionId) AND Status IN ('PENDING', 'READY')
+       RETURNING 1`,
+      at,
+      key.userId,
+      key.repoHash,
+      sessionId ?? null,
+    );
+    return rows.length > 0;
+  }
+
+  watch(key: SessionKey, listener: () => void): () => void {
+    return this.#feed.watch(key, listener);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#statements.clear();
+    this.#database.close();
+    return Promise.resolve();
+  }
+
+  #insert(key: SessionKey, change: SessionChange): Row | undefined {
+    const missing = FIELDS.filter((field) => change[field] === undefined);
+    if (missing.length > 0) throw new TypeError(`a session starts without ${missing.join(", ")}`);
+    return this.#all(
+      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${FIELDS.map((field) => COLUMNS[field]).join(", ")})
+       VALUES (?, ?, 'PENDING',
+         1 + coalesce((SELECT Epoch FROM SessionEpochs WHERE UserId = ? AND RepoHash = ?), 0),
+         ${FIELDS.map(() => "?").join(", ")})
+       ON CONFLICT DO NOTHING RETURNING *`,
+      key.userId,
+      key.repoHash,
+      key.userId,
+      key.repoHash,
+      ...FIELDS.map((field) => toColumn(change[field]!)),
+    )[0];
+  }
+
+  #update(expected: Expected, to: string, raise: number, change: SessionChange): Row | undefined {
+    const fields = FIELDS.filter((field) => change[field] !== undefined);
+    return this.#all(
+      `UPDATE BuildSessions
+       SET Status = ?, Epoch = Epoch + ?${fields.map((field) => `, ${COLUMNS[field]} = ?`).join("")}
+       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *`,
+      to,
+      raise,
+      ...fields.map((field) => toColumn(change[field]!)),
+      expected.userId,
+      expected.repoHash,
+      expected.epoch,
+      expected.state,
+    )[0];
+  }
+
+  #remove(expected: Expected): Row | undefined {
+    this.#all("BEGIN IMMEDIATE");
+    try {
+      const [row] = this.#all(
+        "DELETE FROM BuildSessions WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *",
+        expected.userId,
+        expected.repoHash,
+        expected.epoch,
+        expected.state,
+      );
+      if (row) {
+        this.#all(
+          `INSERT INTO SessionEpochs (UserId, RepoHash, Epoch) VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET Epoch = excluded.Epoch`,
+          expected.userId,
+          expected.repoHash,
+          expected.epoch,
+        );
+      }
+      this.#all("COMMIT");
+      return row;
+    } catch (e) {
+      if (this.#database.isTransaction) this.#all("ROLLBACK");
+      throw e;
+    }
+  }
+
+  #all(sql: string, ...values: SQLInputValue[]): Row[] {
+    try {
+      let statement = this.#statements.get(sql);
+      if (!statement) this.#statements.set(sql, statement = this.#database.prepare(sql));
+      return statement.all(...values) as Row[];
+    } catch (cause) {
+      throw new RbsError(
+        `The session store ${this.#file} failed (${sentence(cause)}): check its disk, and restart the orchestrator.`,
+        { cause },
+      );
+    }
+  }
+}
+
+function migrate(database: DatabaseSync, file: string): void {
+  const version = Number(database.prepare("PRAGMA user_version").get()?.user_version);
+  if (version > MIGRATIONS.length) {
+    throw new RbsError(
+      `The session store ${file} was written by a newer orchestrator (schema ${version}, this one knows ` +
+        `${MIGRATIONS.length}): use that one, or move the file away to start without sessions.`,
+      { culprit: "caller" },
+    );
+  }
+  for (let next = version; next < MIGRATIONS.length; next++) {
+    database.exec(`BEGIN IMMEDIATE; ${MIGRATIONS[next]}; PRAGMA user_version = ${next + 1}; COMMIT`);
+  }
+}
+
+function openFailure(file: string, cause: unknown): RbsError {
+  const message = sentence(cause);
+  const unreachable = cause instanceof Deno.errors.PermissionDenied || cause instanceof Deno.errors.IsADirectory ||
+    /unable to open|readonly|disk I\/O|locked|os error/.test(message);
+  return new RbsError(
+    unreachable
+      ? `The session store ${file} cannot be opened (${message}): make it a file that this user can read and write.`
+      : `The session store ${file} is damaged (${message}): move it away (agents that still run end by themselves) ` +
+        `and start again.`,
+    { cause, culprit: "caller" },
+  );
+}

@@ -1,0 +1,72 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { RbsError } from "../../proto/errors.ts";
+import { tempDirectory } from "../testing/temp.ts";
+import { SqliteSessionStore } from "./sqlite_store.ts";
+import { fields, storeContract } from "./store_contract.ts";
+
+const KEY = { userId: "ann", repoHash: "a".repeat(32) };
+
+storeContract("SQLite", () => {
+  const temp = tempDirectory();
+  const store = SqliteSessionStore.open(join(temp.path, "s.sqlite"));
+  const close = store[Symbol.asyncDispose].bind(store);
+  store[Symbol.asyncDispose] = async () => {
+    await close();
+    temp[Symbol.dispose]();
+  };
+  return store;
+});
+
+Deno.test("SQLite: what was written is there after the store was opened anew, for its owner only", async () => {
+  using temp = tempDirectory();
+  const file = join(temp.path, "s.sqlite");
+  let before;
+  {
+    await using store = SqliteSessionStore.open(file);
+    before = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+    for (const { name } of Deno.readDirSync(temp.path)) {
+      assert.equal(Deno.statSync(join(temp.path, name)).mode! & 0o777, 0o600, name);
+    }
+  }
+  await using store = SqliteSessionStore.open(file);
+  assert.deepEqual(await store.get(KEY), before);
+});
+
+Deno.test("SQLite: damaged files and other programs' files are named, and left as they are", () => {
+  using temp = tempDirectory();
+  const file = join(temp.path, "s.sqlite");
+  const refused = (pattern: RegExp) =>
+    assert.throws(() => SqliteSessionStore.open(file), (e: unknown) => {
+      assert(e instanceof RbsError);
+      assert.match(e.message, pattern);
+      assert(e.message.includes(file));
+      assert(!e.message.includes("\n"));
+      return true;
+    });
+
+  Deno.writeTextFileSync(file, "no database ".repeat(1000));
+  refused(/is damaged \(file is not a database\): move it away/);
+  assert.equal(Deno.readTextFileSync(file), "no database ".repeat(1000));
+
+  Deno.removeSync(file);
+  Deno.mkdirSync(file);
+  refused(/cannot be opened/);
+  Deno.removeSync(file);
+
+  // A page in the middle that was overwritten.
+  SqliteSessionStore.open(file)[Symbol.asyncDispose]();
+  const bytes = Deno.readFileSync(file);
+  assert(bytes.length > 8192);
+  bytes.fill(0x5a, 4096, 8192);
+  Deno.writeFileSync(file, bytes);
+  refused(/is damaged/);
+  assert.deepEqual(Deno.readFileSync(file), bytes);
+
+  Deno.removeSync(file);
+  const newer = new DatabaseSync(file);
+  newer.exec("PRAGMA user_version = 99");
+  newer.close();
+  refused(/written by a newer orchestrator/);
+});

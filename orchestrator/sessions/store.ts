@@ -1,0 +1,45 @@
+import type { Session, SessionFields, SessionKey } from "./session.ts";
+import type { SessionEvent, SessionState } from "./state_machine.ts";
+
+/** What a transition expects to find; if the store holds anything else, nothing is changed. */
+export interface Expected extends SessionKey {
+  readonly state: SessionState;
+  /** Ignored for NONE. */
+  readonly epoch: number;
+}
+
+/** The values that a transition sets. */
+export type SessionChange = Partial<SessionFields>;
+
+/** The event `start` begins a new life: everything must be given. */
+export type SessionStart = SessionFields;
+
+/**
+ * The sessions, and the only truth about them. Each change is a compare-and-swap on (key, epoch, status) that follows
+ * the state machine, so that any number of callers may race for it.
+ *
+ * Every method throws an RbsError when the storage fails.
+ */
+export interface SessionStore extends AsyncDisposable {
+  /** The session of a key, or undefined. */
+  get(key: SessionKey): Promise<Session | undefined>;
+  /** All sessions, or those of a user, oldest first. */
+  list(userId?: string): Promise<Session[]>;
+  /**
+   * Lets `event` happen to the session, if it still is what is expected, and durably so.
+   *
+   * @param change Must be complete for the event "start".
+   * @returns The session after it (for an event that leads to NONE: as it last was); undefined if another was faster.
+   */
+  transition(expected: Expected, event: SessionEvent, change?: SessionChange): Promise<Session | undefined>;
+  /**
+   * Notes that a PENDING or READY session is in use.
+   *
+   * @param sessionId Only if the session has this id; undefined: whatever id it has.
+   * @param at Milliseconds since 1970; an older time than the noted one changes nothing.
+   * @returns Whether there is such a session.
+   */
+  touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean>;
+  /** Calls `listener` after each transition of the key's session (not for touches). @returns the end of it */
+  watch(key: SessionKey, listener: () => void): () => void;
+}

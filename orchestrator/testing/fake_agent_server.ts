@@ -1,0 +1,175 @@
+import { Agent, type SuperviseResponseSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { Code, RpcError, RpcServer } from "../../proto/rpc.ts";
+import { bearer } from "../../proto/state.ts";
+import type { AgentSpec } from "../compute/compute_service.ts";
+
+type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];
+
+/**
+ * How a fake agent behaves, taken from its startup options `--fake=NAME`:
+ *  - `slow`: it is ready only when it is told so;
+ *  - `deaf`: it does not end when it is asked to;
+ *  - `fail`, `fail-transient`: it says that it failed;
+ *  - `exit`, `garbage`, `hang`: as a process, it ends at once, prints nonsense, or never says where it listens.
+ */
+export function behaviours(startupOptions: readonly string[]): Set<string> {
+  const prefix = "--fake=";
+  return new Set(startupOptions.filter((o) => o.startsWith(prefix)).map((o) => o.slice(prefix.length)));
+}
+
+/** An agent without a Bazel server: it serves Supervise, and does what a test tells it. */
+export class FakeAgentServer implements AsyncDisposable {
+  readonly #server: RpcServer;
+  readonly #behaviours: Set<string>;
+  readonly #streams = new Set<(message: Response | "break") => void>();
+  readonly #ended = Promise.withResolvers<void>();
+  #ready: boolean;
+  #leaseTimer?: ReturnType<typeof setTimeout>;
+  #runningCommands = 0;
+  /** The epochs that it was told, in order. */
+  readonly epochs: number[] = [];
+  /** What the orchestrator granted running commands at the end. Milliseconds. */
+  stopGraceMs?: number;
+  /** While true, Supervise calls are accepted and never answered. */
+  mute = false;
+
+  constructor(readonly spec: AgentSpec) {
+    this.#behaviours = behaviours(spec.startupOptions);
+    this.#ready = !this.#behaviours.has("slow");
+    this.#server = new RpcServer({
+      address: "127.0.0.1:0",
+      authorize: (path, context) => {
+        const token = path.endsWith("/Supervise") ? spec.controlToken : spec.accessToken;
+        if (bearer(context.metadata("authorization")) !== token) {
+          throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
+        }
+      },
+    });
+    const supervise = (requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>) =>
+      this.#supervise(requests);
+    const execute = (requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>) =>
+      this.#execute(requests);
+    this.#server.add(Agent, { supervise, executeCommand: execute } as never);
+  }
+
+  /** @returns the port of rbs.v1.Agent */
+  listen(): Promise<number> {
+    return this.#server.listen();
+  }
+
+  /** Resolves when the agent was asked to end, or nobody held it for its lease. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  becomeReady(): void {
+    this.#ready = true;
+    this.#tell({ case: "ready", value: { warnings: ["the sandbox does not work"], samePaths: true } });
+  }
+
+  step(description: string): void {
+    this.#tell({ case: "step", value: description });
+  }
+
+  activity(runningCommands: number): void {
+    this.#runningCommands = runningCommands;
+    this.#tell({ case: "activity", value: { runningCommands } });
+  }
+
+  /** Ends all Supervise streams, as a broken network would. */
+  breakStreams(): void {
+    for (const stream of this.#streams) stream("break");
+  }
+
+  /** Is gone at once. */
+  close(): void {
+    clearTimeout(this.#leaseTimer);
+    this.#server.close();
+    this.#ended.resolve();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  #tell(message: Response): void {
+    for (const stream of this.#streams) stream(message);
+  }
+
+  async *#supervise(requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>): AsyncIterable<unknown> {
+    clearTimeout(this.#leaseTimer);
+    const queue: (Response | "break")[] = [];
+    let arrived = Promise.withResolvers<void>();
+    const push = (message: Response | "break") => {
+      queue.push(message);
+      arrived.resolve();
+    };
+    this.#streams.add(push);
+    (async () => {
+      try {
+        for await (const { message } of requests) {
+          if (message.case === "setEpoch") this.epochs.push((message.value as { epoch: number }).epoch);
+          if (message.case === "stop") {
+            this.stopGraceMs = (message.value as { graceMs: number }).graceMs;
+            if (!this.#behaviours.has("deaf")) this.#ended.resolve();
+          }
+        }
+      } catch {
+        // The orchestrator is gone.
+      }
+      push("break");
+    })();
+    try {
+      if (this.mute) await new Promise(() => {});
+      if (this.#behaviours.has("fail") || this.#behaviours.has("fail-transient")) {
+        const transient = this.#behaviours.has("fail-transient");
+        yield { message: { case: "failed", value: { reason: "Bazel 9 is not here; install it.", transient } } };
+        // Once the orchestrator has heard it, it lets go.
+        while (!queue.includes("break")) {
+          await arrived.promise;
+          arrived = Promise.withResolvers();
+        }
+        this.#ended.resolve();
+        return;
+      }
+      yield { message: { case: "step", value: "starting Bazel server" } };
+      if (this.#runningCommands > 0) {
+        yield { message: { case: "activity", value: { runningCommands: this.#runningCommands } } };
+      }
+      if (this.#ready) yield { message: { case: "ready", value: { warnings: [], samePaths: true } } };
+      for (;;) {
+        await arrived.promise;
+        arrived = Promise.withResolvers();
+        for (const message of queue.splice(0)) {
+          if (message === "break") return;
+          yield { message };
+        }
+      }
+    } finally {
+      this.#streams.delete(push);
+      if (this.#streams.size === 0) {
+        this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.spec.leaseSeconds * 1000);
+      }
+    }
+  }
+
+  /** The test's own way in: the command's first argument says what to do, and its output is the answer. */
+  async *#execute(requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>): AsyncIterable<unknown> {
+    for await (const { message } of requests) {
+      const [command, argument] = (message.value as { args: string[] }).args;
+      if (command === "ready") this.becomeReady();
+      if (command === "step") this.step(argument);
+      if (command === "activity") this.activity(Number(argument));
+      if (command === "exit") {
+        console.error("fake agent: told to exit");
+        Deno.exit(Number(argument));
+      }
+      const answer = JSON.stringify({ pid: Deno.pid, epochs: this.epochs });
+      yield { message: { case: "stdout", value: new TextEncoder().encode(answer) } };
+      yield { message: { case: "exitCode", value: 0 } };
+      return;
+    }
+  }
+}

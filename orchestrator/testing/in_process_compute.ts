@@ -1,0 +1,67 @@
+import {
+  type AgentEndpoint,
+  type AgentFailure,
+  type AgentSpec,
+  AgentStartError,
+  type ComputeService,
+  type RunningAgent,
+} from "../compute/compute_service.ts";
+import { FakeAgentServer } from "./fake_agent_server.ts";
+
+/** Runs fake agents inside of the test's own process, where the test can reach them. */
+export class InProcessCompute implements ComputeService, AsyncDisposable {
+  readonly name = "in-process";
+  /** All agents that were ever started, oldest first. */
+  readonly agents: FakeAgentServer[] = [];
+  /** The agents that are not gone. */
+  readonly alive = new Set<FakeAgentServer>();
+  /** The next starts wait for this. */
+  gate: Promise<void> = Promise.resolve();
+  #started = Promise.withResolvers<FakeAgentServer>();
+
+  /** Resolves with the next agent that is started from now on. */
+  next(): Promise<FakeAgentServer> {
+    return this.#started.promise;
+  }
+
+  async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
+    onStep("agent process started");
+    const givenUp = new Promise<never>((_, reject) => {
+      signal.addEventListener("abort", () => reject(signal.reason));
+    });
+    givenUp.catch(() => {});
+    await Promise.race([this.gate, givenUp]);
+    signal.throwIfAborted();
+    if (spec.startupOptions.includes("--fake=exit")) {
+      throw new AgentStartError("The agent ended (exit code 3): no JDK here.", false);
+    }
+    const agent = new FakeAgentServer(spec);
+    const port = await agent.listen();
+    this.agents.push(agent);
+    this.alive.add(agent);
+    const ended = agent.ended.then((): AgentFailure => {
+      agent.close();
+      this.alive.delete(agent);
+      return { reason: "The agent ended (exit code 0).", transient: true };
+    });
+    this.#started.resolve(agent);
+    this.#started = Promise.withResolvers();
+    const deaf = spec.startupOptions.includes("--fake=deaf");
+    return {
+      processId: String(this.agents.length),
+      endpoint: { host: "127.0.0.1", port, commandPort: port },
+      ended,
+      terminate: () => deaf || agent.close(),
+      kill: () => agent.close(),
+    };
+  }
+
+  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
+    return { processId, endpoint, terminate() {}, kill() {} };
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    for (const agent of this.agents) agent.close();
+    return Promise.resolve();
+  }
+}

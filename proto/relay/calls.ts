@@ -1,0 +1,166 @@
+/**
+ * gRPC calls on bare HTTP/2 streams, for the path that commands travel: no message is decoded that need not be, which
+ * makes a hop several times cheaper than a full gRPC stack (and its start 40 ms shorter).
+ */
+import { Buffer } from "node:buffer";
+import type { Stream } from "../http2/connection.ts";
+import type { Headers } from "../http2/hpack.ts";
+import { frame, MessageStream } from "./message_stream.ts";
+
+/** The gRPC status codes that the relay makes itself. */
+export const Status = {
+  OK: 0,
+  CANCELLED: 1,
+  INVALID_ARGUMENT: 3,
+  RESOURCE_EXHAUSTED: 8,
+  FAILED_PRECONDITION: 9,
+  UNIMPLEMENTED: 12,
+  INTERNAL: 13,
+  UNAVAILABLE: 14,
+  UNAUTHENTICATED: 16,
+} as const;
+
+/** A gRPC status other than OK. `message` is one sentence. */
+export class StatusError extends Error {
+  override readonly name = "StatusError";
+  /** @param details Further trailers, by lower-case name. */
+  constructor(readonly code: number, message: string, readonly details: Record<string, string> = {}) {
+    super(message);
+  }
+}
+
+/** The service side of one call: sends headers once, writes messages with back-pressure, ends with a status. */
+export class ServerCall {
+  readonly #stream: Stream;
+  #ended = false;
+
+  constructor(stream: Stream) {
+    this.#stream = stream;
+  }
+
+  /** Aborted when the caller went away before the call had ended. */
+  get gone(): AbortSignal {
+    return this.#stream.gone;
+  }
+
+  /** True once a status was sent. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  #respond(): void {
+    if (!this.#stream.sentHeaders) this.#stream.sendHeaders({ ":status": "200", "content-type": "application/grpc" });
+  }
+
+  /**
+   * Writes bytes that are whole frames already, and that belong to the call from now on.
+   * @returns a promise to wait for before more is written, if the caller reads slowly
+   */
+  writeFrames(frames: Uint8Array): Promise<void> | undefined {
+    if (this.#ended) return;
+    this.#respond();
+    return this.#stream.write(frames);
+  }
+
+  /** Writes one message. */
+  write(message: Uint8Array): Promise<void> | undefined {
+    return this.writeFrames(frame(message));
+  }
+
+  /** Ends the call with OK, or the error's status. */
+  end(error?: StatusError): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#respond();
+    this.#stream.end(
+      error
+        ? {
+          ...error.details,
+          "grpc-status": String(error.code),
+          "grpc-message": encodeURIComponent(error.message).replaceAll("%20", " "),
+        }
+        : { "grpc-status": "0" },
+    );
+  }
+
+  /** Resolves when everything was handed to the transport, or the caller is gone. */
+  async closed(): Promise<void> {
+    await this.#stream.closed;
+  }
+}
+
+/**
+ * The one message of a call with a unary request. Call it in the turn in which the stream came. Throws a
+ * {@link StatusError} if there is none, more than one, or one larger than `limit` bytes.
+ */
+export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const messages: Buffer[] = [];
+    const gathered = new MessageStream((message) => {
+      messages.push(Buffer.from(message));
+      return [];
+    }, limit);
+    stream.onData = (chunk) => {
+      try {
+        gathered.push(chunk);
+      } catch (e) {
+        stream.onData = () => {};
+        reject(new StatusError(Status.RESOURCE_EXHAUSTED, `The request was refused: ${(e as Error).message}.`));
+      }
+    };
+    stream.onEnd = () => {
+      if (messages.length === 1 && gathered.atBoundary) resolve(messages[0]);
+      else reject(new StatusError(Status.INVALID_ARGUMENT, "The request was cut short or is not one gRPC message."));
+    };
+    void stream.closed.then(() => reject(new StatusError(Status.CANCELLED, "The caller is gone.")));
+  });
+}
+
+/** How an outgoing call ended. */
+export interface CallEnd {
+  code: number;
+  message: string;
+  /** All headers and trailers that came. */
+  trailers: Headers;
+}
+
+/**
+ * Hands the bytes of an outgoing call to `take` until the call has ended; they are lent for the call of `take`, and flow
+ * control waits for its promise. Call it in the turn in which the stream was made. Resolves with the status, after the
+ * last bytes were taken; a connection that breaks gives UNAVAILABLE without a `grpc-status` among the trailers.
+ */
+export async function readCall(stream: Stream, take: (chunk: Uint8Array) => Promise<void> | void): Promise<CallEnd> {
+  const headers: Headers = {};
+  let last: Promise<void> | undefined;
+  stream.onHeaders = (more) => Object.assign(headers, more);
+  stream.onData = (chunk) => last = take(chunk) ?? undefined;
+  const error = await Promise.race([
+    new Promise<undefined>((resolve) => stream.onEnd = () => resolve(undefined)),
+    stream.closed,
+  ]);
+  await last;
+  const code = headers["grpc-status"];
+  if (code === undefined) {
+    const http = headers[":status"];
+    const why = error?.message ?? (http && http !== "200" ? `HTTP status ${http}` : "it ended without a status");
+    return { code: Status.UNAVAILABLE, message: why, trailers: headers };
+  }
+  let message = headers["grpc-message"] ?? "";
+  try {
+    message = decodeURIComponent(message);
+  } catch { /* as it came */ }
+  return { code: Number(code), message, trailers: headers };
+}
+
+/** The request headers of a gRPC call. */
+export function callHeaders(authority: string, path: string, more: Headers = {}): Headers {
+  return {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": path,
+    ":authority": authority,
+    te: "trailers",
+    "content-type": "application/grpc",
+    ...more,
+  };
+}

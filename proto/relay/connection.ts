@@ -1,0 +1,84 @@
+import { Buffer } from "node:buffer";
+import { sentence } from "../errors.ts";
+import { Http2Connection, type Stream } from "../http2/connection.ts";
+import { ErrorCode } from "../http2/frames.ts";
+import type { Headers } from "../http2/hpack.ts";
+import { callHeaders, type CallEnd, readCall, Status, StatusError } from "./calls.ts";
+import { frame } from "./message_stream.ts";
+
+/** One HTTP/2 connection (prior knowledge, plain text) to a gRPC peer, made when it is needed and again when it broke. */
+export class Connection implements Disposable {
+  readonly #host: string;
+  readonly #port: number;
+  #connection?: Promise<Http2Connection>;
+  #closed = false;
+
+  /** @param host An IP address (v6 without brackets) or a name. */
+  constructor(host: string, port: number) {
+    this.#host = host;
+    this.#port = port;
+  }
+
+  async #connected(): Promise<Http2Connection> {
+    if (this.#connection) {
+      const connection = await this.#connection;
+      if (connection.usable) return connection;
+    }
+    const connecting = this.#connection = Deno.connect({ hostname: this.#host, port: this.#port }).then((tcp) => {
+      tcp.setNoDelay(true);
+      return new Http2Connection(tcp, { role: "client" });
+    });
+    connecting.catch(() => {
+      if (this.#connection === connecting) this.#connection = undefined;
+    });
+    return connecting;
+  }
+
+  /**
+   * Begins a call with one request message. Throws a {@link StatusError} (UNAVAILABLE) if there is no connection: then
+   * the peer has certainly seen nothing. Later errors show in {@link readCall}'s result.
+   */
+  async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
+    let connection: Http2Connection;
+    try {
+      if (this.#closed) throw new Error("closed");
+      connection = await this.#connected();
+    } catch (e) {
+      throw new StatusError(Status.UNAVAILABLE, sentence(e));
+    }
+    const stream = connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
+    void stream.write(frame(message));
+    stream.end();
+    return stream;
+  }
+
+  /** A call with one request and one response. Resolves also when it failed; see the result's code. */
+  async unary(
+    path: string,
+    message: Uint8Array,
+    options: { headers?: Headers; timeoutMs?: number } = {},
+  ): Promise<CallEnd & { data: Uint8Array }> {
+    const chunks: Uint8Array[] = [];
+    let end: CallEnd;
+    try {
+      const stream = await this.start(path, message, options.headers);
+      const timer = setTimeout(() => stream.reset(ErrorCode.CANCEL), options.timeoutMs ?? 10_000);
+      end = await readCall(stream, (chunk) => void chunks.push(Buffer.from(chunk)));
+      clearTimeout(timer);
+    } catch (e) {
+      if (!(e instanceof StatusError)) throw e;
+      end = { code: e.code, message: e.message, trailers: {} };
+    }
+    const data = Buffer.concat(chunks);
+    return { ...end, code: end.code === Status.OK && data.length < 5 ? Status.INTERNAL : end.code, data: data.subarray(5) };
+  }
+
+  close(): void {
+    this.#closed = true;
+    void this.#connection?.then((c) => c.close(), () => {});
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

@@ -1,0 +1,348 @@
+/**
+ * Typed gRPC clients and servers from the generated descriptors, over @grpc/grpc-js: the one place where our own
+ * services meet the wire.
+ */
+import {
+  create,
+  type DescMessage,
+  fromBinary,
+  type MessageInitShape,
+  type MessageShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import * as grpc from "@grpc/grpc-js";
+import { Buffer } from "node:buffer";
+import type { Writable } from "node:stream";
+import { sentence } from "./errors.ts";
+
+export { status as Code } from "@grpc/grpc-js";
+
+/** Anything that went wrong in a call, on either side. `message` is the sentence for a person. */
+export class RpcError extends Error {
+  override readonly name = "RpcError";
+
+  /** @param code A gRPC status code, see {@link Code}. */
+  constructor(readonly code: grpc.status, message: string, cause?: unknown) {
+    super(message, { cause });
+  }
+
+  /** Turns anything thrown into an RpcError; what is not from gRPC becomes INTERNAL. */
+  static from(thrown: unknown): RpcError {
+    if (thrown instanceof RpcError) return thrown;
+    const { code, details } = thrown as Partial<grpc.ServiceError>;
+    if (typeof code === "number" && typeof details === "string") return new RpcError(code, details, thrown);
+    return new RpcError(grpc.status.INTERNAL, sentence(thrown), thrown);
+  }
+}
+
+// deno-lint-ignore no-explicit-any
+type Service = GenService<any>;
+type Methods<S> = S extends GenService<infer M extends GenServiceMethods> ? M : never;
+type In<M> = M extends { input: infer I extends DescMessage } ? I : never;
+type Out<M> = M extends { output: infer O extends DescMessage } ? O : never;
+
+/** How a call is made. */
+export interface CallOptions {
+  /** Cancels the call. */
+  signal?: AbortSignal;
+  /** Milliseconds from now after which the call fails with DEADLINE_EXCEEDED. @default no deadline */
+  timeoutMs?: number;
+  /** Further metadata, by lower-case name. */
+  metadata?: Record<string, string>;
+}
+
+/** A bidirectional call: send requests, end them, iterate over the responses. Leaving the iteration cancels. */
+export interface BidiCall<I extends DescMessage, O extends DescMessage> extends AsyncIterable<MessageShape<O>> {
+  /** Resolves when the transport takes more. */
+  send(request: MessageInitShape<I>): Promise<void>;
+  end(): void;
+  cancel(): void;
+}
+
+/** The client of a service: a method each, in the shape of its kind. */
+export type RpcClient<S extends Service> =
+  & {
+    [K in keyof Methods<S>]: Methods<S>[K] extends { methodKind: "unary" } ? (
+        request: MessageInitShape<In<Methods<S>[K]>>,
+        options?: CallOptions,
+      ) => Promise<MessageShape<Out<Methods<S>[K]>>>
+      : Methods<S>[K] extends { methodKind: "server_streaming" } ? (
+          request: MessageInitShape<In<Methods<S>[K]>>,
+          options?: CallOptions,
+        ) => AsyncIterable<MessageShape<Out<Methods<S>[K]>>>
+      : Methods<S>[K] extends { methodKind: "bidi_streaming" }
+        ? (options?: CallOptions) => BidiCall<In<Methods<S>[K]>, Out<Methods<S>[K]>>
+      : never;
+  }
+  & Disposable
+  & { close(): void };
+
+/** How a client connects. */
+export interface RpcClientOptions {
+  /** Sent as `authorization: Bearer …` with each call. */
+  token?: string;
+  /** @default plain text */
+  credentials?: grpc.ChannelCredentials;
+  channel?: grpc.ChannelOptions;
+}
+
+/** Notices a dead peer within 10 s, also while nothing is sent; never limits a message's size. */
+const CHANNEL_DEFAULTS: grpc.ChannelOptions = {
+  "grpc.max_receive_message_length": -1,
+  "grpc.max_send_message_length": -1,
+  "grpc.keepalive_time_ms": 6_000,
+  "grpc.keepalive_timeout_ms": 3_000,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2_000,
+  "grpc.enable_http_proxy": 0,
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+/**
+ * A client of `service` at `address` ("host:port"). Connects on the first call; `close()` it.
+ * Every error that a method throws is an {@link RpcError}.
+ */
+export function createRpcClient<S extends Service>(
+  service: S,
+  address: string,
+  options: RpcClientOptions = {},
+): RpcClient<S> {
+  const client = new grpc.Client(address, options.credentials ?? grpc.credentials.createInsecure(), {
+    ...CHANNEL_DEFAULTS,
+    ...options.channel,
+  });
+  const metadata = (call: CallOptions = {}) => {
+    const m = new grpc.Metadata();
+    if (options.token) m.set("authorization", `Bearer ${options.token}`);
+    for (const [k, v] of Object.entries(call.metadata ?? {})) m.set(k, v);
+    return m;
+  };
+  const deadline = (call: CallOptions = {}): grpc.CallOptions =>
+    call.timeoutMs === undefined ? {} : { deadline: Date.now() + call.timeoutMs };
+
+  // deno-lint-ignore no-explicit-any
+  const methods: Record<string, any> = {};
+  for (const method of service.methods) {
+    const path = `/${service.typeName}/${method.name}`;
+    const encode = (m: MessageInitShape<DescMessage>) => Buffer.from(toBinary(method.input, create(method.input, m)));
+    const decode = (b: Uint8Array) => fromBinary(method.output, b);
+    switch (method.methodKind) {
+      case "unary":
+        methods[method.localName] = (request: MessageInitShape<DescMessage>, call?: CallOptions) =>
+          new Promise((resolve, reject) => {
+            if (call?.signal?.aborted) return reject(new RpcError(grpc.status.CANCELLED, "the call was cancelled"));
+            const c = client.makeUnaryRequest(path, encode, decode, request, metadata(call), deadline(call), (e, r) => {
+              call?.signal?.removeEventListener("abort", abort);
+              e ? reject(RpcError.from(e)) : resolve(r);
+            });
+            const abort = () => c.cancel();
+            call?.signal?.addEventListener("abort", abort);
+          });
+        break;
+      case "server_streaming":
+        methods[method.localName] = (request: MessageInitShape<DescMessage>, call?: CallOptions) =>
+          iterate(client.makeServerStreamRequest(path, encode, decode, request, metadata(call), deadline(call)), call);
+        break;
+      case "bidi_streaming":
+        methods[method.localName] = (call?: CallOptions) => {
+          const stream = client.makeBidiStreamRequest(path, encode, decode, metadata(call), deadline(call));
+          const responses = iterate(stream, call);
+          return {
+            send: (m: MessageInitShape<DescMessage>) => write(stream as unknown as Writable, m),
+            end: () => stream.end(),
+            cancel: () => stream.cancel(),
+            [Symbol.asyncIterator]: () => responses[Symbol.asyncIterator](),
+          };
+        };
+        break;
+      default:
+        throw new TypeError(`${path}: ${method.methodKind} methods are not used by RBS`);
+    }
+  }
+  methods.close = methods[Symbol.dispose as unknown as string] = () => client.close();
+  return methods as RpcClient<S>;
+}
+
+/** Writes one message; resolves when the stream takes more, or is gone (its reader learns why). */
+function write(stream: Writable, m: unknown): Promise<void> {
+  return new Promise<void>((resolve) => {
+    if (stream.destroyed || stream.writableEnded || stream.write(m)) return resolve();
+    const done = () => {
+      for (const e of ["drain", "close", "error", "cancelled"]) stream.off(e, done);
+      resolve();
+    };
+    for (const e of ["drain", "close", "error", "cancelled"]) stream.on(e, done);
+  });
+}
+
+/**
+ * The messages of a stream of grpc-js. With back-pressure; ends only after both the last message and the status
+ * (grpc-js may report the status first).
+ */
+function iterate<T>(stream: grpc.ClientReadableStream<T>, call?: CallOptions): AsyncIterable<T> {
+  const abort = () => stream.cancel();
+  if (call?.signal?.aborted) abort();
+  else call?.signal?.addEventListener("abort", abort);
+  const settled = Promise.withResolvers<RpcError | undefined>();
+  stream.on("error", (e) => settled.resolve(RpcError.from(e)));
+  stream.on("status", (s: grpc.StatusObject) => {
+    if (s.code === grpc.status.OK) settled.resolve(undefined);
+  });
+  return {
+    async *[Symbol.asyncIterator]() {
+      let ended = false;
+      try {
+        try {
+          for await (const message of stream as unknown as AsyncIterable<T>) yield message;
+        } catch (e) {
+          throw RpcError.from(e);
+        }
+        const error = await settled.promise;
+        ended = true;
+        if (error) throw error;
+      } finally {
+        call?.signal?.removeEventListener("abort", abort);
+        if (!ended) stream.cancel();
+      }
+    },
+  };
+}
+
+/** What a handler knows of its call. */
+export interface CallContext {
+  /** Aborted when the caller is gone or has cancelled. */
+  readonly signal: AbortSignal;
+  /** The caller's metadata value, or undefined. */
+  metadata(name: string): string | undefined;
+  /** "host:port" of the caller. */
+  readonly peer: string;
+}
+
+/** The implementation of a service: a function for each method. Throw an {@link RpcError} to fail with its code. */
+export type RpcImplementation<S extends Service> = {
+  [K in keyof Methods<S>]: Methods<S>[K] extends { methodKind: "unary" }
+    ? (request: MessageShape<In<Methods<S>[K]>>, context: CallContext) => Promise<MessageInitShape<Out<Methods<S>[K]>>>
+    : Methods<S>[K] extends { methodKind: "server_streaming" } ? (
+        request: MessageShape<In<Methods<S>[K]>>,
+        context: CallContext,
+      ) => AsyncIterable<MessageInitShape<Out<Methods<S>[K]>>>
+    : Methods<S>[K] extends { methodKind: "bidi_streaming" } ? (
+        requests: AsyncIterable<MessageShape<In<Methods<S>[K]>>>,
+        context: CallContext,
+      ) => AsyncIterable<MessageInitShape<Out<Methods<S>[K]>>>
+    : never;
+};
+
+/** How a server listens. */
+export interface RpcServerOptions {
+  /** "host:port"; port 0 takes a free one. */
+  address: string;
+  /** @default plain text */
+  credentials?: grpc.ServerCredentials;
+  /** Called before each handler; throws an {@link RpcError} to refuse. `path` is "/package.Service/Method". */
+  authorize(path: string, context: CallContext): void;
+  /** Called with what a handler threw that was not an RpcError. */
+  onError?(path: string, error: unknown): void;
+}
+
+/** A request larger than this is refused with RESOURCE_EXHAUSTED before it is read: our own requests are small. */
+export const MAX_REQUEST_BYTES = 4 << 20;
+
+/** A listening gRPC server. */
+export class RpcServer implements AsyncDisposable {
+  readonly #server: grpc.Server;
+  readonly #options: RpcServerOptions;
+  /** The port that it listens on; 0 before {@link listen}. */
+  port = 0;
+
+  constructor(options: RpcServerOptions) {
+    this.#options = options;
+    this.#server = new grpc.Server({
+      "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
+      "grpc.max_send_message_length": -1,
+      "grpc.keepalive_time_ms": 6_000,
+      "grpc.keepalive_timeout_ms": 3_000,
+    });
+  }
+
+  /** Adds a service. Call it before {@link listen}. */
+  add<S extends Service>(service: S, implementation: RpcImplementation<S>): this {
+    const definition: Record<string, grpc.MethodDefinition<unknown, unknown>> = {};
+    const handlers: grpc.UntypedServiceImplementation = {};
+    for (const method of service.methods) {
+      const path = `/${service.typeName}/${method.name}`;
+      const handler = (implementation as Record<string, unknown>)[method.localName] as (
+        request: unknown,
+        context: CallContext,
+      ) => unknown;
+      definition[method.localName] = {
+        path,
+        requestStream: method.methodKind === "bidi_streaming",
+        responseStream: method.methodKind !== "unary",
+        requestSerialize: () => Buffer.alloc(0),
+        requestDeserialize: (b) => fromBinary(method.input, b),
+        responseSerialize: (m) =>
+          Buffer.from(toBinary(method.output, create(method.output, m as MessageInitShape<DescMessage>))),
+        responseDeserialize: () => undefined,
+      };
+      const prepare = (call: grpc.ServerDuplexStream<unknown, unknown>) => {
+        const gone = new AbortController();
+        call.on("cancelled", () => gone.abort(new RpcError(grpc.status.CANCELLED, "the caller is gone")));
+        const context: CallContext = {
+          signal: gone.signal,
+          metadata: (name) => call.metadata.get(name)[0]?.toString(),
+          peer: call.getPeer(),
+        };
+        this.#options.authorize(path, context);
+        return context;
+      };
+      const refuse = (thrown: unknown): Partial<grpc.StatusObject> => {
+        if (!(thrown instanceof RpcError)) this.#options.onError?.(path, thrown);
+        const error = RpcError.from(thrown);
+        return { code: error.code, details: error.message };
+      };
+      handlers[method.localName] = method.methodKind === "unary"
+        ? (call: grpc.ServerUnaryCall<unknown, unknown>, callback: grpc.sendUnaryData<unknown>) => {
+          (async () => await handler(call.request, prepare(call as never)))().then(
+            (r) => callback(null, r),
+            (e) => callback(refuse(e)),
+          );
+        }
+        : async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
+          try {
+            const context = prepare(call);
+            const request = method.methodKind === "bidi_streaming" ? call : (call as { request?: unknown }).request;
+            for await (const response of handler(request, context) as AsyncIterable<unknown>) {
+              await write(call as unknown as Writable, response);
+              if (context.signal.aborted) break;
+            }
+            call.end();
+          } catch (e) {
+            call.emit("error", refuse(e));
+          }
+        };
+    }
+    this.#server.addService(definition as grpc.ServiceDefinition, handlers);
+    return this;
+  }
+
+  /** Starts to listen. Rejects when the address is in use or not ours. @returns the port */
+  async listen(): Promise<number> {
+    const credentials = this.#options.credentials ?? grpc.ServerCredentials.createInsecure();
+    this.port = await new Promise<number>((resolve, reject) =>
+      this.#server.bindAsync(this.#options.address, credentials, (e, port) => e ? reject(e) : resolve(port))
+    );
+    return this.port;
+  }
+
+  /** Stops at once; calls in flight fail with UNAVAILABLE at their callers. */
+  close(): void {
+    this.#server.forceShutdown();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+}

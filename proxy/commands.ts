@@ -1,0 +1,368 @@
+/**
+ * The commands of one proxy: each Run that the Bazel client sent, from its first response to its last.
+ *
+ *     client                proxy                                agent
+ *       │ Run                │                                     │
+ *       │───────────────────>│                                     │
+ *       │ {cookie, our id}   │ at once, so that Ctrl-C works       │
+ *       │<───────────────────│                                     │
+ *       │ "rbs: … 2.1s"      │ while the session's agent is found  │
+ *       │<───────────────────│ Run, its cookie patched             │
+ *       │                    │────────────────────────────────────>│
+ *       │                    │ {cookie, its id}, output, …         │
+ *       │ the same, cookie   │<────────────────────────────────────│
+ *       │ and id patched     │                                     │
+ *       │<───────────────────│                                     │
+ */
+import { Buffer } from "node:buffer";
+import { randomUUID } from "node:crypto";
+import { RbsError, sentence } from "../proto/errors.ts";
+import type { Stream } from "../proto/http2/connection.ts";
+import type { Headers } from "../proto/http2/hpack.ts";
+import { type CallEnd, readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
+import { MessageStream } from "../proto/relay/message_stream.ts";
+import {
+  bytesValue,
+  encodeFields,
+  type Field,
+  lengthPrefix,
+  patchFields,
+  scanFields,
+  textValue,
+  varintValue,
+} from "../proto/relay/wire.ts";
+import type { Cookies } from "./command_server.ts";
+import type { AgentLink, Session } from "./session.ts";
+
+const RUN = "/command_server.CommandServer/Run";
+const CANCEL = "/command_server.CommandServer/Cancel";
+
+/** The agent puts the real server's cookie in; ours stays between the client and us. */
+const NO_COOKIE = Buffer.alloc(0);
+
+/** Field numbers of RunResponse, as in proto/bazel/v1/command_server.proto. */
+const Response = {
+  cookie: 1,
+  stdout: 2,
+  stderr: 3,
+  finished: 4,
+  exitCode: 5,
+  commandId: 6,
+  terminationExpected: 7,
+  execRequest: 8,
+};
+
+/** Bazel's exit codes that the proxy itself uses. */
+export const ExitCode = {
+  /** The user pressed Ctrl-C. */
+  INTERRUPTED: 8,
+  /** Another command is running, and the caller did not want to wait. */
+  LOCK_HELD: 9,
+  /** Something in this machine's set-up keeps RBS from working. */
+  LOCAL_ENVIRONMENTAL_ERROR: 36,
+  /** The server died. */
+  INTERNAL_ERROR: 37,
+};
+
+/** What a Run request asks for. */
+interface RunRequest {
+  /** "build", "shutdown", …; empty if there is none. */
+  command: string;
+  args: Buffer[];
+  startupOptions: string[];
+  blockForLock: boolean;
+  /** "pid=N", or with " (for shutdown)". */
+  client: string;
+}
+
+function readRunRequest(message: Uint8Array): RunRequest {
+  const request: RunRequest = { command: "", args: [], startupOptions: [], blockForLock: false, client: "" };
+  scanFields(message, (f) => {
+    if (f.number === 2) request.args.push(Buffer.from(bytesValue(message, f)));
+    else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
+    else if (f.number === 4) request.client = textValue(message, f);
+    else if (f.number === 6) {
+      const option = bytesValue(message, f);
+      scanFields(option, (o) => {
+        if (o.number === 1) request.startupOptions.push(textValue(option, o));
+      });
+    }
+  });
+  request.command = request.args[0]?.toString() ?? "";
+  return request;
+}
+
+/** A command in flight. */
+interface Command {
+  readonly id: string;
+  readonly request: RunRequest;
+  readonly cancelled: AbortController;
+  /** The id that the real server gave it, once known, and the link that it runs on. */
+  remoteId?: string;
+  link?: AgentLink;
+  cancelSent: boolean;
+}
+
+/** What {@link Commands} tells its owner. */
+export interface CommandEvents {
+  /** The number of commands in flight changed. */
+  onActivity(running: number): void;
+  /** The server was told to end, and the last response is on its way: end soon. */
+  onTermination(): void;
+}
+
+/** See the file's head. */
+export class Commands {
+  readonly #cookies: Cookies;
+  readonly #session: Session;
+  readonly #events: CommandEvents;
+  readonly #running = new Map<string, Command>();
+
+  constructor(cookies: Cookies, session: Session, events: CommandEvents) {
+    this.#cookies = cookies;
+    this.#session = session;
+    this.#events = events;
+  }
+
+  /** One line for each command in flight, for the log. */
+  describe(): string[] {
+    return [...this.#running.values()].map((c) =>
+      `${c.request.command} (${c.request.client}), ${c.remoteId ? `command id ${c.remoteId}` : "not at the server yet"}`
+    );
+  }
+
+  /** Cancels everything, as if the user had pressed Ctrl-C. */
+  cancelAll(): void {
+    for (const command of this.#running.values()) this.#cancel(command);
+  }
+
+  /** Serves a Run call from its first response to its status. */
+  async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
+    const command: Command = {
+      id: randomUUID(),
+      request: readRunRequest(message),
+      cancelled: new AbortController(),
+      cancelSent: false,
+    };
+    const held = [...this.#running.values()].find((c) => c.link === undefined);
+    const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
+      call.write(
+        encodeFields([[Response.cookie, this.#cookies.responseCookie], ...fields, [Response.commandId, command.id]]
+          .sort((a, b) => (a[0] as number) - (b[0] as number)) as [number, string][]),
+      );
+    const finish = (exitCode: number, text = "", ...more: [number, string | Uint8Array | number | boolean][]) => {
+      if (text) respond([Response.stderr, text]);
+      respond([Response.finished, true], [Response.exitCode, exitCode], ...more);
+      call.end();
+    };
+    respond();
+
+    const { command: name, blockForLock } = command.request;
+    if (held && !blockForLock) {
+      // What the real server would say, had the other command reached it already.
+      return finish(ExitCode.LOCK_HELD, `Another command (${held.request.client}) is running. Exiting immediately.\n`);
+    }
+    if (name === "shutdown" && !this.#session.connected) {
+      // There is no server to end: starting one for that would be silly.
+      finish(0, "", [Response.terminationExpected, true]);
+      await call.closed();
+      return this.#events.onTermination();
+    }
+
+    this.#running.set(command.id, command);
+    this.#events.onActivity(this.#running.size);
+    const left = () => this.#cancel(command);
+    call.gone.addEventListener("abort", left);
+    try {
+      const outcome = await this.#runRemotely(
+        command,
+        message,
+        headers,
+        call,
+        (text) => respond([Response.stderr, text]),
+      );
+      if (outcome === "ended") call.end();
+      else if (outcome === "terminated") {
+        call.end();
+        await call.closed();
+        this.#events.onTermination();
+      } else finish(outcome.exitCode, outcome.text, ...outcome.fields ?? []);
+    } catch (e) {
+      if (call.gone.aborted) return;
+      if (e instanceof StatusError) return call.end(e);
+      const exitCode = e instanceof RbsError ? e.exitCode : ExitCode.INTERNAL_ERROR;
+      finish(exitCode, `rbs: ${sentence(e)}\n`);
+      if (!(e instanceof RbsError)) console.error(e);
+    } finally {
+      call.gone.removeEventListener("abort", left);
+      this.#running.delete(command.id);
+      this.#events.onActivity(this.#running.size);
+    }
+  }
+
+  /** Finds the agent, sends the request there, and passes the responses on. */
+  async #runRemotely(
+    command: Command,
+    message: Buffer,
+    headers: Headers,
+    call: ServerCall,
+    say: (text: string) => void,
+  ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
+    const { signal } = command.cancelled;
+    for (let attempt = 1;; attempt++) {
+      let link: AgentLink;
+      try {
+        link = await this.#session.link({ signal, say });
+      } catch (e) {
+        if (signal.aborted) {
+          return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
+        }
+        const fallback = this.#session.fallback(command.request, headers);
+        if (!fallback) throw e;
+        say(`rbs: ${sentence(e)}\n`);
+        return fallback;
+      }
+      command.link = link;
+      const outcome = await this.#relay(command, link, message, headers, call);
+      if (outcome.kind === "stale" && attempt < 5) {
+        // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
+        this.#session.lost(link, outcome.why);
+        command.link = undefined;
+        command.remoteId = undefined;
+        if (attempt > 1) await new Promise((r) => setTimeout(r, 100 * 2 ** attempt));
+        continue;
+      }
+      if (outcome.kind === "finished") return outcome.terminationExpected ? "terminated" : "ended";
+      if (outcome.kind === "cancelled") {
+        return { exitCode: ExitCode.INTERRUPTED, text: "" };
+      }
+      this.#session.lost(link, outcome.why);
+      return {
+        exitCode: ExitCode.INTERNAL_ERROR,
+        text: `rbs: ${outcome.why} The next command starts a new one.\n`,
+      };
+    }
+  }
+
+  /** One attempt. "stale": the agent did not take the request. "broken": it did, and then something died. */
+  async #relay(
+    command: Command,
+    link: AgentLink,
+    message: Buffer,
+    headers: Headers,
+    call: ServerCall,
+  ): Promise<
+    | { kind: "finished"; terminationExpected: boolean }
+    | { kind: "stale" | "broken"; why: string }
+    | { kind: "cancelled" }
+  > {
+    const request = Buffer.concat(patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined));
+    const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
+    let finished = false, terminationExpected = false, began = false;
+    const responses = new MessageStream((response) => {
+      began = true;
+      return patchFields(response, (f: Field) => {
+        switch (f.number) {
+          case Response.cookie:
+            return cookie;
+          case Response.commandId:
+            if (command.remoteId === undefined) {
+              command.remoteId = textValue(response, f);
+              if (command.cancelled.signal.aborted) this.#cancel(command);
+            }
+            return id;
+          case Response.finished:
+            finished = varintValue(response, f) !== 0;
+            break;
+          case Response.terminationExpected:
+            terminationExpected = varintValue(response, f) !== 0;
+            break;
+        }
+      });
+    });
+    let stream: Stream;
+    try {
+      stream = await link.connection.start(RUN, request, link.headers(headers));
+    } catch (e) {
+      return { kind: "stale", why: `The agent at ${link.name} cannot be reached (${sentence(e)}).` };
+    }
+    const cut = () => stream.reset();
+    call.gone.addEventListener("abort", cut);
+    let end: CallEnd;
+    try {
+      end = await readCall(stream, (chunk) => {
+        const frames = responses.push(chunk);
+        if (frames) return call.writeFrames(frames);
+      });
+    } finally {
+      call.gone.removeEventListener("abort", cut);
+    }
+    if (finished) return { kind: "finished", terminationExpected };
+    if (call.gone.aborted) return { kind: "finished", terminationExpected: false };
+    if (!began) {
+      if (end.code === Status.OK) return { kind: "broken", why: "The Bazel server ended the command without a word." };
+      if (end.code === Status.UNAVAILABLE && end.trailers["grpc-status"] === undefined) {
+        return { kind: "stale", why: `The agent at ${link.name} cannot be reached (${end.message}).` };
+      }
+      if (end.code === Status.FAILED_PRECONDITION || end.code === Status.UNAUTHENTICATED) {
+        return { kind: "stale", why: end.message };
+      }
+      if (command.cancelled.signal.aborted) return { kind: "cancelled" };
+    }
+    return {
+      kind: "broken",
+      why: end.trailers["grpc-status"] === undefined
+        ? `The agent at ${link.name} was lost in mid-command (${end.message}).`
+        : end.message || `The agent at ${link.name} ended the command with gRPC status ${end.code}.`,
+    };
+  }
+
+  /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */
+  cancel(message: Uint8Array): void {
+    let id = "";
+    scanFields(message, (f) => {
+      if (f.number === 2) id = textValue(message, f);
+    });
+    const command = this.#running.get(id);
+    if (command) this.#cancel(command);
+  }
+
+  #cancel(command: Command): void {
+    command.cancelled.abort();
+    const { link, remoteId } = command;
+    // Before the real server has named the command there is nothing to cancel there yet: run() or the first response
+    // comes back here.
+    if (!link || remoteId === undefined || command.cancelSent) return;
+    command.cancelSent = true;
+    link.connection.unary(CANCEL, Buffer.concat([lengthPrefix(1, 0), encodeFields([[2, remoteId]])]), {
+      headers: link.headers(),
+    })
+      .then((end) => {
+        if (end.code !== Status.OK) console.error(`rbs: Cancel was not delivered: ${end.message}`);
+      });
+  }
+
+  /** Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. */
+  async forward(path: string, message: Uint8Array, headers: Headers, call: ServerCall): Promise<void> {
+    const abandoned = new AbortController();
+    call.gone.addEventListener("abort", () => abandoned.abort());
+    const link = await this.#session.link({ signal: abandoned.signal, say: () => {} });
+    const request = Buffer.concat(patchFields(message, (f) => {
+      if (f.wireType !== 2) return;
+      const text = textValue(message, f);
+      if (f.number === 1 && text === this.#cookies.requestCookie) return NO_COOKIE;
+      const remoteId = this.#running.get(text)?.remoteId;
+      return remoteId === undefined ? undefined : Buffer.from(remoteId);
+    }));
+    const responses = new MessageStream((response) =>
+      patchFields(response, (f) => f.number === 1 ? Buffer.from(this.#cookies.responseCookie) : undefined)
+    );
+    const stream = await link.connection.start(path, request, link.headers(headers));
+    call.gone.addEventListener("abort", () => stream.reset());
+    const end = await readCall(stream, (chunk) => {
+      const frames = responses.push(chunk);
+      if (frames) return call.writeFrames(frames);
+    });
+    call.end(end.code === Status.OK ? undefined : new StatusError(end.code, end.message));
+  }
+}

@@ -1,0 +1,97 @@
+import { randomBytes } from "node:crypto";
+import { dirname, resolve } from "node:path";
+import { RbsError, sentence } from "../../proto/errors.ts";
+
+/** Follows symbolic links to the file that they mean, which need not be there. Absolute. */
+export function followLinks(path: string): string {
+  let at = resolve(path);
+  for (let i = 0; i < 40; i++) {
+    try {
+      at = resolve(dirname(at), Deno.readLinkSync(at));
+    } catch {
+      return at;
+    }
+  }
+  throw new RbsError(`${path} is a symbolic link that never ends: mend it.`, { culprit: "caller" });
+}
+
+/** A text file's content; undefined when it is not there. Throws an RbsError for one that would not survive a rewrite. */
+export function readText(path: string): string | undefined {
+  let bytes: Uint8Array;
+  try {
+    bytes = Deno.readFileSync(path);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return undefined;
+    throw new RbsError(`${path} cannot be read (${sentence(cause)}): make it readable.`, { cause });
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw new RbsError(
+      `${path} is not UTF-8, so it is left alone: add the line by hand (see "jbazel setup --print").`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * Replaces a file's content whole or not at all. Keeps its mode and, where permitted, its owner. A link stays a link:
+ * its target is replaced.
+ */
+export function replaceText(path: string, text: string): void {
+  const target = followLinks(path);
+  const fresh = `${target}.rbs-${randomBytes(6).toString("hex")}`;
+  try {
+    const old = statOrUndefined(target);
+    const file = Deno.openSync(fresh, { write: true, createNew: true });
+    try {
+      const bytes = new TextEncoder().encode(text);
+      for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
+      file.syncSync();
+    } finally {
+      file.close();
+    }
+    if (old) {
+      if (old.mode !== null) Deno.chmodSync(fresh, old.mode & 0o7777);
+      const made = Deno.statSync(fresh);
+      if (old.uid !== made.uid || old.gid !== made.gid) {
+        try {
+          Deno.chownSync(fresh, old.uid, old.gid);
+        } catch { /* only root may; a user's own file that another made becomes the user's */ }
+      }
+    }
+    Deno.renameSync(fresh, target);
+  } catch (cause) {
+    try {
+      Deno.removeSync(fresh);
+    } catch { /* it was never made */ }
+    if (cause instanceof Deno.errors.NotCapable) {
+      throw new RbsError(
+        `${path} leads elsewhere, and nothing was changed: name the file itself, with --rc=${target}.`,
+        {
+          cause,
+          culprit: "caller",
+        },
+      );
+    }
+    throw new RbsError(`${target} cannot be written (${sentence(cause)}): nothing was changed.`, { cause });
+  }
+}
+
+/** Removes a file; a link to it stays. */
+export function removeFile(path: string): void {
+  try {
+    Deno.removeSync(followLinks(path));
+  } catch (cause) {
+    throw new RbsError(`${path} cannot be removed (${sentence(cause)}): nothing was changed.`, { cause });
+  }
+}
+
+function statOrUndefined(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.statSync(path);
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return undefined;
+    throw e;
+  }
+}

@@ -1,0 +1,117 @@
+import { RbsError } from "../../proto/errors.ts";
+import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
+import { commandEnvironment } from "./environment.ts";
+import { BazelExit } from "./exit_codes.ts";
+import { readsStdin } from "./invocation.ts";
+import { runLocalBazel } from "./local_bazel.ts";
+import { type BuildServer, OrchestratorSession } from "./orchestrator_session.ts";
+import { oneLine, Progress, type ProgressOutput } from "./progress.ts";
+import { type CommandIo, runRemoteCommand, StaleServer } from "./remote_command.ts";
+import { type Settings, usage } from "./settings.ts";
+
+/** How often a server that turned out to be gone is asked for anew, and the pause before it in milliseconds. */
+const RETRY_PAUSES_MS = [100, 500, 1500];
+
+/** Where a Bazel command happens. */
+export interface BazelCommandOptions {
+  settings: Settings;
+  /** Absolute. */
+  workingDirectory: string;
+  /** The user's. */
+  env: Record<string, string>;
+  io: CommandIo;
+  progress: ProgressOutput;
+}
+
+/**
+ * Runs a Bazel command line on the workspace's build server, from any directory of the workspace.
+ *
+ * @param args What follows `bazel`.
+ * @returns Bazel's exit code
+ */
+export async function runBazelCommand(args: string[], options: BazelCommandOptions): Promise<number> {
+  const { settings, workingDirectory, io } = options;
+  const say = (line: string) => options.progress.write(`${line}\n`);
+  const locally = (reason: string) => runLocalBazel(args, reason, { say, signals: io.signals });
+
+  // Deno has put a replacement character where bytes were no UTF-8; Bazel would act on another name than was meant.
+  const mangled = args.find((a) => a.includes("\ufffd"));
+  if (mangled !== undefined) {
+    throw usage(`The argument ${JSON.stringify(mangled)} is not valid UTF-8, which jbazel cannot pass on.`);
+  }
+
+  const workspace = findWorkspace(workingDirectory);
+  if (workspace === undefined) {
+    const reason = `${workingDirectory} is not within a workspace (no ${WORKSPACE_MARKERS.join(", ")} here or above)`;
+    if (settings.fallback === "local") return await locally(`${reason}.`);
+    throw usage(`${reason}: change to the directory of one.`);
+  }
+
+  let session: OrchestratorSession;
+  try {
+    session = new OrchestratorSession(settings);
+  } catch (e) {
+    return await fallBack(e);
+  }
+  using orchestrator = session;
+  for (let attempt = 0;; attempt++) {
+    let server: BuildServer;
+    try {
+      server = await waitForServer(orchestrator, workspace, options);
+    } catch (e) {
+      return await fallBack(e);
+    }
+    if (!server.joined && attempt === 0) {
+      for (const w of server.response.warnings) say(`rbs: warning: ${oneLine(w)}`);
+    }
+    const heartbeats = new AbortController();
+    try {
+      // The command's start is what the user waits for; the first heartbeat goes out beside it.
+      orchestrator.heartbeat(server.response.session!, heartbeats.signal);
+      return await runRemoteCommand(server.response, {
+        args: ["bazel", ...args],
+        env: commandEnvironment(options.env),
+        workingDirectory,
+        readsStdin: readsStdin(args),
+      }, io);
+    } catch (e) {
+      if (!(e instanceof StaleServer)) throw e;
+      const pause = RETRY_PAUSES_MS[attempt];
+      if (pause === undefined) {
+        return await fallBack(
+          new RbsError(
+            `The agent of ${workspace} takes no commands (${e.message.replace(/\.+$/, "")}): see "jbazel doctor".`,
+            { cause: e, exitCode: BazelExit.ENVIRONMENT },
+          ),
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    } finally {
+      heartbeats.abort();
+    }
+  }
+
+  /** Only when no server could be had; never for a command that may have begun. */
+  async function fallBack(e: unknown): Promise<number> {
+    if (settings.fallback !== "local" || !(e instanceof RbsError) || e.exitCode !== BazelExit.ENVIRONMENT) throw e;
+    return await locally(e.message);
+  }
+}
+
+/** Asks for the server while the user sees why it takes time, and may leave. */
+async function waitForServer(
+  orchestrator: OrchestratorSession,
+  workspace: string,
+  options: BazelCommandOptions,
+): Promise<BuildServer> {
+  using progress = new Progress(options.progress, "waiting for the orchestrator");
+  using cleanup = new DisposableStack();
+  const interrupted = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    cleanup.defer(options.io.signals.on(signal, () => interrupted.abort()));
+  }
+  return await orchestrator.requestServer(workspace, {
+    signal: interrupted.signal,
+    onStep: (description) => progress.step(description),
+  });
+}

@@ -1,0 +1,404 @@
+/** What can be wrong on a machine, one function each, and how to mend it. */
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { statfsSync } from "node:fs";
+import { lookup } from "node:dns/promises";
+import { join } from "node:path";
+import { sentence } from "../../proto/errors.ts";
+import { localTokenFile } from "../../proto/state.ts";
+import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
+import { inspectJavabase } from "./javabase.ts";
+import { OrchestratorSession } from "./orchestrator_session.ts";
+import { findLocalServer, outputBase } from "./output_base.ts";
+import type { RunProgram } from "./programs.ts";
+import { lastOption, rcFiles, type RcStartupOption, readStartupOptions } from "./rc_options.ts";
+import type { Settings } from "./settings.ts";
+
+/** What a check found out. `mend` says what to do. */
+export interface Finding {
+  level: "ok" | "warn" | "FAIL";
+  text: string;
+  mend?: string;
+}
+
+/** What the checks look at. */
+export interface DoctorContext {
+  settings: Settings;
+  /** Absolute. */
+  workingDirectory: string;
+  /** The javabase that belongs to this jbazel. Absolute. */
+  javabase: string;
+  env(name: string): string | undefined;
+  run: RunProgram;
+  /** @default those of this machine */
+  systemRcFiles?: string[];
+  /** The effective user. */
+  uid: number | null;
+}
+
+/** A name and a check. A check that throws has failed. */
+type Check = [name: string, check: (context: DoctorContext) => Promise<Finding> | Finding];
+
+const ok = (text: string): Finding => ({ level: "ok", text });
+const warn = (text: string, mend?: string): Finding => ({ level: "warn", text, mend });
+const fail = (text: string, mend?: string): Finding => ({ level: "FAIL", text, mend });
+
+const GIB = 2 ** 30;
+const INSTALL = (packages: string) => `install it (Debian, Ubuntu: apt install ${packages})`;
+
+function rcOptions(
+  { workingDirectory, env, systemRcFiles }: DoctorContext,
+): { workspace: string | undefined; options: RcStartupOption[] } {
+  const workspace = findWorkspace(workingDirectory);
+  return { workspace, options: readStartupOptions(rcFiles(workspace, env("HOME"), systemRcFiles), workspace) };
+}
+
+async function loopback(): Promise<Finding> {
+  try {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const accepted = listener.accept();
+    using _there = await Deno.connect({ hostname: "127.0.0.1", port: (listener.addr as Deno.NetAddr).port });
+    using _here = await accepted;
+    return ok("127.0.0.1 accepts connections");
+  } catch (e) {
+    return fail(`127.0.0.1 cannot be used (${sentence(e)})`, "bring the loopback interface up (ip link set lo up)");
+  }
+}
+
+async function localhost(): Promise<Finding> {
+  const mend = 'add the line "127.0.0.1 localhost" to /etc/hosts, or set RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051';
+  try {
+    const addresses = (await lookup("localhost", { all: true })).map((a) => a.address);
+    const good = addresses.some((a) => a === "127.0.0.1" || a === "::1");
+    return good ? ok(`localhost is ${addresses.join(", ")}`) : fail(`localhost is ${addresses.join(", ")}`, mend);
+  } catch (e) {
+    return fail(`localhost is not known (${sentence(e)})`, mend);
+  }
+}
+
+function stateDirectory({ settings, uid }: DoctorContext): Finding {
+  const path = settings.stateDirectory;
+  let info: Deno.FileInfo;
+  try {
+    info = Deno.statSync(path);
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) {
+      return fail(`${path} cannot be seen (${sentence(e)})`, "check RBS_STATE_DIR");
+    }
+    return warn(
+      `${path} is not there yet`,
+      "the orchestrator makes it; if it runs, set RBS_STATE_DIR to its state directory",
+    );
+  }
+  if (!info.isDirectory) return fail(`${path} is no directory`, "move it away, or set RBS_STATE_DIR");
+  if (uid !== null && info.uid !== null && info.uid !== uid) {
+    return fail(
+      `${path} belongs to user ${info.uid}, not to you (${uid})`,
+      "set RBS_STATE_DIR to a directory of your own",
+    );
+  }
+  const mode = (info.mode ?? 0) & 0o777;
+  if (mode & 0o077) return fail(`${path} is open to others (mode ${mode.toString(8)})`, `chmod 700 '${path}'`);
+  if ((mode & 0o700) !== 0o700) {
+    return fail(`${path} cannot be written (mode ${mode.toString(8)})`, `chmod 700 '${path}'`);
+  }
+  return ok(`${path} is yours alone`);
+}
+
+function diskSpace({ settings }: DoctorContext): Finding {
+  let at = settings.stateDirectory;
+  for (;; at = join(at, "..")) {
+    try {
+      const { bavail, bsize } = statfsSync(at);
+      const free = bavail * bsize;
+      const text = `${(free / GIB).toFixed(1)} GiB free at ${settings.stateDirectory}`;
+      const mend = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
+      return free < 0.5 * GIB ? fail(text, mend) : free < 5 * GIB ? warn(text, mend) : ok(text);
+    } catch (e) {
+      if (at === "/") return warn(`the free space cannot be told (${sentence(e)})`);
+    }
+  }
+}
+
+function key({ settings }: DoctorContext): Finding {
+  const file = localTokenFile(settings.stateDirectory);
+  try {
+    const info = Deno.statSync(file);
+    if (!Deno.readTextFileSync(file).trim()) return fail(`${file} is empty`, "remove it and restart the orchestrator");
+    const mode = (info.mode ?? 0) & 0o777;
+    return mode & 0o077 ? fail(`${file} can be read by others`, `chmod 600 '${file}'`) : ok(file);
+  } catch (e) {
+    return e instanceof Deno.errors.NotFound
+      ? fail(`there is no key at ${file}`, "start the orchestrator (orchestrator --local-mode), or set RBS_STATE_DIR")
+      : fail(`${file} cannot be read (${sentence(e)})`, `chown and chmod 600 '${file}'`);
+  }
+}
+
+async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
+  using session = new OrchestratorSession(settings);
+  const sessions = await session.listSessions(undefined, 5_000);
+  const ahead = sessions.flatMap((s) => s.lastHeartbeat ? [timestampMs(s.lastHeartbeat)] : []).find((t) =>
+    t > Date.now() + 60_000
+  );
+  if (ahead !== undefined) {
+    return warn(
+      `${settings.orchestrator} answers, but its clock is ahead of this one's`,
+      "set both clocks (timedatectl set-ntp true)",
+    );
+  }
+  return ok(
+    `${settings.orchestrator} answers and knows ${settings.userId} (${sessions.length} session${
+      sessions.length === 1 ? "" : "s"
+    })`,
+  );
+}
+
+function clock({ settings, javabase }: DoctorContext): Finding {
+  for (
+    const file of [
+      join(javabase, "bin/java"),
+      join(settings.stateDirectory, "sessions.sqlite"),
+      localTokenFile(settings.stateDirectory),
+    ]
+  ) {
+    try {
+      const { mtime } = Deno.statSync(file);
+      if (mtime && mtime.getTime() > Date.now() + 60_000) {
+        return warn(
+          `the clock is behind: ${file} was written at ${mtime.toISOString()}`,
+          "set it (timedatectl set-ntp true)",
+        );
+      }
+    } catch { /* not there: nothing to compare with */ }
+  }
+  return ok(new Date().toISOString());
+}
+
+/** The version of a Bazel by what `--version` prints; 0 for what tells none, as Debian's build. */
+const majorVersion = (text: string): number => Number(/(\d+)\.\d+/.exec(text)?.[1] ?? 0);
+
+async function bazel({ run }: DoctorContext): Promise<Finding> {
+  const { outcome, code, stdout, stderr } = await run("bazel", ["--version"]);
+  if (outcome === "missing") {
+    return fail("there is no bazel on PATH", INSTALL("bazel-bootstrap") + ", or install bazelisk");
+  }
+  if (outcome === "timeout" || code !== 0) {
+    return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "mend or reinstall it");
+  }
+  return ok(stdout.split("\n").at(-1) || "bazel");
+}
+
+/** Where Bazel's own files lie: its embedded JDK and its sandbox. */
+function installBase(context: DoctorContext): string | undefined {
+  const { workspace, options } = rcOptions(context);
+  const explicit = lastOption(options, "install_base")?.value;
+  if (explicit) return explicit;
+  const base = outputBase(workspace ?? "/", options, context.env);
+  try {
+    return Deno.realPathSync(join(base, "install"));
+  } catch { /* Bazel has not run here yet */ }
+  try {
+    const root = join(base, "../install");
+    const bases = [...Deno.readDirSync(root)].filter((e) => e.isDirectory).map((e) => join(root, e.name));
+    const age = (path: string) => Deno.statSync(path).mtime?.getTime() ?? 0;
+    return bases.sort((a, b) => age(b) - age(a))[0];
+  } catch {
+    return undefined;
+  }
+}
+
+async function jdk(context: DoctorContext): Promise<Finding> {
+  const base = installBase(context);
+  const embedded = base && join(base, "embedded_tools/jdk/bin/java");
+  if (embedded && isFile(embedded)) return ok(`Bazel's own, ${embedded}`);
+  const home = context.env("JAVA_HOME");
+  if (home && !isFile(join(home, "bin/java"))) {
+    return warn(`JAVA_HOME is ${home}, where there is no bin/java`, "set JAVA_HOME to a JDK, or unset it");
+  }
+  const { outcome, stderr } = await context.run("java", ["-version"]);
+  if (outcome !== "ran") {
+    if (home) return ok(`${home}, by JAVA_HOME`);
+    // A Bazel from its makers brings its own JDK and unpacks it when it first runs.
+    return base
+      ? fail("there is no JDK for Bazel", INSTALL("openjdk-17-jdk-headless"))
+      : warn("no JDK on PATH; fine for a Bazel that brings its own", INSTALL("openjdk-17-jdk-headless"));
+  }
+  const version = /version "(?:1\.)?(\d+)/.exec(stderr)?.[1] ?? "?";
+  const needed = majorVersion((await context.run("bazel", ["--version"])).stdout) >= 7 ? 21 : 11;
+  const text = `JDK ${version}${home ? `, and ${home} by JAVA_HOME` : ""}`;
+  return Number(version) < needed && !home
+    ? warn(`${text}, but this Bazel needs ${needed}`, INSTALL(`openjdk-${needed}-jdk-headless`))
+    : ok(text);
+}
+
+/** How a session's mount namespace is made, as nearly as a test can be without one: by root and by others. */
+function namespaceCommand(uid: number | null, program: string[]): [string, string[]] {
+  const mounts = ["--die-with-parent", "--dev-bind", "/", "/", "--bind", "/tmp", "/tmp"];
+  return uid === 0
+    ? ["unshare", [
+      "--mount",
+      "--pid",
+      "--fork",
+      "--kill-child",
+      "--mount-proc",
+      "bwrap",
+      ...mounts,
+      "--bind",
+      "/proc",
+      "/proc",
+      ...program,
+    ]]
+    : ["bwrap", [...mounts, "--unshare-user", "--unshare-pid", "--unshare-ipc", "--proc", "/proc", ...program]];
+}
+
+const NAMESPACE_FALLBACK = "until then agents run without a mount namespace (see RBS_NAMESPACE)";
+
+async function bubblewrap({ run }: DoctorContext): Promise<Finding> {
+  const { outcome, stdout } = await run("bwrap", ["--version"]);
+  return outcome === "ran" ? ok(stdout) : warn("there is no bwrap", `${INSTALL("bubblewrap")}; ${NAMESPACE_FALLBACK}`);
+}
+
+async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
+  const result = await run(...namespaceCommand(uid, ["true"]));
+  if (result.outcome === "missing") return warn("not tried, for want of bwrap", NAMESPACE_FALLBACK);
+  if (result.code === 0) return ok(`a mount namespace can be made${uid === 0 ? " (by root)" : ""}`);
+  const mend = uid === 0
+    ? "permit mounts in this container (CAP_SYS_ADMIN)"
+    : "permit user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu 24.04: sysctl " +
+      "kernel.apparmor_restrict_unprivileged_userns=0)";
+  return warn(
+    `no mount namespace can be made (${result.stderr.split("\n")[0] || result.outcome})`,
+    `${mend}; ${NAMESPACE_FALLBACK}`,
+  );
+}
+
+async function sandbox(context: DoctorContext): Promise<Finding> {
+  const base = installBase(context);
+  const program = base && join(base, "linux-sandbox");
+  if (!program || !isFile(program)) return ok("not tried: Bazel has not unpacked its linux-sandbox yet");
+  const result = await context.run(...namespaceCommand(context.uid, [program, "--", "/bin/true"]));
+  if (result.outcome === "missing") return warn("not tried, for want of bwrap");
+  return result.code === 0 ? ok("linux-sandbox works within the namespace") : warn(
+    `linux-sandbox fails within the namespace (${
+      result.stderr.split("\n").at(-1) || result.outcome
+    }), so actions run in a weaker sandbox`,
+    "see the mount namespace above; in a container, permit nested user namespaces and a new /proc",
+  );
+}
+
+async function compiler({ run, env }: DoctorContext): Promise<Finding> {
+  const cc = env("CC");
+  for (const program of ["gcc", "cc", "clang"]) {
+    const { outcome, code, stdout } = await run(program, ["--version"]);
+    if (outcome === "ran" && code === 0) return ok(stdout.split("\n")[0]);
+  }
+  return cc ? ok(`CC=${cc}`) : warn("there is no C++ compiler; only builds without C++ will do", INSTALL("g++"));
+}
+
+async function javabase(context: DoctorContext): Promise<Finding> {
+  const state = inspectJavabase(context.javabase);
+  const program = join(context.javabase, "bin/java");
+  if (state === "another program") return fail(`${program} is not RBS's`, "set RBS_JAVABASE to RBS's javabase");
+  if (state !== "ours") return fail(`${program} is ${state}`, 'make it with "deno task compile", or set RBS_JAVABASE');
+  // Without a Bazel client's arguments it says what it is.
+  const { outcome, stdout, stderr } = await context.run(program, []);
+  if (outcome === "missing") return warn(`${program} is there, but this jbazel may not run it`);
+  if (outcome === "timeout") return fail(`${program} does not answer`, 'make it anew with "deno task compile"');
+  return /^rbs: this program stands in for a Bazel server/m.test(stderr) ? ok(program) : fail(
+    `${program} does not answer as RBS's (${(stderr || stdout).split("\n")[0] || "it says nothing"})`,
+    'make it anew with "deno task compile"',
+  );
+}
+
+function rcLine(context: DoctorContext): Finding {
+  const { options } = rcOptions(context);
+  const found = lastOption(options, "server_javabase");
+  if (!found) {
+    return warn(
+      "no bazelrc names RBS's javabase: the stock bazel runs locally",
+      'run "jbazel setup"; "jbazel build" works without',
+    );
+  }
+  const state = inspectJavabase(found.value);
+  if (state === "ours") return ok(`${found.file} names ${found.value}`);
+  if (state === "another program") {
+    return warn(`${found.file} names ${found.value}, which is not RBS's`, 'remove that line, then run "jbazel setup"');
+  }
+  return fail(
+    `${found.file} names ${found.value}, whose bin/java is ${state}`,
+    'run "jbazel setup" anew, or with --remove',
+  );
+}
+
+function workspaceFound({ workingDirectory }: DoctorContext): Finding {
+  const workspace = findWorkspace(workingDirectory);
+  return workspace === undefined
+    ? warn(
+      `you are not within one (no ${WORKSPACE_MARKERS.join(", ")} here or above)`,
+      "change to one, to have it checked too",
+    )
+    : ok(workspace);
+}
+
+async function leftovers(context: DoctorContext): Promise<Finding> {
+  const { workspace, options } = rcOptions(context);
+  // A proxy ends when its workspace vanishes; one that has not is worth a look.
+  const { stdout } = await context.run("ps", ["-A", "-ww", "-o", "pid=,args="]);
+  const stale = stdout.split("\n").flatMap((line) => {
+    const pid = /^\s*(\d+)/.exec(line)?.[1];
+    const found = /--workspace_directory=(.*?) --/.exec(line)?.[1];
+    return pid && found && line.includes("--server_javabase=") && !isDirectory(found) ? [`${pid} of ${found}`] : [];
+  });
+  if (stale.length) {
+    return warn(
+      `${stale.length} proxies of workspaces that are gone: ${stale.join(", ")}`,
+      `kill ${stale.map((s) => s.split(" ")[0]).join(" ")}`,
+    );
+  }
+  if (!workspace) return ok("none");
+  const base = outputBase(workspace, options, context.env);
+  const server = await findLocalServer(base);
+  return server.pid && !server.listening
+    ? warn(
+      `${base}/server is left over from a server that was killed`,
+      "nothing to do: the next bazel command replaces it",
+    )
+    : ok(server.listening ? `none (server ${server.pid} of this workspace is alive)` : "none");
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
+
+function isDirectory(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch (e) {
+    // What may not be looked at may well be there.
+    return !(e instanceof Deno.errors.NotFound);
+  }
+}
+
+/** All of them, in the order in which a person mends things. */
+export const CHECKS: Check[] = [
+  ["loopback", loopback],
+  ["localhost", localhost],
+  ["clock", clock],
+  ["state directory", stateDirectory],
+  ["disk space", diskSpace],
+  ["key", key],
+  ["orchestrator", orchestrator],
+  ["bazel", bazel],
+  ["JDK", jdk],
+  ["bubblewrap", bubblewrap],
+  ["mount namespace", namespaces],
+  ["nested sandbox", sandbox],
+  ["C++ compiler", compiler],
+  ["javabase", javabase],
+  ["workspace", workspaceFound],
+  ["bazelrc", rcLine],
+  ["leftovers", leftovers],
+];

@@ -1,0 +1,137 @@
+import assert from "node:assert/strict";
+import { runDoctor } from "./doctor.ts";
+import { FakeOrchestrator, TestPlace } from "./fake_services.ts";
+import type { ProgramResult } from "./programs.ts";
+
+const ran = (stdout: string, code = 0, stderr = ""): ProgramResult => ({ outcome: "ran", code, stdout, stderr });
+const missing: ProgramResult = { outcome: "missing", code: -1, stdout: "", stderr: "" };
+
+interface Report {
+  ok: boolean;
+  checks: { name: string; level: string; text: string; mend: string | null }[];
+}
+
+/** A machine on which all is well, for a test to break. */
+async function healthy() {
+  const stack = new AsyncDisposableStack();
+  const place = stack.use(new TestPlace());
+  const orchestrator = stack.use(await FakeOrchestrator.start(place, 1));
+  const javabase = `${place.root}/javabase`;
+  Deno.mkdirSync(`${javabase}/bin`, { recursive: true });
+  Deno.writeTextFileSync(`${javabase}/bin/java`, "#!/bin/sh\n# rbs\n", { mode: 0o755 });
+  Deno.writeTextFileSync(`${place.workspace}/.bazelrc`, `startup "--server_javabase=${javabase}"\n`);
+  const programs: Record<string, ProgramResult> = {
+    bazel: ran("bazel 7.1.0"),
+    java: ran("", 0, 'openjdk version "21.0.2"'),
+    bwrap: ran("bubblewrap 0.8.0"),
+    unshare: ran(""),
+    gcc: ran("gcc 12"),
+    ps: ran(""),
+    [`${javabase}/bin/java`]: ran("", 36, "rbs: this program stands in for a Bazel server's JVM: run"),
+  };
+  const env: Record<string, string> = { HOME: place.root, USER: "ada" };
+  const settings = {
+    orchestrator: orchestrator.address,
+    stateDirectory: place.stateDirectory,
+    userId: "ada",
+    region: "",
+    fallback: "error" as const,
+  };
+  const run = async (workingDirectory = place.workspace) => {
+    const said: string[] = [];
+    const context = {
+      settings,
+      workingDirectory,
+      javabase,
+      env: (name: string) => env[name],
+      run: (name: string) => Promise.resolve(programs[name] ?? missing),
+      systemRcFiles: [],
+      uid: Deno.uid(),
+    };
+    const exitCode = await runDoctor({ ...context, json: true, say: (line) => void said.push(line) });
+    const report = JSON.parse(said.join("\n")) as Report;
+    assert.equal(exitCode, report.ok ? 0 : 1);
+    return Object.fromEntries(
+      report.checks.map((c) => [c.name, `${c.level}: ${c.text}${c.mend ? ` -> ${c.mend}` : ""}`]),
+    );
+  };
+  return {
+    place,
+    orchestrator,
+    programs,
+    settings,
+    javabase,
+    env,
+    run,
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+Deno.test("a healthy machine has no failure", async () => {
+  await using t = await healthy();
+  for (const [name, found] of Object.entries(await t.run())) {
+    assert.match(found, name === "disk space" ? /^(ok|warn|FAIL): / : /^ok: /, name);
+  }
+});
+
+Deno.test("each thing that is wrong is found, with how to mend it", async () => {
+  await using t = await healthy();
+  await t.orchestrator[Symbol.asyncDispose]();
+  Deno.chmodSync(t.place.stateDirectory, 0o755);
+  Deno.chmodSync(`${t.place.stateDirectory}/keys/local.token`, 0o644);
+  Deno.chmodSync(`${t.javabase}/bin/java`, 0o644);
+  t.programs.bwrap = ran("", 1, "bwrap: No permissions to create new namespace");
+  t.programs.unshare = t.programs.bwrap;
+  t.programs.java = ran("", 0, 'openjdk version "17.0.1"');
+  t.programs.ps = ran("  77 java --workspace_directory=/gone/away --x --server_javabase=/j --y\n 78 sleep");
+  for (const name of ["bazel", "gcc"]) t.programs[name] = missing;
+  const found = await t.run();
+  assert.match(found["state directory"], /^FAIL: .* is open to others \(mode 755\) -> chmod 700/);
+  assert.match(found["key"], /^FAIL: .* can be read by others -> chmod 600/);
+  assert.match(found["orchestrator"], /^FAIL: No orchestrator can be reached/);
+  assert.match(found["bazel"], /^FAIL: there is no bazel on PATH -> install/);
+  assert.match(found["mount namespace"], /^warn: .*No permissions to create new namespace.* -> /);
+  assert.match(found["C++ compiler"], /^warn: .*apt install g\+\+/);
+  assert.match(found["javabase"], /^FAIL: .*is not executable -> /);
+  assert.match(found["bazelrc"], /^FAIL: .*bazelrc names .*not executable -> run "jbazel setup"/);
+  assert.match(found["leftovers"], /^warn: .*77 of \/gone\/away -> kill 77$/);
+});
+
+Deno.test("a JDK that is too old, or none, is found", async () => {
+  await using t = await healthy();
+  t.programs.java = ran("", 0, 'openjdk version "17.0.1"');
+  assert.match((await t.run()).JDK, /^warn: JDK 17, but this Bazel needs 21/);
+  t.programs.bazel = ran("bazel no_version");
+  assert.match((await t.run()).JDK, /^ok: JDK 17/);
+  t.programs.java = missing;
+  assert.match((await t.run()).JDK, /^warn: no JDK on PATH/);
+});
+
+Deno.test("a bazelrc without the line, another program as javabase, no workspace, a wrong key", async () => {
+  await using t = await healthy();
+  Deno.writeTextFileSync(`${t.place.workspace}/.bazelrc`, "");
+  Deno.writeTextFileSync(`${t.javabase}/bin/java`, "#!/bin/sh\nexec other\n");
+  Deno.writeTextFileSync(`${t.place.stateDirectory}/keys/local.token`, "wrong\n");
+  const found = await t.run();
+  assert.match(found.bazelrc, /^warn: no bazelrc names RBS's javabase/);
+  assert.match(found.javabase, /^FAIL: .* is not RBS's/);
+  assert.match(found.orchestrator, /^FAIL: .*refuses this user's key/);
+  assert.match((await t.run(t.place.root)).workspace, /^warn: you are not within one/);
+});
+
+Deno.test("what a killed server left is told from one that listens", async () => {
+  await using t = await healthy();
+  const base = `${t.place.root}/base`;
+  Deno.mkdirSync(`${base}/server`, { recursive: true });
+  const rc = `${t.place.workspace}/.bazelrc`;
+  Deno.writeTextFileSync(rc, `startup "--output_base=${base}"\n`, { append: true });
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  Deno.writeTextFileSync(`${base}/server/server.pid.txt`, "4711");
+  Deno.writeTextFileSync(`${base}/server/command_port`, `127.0.0.1:${port}`);
+  const accepted = listener.accept();
+  assert.match((await t.run()).leftovers, /^ok: none \(server 4711 of this workspace is alive\)/);
+  (await accepted).close();
+  listener.close();
+  assert.match((await t.run()).leftovers, /^warn: .*left over from a server that was killed/);
+});

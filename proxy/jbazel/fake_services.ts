@@ -1,0 +1,222 @@
+/** Test doubles of the orchestrator and the agent, behind real sockets. */
+import { mkdirSync } from "node:fs";
+import {
+  Agent,
+  type ExecuteCommandRequest,
+  type ExecuteCommandResponseSchema,
+} from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import {
+  type GetServerRequest,
+  type GetServerStreamResponseSchema,
+  Orchestrator,
+  type SessionSchema,
+  SessionStatus,
+} from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { bearer, ensureLocalToken } from "../../proto/state.ts";
+import { type CallContext, Code, RpcError, RpcServer } from "../../proto/rpc.ts";
+import { type CommandIo } from "./remote_command.ts";
+import type { SignalSource } from "./signals.ts";
+
+export type Responses = AsyncIterable<MessageInitShape<typeof ExecuteCommandResponseSchema>>;
+export type Behaviour = (requests: AsyncIterator<ExecuteCommandRequest>, context: CallContext) => Responses;
+
+/** A temporary folder with a workspace and a state directory in it; removed by scope. */
+export class TestPlace implements Disposable {
+  readonly root = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "jbazel test " }));
+  readonly workspace = `${this.root}/ws`;
+  readonly stateDirectory = `${this.root}/state`;
+
+  constructor() {
+    mkdirSync(`${this.workspace}/pkg`, { recursive: true });
+    Deno.writeTextFileSync(`${this.workspace}/WORKSPACE`, "");
+    mkdirSync(this.stateDirectory, { mode: 0o700 });
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.root, { recursive: true });
+  }
+}
+
+/** An agent that does with a command what `behaviour` says. */
+export class FakeAgent implements AsyncDisposable {
+  readonly server: RpcServer;
+  /** Calls below it are refused. */
+  epoch = 1;
+  calls = 0;
+
+  private constructor(behaviour: Behaviour) {
+    const authorize = (_: string, context: CallContext) => {
+      this.calls++;
+      if (bearer(context.metadata("authorization")) !== "agent-token") {
+        throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
+      }
+      if (Number(context.metadata("rbs-epoch")) < this.epoch) {
+        throw new RpcError(Code.FAILED_PRECONDITION, "the session was taken over");
+      }
+    };
+    this.server = new RpcServer({ address: "127.0.0.1:0", authorize }).add(Agent, {
+      executeCommand: (requests, context) => behaviour(requests[Symbol.asyncIterator](), context),
+      // deno-lint-ignore require-yield
+      supervise: async function* () {
+        throw new RpcError(Code.UNIMPLEMENTED, "not in this test");
+      },
+    });
+  }
+
+  static async start(behaviour: Behaviour): Promise<FakeAgent> {
+    const agent = new FakeAgent(behaviour);
+    await agent.server.listen();
+    return agent;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.server[Symbol.asyncDispose]();
+  }
+}
+
+/** An orchestrator whose sessions are all served by one agent. */
+export class FakeOrchestrator implements AsyncDisposable {
+  readonly requests: GetServerRequest[] = [];
+  readonly heartbeats: string[] = [];
+  sessions: MessageInitShape<typeof SessionSchema>[] = [];
+  warnings: string[] = [];
+  /** Runs before the answer to GetServerStream. */
+  before: (
+    request: GetServerRequest,
+    context: CallContext,
+  ) => AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>> = async function* () {};
+  /** Runs before the answer to ListSessions. */
+  beforeList: () => Promise<void> = () => Promise.resolve();
+  epoch = 1;
+  agentPort: number;
+  readonly token: string;
+  readonly #server: RpcServer;
+
+  private constructor(place: TestPlace, agentPort: number) {
+    this.agentPort = agentPort;
+    this.token = ensureLocalToken(place.stateDirectory);
+    const session = (r: { userId: string; repoHash: string; sessionId: string; sourcePath: string }) => ({
+      userId: r.userId,
+      repoHash: r.repoHash,
+      sessionId: r.sessionId,
+      sourcePath: r.sourcePath,
+      status: SessionStatus.READY,
+      epoch: this.epoch,
+      agent: { host: "127.0.0.1", port: this.agentPort, commandPort: 1 },
+    });
+    // deno-lint-ignore no-this-alias
+    const self = this;
+    const authorize = (_: string, context: CallContext) => {
+      if (bearer(context.metadata("authorization")) !== this.token) {
+        throw new RpcError(Code.UNAUTHENTICATED, "unknown key");
+      }
+    };
+    this.#server = new RpcServer({ address: "127.0.0.1:0", authorize }).add(Orchestrator, {
+      getServer: () => Promise.reject(new RpcError(Code.UNIMPLEMENTED, "not in this test")),
+      getServerStream: async function* (request, context) {
+        self.requests.push(request);
+        yield* self.before(request, context);
+        const response = {
+          session: session(request),
+          accessToken: "agent-token",
+          warnings: self.warnings,
+          samePaths: true,
+        };
+        yield { event: { case: "server", value: response } };
+      },
+      heartbeat: (request) => {
+        this.heartbeats.push(request.sessionId);
+        return Promise.resolve({ intervalSeconds: 30 });
+      },
+      releaseServer: () => Promise.resolve({ released: false }),
+      listSessions: async (request) => {
+        await this.beforeList();
+        return { sessions: this.sessions.filter((s) => s.userId === request.userId) };
+      },
+    });
+  }
+
+  static async start(place: TestPlace, agentPort: number): Promise<FakeOrchestrator> {
+    const orchestrator = new FakeOrchestrator(place, agentPort);
+    await orchestrator.#server.listen();
+    return orchestrator;
+  }
+
+  get address(): string {
+    return `127.0.0.1:${this.#server.port}`;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#server[Symbol.asyncDispose]();
+  }
+}
+
+/** Signals that a test sends. */
+export class TestSignals implements SignalSource {
+  readonly #listeners = new Map<string, Set<() => void>>();
+
+  on(signal: Deno.Signal, listener: () => void): () => void {
+    const set = this.#listeners.get(signal) ?? new Set();
+    this.#listeners.set(signal, set.add(listener));
+    return () => set.delete(listener);
+  }
+
+  /** @returns how many listened */
+  send(signal: Deno.Signal): number {
+    const listeners = [...this.#listeners.get(signal) ?? []];
+    for (const listener of listeners) listener();
+    return listeners.length;
+  }
+}
+
+/** A command's surroundings, as a test sees them. */
+export class TestIo implements CommandIo {
+  readonly signals = new TestSignals();
+  readonly #input = new TransformStream<Uint8Array, Uint8Array>();
+  readonly stdin = this.#input.readable;
+  readonly typing = this.#input.writable.getWriter();
+  out: Uint8Array[] = [];
+  err: Uint8Array[] = [];
+  terminal: CommandIo["terminal"];
+  /** Called with each chunk of either output. */
+  onOutput: (text: string) => void | Promise<void> = () => {};
+
+  async writeStdout(bytes: Uint8Array): Promise<void> {
+    this.out.push(bytes);
+    await this.onOutput(new TextDecoder().decode(bytes));
+  }
+  async writeStderr(bytes: Uint8Array): Promise<void> {
+    this.err.push(bytes);
+    await this.onOutput(new TextDecoder().decode(bytes));
+  }
+  text(which: "out" | "err"): string {
+    return new TextDecoder().decode(concat(this[which]));
+  }
+}
+
+export function concat(chunks: Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
+  let at = 0;
+  for (const c of chunks) all.set(c, at), at += c.length;
+  return all;
+}
+
+export const text = (s: string): Uint8Array => new TextEncoder().encode(s);
+
+/** The next request, as a short string. */
+export async function next(requests: AsyncIterator<ExecuteCommandRequest>): Promise<string> {
+  const { value, done } = await requests.next();
+  if (done) return "end";
+  const { message } = value as ExecuteCommandRequest;
+  switch (message.case) {
+    case "stdin":
+      return `stdin ${JSON.stringify(new TextDecoder().decode(message.value))}`;
+    case "signal":
+      return `signal ${message.value}`;
+    case "windowSize":
+      return `window ${message.value.columns}x${message.value.rows}`;
+    default:
+      return String(message.case);
+  }
+}

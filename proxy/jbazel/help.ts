@@ -1,0 +1,39 @@
+/** jbazel's own version; `jbazel version` is Bazel's. */
+export const VERSION = "0.1.0";
+
+/** What `jbazel --help` prints. */
+export const HELP = `jbazel: Bazel on a build server that stays warm
+
+Examples:
+  jbazel build //...                  build as "bazel build //..." does, on the build server
+  jbazel test //my:test -c opt        any Bazel command, with any of its options
+  jbazel run //my:tool -- --flag      standard input, Ctrl-C and the terminal are passed on
+  jbazel setup --workspace            let the stock "bazel" use the build server too
+  jbazel status                       what runs for you, and where
+  jbazel doctor                       what is wrong on this machine, and how to mend it
+
+Usage: jbazel [STARTUP OPTIONS] COMMAND [OPTIONS] [TARGETS]   a Bazel command, passed on untouched
+       jbazel setup | status | doctor [OPTIONS]               jbazel's own; each has --help
+       jbazel --help | --version                              about jbazel
+
+Bazel commands work from any directory of a workspace and need no setup. "jbazel help", "jbazel version" and
+"jbazel shutdown" are Bazel's.
+
+Environment:
+  RBS_ORCHESTRATOR_ADDR  HOST:PORT of the orchestrator (default localhost:50051)
+  RBS_STATE_DIR          its state directory, with your key (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs)
+  RBS_USER_ID            who you are, in local mode (default: your user name)
+  RBS_REGION             where the build server should run
+  RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
+                         Bazel of this machine, saying so
+  RBS_JAVABASE           RBS's javabase, for setup and doctor (default: beside jbazel)
+  RBS_DEBUG              1: errors come with their causes and stack traces
+
+Exit codes:
+  Bazel's own; and of jbazel
+  1   a verb of jbazel's own failed, or doctor found a failure
+  2   a mistake on the command line, or not within a workspace
+  8   interrupted
+  36  no build server can be had; nothing was run
+  37  the build server was lost in mid-command
+`;

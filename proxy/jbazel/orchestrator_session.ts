@@ -1,0 +1,211 @@
+import { RbsError } from "../../proto/errors.ts";
+import {
+  type GetServerResponse,
+  Orchestrator,
+  type Session,
+  SessionStatus,
+} from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { Code, createRpcClient, type RpcClient, RpcError } from "../../proto/rpc.ts";
+import { randomToken, readLocalToken } from "../../proto/state.ts";
+import { repoHash } from "../../proto/workspace.ts";
+import { BazelExit } from "./exit_codes.ts";
+import type { Settings } from "./settings.ts";
+
+/** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */
+const ANSWER_TIMEOUT_MS = 10_000;
+
+/** A session's server, as the orchestrator gave it. */
+export interface BuildServer {
+  response: GetServerResponse;
+  /** The session was there and ready before: what there is to say about it has been said. */
+  joined: boolean;
+}
+
+/** jbazel's side of the orchestrator. Every method throws an RbsError whose sentence says what to do. */
+export class OrchestratorSession implements Disposable {
+  readonly #settings: Settings;
+  readonly #token: string;
+  #client: RpcClient<typeof Orchestrator>;
+
+  /** Reads the key; connects with the first call. */
+  constructor(settings: Settings) {
+    this.#settings = settings;
+    try {
+      this.#token = readLocalToken(settings.stateDirectory);
+    } catch (e) {
+      throw environmentError((e as Error).message, e, "caller");
+    }
+    this.#client = this.#connect();
+  }
+
+  #connect(): RpcClient<typeof Orchestrator> {
+    return createRpcClient(Orchestrator, this.#settings.orchestrator, { token: this.#token });
+  }
+
+  [Symbol.dispose](): void {
+    this.#client.close();
+  }
+
+  /** The user's sessions, oldest first. */
+  async listSessions(signal?: AbortSignal, timeoutMs: number = ANSWER_TIMEOUT_MS): Promise<Session[]> {
+    try {
+      const { sessions } = await this.#client.listSessions({ userId: this.#settings.userId }, { signal, timeoutMs });
+      return sessions;
+    } catch (e) {
+      throw orchestratorError(e, this.#settings.orchestrator);
+    }
+  }
+
+  /**
+   * Asks for the server of `workspace`, and waits until it is ready.
+   *
+   * A session that is there already is joined by its own id, not taken over: a proxy that holds it keeps its epoch, and
+   * any number of commands can run side by side.
+   */
+  async requestServer(
+    workspace: string,
+    options: { onStep?(description: string): void; signal?: AbortSignal } = {},
+  ): Promise<BuildServer> {
+    const { signal } = options;
+    const key = repoHash(workspace);
+    // This also finds an orchestrator that is down or hangs, which the call that may take minutes could not tell.
+    const present = (await this.listSessions(signal)).find((s) =>
+      s.repoHash === key && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
+    );
+    try {
+      const events = this.#client.getServerStream({
+        userId: this.#settings.userId,
+        repoHash: key,
+        sessionId: present?.sessionId || randomToken(),
+        sourcePath: workspace,
+        startupOptions: [],
+        region: this.#settings.region,
+      }, { signal });
+      let response: GetServerResponse | undefined;
+      for await (const { event } of events) {
+        if (event.case === "step") options.onStep?.(event.value.description);
+        else if (event.case === "server") response = event.value;
+      }
+      if (!response?.session?.agent) throw new RpcError(Code.INTERNAL, "the answer names no agent");
+      return { response, joined: present?.status === SessionStatus.READY };
+    } catch (e) {
+      throw orchestratorError(e, this.#settings.orchestrator);
+    }
+  }
+
+  /**
+   * Says again and again that the caller is there, until `signal` aborts. Never fails: a command that runs counts as
+   * activity at its agent, so an orchestrator that is away for a while costs nothing.
+   */
+  async heartbeat(session: Session, signal: AbortSignal): Promise<void> {
+    let seconds = 5;
+    while (!signal.aborted) {
+      try {
+        const { userId, repoHash, sessionId } = session;
+        const answer = await this.#client.heartbeat({ userId, repoHash, sessionId }, { signal, timeoutMs: 5_000 });
+        seconds = Math.min(Math.max(answer.intervalSeconds, 1), 600);
+      } catch (e) {
+        const { code } = RpcError.from(e);
+        // The session has another owner now, who sends heartbeats of its own.
+        if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return;
+        if (code === Code.UNAVAILABLE && !signal.aborted) {
+          // A channel whose server was restarted does not come back reliably under Deno; a new one does.
+          this.#client.close();
+          this.#client = this.#connect();
+        }
+        seconds = 2;
+      }
+      await pause(seconds * 1000, signal);
+    }
+  }
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
+  });
+}
+
+/** Whether a call failed because nobody answered, as opposed to somebody who answered that it is unavailable. */
+export function neverConnected(error: RpcError): boolean {
+  return error.code === Code.UNAVAILABLE && /^(No connection established|Name resolution failed)/.test(error.message);
+}
+
+/** Whether a call failed because its connection broke off, as opposed to an answer that something is unavailable. */
+export function isConnectionLoss(error: RpcError): boolean {
+  return error.code === Code.UNAVAILABLE &&
+    /^(Connection dropped|read E|write E|Stream removed|connect E|Socket closed)/.test(error.message);
+}
+
+/** The sentence for a failed call to the orchestrator at `address`. */
+export function orchestratorError(thrown: unknown, address: string): RbsError {
+  const error = RpcError.from(thrown);
+  switch (error.code) {
+    case Code.UNAVAILABLE: {
+      if (/^Name resolution failed/.test(error.message)) {
+        return environmentError(
+          `The orchestrator's host name in ${address} is not known: correct RBS_ORCHESTRATOR_ADDR.`,
+          error,
+        );
+      }
+      if (neverConnected(error)) {
+        const why = /E[A-Z]{4,}/.exec(error.message)?.[0];
+        const reason = why === "ECONNREFUSED" ? "nothing listens there" : why ?? "no connection";
+        return environmentError(
+          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator --local-mode", or set ` +
+            `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
+          error,
+        );
+      }
+      if (isConnectionLoss(error)) {
+        return environmentError(
+          `The connection to the orchestrator at ${address} broke off: run the command again.`,
+          error,
+        );
+      }
+      return environmentError(`No build server can be had now: ${error.message}`, error);
+    }
+    case Code.DEADLINE_EXCEEDED:
+      return environmentError(
+        `The orchestrator at ${address} has not answered within ${
+          ANSWER_TIMEOUT_MS / 1000
+        } s: see whether it hangs, or ` +
+          `whether RBS_ORCHESTRATOR_ADDR names something else.`,
+        error,
+      );
+    case Code.UNAUTHENTICATED:
+    case Code.PERMISSION_DENIED:
+      return environmentError(
+        `The orchestrator at ${address} refuses this user's key (${error.message}): set RBS_STATE_DIR to the state ` +
+          `directory that the orchestrator uses.`,
+        error,
+        "caller",
+      );
+    case Code.UNIMPLEMENTED:
+      return environmentError(
+        `What listens at ${address} is no orchestrator of this version: correct RBS_ORCHESTRATOR_ADDR.`,
+        error,
+      );
+    case Code.FAILED_PRECONDITION:
+      return environmentError(`The build server cannot start: ${error.message}`, error, "caller");
+    case Code.CANCELLED:
+      return new RbsError("Interrupted while waiting for the build server.", {
+        cause: error,
+        culprit: "caller",
+        exitCode: BazelExit.INTERRUPTED,
+      });
+    default:
+      return environmentError(`The orchestrator at ${address} failed: ${error.message}`, error);
+  }
+}
+
+function environmentError(message: string, cause: unknown, culprit?: "caller"): RbsError {
+  return new RbsError(message, { cause, culprit, exitCode: BazelExit.ENVIRONMENT });
+}

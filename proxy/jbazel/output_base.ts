@@ -1,0 +1,51 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { lastOption, type RcStartupOption } from "./rc_options.ts";
+
+/**
+ * The output base that the stock client uses for a workspace, as far as rc files and the environment tell (Bazel 4.2.3
+ * `blaze_util_linux.cc`; later versions put XDG_CACHE_HOME before the home directory). Absolute.
+ */
+export function outputBase(
+  workspace: string,
+  options: RcStartupOption[],
+  env: (name: string) => string | undefined,
+): string {
+  const explicit = lastOption(options, "output_base")?.value;
+  if (explicit) return explicit;
+  const cache = env("TEST_TMPDIR") || join(env("XDG_CACHE_HOME") || join(env("HOME") ?? "/", ".cache"), "bazel");
+  const root = lastOption(options, "output_user_root")?.value ?? join(cache, `_bazel_${env("USER") ?? "unknown"}`);
+  return join(root, createHash("md5").update(workspace, "utf8").digest("hex"));
+}
+
+/** What stands in an output base about its server. */
+export interface LocalServer {
+  /** Absent: no server has left its traces. */
+  pid?: number;
+  /** It accepts connections. */
+  listening: boolean;
+  /** It was started as a javabase's `java`; undefined: Bazel's own JVM. */
+  javabase?: string;
+}
+
+/** Looks for the server of an output base: by its files, and by a connection to its port. */
+export async function findLocalServer(base: string): Promise<LocalServer> {
+  const read = (name: string): string | undefined => {
+    try {
+      return Deno.readTextFileSync(join(base, "server", name));
+    } catch {
+      return undefined;
+    }
+  };
+  const pid = Number(read("server.pid.txt")) || undefined;
+  const javabase = read("cmdline")?.split("\0").findLast((a) => a.startsWith("--server_javabase="))?.slice(18);
+  const address = /^(?:\[(::1)\]|(127\.0\.0\.1)):(\d+)$/.exec(read("command_port") ?? "");
+  let listening = false;
+  if (pid && address) {
+    try {
+      using _connection = await Deno.connect({ hostname: address[1] ?? address[2], port: Number(address[3]) });
+      listening = true;
+    } catch { /* nobody there */ }
+  }
+  return { pid, listening, javabase };
+}

@@ -1,0 +1,177 @@
+import { RbsError } from "../../proto/errors.ts";
+import { Agent, type ExecuteCommandRequestSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { GetServerResponse } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { BazelExit, BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./exit_codes.ts";
+import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";
+import { InterruptCounter, type SignalSource } from "./signals.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** A command for an agent. */
+export interface RemoteCommand {
+  args: string[];
+  env: Record<string, string>;
+  /** Absolute. */
+  workingDirectory: string;
+  /** False: the command finds its standard input closed, and ours is not read. */
+  readsStdin: boolean;
+}
+
+/** What a command is connected to on this side. */
+export interface CommandIo {
+  /** Read only if the command reads its standard input. */
+  stdin: ReadableStream<Uint8Array>;
+  /** Resolve when all of it is written. A Deno.errors.BrokenPipe means that the reader is gone. */
+  writeStdout(bytes: Uint8Array): Promise<void>;
+  writeStderr(bytes: Uint8Array): Promise<void>;
+  /** Present: the command gets a terminal too. */
+  terminal?: Terminal;
+  signals: SignalSource;
+}
+
+/** The agent refused the call or was not there: nothing was run, and asking the orchestrator anew may help. */
+export class StaleServer extends Error {
+  override readonly name = "StaleServer";
+}
+
+/** A hang-up leaves the command this long to end properly. Milliseconds. */
+const HANGUP_GRACE_MS = 2_000;
+const CTRL_C = 0x03;
+
+/**
+ * Runs a command at a session's agent, connected to `io`.
+ *
+ * Signals reach the command as if it ran here. With a terminal, a command that reads its standard input has the local one
+ * raw meanwhile, so that Ctrl-C is a key like any other and the far terminal decides what it means. For the others the
+ * local terminal stays as it is: what is typed waits for the shell.
+ *
+ * @returns the command's exit code
+ * @throws {StaleServer} when nothing was run. @throws {RbsError} when the agent was lost.
+ */
+export async function runRemoteCommand(
+  server: GetServerResponse,
+  command: RemoteCommand,
+  io: CommandIo,
+): Promise<number> {
+  const { host, port } = server.session!.agent!;
+  const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+  using agent = createRpcClient(Agent, address, { token: server.accessToken });
+  using cleanup = new DisposableStack();
+  const call = agent.executeCommand({ metadata: { "rbs-epoch": String(server.session!.epoch) } });
+  // Leaving by ourselves: the agent interrupts the command when the call ends.
+  const left = Promise.withResolvers<number>();
+  const leave = (exitCode: number) => {
+    left.resolve(exitCode);
+    call.cancel();
+  };
+  const { terminal } = io;
+  const raw = terminal !== undefined && command.readsStdin;
+
+  const send = (message: MessageInitShape<typeof ExecuteCommandRequestSchema>["message"]) => call.send({ message });
+  const init = send({
+    case: "init",
+    value: {
+      args: command.args,
+      env: command.env,
+      workingDirectory: command.workingDirectory,
+      terminal: terminal?.size(),
+    },
+  });
+
+  const interrupts = new InterruptCounter();
+  let lastOutput = 0;
+  const interrupt = () => {
+    if (interrupts.interrupt()) return leave(BazelExit.INTERRUPTED);
+    send({ case: "signal", value: "INT" });
+  };
+  const hangUp = () => {
+    send({ case: "signal", value: "HUP" });
+    const timer = setTimeout(() => leave(HANGUP_EXIT), HANGUP_GRACE_MS);
+    cleanup.defer(() => clearTimeout(timer));
+  };
+  cleanup.defer(io.signals.on("SIGINT", interrupt));
+  cleanup.defer(io.signals.on("SIGTERM", () => send({ case: "signal", value: "TERM" })));
+  cleanup.defer(io.signals.on("SIGQUIT", () => send({ case: "signal", value: "QUIT" })));
+  cleanup.defer(io.signals.on("SIGHUP", hangUp));
+
+  if (terminal) {
+    const resize = () => send({ case: "windowSize", value: terminal.size() });
+    cleanup.defer(io.signals.on("SIGWINCH", resize));
+    if (raw) {
+      cleanup.defer(() => terminal.restore());
+      terminal.makeRaw();
+      // A shell that takes a stopped job to the foreground gives it a terminal in the shell's own mode.
+      cleanup.defer(io.signals.on("SIGCONT", () => (terminal.makeRaw(), resize())));
+    }
+  }
+
+  const pump = async () => {
+    await init;
+    if (command.readsStdin) {
+      const reader = io.stdin.getReader();
+      cleanup.defer(() => void reader.cancel().catch(() => {}));
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        // The far side decides what Ctrl-C means. But if it answers nothing at all, the third one leaves.
+        const keys = raw ? value.filter((b) => b === CTRL_C).length : 0;
+        for (let i = 0; i < keys; i++) {
+          if (interrupts.interrupt() && lastOutput < interrupts.since!) return leave(BazelExit.INTERRUPTED);
+        }
+        await send({ case: "stdin", value });
+      }
+    }
+    // A terminal's input has no end, and without it Ctrl-C could not be typed any more.
+    if (!terminal) await send({ case: "stdinClosed", value: {} });
+  };
+  // A local input that cannot be read any more has ended.
+  pump().catch(() => terminal ? undefined : send({ case: "stdinClosed", value: {} }));
+
+  let answered = false;
+  const receive = async (): Promise<number> => {
+    try {
+      for await (const { message } of call) {
+        answered = true;
+        if (message.case === "exitCode") {
+          return message.value;
+        } else if (message.case === "stdout" || message.case === "stderr") {
+          lastOutput = Date.now();
+          await (message.case === "stdout" ? io.writeStdout(message.value) : io.writeStderr(message.value));
+        }
+      }
+    } catch (e) {
+      // `| head` has seen enough: as the stock client, cancel the command and end as a broken pipe ends programs.
+      if (e instanceof Deno.errors.BrokenPipe) return BROKEN_PIPE_EXIT;
+      const error = RpcError.from(e);
+      if (!(e instanceof RpcError)) {
+        throw new RbsError(`Bazel's output cannot be written: ${error.message}.`, { cause: e });
+      }
+      const refused = error.code === Code.UNAUTHENTICATED || error.code === Code.FAILED_PRECONDITION;
+      if (!answered && (refused || neverConnected(error))) throw new StaleServer(error.message, { cause: error });
+      // The agent says so itself: it could not begin.
+      if (!answered && error.code === Code.UNAVAILABLE && !isConnectionLoss(error)) {
+        throw new RbsError(`The command cannot be started on the build server: ${error.message}`, {
+          cause: error,
+          exitCode: BazelExit.ENVIRONMENT,
+        });
+      }
+      throw lostAgent(address, error.message, error);
+    }
+    throw lostAgent(address, "its answer ended without an exit code");
+  };
+  const received = receive();
+  received.catch(() => {}); // The loser of the race below.
+  return await Promise.race([left.promise, received]);
+}
+
+/** The agent is gone in mid-command. */
+export function lostAgent(address: string, reason: string, cause?: unknown): RbsError {
+  return new RbsError(
+    `The agent at ${address} was lost while Bazel ran (${
+      reason.replace(/\.+$/, "")
+    }): run the command again, a new agent ` +
+      `starts by itself.`,
+    { cause, exitCode: BazelExit.SERVER_LOST },
+  );
+}

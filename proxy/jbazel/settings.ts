@@ -1,0 +1,50 @@
+import { RbsError } from "../../proto/errors.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, stateDirectory } from "../../proto/state.ts";
+
+/** What jbazel knows of its surroundings before it does anything. */
+export interface Settings {
+  /** "host:port". */
+  orchestrator: string;
+  /** Absolute. */
+  stateDirectory: string;
+  userId: string;
+  /** Empty: wherever the orchestrator likes. */
+  region: string;
+  /** What to do with a Bazel command when no build server can be had. */
+  fallback: "local" | "error";
+}
+
+/** Settings that options on the command line gave; undefined ones come from the environment. */
+export interface SettingOptions {
+  orchestrator?: string;
+  stateDir?: string;
+  userId?: string;
+}
+
+/** Reads the settings. Throws an RbsError (exit code 2) that names the variable whose value makes no sense. */
+export function readSettings(options: SettingOptions = {}): Settings {
+  const orchestrator = options.orchestrator || Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
+  const port = Number(/^(?:[^\s:/]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})$/.exec(orchestrator)?.[1]);
+  if (!(port >= 1 && port <= 65535)) {
+    throw usage(`RBS_ORCHESTRATOR_ADDR must be HOST:PORT, but it is ${JSON.stringify(orchestrator)}.`);
+  }
+  const fallback = Deno.env.get("RBS_FALLBACK") || "error";
+  if (fallback !== "local" && fallback !== "error") {
+    throw usage(`RBS_FALLBACK must be "local" or "error", but it is ${JSON.stringify(fallback)}.`);
+  }
+  if (options.stateDir && !options.stateDir.startsWith("/")) {
+    throw usage(`--state-dir must be an absolute path, but it is ${JSON.stringify(options.stateDir)}.`);
+  }
+  return {
+    orchestrator,
+    stateDirectory: options.stateDir || stateDirectory(),
+    userId: options.userId || localUserId(),
+    region: Deno.env.get("RBS_REGION") ?? "",
+    fallback,
+  };
+}
+
+/** A mistake on the command line or in a variable: one sentence, exit code 2. */
+export function usage(message: string): RbsError {
+  return new RbsError(message, { culprit: "caller", exitCode: 2 });
+}

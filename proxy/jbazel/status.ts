@@ -1,0 +1,112 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { type Session, SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { findWorkspace, repoHash } from "../../proto/workspace.ts";
+import { inspectJavabase } from "./javabase.ts";
+import { OrchestratorSession } from "./orchestrator_session.ts";
+import { findLocalServer, outputBase } from "./output_base.ts";
+import { oneLine } from "./progress.ts";
+import { lastOption, rcFiles, readStartupOptions } from "./rc_options.ts";
+import type { Settings } from "./settings.ts";
+import { renderAge, renderTable } from "./table.ts";
+
+/** Where it happens. */
+export interface StatusContext {
+  settings: Settings;
+  /** Absolute. */
+  workingDirectory: string;
+  env(name: string): string | undefined;
+  json: boolean;
+  say(line: string): void;
+}
+
+/** Shows the user's sessions, and how the workspace of the working directory stands. @returns the exit code */
+export async function runStatus(context: StatusContext): Promise<number> {
+  const { say, settings } = context;
+  const workspace = findWorkspace(context.workingDirectory);
+  const here = workspace === undefined ? undefined : await localState(workspace, context);
+  using orchestrator = new OrchestratorSession(settings);
+  const sessions = (await orchestrator.listSessions()).map(describe);
+
+  if (context.json) {
+    say(
+      JSON.stringify(
+        { user: settings.userId, orchestrator: settings.orchestrator, sessions, workspace: here ?? null },
+        null,
+        2,
+      ),
+    );
+    return 0;
+  }
+  if (sessions.length === 0) {
+    say(`No sessions of ${settings.userId} at ${settings.orchestrator}.`);
+  } else {
+    const now = Date.now();
+    const age = (time: string | null) => time === null ? "-" : renderAge(now - Date.parse(time));
+    const header = ["WORKSPACE", "STATUS", "EPOCH", "AGENT", "AGE", "LAST HEARTBEAT"];
+    const rows = sessions.map((s) => [
+      (s.repo_hash === here?.repo_hash ? "* " : "  ") + oneLine(s.workspace),
+      s.status,
+      String(s.epoch),
+      s.agent ?? "-",
+      age(s.created_at),
+      s.last_heartbeat === null ? "-" : `${age(s.last_heartbeat)} ago`,
+    ]);
+    for (const line of renderTable([["  " + header[0], ...header.slice(1)], ...rows])) say(line);
+    for (const s of sessions) if (s.failure) say(`\n${oneLine(s.workspace)} failed: ${oneLine(s.failure)}`);
+  }
+  say("");
+  if (!here) {
+    say("You are not within a workspace.");
+    return 0;
+  }
+  say(`This workspace: ${oneLine(here.path)}`);
+  say(
+    here.javabase === null
+      ? '  not set up: the stock bazel runs locally here; "jbazel setup" changes that, and "jbazel build" needs no setup.'
+      : `  set up by ${here.rc_file}: bazel uses ${here.javabase}${here.javabase_present ? "" : ", which is missing"}.`,
+  );
+  say(
+    `  ${
+      {
+        proxy: "a proxy is running",
+        bazel: "a local Bazel server is running",
+        none: "no proxy is running",
+      }[here.server]
+    }.`,
+  );
+  return 0;
+}
+
+function describe(session: Session) {
+  const { agent } = session;
+  return {
+    workspace: session.sourcePath,
+    repo_hash: session.repoHash,
+    session_id: session.sessionId,
+    status: SessionStatus[session.status] ?? String(session.status),
+    epoch: session.epoch,
+    agent: agent ? `${agent.host}:${agent.port}` : null,
+    region: session.region,
+    created_at: session.createdAt ? new Date(timestampMs(session.createdAt)).toISOString() : null,
+    last_heartbeat: session.lastHeartbeat ? new Date(timestampMs(session.lastHeartbeat)).toISOString() : null,
+    failure: session.failure || null,
+  };
+}
+
+async function localState(workspace: string, { env }: StatusContext) {
+  const options = readStartupOptions(rcFiles(workspace, env("HOME")), workspace);
+  const javabase = lastOption(options, "server_javabase");
+  const server = await findLocalServer(outputBase(workspace, options, env));
+  return {
+    path: workspace,
+    repo_hash: repoHash(workspace),
+    javabase: javabase?.value ?? null,
+    rc_file: javabase?.file ?? null,
+    javabase_present: javabase !== undefined && inspectJavabase(javabase.value) === "ours",
+    server: !server.listening
+      ? "none" as const
+      : server.javabase && inspectJavabase(server.javabase) === "ours"
+      ? "proxy" as const
+      : "bazel" as const,
+  };
+}

@@ -1,0 +1,125 @@
+import { Command, CommanderError, Option } from "commander";
+import { RbsError } from "../../proto/errors.ts";
+import { runDoctor } from "./doctor.ts";
+import type { Verb } from "./invocation.ts";
+import { runProgram } from "./programs.ts";
+import { readSettings, type SettingOptions } from "./settings.ts";
+import { runSetup } from "./setup.ts";
+import { runStatus } from "./status.ts";
+
+/** What a verb works with. */
+export interface VerbContext {
+  /** Absolute. */
+  workingDirectory: string;
+  env(name: string): string | undefined;
+  /** The javabase that belongs to this jbazel. */
+  defaultJavabase: string;
+  say(line: string): void;
+  /** Asks a person; undefined when there is none. */
+  ask?(question: string): string | null;
+}
+
+/** Runs one of jbazel's own verbs. @returns the exit code. Throws an RbsError (exit code 2) for a mistaken option. */
+export async function runVerb(verb: Verb, args: string[], context: VerbContext): Promise<number> {
+  let exitCode = 0;
+  const command = commandOf(verb, context, (code) => exitCode = code);
+  try {
+    await command.parseAsync(args, { from: "user" });
+  } catch (e) {
+    if (!(e instanceof CommanderError)) throw e;
+    if (e.exitCode === 0) return 0; // --help
+    const message = e.message.replace(/^error: /, "").split("\n")[0].replace(/\.$/, "");
+    throw new RbsError(`${verb}: ${message}; see "jbazel ${verb} --help".`, {
+      cause: e,
+      culprit: "caller",
+      exitCode: 2,
+    });
+  }
+  return exitCode;
+}
+
+function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
+  const { say, env, workingDirectory } = context;
+  const command = new Command(`jbazel ${verb}`)
+    .exitOverride()
+    .allowExcessArguments(false)
+    .configureHelp({ helpWidth: 100 })
+    .configureOutput({ writeOut: (text) => say(text.trimEnd()), writeErr: () => {} })
+    .helpOption("-h, --help", "show this");
+  const option = (flags: string, description: string, variable: string) =>
+    command.addOption(new Option(flags, description).env(variable));
+  const connection = () => {
+    option("--orchestrator <host:port>", "the orchestrator", "RBS_ORCHESTRATOR_ADDR");
+    option("--state-dir <dir>", "the orchestrator's state directory", "RBS_STATE_DIR");
+    option("--user-id <name>", "who you are, in local mode", "RBS_USER_ID");
+    option("--json", "print JSON", "RBS_JSON");
+  };
+  const javabase = () => option("--javabase <dir>", "RBS's javabase (default: beside jbazel)", "RBS_JAVABASE");
+  const examples = (...lines: string[]) =>
+    command.addHelpText("after", `\nExamples:\n${lines.map((l) => `  ${l}`).join("\n")}`);
+  /** A variable is set by having a value, but a flag on the command line overrules its rivals' variables. */
+  const chosen = (rivals: string[]) => {
+    const source = (name: string) => command.getOptionValueSource(name);
+    const byFlag = rivals.some((r) => source(r) === "cli");
+    return Object.fromEntries(rivals.filter((r) => !byFlag || source(r) === "cli").map((r) => [r, command.opts()[r]]));
+  };
+
+  switch (verb) {
+    case "setup":
+      command.description(
+        "Lets the stock bazel use the build server: writes one startup line into a bazelrc, or takes it out.",
+      );
+      option("--workspace", "the workspace's .bazelrc", "RBS_SETUP_WORKSPACE");
+      option("--home", "~/.bazelrc", "RBS_SETUP_HOME");
+      option("--rc <file>", "another bazelrc", "RBS_SETUP_RC");
+      javabase();
+      option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
+      option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
+      examples("jbazel setup --workspace", "jbazel setup --home --print", "jbazel setup --workspace --remove");
+      return command.action((opts: { javabase?: string; print?: boolean; remove?: boolean }) =>
+        done(
+          runSetup({
+            ...opts,
+            workspace: undefined,
+            home: undefined,
+            rc: undefined,
+            ...chosen(["workspace", "home", "rc"]),
+            javabase: opts.javabase || context.defaultJavabase,
+          }, {
+            workingDirectory,
+            home: env("HOME"),
+            say,
+            ask: context.ask,
+          }),
+        )
+      );
+    case "status":
+      command.description("Shows your sessions, and whether this workspace is set up.");
+      connection();
+      examples("jbazel status", "jbazel status --json");
+      return command.action(async (opts: SettingOptions & { json?: boolean }) =>
+        done(await runStatus({ settings: readSettings(opts), workingDirectory, env, json: opts.json ?? false, say }))
+      );
+    case "doctor":
+      command.description(
+        "Checks what can be wrong on this machine, and says how to mend it. Exit code 1: something failed.",
+      );
+      connection();
+      javabase();
+      examples("jbazel doctor", "jbazel doctor --json");
+      return command.action(async (opts: SettingOptions & { json?: boolean; javabase?: string }) =>
+        done(
+          await runDoctor({
+            settings: readSettings(opts),
+            workingDirectory,
+            javabase: opts.javabase || context.defaultJavabase,
+            env,
+            run: runProgram,
+            uid: Deno.uid(),
+            json: opts.json ?? false,
+            say,
+          }),
+        )
+      );
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * Everything of the proxy but the handshake: loaded after the first Ping, since the client waits for that.
+ * Decides when the process ends.
+ */
+import { Commands } from "./commands.ts";
+import type { Handshake } from "./handshake.ts";
+import type { ServerArgs } from "./server_args.ts";
+import { Session } from "./session.ts";
+
+/** Bazel's server looks after its pid file as often. */
+const CHECK_MS = 5_000;
+/** How long the last words to the orchestrator may take: the client waits for this process to vanish. */
+const RELEASE_MS = 60;
+
+/** The proxy after its handshake. */
+export interface Proxy {
+  commands: Commands;
+}
+
+/**
+ * Starts the session and the reasons to end: an idle server (`--max_idle_secs`), a pid file that is somebody else's, a
+ * workspace or output base that is gone, SIGTERM, and a `shutdown` from the client.
+ *
+ * @param close Stops the command server.
+ */
+export function serve(args: ServerArgs, handshake: Handshake, close: () => void): Proxy {
+  let ending = false;
+  const end = async (why: string, code = 0) => {
+    if (ending) return;
+    ending = true;
+    console.error(`rbs: ending: ${why}`);
+    handshake.withdraw();
+    await session.release(RELEASE_MS);
+    close();
+    Deno.exit(code);
+  };
+
+  let idle: ReturnType<typeof setTimeout> | undefined;
+  const onActivity = (running: number) => {
+    clearTimeout(idle);
+    if (running === 0 && args.maxIdleSeconds > 0) {
+      idle = setTimeout(() => end(`no command for ${args.maxIdleSeconds} s`), args.maxIdleSeconds * 1000);
+    }
+  };
+
+  const session = new Session(args);
+  const commands = new Commands(handshake, session, { onActivity, onTermination: () => end("shutdown") });
+  session.start();
+  onActivity(0);
+
+  setInterval(() => {
+    if (!handshake.isOurs()) end("server.pid.txt is gone or names another process");
+    else if (!exists(".")) end("the workspace is gone");
+  }, CHECK_MS);
+
+  for (const ignored of ["SIGINT", "SIGHUP"] as const) Deno.addSignalListener(ignored, () => {});
+  Deno.addSignalListener("SIGQUIT", () => {
+    // A JVM prints its threads here; this is what corresponds to them.
+    console.error([`rbs proxy, pid ${Deno.pid}`, session.describe(), ...commands.describe()].join("\n  "));
+  });
+  Deno.addSignalListener("SIGTERM", () => {
+    commands.cancelAll();
+    end("SIGTERM", 143);
+  });
+  return { commands };
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,282 @@
+/** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
+import { RbsError, sentence } from "../proto/errors.ts";
+import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import type { Headers } from "../proto/http2/hpack.ts";
+import { Connection } from "../proto/relay/connection.ts";
+import { Code, createRpcClient, type RpcClient, RpcError } from "../proto/rpc.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, randomToken, readLocalToken, stateDirectory } from "../proto/state.ts";
+import { repoHash } from "../proto/workspace.ts";
+import { ExitCode } from "./commands.ts";
+import { clientAgain, type LocalCommand } from "./local_fallback.ts";
+import type { ServerArgs } from "./server_args.ts";
+
+/** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
+const PATIENCE_MS = 10_000;
+/** The same when there is something to fall back on. */
+const PATIENCE_WITH_FALLBACK_MS = 2_000;
+/** A wait that is shorter stays silent. */
+const SILENCE_MS = 1_000;
+
+/** A live way to the session's agent. */
+export interface AgentLink {
+  /** "host:port", for people. */
+  readonly name: string;
+  readonly connection: Connection;
+  /** The headers of a call: the client's own metadata, and ours. */
+  headers(from?: Headers): Headers;
+}
+
+/** A caller of {@link Session.link}. */
+export interface LinkWaiter {
+  /** Gives up waiting; the search goes on. */
+  signal: AbortSignal;
+  /** Shows a line (with its newline) to the person who waits. */
+  say(line: string): void;
+}
+
+/** Headers that belong to the hop from the Bazel client to the proxy. */
+const HOP_HEADERS = new Set([
+  "host",
+  "connection",
+  "te",
+  "content-type",
+  "content-length",
+  "authorization",
+  "grpc-accept-encoding",
+  "grpc-encoding",
+]);
+
+/** See the file's head. */
+export class Session {
+  readonly #args: ServerArgs;
+  readonly #address = Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
+  readonly #fallback = Deno.env.get("RBS_FALLBACK") === "local";
+  readonly #userId = localUserId();
+  readonly #repoHash: string;
+  readonly #sessionId = randomToken();
+  #client?: RpcClient<typeof Orchestrator>;
+  #search?: Promise<AgentLink>;
+  #link?: AgentLink;
+  #heartbeat?: ReturnType<typeof setTimeout>;
+  #step = "asking the orchestrator";
+  readonly #listeners = new Set<() => void>();
+  #warnings: string[] = [];
+  #released = false;
+
+  constructor(args: ServerArgs) {
+    this.#args = args;
+    this.#repoHash = repoHash(args.workspace);
+  }
+
+  /** True while there is an agent that, as far as we know, answers. */
+  get connected(): boolean {
+    return this.#link !== undefined;
+  }
+
+  /** One line for the log. */
+  describe(): string {
+    return `session ${this.#sessionId} of ${this.#userId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
+  }
+
+  /** Begins to look for the agent, so that it is there when the first command comes. */
+  start(): void {
+    this.#find().catch(() => {/* the next link() tries again, and reports */});
+  }
+
+  /**
+   * The way to the agent. Tells the waiting person what is going on once that takes longer than a second.
+   * Throws an {@link RbsError} that says why there is none.
+   */
+  async link(waiter: LinkWaiter): Promise<AgentLink> {
+    if (this.#link && this.#warnings.length === 0) return this.#link;
+    const began = performance.now();
+    let shown = "";
+    const show = () => {
+      const seconds = (performance.now() - began) / 1000;
+      if (seconds * 1000 < SILENCE_MS || this.#step === shown) return;
+      shown = this.#step;
+      waiter.say(`rbs: ${this.#step} ${seconds.toFixed(1)}s\n`);
+    };
+    const loud = setTimeout(show, SILENCE_MS + 5);
+    const again = setInterval(() => {
+      shown = "";
+      show();
+    }, 10_000);
+    this.#listeners.add(show);
+    const gaveUp = Promise.withResolvers<never>();
+    const giveUp = () => gaveUp.reject(new RbsError("The wait for the agent was interrupted."));
+    if (waiter.signal.aborted) giveUp();
+    waiter.signal.addEventListener("abort", giveUp);
+    try {
+      const link = await Promise.race([this.#find(), gaveUp.promise]);
+      for (const warning of this.#warnings.splice(0)) waiter.say(`rbs: warning: ${warning}\n`);
+      return link;
+    } finally {
+      gaveUp.promise.catch(() => {});
+      clearTimeout(loud);
+      clearInterval(again);
+      this.#listeners.delete(show);
+      waiter.signal.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Says that `link` turned out dead or taken over: the next {@link link} asks for the session anew. */
+  lost(link: AgentLink, why: string): void {
+    if (this.#link !== link) return;
+    console.error(`rbs: session lost: ${why}`);
+    this.#drop();
+  }
+
+  /** How to run a command on this machine instead, or undefined when the user does not want that. */
+  fallback(request: LocalCommand, _headers: Headers): ReturnType<typeof clientAgain> | undefined {
+    return this.#fallback ? clientAgain(request, this.#args) : undefined;
+  }
+
+  /** Gives the session back. Waits for the orchestrator at most `timeoutMs`: it goes on by itself. */
+  async release(timeoutMs: number): Promise<void> {
+    this.#released = true;
+    clearTimeout(this.#heartbeat);
+    const client = this.#client;
+    if (!client) return;
+    await client.releaseServer({ userId: this.#userId, repoHash: this.#repoHash, sessionId: this.#sessionId }, {
+      timeoutMs,
+    })
+      .catch((e) => {
+        if (e.code !== Code.DEADLINE_EXCEEDED) console.error(`rbs: the session was not released: ${sentence(e)}`);
+      });
+    client.close();
+  }
+
+  #drop(): void {
+    this.#link?.connection.close();
+    this.#link = undefined;
+    this.#search = undefined;
+    clearTimeout(this.#heartbeat);
+  }
+
+  #find(): Promise<AgentLink> {
+    if (!this.#search) {
+      const search = this.#search = this.#ask();
+      search.catch(() => {
+        if (this.#search === search) this.#search = undefined;
+      });
+    }
+    return this.#search;
+  }
+
+  #report(step: string): void {
+    this.#step = step;
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** Asks the orchestrator until it answers or patience ends. */
+  async #ask(): Promise<AgentLink> {
+    const patience = performance.now() + (this.#fallback ? PATIENCE_WITH_FALLBACK_MS : PATIENCE_MS);
+    this.#report(`asking the orchestrator at ${this.#address}`);
+    for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
+      let progress = false;
+      try {
+        // A channel that was refused once is not reliable any more under Deno: each attempt has its own.
+        this.#client?.close();
+        this.#client = createRpcClient(Orchestrator, this.#address, { token: readLocalToken(stateDirectory()) });
+        const events = this.#client.getServerStream({
+          userId: this.#userId,
+          repoHash: this.#repoHash,
+          sessionId: this.#sessionId,
+          sourcePath: this.#args.workspace,
+          startupOptions: this.#args.argv,
+          region: Deno.env.get("RBS_REGION") ?? "",
+        });
+        for await (const { event } of events) {
+          progress = true;
+          if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
+          if (event.case === "server") return this.#connect(event.value);
+        }
+        throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
+      } catch (e) {
+        const unreachable = e instanceof RpcError && e.code === Code.UNAVAILABLE;
+        const noKeyYet = e instanceof RbsError;
+        if (!(unreachable || noKeyYet) || performance.now() + wait > patience || this.#released) {
+          throw this.#explain(e, progress);
+        }
+        this.#report(
+          progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#address}`,
+        );
+        await new Promise((r) => setTimeout(r, wait));
+      }
+    }
+  }
+
+  #explain(e: unknown, answered: boolean): RbsError {
+    const options = { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR };
+    if (e instanceof RbsError) return new RbsError(e.message, options);
+    if (
+      e instanceof RpcError && e.code === Code.UNAVAILABLE && !answered &&
+      /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
+    ) {
+      return new RbsError(
+        `The orchestrator at ${this.#address} cannot be reached: start it (orchestrator --local-mode), ` +
+          `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
+        options,
+      );
+    }
+    if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
+      return new RbsError(
+        `The orchestrator at ${this.#address} does not know this user's key: use the orchestrator's own RBS_STATE_DIR.`,
+        options,
+      );
+    }
+    return new RbsError(sentence(e), options);
+  }
+
+  #connect(server: GetServerResponse): AgentLink {
+    const agent = server.session?.agent;
+    if (!agent) throw new RpcError(Code.INTERNAL, "the orchestrator's answer names no agent");
+    const name = `${agent.host}:${agent.commandPort}`;
+    const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
+    const link: AgentLink = {
+      name,
+      connection: new Connection(agent.host, agent.commandPort),
+      headers(from = {}) {
+        const headers: Headers = {};
+        for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;
+        return { ...headers, ...ours };
+      },
+    };
+    this.#link = link;
+    this.#warnings = server.warnings.filter((w) => !this.#warned.has(w));
+    for (const w of server.warnings) this.#warned.add(w);
+    this.#report(`agent ${name}`);
+    this.#beat(5_000);
+    return link;
+  }
+  readonly #warned = new Set<string>();
+
+  /** Heartbeats for as long as the link is there. An orchestrator that is down is no reason to stop. */
+  #beat(afterMs: number): void {
+    clearTimeout(this.#heartbeat);
+    const link = this.#link;
+    this.#heartbeat = setTimeout(async () => {
+      let next = 10_000;
+      try {
+        const r = await this.#client!.heartbeat(
+          { userId: this.#userId, repoHash: this.#repoHash, sessionId: this.#sessionId },
+          { timeoutMs: 5_000 },
+        );
+        next = r.intervalSeconds * 1000 || next;
+      } catch (e) {
+        const code = RpcError.from(e).code;
+        if (this.#link !== link) return;
+        if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return this.#drop();
+        if (code === Code.UNAVAILABLE && !this.#released) {
+          this.#client?.close();
+          try {
+            this.#client = createRpcClient(Orchestrator, this.#address, { token: readLocalToken(stateDirectory()) });
+          } catch { /* the next heartbeat tries again */ }
+        }
+      }
+      if (this.#link === link && !this.#released) this.#beat(next);
+    }, afterMs);
+    Deno.unrefTimer(this.#heartbeat as unknown as number);
+  }
+}

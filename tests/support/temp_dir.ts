@@ -1,0 +1,30 @@
+import { join } from "node:path";
+
+/** A folder of its own for a test, which goes with the scope: `await using directory = await tempDir()`. */
+export interface TempDir extends AsyncDisposable {
+  /** Absolute, without symlinks in it. */
+  path: string;
+  /** The absolute path of something in it. */
+  join(...names: string[]): string;
+}
+
+/** Makes a temporary folder. What is in it may be write-protected, as Bazel's outputs are. */
+export async function tempDir(prefix = "rbs-test-"): Promise<TempDir> {
+  const path = await Deno.realPath(await Deno.makeTempDir({ prefix }));
+  return {
+    path,
+    join: (...names) => join(path, ...names),
+    [Symbol.asyncDispose]: () => removeTree(path),
+  };
+}
+
+/** Removes a folder with all that is in it, write-protected folders included. Nothing happens when it is gone. */
+export async function removeTree(path: string) {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    await new Deno.Command("chmod", { args: ["-R", "u+rwX", "--", path], stderr: "null" }).output();
+    await new Deno.Command("rm", { args: ["-rf", "--", path] }).output();
+  }
+}

@@ -1,0 +1,263 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { run } from "../tests/support/run.ts";
+import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
+import { compiledJavaFile, launcherFile, LOCAL_JDK, shellWord } from "./launcher.ts";
+import { AGENT, compiledFlags, JBAZEL, ORCHESTRATOR_PROGRAM, type Program, PROGRAMS, PROXY } from "./permissions.ts";
+
+/** Tries what its arguments after "--" say, and prints what came of it. */
+const PROBE = `
+const attempts = {
+  read: (path) => Deno.statSync(path),
+  write: (path) => Deno.writeTextFileSync(path, ""),
+  run: (program) => new Deno.Command(program).outputSync(),
+  env: (name) => { if (Deno.env.get(name) === undefined) throw new Deno.errors.NotCapable(); },
+  connect: (address) => Deno.connect({ hostname: address, port: 9 }),
+};
+for (const attempt of Deno.args.includes("--") ? Deno.args.slice(Deno.args.indexOf("--") + 1) : []) {
+  const [kind, value] = [attempt.slice(0, attempt.indexOf(":")), attempt.slice(attempt.indexOf(":") + 1)];
+  let result = "allowed";
+  try { await attempts[kind](value); } catch (e) { if (e instanceof Deno.errors.NotCapable) result = "denied"; }
+  console.log(JSON.stringify([attempt, result]));
+}
+console.log(JSON.stringify(["arguments", Deno.args]));
+`;
+
+/** A launcher of the program's own shell part around a probe, in a folder of its own. */
+async function probe(program: Program, directory: TempDir, name = "probe"): Promise<string> {
+  const places = { deno: Deno.execPath(), cache: directory.path };
+  const file = directory.join(name);
+  await Deno.writeTextFile(file, launcherFile(program, PROBE, places, program === PROXY ? LOCAL_JDK : ""), {
+    mode: 0o755,
+  });
+  return file;
+}
+
+/** What came of each attempt. */
+async function attempts(argv: string[], tries: string[], env: Record<string, string | undefined> = {}, cwd?: string) {
+  const { code, stdout, stderr } = await run([...argv, "--", ...tries], { env, cwd });
+  assert.equal(code, 0, stderr);
+  return Object.fromEntries(stdout.trim().split("\n").map((line) => JSON.parse(line)));
+}
+
+function expected(allowed: string[], denied: string[]): Record<string, string> {
+  return Object.fromEntries([...allowed.map((a) => [a, "allowed"]), ...denied.map((d) => [d, "denied"])]);
+}
+
+async function check(
+  argv: string[],
+  allowed: string[],
+  denied: string[],
+  env?: Record<string, string | undefined>,
+  cwd?: string,
+) {
+  const { arguments: _, ...results } = await attempts(argv, [...allowed, ...denied], env, cwd);
+  assert.deepEqual(results, expected(allowed, denied));
+}
+
+Deno.test("the proxy may use its output base, its workspace and the keys, and nothing beside them", async () => {
+  await using directory = await tempDir();
+  for (const name of ["output base/server", "beside", "workspace", "state/keys"]) {
+    await Deno.mkdir(directory.join(name), { recursive: true });
+  }
+  const outputBase = directory.join("output base");
+  await check(
+    [await probe(PROXY, directory), `--output_base=${outputBase}`],
+    [
+      `read:${outputBase}/server`,
+      `write:${outputBase}/server/command_port`,
+      `read:${directory.join("workspace")}`,
+      `read:${directory.join("state/keys")}`,
+      "connect:127.0.0.1",
+      "env:RBS_STATE_DIR",
+    ],
+    [
+      `read:${directory.join("beside")}`,
+      `read:${directory.join("state")}`,
+      `write:${outputBase}/lock`,
+      `write:${directory.join("workspace/file")}`,
+      `write:${directory.join("state/keys/local.token")}`,
+      "connect:192.0.2.1",
+      "run:/bin/true",
+      "env:SECRET",
+    ],
+    { RBS_STATE_DIR: directory.join("state"), RBS_ORCHESTRATOR_ADDR: undefined, SECRET: "s" },
+    directory.join("workspace"),
+  );
+});
+
+Deno.test("the orchestrator may use its state, its storage and its agent, and nothing beside them", async () => {
+  await using directory = await tempDir();
+  for (const name of ["state", "storage", "beside"]) await Deno.mkdir(directory.join(name));
+  await Deno.writeTextFile(directory.join("agent"), "#!/bin/sh\n", { mode: 0o755 });
+  await check(
+    [await probe(ORCHESTRATOR_PROGRAM, directory), "--state-dir", directory.join("state")],
+    [
+      `write:${directory.join("state/file")}`,
+      `write:${directory.join("storage/file")}`,
+      `run:${directory.join("agent")}`,
+      "connect:localhost",
+    ],
+    [
+      `write:${directory.join("beside/file")}`,
+      `read:${directory.join("beside")}`,
+      "run:/bin/true",
+      "connect:192.0.2.1",
+    ],
+    { RBS_STORAGE_ROOT: directory.join("storage"), RBS_STATE_DIR: directory.join("beside"), RBS_AGENT: undefined },
+  );
+});
+
+Deno.test("the agent may use its storage, read the output base, and run bash only", async () => {
+  await using directory = await tempDir();
+  for (const name of ["storage", "output_base", "beside"]) await Deno.mkdir(directory.join(name));
+  await check(
+    [await probe(AGENT, directory)],
+    [`write:${directory.join("storage/file")}`, `read:${directory.join("output_base")}`, "connect:127.0.0.1"],
+    [
+      `write:${directory.join("output_base/file")}`,
+      `read:${directory.join("beside")}`,
+      "run:/bin/true",
+      "connect:192.0.2.1",
+      "env:SECRET",
+    ],
+    { RBS_AGENT_STORAGE: directory.join("storage"), RBS_AGENT_OUTPUT_BASE: directory.join("output_base"), SECRET: "s" },
+  );
+});
+
+Deno.test("jbazel may write for setup only, and only the workspace's and the home's folder", async () => {
+  await using directory = await tempDir();
+  for (const name of ["home", "workspace/package", "beside"]) {
+    await Deno.mkdir(directory.join(name), { recursive: true });
+  }
+  await Deno.writeTextFile(directory.join("workspace/WORKSPACE"), "");
+  const launcher = await probe(JBAZEL, directory);
+  const writes = [`write:${directory.join("workspace/.bazelrc")}`, `write:${directory.join("home/.bazelrc")}`];
+  const denied = [`write:${directory.join("beside/file")}`, "run:/bin/true", "connect:192.0.2.1"];
+  const env = { HOME: directory.join("home"), RBS_ORCHESTRATOR_ADDR: undefined };
+  await check([launcher, "setup"], writes, denied, env, directory.join("workspace/package"));
+  await check([launcher, "status"], [], [...writes, ...denied], env, directory.join("workspace/package"));
+});
+
+Deno.test("paths with spaces, quotes, newlines, dollars and non-ASCII get through; of one with a comma, its parent", async () => {
+  for (const name of ["a b", `it's "quoted"`, "line\nbreak", "$HOME `x` \\", "größe", "a,b"]) {
+    await using directory = await tempDir();
+    const outputBase = directory.join(name);
+    await Deno.mkdir(join(outputBase, "server"), { recursive: true });
+    const file = `write:${outputBase}/server/file`;
+    const results = await attempts([await probe(PROXY, directory, `java ${name}`), `--output_base=${outputBase}`], [
+      file,
+      "read:/etc/passwd",
+    ]);
+    assert.deepEqual(results, {
+      [file]: "allowed",
+      "read:/etc/passwd": "denied",
+      arguments: [`--output_base=${outputBase}`, "--", file, "read:/etc/passwd"],
+    });
+  }
+});
+
+Deno.test("a launcher works by a symlink, without an environment, and when its deno has moved to the PATH", async () => {
+  await using directory = await tempDir();
+  const file = await probe(PROXY, directory);
+  await Deno.symlink(file, directory.join("java"));
+  const empty = await run(["env", "-i", directory.join("java"), "--x=1"]);
+  assert.equal(empty.stdout, '["arguments",["--x=1"]]\n', empty.stderr);
+  const moved = (await Deno.readTextFile(file)).replaceAll(Deno.execPath(), directory.join("gone/deno"));
+  await Deno.writeTextFile(file, moved);
+  await Deno.mkdir(directory.join("bin"));
+  await Deno.symlink(Deno.execPath(), directory.join("bin/deno"));
+  const found = await run(["env", "-i", `PATH=${directory.join("bin")}`, file, "--x=1"]);
+  assert.equal(found.stdout, '["arguments",["--x=1"]]\n', found.stderr);
+});
+
+Deno.test("the user's variables for Deno and Node do not reach the proxy", async () => {
+  await using directory = await tempDir();
+  const env = { DENO_V8_FLAGS: "--nonsense", NODE_OPTIONS: "--nonsense", DENO_NO_PROMPT: "0", DENO_CERT: "/nowhere" };
+  const { stdout, stderr } = await run([await probe(PROXY, directory)], { env });
+  assert.deepEqual([stdout, stderr], ['["arguments",[]]\n', ""]);
+});
+
+/** A fake JDK that prints its arguments. */
+async function fakeJdk(directory: TempDir, name: string): Promise<string> {
+  await Deno.mkdir(directory.join(name, "bin"), { recursive: true });
+  const script = `#!/bin/sh\necho ${shellWord(name)}; for a do echo "<$a>"; done\n`;
+  await Deno.writeTextFile(directory.join(name, "bin/java"), script, { mode: 0o755 });
+  return directory.join(name);
+}
+
+for (const form of ["launcher", "compiled"] as const) {
+  const java = async (directory: TempDir) => {
+    if (form === "launcher") return await probe(PROXY, directory);
+    const file = directory.join("probe");
+    await Deno.writeTextFile(file, compiledJavaFile(directory.join("rbs-proxy")), { mode: 0o755 });
+    return file;
+  };
+
+  Deno.test(`--batch runs the real JDK with the same arguments but --server_javabase, and says so (${form})`, async () => {
+    await using directory = await tempDir();
+    const file = await java(directory);
+    const installBase = directory.join("install");
+    await fakeJdk(directory, "install/embedded_tools/jdk");
+    const args = [
+      "-jar",
+      "x y",
+      "--batch",
+      `--install_base=${installBase}`,
+      "--server_javabase=/rbs",
+      "run",
+      "--",
+      "",
+      "$x",
+    ];
+    const { stdout, stderr } = await run([file, ...args]);
+    const kept = args.filter((argument) => !argument.startsWith("--server_javabase="));
+    assert.equal(stdout, ["install/embedded_tools/jdk", ...kept.map((a) => `<${a}>`), ""].join("\n"));
+    assert.equal(
+      stderr,
+      `rbs: --batch (or no workspace): running the local JDK ${installBase}/embedded_tools/jdk/bin/java, not RBS.\n`,
+    );
+  });
+
+  Deno.test(`in a session the real JDK runs silently: default javabase, JAVA_HOME, PATH, in this order (${form})`, async () => {
+    await using directory = await tempDir();
+    const file = await java(directory);
+    const [byFlag, byHome, byPath] = [
+      await fakeJdk(directory, "flag"),
+      await fakeJdk(directory, "home"),
+      await fakeJdk(directory, "path"),
+    ];
+    // A java on the PATH that is the launcher itself would run for ever.
+    await Deno.mkdir(directory.join("own"));
+    await Deno.symlink(file, directory.join("own/java"));
+    const env = {
+      RBS_IN_SESSION: "1",
+      PATH: `${directory.join("own")}:${byPath}/bin:/usr/bin:/bin`,
+      JAVA_HOME: byHome,
+    };
+    const says = async (argv: string[], env: Record<string, string | undefined>) => {
+      const { stdout, stderr } = await run(argv, { env });
+      assert.equal(stderr, "");
+      return stdout.split("\n")[0];
+    };
+    assert.equal(await says([file, `--default_system_javabase=${byFlag}`], env), "flag");
+    assert.equal(await says([file, "--default_system_javabase=/nowhere"], env), "home");
+    assert.equal(await says([file], { ...env, JAVA_HOME: undefined }), "path");
+  });
+
+  Deno.test(`without any JDK, --batch ends with 36 and one sentence (${form})`, async () => {
+    await using directory = await tempDir();
+    const env = { PATH: "/nowhere", JAVA_HOME: undefined };
+    const { code, stdout, stderr } = await run([await java(directory), "--batch"], { env });
+    assert.deepEqual([code, stdout], [36, ""]);
+    assert.match(stderr, /^rbs: .* need a real JDK, .*: install one, or set JAVA_HOME\.\n$/);
+  });
+}
+
+Deno.test("every permission says why, and a compiled program's flags name no launcher variable", () => {
+  for (const program of PROGRAMS) {
+    for (const { why } of program.permissions) assert.ok(why.length > 10, `${program.name}: ${why}`);
+    for (const flag of compiledFlags(program)) assert.ok(!flag.includes("$"), `${program.name}: ${flag}`);
+    assert.ok(!compiledFlags(program).includes("--allow-all"));
+  }
+});

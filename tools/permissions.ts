@@ -1,0 +1,247 @@
+/**
+ * What each program may do: the one place from which launchers, compiled programs and tests take it.
+ *
+ * Values may name a launcher variable (`$output_base`): the launcher finds it anew at each start, so that a program gets
+ * the very paths that it was started for. A compiled program has its permissions baked in; where they depend on the
+ * start, `compiled` says what it gets instead, which is wider.
+ */
+
+/** The kinds of Deno's `--allow-…` flags that are used. */
+export type Kind = "net" | "read" | "write" | "env" | "run" | "sys";
+
+/** One thing that a program may do, and why it must. */
+export interface Permission {
+  allow: Kind;
+  /** Values of the flag. One that is a launcher variable without a value at a start is left out. */
+  of: readonly string[] | "all";
+  why: string;
+  /** What a compiled program gets instead; "all" is the flag without values. @default the same as `of` */
+  compiled?: readonly string[] | "all";
+}
+
+/** Where a launcher takes a variable's value from: a flag of the command line first, then a shell expression. */
+export interface LauncherVariable {
+  /** Flags of the program, `--x=VALUE` or `--x VALUE`; the first one given counts. */
+  options?: readonly string[];
+  /** A shell word. It must not fork: each start pays for it. */
+  otherwise?: string;
+  /**
+   * path: a value of --allow-read and --allow-write. network: "HOST:PORT" of a peer, which becomes a value of
+   * --allow-net: nothing for this machine (see LOOPBACK), and everything for another one, because Deno checks the
+   * addresses behind a name, and these nobody knows beforehand.
+   * @default "path"
+   */
+  is?: "path" | "network";
+}
+
+/** A program of ours. */
+export interface Program {
+  name: string;
+  /** Relative to the repository. */
+  entry: string;
+  /** Relative to dist/. */
+  output: string;
+  /** A shell program of the launcher that sets more variables, whose names stand in `prepared`. */
+  prepare?: string;
+  prepared?: readonly string[];
+  /** Its children get the user's environment: what the launcher hides from Deno it keeps as RBS_USER_ENV_…. */
+  keepsUserEnvironment?: boolean;
+  variables: Readonly<Record<string, LauncherVariable>>;
+  permissions: readonly Permission[];
+  /** Arguments with which the program says who it is, and what it then prints. */
+  proof: { args: readonly string[]; prints: RegExp };
+}
+
+const LOOPBACK = ["127.0.0.1", "[::1]", "localhost"] as const;
+
+/** What @grpc/grpc-js and the node: modules below it look up. They get `undefined` for all else (--ignore-env). */
+const GRPC_ENV = ["GRPC_*", "grpc_proxy", "http_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"] as const;
+
+const STATE_DIRECTORY: LauncherVariable = {
+  options: ["--state-dir"],
+  otherwise: "${RBS_STATE_DIR:-${XDG_STATE_HOME:-${HOME-}/.local/state}/rbs}",
+};
+/** All that a client reads of the state directory. */
+const KEYS: LauncherVariable = { otherwise: `${STATE_DIRECTORY.otherwise}/keys` };
+const ORCHESTRATOR: LauncherVariable = { otherwise: "${RBS_ORCHESTRATOR_ADDR-}", is: "network" };
+
+const STATE_ENV = {
+  allow: "env",
+  of: ["RBS_*", "HOME", "USER", "LOGNAME", "XDG_STATE_HOME"],
+  why: "RBS_… settings, and what tells the state directory and the local user's name",
+} as const satisfies Permission;
+
+const USER_ID: Permission = { allow: "sys", of: ["uid"], why: "names the local user where no variable does" };
+
+export const PROXY: Program = {
+  name: "proxy",
+  entry: "proxy/main.ts",
+  output: "javabase/bin/java",
+  variables: { output_base: { options: ["--output_base"] }, keys: KEYS, orchestrator: ORCHESTRATOR },
+  permissions: [
+    { allow: "net", of: LOOPBACK, why: "the Bazel client, a local orchestrator and local agents" },
+    {
+      allow: "net",
+      of: ["$orchestrator"],
+      why: "an orchestrator elsewhere, and the agents that it names",
+      compiled: "all",
+    },
+    { allow: "read", of: ["$output_base"], why: "handshake files, the local output base's links", compiled: "all" },
+    { allow: "read", of: ["."], why: "notices that the workspace is gone", compiled: "all" },
+    { allow: "read", of: ["$keys"], why: "the local token", compiled: "all" },
+    { allow: "write", of: ["$output_base/server"], why: "handshake files", compiled: "all" },
+    STATE_ENV,
+    USER_ID,
+    { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
+  ],
+  proof: { args: [], prints: /rbs: this program stands in for a Bazel server's JVM/ },
+};
+
+export const ORCHESTRATOR_PROGRAM: Program = {
+  name: "orchestrator",
+  entry: "orchestrator/main.ts",
+  output: "orchestrator",
+  variables: {
+    state: STATE_DIRECTORY,
+    storage: { options: ["--storage-root"], otherwise: "${RBS_STORAGE_ROOT-}" },
+    agent: { options: ["--agent"], otherwise: '${RBS_AGENT:-"${0%/*}/agent"}' },
+  },
+  permissions: [
+    { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
+    { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
+    { allow: "read", of: ["$agent"], why: "says at the start when there is no agent program", compiled: "all" },
+    { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
+    { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
+    {
+      allow: "env",
+      of: [...STATE_ENV.of, ..."PATH LANG LANGUAGE LC_* TZ TMPDIR XDG_CACHE_HOME JAVA_HOME".split(" ")],
+      why: "settings, and what agents inherit",
+    },
+    USER_ID,
+    { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
+  ],
+  proof: { args: ["--help"], prints: /Usage: orchestrator/ },
+};
+
+export const AGENT: Program = {
+  name: "agent",
+  entry: "agent/main.ts",
+  output: "agent",
+  variables: {
+    storage: { otherwise: "${RBS_AGENT_STORAGE-}" },
+    output_base: { otherwise: "${RBS_AGENT_OUTPUT_BASE-}" },
+  },
+  permissions: [
+    { allow: "net", of: LOOPBACK, why: "its two ports, and the real Bazel server" },
+    {
+      allow: "read",
+      of: ["$storage"],
+      why: "the Bazel server's handshake files, what its scripts wrote",
+      compiled: "all",
+    },
+    {
+      allow: "read",
+      of: ["$output_base"],
+      why: "the client's logging settings, the developer's links",
+      compiled: "all",
+    },
+    { allow: "write", of: ["$storage"], why: "scripts of the session's init, the server's files", compiled: "all" },
+    { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
+    { allow: "env", of: ["RBS_*"], why: "its flags, and the developer's output base" },
+    { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
+  ],
+  proof: { args: ["--help"], prints: /Usage: agent/ },
+};
+
+export const JBAZEL: Program = {
+  name: "jbazel",
+  entry: "proxy/jbazel/main.ts",
+  output: "jbazel",
+  keepsUserEnvironment: true,
+  variables: {
+    orchestrator: { ...ORCHESTRATOR, options: ["--orchestrator"] },
+    javabase: { options: ["--javabase"], otherwise: '${RBS_JAVABASE:-"${0%/*}/javabase"}' },
+  },
+  prepare: `\
+if [ "\${1-}" = setup ]; then
+  home=\${HOME-}
+  cd -P .
+  workspace=$PWD
+  while [ -n "$workspace" ]; do
+    for marker in MODULE.bazel REPO.bazel WORKSPACE.bazel WORKSPACE; do
+      if [ -f "$workspace/$marker" ]; then break 2; fi
+    done
+    workspace=\${workspace%/*}
+  done
+  for word do
+    case $before in --rc) rc=$word ;; esac
+    case $word in --rc=?*) rc=\${word#*=} ;; esac
+    before=$word
+  done
+  case $rc in ?*"/"*) rc=\${rc%/*} ;; ?*) rc=. ;; esac
+fi
+`,
+  prepared: ["home", "workspace", "rc"],
+  permissions: [
+    { allow: "net", of: LOOPBACK, why: "a local orchestrator and local agents" },
+    {
+      allow: "net",
+      of: ["$orchestrator"],
+      why: "an orchestrator elsewhere, and the agents that it names",
+      compiled: "all",
+    },
+    {
+      allow: "read",
+      of: "all",
+      why: "looks for the workspace upwards from any folder, and bazelrc files name others, output and install bases",
+    },
+    {
+      allow: "write",
+      of: ["$workspace", "$home", "$rc"],
+      why: "only for `jbazel setup`: replaces the bazelrc by a new file beside it",
+      compiled: "all",
+    },
+    {
+      allow: "run",
+      of: ["bazel", "/usr/bin/stty", "/bin/stty"],
+      why: "the local Bazel for RBS_FALLBACK=local, and a terminal's modes",
+    },
+    {
+      allow: "run",
+      of: ["$javabase/bin/java", "java", "bwrap", "unshare", "gcc", "cc", "clang", "ps"],
+      why: "doctor's checks",
+      compiled: "all",
+    },
+    { allow: "env", of: "all", why: "a Bazel command gets the user's whole environment" },
+    USER_ID,
+    { allow: "sys", of: ["statfs"], why: "doctor looks at the free space" },
+  ],
+  proof: { args: ["--version"], prints: /^jbazel \d/ },
+};
+
+/** All programs, in the order in which they are compiled. */
+export const PROGRAMS: readonly Program[] = [PROXY, ORCHESTRATOR_PROGRAM, AGENT, JBAZEL];
+
+/** The flags of `deno compile`, which know no launcher variables. */
+export function compiledFlags(program: Program): string[] {
+  const kinds = byKind(program, (p) => p.compiled ?? p.of);
+  const flags = ["--no-prompt", ...kinds.get("env") === "all" ? [] : ["--ignore-env"]];
+  for (const [kind, values] of kinds) {
+    flags.push(values === "all" ? `--allow-${kind}` : `--allow-${kind}=${values.join(",")}`);
+  }
+  return flags;
+}
+
+/** The permissions by kind, each kind's values in one list. */
+export function byKind(
+  program: Program,
+  values: (permission: Permission) => readonly string[] | "all",
+): Map<Kind, string[] | "all"> {
+  const kinds = new Map<Kind, string[] | "all">();
+  for (const permission of program.permissions) {
+    const known = kinds.get(permission.allow) ?? [];
+    const more = values(permission);
+    kinds.set(permission.allow, known === "all" || more === "all" ? "all" : [...known, ...more]);
+  }
+  return kinds;
+}
