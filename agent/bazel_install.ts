@@ -29,7 +29,9 @@ key() {
 }
 label() {
   files "$1"
-  if [[ -r $REPLY/build-label.txt ]]; then REPLY=$(<"$REPLY/build-label.txt"); else REPLY='of an unknown version'; fi
+  if [[ -r $REPLY/build-label.txt ]]; then REPLY=$(<"$REPLY/build-label.txt"); else REPLY=no_version; fi
+  # Debian's packages are built without a label.
+  [[ $REPLY != no_version ]] || REPLY='without a version label'
 }
 base= others=
 for candidate in "$1" "${"${@:4}"}"; do
@@ -39,7 +41,7 @@ for candidate in "$1" "${"${@:4}"}"; do
     key "$folder"; key=$REPLY
     if [[ -z $wanted || $key == "$wanted" ]]; then base=$folder; break 2; fi
     label "$folder"
-    others+=", Bazel $REPLY ($key) at $folder"
+    others+=", Bazel $REPLY (install_md5 $key) at $folder"
   done
 done
 java=

@@ -45,6 +45,8 @@ export class BazelServer {
   readonly #options: BazelServerOptions;
   #running: RunningServer | undefined;
   #starting: Promise<BazelBackend> | undefined;
+  /** A server is ending, and would still answer: it must not be found again. */
+  #retired = false;
 
   constructor(options: BazelServerOptions) {
     this.#options = options;
@@ -81,7 +83,7 @@ export class BazelServer {
   async ensureAny(signal?: AbortSignal): Promise<void> {
     if (this.#running) return;
     const pid = readServerPid(this.#serverDirectory);
-    if (pid !== undefined && await isAlive(await this.#options.namespace.init(), pid)) return;
+    if (!this.#retired && pid !== undefined && await isAlive(await this.#options.namespace.init(), pid)) return;
     await this.ensure(signal);
   }
 
@@ -90,14 +92,16 @@ export class BazelServer {
    * its end and starts another. Other servers than the present one are left alone.
    */
   retire(backend: Handshake): void {
-    if (this.#running?.backend.requestCookie === backend.requestCookie) this.#running = undefined;
+    if (this.#running?.backend.requestCookie !== backend.requestCookie) return;
+    this.#running = undefined;
+    this.#retired = true;
   }
 
   /** Ends the server, whoever started it: SIGTERM, and SIGKILL after `graceMs`. No server is fine. */
   async stop(graceMs = 5_000): Promise<void> {
     this.#running = undefined;
     await this.#starting?.catch(() => {});
-    const init = await this.#options.namespace.init().catch(() => undefined);
+    const init = await this.#options.namespace.running();
     if (init) await this.#end(init, graceMs);
   }
 
@@ -112,6 +116,8 @@ export class BazelServer {
     const options = withOutputBase(startupOptions, developersOutputBase, namespace.outputBase);
     const commandLine = [serverName(workspace), ...options];
 
+    if (this.#retired) await this.#end(init, 10_000);
+    this.#retired = false;
     const found = await this.#adopt(init, commandLine);
     if (found) return found;
     if (startupOptions.length === 0) {

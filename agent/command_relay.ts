@@ -10,7 +10,7 @@ import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "..
 import { Connection } from "../proto/relay/connection.ts";
 import { listenForCalls } from "../proto/relay/server.ts";
 import { MessageStream } from "../proto/relay/message_stream.ts";
-import { encodeFields, patchFields, scanFields, textValue } from "../proto/relay/wire.ts";
+import { encodeFields, patchFields, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
 import { RpcError } from "../proto/rpc.ts";
 
 /** The real server, as the relay needs it. */
@@ -24,7 +24,7 @@ export interface Backend {
 /** What the relay works with. */
 export interface CommandRelayParts {
   /** Finds or starts the real server. */
-  bazel: { ensure(signal?: AbortSignal): Promise<Backend> };
+  bazel: { ensure(signal?: AbortSignal): Promise<Backend>; retire(backend: Backend): void };
   /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
   gate: { admit(authorization: string | undefined, epoch: string | undefined): void };
   /** Counts the commands that run. */
@@ -91,11 +91,14 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
     for (const [k, v] of Object.entries(headers)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) passed[k] = v;
     const upstream = await connection.start(path, request, passed);
 
-    let commandId: string | undefined;
+    let commandId: string | undefined, terminates = false;
     const watch = isRun
       ? new MessageStream((response) => {
+        // The first names the command, the last says whether the server ends with it; neither carries much output.
+        if (commandId !== undefined && response.length > 4096) return [];
         scanFields(response, (f) => {
           if (f.number === 6) commandId ??= textValue(response, f);
+          else if (f.number === 7) terminates = varintValue(response, f) !== 0;
         });
         return [];
       })
@@ -115,12 +118,14 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
     };
     call.gone.addEventListener("abort", cancel);
     const end = await readCall(upstream, (chunk) => {
-      if (watch && commandId === undefined) watch.push(chunk);
+      watch?.push(chunk);
       // The proxy is gone: read on to the end, so that the server's lock is free when this command counts as ended.
       if (call.gone.aborted) return cancel();
       return call.writeFrames(Buffer.from(chunk));
     });
     call.gone.removeEventListener("abort", cancel);
+    // The next command must not get a server that is about to end.
+    if (terminates) parts.bazel.retire(backend);
     if (end.code === Status.OK) {
       if (isRun && isForShutdown(message)) await parts.localOutputBase.restore();
       return call.end();

@@ -15,7 +15,7 @@ import { Gate } from "./gate.ts";
 import { Lease } from "./lease.ts";
 import { LocalOutputBase } from "./local_output_base.ts";
 import { log } from "./log.ts";
-import { linuxSandboxWarning, printSelfTest } from "./self_test.ts";
+import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
 import { flagValue } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { Supervision } from "./supervise_service.ts";

@@ -118,11 +118,15 @@ export class SessionNamespace {
     return this.#init;
   }
 
+  /** The first process of the namespace if it is there; makes none. */
+  async running(): Promise<SessionInit | undefined> {
+    return await this.#init?.catch(() => undefined);
+  }
+
   /** Ends everything in the namespace; no new one is made. */
   async close(): Promise<void> {
     this.#closed = true;
-    const init = await this.#init?.catch(() => undefined);
-    await init?.close();
+    await (await this.running())?.close();
   }
 
   async #start(): Promise<SessionInit> {

@@ -80,7 +80,7 @@ export function orchestratorService(
   };
 }
 
-/** Refuses callers that are nobody before anything of them is looked at, also for methods that do not exist. */
+/** Refuses callers that are nobody before anything of their request is looked at. */
 export function authorizer(identity: Identity): (path: string, context: CallContext) => void {
   return (_path, context) => void identity.authenticate(context.metadata("authorization"));
 }

@@ -13,8 +13,11 @@ import {
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
-import type { Writable } from "node:stream";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import type { Readable, Writable } from "node:stream";
+import { setImmediate } from "node:timers";
 import { sentence } from "./errors.ts";
+import { GoawayFilter } from "./goaway_filter.ts";
 
 export { status as Code } from "@grpc/grpc-js";
 
@@ -96,6 +99,8 @@ const CHANNEL_DEFAULTS: grpc.ChannelOptions = {
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 2_000,
   "grpc.enable_http_proxy": 0,
+  // grpc-js 1.14.7 retries a call on a session that has just died in microtasks without end: 100 % CPU, for ever.
+  "grpc.enable_retries": 0,
   "grpc.use_local_subchannel_pool": 1,
 };
 
@@ -142,14 +147,19 @@ export function createRpcClient<S extends Service>(
         break;
       case "server_streaming":
         methods[method.localName] = (request: MessageInitShape<DescMessage>, call?: CallOptions) =>
-          iterate(client.makeServerStreamRequest(path, encode, decode, request, metadata(call), deadline(call)), call);
+          responsesOf(
+            client.makeServerStreamRequest(path, encode, decode, request, metadata(call), deadline(call)),
+            call,
+          );
         break;
       case "bidi_streaming":
         methods[method.localName] = (call?: CallOptions) => {
           const stream = client.makeBidiStreamRequest(path, encode, decode, metadata(call), deadline(call));
-          const responses = iterate(stream, call);
+          const over = new Promise<void>((resolve) => stream.on("status", () => resolve()));
+          const responses = responsesOf(stream, call);
           return {
-            send: (m: MessageInitShape<DescMessage>) => write(stream as unknown as Writable, m),
+            // grpc-js takes nothing more from a call that is over, and does not say so.
+            send: (m: MessageInitShape<DescMessage>) => write(stream as unknown as Writable, m, over),
             end: () => stream.end(),
             cancel: () => stream.cancel(),
             [Symbol.asyncIterator]: () => responses[Symbol.asyncIterator](),
@@ -164,8 +174,12 @@ export function createRpcClient<S extends Service>(
   return methods as RpcClient<S>;
 }
 
-/** Writes one message; resolves when the stream takes more, or is gone (its reader learns why). */
-function write(stream: Writable, m: unknown): Promise<void> {
+/**
+ * Writes one message; resolves when the stream takes more, or is gone (its reader learns why).
+ *
+ * @param over Resolves when the stream is gone without an event of its own.
+ */
+function write(stream: Writable, m: unknown, over?: Promise<void>): Promise<void> {
   return new Promise<void>((resolve) => {
     if (stream.destroyed || stream.writableEnded || stream.write(m)) return resolve();
     const done = () => {
@@ -173,40 +187,63 @@ function write(stream: Writable, m: unknown): Promise<void> {
       resolve();
     };
     for (const e of ["drain", "close", "error", "cancelled"]) stream.on(e, done);
+    over?.then(done);
   });
 }
 
 /**
- * The messages of a stream of grpc-js. With back-pressure; ends only after both the last message and the status
- * (grpc-js may report the status first).
+ * The messages of a stream of grpc-js, with back-pressure, until it has ended or is gone. Unlike with the stream's own
+ * iterator, leaving it does not destroy the stream: the other direction of the call may still be in use.
  */
-function iterate<T>(stream: grpc.ClientReadableStream<T>, call?: CallOptions): AsyncIterable<T> {
+async function* messagesOf<T>(stream: Readable): AsyncGenerator<T, void> {
+  let wake = () => {};
+  const woken = () => wake();
+  for (const e of ["readable", "end", "close"]) stream.on(e, woken);
+  try {
+    while (true) {
+      const message = stream.read() as T | null;
+      if (message !== null) yield message;
+      else if (stream.readableEnded || stream.destroyed) return;
+      else await new Promise<void>((resolve) => wake = resolve);
+    }
+  } finally {
+    for (const e of ["readable", "end", "close"]) stream.off(e, woken);
+  }
+}
+
+/** The responses of a call; ends only after both the last message and the status, whichever grpc-js reports first. */
+function responsesOf<T>(stream: grpc.ClientReadableStream<T>, call?: CallOptions): AsyncIterable<T> {
   const abort = () => stream.cancel();
   if (call?.signal?.aborted) abort();
   else call?.signal?.addEventListener("abort", abort);
   const settled = Promise.withResolvers<RpcError | undefined>();
   stream.on("error", (e) => settled.resolve(RpcError.from(e)));
   stream.on("status", (s: grpc.StatusObject) => {
+    call?.signal?.removeEventListener("abort", abort);
     if (s.code === grpc.status.OK) settled.resolve(undefined);
   });
   return {
     async *[Symbol.asyncIterator]() {
       let ended = false;
       try {
-        try {
-          for await (const message of stream as unknown as AsyncIterable<T>) yield message;
-        } catch (e) {
-          throw RpcError.from(e);
+        for await (const message of messagesOf<T>(stream)) {
+          if (call?.signal?.aborted) break;
+          yield message;
         }
         const error = await settled.promise;
         ended = true;
         if (error) throw error;
       } finally {
-        call?.signal?.removeEventListener("abort", abort);
         if (!ended) stream.cancel();
       }
     },
   };
+}
+
+/** The requests of a call. Throws the signal's reason when the caller is gone before it has ended them. */
+async function* requestsOf(call: Readable, signal: AbortSignal): AsyncGenerator<unknown, void> {
+  yield* messagesOf(call);
+  signal.throwIfAborted();
 }
 
 /** What a handler knows of its call. */
@@ -238,7 +275,7 @@ export type RpcImplementation<S extends Service> = {
 export interface RpcServerOptions {
   /** "host:port"; port 0 takes a free one. */
   address: string;
-  /** @default plain text */
+  /** Plain text only so far; {@link RpcServer.listen} rejects others. @default plain text */
   credentials?: grpc.ServerCredentials;
   /** Called before each handler; throws an {@link RpcError} to refuse. `path` is "/package.Service/Method". */
   authorize(path: string, context: CallContext): void;
@@ -253,6 +290,9 @@ export const MAX_REQUEST_BYTES = 4 << 20;
 export class RpcServer implements AsyncDisposable {
   readonly #server: grpc.Server;
   readonly #options: RpcServerOptions;
+  readonly #sockets = new Set<Socket>();
+  #listener?: Server;
+  #closed?: Promise<void>;
   /** The port that it listens on; 0 before {@link listen}. */
   port = 0;
 
@@ -300,7 +340,8 @@ export class RpcServer implements AsyncDisposable {
       const refuse = (thrown: unknown): Partial<grpc.StatusObject> => {
         if (!(thrown instanceof RpcError)) this.#options.onError?.(path, thrown);
         const error = RpcError.from(thrown);
-        return { code: error.code, details: error.message };
+        // A message cut inside of a character would make grpc-js throw where nobody catches it.
+        return { code: error.code, details: error.message.toWellFormed() };
       };
       handlers[method.localName] = method.methodKind === "unary"
         ? (call: grpc.ServerUnaryCall<unknown, unknown>, callback: grpc.sendUnaryData<unknown>) => {
@@ -312,7 +353,9 @@ export class RpcServer implements AsyncDisposable {
         : async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
           try {
             const context = prepare(call);
-            const request = method.methodKind === "bidi_streaming" ? call : (call as { request?: unknown }).request;
+            const request = method.methodKind === "bidi_streaming"
+              ? requestsOf(call as unknown as Readable, context.signal)
+              : (call as { request?: unknown }).request;
             for await (const response of handler(request, context) as AsyncIterable<unknown>) {
               await write(call as unknown as Writable, response);
               if (context.signal.aborted) break;
@@ -327,22 +370,52 @@ export class RpcServer implements AsyncDisposable {
     return this;
   }
 
-  /** Starts to listen. Rejects when the address is in use or not ours. @returns the port */
+  /**
+   * Starts to listen. Rejects with the system's error (`code` EADDRINUSE, EADDRNOTAVAIL …).
+   *
+   * The socket is ours and not grpc-js's, so that each connection goes through a {@link GoawayFilter}.
+   *
+   * @returns the port
+   */
   async listen(): Promise<number> {
     const credentials = this.#options.credentials ?? grpc.ServerCredentials.createInsecure();
-    this.port = await new Promise<number>((resolve, reject) =>
-      this.#server.bindAsync(this.#options.address, credentials, (e, port) => e ? reject(e) : resolve(port))
-    );
-    return this.port;
+    const at = /^(?:\[(?<ip6>.*)\]|(?<host>[^:]*)):(?<port>\d+)$/.exec(this.#options.address)?.groups;
+    if (!at) throw new TypeError(`${this.#options.address}: not a HOST:PORT to listen on`);
+    if (credentials._isSecure()) {
+      throw new TypeError("RpcServer does not know TLS yet: GOAWAY must be filtered above it");
+    }
+    const injector = this.#server.createConnectionInjector(credentials);
+    const listener = this.#listener = createServer((socket) => {
+      socket.setNoDelay(true);
+      this.#sockets.add(socket);
+      socket.on("close", () => this.#sockets.delete(socket));
+      injector.injectConnection(new GoawayFilter(socket));
+    });
+    await new Promise<void>((resolve, reject) => {
+      listener.on("error", reject); // a connection that cannot be accepted later is its caller's trouble
+      listener.listen({ host: at.ip6 ?? at.host, port: Number(at.port) }, resolve);
+    });
+    return this.port = (listener.address() as AddressInfo).port;
   }
 
   /** Stops at once; calls in flight fail with UNAVAILABLE at their callers. */
   close(): void {
-    this.#server.forceShutdown();
+    this.#closed ??= new Promise((resolve) => {
+      const listener = this.#listener;
+      const unbound = new Promise<void>((unbound) => listener?.listening ? listener.close(() => unbound()) : unbound());
+      // First, so that no GOAWAY leaves: our callers may be Denos, too.
+      for (const socket of this.#sockets) socket.destroy();
+      // Later, because a handler may call us: Deno frees a session that is destroyed, even while it reads from it.
+      setImmediate(() => {
+        this.#server.forceShutdown();
+        unbound.then(resolve);
+      });
+    });
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
+  /** Closes; the port is free then. */
+  async [Symbol.asyncDispose](): Promise<void> {
     this.close();
-    return Promise.resolve();
+    await this.#closed;
   }
 }

@@ -32,6 +32,7 @@ import {
   varintValue,
 } from "../proto/relay/wire.ts";
 import type { Cookies } from "./command_server.ts";
+import { clientVariable, runLocally } from "./local_fallback.ts";
 import type { AgentLink, Session } from "./session.ts";
 
 const RUN = "/command_server.CommandServer/Run";
@@ -69,7 +70,7 @@ interface RunRequest {
   /** "build", "shutdown", …; empty if there is none. */
   command: string;
   args: Buffer[];
-  startupOptions: string[];
+  startupOptions: { option: Uint8Array; source: string }[];
   blockForLock: boolean;
   /** "pid=N", or with " (for shutdown)". */
   client: string;
@@ -82,10 +83,13 @@ function readRunRequest(message: Uint8Array): RunRequest {
     else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
     else if (f.number === 4) request.client = textValue(message, f);
     else if (f.number === 6) {
-      const option = bytesValue(message, f);
-      scanFields(option, (o) => {
-        if (o.number === 1) request.startupOptions.push(textValue(option, o));
+      const pair = bytesValue(message, f);
+      const startup = { option: new Uint8Array() as Uint8Array, source: "" };
+      scanFields(pair, (o) => {
+        if (o.number === 1) startup.option = bytesValue(pair, o);
+        else if (o.number === 2) startup.source = textValue(pair, o);
       });
+      request.startupOptions.push(startup);
     }
   });
   request.command = request.args[0]?.toString() ?? "";
@@ -113,12 +117,15 @@ export interface CommandEvents {
 
 /** See the file's head. */
 export class Commands {
+  readonly #outputBase: string;
   readonly #cookies: Cookies;
   readonly #session: Session;
   readonly #events: CommandEvents;
   readonly #running = new Map<string, Command>();
 
-  constructor(cookies: Cookies, session: Session, events: CommandEvents) {
+  /** @param outputBase The client's, absolute. */
+  constructor(outputBase: string, cookies: Cookies, session: Session, events: CommandEvents) {
+    this.#outputBase = outputBase;
     this.#cookies = cookies;
     this.#session = session;
     this.#events = events;
@@ -209,18 +216,19 @@ export class Commands {
     say: (text: string) => void,
   ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
     const { signal } = command.cancelled;
+    // The environment of this command, not of the one that happened to start the proxy.
+    const local = clientVariable(command.request, "RBS_FALLBACK") === "local";
     for (let attempt = 1;; attempt++) {
       let link: AgentLink;
       try {
-        link = await this.#session.link({ signal, say });
+        link = await this.#session.link({ signal, say, impatient: local });
       } catch (e) {
         if (signal.aborted) {
           return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
         }
-        const fallback = this.#session.fallback(command.request, headers);
-        if (!fallback) throw e;
+        if (!local) throw e;
         say(`rbs: ${sentence(e)}\n`);
-        return fallback;
+        return runLocally(command.request, this.#outputBase);
       }
       command.link = link;
       const outcome = await this.#relay(command, link, message, headers, call);

@@ -1,26 +1,76 @@
-import type { Buffer } from "node:buffer";
-import { RbsError } from "../proto/errors.ts";
-import { encodeFields } from "../proto/relay/wire.ts";
-import type { ServerArgs } from "./server_args.ts";
+/**
+ * RBS_FALLBACK=local: the command runs on this machine, because no agent can be had.
+ *
+ * The client executes whatever a finished response asks for (that is how `bazel run` works), so we ask for the client
+ * itself with the same command line, but a real JDK and an output base beside the usual one. That server stays warm next
+ * to this proxy; the proxy needs no permission to run anything; and once an agent can be had again, the next command goes
+ * there.
+ */
+import { Buffer } from "node:buffer";
+import { encodeFields, lengthPrefix } from "../proto/relay/wire.ts";
 
 /** The part of a Run request that is needed to run it again. */
 export interface LocalCommand {
   command: string;
-  args: Buffer[];
-  startupOptions: string[];
+  /** As the client sent them: the command, what the client adds by itself, then what the user typed. */
+  args: Uint8Array[];
+  startupOptions: { option: Uint8Array; source: string }[];
 }
 
-/** A finished response that makes the client do something else. */
+/** How the Run is answered instead. */
 export interface Instead {
   exitCode: number;
   text: string;
   fields: [number, Uint8Array | boolean][];
 }
 
-/** RunResponse.exec_request. */
+/** RunResponse.exec_request, and the fields of an ExecRequest. */
 const EXEC_REQUEST = 8;
+const Exec = { workingDirectory: 1, argv: 2, environmentVariable: 3, shouldExec: 5 };
 
-export function clientAgain(_request: LocalCommand, _args: ServerArgs): Instead {
-  throw new RbsError("fallback");
-  return { exitCode: 0, text: "", fields: [[EXEC_REQUEST, encodeFields([])]] };
+/** A variable of the environment in which the user called the client; undefined if it was not set there. */
+export function clientVariable(request: { args: Uint8Array[] }, name: string): string | undefined {
+  const prefix = `--client_env=${name}=`;
+  return request.args.map((a) => Buffer.from(a).toString()).findLast((a) => a.startsWith(prefix))?.slice(prefix.length);
+}
+
+/** The output base of commands that run on this machine. */
+export function localOutputBase(outputBase: string): string {
+  return `${outputBase}.local`;
+}
+
+/**
+ * The response that makes the client run the same command on this machine.
+ *
+ * @param outputBase The client's own output base, absolute.
+ */
+export function runLocally(request: LocalCommand, outputBase: string): Instead {
+  const args = request.args.map((a) => Buffer.from(a));
+  const own = (name: string) =>
+    args.find((a) => a.toString("latin1").startsWith(`--${name}=`))?.subarray(name.length + 3);
+  // What the user typed follows the client's own additions, the last of which is the working directory.
+  const typed = args.findIndex((a) => a.toString("latin1").startsWith("--client_cwd=")) + 1;
+  const argv: Uint8Array[] = [
+    own("binary_path") ?? Buffer.from("bazel"),
+    // Options of rc files have a source, and are read again.
+    ...request.startupOptions.filter((o) => o.option.length > 0 && o.source === "").map((o) => o.option),
+    Buffer.from(`--output_base=${localOutputBase(outputBase)}`),
+    args[0] ?? Buffer.from("help"),
+    ...args.slice(typed || 1),
+  ];
+  const exec = Buffer.concat([
+    encodeFields([[Exec.workingDirectory, own("client_cwd")]]),
+    // An empty argument is an argument: encodeFields would leave it out.
+    ...argv.flatMap((a) => [lengthPrefix(Exec.argv, a.length), a]),
+    // The javabase's bin/java then executes the JDK that the client would have taken by itself.
+    encodeFields([[Exec.environmentVariable, encodeFields([[1, "RBS_IN_SESSION"], [2, "1"]])], [
+      Exec.shouldExec,
+      true,
+    ]]),
+  ]);
+  return {
+    exitCode: 0,
+    text: `rbs: RBS_FALLBACK=local: running on this machine, with the output base ${localOutputBase(outputBase)}.\n`,
+    fields: [[EXEC_REQUEST, exec]],
+  };
 }

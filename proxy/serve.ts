@@ -44,7 +44,10 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   };
 
   const session = new Session(args);
-  const commands = new Commands(handshake, session, { onActivity, onTermination: () => end("shutdown") });
+  const commands = new Commands(args.outputBase, handshake, session, {
+    onActivity,
+    onTermination: () => end("shutdown"),
+  });
   session.start();
   onActivity(0);
 

@@ -7,13 +7,12 @@ import { Code, createRpcClient, type RpcClient, RpcError } from "../proto/rpc.ts
 import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, randomToken, readLocalToken, stateDirectory } from "../proto/state.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
-import { clientAgain, type LocalCommand } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 
 /** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
 const PATIENCE_MS = 10_000;
-/** The same when there is something to fall back on. */
-const PATIENCE_WITH_FALLBACK_MS = 2_000;
+/** The same for a command that has something to fall back on. */
+const IMPATIENCE_MS = 500;
 /** A wait that is shorter stays silent. */
 const SILENCE_MS = 1_000;
 
@@ -30,6 +29,8 @@ export interface AgentLink {
 export interface LinkWaiter {
   /** Gives up waiting; the search goes on. */
   signal: AbortSignal;
+  /** Gives up soon when nobody answers. */
+  impatient?: boolean;
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
 }
@@ -46,12 +47,37 @@ const HOP_HEADERS = new Set([
   "grpc-encoding",
 ]);
 
+/** What a {@link Session} takes from its surroundings. */
+export interface SessionSettings {
+  /** The orchestrator's "host:port". */
+  address: string;
+  userId: string;
+  /** Where the local token is. */
+  stateDirectory(): string;
+  patienceMs: number;
+  impatienceMs: number;
+  silenceMs: number;
+  /** The time until the first heartbeat; its answer says when the next is due. */
+  firstHeartbeatMs: number;
+}
+
+/** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
+const DEFAULTS = {
+  stateDirectory,
+  patienceMs: PATIENCE_MS,
+  impatienceMs: IMPATIENCE_MS,
+  silenceMs: SILENCE_MS,
+  firstHeartbeatMs: 5_000,
+};
+
 /** See the file's head. */
 export class Session {
   readonly #args: ServerArgs;
-  readonly #address = Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
-  readonly #fallback = Deno.env.get("RBS_FALLBACK") === "local";
-  readonly #userId = localUserId();
+  readonly #settings: SessionSettings;
+  readonly #address: string;
+  /** Why the last attempt found nobody; undefined while somebody answers. */
+  #unreachable?: RbsError;
+  readonly #userId: string;
   readonly #repoHash: string;
   readonly #sessionId = randomToken();
   #client?: RpcClient<typeof Orchestrator>;
@@ -63,8 +89,12 @@ export class Session {
   #warnings: string[] = [];
   #released = false;
 
-  constructor(args: ServerArgs) {
+  /** @param settings For tests; what is not given comes from the environment. */
+  constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
     this.#args = args;
+    this.#settings = { ...DEFAULTS, ...settings };
+    this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
+    this.#userId = settings.userId ?? localUserId();
     this.#repoHash = repoHash(args.workspace);
   }
 
@@ -93,17 +123,27 @@ export class Session {
     let shown = "";
     const show = () => {
       const seconds = (performance.now() - began) / 1000;
-      if (seconds * 1000 < SILENCE_MS || this.#step === shown) return;
+      if (seconds * 1000 < this.#settings.silenceMs || this.#step === shown) return;
       shown = this.#step;
       waiter.say(`rbs: ${this.#step} ${seconds.toFixed(1)}s\n`);
     };
-    const loud = setTimeout(show, SILENCE_MS + 5);
+    const loud = setTimeout(show, this.#settings.silenceMs + 5);
     const again = setInterval(() => {
       shown = "";
       show();
     }, 10_000);
-    this.#listeners.add(show);
     const gaveUp = Promise.withResolvers<never>();
+    const hurry = () => {
+      if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
+        gaveUp.reject(this.#unreachable);
+      }
+    };
+    const enough = setTimeout(hurry, this.#settings.impatienceMs);
+    const listener = () => {
+      show();
+      hurry();
+    };
+    this.#listeners.add(listener);
     const giveUp = () => gaveUp.reject(new RbsError("The wait for the agent was interrupted."));
     if (waiter.signal.aborted) giveUp();
     waiter.signal.addEventListener("abort", giveUp);
@@ -115,7 +155,8 @@ export class Session {
       gaveUp.promise.catch(() => {});
       clearTimeout(loud);
       clearInterval(again);
-      this.#listeners.delete(show);
+      clearTimeout(enough);
+      this.#listeners.delete(listener);
       waiter.signal.removeEventListener("abort", giveUp);
     }
   }
@@ -125,11 +166,6 @@ export class Session {
     if (this.#link !== link) return;
     console.error(`rbs: session lost: ${why}`);
     this.#drop();
-  }
-
-  /** How to run a command on this machine instead, or undefined when the user does not want that. */
-  fallback(request: LocalCommand, _headers: Headers): ReturnType<typeof clientAgain> | undefined {
-    return this.#fallback ? clientAgain(request, this.#args) : undefined;
   }
 
   /** Gives the session back. Waits for the orchestrator at most `timeoutMs`: it goes on by itself. */
@@ -171,14 +207,16 @@ export class Session {
 
   /** Asks the orchestrator until it answers or patience ends. */
   async #ask(): Promise<AgentLink> {
-    const patience = performance.now() + (this.#fallback ? PATIENCE_WITH_FALLBACK_MS : PATIENCE_MS);
+    const patience = performance.now() + this.#settings.patienceMs;
     this.#report(`asking the orchestrator at ${this.#address}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
       try {
         // A channel that was refused once is not reliable any more under Deno: each attempt has its own.
         this.#client?.close();
-        this.#client = createRpcClient(Orchestrator, this.#address, { token: readLocalToken(stateDirectory()) });
+        this.#client = createRpcClient(Orchestrator, this.#address, {
+          token: readLocalToken(this.#settings.stateDirectory()),
+        });
         const events = this.#client.getServerStream({
           userId: this.#userId,
           repoHash: this.#repoHash,
@@ -189,6 +227,7 @@ export class Session {
         });
         for await (const { event } of events) {
           progress = true;
+          this.#unreachable = undefined;
           if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
           if (event.case === "server") return this.#connect(event.value);
         }
@@ -199,6 +238,7 @@ export class Session {
         if (!(unreachable || noKeyYet) || performance.now() + wait > patience || this.#released) {
           throw this.#explain(e, progress);
         }
+        if (!progress) this.#unreachable = this.#explain(e, progress);
         this.#report(
           progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#address}`,
         );
@@ -247,7 +287,7 @@ export class Session {
     this.#warnings = server.warnings.filter((w) => !this.#warned.has(w));
     for (const w of server.warnings) this.#warned.add(w);
     this.#report(`agent ${name}`);
-    this.#beat(5_000);
+    this.#beat(this.#settings.firstHeartbeatMs);
     return link;
   }
   readonly #warned = new Set<string>();
@@ -271,7 +311,9 @@ export class Session {
         if (code === Code.UNAVAILABLE && !this.#released) {
           this.#client?.close();
           try {
-            this.#client = createRpcClient(Orchestrator, this.#address, { token: readLocalToken(stateDirectory()) });
+            this.#client = createRpcClient(Orchestrator, this.#address, {
+              token: readLocalToken(this.#settings.stateDirectory()),
+            });
           } catch { /* the next heartbeat tries again */ }
         }
       }

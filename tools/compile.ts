@@ -30,6 +30,7 @@ export async function compile(programs: readonly Program[]): Promise<Compiled[]>
   await Deno.mkdir(CACHE, { recursive: true });
   await Deno.chmod(CACHE, 0o700); // A code cache that others could write to would be their way into our programs.
   const binary = await canCompile();
+  if (!binary) await prepareBundler();
   const made = await Promise.allSettled(programs.map(binary ? compileBinary : compileLauncher));
   const failures = made.filter((result) => result.status === "rejected").map(({ reason }) => reason);
   if (failures.length > 0) throw new AggregateError(failures);
@@ -47,6 +48,19 @@ async function canCompile(): Promise<boolean> {
     return (await output(probe, ["--version"])).includes("made by deno compile --version");
   } catch {
     return false;
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+/** The first `deno bundle` of a user fetches esbuild, and those that start meanwhile stumble over it (Deno 2.9.6). */
+async function prepareBundler() {
+  const directory = await Deno.makeTempDir({ prefix: "rbs-compile-" });
+  try {
+    const probe = join(directory, "probe.ts");
+    await Deno.writeTextFile(probe, "");
+    const bundle = () => deno(["bundle", "--no-check", "--no-config", "--output", join(directory, "probe.js"), probe]);
+    await bundle().catch(bundle); // Another process's first one may be at it.
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
@@ -71,27 +85,26 @@ async function compileBinary(program: Program): Promise<Compiled> {
 async function compileLauncher(program: Program): Promise<Compiled> {
   const target = join(DIST, program.output);
   await replace(target, async (fresh) => {
-    const bundle = `${fresh}.js`;
+    const scratch = await Deno.makeTempDir({ prefix: "rbs-compile-" });
     try {
-      await deno([
-        "bundle",
-        "--no-check",
-        "--frozen",
-        "--platform",
-        "deno",
-        "--output",
-        bundle,
-        join(ROOT, program.entry),
-      ]);
-      const places = { deno: Deno.execPath(), cache: CACHE };
-      const text = launcherFile(program, await Deno.readTextFile(bundle), places, program === PROXY ? LOCAL_JDK : "");
-      await Deno.writeTextFile(fresh, text, { mode: 0o755 });
+      const script = join(scratch, "bundle.js");
+      const entry = join(ROOT, program.entry);
+      await deno(["bundle", "--no-check", "--frozen", "--platform", "deno", "--output", script, entry]);
+      const bundle = await Deno.readTextFile(script);
+      const write = async (cache: string) => {
+        const places = { deno: Deno.execPath(), cache };
+        const text = launcherFile(program, bundle, places, program === PROXY ? LOCAL_JDK : "");
+        await Deno.writeTextFile(fresh, text, { mode: 0o755 });
+      };
+      // The code cache goes by the path, and would keep an entry for each that was ever proved.
+      await write(scratch);
+      await prove(program, fresh);
+      await write(CACHE);
     } finally {
-      await Deno.remove(bundle).catch(() => {});
+      await Deno.remove(scratch, { recursive: true });
     }
-    await prove(program, fresh);
   });
-  await output(target, program.proof.args); // Fills the code cache, which goes by the path.
+  await prove(program, target); // Fills the code cache.
   return { program, form: "launcher", bytes: (await Deno.stat(target)).size };
 }
 

@@ -6,19 +6,23 @@
 /** Something that must be there. */
 interface Need {
   what: string;
-  /** Any one of these programs on the PATH will do. */
+  /** Any one of these programs on the PATH will do, */
   programs: readonly string[];
+  /** unless all are needed. */
+  all?: true;
   /** The Debian package that has it. */
   debian: string;
   /** Where to get it on other systems. */
   elsewhere: string;
 }
 
+const BAZEL = "bazel-bootstrap";
+
 const NEEDS: readonly Need[] = [
   {
     what: "Bazel",
     programs: ["bazel"],
-    debian: "bazel-bootstrap",
+    debian: BAZEL,
     elsewhere: "Bazelisk, as `bazel` on the PATH (npm install --global @bazel/bazelisk)",
   },
   { what: "a JDK", programs: ["javac"], debian: "default-jdk-headless", elsewhere: "any JDK, 11 or later" },
@@ -27,6 +31,7 @@ const NEEDS: readonly Need[] = [
   {
     what: "script and unshare",
     programs: ["script", "unshare"],
+    all: true,
     debian: "bsdutils util-linux",
     elsewhere: "util-linux",
   },
@@ -49,38 +54,45 @@ export async function setup(say: (line: string) => void): Promise<boolean> {
     for (const { what, elsewhere } of missing) say(`  ${what}: ${elsewhere}`);
     return false;
   }
-  const packages = missing.flatMap(({ debian }) => debian.split(" "));
-  if (Deno.uid() !== 0) {
-    const bazelisk = packages.includes("bazel-bootstrap") && !await isInArchive("bazel-bootstrap");
-    const names = packages.filter((name) => !(bazelisk && name === "bazel-bootstrap")).join(" ");
-    const apt = names && `sudo apt-get update && sudo apt-get install -y --no-install-recommends ${names}`;
-    const npm = bazelisk && "sudo npm install --global @bazel/bazelisk";
-    say("Please run this, then try again:");
-    say(`  ${[apt, npm].filter(Boolean).join(" && ")}`);
-    return false;
-  }
-
-  if (await listsAreEmpty()) {
+  const root = Deno.uid() === 0;
+  if (root && !await isInArchive("bubblewrap")) {
     say("Reading the package lists (apt-get update)");
     if (!await apt(["update"], say)) return false;
   }
-  say(`Installing ${packages.join(", ")} (apt-get install)`);
-  if (!await apt(["install", "-y", "--no-install-recommends", ...packages], say)) {
-    // The lists may be older than the archive.
-    say("Once more, with fresh package lists (apt-get update)");
-    if (!await apt(["update"], say) || !await apt(["install", "-y", "--no-install-recommends", ...packages], say)) {
-      say(`apt-get cannot install them; try: apt-get install ${packages.join(" ")}`);
-      return false;
+  const packages = missing.flatMap(({ debian }) => debian.split(" "));
+  // Not every kin of Debian has Bazel. Empty package lists tell nothing.
+  const bazelisk = packages.includes(BAZEL) && !await isInArchive(BAZEL) && await isInArchive("bubblewrap");
+  if (bazelisk) packages.splice(packages.indexOf(BAZEL), 1);
+  const install = ["install", "-y", "--no-install-recommends", ...packages];
+  const npm = ["install", "--global", "@bazel/bazelisk"];
+
+  if (!root) {
+    const apt = packages.length > 0 && `sudo apt-get update && sudo apt-get ${install.join(" ")}`;
+    say("Please run this, then try again:");
+    say(`  ${[apt, bazelisk && `sudo npm ${npm.join(" ")}`].filter(Boolean).join(" && ")}`);
+    return false;
+  }
+  if (packages.length > 0) {
+    say(`Installing ${packages.join(", ")} (apt-get install)`);
+    if (!await apt(install, say)) {
+      say("Once more, with fresh package lists (apt-get update)"); // They may be older than the archive.
+      if (!await apt(["update"], say) || !await apt(install, say)) {
+        say(`apt-get cannot install them; this shows why: apt-get ${install.join(" ")}`);
+        return false;
+      }
     }
+  }
+  if (bazelisk) {
+    say("Installing Bazelisk (npm install)");
+    await new Deno.Command("npm", { args: npm, stdin: "null", stdout: "null" }).output();
   }
   const still = NEEDS.filter((need) => !isThere(need));
   if (still.length > 0) say(`Still missing after the installation: ${still.map(({ what }) => what).join(", ")}.`);
   return still.length === 0;
 }
 
-function isThere({ what, programs }: Need): boolean {
-  // The first is one package's two programs; elsewhere any one will do.
-  return what.includes(" and ") ? programs.every(onPath) : programs.some(onPath);
+function isThere({ programs, all }: Need): boolean {
+  return all ? programs.every(onPath) : programs.some(onPath);
 }
 
 function onPath(program: string): boolean {
@@ -94,11 +106,7 @@ function onPath(program: string): boolean {
   });
 }
 
-async function listsAreEmpty(): Promise<boolean> {
-  const { stdout } = await new Deno.Command("apt-cache", { args: ["policy", "bubblewrap"], stderr: "null" }).output();
-  return !new TextDecoder().decode(stdout).includes("Candidate:");
-}
-
+/** Whether apt knows a package by its lists. */
 async function isInArchive(name: string): Promise<boolean> {
   const { stdout } = await new Deno.Command("apt-cache", { args: ["policy", name], stderr: "null" }).output();
   return /Candidate: (?!\(none\))/.test(new TextDecoder().decode(stdout));
@@ -114,13 +122,15 @@ async function apt(args: string[], say: (line: string) => void): Promise<boolean
     stderr: "piped",
   }).spawn();
   const said: string[] = [];
+  // Hundreds of packages come along: only those that were asked for are worth a line.
+  const shown = new RegExp(`^(Need to get|Setting up (${args.map(RegExp.escape).join("|")})[ :])`);
   const show = async (stream: ReadableStream<Uint8Array>) => {
     let rest = "";
     for await (const text of stream.pipeThrough(new TextDecoderStream())) {
       const lines = (rest + text).split("\n");
       rest = lines.pop()!;
       said.push(...lines);
-      for (const line of lines) if (/^(Setting up|Need to get)/.test(line)) say(`  ${line}`);
+      for (const line of lines) if (shown.test(line)) say(`  ${line}`);
     }
     said.push(rest);
   };

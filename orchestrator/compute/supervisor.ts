@@ -112,7 +112,12 @@ export class Supervisor {
     const { endpoint, controlToken, events } = this.#options;
     const host = endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
     // A channel that has seen its server die may not come back: each connection gets its own.
-    using client = createRpcClient(Agent, `${host}:${endpoint.port}`, { token: controlToken });
+    using client = createRpcClient(Agent, `${host}:${endpoint.port}`, {
+      token: controlToken,
+      // grpc-js 1.14.7 (`retrying-call.js`, progress NOT_STARTED) starts a call on a session that is just gone again and
+      // again without ever letting the event loop run; attempts are counted here instead.
+      channel: { "grpc.enable_retries": 0 },
+    });
     const call = this.#call = client.supervise();
     let heard = false;
     let silent = false;

@@ -26,6 +26,7 @@ function request(change: Partial<ServerRequest> = {}): ServerRequest {
   };
 }
 
+/** A service with a store on the disk and agents in this process. */
 class World implements AsyncDisposable {
   readonly temp = tempDirectory();
   readonly compute = new InProcessCompute();
@@ -84,7 +85,6 @@ class World implements AsyncDisposable {
   }
 }
 
-/** The world with a service that was told by `kill -9`: it is left alone, with no chance to tidy up. */
 function test(promise: string, run: (world: World) => Promise<void>, change: Partial<SessionServiceOptions> = {}) {
   Deno.test({
     name: promise,
@@ -408,7 +408,9 @@ test("what cannot be adopted is dropped: dead agents, and starts without an addr
   const gate = Promise.withResolvers<void>();
   await world.get({ sourcePath: "/dead" });
   world.compute.gate = gate.promise;
-  world.get({ sourcePath: "/unknown" });
+  const begun = Promise.withResolvers<void>();
+  world.get({ sourcePath: "/unknown" }, () => begun.resolve());
+  await begun.promise;
   const old = world.store;
   // A copy of the store as the killed one left it, of which the former service knows nothing.
   const copy = join(world.temp.path, "copy");

@@ -10,7 +10,18 @@
  */
 import { Buffer } from "node:buffer";
 import { sentence } from "../errors.ts";
-import { encodeFrame, ErrorCode, Flag, FRAME_HEADER_BYTES, frameHeader, FrameType, numberFrame, PREFACE, Setting, settingsFrame } from "./frames.ts";
+import {
+  encodeFrame,
+  ErrorCode,
+  Flag,
+  FRAME_HEADER_BYTES,
+  frameHeader,
+  FrameType,
+  numberFrame,
+  PREFACE,
+  Setting,
+  settingsFrame,
+} from "./frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder, HpackError } from "./hpack.ts";
 
 /** A byte stream: a `Deno.Conn`, or what behaves like one. */
@@ -37,6 +48,10 @@ const MAX_HEADER_BLOCK = 1 << 20;
  * an attack.
  */
 const MAX_UNREAD_ANSWERS = 10_000;
+/** How long a peer that broke the rules may take to read why the connection ends, in milliseconds. */
+const LAST_WORDS_MS = 1_000;
+/** HPACK for "my table is empty from here on". */
+const NO_TABLE = Uint8Array.of(0x20);
 
 /** Why a stream ended before its time. */
 export class StreamError extends Error {
@@ -78,7 +93,10 @@ export class Stream {
     this.sendWindow = sendWindow;
   }
 
-  /** Resolves when the stream is over: with undefined if both sides ended it, or with the reason. */
+  /**
+   * Resolves when the stream is over: with the reason if it was cut off; with undefined if both sides ended it, and then
+   * all that we sent was written to the transport.
+   */
   get closed(): Promise<StreamError | undefined> {
     return this.#closed.promise;
   }
@@ -144,6 +162,8 @@ export class Http2Connection {
   readonly #options: Http2Options;
   readonly #decoder = new HpackDecoder();
   readonly #streams = new Map<number, Stream>();
+  /** Streams that both sides have ended, but whose last frames are on their way to the transport. */
+  #leaving: Stream[] = [];
   readonly #blocked = new Set<Stream>();
   #nextId = 1;
   #highestPeerId = 0;
@@ -157,6 +177,12 @@ export class Http2Connection {
   #flushing = false;
   #headerBlock?: { stream: number; parts: Uint8Array[]; bytes: number; endStream: boolean };
   #goingAway = false;
+  #retired = false;
+  /** Set when the peer broke the rules: the connection ends for this reason, once the peer was told. */
+  #failure?: string;
+  #lastWords?: ReturnType<typeof setTimeout>;
+  /** The peer asked for a smaller table; we use none, which the next header block must say (RFC 7541, 4.2). */
+  #tableShrunk = false;
   #ended = false;
   readonly #closed = Promise.withResolvers<void>();
 
@@ -178,7 +204,7 @@ export class Http2Connection {
 
   /** True while new streams can be made. */
   get usable(): boolean {
-    return !this.#ended && !this.#goingAway && this.#nextId < 2 ** 30;
+    return !this.#ended && !this.#goingAway && !this.#retired && this.#failure === undefined && this.#nextId < 2 ** 30;
   }
 
   /** The number of streams that are open. */
@@ -209,6 +235,12 @@ export class Http2Connection {
     return stream;
   }
 
+  /** Takes no new streams, and closes when the last one is over. */
+  retire(): void {
+    this.#retired = true;
+    this.#finishIfIdle();
+  }
+
   /** Cuts the connection off; what is open ends with an error. */
   close(reason = "the connection was closed"): void {
     this.#finish(reason);
@@ -218,7 +250,9 @@ export class Http2Connection {
 
   /** @ignore */
   sendHeaderBlock(stream: Stream, headers: Headers, endStream: boolean): void {
-    const block = encodeHeaders(headers);
+    let block = encodeHeaders(headers);
+    if (this.#tableShrunk) block = Buffer.concat([NO_TABLE, block]);
+    this.#tableShrunk = false;
     for (let at = 0, first = true; first || at < block.length; first = false) {
       const part = block.subarray(at, at += this.#peerMaxFrame);
       const flags = (at >= block.length ? Flag.END_HEADERS : 0) | (first && endStream ? Flag.END_STREAM : 0);
@@ -264,22 +298,38 @@ export class Http2Connection {
   }
 
   /** @ignore */
-  resetStream(stream: Stream, code: number): void {
+  resetStream(stream: Stream, code: number, why = "the stream was reset by this side"): void {
     if (!this.#streams.has(stream.id)) return;
     this.#send(numberFrame(FrameType.RST_STREAM, stream.id, code));
-    this.#drop(stream, new StreamError(code, "the stream was reset by this side"));
+    this.#drop(stream, new StreamError(code, why));
   }
 
   #localEnd(stream: Stream): void {
     stream.localClosed = true;
     stream.wake();
     if (stream.remoteClosed) this.#drop(stream);
+    else if (this.#options.role === "server") this.#dropAnswered(stream);
+  }
+
+  /** The response is complete: nobody wants the rest of the request (RFC 9113, 8.1). */
+  #dropAnswered(stream: Stream): void {
+    this.#send(numberFrame(FrameType.RST_STREAM, stream.id, ErrorCode.NO_ERROR));
+    this.#drop(stream);
   }
 
   #drop(stream: Stream, error?: StreamError): void {
-    this.#streams.delete(stream.id);
+    if (!this.#streams.delete(stream.id)) return;
     this.#blocked.delete(stream);
-    stream.settle(error);
+    if (!error && this.#flushing) {
+      stream.remoteClosed = true;
+      this.#leaving.push(stream);
+    } else stream.settle(error);
+    this.#finishIfIdle();
+  }
+
+  #finishIfIdle(): void {
+    const wanted = this.#retired || (this.#goingAway && this.#options.role === "client");
+    if (wanted && this.#streams.size === 0 && !this.#flushing) this.#finish("the connection is not used any more");
   }
 
   #send(bytes: Uint8Array): void {
@@ -295,23 +345,31 @@ export class Http2Connection {
 
   async #flush(): Promise<void> {
     try {
-      while (this.#outbox.length > 0 && !this.#ended) {
+      while (this.#outbox.length + this.#leaving.length > 0 && !this.#ended) {
+        const leaving = this.#leaving.length;
         const batch = this.#outbox.length === 1 ? this.#outbox[0] : Buffer.concat(this.#outbox, this.#outboxBytes);
         this.#outbox = [];
         for (let at = 0; at < batch.length;) at += await this.#transport.write(batch.subarray(at));
         this.#outboxBytes -= batch.length;
         this.#answers = 0;
-        if (!this.congested) for (const stream of this.#streams.values()) if (stream.queue.length === 0) stream.wake();
+        for (const stream of this.#leaving.splice(0, leaving)) stream.settle();
+        if (!this.congested) {
+          for (const stream of this.#streams.values()) if (stream.queue.length === 0) stream.wake();
+        }
       }
     } catch (e) {
       this.#finish(sentence(e));
     }
     this.#flushing = false;
+    if (this.#failure !== undefined) this.#finish(this.#failure);
+    this.#finishIfIdle();
   }
 
   /** Sends what is a mere answer to the peer's frame. */
   #answer(bytes: Uint8Array): void {
-    if (++this.#answers > MAX_UNREAD_ANSWERS) throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames to answer");
+    if (++this.#answers > MAX_UNREAD_ANSWERS) {
+      throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames to answer");
+    }
     this.#send(bytes);
   }
 
@@ -361,15 +419,32 @@ export class Http2Connection {
       this.#finish("the peer closed the connection");
     } catch (e) {
       if (e instanceof ConnectionError || e instanceof HpackError) {
-        const code = e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR;
-        const payload = Buffer.alloc(8);
-        payload.writeUInt32BE(this.#highestPeerId);
-        payload.writeUInt32BE(code, 4);
-        // The last words; the transport closes when they are out, or at once if they cannot get out.
-        this.#transport.write(encodeFrame(FrameType.GOAWAY, 0, 0, payload)).catch(() => {}).finally(() => this.#finish(e.message));
-        return;
+        return this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
       }
       this.#finish(sentence(e));
+    }
+  }
+
+  /** Says GOAWAY to a peer that broke the rules, and ends; at once if the peer does not even read. */
+  #fail(code: number, why: string): void {
+    this.#failure = why;
+    for (const stream of [...this.#streams.values()]) {
+      this.#drop(stream, new StreamError(ErrorCode.INTERNAL_ERROR, why));
+    }
+    const payload = Buffer.alloc(8);
+    payload.writeUInt32BE(this.#highestPeerId);
+    payload.writeUInt32BE(code, 4);
+    this.#send(encodeFrame(FrameType.GOAWAY, 0, 0, payload));
+    this.#lastWords = setTimeout(() => this.#finish(why), LAST_WORDS_MS);
+  }
+
+  /** Calls the owner of a stream. What it throws, or rejects with, ends that stream and nothing else. */
+  #tell(stream: Stream, call: () => Promise<void> | void): Promise<void> | void {
+    const failed = (e: unknown) => this.resetStream(stream, ErrorCode.INTERNAL_ERROR, sentence(e));
+    try {
+      return call()?.catch(failed);
+    } catch (e) {
+      failed(e);
     }
   }
 
@@ -383,7 +458,10 @@ export class Http2Connection {
       case FrameType.HEADERS: {
         if (id === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "headers without a stream");
         let part = this.#unpadded(flags, payload);
-        if (flags & Flag.PRIORITY) part = part.subarray(5);
+        if (flags & Flag.PRIORITY) {
+          if (part.length < 5) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS");
+          part = part.subarray(5);
+        }
         this.#headerBlock = { stream: id, parts: [], bytes: 0, endStream: (flags & Flag.END_STREAM) !== 0 };
         return this.#onHeaderPart(flags, part);
       }
@@ -396,12 +474,18 @@ export class Http2Connection {
         const code = payload.readUInt32BE();
         if (stream) {
           this.#answers++; // rapid resets
-          if (this.#answers > MAX_UNREAD_ANSWERS) throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets");
-          this.#drop(stream, new StreamError(code, `the peer reset the stream (code ${code})`, code === ErrorCode.REFUSED_STREAM));
+          if (this.#answers > MAX_UNREAD_ANSWERS) {
+            throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets");
+          }
+          this.#drop(
+            stream,
+            new StreamError(code, `the peer reset the stream (code ${code})`, code === ErrorCode.REFUSED_STREAM),
+          );
         }
         return;
       }
       case FrameType.SETTINGS:
+        if (id !== 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "settings of a stream");
         return this.#onSettings(flags, payload);
       case FrameType.PUSH_PROMISE:
         throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "push is not enabled");
@@ -415,17 +499,22 @@ export class Http2Connection {
         const last = payload.readUInt32BE() & 0x7fffffff;
         if (this.#options.role === "client") {
           for (const stream of [...this.#streams.values()]) {
-            if (stream.id > last) this.#drop(stream, new StreamError(ErrorCode.REFUSED_STREAM, "the peer is going away", true));
+            if (stream.id > last) {
+              this.#drop(stream, new StreamError(ErrorCode.REFUSED_STREAM, "the peer is going away", true));
+            }
           }
         }
-        return;
+        return this.#finishIfIdle();
       }
       case FrameType.WINDOW_UPDATE: {
         if (payload.length !== 4) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE");
         const increment = payload.readUInt32BE() & 0x7fffffff;
+        if (increment === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing");
         if (id === 0) {
           this.#sendWindow += increment;
-          if (this.#sendWindow > 0x7fffffff) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows");
+          if (this.#sendWindow > 0x7fffffff) {
+            throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the window overflows");
+          }
           this.#pumpAll();
         } else {
           const stream = this.#streams.get(id);
@@ -442,7 +531,9 @@ export class Http2Connection {
 
   #unpadded(flags: number, payload: Buffer): Buffer {
     if (!(flags & Flag.PADDED)) return payload;
-    if (payload.length < 1 || payload[0] >= payload.length) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "wrong padding");
+    if (payload.length < 1 || payload[0] >= payload.length) {
+      throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "wrong padding");
+    }
     return payload.subarray(1, payload.length - payload[0]);
   }
 
@@ -460,13 +551,20 @@ export class Http2Connection {
     if (!stream && this.#options.role === "server" && block.stream > this.#highestPeerId) {
       if (block.stream % 2 === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "an even stream id");
       this.#highestPeerId = block.stream;
+      if (this.#leaving.length > MAX_UNREAD_ANSWERS) {
+        throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many responses that nobody reads");
+      }
       if (this.#streams.size >= MAX_STREAMS) {
         return this.#answer(numberFrame(FrameType.RST_STREAM, block.stream, ErrorCode.REFUSED_STREAM));
       }
       stream = new Stream(block.stream, this, this.#peerStreamWindow);
       this.#streams.set(stream.id, stream);
-      this.#options.onStream?.(stream, headers);
-    } else if (stream) stream.onHeaders(headers);
+      const fresh = stream;
+      this.#tell(fresh, () => this.#options.onStream?.(fresh, headers));
+    } else if (stream && !stream.remoteClosed) {
+      const known = stream;
+      this.#tell(known, () => known.onHeaders(headers));
+    }
     // Otherwise: of a stream that is over already.
     if (stream && block.endStream) this.#remoteEnd(stream);
   }
@@ -485,7 +583,7 @@ export class Http2Connection {
     stream.received += size;
     if (stream.received > 2 * STREAM_WINDOW) return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
     const data = this.#unpadded(flags, payload);
-    const taken = data.length > 0 ? stream.onData(data) : undefined;
+    const taken = data.length > 0 ? this.#tell(stream, () => stream.onData(data)) : undefined;
     if (taken) void taken.then(() => this.#credit(stream, size));
     else this.#credit(stream, size);
     if (flags & Flag.END_STREAM) this.#remoteEnd(stream);
@@ -504,22 +602,36 @@ export class Http2Connection {
   #remoteEnd(stream: Stream): void {
     if (stream.remoteClosed) return;
     stream.remoteClosed = true;
-    stream.onEnd();
+    this.#tell(stream, () => stream.onEnd());
     if (stream.localClosed) this.#drop(stream);
+    else if (this.#options.role === "client") this.#dropAnswered(stream);
   }
 
   #onSettings(flags: number, payload: Buffer): void {
-    if (flags & Flag.ACK) return;
+    if (flags & Flag.ACK) {
+      if (payload.length > 0) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS");
+      return;
+    }
     if (payload.length % 6 !== 0) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS");
     for (let at = 0; at < payload.length; at += 6) {
       const value = payload.readUInt32BE(at + 2);
       switch (payload.readUInt16BE(at)) {
         case Setting.INITIAL_WINDOW_SIZE: {
-          if (value > 0x7fffffff) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the initial window is too large");
-          for (const stream of this.#streams.values()) stream.sendWindow += value - this.#peerStreamWindow;
+          if (value > 0x7fffffff) {
+            throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "the initial window is too large");
+          }
+          for (const stream of this.#streams.values()) {
+            stream.sendWindow += value - this.#peerStreamWindow;
+            if (stream.sendWindow > 0x7fffffff) {
+              throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows");
+            }
+          }
           this.#peerStreamWindow = value;
           break;
         }
+        case Setting.HEADER_TABLE_SIZE:
+          this.#tableShrunk ||= value < 4096;
+          break;
         case Setting.MAX_FRAME_SIZE:
           if (value < 16_384 || value > 0xffffff) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "the frame size");
           // Larger frames gain nothing, and a frame is what one stream may send before another's turn.
@@ -534,11 +646,15 @@ export class Http2Connection {
   #finish(reason: string): void {
     if (this.#ended) return;
     this.#ended = true;
+    clearTimeout(this.#lastWords);
     this.#outbox = [];
     try {
       this.#transport.close();
     } catch { /* closed already */ }
-    for (const stream of [...this.#streams.values()]) this.#drop(stream, new StreamError(ErrorCode.INTERNAL_ERROR, reason));
+    const error = new StreamError(ErrorCode.INTERNAL_ERROR, reason);
+    for (const stream of [...this.#streams.values()]) this.#drop(stream, error);
+    // A server's last words did not get out; a client has its answer.
+    for (const stream of this.#leaving.splice(0)) stream.settle(this.#options.role === "server" ? error : undefined);
     this.#closed.resolve();
   }
 }

@@ -30,11 +30,19 @@ const STATIC_TABLE: readonly (readonly [string, string])[] = [
   ":status=500",
   "accept-charset",
   "accept-encoding=gzip, deflate",
-  ..."accept-language accept-ranges accept access-control-allow-origin age allow authorization cache-control".split(" "),
+  ..."accept-language accept-ranges accept access-control-allow-origin age allow authorization cache-control".split(
+    " ",
+  ),
   ..."content-disposition content-encoding content-language content-length content-location content-range".split(" "),
-  ..."content-type cookie date etag expect expires from host if-match if-modified-since if-none-match if-range".split(" "),
-  ..."if-unmodified-since last-modified link location max-forwards proxy-authenticate proxy-authorization range".split(" "),
-  ..."referer refresh retry-after server set-cookie strict-transport-security transfer-encoding user-agent vary".split(" "),
+  ..."content-type cookie date etag expect expires from host if-match if-modified-since if-none-match if-range".split(
+    " ",
+  ),
+  ..."if-unmodified-since last-modified link location max-forwards proxy-authenticate proxy-authorization range".split(
+    " ",
+  ),
+  ..."referer refresh retry-after server set-cookie strict-transport-security transfer-encoding user-agent vary".split(
+    " ",
+  ),
   "via",
   "www-authenticate",
 ].map((entry) => {
@@ -47,8 +55,8 @@ const STATIC_TABLE: readonly (readonly [string, string])[] = [
  * code is canonical: codes of one length count upwards in the order of their bytes, so that the lengths say it all.
  */
 const HUFFMAN_LENGTHS =
-  "dnsssssssoussussssssssusssssssss6aacd68baa8b8666555666666678f6cad67777777777777777777878djde6f56565666577666567655677777fbed" +
-  "skmkkmmmnmnnnnnonoomnonnnnlmnmnnomlkmmnnlnmmolmnnllmlnmnnkmmmnmmnqqkjmnmpqqqrrqopjlqrrqrollqqsrrrkoklmllnmmppooqnqrqqrrrrrsrrrrrqu";
+  "dnsssssssoussussssssssusssssssss6aacd68baa8b8666555666666678f6cad67777777777777777777777878djde6f56565666577666567655677777fbeds" +
+  "kmkkmmmnmnnnnnonoomnonnnnlmnmnnomlkmmnnlnmmolmnnllmlnmnnkmmmnmmnqqkjmnmpqqqrrqopjlqrrqrollqqsrrrkoklmllnmmppooqnqrqqrrrrrsrrrrrqu";
 
 /** The Huffman code as a binary tree: node i has its children at 2i and 2i+1; a leaf is -1 - byte, nothing is 0. */
 let huffmanTree: Int16Array | undefined;
@@ -113,7 +121,7 @@ export class HpackDecoder {
   /** Throws {@link HpackError}. */
   decode(block: Uint8Array): Headers {
     const headers: Headers = Object.create(null);
-    let at = 0, listBytes = 0;
+    let at = 0, listBytes = 0, fields = false;
     const integer = (prefixBits: number): number => {
       const mask = (1 << prefixBits) - 1;
       let value = block[at++] & mask;
@@ -134,7 +142,9 @@ export class HpackDecoder {
       return compressed ? huffmanDecode(bytes) : Buffer.from(bytes.buffer, bytes.byteOffset, length).toString("latin1");
     };
     const entry = (index: number): readonly [string, string] => {
-      const found = index <= STATIC_TABLE.length ? STATIC_TABLE[index - 1] : this.#dynamic[index - 1 - STATIC_TABLE.length];
+      const found = index <= STATIC_TABLE.length
+        ? STATIC_TABLE[index - 1]
+        : this.#dynamic[index - 1 - STATIC_TABLE.length];
       if (!found) throw new HpackError(`no entry ${index} in the table`);
       return found;
     };
@@ -145,6 +155,7 @@ export class HpackDecoder {
       else if ((first & 224) === 32) {
         const capacity = integer(5);
         if (capacity > this.#maxCapacity) throw new HpackError("the table is made larger than agreed");
+        if (fields) throw new HpackError("the table changes its size amid a block");
         this.#capacity = capacity;
         this.#evict(0);
         continue;
@@ -155,6 +166,7 @@ export class HpackDecoder {
         value = text();
         if (indexed) this.#add(name, value);
       }
+      fields = true;
       listBytes += name.length + value.length + 32;
       if (listBytes > this.#maxListBytes) throw new HpackError("the header list is too large");
       headers[name] = name in headers ? `${headers[name]}, ${value}` : value;

@@ -11,6 +11,7 @@ import { frame, MessageStream } from "./message_stream.ts";
 export const Status = {
   OK: 0,
   CANCELLED: 1,
+  UNKNOWN: 2,
   INVALID_ARGUMENT: 3,
   RESOURCE_EXHAUSTED: 8,
   FAILED_PRECONDITION: 9,
@@ -77,13 +78,13 @@ export class ServerCall {
         ? {
           ...error.details,
           "grpc-status": String(error.code),
-          "grpc-message": encodeURIComponent(error.message).replaceAll("%20", " "),
+          "grpc-message": encodeURIComponent(error.message.toWellFormed()).replaceAll("%20", " "),
         }
         : { "grpc-status": "0" },
     );
   }
 
-  /** Resolves when everything was handed to the transport, or the caller is gone. */
+  /** Resolves when everything was written to the transport, or the caller is gone. */
   async closed(): Promise<void> {
     await this.#stream.closed;
   }
@@ -97,8 +98,8 @@ export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const messages: Buffer[] = [];
     const gathered = new MessageStream((message) => {
-      messages.push(Buffer.from(message));
-      return [];
+      if (messages.push(Buffer.from(message)) > 1) throw new RangeError("more than one message");
+      return undefined;
     }, limit);
     stream.onData = (chunk) => {
       try {
@@ -127,18 +128,31 @@ export interface CallEnd {
 /**
  * Hands the bytes of an outgoing call to `take` until the call has ended; they are lent for the call of `take`, and flow
  * control waits for its promise. Call it in the turn in which the stream was made. Resolves with the status, after the
- * last bytes were taken; a connection that breaks gives UNAVAILABLE without a `grpc-status` among the trailers.
+ * last bytes were taken; a connection that breaks gives UNAVAILABLE without a `grpc-status` among the trailers. Rejects
+ * with what `take` throws or rejects with; the call is cut off then.
  */
 export async function readCall(stream: Stream, take: (chunk: Uint8Array) => Promise<void> | void): Promise<CallEnd> {
   const headers: Headers = {};
   let last: Promise<void> | undefined;
+  let refusal: { reason: unknown } | undefined;
+  const refuse = (reason: unknown) => {
+    refusal ??= { reason };
+    stream.reset();
+  };
   stream.onHeaders = (more) => Object.assign(headers, more);
-  stream.onData = (chunk) => last = take(chunk) ?? undefined;
+  stream.onData = (chunk) => {
+    try {
+      return last = take(chunk)?.catch(refuse) ?? undefined;
+    } catch (e) {
+      refuse(e);
+    }
+  };
   const error = await Promise.race([
     new Promise<undefined>((resolve) => stream.onEnd = () => resolve(undefined)),
     stream.closed,
   ]);
   await last;
+  if (refusal) throw (refusal as { reason: unknown }).reason;
   const code = headers["grpc-status"];
   if (code === undefined) {
     const http = headers[":status"];
@@ -149,7 +163,7 @@ export async function readCall(stream: Stream, take: (chunk: Uint8Array) => Prom
   try {
     message = decodeURIComponent(message);
   } catch { /* as it came */ }
-  return { code: Number(code), message, trailers: headers };
+  return { code: /^\d{1,3}$/.test(code) ? Number(code) : Status.UNKNOWN, message, trailers: headers };
 }
 
 /** The request headers of a gRPC call. */

@@ -3,8 +3,11 @@ import { sentence } from "../errors.ts";
 import { Http2Connection, type Stream } from "../http2/connection.ts";
 import { ErrorCode } from "../http2/frames.ts";
 import type { Headers } from "../http2/hpack.ts";
-import { callHeaders, type CallEnd, readCall, Status, StatusError } from "./calls.ts";
+import { type CallEnd, callHeaders, readCall, Status, StatusError } from "./calls.ts";
 import { frame } from "./message_stream.ts";
+
+/** The largest response of a unary call, in bytes. Ours hold a cookie. */
+const MAX_UNARY_BYTES = 1 << 20;
 
 /** One HTTP/2 connection (prior knowledge, plain text) to a gRPC peer, made when it is needed and again when it broke. */
 export class Connection implements Disposable {
@@ -20,9 +23,15 @@ export class Connection implements Disposable {
   }
 
   async #connected(): Promise<Http2Connection> {
-    if (this.#connection) {
-      const connection = await this.#connection;
+    while (this.#connection) {
+      const current = this.#connection;
+      const connection = await current;
       if (connection.usable) return connection;
+      // Only the first of several callers makes the next one. What is still open on this one goes on.
+      if (this.#connection === current) {
+        connection.retire();
+        this.#connection = undefined;
+      }
     }
     const connecting = this.#connection = Deno.connect({ hostname: this.#host, port: this.#port }).then((tcp) => {
       tcp.setNoDelay(true);
@@ -59,20 +68,38 @@ export class Connection implements Disposable {
     options: { headers?: Headers; timeoutMs?: number } = {},
   ): Promise<CallEnd & { data: Uint8Array }> {
     const chunks: Uint8Array[] = [];
+    let bytes = 0;
     let end: CallEnd;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     try {
       const stream = await this.start(path, message, options.headers);
-      const timer = setTimeout(() => stream.reset(ErrorCode.CANCEL), options.timeoutMs ?? 10_000);
-      end = await readCall(stream, (chunk) => void chunks.push(Buffer.from(chunk)));
-      clearTimeout(timer);
+      timer = setTimeout(() => stream.reset(ErrorCode.CANCEL), options.timeoutMs ?? 10_000);
+      end = await readCall(stream, (chunk) => {
+        bytes += chunk.length;
+        if (bytes > MAX_UNARY_BYTES) throw new StatusError(Status.RESOURCE_EXHAUSTED, "The response is too large.");
+        chunks.push(Buffer.from(chunk));
+      });
     } catch (e) {
       if (!(e instanceof StatusError)) throw e;
       end = { code: e.code, message: e.message, trailers: {} };
+    } finally {
+      clearTimeout(timer);
     }
     const data = Buffer.concat(chunks);
-    return { ...end, code: end.code === Status.OK && data.length < 5 ? Status.INTERNAL : end.code, data: data.subarray(5) };
+    return {
+      ...end,
+      code: end.code === Status.OK && data.length < 5 ? Status.INTERNAL : end.code,
+      data: data.subarray(5),
+    };
   }
 
+  /** Takes no new calls; closes when those that run are over. */
+  retire(): void {
+    this.#closed = true;
+    void this.#connection?.then((c) => c.retire(), () => {});
+  }
+
+  /** Cuts off what runs. */
   close(): void {
     this.#closed = true;
     void this.#connection?.then((c) => c.close(), () => {});

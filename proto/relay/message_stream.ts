@@ -4,6 +4,7 @@
  *     [flags: 1 byte][length: 4 bytes, big endian][message] [flags][length][message] …
  */
 import { Buffer } from "node:buffer";
+import { WireError } from "./wire.ts";
 
 /** The largest message that is taken apart. Bazel's own are at most a few MB (a command line with its environment). */
 export const MAX_MESSAGE_BYTES = 256 << 20;
@@ -14,14 +15,15 @@ export class MessageStream {
   #pendingBytes = 0;
   /** Bytes that must be there before it makes sense to look again. */
   #needed = 5;
-  readonly #patch: (message: Buffer) => Uint8Array[];
+  readonly #patch: (message: Buffer) => Uint8Array[] | undefined;
   readonly #limit: number;
 
   /**
-   * @param patch Gets each message (without its prefix) and returns the pieces that replace it; none drops the message.
+   * @param patch Gets each message (without its prefix) and returns the pieces that replace it; undefined drops it, while
+   * no pieces are an empty message.
    * @param limit The largest message, in bytes; a larger one makes {@link push} throw a RangeError before it is gathered.
    */
-  constructor(patch: (message: Buffer) => Uint8Array[], limit: number = MAX_MESSAGE_BYTES) {
+  constructor(patch: (message: Buffer) => Uint8Array[] | undefined, limit: number = MAX_MESSAGE_BYTES) {
     this.#patch = patch;
     this.#limit = limit;
   }
@@ -31,7 +33,10 @@ export class MessageStream {
     return this.#pendingBytes === 0;
   }
 
-  /** Takes the next bytes (they stay the caller's); returns what can be passed on now, or undefined. */
+  /**
+   * Takes the next bytes (they stay the caller's); returns what can be passed on now, or undefined. Throws a WireError on
+   * what is no plain message: nobody on this path compresses. After an error the stream is of no use any more.
+   */
   push(chunk: Uint8Array): Buffer | undefined {
     let data: Buffer = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     if (this.#pendingBytes > 0) {
@@ -51,6 +56,7 @@ export class MessageStream {
         this.#needed = 5;
         break;
       }
+      if (data[at] !== 0) throw new WireError(`a message is compressed, or is none (its flags are ${data[at]})`);
       const length = data.readUInt32BE(at + 1);
       if (length > this.#limit) {
         throw new RangeError(`a message of ${length} bytes is larger than ${this.#limit} bytes`);
@@ -60,11 +66,11 @@ export class MessageStream {
         break;
       }
       const pieces = this.#patch(data.subarray(at + 5, at + 5 + length));
-      if (pieces.length > 0) {
+      if (pieces) {
         let size = 0;
         for (const piece of pieces) size += piece.length;
         const prefix = Buffer.allocUnsafe(5);
-        prefix[0] = data[at];
+        prefix[0] = 0;
         prefix.writeUInt32BE(size, 1);
         out.push(prefix, ...pieces);
       }

@@ -49,7 +49,9 @@ export function listenForCalls(
   return {
     port: (listener.addr as Deno.NetAddr).port,
     close() {
-      listener.close();
+      try {
+        listener.close();
+      } catch { /* closed before */ }
       for (const connection of connections) connection.close();
     },
   };

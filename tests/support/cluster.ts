@@ -4,7 +4,7 @@ import { removeTree, tempDir } from "./temp_dir.ts";
 
 /** A private orchestrator in local mode, with a state directory of its own. It and its agents end with the scope. */
 export interface Cluster extends AsyncDisposable {
-  /** "127.0.0.1:PORT" or the like: RBS_ORCHESTRATOR_ADDR. */
+  /** "localhost:PORT": RBS_ORCHESTRATOR_ADDR. */
   address: string;
   port: number;
   /** RBS_STATE_DIR. Absolute. */
@@ -40,7 +40,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const launch = async (port: number) => {
     const argv = [PROGRAMS.orchestrator, "--local-mode", `--port=${port}`, ...options.args ?? []];
     const orchestrator = start(argv, { env: { ...base, ...options.env }, timeout: 30 * 60_000 });
-    const [, host, ready] = await orchestrator.says(/((?:127\.0\.0\.1|\[::1?\]|localhost|0\.0\.0\.0)):(\d+)/);
+    const [, host, ready] = await orchestrator.says(/ready on (\S+):(\d+)/);
     return { orchestrator, host, port: Number(ready) };
   };
 
@@ -48,7 +48,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     if (temporary) await temporary[Symbol.asyncDispose]();
     throw error;
   });
-  const address = `${/^(\[::\]|0\.0\.0\.0)$/.test(first.host) ? "127.0.0.1" : first.host}:${first.port}`;
+  const address = `${first.host}:${first.port}`;
   const cluster: Cluster = {
     address,
     port: first.port,

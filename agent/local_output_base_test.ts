@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { RbsError } from "../proto/errors.ts";
+import { LINKED_NAMES, LocalOutputBase } from "./local_output_base.ts";
+
+async function withFolders(test: (outputBase: string, storageOutputBase: string) => Promise<void>): Promise<void> {
+  const root = await Deno.makeTempDir({ prefix: "a 'b" });
+  try {
+    await test(join(root, "dev\n", "ob"), join(root, "storage", "out\n"));
+  } finally {
+    await Deno.remove(root, { recursive: true });
+  }
+}
+
+Deno.test("the links lead to the storage, and are mended", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    await local.ensure();
+    await local.ensure();
+    await Deno.remove(join(outputBase, "execroot"));
+    await Deno.symlink("/elsewhere", join(outputBase, "execroot"));
+    await Deno.remove(join(outputBase, "external"));
+    await local.ensure();
+    for (const name of LINKED_NAMES) {
+      assert.equal(await Deno.readLink(join(outputBase, name)), join(storageOutputBase, name));
+    }
+  }));
+
+Deno.test("what was there without RBS is put aside, and put back", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    await Deno.mkdir(join(outputBase, "execroot", "deep"), { recursive: true });
+    await Deno.writeTextFile(join(outputBase, "command.log"), "old");
+    await Deno.symlink("elsewhere", join(outputBase, "external"));
+    await Deno.mkdir(join(outputBase, "server"));
+    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    await local.ensure();
+    assert((await Deno.stat(join(outputBase, "execroot.before-rbs", "deep"))).isDirectory);
+    await local.restore();
+    await local.restore();
+    assert((await Deno.stat(join(outputBase, "execroot", "deep"))).isDirectory);
+    assert.equal(await Deno.readTextFile(join(outputBase, "command.log")), "old");
+    assert.deepEqual([...Deno.readDirSync(outputBase)].map((e) => e.name).sort(), [
+      "command.log",
+      "execroot",
+      "server",
+    ]);
+  }));
+
+Deno.test("an output base that cannot be made is named in one sentence", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    await Deno.mkdir(join(outputBase, ".."), { recursive: true });
+    await Deno.writeTextFile(outputBase, "a file");
+    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    await assert.rejects(local.ensure(), (e) => e instanceof RbsError && e.culprit === "caller");
+  }));

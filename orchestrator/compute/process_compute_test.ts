@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { Agent } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import { createRpcClient } from "../../proto/rpc.ts";
+import { tempDirectory } from "../testing/temp.ts";
+import { type AgentSpec, AgentStartError } from "./compute_service.ts";
+import { ProcessCompute } from "./process_compute.ts";
+
+const FAKE_AGENT = join(import.meta.dirname!, "../testing/fake_agent.ts");
+const ENVIRONMENT = { HOME: Deno.env.get("HOME")!, PATH: Deno.env.get("PATH")!, USER: "ann", SECRET: "x" };
+
+function compute(command: [string, ...string[]] = [Deno.execPath(), "run", "-A", FAKE_AGENT]): ProcessCompute {
+  return new ProcessCompute({ command, environment: ENVIRONMENT });
+}
+
+function spec(storageDirectory: string, ...startupOptions: string[]): AgentSpec {
+  return {
+    userId: "ann",
+    repoHash: "a".repeat(32),
+    sessionId: "b".repeat(32),
+    epoch: 1,
+    sourcePath: "/ws",
+    startupOptions,
+    storageDirectory,
+    accessToken: "access",
+    controlToken: "control",
+    leaseSeconds: 60,
+  };
+}
+
+function fails(start: Promise<unknown>, reason: RegExp, transient: boolean): Promise<void> {
+  return assert.rejects(start, (e: unknown) => {
+    assert(e instanceof AgentStartError, String(e));
+    assert.match(e.reason, reason);
+    assert(!e.reason.includes("\n"));
+    assert.equal(e.transient, transient);
+    return true;
+  });
+}
+
+const never = () => new AbortController().signal;
+
+/** What the agent answers to a command of the test. */
+async function ask(port: number, ...args: string[]): Promise<{ pid: number; epochs: number[] }> {
+  using client = createRpcClient(Agent, `127.0.0.1:${port}`, { token: "access" });
+  const call = client.executeCommand();
+  await call.send({ message: { case: "init", value: { args } } });
+  let answer = "";
+  for await (const { message } of call) {
+    if (message.case === "stdout") answer += new TextDecoder().decode(message.value);
+  }
+  return JSON.parse(answer);
+}
+
+function test(promise: string, run: (storage: string) => Promise<void>): void {
+  Deno.test({
+    name: promise,
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: async () => {
+      using temp = tempDirectory();
+      await run(join(temp.path, "s t'o\"räge"));
+    },
+  });
+}
+
+test("an agent's process listens, is known by its process id, and says how it ended", async (storage) => {
+  const steps: string[] = [];
+  const agent = await compute().start(spec(storage), never(), (step) => steps.push(step));
+  assert.equal(String((await ask(agent.endpoint.port)).pid), agent.processId);
+  assert.deepEqual(steps, ["agent process started"]);
+  agent.kill();
+  const { reason, transient } = await agent.ended!;
+  assert.match(reason, /The agent of "\/ws" ended \(signal SIGKILL\)/);
+  assert.equal(transient, true);
+});
+
+test("an agent gets the paths that it serves, and of the environment only what it may have", async (storage) => {
+  const options = ["--fake=environment", "--output_base=/o b", "--install_base=/ib"];
+  const agent = await compute().start(spec(storage, ...options), never(), () => {});
+  agent.kill();
+  await agent.ended;
+  const environment = JSON.parse(Deno.readTextFileSync(join(storage, "agent.log")));
+  delete environment.PATH;
+  delete environment.HOME;
+  assert.deepEqual(environment, {
+    USER: "ann",
+    RBS_AGENT_STORAGE: storage,
+    RBS_AGENT_WORKSPACE: "/ws",
+    RBS_AGENT_INSTALL_BASE: "/ib",
+    RBS_AGENT_OUTPUT_BASE: "/o b",
+  });
+});
+
+test("an agent that ends at once is quoted with its last words", async (storage) => {
+  const start = compute().start(spec(storage, "--fake=exit"), never(), () => {});
+  await fails(start, /\(exit code 3\): fake agent: no JDK here; more stands in .*agent\.log\.$/, false);
+});
+
+test("an agent that prints nonsense is no agent, and is ended", async (storage) => {
+  const start = compute().start(spec(storage, "--fake=garbage"), never(), () => {});
+  await fails(start, /is not an agent of this version of RBS \(its first line is "Welcome to {3}the shell!"\)/, false);
+});
+
+test("an agent that says nothing is ended when the start is given up", async (storage) => {
+  const giveUp = new AbortController();
+  const start = compute().start(spec(storage, "--fake=hang"), giveUp.signal, () => {
+    giveUp.abort(new AgentStartError("It took too long.", true));
+  });
+  await fails(start, /^It took too long\.$/, true);
+});
+
+test("an endless first line is not read to its end", async (storage) => {
+  await fails(
+    compute(["/bin/sh", "-c", "exec yes '' | tr '\\n' x"]).start(spec(storage), never(), () => {}),
+    /is not an agent of this version of RBS/,
+    false,
+  );
+});
+
+test("a program that is not there or cannot be executed is named", async (storage) => {
+  await fails(
+    compute(["/nowhere/agent"]).start(spec(storage), never(), () => {}),
+    /\/nowhere\/agent cannot be exec/,
+    false,
+  );
+  await fails(
+    compute([FAKE_AGENT]).start(spec(storage), never(), () => {}),
+    /fake_agent\.ts cannot be executed/,
+    false,
+  );
+});
+
+test("storage that cannot be made is named", async (storage) => {
+  Deno.writeTextFileSync(storage, "a file");
+  await fails(compute().start(spec(storage), never(), () => {}), /storage .* cannot be written/, false);
+});
+
+test("the log of the agent before is kept", async (storage) => {
+  for (let i = 0; i < 2; i++) {
+    await fails(compute(["/bin/false"]).start(spec(storage), never(), () => {}), /exit code 1/, false);
+  }
+  assert(Deno.statSync(join(storage, "agent.log.old")).isFile);
+  assert.equal(Deno.statSync(join(storage, "agent.log")).mode! & 0o777, 0o600);
+});

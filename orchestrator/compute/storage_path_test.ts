@@ -1,0 +1,28 @@
+import assert from "node:assert/strict";
+import { safeComponent, storageDirectory } from "./storage_path.ts";
+
+Deno.test("user ids become different single path components of at most 255 bytes", () => {
+  const ids = [
+    "ann",
+    "ANN",
+    "a/b",
+    "a%2Fb",
+    ".",
+    "..",
+    ".ann",
+    "a.b",
+    "ä",
+    "Ann Lee",
+    "x".repeat(128),
+    "€".repeat(128),
+  ];
+  ids.push("€".repeat(127) + "x");
+  const components = ids.map(safeComponent);
+  assert.equal(new Set(components).size, ids.length);
+  for (const component of components) {
+    assert.match(component, /^[A-Za-z0-9_@+%-][A-Za-z0-9_@+%.-]*$/);
+    assert(component.length <= 255);
+  }
+  assert.equal(safeComponent("ann.lee@example.com"), "ann.lee@example.com");
+  assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f" }), "/s/%2E./f");
+});

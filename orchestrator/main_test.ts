@@ -1,0 +1,293 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { Agent } from "../proto/gen/rbs/v1/agent_pb.ts";
+import { type GetServerResponse, Orchestrator, SessionStatus } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
+import { randomToken, readLocalToken } from "../proto/state.ts";
+import { repoHash } from "../proto/workspace.ts";
+import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
+import { tempDirectory } from "./testing/temp.ts";
+
+const MAIN = join(import.meta.dirname!, "main.ts");
+const FAKE_AGENT = join(import.meta.dirname!, "testing/fake_agent.ts");
+const FLAG_VARIABLES = [
+  "RBS_LOCAL_MODE",
+  "RBS_PORT",
+  "RBS_STATE_DIR",
+  "RBS_STORAGE_ROOT",
+  "RBS_AGENT",
+  "RBS_LEASE_SECONDS",
+  "RBS_IDLE_TIMEOUT",
+  "RBS_START_TIMEOUT",
+  "RBS_REGION",
+  "XDG_STATE_HOME",
+];
+
+/** All that the orchestrator may do. */
+function permissions(stateDir: string, agent: string): string[] {
+  return [
+    "--no-prompt",
+    "--ignore-env",
+    `--allow-env=${[...INHERITED_VARIABLES, ...FLAG_VARIABLES].join()}`,
+    "--allow-net=127.0.0.1,[::1]",
+    `--allow-read=${stateDir},${agent}`,
+    `--allow-write=${stateDir}`,
+    `--allow-run=${agent}`,
+  ];
+}
+
+/** A state directory with a fake agent program, and the orchestrators that a test starts on it. */
+class World implements AsyncDisposable {
+  readonly temp = tempDirectory();
+  readonly stateDir = join(this.temp.path, "state");
+  readonly agent = join(this.temp.path, "agent");
+  readonly #started: Running[] = [];
+
+  constructor() {
+    const quoted = (s: string) => `'${s.replaceAll("'", "'\\''")}'`;
+    Deno.writeTextFileSync(
+      this.agent,
+      `#!/bin/sh\nexec ${quoted(Deno.execPath())} run -A ${quoted(FAKE_AGENT)}\n`,
+      { mode: 0o700 },
+    );
+  }
+
+  command(...flags: string[]): Deno.Command {
+    return new Deno.Command(Deno.execPath(), {
+      args: ["run", ...permissions(this.stateDir, this.agent), MAIN, ...flags],
+      clearEnv: true,
+      env: {
+        HOME: Deno.env.get("HOME")!,
+        PATH: Deno.env.get("PATH")!,
+        DENO_DIR: Deno.env.get("DENO_DIR") ?? "",
+        NO_COLOR: "1",
+        RBS_STATE_DIR: this.stateDir,
+        RBS_AGENT: this.agent,
+      },
+      stdout: "piped",
+      stderr: "piped",
+    });
+  }
+
+  async start(...flags: string[]): Promise<Running> {
+    const child = this.command("--local-mode", "--port=0", ...flags).spawn();
+    const stderr = new Response(child.stderr).text();
+    const [forLine, forAll] = child.stdout.tee();
+    const stdout = new Response(forAll).text();
+    let line = "";
+    for await (const part of forLine.pipeThrough(new TextDecoderStream())) if ((line += part).includes("\n")) break;
+    const port = Number(/localhost:(\d+)/.exec(line)?.[1]);
+    if (!port) throw new Error(`the orchestrator did not start: ${await stderr}`);
+    const running = { child, port, line, stdout, stderr };
+    this.#started.push(running);
+    return running;
+  }
+
+  /** Runs the orchestrator to its end, which is at once. */
+  async fails(code: number, pattern: RegExp, ...flags: string[]): Promise<void> {
+    const output = await this.command(...flags).output();
+    const stderr = new TextDecoder().decode(output.stderr);
+    assert.match(stderr, pattern);
+    assert.equal(stderr.trimEnd().split("\n").length, 1, stderr);
+    assert.equal(new TextDecoder().decode(output.stdout), "");
+    assert.equal(output.code, code);
+  }
+
+  client(running: Running, host = "localhost", token = readLocalToken(this.stateDir)) {
+    return createRpcClient(Orchestrator, `${host}:${running.port}`, { token });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { child } of this.#started) {
+      try {
+        child.kill("SIGTERM");
+      } catch {
+        // It has ended.
+      }
+      await child.status;
+    }
+    this.temp[Symbol.dispose]();
+  }
+}
+
+interface Running {
+  readonly child: Deno.ChildProcess;
+  readonly port: number;
+  readonly line: string;
+  readonly stdout: Promise<string>;
+  readonly stderr: Promise<string>;
+}
+
+function request(...startupOptions: string[]) {
+  return { userId: "ann", repoHash: repoHash("/ws"), sessionId: randomToken(), sourcePath: "/ws", startupOptions };
+}
+
+/** The process id of the agent of a session. */
+async function agentPid(server: GetServerResponse): Promise<number> {
+  using client = createRpcClient(Agent, `127.0.0.1:${server.session!.agent!.port}`, { token: server.accessToken });
+  const call = client.executeCommand();
+  await call.send({ message: { case: "init", value: { args: ["who"] } } });
+  let answer = "";
+  for await (const { message } of call) {
+    if (message.case === "stdout") answer += new TextDecoder().decode(message.value);
+  }
+  return JSON.parse(answer).pid;
+}
+
+function isAlive(pid: number): boolean {
+  return new Deno.Command("kill", { args: ["-0", String(pid)], stderr: "null" }).outputSync().success;
+}
+
+function rejects(promise: Promise<unknown>, code: Code, message: RegExp): Promise<void> {
+  return assert.rejects(promise, (e: unknown) => {
+    assert(e instanceof RpcError, String(e));
+    assert.match(e.message, message);
+    assert.equal(e.code, code);
+    return true;
+  });
+}
+
+function test(promise: string, run: (world: World) => Promise<void>): void {
+  Deno.test({
+    name: promise,
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: async () => {
+      await using world = new World();
+      await run(world);
+    },
+  });
+}
+
+test("it prints one line, serves localhost by all its names, and takes its agents along", async (world) => {
+  const running = await world.start();
+  assert.equal(running.line, `rbs orchestrator ready on localhost:${running.port} (state in ${world.stateDir})\n`);
+  let pid = 0;
+  for (const host of ["localhost", "127.0.0.1", "[::1]"]) {
+    using client = world.client(running, host);
+    const server = await client.getServer(request());
+    assert.equal(server.session?.status, SessionStatus.READY);
+    assert.equal(server.storageOutputBase, join(world.stateDir, "storage/ann", repoHash("/ws"), "out"));
+    pid = await agentPid(server);
+  }
+  assert(isAlive(pid));
+  running.child.kill("SIGTERM");
+  assert.equal((await running.child.status).code, 0);
+  assert.equal(isAlive(pid), false);
+  assert.equal(await running.stdout, running.line);
+});
+
+test("what is kept is for its owner only", async (world) => {
+  const running = await world.start();
+  using client = world.client(running);
+  await client.getServer(request());
+  const mode = (path: string) => Deno.statSync(join(world.stateDir, path)).mode! & 0o777;
+  assert.equal(mode(""), 0o700);
+  assert.equal(mode("keys"), 0o700);
+  assert.equal(mode("keys/local.token"), 0o600);
+  assert.equal(mode("storage"), 0o700);
+  for (const file of ["sessions.sqlite", "sessions.sqlite-wal", "sessions.sqlite-shm"]) assert.equal(mode(file), 0o600);
+});
+
+test("all methods work, each with its errors", async (world) => {
+  const running = await world.start();
+  {
+    using stranger = world.client(running, "localhost", "guess");
+    await rejects(stranger.getServer(request()), Code.UNAUTHENTICATED, /does not show the token in .*local\.token/);
+    await rejects(stranger.listSessions({ userId: "ann" }), Code.UNAUTHENTICATED, /local\.token/);
+  }
+  using client = world.client(running);
+  await rejects(
+    client.getServer({ ...request(), userId: "a/b" }),
+    Code.INVALID_ARGUMENT,
+    /user_id "a\/b" holds a slash/,
+  );
+  await rejects(client.getServer(request("x".repeat(5 << 20))), Code.RESOURCE_EXHAUSTED, /./);
+  await rejects(client.getServer(request("--fake=exit")), Code.FAILED_PRECONDITION, /no JDK here/);
+
+  const steps: string[] = [];
+  let server: GetServerResponse | undefined;
+  const wanted = request("--x");
+  for await (const { event } of client.getServerStream(wanted)) {
+    if (event.case === "step") steps.push(event.value.description);
+    if (event.case === "server") server = event.value;
+  }
+  assert.deepEqual(steps, ["starting agent", "agent process started", "starting Bazel server"]);
+  assert.equal(server?.session?.sessionId, wanted.sessionId);
+  assert.equal((await client.heartbeat(wanted)).intervalSeconds, 30);
+  const { sessions } = await client.listSessions({ userId: "ann" });
+  assert.deepEqual(sessions.map((s) => ({ ...s, lastHeartbeat: undefined })), [
+    { ...server!.session, lastHeartbeat: undefined },
+  ]);
+  assert.deepEqual((await client.releaseServer(wanted)).released, true);
+  await rejects(client.heartbeat(wanted), Code.NOT_FOUND, /no such session/);
+
+  await rejects(client.getServer(request("--fake=slow"), { timeoutMs: 300 }), Code.DEADLINE_EXCEEDED, /./);
+  const [pending] = (await client.listSessions({ userId: "ann" })).sessions;
+  assert.equal(pending.status, SessionStatus.PENDING);
+  await rejects(
+    (async () => {
+      for await (const _ of client.getServerStream({ ...request(), region: "a b" }));
+    })(),
+    Code.INVALID_ARGUMENT,
+    /region/,
+  );
+});
+
+test("after a kill -9 the next one takes the agents over, and nobody notices", async (world) => {
+  const first = await world.start();
+  const wanted = request("--x");
+  let before;
+  {
+    using client = world.client(first);
+    before = await client.getServer(wanted);
+  }
+  const pid = await agentPid(before);
+  first.child.kill("SIGKILL");
+  await first.child.status;
+  assert(isAlive(pid));
+  const second = await world.start();
+  using client = world.client(second);
+  const after = await client.getServer(wanted);
+  assert.deepEqual(after.session?.agent, before.session?.agent);
+  assert.equal(after.session?.epoch, before.session?.epoch);
+  assert.equal(await agentPid(after), pid);
+  await client.releaseServer(wanted);
+  assert.deepEqual((await client.listSessions({ userId: "ann" })).sessions, []);
+});
+
+test("a second one on the same state directory or port is refused, without harm to the first", async (world) => {
+  const running = await world.start();
+  await world.fails(1, /Another orchestrator uses the state directory/, "--local-mode", "--port=0");
+  const other = join(world.stateDir, "other");
+  const taken = new RegExp(`Port ${running.port} is in use on this machine`);
+  await world.fails(1, taken, "--local-mode", `--port=${running.port}`, `--state-dir=${other}`);
+  using client = world.client(running);
+  assert.deepEqual((await client.listSessions({ userId: "ann" })).sessions, []);
+});
+
+test("wrong usage is one sentence and exit code 2, and help teaches", async (world) => {
+  await world.fails(2, /Unknown option '--foo'/, "--foo");
+  await world.fails(2, /--local-mode is required/);
+  await world.fails(2, /'--port <number>' argument '65536' is invalid: it must be a whole number/, "--port=65536");
+  await world.fails(2, /too many arguments/i, "--local-mode", "serve");
+  const { code, stdout } = await world.command("--help").output();
+  const help = new TextDecoder().decode(stdout);
+  assert.equal(code, 0);
+  for (const variable of FLAG_VARIABLES.slice(0, 9)) assert(help.includes(variable), variable);
+  assert.match(help, /Examples:/);
+});
+
+test("a state that cannot be used is named, and left as it is", async (world) => {
+  const file = join(world.stateDir, "sessions.sqlite");
+  Deno.mkdirSync(world.stateDir, { mode: 0o700 });
+  Deno.writeTextFileSync(file, "garbage ".repeat(1000));
+  await world.fails(1, /sessions\.sqlite is damaged .*: move it away/, "--local-mode", "--port=0");
+  assert.equal(Deno.readTextFileSync(file), "garbage ".repeat(1000));
+
+  await world.fails(1, /storage root .* cannot be written/, "--local-mode", `--storage-root=${file}`);
+  await world.fails(1, /There is no agent program at/, "--local-mode", `--agent=${world.stateDir}/agent`);
+
+  Deno.chmodSync(world.stateDir, 0o777);
+  await world.fails(1, /can be written by other users \(mode 777\)/, "--local-mode");
+});

@@ -1,0 +1,49 @@
+/**
+ * `deno task bench [handshake] [warm] [output] [cancel] [memory]`: RBS against the same without it, both sides in turns in
+ * one run. Prints medians and ratios, and what must be reached.
+ */
+import { findBazels } from "../support/bazels.ts";
+import { startCluster } from "../support/cluster.ts";
+import { testWorkspace } from "../support/workspace.ts";
+import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./commands_bench.ts";
+import { benchHandshake } from "./handshake_bench.ts";
+import { type Result, table } from "./report.ts";
+
+const PARTS = ["handshake", "warm", "output", "cancel", "memory"];
+const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
+const unknown = wanted.filter((part) => !PARTS.includes(part));
+if (unknown.length > 0) {
+  console.error(`bench: there is no part ${unknown.join(", ")}; there are ${PARTS.join(", ")}.`);
+  Deno.exit(2);
+}
+
+const say = (text: string) => {
+  if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
+};
+
+const { found, missing } = await findBazels({ npm: false });
+if (found.length === 0) {
+  console.error(missing.join("\n"));
+  Deno.exit(1);
+}
+const bazel = found[0];
+console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
+
+const results: Result[] = [];
+{
+  await using cluster = await startCluster();
+  await using direct = await testWorkspace(bazel);
+  await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
+  for (const workspace of [direct, rbs]) {
+    const { code, stderr } = await workspace.run(["build", "//..."]);
+    if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
+  }
+  if (wanted.includes("handshake")) results.push(...await benchHandshake(direct, cluster.env, say));
+  if (wanted.includes("warm")) results.push(...await benchWarm({ direct, rbs }, say));
+  if (wanted.includes("output")) results.push(...await benchLargeOutput({ direct, rbs }, say));
+  if (wanted.includes("cancel")) results.push(...await benchCancel({ direct, rbs }, say));
+  if (wanted.includes("memory")) results.push(...await benchMemory(rbs));
+  say("");
+}
+console.log(table(results));
+Deno.exit(results.every((r) => r.reached) ? 0 : 1);

@@ -1,0 +1,187 @@
+/** What the tests of faults and signals work with: a small workspace without a compiler, and a cluster of its own. */
+import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
+import { type Bazel, findBazels } from "../../support/bazels.ts";
+import { type Cluster, startCluster } from "../../support/cluster.ts";
+import { PROGRAMS } from "../../support/repository.ts";
+import type { Finished, RunOptions, Running } from "../../support/run.ts";
+import { removeTree, tempDir } from "../../support/temp_dir.ts";
+import { type TestWorkspace, testWorkspace } from "../../support/workspace.ts";
+import { repoHash } from "../../../proto/workspace.ts";
+import { eventually } from "./eventually.ts";
+import { ended, type Process, processesNaming, signal } from "./processes.ts";
+
+const { found } = await findBazels();
+
+/** All Bazels of this machine. */
+export const BAZELS: readonly Bazel[] = found;
+/** The one that every case runs with. */
+export const BAZEL: Bazel = found[0];
+
+/** Bazel's exit codes. */
+export const Exit = { OK: 0, BUILD_FAILED: 1, INTERRUPTED: 8, LOCK_HELD: 9, LOCAL_ENVIRONMENT: 36, SERVER_DIED: 37 };
+
+/** A small workspace, and the processes that serve it. It, and whatever still names it, goes with the scope. */
+export interface Rig extends AsyncDisposable {
+  workspace: TestWorkspace;
+  /** Undefined for a workspace without RBS. */
+  cluster: Cluster | undefined;
+  /** Absolute. */
+  outputBase: string;
+  /** Is in the arguments of each process that `//:sleepy`, `//:patient` or `@slow` starts, and nowhere else. */
+  marker: string;
+  run(args: readonly string[], options?: RunOptions): Promise<Finished>;
+  start(args: readonly string[], options?: RunOptions): Running;
+  /** Builds the quick target, which must go well, and within `timeout` milliseconds. */
+  buildsQuickly(timeout?: number): Promise<Finished>;
+  /** The proxy that the output base names. */
+  proxy(): Promise<number>;
+  /** The agent of this workspace. */
+  agent(): Promise<Process>;
+  /** The real Bazel server (of the agent, or of the client itself). */
+  server(): Promise<Process>;
+  /** Waits until the marker's process runs: the command is in mid-action. */
+  acting(): Promise<Process>;
+  /** From now on agents do not get beyond their first step, if the rig has `holdable` agents. */
+  hold(): Promise<void>;
+  /** Waits until an agent is held. */
+  held(): Promise<Process>;
+  /** Lets held agents go on. */
+  release(): Promise<void>;
+  /** Lets `//:patient` come to its end. */
+  go(): Promise<void>;
+  /** Waits until no process has the marker any more. */
+  idle(timeout?: number): Promise<void>;
+  /** All processes that belong to this workspace or its cluster, the cluster's orchestrator itself left out. */
+  processes(): Promise<Process[]>;
+  /** Waits until none of them is left. */
+  nothingLeft(timeout?: number): Promise<void>;
+}
+
+/** How a rig is made. */
+export interface RigOptions {
+  bazel?: Bazel;
+  /** Arguments of the orchestrator. */
+  args?: readonly string[];
+  /** The client's environment. */
+  env?: Record<string, string | undefined>;
+  /** More startup options. */
+  startupOptions?: readonly string[];
+  /** A cluster that others use as well. */
+  cluster?: Cluster;
+  /** Without RBS: what stock Bazel does. */
+  stock?: boolean;
+  /** Agents start through a script that {@link Rig.hold} can hold. */
+  holdable?: boolean;
+  name?: string;
+}
+
+/** Makes a rig. */
+export async function rig(options: RigOptions = {}): Promise<Rig> {
+  const { bazel = BAZEL, args, stock = false } = options;
+  const scripts = await tempDir("rbs-agent-");
+  const [held, heldAgent] = [scripts.join("hold"), scripts.join("held-agent")];
+  const script = `#!/bin/sh\nwhile [ -e ${held} ]; do sleep 0.05; done\nexec ${PROGRAMS.agent} "$@"\n`;
+  await Deno.writeTextFile(heldAgent, script, { mode: 0o755 });
+  const agent = options.holdable ? [`--agent=${heldAgent}`] : [];
+  const own = stock || options.cluster ? undefined : await startCluster({ args: [...agent, ...args ?? []] });
+  const cluster = stock ? undefined : options.cluster ?? own;
+  const marker = `6${Math.random().toString().slice(2, 10)}.25`;
+  await using template = await tempDir("rbs-template-");
+  const workspace = await testWorkspace(bazel, {
+    name: options.name,
+    from: template.path,
+    startupOptions: [...cluster ? [cluster.serverJavabase] : [], ...options.startupOptions ?? []],
+    env: { ...cluster?.env, ...options.env },
+  });
+  const go = join(dirname(workspace.path), "go");
+  await writeWorkspace(workspace.path, marker, go);
+  const outputBase = join(workspace.outputUserRoot, repoHash(workspace.path));
+  const names = [dirname(workspace.path), marker, scripts.path, ...own ? [own.state] : []];
+
+  const self: Rig = {
+    workspace,
+    cluster,
+    outputBase,
+    marker,
+    run: workspace.run,
+    start: workspace.start,
+    async buildsQuickly(timeout = 60_000) {
+      const result = await workspace.run(["build", "//:quick"], { timeout });
+      assert.equal(result.code, 0, result.stderr);
+      return result;
+    },
+    async proxy() {
+      return Number(await Deno.readTextFile(join(outputBase, "server/server.pid.txt")));
+    },
+    agent: () =>
+      eventually("an agent runs", async () =>
+        (await processesNaming(workspace.path, outputBase)).find((p) =>
+          p.args.some((a) => a === PROGRAMS.agent) && !p.args.some((a) => a === PROGRAMS.orchestrator)
+        )),
+    server: () =>
+      eventually("a Bazel server runs", async () =>
+        (await processesNaming(outputBase)).find((p) =>
+          p.args[0].startsWith("bazel(") && p.args.includes(`--output_base=${outputBase}`)
+        )),
+    acting: () => eventually("the action runs", async () => (await sleepers(marker))[0]),
+    hold: () => Deno.writeTextFile(held, ""),
+    held: () => eventually("an agent is held", async () =>
+      (await processesNaming(heldAgent)).find((p) => p.args[1] === heldAgent)),
+    release: () => Deno.remove(held).catch(() => {}),
+    go: () => Deno.writeTextFile(go, ""),
+    idle: (timeout) => eventually("the action is gone", async () => (await sleepers(marker)).length === 0, timeout)
+      .then(() => {}),
+    async processes() {
+      const orchestrator = own?.orchestrator.pid;
+      return (await processesNaming(...names)).filter((p) => p.pid !== orchestrator);
+    },
+    async nothingLeft(timeout = 20_000) {
+      await eventually("no process is left", async () => (await self.processes()).length === 0, timeout).catch(
+        async (error) => {
+          const left = await self.processes();
+          throw new Error(`${error.message}\n${left.map((p) => `${p.pid} ${p.args.join(" ").slice(0, 300)}`).join("\n")}`);
+        },
+      );
+    },
+    async [Symbol.asyncDispose]() {
+      await self.release();
+      await own?.[Symbol.asyncDispose]();
+      // What a failed test left; the signal reaches no process that does not name this test's folders.
+      for (const { pid } of await self.processes()) signal(pid, "SIGKILL");
+      for (const { pid } of await self.processes()) await ended(pid).catch(() => {});
+      await removeTree(dirname(workspace.path));
+      await scripts[Symbol.asyncDispose]();
+    },
+  };
+  return self;
+}
+
+async function sleepers(marker: string): Promise<Process[]> {
+  return (await processesNaming(marker)).filter((p) => p.args[0].endsWith("sleep") && p.args.includes(marker));
+}
+
+async function writeWorkspace(path: string, marker: string, go: string) {
+  const files = {
+    WORKSPACE: `load("//:slow.bzl", "slow")\nslow(name = "slow")\n`,
+    "slow.bzl": `
+def _slow(repository_ctx):
+    repository_ctx.execute(["sleep", "${marker}"], timeout = 100000)
+    repository_ctx.file("BUILD", "")
+
+slow = repository_rule(implementation = _slow, local = True)
+`,
+    BUILD: `
+genrule(name = "quick", outs = ["quick.txt"], cmd = "echo quick > $@")
+genrule(name = "sleepy", outs = ["sleepy.txt"], cmd = "sleep ${marker}; echo slept > $@")
+genrule(
+    name = "patient",
+    outs = ["patient.txt"],
+    # Sees the machine's own /tmp.
+    local = True,
+    cmd = "sleep ${marker} & while [ ! -e ${go} ]; do sleep 0.05; done; kill $$!; echo went > $@",
+)
+`,
+  };
+  for (const [name, text] of Object.entries(files)) await Deno.writeTextFile(join(path, name), text.trimStart());
+}

@@ -1,0 +1,46 @@
+import assert from "node:assert/strict";
+import { startCluster } from "./cluster.ts";
+import { run, start } from "./run.ts";
+import { tempDir } from "./temp_dir.ts";
+
+Deno.test("a command's outputs, input and exit code are what they were", async () => {
+  const { code, stdout, stderr } = await run(["sh", "-c", "cat; echo no >&2; exit 3"], { stdin: "in\0put" });
+  assert.deepEqual([code, stdout, stderr], [3, "in\0put", "no\n"]);
+});
+
+Deno.test("a command is killed at its deadline, and what it said is told", async () => {
+  await assert.rejects(run(["sh", "-c", "echo begun; exec sleep 600"], { timeout: 300 }), /within 300 ms[^]*begun/);
+});
+
+Deno.test("a command that runs can be waited for by what it says, and is gone after its scope", async () => {
+  let pid: number;
+  {
+    await using command = start(["sh", "-c", "echo ready 42; exec sleep 600"]);
+    assert.equal((await command.says(/ready (\d+)/))[1], "42");
+    await assert.rejects(start(["true"]).says(/never/), /ended with 0 without saying/);
+    pid = command.pid;
+  }
+  assert.throws(() => Deno.kill(pid, "SIGTERM"));
+});
+
+Deno.test("a temporary folder goes with its scope, write-protected things in it too", async () => {
+  let path: string;
+  {
+    await using directory = await tempDir();
+    path = directory.path;
+    await Deno.mkdir(directory.join("protected/below"), { recursive: true });
+    await Deno.chmod(directory.join("protected"), 0o500);
+  }
+  await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
+});
+
+Deno.test("two private orchestrators run at once, each on its own port, and keep it over a restart", async () => {
+  await using first = await startCluster();
+  await using second = await startCluster();
+  assert.notEqual(first.port, second.port);
+  const { port } = first;
+  await first.stop();
+  assert.equal((await first.orchestrator.finished).code, 0);
+  await first.restart();
+  assert.equal(first.port, port);
+});
