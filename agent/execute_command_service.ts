@@ -8,6 +8,7 @@ import type { BazelServer } from "./bazel_server.ts";
 import type { LocalOutputBase } from "./local_output_base.ts";
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
+import { flagValue } from "./server_argv.ts";
 import { quote, quoteAll } from "./shell.ts";
 
 type Response = MessageInitShape<typeof ExecuteCommandResponseSchema>;
@@ -38,8 +39,8 @@ wait
 export interface ExecuteCommandOptions {
   namespace: SessionNamespace;
   bazel: BazelServer;
-  /** Whether the session's startup options are known: then its server runs before a client looks for one. */
-  hasStartupOptions: boolean;
+  /** The argument vector of the session's server as its client composed it; empty if no client has told one. */
+  startupOptions: readonly string[];
   localOutputBase: LocalOutputBase;
   activity: Activity;
   /** The Bazel client: a name that is looked for on the caller's PATH, or an absolute path. */
@@ -134,9 +135,20 @@ export class ExecuteCommandService {
     const init = await this.#options.namespace.init();
     if (command.args[0] === "bazel") {
       await this.#options.localOutputBase.ensure();
-      if (this.#options.hasStartupOptions) await this.#options.bazel.ensureAny(signal);
+      if (this.#options.startupOptions.length > 0) await this.#options.bazel.ensureAny(signal);
     }
     return init;
+  }
+
+  /**
+   * What the session's client may have said on its command line only, and without which a client in here would want
+   * another server than the session's warm one.
+   */
+  #placement(): string[] {
+    return ["output_user_root", "server_javabase"].flatMap((name) => {
+      const value = flagValue(this.#options.startupOptions, name);
+      return value === undefined ? [] : [`--${name}=${value}`];
+    });
   }
 
   #script(init: SessionInit, command: CommandInit, id: number): string {
@@ -144,7 +156,7 @@ export class ExecuteCommandService {
     const [program, ...args] = command.args;
     const argv = program === "bazel"
       // The first of the startup options: one of the caller's own still counts.
-      ? [bazelProgram, `--output_base=${namespace.outputBase}`, ...args]
+      ? [bazelProgram, ...this.#placement(), `--output_base=${namespace.outputBase}`, ...args]
       : command.args;
     const inner = commandScript(argv, { ...command.env, RBS_IN_SESSION: "1" }, command.workingDirectory);
     if (!command.terminal) return inner;

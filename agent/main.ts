@@ -67,7 +67,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   const commands = new ExecuteCommandService({
     namespace,
     bazel,
-    hasStartupOptions: spec.startupOptions.length > 0,
+    startupOptions: spec.startupOptions,
     localOutputBase,
     activity,
     bazelProgram: flags.bazel,

@@ -1,10 +1,11 @@
 /**
  * Keeps HTTP/2 GOAWAY frames away from node:http2, which in Deno does not survive them.
  *
- * Why: a GOAWAY that closes an idle session makes Deno free the native session while nghttp2 is still walking over its
- * streams for that same frame, and the process aborts in `find_stream_on_goaway_func` or in free(). Each ordinary
- * client says GOAWAY when it closes, so each could end a server (https://github.com/denoland/deno/issues/36788, seen in
- * Deno 2.9.6). This file can go when that is fixed in the oldest Deno that we run on.
+ * Why: a GOAWAY closes a session without streams, and node:http2 then destroys it from inside of the frame's callback.
+ * Deno frees nghttp2's session there and then, while nghttp2 is about to walk over its streams for that same frame: the
+ * process aborts in `find_stream_on_goaway_func`, or in free(). Each ordinary client says GOAWAY when it closes, so each
+ * could end a server (https://github.com/denoland/deno/issues/36788, seen in Deno 2.9.6). This file can go when that is
+ * fixed in the oldest Deno that we run on.
  *
  * What is lost: "no new streams, please" in advance. For us a connection is over when its socket closes, which follows.
  */

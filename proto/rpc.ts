@@ -155,11 +155,9 @@ export function createRpcClient<S extends Service>(
       case "bidi_streaming":
         methods[method.localName] = (call?: CallOptions) => {
           const stream = client.makeBidiStreamRequest(path, encode, decode, metadata(call), deadline(call));
-          const over = new Promise<void>((resolve) => stream.on("status", () => resolve()));
           const responses = responsesOf(stream, call);
           return {
-            // grpc-js takes nothing more from a call that is over, and does not say so.
-            send: (m: MessageInitShape<DescMessage>) => write(stream as unknown as Writable, m, over),
+            send: (m: MessageInitShape<DescMessage>) => write(stream as unknown as Writable, m),
             end: () => stream.end(),
             cancel: () => stream.cancel(),
             [Symbol.asyncIterator]: () => responses[Symbol.asyncIterator](),
@@ -174,12 +172,8 @@ export function createRpcClient<S extends Service>(
   return methods as RpcClient<S>;
 }
 
-/**
- * Writes one message; resolves when the stream takes more, or is gone (its reader learns why).
- *
- * @param over Resolves when the stream is gone without an event of its own.
- */
-function write(stream: Writable, m: unknown, over?: Promise<void>): Promise<void> {
+/** Writes one message; resolves when the stream takes more, or is gone (its reader learns why). */
+function write(stream: Writable, m: unknown): Promise<void> {
   return new Promise<void>((resolve) => {
     if (stream.destroyed || stream.writableEnded || stream.write(m)) return resolve();
     const done = () => {
@@ -187,7 +181,6 @@ function write(stream: Writable, m: unknown, over?: Promise<void>): Promise<void
       resolve();
     };
     for (const e of ["drain", "close", "error", "cancelled"]) stream.on(e, done);
-    over?.then(done);
   });
 }
 

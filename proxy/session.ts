@@ -13,6 +13,8 @@ import type { ServerArgs } from "./server_args.ts";
 const PATIENCE_MS = 10_000;
 /** The same for a command that has something to fall back on. */
 const IMPATIENCE_MS = 500;
+/** How often an orchestrator may be lost while an agent starts before the patience is not renewed any more. */
+const MAX_RESTARTS = 3;
 /** A wait that is shorter stays silent. */
 const SILENCE_MS = 1_000;
 
@@ -73,7 +75,7 @@ const DEFAULTS = {
 /** See the file's head. */
 export class Session {
   readonly #args: ServerArgs;
-  readonly #settings: SessionSettings;
+  readonly #settings: Omit<SessionSettings, "address" | "userId">;
   readonly #address: string;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
@@ -184,7 +186,8 @@ export class Session {
   }
 
   #drop(): void {
-    this.#link?.connection.close();
+    // A command that runs there still is not touched: the agent decides who may go on.
+    this.#link?.connection.retire();
     this.#link = undefined;
     this.#search = undefined;
     clearTimeout(this.#heartbeat);
@@ -207,7 +210,9 @@ export class Session {
 
   /** Asks the orchestrator until it answers or patience ends. */
   async #ask(): Promise<AgentLink> {
-    const patience = performance.now() + this.#settings.patienceMs;
+    let patience = performance.now() + this.#settings.patienceMs;
+    let restarts = 0;
+    this.#unreachable = undefined;
     this.#report(`asking the orchestrator at ${this.#address}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
@@ -235,6 +240,8 @@ export class Session {
       } catch (e) {
         const unreachable = e instanceof RpcError && e.code === Code.UNAVAILABLE;
         const noKeyYet = e instanceof RbsError;
+        // It was there a moment ago, perhaps for longer than our patience: it may well come back.
+        if (progress && ++restarts <= MAX_RESTARTS) patience = performance.now() + this.#settings.patienceMs;
         if (!(unreachable || noKeyYet) || performance.now() + wait > patience || this.#released) {
           throw this.#explain(e, progress);
         }
