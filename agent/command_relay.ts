@@ -83,24 +83,37 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
     const isRun = path === `${SERVICE}Run`;
     using _running = isRun ? parts.activity.begin() : undefined;
     if (isRun) await parts.localOutputBase.ensure();
-    const { backend, connection } = await connect(call.gone);
-    const request = Buffer.concat(
-      patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined),
-    );
     const passed: Headers = {};
     for (const [k, v] of Object.entries(headers)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) passed[k] = v;
-    const upstream = await connection.start(path, request, passed);
+    const begin = async () => {
+      const { backend, connection } = await connect(call.gone);
+      call.gone.throwIfAborted();
+      const request = Buffer.concat(
+        patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined),
+      );
+      try {
+        return { backend, connection, upstream: await connection.start(path, request, passed) };
+      } catch (e) {
+        // It does not listen any more, so that it has seen nothing of this call: the next one will get it.
+        parts.bazel.retire(backend);
+        throw e;
+      }
+    };
+    const { backend, connection, upstream } = await begin().catch((e) => {
+      if (e instanceof StatusError && e.code === Status.UNAVAILABLE) return begin();
+      throw e;
+    });
 
     let commandId: string | undefined, terminates = false;
     const watch = isRun
       ? new MessageStream((response) => {
         // The first names the command, the last says whether the server ends with it; neither carries much output.
-        if (commandId !== undefined && response.length > 4096) return [];
+        if (commandId !== undefined && response.length > 4096) return undefined;
         scanFields(response, (f) => {
           if (f.number === 6) commandId ??= textValue(response, f);
           else if (f.number === 7) terminates = varintValue(response, f) !== 0;
         });
-        return [];
+        return undefined;
       })
       : undefined;
     let cancelled = false;

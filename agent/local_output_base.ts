@@ -16,8 +16,8 @@ export const LINKED_NAMES = [
 export interface LocalOutputBaseOptions {
   /** The developer's output base, outside of the namespace; undefined: there is none. */
   outputBase?: string;
-  /** The session's output base in its storage. */
-  storageOutputBase: string;
+  /** Knows the session's output base in its storage. */
+  namespace: { readonly storageOutputBase: string };
 }
 
 /**
@@ -36,7 +36,7 @@ export class LocalOutputBase {
    * `<name>.before-rbs`. Costs six readlinks when nothing is to be done. Rejects with an RbsError.
    */
   async ensure(): Promise<void> {
-    const { outputBase, storageOutputBase } = this.#options;
+    const { outputBase, namespace: { storageOutputBase } } = this.#options;
     if (outputBase === undefined || LINKED_NAMES.every((name) => this.#isLinked(name))) return;
     await this.#script(
       `mkdir -p -- "$ob" || exit
@@ -57,7 +57,7 @@ done`,
 
   /** Takes the links away and puts back what stood there before: the developer's client will use a local server. */
   async restore(): Promise<void> {
-    const { outputBase, storageOutputBase } = this.#options;
+    const { outputBase, namespace: { storageOutputBase } } = this.#options;
     if (outputBase === undefined) return;
     await this.#script(
       `for name; do
@@ -72,7 +72,8 @@ done`,
 
   #isLinked(name: string): boolean {
     try {
-      return Deno.readLinkSync(join(this.#options.outputBase!, name)) === join(this.#options.storageOutputBase, name);
+      return Deno.readLinkSync(join(this.#options.outputBase!, name)) ===
+        join(this.#options.namespace.storageOutputBase, name);
     } catch {
       return false;
     }

@@ -14,7 +14,7 @@ async function withFolders(test: (outputBase: string, storageOutputBase: string)
 
 Deno.test("the links lead to the storage, and are mended", () =>
   withFolders(async (outputBase, storageOutputBase) => {
-    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
     await local.ensure();
     await local.ensure();
     await Deno.remove(join(outputBase, "execroot"));
@@ -32,7 +32,7 @@ Deno.test("what was there without RBS is put aside, and put back", () =>
     await Deno.writeTextFile(join(outputBase, "command.log"), "old");
     await Deno.symlink("elsewhere", join(outputBase, "external"));
     await Deno.mkdir(join(outputBase, "server"));
-    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
     await local.ensure();
     assert((await Deno.stat(join(outputBase, "execroot.before-rbs", "deep"))).isDirectory);
     await local.restore();
@@ -50,6 +50,6 @@ Deno.test("an output base that cannot be made is named in one sentence", () =>
   withFolders(async (outputBase, storageOutputBase) => {
     await Deno.mkdir(join(outputBase, ".."), { recursive: true });
     await Deno.writeTextFile(outputBase, "a file");
-    const local = new LocalOutputBase({ outputBase, storageOutputBase });
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
     await assert.rejects(local.ensure(), (e) => e instanceof RbsError && e.culprit === "caller");
   }));

@@ -63,7 +63,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
   });
-  const localOutputBase = new LocalOutputBase({ outputBase, storageOutputBase: namespace.storageOutputBase });
+  const localOutputBase = new LocalOutputBase({ outputBase, namespace });
   const commands = new ExecuteCommandService({
     namespace,
     bazel,

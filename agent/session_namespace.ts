@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
+import { storageFolder } from "./storage_folder.ts";
 import { log } from "./log.ts";
 import { SessionInit } from "./session_init.ts";
 import { shell } from "./shell.ts";
@@ -78,6 +79,7 @@ export class SessionNamespace {
   #kind: NamespaceKind | undefined;
   #init: Promise<SessionInit> | undefined;
   #closed = false;
+  #storageOutputBase?: string;
 
   constructor(options: SessionNamespaceOptions) {
     this.#options = options;
@@ -94,9 +96,18 @@ export class SessionNamespace {
     return this.kind !== "none";
   }
 
-  /** The session's output base in the storage: `<storage directory>/out`. */
+  /** The session's output base in the storage, see {@link storageFolder}. Throws an RbsError. */
   get storageOutputBase(): string {
-    return join(this.#options.storageDirectory, "out");
+    try {
+      return this.#storageOutputBase ??= storageFolder(this.#options.storageDirectory, this.#options.outputBase);
+    } catch (cause) {
+      throw new RbsError(
+        `The session's storage ${this.#options.storageDirectory} cannot be written (${
+          sentence(cause)
+        }): make room or mend its rights.`,
+        { cause },
+      );
+    }
   }
 
   /** The output base by its name inside of the namespace. Call it after {@link init}. */

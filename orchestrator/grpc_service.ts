@@ -1,6 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { join } from "node:path";
 import { RbsError } from "../proto/errors.ts";
 import {
   type GetServerResponseSchema,
@@ -99,7 +98,6 @@ function serverResponse(session: Session): MessageInitShape<typeof GetServerResp
   return {
     session: sessionMessage(session),
     accessToken: session.accessToken,
-    storageOutputBase: join(session.storageDirectory, "out"),
     warnings: session.warnings,
     samePaths: session.samePaths,
   };

@@ -167,7 +167,6 @@ test("it prints one line, serves localhost by all its names, and takes its agent
     using client = world.client(running, host);
     const server = await client.getServer(request());
     assert.equal(server.session?.status, SessionStatus.READY);
-    assert.equal(server.storageOutputBase, join(world.stateDir, "storage/ann", repoHash("/ws"), "out"));
     pid = await agentPid(server);
   }
   assert(isAlive(pid));

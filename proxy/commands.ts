@@ -19,7 +19,7 @@ import { randomUUID } from "node:crypto";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
-import { type CallEnd, readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
+import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { MessageStream } from "../proto/relay/message_stream.ts";
 import {
   bytesValue,
@@ -30,9 +30,11 @@ import {
   scanFields,
   textValue,
   varintValue,
+  WireError,
 } from "../proto/relay/wire.ts";
 import type { Cookies } from "./command_server.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
+import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
 
 const RUN = "/command_server.CommandServer/Run";
@@ -104,6 +106,8 @@ interface Command {
   /** The id that the real server gave it, once known, and the link that it runs on. */
   remoteId?: string;
   link?: AgentLink;
+  /** Cuts the call to the agent off, which makes the agent cancel the command. */
+  cut?: () => void;
   cancelSent: boolean;
 }
 
@@ -115,17 +119,33 @@ export interface CommandEvents {
   onTermination(): void;
 }
 
+/** Waits, unless the signal comes first. */
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, signal.aborted ? 0 : milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
 /** See the file's head. */
 export class Commands {
-  readonly #outputBase: string;
+  readonly #server: Pick<ServerArgs, "outputBase" | "workspace">;
   readonly #cookies: Cookies;
   readonly #session: Session;
   readonly #events: CommandEvents;
   readonly #running = new Map<string, Command>();
 
-  /** @param outputBase The client's, absolute. */
-  constructor(outputBase: string, cookies: Cookies, session: Session, events: CommandEvents) {
-    this.#outputBase = outputBase;
+  /** @param server Whose place we take. */
+  constructor(
+    server: Pick<ServerArgs, "outputBase" | "workspace">,
+    cookies: Cookies,
+    session: Session,
+    events: CommandEvents,
+  ) {
+    this.#server = server;
     this.#cookies = cookies;
     this.#session = session;
     this.#events = events;
@@ -180,6 +200,7 @@ export class Commands {
     this.#events.onActivity(this.#running.size);
     const left = () => this.#cancel(command);
     call.gone.addEventListener("abort", left);
+    if (call.gone.aborted) left();
     try {
       const outcome = await this.#runRemotely(
         command,
@@ -228,7 +249,7 @@ export class Commands {
         }
         if (!local) throw e;
         say(`rbs: ${sentence(e)}\n`);
-        return runLocally(command.request, this.#outputBase);
+        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
       }
       command.link = link;
       const outcome = await this.#relay(command, link, message, headers, call);
@@ -237,7 +258,7 @@ export class Commands {
         this.#session.lost(link, outcome.why);
         command.link = undefined;
         command.remoteId = undefined;
-        if (attempt > 1) await new Promise((r) => setTimeout(r, 100 * 2 ** attempt));
+        if (attempt > 1) await pause(100 * 2 ** attempt, signal);
         continue;
       }
       if (outcome.kind === "finished") return outcome.terminationExpected ? "terminated" : "ended";
@@ -294,19 +315,26 @@ export class Commands {
     } catch (e) {
       return { kind: "stale", why: `The agent at ${link.name} cannot be reached (${sentence(e)}).` };
     }
-    const cut = () => stream.reset();
+    let isCut = false;
+    const cut = command.cut = () => {
+      isCut = true;
+      stream.reset();
+    };
     call.gone.addEventListener("abort", cut);
-    let end: CallEnd;
-    try {
-      end = await readCall(stream, (chunk) => {
-        const frames = responses.push(chunk);
-        if (frames) return call.writeFrames(frames);
-      });
-    } finally {
-      call.gone.removeEventListener("abort", cut);
+    if (call.gone.aborted) cut();
+    const end = await readCall(stream, (chunk) => {
+      const frames = responses.push(chunk);
+      if (frames) return call.writeFrames(frames);
+    }).catch((e) => {
+      if (e instanceof WireError || e instanceof RangeError) return e;
+      throw e;
+    }).finally(() => call.gone.removeEventListener("abort", cut));
+    if (end instanceof Error) {
+      return { kind: "broken", why: `The agent at ${link.name} sent what is no response (${sentence(end)}).` };
     }
     if (finished) return { kind: "finished", terminationExpected };
     if (call.gone.aborted) return { kind: "finished", terminationExpected: false };
+    if (isCut) return { kind: "cancelled" };
     if (!began) {
       if (end.code === Status.OK) return { kind: "broken", why: "The Bazel server ended the command without a word." };
       if (end.code === Status.UNAVAILABLE && end.trailers["grpc-status"] === undefined) {
@@ -317,6 +345,7 @@ export class Commands {
       }
       if (command.cancelled.signal.aborted) return { kind: "cancelled" };
     }
+    if (end.code === Status.OK) return { kind: "broken", why: "The Bazel server ended the command without a result." };
     return {
       kind: "broken",
       why: end.trailers["grpc-status"] === undefined
@@ -346,15 +375,20 @@ export class Commands {
       headers: link.headers(),
     })
       .then((end) => {
-        if (end.code !== Status.OK) console.error(`rbs: Cancel was not delivered: ${end.message}`);
+        if (end.code === Status.OK) return;
+        console.error(`rbs: Cancel was not delivered: ${end.message}`);
+        command.cut?.();
       });
   }
 
   /** Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. */
   async forward(path: string, message: Uint8Array, headers: Headers, call: ServerCall): Promise<void> {
-    const abandoned = new AbortController();
-    call.gone.addEventListener("abort", () => abandoned.abort());
-    const link = await this.#session.link({ signal: abandoned.signal, say: () => {} });
+    let link: AgentLink;
+    try {
+      link = await this.#session.link({ signal: call.gone, say: () => {} });
+    } catch (e) {
+      throw new StatusError(Status.UNAVAILABLE, sentence(e));
+    }
     const request = Buffer.concat(patchFields(message, (f) => {
       if (f.wireType !== 2) return;
       const text = textValue(message, f);
@@ -367,6 +401,7 @@ export class Commands {
     );
     const stream = await link.connection.start(path, request, link.headers(headers));
     call.gone.addEventListener("abort", () => stream.reset());
+    if (call.gone.aborted) stream.reset();
     const end = await readCall(stream, (chunk) => {
       const frames = responses.push(chunk);
       if (frames) return call.writeFrames(frames);

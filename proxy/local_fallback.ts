@@ -36,21 +36,35 @@ export function clientVariable(request: { args: Uint8Array[] }, name: string): s
 
 /** The output base of commands that run on this machine. */
 export function localOutputBase(outputBase: string): string {
-  return `${outputBase}.local`;
+  // Within the usual one: a server there takes links into its own output base for convenience symlinks, and does not look
+  // for packages behind them.
+  return `${outputBase}/local`;
 }
+
+/**
+ * Takes away the convenience symlinks that lead to the session's outputs, which the local server would take for folders
+ * with packages (it makes its own at the end), and becomes the client.
+ */
+const SCRIPT = `outputs=$1 workspace=$2; shift 2
+for link in "$workspace"/bazel-*; do
+  if [ -L "$link" ]; then case $(readlink "$link") in "$outputs"/*) rm -f "$link" ;; esac; fi
+done
+exec "$@"`;
 
 /**
  * The response that makes the client run the same command on this machine.
  *
  * @param outputBase The client's own output base, absolute.
+ * @param workspace Absolute.
  */
-export function runLocally(request: LocalCommand, outputBase: string): Instead {
+export function runLocally(request: LocalCommand, outputBase: string, workspace: string): Instead {
   const args = request.args.map((a) => Buffer.from(a));
   const own = (name: string) =>
     args.find((a) => a.toString("latin1").startsWith(`--${name}=`))?.subarray(name.length + 3);
   // What the user typed follows the client's own additions, the last of which is the working directory.
   const typed = args.findIndex((a) => a.toString("latin1").startsWith("--client_cwd=")) + 1;
   const argv: Uint8Array[] = [
+    ...["/bin/sh", "-c", SCRIPT, "sh", `${outputBase}/execroot`, workspace].map((a) => Buffer.from(a)),
     own("binary_path") ?? Buffer.from("bazel"),
     // Options of rc files have a source, and are read again.
     ...request.startupOptions.filter((o) => o.option.length > 0 && o.source === "").map((o) => o.option),

@@ -18,6 +18,12 @@ if (!args.outputBase || !args.workspace) {
   Deno.exit(36);
 }
 
+// No single command's trouble may end the server of all others.
+globalThis.addEventListener("unhandledrejection", (event) => {
+  event.preventDefault();
+  console.error("rbs: unexpected:", event.reason);
+});
+
 const handshake = new Handshake(args.outputBase);
 const commands = Promise.withResolvers<Commands>();
 const pinged = Promise.withResolvers<void>();

@@ -12,6 +12,9 @@ const CHECK_MS = 5_000;
 /** How long the last words to the orchestrator may take: the client waits for this process to vanish. */
 const RELEASE_MS = 60;
 
+/** A timer that is set for longer goes off at once. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
 /** The proxy after its handshake. */
 export interface Proxy {
   commands: Commands;
@@ -39,12 +42,13 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   const onActivity = (running: number) => {
     clearTimeout(idle);
     if (running === 0 && args.maxIdleSeconds > 0) {
-      idle = setTimeout(() => end(`no command for ${args.maxIdleSeconds} s`), args.maxIdleSeconds * 1000);
+      const milliseconds = Math.min(args.maxIdleSeconds * 1000, MAX_TIMEOUT_MS);
+      idle = setTimeout(() => end(`no command for ${args.maxIdleSeconds} s`), milliseconds);
     }
   };
 
   const session = new Session(args);
-  const commands = new Commands(args.outputBase, handshake, session, {
+  const commands = new Commands(args, handshake, session, {
     onActivity,
     onTermination: () => end("shutdown"),
   });

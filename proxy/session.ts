@@ -293,7 +293,7 @@ export class Session {
     this.#link = link;
     this.#warnings = server.warnings.filter((w) => !this.#warned.has(w));
     for (const w of server.warnings) this.#warned.add(w);
-    this.#report(`agent ${name}`);
+    this.#step = `agent ${name}`;
     this.#beat(this.#settings.firstHeartbeatMs);
     return link;
   }

@@ -204,7 +204,7 @@ export class Http2Connection {
 
   /** True while new streams can be made. */
   get usable(): boolean {
-    return !this.#ended && !this.#goingAway && !this.#retired && this.#failure === undefined && this.#nextId < 2 ** 30;
+    return !this.#ended && !this.#goingAway && this.#failure === undefined && this.#nextId < 2 ** 30;
   }
 
   /** The number of streams that are open. */
@@ -235,7 +235,7 @@ export class Http2Connection {
     return stream;
   }
 
-  /** Takes no new streams, and closes when the last one is over. */
+  /** Closes as soon as no stream is open. */
   retire(): void {
     this.#retired = true;
     this.#finishIfIdle();
@@ -442,7 +442,9 @@ export class Http2Connection {
   #tell(stream: Stream, call: () => Promise<void> | void): Promise<void> | void {
     const failed = (e: unknown) => this.resetStream(stream, ErrorCode.INTERNAL_ERROR, sentence(e));
     try {
-      return call()?.catch(failed);
+      // A function that may return nothing may return anything.
+      const taken: unknown = call();
+      if (taken instanceof Promise) return taken.catch(failed);
     } catch (e) {
       failed(e);
     }

@@ -139,7 +139,7 @@ export async function readCall(stream: Stream, take: (chunk: Uint8Array) => Prom
     refusal ??= { reason };
     stream.reset();
   };
-  stream.onHeaders = (more) => Object.assign(headers, more);
+  stream.onHeaders = (more) => void Object.assign(headers, more);
   stream.onData = (chunk) => {
     try {
       return last = take(chunk)?.catch(refuse) ?? undefined;

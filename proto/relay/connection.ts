@@ -15,6 +15,7 @@ export class Connection implements Disposable {
   readonly #port: number;
   #connection?: Promise<Http2Connection>;
   #closed = false;
+  #retired = false;
 
   /** @param host An IP address (v6 without brackets) or a name. */
   constructor(host: string, port: number) {
@@ -33,6 +34,7 @@ export class Connection implements Disposable {
         this.#connection = undefined;
       }
     }
+    if (this.#retired) throw new Error("the connection is not used any more");
     const connecting = this.#connection = Deno.connect({ hostname: this.#host, port: this.#port }).then((tcp) => {
       tcp.setNoDelay(true);
       return new Http2Connection(tcp, { role: "client" });
@@ -93,9 +95,9 @@ export class Connection implements Disposable {
     };
   }
 
-  /** Takes no new calls; closes when those that run are over. */
+  /** Closes when the calls that run are over; until then new ones, such as their Cancel, can be made. */
   retire(): void {
-    this.#closed = true;
+    this.#retired = true;
     void this.#connection?.then((c) => c.retire(), () => {});
   }
 

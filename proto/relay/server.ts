@@ -25,7 +25,7 @@ export function listenForCalls(
     const call = new ServerCall(stream);
     serve(stream, headers, call).catch((e) => {
       if (e instanceof StatusError) return call.end(e);
-      onError(headers[":path"], e);
+      if (!call.gone.aborted) onError(headers[":path"], e);
       call.end(new StatusError(Status.INTERNAL, sentence(e)));
     });
   };

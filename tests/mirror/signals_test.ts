@@ -131,7 +131,9 @@ mirrored("SIGQUIT asks the server for its state, and it goes on", [BAZEL], async
   await rig.acting();
   signal(server, "SIGQUIT");
   const log = `${rig.outputBase}/server/jvm.out`;
-  const state = rig.cluster ? /rbs proxy, pid \d+\s+session .*: agent .*\s+build \(pid=\d+\), command id/ : /thread dump/;
+  const state = rig.cluster
+    ? /rbs proxy, pid \d+\s+session .*: agent .*\s+build \(pid=\d+\), command id/
+    : /thread dump/;
   await eventually("the state is in jvm.out", async () => state.test(await Deno.readTextFile(log)));
   await interrupt(build, 1);
   return await build.finished;

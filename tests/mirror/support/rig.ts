@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { type Bazel, findBazels } from "../../support/bazels.ts";
 import { type Cluster, startCluster } from "../../support/cluster.ts";
 import { PROGRAMS } from "../../support/repository.ts";
-import type { Finished, RunOptions, Running } from "../../support/run.ts";
+import type { Finished, Running, RunOptions } from "../../support/run.ts";
 import { removeTree, tempDir } from "../../support/temp_dir.ts";
 import { type TestWorkspace, testWorkspace } from "../../support/workspace.ts";
 import { repoHash } from "../../../proto/workspace.ts";
@@ -71,6 +71,8 @@ export interface RigOptions {
   cluster?: Cluster;
   /** Without RBS: what stock Bazel does. */
   stock?: boolean;
+  /** Variables with which the proxy finds an orchestrator that is nobody's business here. */
+  rbs?: Record<string, string>;
   /** Agents start through a script that {@link Rig.hold} can hold. */
   holdable?: boolean;
   name?: string;
@@ -78,21 +80,24 @@ export interface RigOptions {
 
 /** Makes a rig. */
 export async function rig(options: RigOptions = {}): Promise<Rig> {
-  const { bazel = BAZEL, args, stock = false } = options;
+  const { bazel = BAZEL, args, stock = false, rbs } = options;
   const scripts = await tempDir("rbs-agent-");
   const [held, heldAgent] = [scripts.join("hold"), scripts.join("held-agent")];
   const script = `#!/bin/sh\nwhile [ -e ${held} ]; do sleep 0.05; done\nexec ${PROGRAMS.agent} "$@"\n`;
   await Deno.writeTextFile(heldAgent, script, { mode: 0o755 });
   const agent = options.holdable ? [`--agent=${heldAgent}`] : [];
-  const own = stock || options.cluster ? undefined : await startCluster({ args: [...agent, ...args ?? []] });
-  const cluster = stock ? undefined : options.cluster ?? own;
+  const own = stock || rbs || options.cluster ? undefined : await startCluster({ args: [...agent, ...args ?? []] });
+  const cluster = stock || rbs ? undefined : options.cluster ?? own;
   const marker = `6${Math.random().toString().slice(2, 10)}.25`;
   await using template = await tempDir("rbs-template-");
   const workspace = await testWorkspace(bazel, {
     name: options.name,
     from: template.path,
-    startupOptions: [...cluster ? [cluster.serverJavabase] : [], ...options.startupOptions ?? []],
-    env: { ...cluster?.env, ...options.env },
+    startupOptions: [
+      ...stock ? [] : [`--server_javabase=${PROGRAMS.javabase}`],
+      ...options.startupOptions ?? [],
+    ],
+    env: { ...cluster?.env, ...rbs, ...options.env },
   });
   const go = join(dirname(workspace.path), "go");
   await writeWorkspace(workspace.path, marker, go);
@@ -115,23 +120,33 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
       return Number(await Deno.readTextFile(join(outputBase, "server/server.pid.txt")));
     },
     agent: () =>
-      eventually("an agent runs", async () =>
-        (await processesNaming(workspace.path, outputBase)).find((p) =>
-          p.args.some((a) => a === PROGRAMS.agent) && !p.args.some((a) => a === PROGRAMS.orchestrator)
-        )),
+      eventually(
+        "an agent runs",
+        async () =>
+          (await processesNaming(workspace.path, outputBase)).find((p) =>
+            p.args.some((a) => a === PROGRAMS.agent) && !p.args.some((a) => a === PROGRAMS.orchestrator)
+          ),
+      ),
     server: () =>
-      eventually("a Bazel server runs", async () =>
-        (await processesNaming(outputBase)).find((p) =>
-          p.args[0].startsWith("bazel(") && p.args.includes(`--output_base=${outputBase}`)
-        )),
+      eventually(
+        "a Bazel server runs",
+        async () =>
+          (await processesNaming(outputBase)).find((p) =>
+            p.args[0].startsWith("bazel(") && p.args.includes(`--output_base=${outputBase}`)
+          ),
+      ),
     acting: () => eventually("the action runs", async () => (await sleepers(marker))[0]),
     hold: () => Deno.writeTextFile(held, ""),
-    held: () => eventually("an agent is held", async () =>
-      (await processesNaming(heldAgent)).find((p) => p.args[1] === heldAgent)),
+    held: () =>
+      eventually(
+        "an agent is held",
+        async () => (await processesNaming(heldAgent)).find((p) => p.args[1] === heldAgent),
+      ),
     release: () => Deno.remove(held).catch(() => {}),
     go: () => Deno.writeTextFile(go, ""),
-    idle: (timeout) => eventually("the action is gone", async () => (await sleepers(marker)).length === 0, timeout)
-      .then(() => {}),
+    idle: (timeout) =>
+      eventually("the action is gone", async () => (await sleepers(marker)).length === 0, timeout)
+        .then(() => {}),
     async processes() {
       const orchestrator = own?.orchestrator.pid;
       return (await processesNaming(...names)).filter((p) => p.pid !== orchestrator);
@@ -140,7 +155,9 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
       await eventually("no process is left", async () => (await self.processes()).length === 0, timeout).catch(
         async (error) => {
           const left = await self.processes();
-          throw new Error(`${error.message}\n${left.map((p) => `${p.pid} ${p.args.join(" ").slice(0, 300)}`).join("\n")}`);
+          throw new Error(
+            `${error.message}\n${left.map((p) => `${p.pid} ${p.args.join(" ").slice(0, 300)}`).join("\n")}`,
+          );
         },
       );
     },

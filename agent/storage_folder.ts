@@ -1,0 +1,26 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+
+/**
+ * The folder of a session's storage in which an output base lives. The first output base of a workspace gets `out`. A
+ * developer who uses another one for the same workspace (`--output_base`) gets another folder for it, for good: what is
+ * in an output base holds its absolute path (runfiles, external repositories) and is wrong under any other.
+ *
+ * @param storageDirectory The session's own folder, absolute; is made if it is not there.
+ * @param outputBase By the developer's own name, absolute; undefined if there is none.
+ */
+export function storageFolder(storageDirectory: string, outputBase: string | undefined): string {
+  const first = join(storageDirectory, "out");
+  if (outputBase === undefined) return first;
+  Deno.mkdirSync(storageDirectory, { recursive: true, mode: 0o700 });
+  const owner = join(storageDirectory, "out.belongs-to");
+  try {
+    Deno.writeTextFileSync(owner, outputBase, { createNew: true, mode: 0o600 });
+  } catch (e) {
+    if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
+    if (Deno.readTextFileSync(owner) !== outputBase) {
+      return `${first}-${createHash("md5").update(outputBase).digest("hex").slice(0, 12)}`;
+    }
+  }
+  return first;
+}

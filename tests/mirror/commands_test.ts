@@ -1,0 +1,408 @@
+/**
+ * The mirror test of commands: whatever the stock client does through RBS, it does as without: exit codes, both outputs,
+ * and what is on the disk afterwards.
+ */
+import assert from "node:assert/strict";
+import { gunzipSync } from "node:zlib";
+import { basename, join } from "node:path";
+import { type Bazel, findBazels } from "../support/bazels.ts";
+import { PROGRAMS } from "../support/repository.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { type Comparison, Mirror, type Scenario, type Side } from "./compare.ts";
+import { normalizeInfo, normalizeTimes } from "./normalize.ts";
+
+const Exit = { OK: 0, BUILD_FAILED: 1, USAGE: 2, TESTS_FAILED: 3, NO_TESTS: 4 };
+
+/** Test summaries hold times. */
+const TESTED: Comparison = { stdout: normalizeTimes };
+
+/** What the workspace has beside tests/workspaces/cpp. */
+const FILES = {
+  "sandboxed/BUILD": `
+# The first process of its pid namespace: linux-sandbox, when that is really used.
+genrule(
+    name = "first_process",
+    outs = ["first_process.txt"],
+    cmd = "cat /proc/1/comm > $@",
+    tags = ["manual"],
+)
+`,
+};
+
+const scenarios: { name: string; act: Scenario }[] = [];
+
+/** Adds a scenario. Those of one Bazel run in the order in which they stand here. */
+function mirrored(name: string, act: Scenario) {
+  scenarios.push({ name, act });
+}
+
+mirrored("a first command starts the server, and says so", async (side) => {
+  await side.run(["info", "release"], { code: Exit.OK });
+});
+
+mirrored("a build makes the same outputs, at the same local paths", async (side) => {
+  await side.run(["build", "//..."], { code: Exit.OK });
+  await links(side);
+  await outputs(side);
+});
+
+mirrored("a build with nothing to do says so", async (side) => {
+  await side.run(["build", "//..."], { code: Exit.OK });
+  await side.run(["build", "//:hello"], { code: Exit.OK });
+});
+
+mirrored("the binary that was built runs from the terminal by its local path", async (side) => {
+  await side.exec(["bazel-bin/hello", "Linus"], { code: 0 });
+  await side.exec(["bazel-bin/scripts/echo", "an argument"], { code: 0, stdin: "some input\n" });
+});
+
+mirrored("a build from a folder of the workspace takes relative labels", async (side) => {
+  await side.run(["build", ":all"], { cwd: join(side.path, "greeting"), code: Exit.OK });
+});
+
+mirrored("tests pass, are cached, and leave their logs and XML where the stock client leaves them", async (side) => {
+  await side.run(["test", "//..."], { ...TESTED, code: Exit.OK });
+  await side.run(["test", "//..."], { ...TESTED, code: Exit.OK });
+  for (const file of ["greeting/greeting_test/test.log", "greeting/greeting_test/test.xml"]) {
+    side.note(file, normalizeTimes(await Deno.readTextFile(join(side.path, "bazel-testlogs", file))));
+  }
+});
+
+mirrored("the output of tests is shown as they want it", async (side) => {
+  const again = ["test", "--nocache_test_results", "//greeting:greeting_test"];
+  await side.run([...again, "--test_output=all"], { ...TESTED, code: Exit.OK });
+  await side.run([...again, "--test_output=streamed"], { ...TESTED, code: Exit.OK });
+});
+
+mirrored("a failing test ends with exit code 3, and shows its log", async (side) => {
+  const test = ["test", "--test_output=errors", "//special:failing_test"];
+  await side.run(test, { ...TESTED, code: Exit.TESTS_FAILED });
+  const log = join(side.path, "bazel-testlogs/special/failing_test/test.log");
+  side.note("test.log", await Deno.readTextFile(log));
+});
+
+mirrored("a test command without tests ends with exit code 4", async (side) => {
+  await side.run(["test", "//data:names"], { ...TESTED, code: Exit.NO_TESTS });
+});
+
+mirrored("run gives a C++ program its arguments and runfiles", async (side) => {
+  await side.run(["run", "//:hello", "--", "Linus", "an argument; with $signs and 'quotes'"], { code: 0 });
+});
+
+mirrored("run gives a script its arguments, standard input, environment and exit code", async (side) => {
+  const env = { RBS_TEST_VALUE: "a value\nof two lines" };
+  const stdin = "one line\nand one that does not end";
+  await side.run(["run", "//scripts:echo", "--", "", "two words", "*"], { env, stdin, code: 0 });
+  await side.run(["run", "echo"], { cwd: join(side.path, "scripts"), stdin, code: 0 });
+  await side.run(["run", "//scripts:exit", "--", "42"], { code: 42 });
+});
+
+mirrored("run --script_path writes a script that runs later", async (side) => {
+  await side.run(["run", "--script_path=run_later.sh", "//scripts:echo"], { code: Exit.OK });
+  side.note("the script", await Deno.readTextFile(join(side.path, "run_later.sh")));
+  await side.exec(["./run_later.sh", "later"], { code: 0, stdin: "input\n" });
+  await Deno.remove(join(side.path, "run_later.sh"));
+});
+
+mirrored("run of what cannot be built runs nothing", async (side) => {
+  await side.run(["run", "//special:failing"], { code: Exit.BUILD_FAILED });
+});
+
+mirrored("query prints labels, rules, graphs and protocol buffers, byte for byte", async (side) => {
+  await side.run(["query", "//..."], { code: Exit.OK });
+  await side.run(["query", "--output=label_kind", "kind(rule, deps(//:hello))"], { code: Exit.OK });
+  await side.run(["query", "--output=graph", "deps(//scripts:hello_test, 2)"], { code: Exit.OK });
+  await side.run(["query", "--output=proto", "//greeting:all"], { code: Exit.OK });
+  await side.run(["query", "somepath(//:hello,"], { code: Exit.USAGE });
+});
+
+mirrored("cquery and aquery print what they print", async (side) => {
+  await side.run(["cquery", "//data:all"], { code: Exit.OK });
+  await side.run(["aquery", "//data:names"], { code: Exit.OK });
+  await side.run(["aquery", "--output=proto", "//data:names"], { code: Exit.OK });
+});
+
+mirrored("50 MB of standard output arrive intact", async (side) => {
+  const { stdoutBytes } = await side.run(["query", "--output=build", "//big:all"], { code: Exit.OK });
+  assert(stdoutBytes.length > 50_000_000, `${stdoutBytes.length} bytes`);
+});
+
+mirrored("an action that prints 20,000 lines is heard out", async (side) => {
+  await side.run(["build", "//special:noisy"], { code: Exit.OK });
+});
+
+mirrored("info shows the same values", async (side) => {
+  await side.run(["info"], { stdout: normalizeInfo, code: Exit.OK });
+  await side.run(["info", "bazel-bin"], { code: Exit.OK });
+  await side.run(["info", "output_base"], { code: Exit.OK });
+  await side.run(["info", "no_such_key"], { code: Exit.USAGE });
+});
+
+mirrored("version and help print the same", async (side) => {
+  await side.run(["version"], { code: Exit.OK });
+  await side.run(["help"], { code: Exit.OK });
+  await side.run(["help", "build", "--long"], { code: Exit.OK });
+});
+
+mirrored("mistakes on the command line end with exit code 2", async (side) => {
+  await side.run(["build", "--no_such_flag", "//..."], { code: Exit.USAGE });
+  await side.run(["biuld", "//..."], { code: Exit.USAGE });
+  await side.run(["--no_such_startup_option", "build"], { code: Exit.USAGE });
+});
+
+mirrored("targets and packages that do not exist are reported", async (side) => {
+  await side.run(["build", "//greeting:no_such_target"], { code: Exit.BUILD_FAILED });
+  await side.run(["build", "//no_such_package"], { code: Exit.BUILD_FAILED });
+  await side.run(["build", "--keep_going", "//data:names", "//no_such_package"], { code: Exit.BUILD_FAILED });
+});
+
+mirrored("an error in a BUILD file is reported with its place", async (side) => {
+  await side.write("broken/BUILD", "genrule(name = 'broken'\n");
+  await side.run(["build", "//broken"], { code: Exit.BUILD_FAILED });
+  await Deno.remove(join(side.path, "broken"), { recursive: true });
+});
+
+mirrored("a failing action ends the build with exit code 1, and shows what it printed", async (side) => {
+  await side.run(["build", "//special:failing"], { code: Exit.BUILD_FAILED });
+  await side.run(["build", "--verbose_failures", "//special:failing"], { code: Exit.BUILD_FAILED });
+});
+
+mirrored("a compile error is shown in the compiler's words, and its correction builds", async (side) => {
+  const source = join(side.path, "greeting/greeting.cc");
+  const text = await Deno.readTextFile(source);
+  await Deno.writeTextFile(source, text.replace("return", "retrun"));
+  await side.run(["build", "//:hello"], { code: Exit.BUILD_FAILED });
+  await Deno.writeTextFile(source, text);
+  await side.run(["build", "//:hello"], { code: Exit.OK });
+});
+
+mirrored("a change of a source file is seen, and a change back as well", async (side) => {
+  const source = join(side.path, "data/names_in.txt");
+  const text = await Deno.readTextFile(source);
+  await Deno.writeTextFile(source, `${text}Edsger\n`);
+  await side.run(["run", "//:hello"], { code: 0 });
+  await Deno.writeTextFile(source, text);
+  await side.run(["run", "//:hello"], { code: 0 });
+});
+
+mirrored("linux-sandbox is really used", async (side) => {
+  await side.run(["build", "--spawn_strategy=linux-sandbox", "//sandboxed:first_process"], { code: Exit.OK });
+  const first = await Deno.readTextFile(join(side.path, "bazel-bin/sandboxed/first_process.txt"));
+  assert.equal(first.trim(), "linux-sandbox");
+});
+
+mirrored("files that flags name land on this machine", async (side) => {
+  const build = ["build", "--profile=out.profile.gz", "--build_event_json_file=events.json", "--explain=why.txt"];
+  await side.run([...build, "--verbose_explanations", "--action_env=ANOTHER=1", "//data:names"], { code: Exit.OK });
+  const read = (file: string) => Deno.readFileSync(join(side.path, file));
+  const { traceEvents } = JSON.parse(gunzipSync(read("out.profile.gz")).toString());
+  side.note("the profile holds events", traceEvents.length > 10);
+  const events = new TextDecoder().decode(read("events.json")).trimEnd().split("\n");
+  side.note("build events", events.map((line) => Object.keys(JSON.parse(line).id)[0]).sort());
+  side.note("why.txt", new TextDecoder().decode(read("why.txt")));
+  for (const file of ["out.profile.gz", "events.json", "why.txt"]) await Deno.remove(join(side.path, file));
+});
+
+mirrored("the output base holds the logs of the last command", async (side) => {
+  await side.run(["build", "//data:names"], { code: Exit.OK });
+  const log = await Deno.readTextFile(join(side.outputBase, "command.log"));
+  side.note("command.log", log.includes("Build completed successfully"));
+  for (const file of ["command.profile.gz", "java.log"]) {
+    side.note(file, await Deno.stat(join(side.outputBase, file)).then(({ size }) => size > 0, () => false));
+  }
+});
+
+mirrored("coverage does what it does without a network", async (side) => {
+  await side.run(["coverage", "//greeting:greeting_test"], TESTED);
+});
+
+mirrored("jbazel builds, runs and tests as the stock client does", async (side) => {
+  await side.jbazel(["build", "//..."], { code: Exit.OK });
+  await side.jbazel(["build", ":all"], { cwd: join(side.path, "greeting"), code: Exit.OK });
+  await side.jbazel(["test", "//..."], { ...TESTED, code: Exit.OK });
+  const env = { RBS_TEST_VALUE: "value" };
+  await side.jbazel(["run", "//scripts:echo", "--", "two words"], { env, stdin: "input\n", code: 0 });
+  await side.jbazel(["run", "//:hello", "--", "jbazel"], { code: 0 });
+  await side.jbazel(["build", "//special:failing"], { code: Exit.BUILD_FAILED });
+  await side.jbazel(["build", "--no_such_flag"], { code: Exit.USAGE });
+  await side.jbazel(["query", "--output=build", "//big:big_0"], { code: Exit.OK });
+});
+
+mirrored("jbazel and the stock client share one warm server", async (side) => {
+  const pids = new Set<string>();
+  const ask: Comparison = { stdout: () => "#", code: Exit.OK };
+  for (const bazel of [side.run, side.jbazel, side.run]) pids.add((await bazel(["info", "server_pid"], ask)).stdout);
+  assert.equal(pids.size, 1, [...pids].join());
+});
+
+mirrored("after shutdown the outputs stay usable, and the next command starts a server", async (side) => {
+  await side.run(["shutdown"], { code: Exit.OK });
+  await side.run(["shutdown"], { code: Exit.OK });
+  await links(side);
+  await side.exec(["bazel-bin/hello", "after shutdown"], { code: 0 });
+  const log = "bazel-testlogs/greeting/greeting_test/test.log";
+  side.note("test.log", normalizeTimes(await Deno.readTextFile(join(side.path, log))));
+  await side.run(["build", "//..."], { code: Exit.OK });
+});
+
+mirrored("other startup options restart the server, and say so", async (side) => {
+  await side.run(["--host_jvm_args=-Drbs.test=1", "info", "release"], { code: Exit.OK });
+  await side.run(["build", "//data:names"], { code: Exit.OK });
+  await links(side);
+});
+
+mirrored("clean takes outputs and convenience symlinks away, and a build brings them back", async (side) => {
+  await side.run(["clean"], { code: Exit.OK });
+  await links(side);
+  await side.run(["build", "//..."], { code: Exit.OK });
+  await links(side);
+  await outputs(side);
+  await side.exec(["bazel-bin/hello", "again"], { code: 0 });
+});
+
+mirrored("clean --expunge leaves no outputs and ends the server, and a build brings all back", async (side) => {
+  await side.run(["clean", "--expunge"], { code: Exit.OK });
+  await links(side);
+  await side.run(["build", "//data:names"], { code: Exit.OK });
+  await links(side);
+  await side.exec(["cat", "bazel-bin/data/names.txt"], { code: 0 });
+});
+
+mirrored("clean --expunge_async does the same in the background", async (side) => {
+  await side.run(["clean", "--expunge_async"], { code: Exit.OK });
+  await links(side);
+  await side.run(["run", "//scripts:exit"], { code: Exit.OK });
+  await links(side);
+});
+
+mirrored("--batch runs on this machine", async (side) => {
+  await side.run(["--batch", "build", "//data:names"], { stderr: withoutBatchNotice(side), code: Exit.OK });
+  await side.exec(["cat", "bazel-bin/data/names.txt"], { code: 0 });
+  await side.run(["build", "//data:names"], { code: Exit.OK });
+  await links(side);
+});
+
+mirrored("a command outside of a workspace runs on this machine", async (side) => {
+  const javabase = side.rbs ? [`--server_javabase=${PROGRAMS.javabase}`] : [];
+  const outside: Comparison = { cwd: join(side.path, ".."), stderr: withoutBatchNotice(side) };
+  // The rc file of the workspace is not read there.
+  await side.run([...javabase, `--output_user_root=${side.path}/../output_user_root`, "info"], {
+    ...outside,
+    code: Exit.USAGE,
+  });
+});
+
+/** A command in a workspace whose folder has an unusual name. */
+function named(what: string, name: string) {
+  mirrored(`a workspace path with ${what} does what it does with the stock client`, async (side) => {
+    const path = join(side.path, "..", name);
+    const files = {
+      WORKSPACE: "",
+      BUILD: `genrule(name = "one", outs = ["one.txt"], cmd = "echo one > $@")\n`,
+      ".bazelrc": await Deno.readTextFile(join(side.path, ".bazelrc")),
+    };
+    await Deno.mkdir(path);
+    for (const [file, text] of Object.entries(files)) await Deno.writeTextFile(join(path, file), text);
+    const { code } = await side.run(["build", "//:one"], { cwd: path });
+    if (code === 0) await side.exec(["cat", "bazel-bin/one.txt"], { cwd: path, code: 0 });
+    await side.run(["shutdown"], { cwd: path, code: Exit.OK });
+    await Deno.remove(path, { recursive: true });
+  });
+}
+named("spaces and quotes", `a "workspace" that's named oddly`);
+named("quotes and shell characters", `a"b'c$d\`e;f`);
+named("a newline", "two\nlines");
+named("characters beyond ASCII", "größe-日本");
+named("200 characters", "x".repeat(200));
+
+const { found, missing } = await findBazels();
+for (const sentence of missing) console.log(`Not run: ${sentence}`);
+const mirrors: Mirror[] = [];
+
+for (const bazel of found) {
+  const mirror = new Mirror(bazel, scenarios.map(({ act }) => act), FILES);
+  mirrors.push(mirror);
+  scenarios.forEach(({ name }, index) => test(bazel, name, () => mirror.compare(index)));
+  testSwitching(bazel, mirror);
+}
+
+Deno.test.afterAll(async () => {
+  await Promise.all(mirrors.map((mirror) => mirror[Symbol.asyncDispose]()));
+});
+
+function test(bazel: Bazel, name: string, fn: () => Promise<void>) {
+  // The mirror outlives each of its tests.
+  Deno.test({ name: `Bazel ${bazel.version}: ${name}`, fn, sanitizeOps: false, sanitizeResources: false });
+}
+
+/** What happens when RBS is switched off and on again in one output base. */
+function testSwitching(bazel: Bazel, mirror: Mirror) {
+  test(bazel, "RBS can be switched off and on again, and loses nothing", async () => {
+    const side = await mirror.rbs();
+    const isLinked = async () => (await Deno.lstat(join(side.outputBase, "execroot"))).isSymlink;
+    const builds = async () => {
+      const { stderr } = await side.run(["build", "//:hello"], { code: Exit.OK });
+      await side.exec(["bazel-bin/hello", "RBS"], { code: 0 });
+      assert.doesNotMatch(stderr, /^rbs: (?!.*\d\.\ds$)/m);
+      return stderr;
+    };
+    const setup = (...args: string[]) => side.exec([PROGRAMS.jbazel, "setup", "--workspace", ...args], { code: 0 });
+
+    await builds();
+    assert(await isLinked());
+    await setup("--remove");
+    await builds();
+    assert(!await isLinked(), "without RBS the output base holds its own outputs");
+    await setup();
+    // What was built before is still known.
+    assert.match(await builds(), /1 total action\b|1 process: 1 internal|INFO: 0 processes/);
+    assert(await isLinked());
+    await setup("--remove");
+    assert.match(await builds(), /1 total action\b|1 process: 1 internal|INFO: 0 processes/);
+    assert(!await isLinked());
+    await setup();
+  });
+
+  test(bazel, "nobody's links lead into the storage of a session that was expunged", async () => {
+    const side = await mirror.rbs();
+    await side.run(["build", "//data:names"], { code: Exit.OK });
+    await side.run(["clean", "--expunge"], { code: Exit.OK });
+    const dangling: string[] = [];
+    for await (const entry of Deno.readDir(side.outputBase)) {
+      const path = join(side.outputBase, entry.name);
+      if (entry.isSymlink && !await Deno.stat(path).catch(() => undefined)) dangling.push(entry.name);
+    }
+    console.log(basename(side.path), dangling);
+  });
+}
+
+/** Where the convenience symlinks lead. */
+async function links(side: Side) {
+  const found: Record<string, string> = {};
+  for await (const entry of Deno.readDir(side.path)) {
+    if (entry.isSymlink) found[entry.name] = await Deno.readLink(join(side.path, entry.name));
+  }
+  side.note("convenience symlinks", found);
+}
+
+/** Every output below bazel-bin with its hash, runfiles trees among them. */
+async function outputs(side: Side) {
+  const script = `cd bazel-bin/ && find . \\( -type f -o -type l \\) | LC_ALL=C sort | xargs -d '\\n' sha256sum`;
+  const { stdout } = await side.exec(["sh", "-c", script], { code: 0 });
+  assert.match(stdout, /hello\.runfiles\//);
+}
+
+/** Checks that a command which cannot go through RBS says so, and leaves that line out. */
+function withoutBatchNotice(side: Side): (lines: string[]) => string[] {
+  return (lines) => {
+    const notices = lines.filter((line) => line.startsWith("rbs: "));
+    if (side.rbs) {
+      assert.equal(notices.length, 1, lines.join("\n"));
+      assert.match(notices[0], /--batch.*local JDK.*not RBS/);
+    }
+    return lines.filter((line) => !line.startsWith("rbs: "));
+  };
+}
+
+/** For a test that needs no workspace. */
+void tempDir;

@@ -1,0 +1,201 @@
+/**
+ * The mirror: the same scenarios in the same workspace, first by the stock client with a server of its own, then through
+ * RBS, both from a cold start and at the same paths; so that what was seen can be compared with hardly any licence.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { dirname, join } from "node:path";
+import { repoHash } from "../../proto/workspace.ts";
+import type { Bazel } from "../support/bazels.ts";
+import { type Cluster, startCluster } from "../support/cluster.ts";
+import { PROGRAMS } from "../support/repository.ts";
+import { type Finished, output, run, type RunOptions } from "../support/run.ts";
+import { removeTree } from "../support/temp_dir.ts";
+import { type TestWorkspace, testWorkspace } from "../support/workspace.ts";
+import { normalizeStderr } from "./normalize.ts";
+
+/** Longer outputs are compared by their hashes. */
+const SHOWN = 200_000;
+
+/** How a command's outputs are compared. */
+export interface Comparison extends RunOptions {
+  /** Applied to the standard output, which is otherwise compared byte for byte. */
+  stdout?: (text: string) => string;
+  /** Applied to what {@link normalizeStderr} leaves. */
+  stderr?: (lines: string[]) => string[];
+  /** The exit code that it must have on either side. */
+  code?: number;
+}
+
+/** One of the two sides: does what a scenario says, and writes down what it saw. */
+export interface Side {
+  /** True for the side that goes through RBS. */
+  readonly rbs: boolean;
+  readonly bazel: Bazel;
+  /** The workspace's absolute path. */
+  readonly path: string;
+  /** The output base's absolute path. */
+  readonly outputBase: string;
+  /** Variables of all commands. */
+  readonly env: Record<string, string | undefined>;
+  /** Runs `bazel ARG…` in the workspace. */
+  run(args: readonly string[], comparison?: Comparison): Promise<Finished>;
+  /** The same by `jbazel`; on the side without RBS it is the stock client. */
+  jbazel(args: readonly string[], comparison?: Comparison): Promise<Finished>;
+  /** Runs another program in the workspace. */
+  exec(argv: readonly string[], comparison?: Comparison): Promise<Finished>;
+  /** Writes something down that must be the same on both sides. */
+  note(what: string, value: unknown): void;
+  /** Writes a file of the workspace. */
+  write(file: string, text: string): Promise<void>;
+}
+
+/** A scenario whose observations must be the same on both sides. */
+export type Scenario = (side: Side) => Promise<void>;
+
+interface Observed {
+  what: string;
+  [seen: string]: unknown;
+}
+
+interface Recording {
+  observed: Observed[];
+  error?: unknown;
+}
+
+/** All scenarios of one Bazel. */
+export class Mirror implements AsyncDisposable {
+  readonly #bazel: Bazel;
+  readonly #scenarios: readonly Scenario[];
+  readonly #files: Record<string, string>;
+  #setUp?: Promise<{ workspace: TestWorkspace; cluster: Cluster; stock: Recording[] }>;
+  #done: Recording[] = [];
+
+  /**
+   * @param scenarios In their order: each finds what those before it have left.
+   * @param files More files of the workspace.
+   */
+  constructor(bazel: Bazel, scenarios: readonly Scenario[], files: Record<string, string>) {
+    this.#bazel = bazel;
+    this.#scenarios = scenarios;
+    this.#files = files;
+  }
+
+  /** Runs a scenario (and those before it that have not run yet) through RBS, and compares. */
+  async compare(index: number): Promise<void> {
+    const { stock } = await this.#start();
+    const side = await this.rbs();
+    while (this.#done.length <= index) this.#done.push(await record(this.#scenarios[this.#done.length], side));
+    const [direct, rbs] = [stock[index], this.#done[index]];
+    if (direct.error) throw new Error("It does not even go well without RBS.", { cause: direct.error });
+    if (rbs.error) throw rbs.error;
+    assert.deepEqual(rbs.observed, direct.observed);
+  }
+
+  /** The side through RBS, for what cannot be compared; nothing is written down. */
+  async rbs(): Promise<Side> {
+    const { workspace } = await this.#start();
+    return sideOf(workspace, true, []);
+  }
+
+  /** The private cluster. */
+  async cluster(): Promise<Cluster> {
+    return (await this.#start()).cluster;
+  }
+
+  #start() {
+    return this.#setUp ??= this.#prepare();
+  }
+
+  async #prepare() {
+    const cluster = await startCluster({ env: { RBS_BAZEL: this.#bazel.path } });
+    const workspace = await testWorkspace(this.#bazel, { env: cluster.env });
+    const rc = join(workspace.path, ".bazelrc");
+    // In the rc file and not on the command line, so that jbazel and a person who just types "bazel" have it as well.
+    const lines = `startup --output_user_root=${workspace.outputUserRoot}\n${await Deno.readTextFile(rc)}`;
+    await Deno.writeTextFile(rc, lines);
+    for (const [file, text] of Object.entries(this.#files)) await write(join(workspace.path, file), text);
+
+    const stock: Recording[] = [];
+    const side = sideOf(workspace, false, []);
+    for (const scenario of this.#scenarios) stock.push(await record(scenario, side));
+    await workspace.run(["shutdown"]);
+    await removeTree(outputBaseOf(workspace));
+    const links = `for link in bazel-*; do if [ -L "$link" ]; then rm -- "$link"; fi; done`;
+    await output(["sh", "-c", links], { cwd: workspace.path });
+    await output([PROGRAMS.jbazel, "setup", "--workspace"], { cwd: workspace.path, env: workspace.env });
+    return { workspace, cluster, stock };
+  }
+
+  async [Symbol.asyncDispose]() {
+    const setUp = await this.#setUp?.catch(() => undefined);
+    await setUp?.workspace[Symbol.asyncDispose]();
+    await setUp?.cluster[Symbol.asyncDispose]();
+  }
+}
+
+/** Runs a scenario; its failure is part of the recording. */
+async function record(scenario: Scenario, side: Side): Promise<Recording> {
+  const observed: Observed[] = [];
+  try {
+    await scenario(sideOf(side, side.rbs, observed));
+    return { observed };
+  } catch (error) {
+    return { observed, error };
+  }
+}
+
+function sideOf(
+  of: TestWorkspace | Side,
+  rbs: boolean,
+  observed: Observed[],
+): Side {
+  const { path, bazel, env } = of;
+  const observe = async (what: string, argv: readonly string[], comparison: Comparison = {}) => {
+    const { stdout, stderr, code, ...options } = comparison;
+    const finished = await run(argv, { cwd: path, ...options, env: { ...env, ...options.env } });
+    const lines = normalizeStderr(finished.stderr);
+    observed.push({
+      what,
+      code: finished.code,
+      stdout: stdout ? stdout(finished.stdout) : exactly(finished.stdoutBytes),
+      stderr: stderr ? stderr(lines) : lines,
+    });
+    if (code !== undefined && finished.code !== code) {
+      throw new assert.AssertionError({
+        message: `${what} ended with ${finished.code}, not ${code}:\n${finished.stdout}${finished.stderr}`,
+      });
+    }
+    return finished;
+  };
+  const short = (args: readonly string[]) => args.join(" ").replaceAll(path, "<workspace>");
+  return {
+    rbs,
+    bazel,
+    path,
+    env,
+    outputBase: "outputBase" in of ? of.outputBase : outputBaseOf(of),
+    run: (args, comparison) => observe(`bazel ${short(args)}`, [bazel.path, ...args], comparison),
+    jbazel: (args, comparison) =>
+      observe(`jbazel ${short(args)}`, [rbs ? PROGRAMS.jbazel : bazel.path, ...args], comparison),
+    exec: (argv, comparison) => observe(short(argv), argv, comparison),
+    note: (what, value) => void observed.push({ what, value }),
+    write: (file, text) => write(join(path, file), text),
+  };
+}
+
+function outputBaseOf(workspace: TestWorkspace): string {
+  return join(workspace.outputUserRoot, repoHash(workspace.path));
+}
+
+function exactly(bytes: Uint8Array): string {
+  const hash = () => createHash("sha256").update(bytes).digest("hex");
+  if (bytes.length > SHOWN) return `${bytes.length} bytes with sha256 ${hash()}`;
+  const text = new TextDecoder().decode(bytes);
+  return text.includes("\ufffd") ? `${text}\n(sha256 ${hash()})` : text;
+}
+
+async function write(path: string, text: string) {
+  await Deno.mkdir(dirname(path), { recursive: true });
+  await Deno.writeTextFile(path, text);
+}

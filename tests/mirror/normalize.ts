@@ -1,0 +1,42 @@
+/**
+ * What may differ between two runs of the same command by the same Bazel: times, the progress that it happened to show,
+ * process ids and memory. Nothing else is touched: the two sides of a comparison work at the same paths.
+ */
+
+/** Lines that say how far a command is: which of them are printed depends on time alone. */
+const PROGRESS = [
+  /^(Loading|Analyzing|Computing main repo mapping|Building): ?/,
+  /^\[[\d,]+ \/ [\d,]+\]/,
+  // What runs right now, below such a line.
+  /^ {4}\S.*; \d+s\b/,
+  /^ {4}(currently loading|Fetching |checking cached actions|\S.*\[(Sched|Prepa|Scann)\])/,
+  // RBS's own, for waits of more than a second.
+  /^rbs: .* \d+\.\ds$/,
+];
+
+/** The standard error of a command as lines, without progress and times. Bazel repeats a line for no reason but time. */
+export function normalizeStderr(stderr: string): string[] {
+  return stderr.split(/\r?\n/)
+    .filter((line) => line !== "" && !PROGRESS.some((pattern) => pattern.test(line)))
+    .map((line) =>
+      normalizeTimes(line)
+        .replace(/Elapsed time: [\d.]+s, Critical Path: [\d.]+s/, "Elapsed time: #s, Critical Path: #s")
+        // Java's name of an object, which Bazel 2.1.0 prints in one of its errors.
+        .replace(/(\bcom\.google\.[\w.]+@)[0-9a-f]+/, "$1#")
+    );
+}
+
+/** The seconds that a test took, in summaries, logs and XML. */
+export function normalizeTimes(text: string): string {
+  return text
+    .replace(/ in \d+(\.\d+)?s\b/g, " in #s")
+    .replace(/\b(time|timestamp|duration)="[^"]*"/g, '$1="#"');
+}
+
+/** `bazel info`: values that differ from one server to the next, or from one moment to the next. */
+export function normalizeInfo(stdout: string): string {
+  return stdout.replace(
+    /^(server_pid|server_log|used-heap-size|committed-heap-size|gc-count|gc-time): .*$/gm,
+    "$1: #",
+  );
+}
