@@ -100,7 +100,11 @@ export class BazelServer {
   /** Ends the server, whoever started it: SIGTERM, and SIGKILL after `graceMs`. No server is fine. */
   async stop(graceMs = 5_000): Promise<void> {
     this.#running = undefined;
-    await this.#starting?.catch(() => {});
+    // A start that gets no answer is ended with its process.
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, graceMs);
+    await Promise.race([this.#starting?.catch(() => {}), late.promise]);
+    clearTimeout(timer);
     const init = await this.#options.namespace.running();
     if (init) await this.#end(init, graceMs);
   }

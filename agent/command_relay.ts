@@ -10,8 +10,9 @@ import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "..
 import { Connection } from "../proto/relay/connection.ts";
 import { listenForCalls } from "../proto/relay/server.ts";
 import { MessageStream } from "../proto/relay/message_stream.ts";
-import { encodeFields, patchFields, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
+import { bytesValue, encodeFields, patchFields, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
 import { RpcError } from "../proto/rpc.ts";
+import { withoutExpunge } from "./expunge.ts";
 
 /** The real server, as the relay needs it. */
 export interface Backend {
@@ -24,16 +25,18 @@ export interface Backend {
 /** What the relay works with. */
 export interface CommandRelayParts {
   /** Finds or starts the real server. */
-  bazel: { ensure(signal?: AbortSignal): Promise<Backend>; retire(backend: Backend): void };
+  bazel: { ensure(signal?: AbortSignal): Promise<Backend>; retire(backend: Backend): void; stop(): Promise<void> };
   /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
   gate: { admit(authorization: string | undefined, epoch: string | undefined): void };
   /** Counts the commands that run. */
   activity: { begin(): Disposable };
   /** The output base as the developer's machine sees it. */
-  localOutputBase: { ensure(): Promise<void>; restore(): Promise<void> };
+  localOutputBase: { ensure(): Promise<void>; restore(): Promise<void>; expunge(): Promise<void> };
   onError(what: string, error: unknown): void;
 }
 
+/** RunResponse.termination_expected. */
+const TERMINATION_EXPECTED = 7;
 const SERVICE = "/command_server.CommandServer/";
 /** As in the proxy: a command line and an environment, with room to spare. */
 const MAX_REQUEST_BYTES = 64 << 20;
@@ -83,14 +86,17 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
     const isRun = path === `${SERVICE}Run`;
     using _running = isRun ? parts.activity.begin() : undefined;
     if (isRun) await parts.localOutputBase.ensure();
+    const { args, expunge } = isRun ? withoutExpunge(runArguments(message)) : { args: [], expunge: false };
     const passed: Headers = {};
     for (const [k, v] of Object.entries(headers)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) passed[k] = v;
     const begin = async () => {
       const { backend, connection } = await connect(call.gone);
       call.gone.throwIfAborted();
-      const request = Buffer.concat(
-        patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined),
-      );
+      let arg = 0;
+      const request = Buffer.concat(patchFields(message, (f) => {
+        if (f.number === 1) return Buffer.from(backend.requestCookie);
+        if (f.number === 2 && expunge) return Buffer.from(args[arg++], "latin1");
+      }));
       try {
         return { backend, connection, upstream: await connection.start(path, request, passed) };
       } catch (e) {
@@ -116,6 +122,15 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
         return undefined;
       })
       : undefined;
+    // The last response of an expunging command waits until the output base is empty.
+    let last: Buffer | undefined;
+    const withhold = expunge
+      ? new MessageStream((response) => {
+        if (!isSuccess(response)) return [response];
+        last = Buffer.from(response);
+        return undefined;
+      })
+      : undefined;
     let cancelled = false;
     const cancel = () => {
       // A Run without an id yet is cancelled by the first response, below.
@@ -134,13 +149,19 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
       watch?.push(chunk);
       // The proxy is gone: read on to the end, so that the server's lock is free when this command counts as ended.
       if (call.gone.aborted) return cancel();
-      return call.writeFrames(Buffer.from(chunk));
+      const frames = withhold ? withhold.push(chunk) : Buffer.from(chunk);
+      if (frames) return call.writeFrames(frames);
     });
     call.gone.removeEventListener("abort", cancel);
     // The next command must not get a server that is about to end.
     if (terminates) parts.bazel.retire(backend);
     if (end.code === Status.OK) {
       if (isRun && isForShutdown(message)) await parts.localOutputBase.restore();
+      if (last) {
+        await parts.bazel.stop();
+        await parts.localOutputBase.expunge();
+        await call.write(Buffer.concat([last, encodeFields([[TERMINATION_EXPECTED, true]])]));
+      }
       return call.end();
     }
     if (end.trailers["grpc-status"] !== undefined) return call.end(new StatusError(end.code, end.message));
@@ -161,6 +182,25 @@ export function startCommandRelay(parts: CommandRelayParts, host = "127.0.0.1"):
       return Promise.resolve();
     },
   };
+}
+
+/** The command and its arguments, byte for byte in latin-1. */
+function runArguments(run: Uint8Array): string[] {
+  const args: string[] = [];
+  scanFields(run, (f) => {
+    if (f.number === 2) args.push(Buffer.from(bytesValue(run, f)).toString("latin1"));
+  });
+  return args;
+}
+
+/** True for the last response of a command that ended with exit code 0. */
+function isSuccess(response: Uint8Array): boolean {
+  let finished = false, exitCode = 0;
+  scanFields(response, (f) => {
+    if (f.number === 4) finished = varintValue(response, f) !== 0;
+    else if (f.number === 5) exitCode = varintValue(response, f);
+  });
+  return finished && exitCode === 0;
 }
 
 /** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */

@@ -5,6 +5,7 @@ import type { CommandInit, ExecuteCommandRequest, ExecuteCommandResponseSchema }
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
 import type { Activity } from "./activity.ts";
 import type { BazelServer } from "./bazel_server.ts";
+import { withoutExpunge } from "./expunge.ts";
 import type { LocalOutputBase } from "./local_output_base.ts";
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
@@ -77,6 +78,7 @@ export class ExecuteCommandService {
     }
     const command = message.value;
     check(command);
+    const expunge = takeExpunge(command);
 
     const activity = this.#options.activity.begin();
     let job: Job | undefined;
@@ -111,8 +113,13 @@ export class ExecuteCommandService {
       obey(iterator, stdin, signal, terminal).catch(() => {});
       try {
         yield* output;
+        const exitCode = await started.exit;
+        if (expunge && exitCode === 0) {
+          await this.#options.bazel.stop();
+          await this.#options.localOutputBase.expunge();
+        }
         if (context.signal.aborted) return;
-        yield { message: { case: "exitCode", value: await started.exit } };
+        yield { message: { case: "exitCode", value: exitCode } };
       } finally {
         // The caller may be gone in the middle: the command is ended then, and counts until it is.
         cancel(running, CANCEL_GRACE_MS).then(() => {
@@ -169,6 +176,15 @@ stty sane iutf8 cols ${columns} rows ${rows}
     Deno.writeTextFileSync(`${path}.inner.sh`, terminal + inner, { mode: 0o600 });
     return `SHELL=/bin/sh exec script -qefc ${quote(`exec bash ${quote(path + ".inner.sh")}`)} /dev/null\n`;
   }
+}
+
+/** Takes `--expunge` out of a Bazel command line, and says whether it was there. */
+function takeExpunge(command: CommandInit): boolean {
+  const at = command.args.findIndex((arg, i) => i > 0 && !arg.startsWith("-"));
+  if (command.args[0] !== "bazel" || at < 0) return false;
+  const { args, expunge } = withoutExpunge(command.args.slice(at));
+  command.args.splice(at, args.length, ...args);
+  return expunge;
 }
 
 /** Throws an RpcError for a command that cannot be run. */

@@ -70,6 +70,28 @@ done`,
     );
   }
 
+  /** Empties the session's output base, and drops what the developer's held before RBS: `clean --expunge`. */
+  async expunge(): Promise<void> {
+    const { outputBase, namespace: { storageOutputBase } } = this.#options;
+    await this.restore();
+    await this.#script(
+      `shopt -s dotglob nullglob
+doomed=("$storage"/*)
+[[ -n $ob ]] && for name; do doomed+=("$ob/$name"); done
+for path in "\${doomed[@]}"; do
+  # Bazel's background deletion may be at it as well; whoever comes second finds less.
+  for attempt in 1 2 3; do
+    chmod -R u+rwX -- "$path" 2>/dev/null
+    if rm -rf -- "$path" 2>/dev/null; then break; fi
+  done
+  [[ -e $path ]] && { rm -rf -- "$path" || exit; }
+done
+true`,
+      outputBase ?? "",
+      storageOutputBase,
+    );
+  }
+
   #isLinked(name: string): boolean {
     try {
       return Deno.readLinkSync(join(this.#options.outputBase!, name)) ===

@@ -5,7 +5,7 @@
 import { create, toJsonString } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
-import { type CallContext, RpcServer } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc.ts";
 import { Activity } from "./activity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
@@ -18,17 +18,12 @@ import { log } from "./log.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
 import { flagValue } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
+import { lockStorage } from "./storage_lock.ts";
 import { Supervision } from "./supervise_service.ts";
 
 /** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
 const DEFAULT_GRACE_MS = 5_000;
 const DEFAULT_LEASE_SECONDS = 60;
-
-/**
- * Deno 2.9.6 aborts the process (an assertion of nghttp2, find_stream_on_goaway_func) when a client closes a connection
- * on which it had cancelled a call that was garbage-collected here since. So the last calls are not let go.
- */
-const KEPT_CALLS = 256;
 
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
@@ -75,11 +70,9 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   const onError = (what: string, error: unknown) =>
     log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
 
-  const recent = new Recent<CallContext>(KEPT_CALLS);
   const server = new RpcServer({
     address: `${flags.host}:0`,
     authorize: (path, context) => {
-      recent.keep(context);
       if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
       else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
     },
@@ -99,7 +92,11 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
 
   const port = await server.listen();
   const relay = await startCommandRelay({ bazel, gate, activity, localOutputBase, onError }, flags.host);
-  announce(port, relay.port);
+  if (!announce(port, relay.port)) {
+    await relay.close();
+    server.close();
+    return 1;
+  }
   log(`agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${relay.port}`);
 
   start(spec, { namespace, bazel, localOutputBase, supervision }).catch(async (error) => {
@@ -130,6 +127,11 @@ async function start(
     supervision: Supervision;
   },
 ): Promise<void> {
+  // Held until the process ends.
+  await lockStorage(spec.storageDirectory, {
+    timeoutMs: ((spec.leaseSeconds || DEFAULT_LEASE_SECONDS) + 15) * 1000,
+    onWait: () => supervision.step("waiting for the session's former agent to end"),
+  });
   supervision.step("making the session's mount namespace");
   const init = await namespace.init();
   const warnings: string[] = [];
@@ -148,28 +150,17 @@ async function start(
   supervision.ready(warnings, namespace.samePaths);
 }
 
-/** Tells whoever started the agent where it listens. That one may be gone already: then another one adopts the agent. */
-function announce(port: number, commandPort: number): void {
+/**
+ * Tells whoever started the agent where it listens. False if that one is gone: then nobody will ever find this agent.
+ */
+function announce(port: number, commandPort: number): boolean {
   const line = toJsonString(AgentListeningSchema, create(AgentListeningSchema, { port, commandPort }));
   try {
     Deno.stdout.writeSync(new TextEncoder().encode(line + "\n"));
+    return true;
   } catch (e) {
-    log(`nobody reads where the agent listens (${sentence(e)})`);
-  }
-}
-
-/** Keeps the last few objects from the garbage collector. */
-class Recent<T> {
-  readonly #kept: T[] = [];
-  readonly #capacity: number;
-
-  constructor(capacity: number) {
-    this.#capacity = capacity;
-  }
-
-  keep(object: T): void {
-    this.#kept.push(object);
-    if (this.#kept.length > this.#capacity) this.#kept.shift();
+    log(`the agent ends, since nobody reads where it listens (${sentence(e)})`);
+    return false;
   }
 }
 

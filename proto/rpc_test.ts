@@ -389,9 +389,9 @@ const GOAWAY_PROGRAM = `
   });
   if (Deno.args[0] === "server") {
     console.log(await server.listen());
-    setInterval(gc, 20);
+    setInterval(gc, 50);
   } else {
-    for (let round = 0; round < 5; round++) {
+    for (let round = 0; round < 2; round++) {
       const client = createRpcClient(Orchestrator, "127.0.0.1:" + Deno.args[1]);
       for (let i = 0; i < 200; i++) await client.heartbeat({});
       for await (const _ of client.getServerStream({}));

@@ -11,7 +11,7 @@ export const DEFAULT_ORCHESTRATOR_ADDR = "localhost:50051";
  */
 export function stateDirectory(): string {
   const explicit = Deno.env.get("RBS_STATE_DIR");
-  const base = Deno.env.get("XDG_STATE_HOME") || (Deno.env.get("HOME") ?? "") + "/.local/state";
+  const base = Deno.env.get("XDG_STATE_HOME") || join(Deno.env.get("HOME") || ".", ".local/state");
   const directory = explicit || join(base, "rbs");
   if (!directory.startsWith("/")) {
     throw new RbsError(
@@ -47,11 +47,11 @@ export function readLocalToken(state: string): string {
   }
 }
 
-/** Reads the local token, and makes it on first use (0600, in a 0700 directory). */
+/** Reads the local token, and makes it on first use (0600, in a 0700 directory). One that others can read is no secret. */
 export function ensureLocalToken(state: string): string {
   const file = localTokenFile(state);
-  Deno.mkdirSync(join(state, "keys"), { recursive: true, mode: 0o700 });
   try {
+    Deno.mkdirSync(join(state, "keys"), { recursive: true, mode: 0o700 });
     // Hard-linking a finished file makes it appear whole or not at all, and never replaces another's.
     const fresh = `${file}.${randomToken()}`;
     Deno.writeTextFileSync(fresh, randomToken() + "\n", { mode: 0o600, createNew: true });
@@ -64,6 +64,15 @@ export function ensureLocalToken(state: string): string {
     }
   } catch (cause) {
     throw new RbsError(`The key ${file} cannot be written (${sentence(cause)}): check the state directory.`, { cause });
+  }
+  const mode = Deno.statSync(file).mode ?? 0;
+  if ((mode & 0o077) !== 0) {
+    throw new RbsError(
+      `The key ${file} can be read by other users (mode ${
+        (mode & 0o777).toString(8)
+      }): remove it, and it is made anew.`,
+      { culprit: "caller" },
+    );
   }
   return readLocalToken(state);
 }

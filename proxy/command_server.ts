@@ -2,11 +2,12 @@
  * The command server that the Bazel client sees: answers Ping itself and at once, takes Run and Cancel apart as far as
  * needed, and passes every other method on.
  */
+import { sentence } from "../proto/errors.ts";
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../proto/relay/calls.ts";
 import { type CallServer, listenForCalls } from "../proto/relay/server.ts";
-import { encodeFields, scanFields, textValue } from "../proto/relay/wire.ts";
+import { encodeFields, scanFields, textValue, WireError } from "../proto/relay/wire.ts";
 import { sameSecret } from "../proto/state.ts";
 import type { Commands } from "./commands.ts";
 
@@ -33,20 +34,21 @@ export function startCommandServer(
   commands: Promise<Commands>,
   onPing: () => void = () => {},
 ): CallServer {
-  const serve = async (stream: Stream, headers: Headers, call: ServerCall) => {
+  const serve = (stream: Stream, headers: Headers, call: ServerCall) =>
+    answer(stream, headers, call).catch((e) => {
+      if (!(e instanceof WireError)) throw e;
+      throw new StatusError(Status.INVALID_ARGUMENT, `rbs: the request is not a message: ${sentence(e)}.`);
+    });
+  const answer = async (stream: Stream, headers: Headers, call: ServerCall) => {
     const path = headers[":path"] ?? "";
     if (!path.startsWith(SERVICE)) {
       throw new StatusError(Status.UNIMPLEMENTED, `rbs: ${path} is no method of a Bazel command server.`);
     }
     const request = await unaryRequest(stream, MAX_REQUEST_BYTES);
     let cookie: string | undefined;
-    try {
-      scanFields(request, (f) => {
-        if (f.number === 1 && f.wireType === 2) cookie = textValue(request, f);
-      });
-    } catch (e) {
-      throw new StatusError(Status.INVALID_ARGUMENT, `rbs: the request is not a message: ${(e as Error).message}.`);
-    }
+    scanFields(request, (f) => {
+      if (f.number === 1 && f.wireType === 2) cookie = textValue(request, f);
+    });
     if (!sameSecret(cookies.requestCookie, cookie)) {
       throw new StatusError(Status.UNAUTHENTICATED, "rbs: the request's cookie is wrong.");
     }

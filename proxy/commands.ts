@@ -109,6 +109,8 @@ interface Command {
   /** Cuts the call to the agent off, which makes the agent cancel the command. */
   cut?: () => void;
   cancelSent: boolean;
+  /** Shows text to the person who waits for the command. */
+  say(text: string): void;
 }
 
 /** What {@link Commands} tells its owner. */
@@ -134,7 +136,7 @@ function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
 export class Commands {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace">;
   readonly #cookies: Cookies;
-  readonly #session: Session;
+  readonly #session: Pick<Session, "connected" | "link" | "lost">;
   readonly #events: CommandEvents;
   readonly #running = new Map<string, Command>();
 
@@ -142,7 +144,7 @@ export class Commands {
   constructor(
     server: Pick<ServerArgs, "outputBase" | "workspace">,
     cookies: Cookies,
-    session: Session,
+    session: Pick<Session, "connected" | "link" | "lost">,
     events: CommandEvents,
   ) {
     this.#server = server;
@@ -158,9 +160,13 @@ export class Commands {
     );
   }
 
-  /** Cancels everything, as if the user had pressed Ctrl-C. */
-  cancelAll(): void {
-    for (const command of this.#running.values()) this.#cancel(command);
+  /** Cancels everything, as if the user had pressed Ctrl-C, and says why. @returns whether there was something */
+  cancelAll(why: string): boolean {
+    for (const command of this.#running.values()) {
+      command.say(`rbs: ${why}\n`);
+      this.#cancel(command);
+    }
+    return this.#running.size > 0;
   }
 
   /** Serves a Run call from its first response to its status. */
@@ -170,6 +176,7 @@ export class Commands {
       request: readRunRequest(message),
       cancelled: new AbortController(),
       cancelSent: false,
+      say: (text) => respond([Response.stderr, text]),
     };
     const held = [...this.#running.values()].find((c) => c.link === undefined);
     const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
@@ -202,13 +209,7 @@ export class Commands {
     call.gone.addEventListener("abort", left);
     if (call.gone.aborted) left();
     try {
-      const outcome = await this.#runRemotely(
-        command,
-        message,
-        headers,
-        call,
-        (text) => respond([Response.stderr, text]),
-      );
+      const outcome = await this.#runRemotely(command, message, headers, call);
       if (outcome === "ended") call.end();
       else if (outcome === "terminated") {
         call.end();
@@ -223,6 +224,8 @@ export class Commands {
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
       call.gone.removeEventListener("abort", left);
+      // Who ends the process when nothing runs must not cut off the last words of a command.
+      if (call.ended) await call.closed();
       this.#running.delete(command.id);
       this.#events.onActivity(this.#running.size);
     }
@@ -234,9 +237,9 @@ export class Commands {
     message: Buffer,
     headers: Headers,
     call: ServerCall,
-    say: (text: string) => void,
   ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
     const { signal } = command.cancelled;
+    const { say } = command;
     // The environment of this command, not of the one that happened to start the proxy.
     const local = clientVariable(command.request, "RBS_FALLBACK") === "local";
     for (let attempt = 1;; attempt++) {
@@ -324,7 +327,9 @@ export class Commands {
     if (call.gone.aborted) cut();
     const end = await readCall(stream, (chunk) => {
       const frames = responses.push(chunk);
-      if (frames) return call.writeFrames(frames);
+      if (frames) void call.writeFrames(frames);
+      // Also for a part of a message: else a slow client would have us gather one large message after the other.
+      return call.drained;
     }).catch((e) => {
       if (e instanceof WireError || e instanceof RangeError) return e;
       throw e;
@@ -404,7 +409,8 @@ export class Commands {
     if (call.gone.aborted) stream.reset();
     const end = await readCall(stream, (chunk) => {
       const frames = responses.push(chunk);
-      if (frames) return call.writeFrames(frames);
+      if (frames) void call.writeFrames(frames);
+      return call.drained;
     });
     call.end(end.code === Status.OK ? undefined : new StatusError(end.code, end.message));
   }

@@ -11,6 +11,8 @@ import { Session } from "./session.ts";
 const CHECK_MS = 5_000;
 /** How long the last words to the orchestrator may take: the client waits for this process to vanish. */
 const RELEASE_MS = 60;
+/** What commands get to end when this process is told to. */
+const CANCEL_MS = 5_000;
 
 /** A timer that is set for longer goes off at once. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
@@ -39,8 +41,10 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   };
 
   let idle: ReturnType<typeof setTimeout> | undefined;
+  let terminated = false;
   const onActivity = (running: number) => {
     clearTimeout(idle);
+    if (running === 0 && terminated) return void end("SIGTERM", 143);
     if (running === 0 && args.maxIdleSeconds > 0) {
       const milliseconds = Math.min(args.maxIdleSeconds * 1000, MAX_TIMEOUT_MS);
       idle = setTimeout(() => end(`no command for ${args.maxIdleSeconds} s`), milliseconds);
@@ -54,10 +58,12 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   });
   session.start();
   onActivity(0);
+  // As the system names it: "." exists for as long as somebody is in it.
+  const workspace = Deno.cwd();
 
   setInterval(() => {
     if (!handshake.isOurs()) end("server.pid.txt is gone or names another process");
-    else if (!exists(".")) end("the workspace is gone");
+    else if (!exists(workspace)) end("the workspace is gone");
   }, CHECK_MS);
 
   for (const ignored of ["SIGINT", "SIGHUP"] as const) Deno.addSignalListener(ignored, () => {});
@@ -66,8 +72,9 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
     console.error([`rbs proxy, pid ${Deno.pid}`, session.describe(), ...commands.describe()].join("\n  "));
   });
   Deno.addSignalListener("SIGTERM", () => {
-    commands.cancelAll();
-    end("SIGTERM", 143);
+    terminated = true;
+    if (!commands.cancelAll("The proxy got SIGTERM, so the command was cancelled.")) end("SIGTERM", 143);
+    else setTimeout(() => end("SIGTERM", 143), CANCEL_MS);
   });
   return { commands };
 }

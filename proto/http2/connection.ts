@@ -118,7 +118,12 @@ export class Stream {
     if (this.localClosed || bytes.length === 0) return;
     this.queue.push(bytes);
     this.connection.pump(this);
-    if (this.queue.length === 0 && !this.connection.congested) return;
+    return this.drained;
+  }
+
+  /** What {@link write} would return now: undefined, or a promise for when more may be queued. */
+  get drained(): Promise<void> | undefined {
+    if (this.localClosed || (this.queue.length === 0 && !this.connection.congested)) return undefined;
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 

@@ -158,21 +158,6 @@ Deno.test("requests with compressed strings are decoded, RFC 7541 C.4", () => {
   );
 });
 
-Deno.test("a response with dates, a redirect and a cookie is decoded, RFC 7541 C.6.1", () => {
-  deepEqual(
-    decode(
-      "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6 2d1b ff6e 919d 29ad 1718 63c7 8f0b 97c8" +
-        "e9ae 82ae 43d3",
-    ),
-    [{
-      ":status": "302",
-      "cache-control": "private",
-      date: "Mon, 21 Oct 2013 20:13:21 GMT",
-      location: "https://www.example.com",
-    }],
-  );
-});
-
 Deno.test("the response headers of a Bazel 2.1.0 server are decoded: its Netty compresses strings", () => {
   deepEqual(
     decode(

@@ -3,9 +3,11 @@
  * makes a hop several times cheaper than a full gRPC stack (and its start 40 ms shorter).
  */
 import { Buffer } from "node:buffer";
+import { sentence } from "../errors.ts";
 import type { Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { frame, MessageStream } from "./message_stream.ts";
+import { WireError } from "./wire.ts";
 
 /** The gRPC status codes that the relay makes itself. */
 export const Status = {
@@ -63,6 +65,11 @@ export class ServerCall {
     return this.#stream.write(frames);
   }
 
+  /** Undefined if the caller has read nearly all that was written, else a promise for that. */
+  get drained(): Promise<void> | undefined {
+    return this.#stream.drained;
+  }
+
   /** Writes one message. */
   write(message: Uint8Array): Promise<void> | undefined {
     return this.writeFrames(frame(message));
@@ -98,7 +105,7 @@ export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const messages: Buffer[] = [];
     const gathered = new MessageStream((message) => {
-      if (messages.push(Buffer.from(message)) > 1) throw new RangeError("more than one message");
+      if (messages.push(Buffer.from(message)) > 1) throw new WireError("more than one message came");
       return undefined;
     }, limit);
     stream.onData = (chunk) => {
@@ -106,7 +113,8 @@ export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
         gathered.push(chunk);
       } catch (e) {
         stream.onData = () => {};
-        reject(new StatusError(Status.RESOURCE_EXHAUSTED, `The request was refused: ${(e as Error).message}.`));
+        const code = e instanceof RangeError ? Status.RESOURCE_EXHAUSTED : Status.INVALID_ARGUMENT;
+        reject(new StatusError(code, `The request was refused: ${sentence(e)}.`));
       }
     };
     stream.onEnd = () => {

@@ -157,7 +157,7 @@ export async function eventually(
   milliseconds = 10_000,
 ): Promise<void> {
   const deadline = performance.now() + milliseconds;
-  while (!condition()) {
+  while (!await condition()) {
     if (performance.now() > deadline) throw new Error(`${what} did not come true within ${milliseconds} ms`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }

@@ -4,10 +4,10 @@
  */
 import assert from "node:assert/strict";
 import { gunzipSync } from "node:zlib";
-import { basename, join } from "node:path";
+import { dirname, join } from "node:path";
+import { repoHash } from "../../proto/workspace.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { PROGRAMS } from "../support/repository.ts";
-import { tempDir } from "../support/temp_dir.ts";
 import { type Comparison, Mirror, type Scenario, type Side } from "./compare.ts";
 import { normalizeInfo, normalizeTimes } from "./normalize.ts";
 
@@ -27,6 +27,24 @@ genrule(
     tags = ["manual"],
 )
 `,
+  "unbuildable/BUILD": `
+load("@rules_shell//shell:sh_binary.bzl", "sh_binary")
+
+sh_binary(
+    name = "unbuildable",
+    srcs = ["unbuildable.sh"],
+    data = [":failing"],
+    tags = ["manual"],
+)
+
+genrule(
+    name = "failing",
+    outs = ["failing.txt"],
+    cmd = "echo 'this action fails on purpose' >&2; exit 3",
+    tags = ["manual"],
+)
+`,
+  "unbuildable/unbuildable.sh": "echo this must not run\n",
 };
 
 const scenarios: { name: string; act: Scenario }[] = [];
@@ -105,15 +123,17 @@ mirrored("run --script_path writes a script that runs later", async (side) => {
 });
 
 mirrored("run of what cannot be built runs nothing", async (side) => {
-  await side.run(["run", "//special:failing"], { code: Exit.BUILD_FAILED });
+  await side.run(["run", "//unbuildable"], { code: Exit.BUILD_FAILED });
 });
 
 mirrored("query prints labels, rules, graphs and protocol buffers, byte for byte", async (side) => {
   await side.run(["query", "//..."], { code: Exit.OK });
   await side.run(["query", "--output=label_kind", "kind(rule, deps(//:hello))"], { code: Exit.OK });
-  await side.run(["query", "--output=graph", "deps(//scripts:hello_test, 2)"], { code: Exit.OK });
-  await side.run(["query", "--output=proto", "//greeting:all"], { code: Exit.OK });
-  await side.run(["query", "somepath(//:hello,"], { code: Exit.USAGE });
+  await side.run(["query", "--order_output=full", "--output=graph", "deps(//scripts:hello_test, 2)"], {
+    code: Exit.OK,
+  });
+  await side.run(["query", "--order_output=full", "--output=proto", "//greeting:all"], { code: Exit.OK });
+  await side.run(["query", "somepath(//:hello,"]);
 });
 
 mirrored("cquery and aquery print what they print", async (side) => {
@@ -123,7 +143,9 @@ mirrored("cquery and aquery print what they print", async (side) => {
 });
 
 mirrored("50 MB of standard output arrive intact", async (side) => {
-  const { stdoutBytes } = await side.run(["query", "--output=build", "//big:all"], { code: Exit.OK });
+  const { stdoutBytes } = await side.run(["query", "--order_output=full", "--output=build", "//big:all"], {
+    code: Exit.OK,
+  });
   assert(stdoutBytes.length > 50_000_000, `${stdoutBytes.length} bytes`);
 });
 
@@ -139,7 +161,7 @@ mirrored("info shows the same values", async (side) => {
 });
 
 mirrored("version and help print the same", async (side) => {
-  await side.run(["version"], { code: Exit.OK });
+  await side.run(["version"]); // Debian's 4.2.3 does not know its own.
   await side.run(["help"], { code: Exit.OK });
   await side.run(["help", "build", "--long"], { code: Exit.OK });
 });
@@ -212,10 +234,6 @@ mirrored("the output base holds the logs of the last command", async (side) => {
   }
 });
 
-mirrored("coverage does what it does without a network", async (side) => {
-  await side.run(["coverage", "//greeting:greeting_test"], TESTED);
-});
-
 mirrored("jbazel builds, runs and tests as the stock client does", async (side) => {
   await side.jbazel(["build", "//..."], { code: Exit.OK });
   await side.jbazel(["build", ":all"], { cwd: join(side.path, "greeting"), code: Exit.OK });
@@ -251,6 +269,14 @@ mirrored("other startup options restart the server, and say so", async (side) =>
   await links(side);
 });
 
+mirrored("coverage does what it does without a network", async (side) => {
+  await side.run(["coverage", "//greeting:greeting_test"], {
+    ...TESTED,
+    // The stub of the coverage tools makes Bazel 4 crash; its stack trace is nobody's promise.
+    stderr: (lines) => lines.filter((line) => !/^\s|^Caused by|^java\./.test(line)),
+  });
+});
+
 mirrored("clean takes outputs and convenience symlinks away, and a build brings them back", async (side) => {
   await side.run(["clean"], { code: Exit.OK });
   await links(side);
@@ -269,7 +295,9 @@ mirrored("clean --expunge leaves no outputs and ends the server, and a build bri
 });
 
 mirrored("clean --expunge_async does the same in the background", async (side) => {
-  await side.run(["clean", "--expunge_async"], { code: Exit.OK });
+  // Where it moves the outputs, in order to delete them from there, has a number in it and is the server's own affair.
+  const moved = (line: string) => line.replace(/Output (base|tree) moved to \S+ for/, "Output moved for");
+  await side.run(["clean", "--expunge_async"], { stderr: (lines) => lines.map(moved), code: Exit.OK });
   await links(side);
   await side.run(["run", "//scripts:exit"], { code: Exit.OK });
   await links(side);
@@ -278,18 +306,20 @@ mirrored("clean --expunge_async does the same in the background", async (side) =
 mirrored("--batch runs on this machine", async (side) => {
   await side.run(["--batch", "build", "//data:names"], { stderr: withoutBatchNotice(side), code: Exit.OK });
   await side.exec(["cat", "bazel-bin/data/names.txt"], { code: 0 });
-  await side.run(["build", "//data:names"], { code: Exit.OK });
+  // Whether there is still something to do depends on who has built it: through RBS it was not this machine.
+  await side.run(["build", "//data:names"], { stderr: () => [], code: Exit.OK });
   await links(side);
 });
 
 mirrored("a command outside of a workspace runs on this machine", async (side) => {
-  const javabase = side.rbs ? [`--server_javabase=${PROGRAMS.javabase}`] : [];
-  const outside: Comparison = { cwd: join(side.path, ".."), stderr: withoutBatchNotice(side) };
-  // The rc file of the workspace is not read there.
-  await side.run([...javabase, `--output_user_root=${side.path}/../output_user_root`, "info"], {
-    ...outside,
-    code: Exit.USAGE,
-  });
+  // The rc file of the workspace is not read there, but the one of the home directory is.
+  const rc = await Deno.readTextFile(join(side.path, ".bazelrc"));
+  const homeRc = join(side.env.HOME!, ".bazelrc");
+  await Deno.writeTextFile(homeRc, rc.split("\n").filter((line) => line.startsWith("startup ")).join("\n"));
+  const outside = { cwd: side.env.HOME!, stderr: withoutBatchNotice(side) };
+  await side.run(["info"], { ...outside, code: Exit.USAGE });
+  await side.run(["help", "info"], { ...outside, code: Exit.OK });
+  await Deno.remove(homeRc);
 });
 
 /** A command in a workspace whose folder has an unusual name. */
@@ -305,7 +335,10 @@ function named(what: string, name: string) {
     for (const [file, text] of Object.entries(files)) await Deno.writeTextFile(join(path, file), text);
     const { code } = await side.run(["build", "//:one"], { cwd: path });
     if (code === 0) await side.exec(["cat", "bazel-bin/one.txt"], { cwd: path, code: 0 });
-    await side.run(["shutdown"], { cwd: path, code: Exit.OK });
+    const outputBase = join(side.outputBase, "..", repoHash(path));
+    const pid = Number(await Deno.readTextFile(join(outputBase, "server/server.pid.txt")));
+    const shutdown = await side.run(["shutdown"], { cwd: path });
+    if (shutdown.code !== Exit.OK) Deno.kill(pid, "SIGTERM");
     await Deno.remove(path, { recursive: true });
   });
 }
@@ -363,17 +396,31 @@ function testSwitching(bazel: Bazel, mirror: Mirror) {
     await setup();
   });
 
-  test(bazel, "nobody's links lead into the storage of a session that was expunged", async () => {
-    const side = await mirror.rbs();
-    await side.run(["build", "//data:names"], { code: Exit.OK });
-    await side.run(["clean", "--expunge"], { code: Exit.OK });
-    const dangling: string[] = [];
-    for await (const entry of Deno.readDir(side.outputBase)) {
-      const path = join(side.outputBase, entry.name);
-      if (entry.isSymlink && !await Deno.stat(path).catch(() => undefined)) dangling.push(entry.name);
-    }
-    console.log(basename(side.path), dangling);
-  });
+  test(
+    bazel,
+    "clean --expunge leaves nothing in the session's storage and no links into it, by jbazel as well",
+    async () => {
+      const side = await mirror.rbs();
+      for (const bazel of [side.run, side.jbazel]) {
+        await side.run(["build", "//data:names"], { code: Exit.OK });
+        const storage = dirname(await Deno.readLink(join(side.outputBase, "execroot")));
+        await bazel(["clean", "--expunge"], { code: Exit.OK });
+        assert.deepEqual(await names(storage), []);
+        const links = (await names(side.outputBase)).filter((name) =>
+          /^(execroot|external|.*\.log|sandbox)/.test(name)
+        );
+        assert.deepEqual(links, []);
+      }
+      await side.run(["build", "//data:names"], { code: Exit.OK });
+    },
+  );
+}
+
+/** What is in a folder. */
+async function names(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { name } of Deno.readDir(folder)) found.push(name);
+  return found.sort();
 }
 
 /** Where the convenience symlinks lead. */
@@ -403,6 +450,3 @@ function withoutBatchNotice(side: Side): (lines: string[]) => string[] {
     return lines.filter((line) => !line.startsWith("rbs: "));
   };
 }
-
-/** For a test that needs no workspace. */
-void tempDir;

@@ -20,7 +20,8 @@ export function normalizeStderr(stderr: string): string[] {
     .filter((line) => line !== "" && !PROGRESS.some((pattern) => pattern.test(line)))
     .map((line) =>
       normalizeTimes(line)
-        .replace(/Elapsed time: [\d.]+s, Critical Path: [\d.]+s/, "Elapsed time: #s, Critical Path: #s")
+        .replace(/\b(Elapsed time|Critical Path): [\d.]+s/g, "$1: #s")
+        .replace(/^\[FATAL \d\d:\d\d:\d\d\.\d+ /, "[FATAL # ")
         // Java's name of an object, which Bazel 2.1.0 prints in one of its errors.
         .replace(/(\bcom\.google\.[\w.]+@)[0-9a-f]+/, "$1#")
     );

@@ -18,6 +18,23 @@ export const BAZELS: readonly Bazel[] = found;
 /** The one that every case runs with. */
 export const BAZEL: Bazel = found[0];
 
+/** A run for further generations of Bazel (see tools/run_tests.ts) leaves out what does not depend on the Bazel. */
+const isFurther = Deno.env.get("RBS_TEST_BAZELS")?.startsWith("5") ?? false;
+
+/** A case that does not depend on the Bazel. */
+export function test(name: string, fn: () => Promise<void>) {
+  // What the rigs run that a file's tests share outlives a test.
+  Deno.test({ name, fn, ignore: isFurther, sanitizeOps: false, sanitizeResources: false });
+}
+
+/** A case for each of these Bazels. */
+export function testEach(name: string, fn: (bazel: Bazel) => Promise<void>, bazels: readonly Bazel[] = BAZELS) {
+  for (const bazel of bazels) {
+    const definition = { name: `Bazel ${bazel.version}: ${name}`, fn: () => fn(bazel) };
+    Deno.test({ ...definition, sanitizeOps: false, sanitizeResources: false });
+  }
+}
+
 /** Bazel's exit codes. */
 export const Exit = { OK: 0, BUILD_FAILED: 1, INTERRUPTED: 8, LOCK_HELD: 9, LOCAL_ENVIRONMENT: 36, SERVER_DIED: 37 };
 
@@ -75,7 +92,10 @@ export interface RigOptions {
   rbs?: Record<string, string>;
   /** Agents start through a script that {@link Rig.hold} can hold. */
   holdable?: boolean;
+  /** Of the workspace's folder. */
   name?: string;
+  /** Below this test's own folder. */
+  outputBase?: string;
 }
 
 /** Makes a rig. */
@@ -101,7 +121,10 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
   });
   const go = join(dirname(workspace.path), "go");
   await writeWorkspace(workspace.path, marker, go);
-  const outputBase = join(workspace.outputUserRoot, repoHash(workspace.path));
+  const outputBase = options.outputBase
+    ? join(dirname(workspace.path), options.outputBase)
+    : join(workspace.outputUserRoot, repoHash(workspace.path));
+  const startup = options.outputBase ? [`--output_base=${outputBase}`] : [];
   const names = [dirname(workspace.path), marker, scripts.path, ...own ? [own.state] : []];
 
   const self: Rig = {
@@ -109,10 +132,10 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
     cluster,
     outputBase,
     marker,
-    run: workspace.run,
-    start: workspace.start,
+    run: (args, options) => workspace.run([...startup, ...args], options),
+    start: (args, options) => workspace.start([...startup, ...args], options),
     async buildsQuickly(timeout = 60_000) {
-      const result = await workspace.run(["build", "//:quick"], { timeout });
+      const result = await self.run(["build", "//:quick"], { timeout });
       assert.equal(result.code, 0, result.stderr);
       return result;
     },

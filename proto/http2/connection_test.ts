@@ -1,0 +1,747 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import { frame, MessageStream } from "../relay/message_stream.ts";
+import { PeerProcess } from "../testing/peers.ts";
+import { eventually, PipeEnd, RawPeer } from "../testing/pipe.ts";
+import { Http2Connection, type Http2Options, type Stream, StreamError } from "./connection.ts";
+import {
+  encodeFrame,
+  ErrorCode,
+  Flag,
+  frameHeader,
+  FrameType,
+  numberFrame,
+  PREFACE,
+  Setting,
+  settingsFrame,
+} from "./frames.ts";
+import { encodeHeaders, type Headers, HpackDecoder } from "./hpack.ts";
+
+const REQUEST = encodeHeaders({ ":method": "POST", ":path": "/t/Echo", ":scheme": "http" });
+const headersFrame = (id: number, flags = 0, block: Uint8Array = REQUEST) =>
+  encodeFrame(FrameType.HEADERS, Flag.END_HEADERS | flags, id, block);
+const dataFrame = (id: number, text: string | Uint8Array, flags = 0) =>
+  encodeFrame(FrameType.DATA, flags, id, Buffer.from(text as string));
+const windowUpdate = (id: number, by: number) => numberFrame(FrameType.WINDOW_UPDATE, id, by);
+const settings = (...pairs: [number, number][]) => settingsFrame(pairs);
+const u32 = (value: number) => numberFrame(0, 0, value).subarray(9);
+
+/** Answers with what it was sent, and with trailers. */
+function echo(stream: Stream, headers: Headers): void {
+  if (headers[":path"] === "/t/Fail") {
+    stream.sendHeaders({ ":status": "200", "grpc-status": "9", "grpc-message": "no", "x-detail": "1" }, true);
+    return;
+  }
+  if (headers[":path"] === "/t/Download") return void download(stream);
+  stream.sendHeaders({ ":status": "200", "content-type": "application/grpc" });
+  stream.onData = (chunk) => stream.write(Buffer.from(chunk));
+  stream.onEnd = () => stream.end({ "grpc-status": "0" });
+}
+
+async function download(stream: Stream): Promise<void> {
+  stream.sendHeaders({ ":status": "200", "content-type": "application/grpc" });
+  for (let i = 0; i < 100; i++) await stream.write(frame(Buffer.alloc(1 << 20, i)));
+  stream.end({ "grpc-status": "0" });
+}
+
+/** What 100 MB of {@link download} hash to. */
+function downloadHash(): string {
+  const hash = createHash("sha256");
+  for (let i = 0; i < 100; i++) hash.update(Buffer.alloc(1 << 20, i));
+  return hash.digest("hex");
+}
+
+/** Our server with a raw client. */
+function server(onStream: Http2Options["onStream"] = echo, capacity?: number) {
+  const [ours, theirs] = PipeEnd.pair(capacity);
+  const connection = new Http2Connection(ours, { role: "server", onStream });
+  return {
+    ours,
+    theirs,
+    connection,
+    peer: new RawPeer(theirs),
+    /** Says what a client says first. */
+    greet: (...pairs: [number, number][]) => new RawPeer(theirs).send(PREFACE, settings(...pairs)),
+    [Symbol.dispose]: () => connection.close(),
+  };
+}
+
+/** Our client with a raw server, which has taken the preface. */
+async function client(capacity?: number, ...pairs: [number, number][]) {
+  const [ours, theirs] = PipeEnd.pair(capacity);
+  const connection = new Http2Connection(ours, { role: "client" });
+  const peer = new RawPeer(theirs);
+  assert.deepEqual(await peer.take(PREFACE.length), PREFACE);
+  await peer.settings(...pairs);
+  return { ours, theirs, connection, peer, [Symbol.dispose]: () => connection.close() };
+}
+
+const POST = { ":method": "POST", ":path": "/x", ":scheme": "http", ":authority": "a" };
+
+/** All that a call gets. */
+async function collect(stream: Stream) {
+  const headers: Headers[] = [], chunks: Buffer[] = [];
+  let ended = false;
+  stream.onHeaders = (h) => void headers.push({ ...h });
+  stream.onData = (chunk) => void chunks.push(Buffer.from(chunk));
+  stream.onEnd = () => void (ended = true);
+  const error = await stream.closed;
+  return { headers, body: Buffer.concat(chunks), ended, error };
+}
+
+Deno.test("an echo goes through, cut at every byte's border", async () => {
+  const request = Buffer.concat([
+    PREFACE,
+    settings(),
+    headersFrame(1),
+    dataFrame(1, "hello "),
+    dataFrame(1, "world", Flag.END_STREAM),
+  ]);
+  for (let cut = 0; cut <= request.length; cut++) {
+    using s = server();
+    await s.peer.send(request.subarray(0, cut));
+    if (cut > PREFACE.length && cut % 7 === 0) await new Promise((r) => setTimeout(r, 0));
+    await s.peer.send(request.subarray(cut));
+    assert.equal((await s.peer.nextOf(FrameType.HEADERS))!.stream, 1);
+    let body = "";
+    while (body.length < 11) body += (await s.peer.nextOf(FrameType.DATA))!.payload;
+    assert.equal(body, "hello world");
+    const trailers = (await s.peer.nextOf(FrameType.HEADERS))!;
+    assert.equal(trailers.flags, Flag.END_HEADERS | Flag.END_STREAM);
+  }
+});
+
+Deno.test("a connection that comes byte by byte is as good as another", async () => {
+  using s = server();
+  s.ours.grain = 1;
+  await s.peer.send(PREFACE, settings(), headersFrame(1), dataFrame(1, "abc", Flag.END_STREAM));
+  let body = "";
+  while (body.length < 3) body += (await s.peer.nextOf(FrameType.DATA))!.payload;
+  assert.equal(body, "abc");
+});
+
+Deno.test("padding, priorities and frames of unknown types are passed over", async () => {
+  using s = server();
+  await s.greet();
+  const padded = (payload: Uint8Array, padding: number) =>
+    Buffer.concat([Uint8Array.of(padding), payload, Buffer.alloc(padding)]);
+  await s.peer.frame(99, 255, 0, Buffer.from("unknown"));
+  await s.peer.frame(FrameType.PRIORITY, 0, 5, Buffer.alloc(5));
+  await s.peer.frame(
+    FrameType.HEADERS,
+    Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY,
+    1,
+    padded(Buffer.concat([Buffer.alloc(5), REQUEST]), 7),
+  );
+  await s.peer.frame(FrameType.DATA, Flag.PADDED, 1, padded(Buffer.from("body"), 255));
+  await s.peer.frame(0xfa, 0, 1, Buffer.alloc(100));
+  await s.peer.frame(FrameType.DATA, Flag.PADDED | Flag.END_STREAM, 1, padded(Buffer.alloc(0), 0));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "body");
+});
+
+Deno.test("PING is answered with its own bytes, settings are acknowledged", async () => {
+  using s = server();
+  await s.greet([Setting.MAX_CONCURRENT_STREAMS, 3]);
+  await s.peer.frame(FrameType.PING, 0, 0, Buffer.from("12345678"));
+  await s.peer.frame(FrameType.PING, Flag.ACK, 0, Buffer.from("not mine"));
+  await s.peer.nextOf(FrameType.SETTINGS);
+  assert.equal((await s.peer.nextOf(FrameType.SETTINGS))!.flags, Flag.ACK);
+  const pong = (await s.peer.nextOf(FrameType.PING))!;
+  assert.deepEqual([pong.flags, String(pong.payload)], [Flag.ACK, "12345678"]);
+});
+
+Deno.test("large headers travel in CONTINUATION frames, both ways", async () => {
+  let seen: Headers = {};
+  using s = server((stream, headers) => {
+    seen = headers;
+    stream.sendHeaders({ ":status": "200", "x-large": "y".repeat(50_000) }, true);
+  });
+  await s.greet();
+  const block = encodeHeaders({ ":path": "/x", "x-large": "z".repeat(60_000) });
+  await s.peer.frame(FrameType.HEADERS, Flag.END_STREAM, 1, block.subarray(0, 10));
+  for (let at = 10; at < block.length; at += 10_000) {
+    const last = at + 10_000 >= block.length;
+    await s.peer.frame(FrameType.CONTINUATION, last ? Flag.END_HEADERS : 0, 1, block.subarray(at, at + 10_000));
+  }
+  const parts: Buffer[] = [];
+  let frame = (await s.peer.nextOf(FrameType.HEADERS))!;
+  assert.equal(frame.flags, Flag.END_STREAM);
+  for (;; frame = (await s.peer.next())!) {
+    assert.ok(frame.payload.length <= 16_384);
+    parts.push(frame.payload);
+    if (frame.flags & Flag.END_HEADERS) break;
+  }
+  assert.equal(new HpackDecoder().decode(Buffer.concat(parts))["x-large"], "y".repeat(50_000));
+  assert.equal(seen["x-large"], "z".repeat(60_000));
+});
+
+Deno.test("a response of trailers only, and one without trailers, are whole", async () => {
+  using c = await client();
+  const trailersOnly = collect(c.connection.request(POST));
+  const plain = collect(c.connection.request(POST));
+  await c.peer.send(
+    headersFrame(1, Flag.END_STREAM, encodeHeaders({ ":status": "200", "grpc-status": "5" })),
+    headersFrame(3, 0, encodeHeaders({ ":status": "200" })),
+    dataFrame(3, "body", Flag.END_STREAM),
+  );
+  // The requests were not ended; what is left of them is of no interest now.
+  assert.deepEqual(await trailersOnly, {
+    headers: [{ ":status": "200", "grpc-status": "5" }],
+    body: Buffer.alloc(0),
+    ended: true,
+    error: undefined,
+  });
+  assert.equal(String((await plain).body), "body");
+  const reset = (await c.peer.nextOf(FrameType.RST_STREAM))!;
+  assert.deepEqual([reset.stream, reset.payload.readUInt32BE()], [1, ErrorCode.NO_ERROR]);
+  assert.equal(c.connection.openStreams, 0);
+});
+
+Deno.test("a server that answers early lets go of the rest of the request", async () => {
+  const over: (StreamError | undefined)[] = [];
+  using s = server((stream) => {
+    stream.sendHeaders({ ":status": "200", "grpc-status": "12" }, true);
+    void stream.closed.then((e) => over.push(e));
+  });
+  await s.greet();
+  await s.peer.send(headersFrame(1), dataFrame(1, "the request goes on"));
+  assert.equal((await s.peer.nextOf(FrameType.RST_STREAM))!.payload.readUInt32BE(), ErrorCode.NO_ERROR);
+  await eventually(() => over.length);
+  assert.deepEqual([over, s.connection.openStreams], [[undefined], 0]);
+});
+
+Deno.test("a response can go on after the request has ended, and the request after the response has begun", async () => {
+  let stream!: Stream;
+  const requests: string[] = [];
+  using s = server((it) => {
+    stream = it;
+    it.onData = (chunk) => void requests.push(String(Buffer.from(chunk)));
+    it.onEnd = () => requests.push("end");
+    it.sendHeaders({ ":status": "200" });
+  });
+  await s.greet();
+  await s.peer.send(headersFrame(1));
+  await s.peer.nextOf(FrameType.HEADERS);
+  await s.peer.send(dataFrame(1, "late", Flag.END_STREAM), dataFrame(1, "too late"), headersFrame(1));
+  await eventually(() => requests.length === 2);
+  void stream.write(Buffer.from("answer"));
+  stream.end();
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "answer");
+  assert.equal((await s.peer.nextOf(FrameType.DATA))!.flags, Flag.END_STREAM);
+  assert.deepEqual(requests, ["late", "end"]);
+});
+
+Deno.test("a stream counts as closed only when its last bytes were written", async () => {
+  let stream!: Stream;
+  using s = server((it) => void (stream = it), 100);
+  await s.greet();
+  await s.peer.send(headersFrame(1, Flag.END_STREAM));
+  await eventually(() => stream);
+  stream.sendHeaders({ ":status": "200" });
+  void stream.write(Buffer.alloc(5_000));
+  stream.end({ "grpc-status": "0" });
+  let closed = false;
+  void stream.closed.then(() => closed = true);
+  while (s.ours.written < 5_000) {
+    assert.equal(closed, false, `after ${s.ours.written} bytes`);
+    await s.peer.next();
+  }
+  assert.equal((await s.peer.nextOf(FrameType.HEADERS))!.flags, Flag.END_HEADERS | Flag.END_STREAM);
+  assert.equal(await stream.closed, undefined);
+});
+
+Deno.test("a stream whose last bytes cannot be written is cut off, and says so", async () => {
+  let stream!: Stream;
+  using s = server((it) => void (stream = it), 100);
+  await s.greet();
+  await s.peer.send(headersFrame(1, Flag.END_STREAM));
+  await eventually(() => stream);
+  stream.sendHeaders({ ":status": "200" });
+  void stream.write(Buffer.alloc(5_000));
+  stream.end();
+  s.theirs.close();
+  assert.ok(await stream.closed instanceof StreamError);
+  assert.equal(stream.gone.aborted, true);
+});
+
+Deno.test("a writer waits for the peer's windows: as they are, as they grow, as they shrink below nothing", async () => {
+  let stream!: Stream;
+  using s = server((it) => void (stream = it));
+  await s.greet([Setting.INITIAL_WINDOW_SIZE, 10]);
+  await s.peer.send(headersFrame(1, Flag.END_STREAM));
+  await eventually(() => stream);
+  stream.sendHeaders({ ":status": "200" });
+  let written = false;
+  void stream.write(Buffer.from("0123456789abcdefghij"))!.then(() => written = true);
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "0123456789");
+  await s.peer.settings([Setting.INITIAL_WINDOW_SIZE, 13]);
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "abc");
+  await s.peer.settings([Setting.INITIAL_WINDOW_SIZE, 3]); // now it is -10
+  await s.peer.send(windowUpdate(1, 10), windowUpdate(1, 2));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "de");
+  assert.equal(written, false);
+  await s.peer.send(windowUpdate(1, 100));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "fghij");
+  await eventually(() => written);
+});
+
+Deno.test("writers wait for the connection's window, and all go on when it grows", async () => {
+  const streams: Stream[] = [];
+  using s = server((it) => void streams.push(it), 1 << 20);
+  await s.greet([Setting.INITIAL_WINDOW_SIZE, 1 << 20]);
+  await s.peer.send(headersFrame(1, Flag.END_STREAM), headersFrame(3, Flag.END_STREAM));
+  await eventually(() => streams.length === 2);
+  const ends = streams.map(async (stream) => {
+    stream.sendHeaders({ ":status": "200" });
+    await stream.write(Buffer.alloc(60_000));
+    stream.end();
+    return await stream.closed;
+  });
+  let received = 0;
+  const read = async (bytes: number) => {
+    while (received < bytes) received += (await s.peer.nextOf(FrameType.DATA))!.payload.length;
+  };
+  await read(65_535);
+  assert.equal(received, 65_535);
+  await s.peer.send(windowUpdate(0, 1 << 20));
+  await read(120_000);
+  assert.deepEqual(await Promise.all(ends), [undefined, undefined]);
+});
+
+Deno.test("a reader that is slow stops its sender at about the window, and other streams go on", async () => {
+  const taken = Promise.withResolvers<void>();
+  let held = 0;
+  using s = server((stream, headers) => {
+    if (headers[":path"] === "/fast") return echo(stream, headers);
+    stream.onData = (chunk) => {
+      held += chunk.length;
+      return taken.promise;
+    };
+  });
+  await s.greet();
+  const fast = encodeHeaders({ ":path": "/fast" });
+  await s.peer.send(headersFrame(1), headersFrame(3, 0, fast));
+  for (let i = 0; i < 16; i++) await s.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
+  await s.peer.send(dataFrame(3, "quick", Flag.END_STREAM));
+  for (;;) {
+    const frame = (await s.peer.next())!;
+    assert.ok(frame.type !== FrameType.WINDOW_UPDATE || frame.stream === 0, "the slow stream gets no credit");
+    if (frame.type === FrameType.DATA) break;
+  }
+  assert.equal(held, 1 << 20);
+  taken.resolve();
+  let back = 0;
+  while (back < 1 << 20) {
+    const update = (await s.peer.nextOf(FrameType.WINDOW_UPDATE))!;
+    if (update.stream === 1) back += update.payload.readUInt32BE();
+  }
+  // A sender that does not care is cut off before it fills the memory.
+  using rude = server((stream) => {
+    stream.onData = () => new Promise(() => {});
+  });
+  await rude.greet();
+  await rude.peer.send(headersFrame(1));
+  for (let i = 0; i < 33; i++) await rude.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
+  assert.equal((await rude.peer.nextOf(FrameType.RST_STREAM))!.payload.readUInt32BE(), ErrorCode.FLOW_CONTROL_ERROR);
+});
+
+Deno.test("data of streams that are over is still given back to the connection's window", async () => {
+  using s = server((stream) => stream.reset());
+  await s.greet();
+  await s.peer.send(headersFrame(1));
+  for (let i = 0; i < 80; i++) await s.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
+  assert.equal((await s.peer.nextOf(FrameType.RST_STREAM))!.stream, 1);
+  const update = (await s.peer.nextOf(FrameType.WINDOW_UPDATE))!;
+  assert.deepEqual([update.stream, update.payload.readUInt32BE()], [0, 4 << 20]);
+});
+
+Deno.test("what an owner's callback throws ends its stream and nothing else", async () => {
+  using s = server((stream, headers) => {
+    const path = headers[":path"];
+    if (path === "/stream") throw new Error("stream");
+    if (path === "/data") {
+      stream.onData = () => {
+        throw new Error("data");
+      };
+    } else if (path === "/later") stream.onData = () => Promise.reject(new Error("later"));
+    else if (path === "/end") {
+      stream.onEnd = () => {
+        throw new Error("end");
+      };
+    } else echo(stream, headers);
+  });
+  await s.greet();
+  for (const [i, path] of ["/stream", "/data", "/later", "/end"].entries()) {
+    const id = 2 * i + 1;
+    await s.peer.send(headersFrame(id, 0, encodeHeaders({ ":path": path })), dataFrame(id, "x", Flag.END_STREAM));
+    const reset = (await s.peer.nextOf(FrameType.RST_STREAM))!;
+    assert.deepEqual([path, reset.stream, reset.payload.readUInt32BE()], [path, id, ErrorCode.INTERNAL_ERROR]);
+  }
+  await s.peer.send(headersFrame(9), dataFrame(9, "fine", Flag.END_STREAM));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "fine");
+});
+
+Deno.test("a reset ends a stream with its code, and a refused one says that nothing was done", async () => {
+  using c = await client();
+  const [cancelled, refused, ours] = [POST, POST, POST].map((h) => c.connection.request(h));
+  await c.peer.send(
+    numberFrame(FrameType.RST_STREAM, 1, ErrorCode.CANCEL),
+    numberFrame(FrameType.RST_STREAM, 3, ErrorCode.REFUSED_STREAM),
+    numberFrame(FrameType.RST_STREAM, 99, ErrorCode.CANCEL),
+  );
+  const [a, b] = [await cancelled.closed, await refused.closed];
+  assert.deepEqual([a!.code, a!.refused, b!.refused], [ErrorCode.CANCEL, false, true]);
+  assert.equal(cancelled.gone.aborted, true);
+  assert.equal(cancelled.write(Buffer.from("x")), undefined);
+  cancelled.end();
+  ours.reset();
+  ours.reset();
+  assert.equal((await ours.closed)!.code, ErrorCode.CANCEL);
+  assert.equal((await c.peer.nextOf(FrameType.RST_STREAM))!.stream, 5);
+});
+
+Deno.test("GOAWAY lets earlier streams finish, refuses later ones, and ends an idle connection", async () => {
+  using c = await client();
+  const early = collect(c.connection.request(POST)), late = c.connection.request(POST);
+  await c.peer.frame(FrameType.GOAWAY, 0, 0, Buffer.concat([u32(2 ** 31 - 1), u32(0)]));
+  await c.peer.frame(FrameType.GOAWAY, 0, 0, Buffer.concat([u32(1), u32(0), Buffer.from("bye")]));
+  assert.equal((await late.closed)!.refused, true);
+  assert.equal(c.connection.usable, false);
+  assert.equal((await c.connection.request(POST).closed)!.refused, true);
+  await c.peer.send(headersFrame(1, Flag.END_STREAM, encodeHeaders({ ":status": "200" })));
+  assert.equal((await early).error, undefined);
+  await c.connection.closed;
+  using idle = await client();
+  await idle.peer.frame(FrameType.GOAWAY, 0, 0, Buffer.alloc(8));
+  await idle.connection.closed;
+  // A client's own GOAWAY changes nothing for what it has asked for.
+  using s = server();
+  await s.greet();
+  await s.peer.send(headersFrame(1));
+  await s.peer.frame(FrameType.GOAWAY, 0, 0, Buffer.alloc(8));
+  await s.peer.send(dataFrame(1, "still", Flag.END_STREAM));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "still");
+});
+
+Deno.test("a retired connection ends with its last stream, whose response gets out", async () => {
+  using c = await client();
+  const last = collect(c.connection.request(POST));
+  c.connection.retire();
+  await c.peer.send(headersFrame(1, Flag.END_STREAM, encodeHeaders({ ":status": "200" })));
+  assert.equal((await last).error, undefined);
+  await c.connection.closed;
+  using s = server();
+  await s.greet();
+  await s.peer.send(headersFrame(1));
+  await s.peer.nextOf(FrameType.HEADERS);
+  s.connection.retire();
+  await s.peer.send(dataFrame(1, "last", Flag.END_STREAM));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "last");
+  assert.equal((await s.peer.nextOf(FrameType.HEADERS))!.flags, Flag.END_HEADERS | Flag.END_STREAM);
+  await s.connection.closed;
+});
+
+Deno.test("a client that asks for a small header table is told that none is used", async () => {
+  using s = server();
+  await s.greet([Setting.HEADER_TABLE_SIZE, 0]);
+  await s.peer.send(headersFrame(1, Flag.END_STREAM));
+  assert.equal((await s.peer.nextOf(FrameType.HEADERS))!.payload[0], 0x20);
+  assert.notEqual((await s.peer.nextOf(FrameType.HEADERS))!.payload[0], 0x20);
+});
+
+/** Peers that break the rules, and what GOAWAY tells them; undefined: the connection just ends. */
+const HOSTILE: [string, number | undefined, (peer: RawPeer) => Promise<void>][] = [
+  ["a garbage preface", undefined, (p) => p.send(Buffer.from("\x00garbage"))],
+  ["a request of HTTP/1", undefined, (p) => p.send(Buffer.from("POST / HTTP/1.1\r\nHost: x\r\n\r\n"))],
+  ["half a preface", undefined, async (p) => {
+    await p.send(PREFACE.subarray(0, 5));
+    p.transport.close();
+  }],
+  ...([
+    ["a frame of 16 MB", ErrorCode.FRAME_SIZE_ERROR, frameHeader(0xffffff, 0, 0, 1)],
+    ["data on stream 0", ErrorCode.PROTOCOL_ERROR, dataFrame(0, "x")],
+    ["headers on stream 0", ErrorCode.PROTOCOL_ERROR, headersFrame(0)],
+    ["an even stream id", ErrorCode.PROTOCOL_ERROR, headersFrame(2)],
+    ["settings of 5 bytes", ErrorCode.FRAME_SIZE_ERROR, encodeFrame(FrameType.SETTINGS, 0, 0, Buffer.alloc(5))],
+    ["settings of a stream", ErrorCode.PROTOCOL_ERROR, encodeFrame(FrameType.SETTINGS, 0, 1, Buffer.alloc(0))],
+    [
+      "an acknowledgement with content",
+      ErrorCode.FRAME_SIZE_ERROR,
+      encodeFrame(FrameType.SETTINGS, Flag.ACK, 0, Buffer.alloc(6)),
+    ],
+    ["an initial window of 2^31", ErrorCode.FLOW_CONTROL_ERROR, settings([Setting.INITIAL_WINDOW_SIZE, 2 ** 31])],
+    ["a frame size of 1", ErrorCode.PROTOCOL_ERROR, settings([Setting.MAX_FRAME_SIZE, 1])],
+    ["a ping of 3 bytes", ErrorCode.FRAME_SIZE_ERROR, encodeFrame(FrameType.PING, 0, 0, Buffer.alloc(3))],
+    ["a reset of 3 bytes", ErrorCode.FRAME_SIZE_ERROR, encodeFrame(FrameType.RST_STREAM, 0, 1, Buffer.alloc(3))],
+    ["a GOAWAY of 3 bytes", ErrorCode.FRAME_SIZE_ERROR, encodeFrame(FrameType.GOAWAY, 0, 0, Buffer.alloc(3))],
+    [
+      "a window update of 3 bytes",
+      ErrorCode.FRAME_SIZE_ERROR,
+      encodeFrame(FrameType.WINDOW_UPDATE, 0, 0, Buffer.alloc(3)),
+    ],
+    ["a window update of 0", ErrorCode.PROTOCOL_ERROR, windowUpdate(0, 0)],
+    ["a window that overflows", ErrorCode.FLOW_CONTROL_ERROR, windowUpdate(0, 2 ** 31 - 1)],
+    [
+      "a stream's window that overflows by settings",
+      ErrorCode.FLOW_CONTROL_ERROR,
+      Buffer.concat([
+        headersFrame(1),
+        windowUpdate(1, 2 ** 31 - 1 - 65_535),
+        settings([Setting.INITIAL_WINDOW_SIZE, 70_000]),
+      ]),
+    ],
+    ["a pushed stream", ErrorCode.PROTOCOL_ERROR, encodeFrame(FrameType.PUSH_PROMISE, 0, 1, Buffer.alloc(4))],
+    ["a continuation of nothing", ErrorCode.PROTOCOL_ERROR, encodeFrame(FrameType.CONTINUATION, 0, 1, Buffer.alloc(0))],
+    [
+      "headers that are interrupted",
+      ErrorCode.PROTOCOL_ERROR,
+      Buffer.concat([encodeFrame(FrameType.HEADERS, 0, 1, REQUEST), dataFrame(1, "x")]),
+    ],
+    [
+      "padding longer than its frame",
+      ErrorCode.PROTOCOL_ERROR,
+      encodeFrame(FrameType.HEADERS, Flag.PADDED, 1, Uint8Array.of(9)),
+    ],
+    ["a priority without its bytes", ErrorCode.FRAME_SIZE_ERROR, headersFrame(1, Flag.PRIORITY, Uint8Array.of(1))],
+    ["headers that are no HPACK", ErrorCode.COMPRESSION_ERROR, headersFrame(1, 0, Buffer.alloc(10, 0xff))],
+  ] as [string, number, Uint8Array][]).map(([what, code, bytes]): typeof HOSTILE[number] => [
+    what,
+    code,
+    (p) => p.send(PREFACE, settings(), bytes),
+  ]),
+  ["headers without an end", ErrorCode.ENHANCE_YOUR_CALM, async (p) => {
+    await p.send(PREFACE, settings(), encodeFrame(FrameType.HEADERS, 0, 1, REQUEST));
+    for (;;) await p.send(encodeFrame(FrameType.CONTINUATION, 0, 1, Buffer.alloc(10_000)));
+  }],
+  ["empty continuations without an end", ErrorCode.ENHANCE_YOUR_CALM, async (p) => {
+    await p.send(PREFACE, settings(), encodeFrame(FrameType.HEADERS, 0, 1, REQUEST));
+    for (;;) await p.send(encodeFrame(FrameType.CONTINUATION, 0, 1, new Uint8Array()));
+  }],
+  ["streams that are reset as soon as they begin", ErrorCode.ENHANCE_YOUR_CALM, async (p) => {
+    await p.send(PREFACE, settings());
+    for (let id = 1;;) {
+      const parts: Uint8Array[] = [];
+      for (let i = 0; i < 500; i++, id += 2) {
+        parts.push(headersFrame(id, 0, encodeHeaders({ ":path": "/quiet" })), numberFrame(FrameType.RST_STREAM, id, 8));
+      }
+      await p.send(...parts);
+    }
+  }],
+];
+
+for (const [what, code, attack] of HOSTILE) {
+  Deno.test(`${what}: the connection ends${code === undefined ? "" : " and says why"}`, async () => {
+    const open: Stream[] = [];
+    using s = server((stream, headers) => {
+      open.push(stream);
+      if (headers[":path"] !== "/quiet") echo(stream, headers);
+    });
+    const attacked = attack(s.peer).catch(() => {/* cut off in the midst of it */});
+    assert.equal(await new RawPeer(s.theirs).goaway(), code);
+    await s.connection.closed;
+    s.theirs.close();
+    await attacked;
+    for (const stream of open) await stream.closed;
+  });
+}
+
+Deno.test("a peer that floods and reads no answer is cut off, with little kept for it", async () => {
+  const refused = encodeHeaders({ ":path": "/t/Fail" });
+  let id = -1;
+  const floods: Record<string, () => Uint8Array> = {
+    pings: () => encodeFrame(FrameType.PING, 0, 0, Buffer.alloc(8)),
+    settings: () => settings([Setting.MAX_CONCURRENT_STREAMS, 1]),
+    requests: () => headersFrame(id += 2, Flag.END_STREAM, refused),
+  };
+  await Promise.all(
+    Object.entries(floods).map(async ([what, flood]) => {
+      using s = server(echo, 1 << 12);
+      await s.greet();
+      await assert.rejects(
+        async () => {
+          for (let i = 0; i < 100_000; i++) await s.peer.send(flood());
+        },
+        /broken/,
+        what,
+      );
+      await s.connection.closed;
+    }),
+  );
+});
+
+Deno.test("a server refuses more streams than it said, and goes on", async () => {
+  using s = server((stream, headers) => headers[":path"] === "/quiet" ? undefined : echo(stream, headers));
+  await s.greet();
+  const quiet = encodeHeaders({ ":path": "/quiet" });
+  for (let i = 0; i < 1000; i++) await s.peer.send(headersFrame(2 * i + 1, 0, quiet));
+  await s.peer.send(headersFrame(2001));
+  const reset = (await s.peer.nextOf(FrameType.RST_STREAM))!;
+  assert.deepEqual([reset.stream, reset.payload.readUInt32BE()], [2001, ErrorCode.REFUSED_STREAM]);
+  await s.peer.send(numberFrame(FrameType.RST_STREAM, 1, 8), headersFrame(2003), dataFrame(2003, "x", Flag.END_STREAM));
+  assert.equal((await s.peer.nextOf(FrameType.DATA))!.stream, 2003);
+});
+
+Deno.test("a transport that breaks at its nth read or write ends every stream with an error, and rejects nothing", async () => {
+  for (const operation of ["read", "write"] as const) {
+    for (let nth = 1; nth <= 6; nth++) {
+      const [ours, theirs] = PipeEnd.pair(64);
+      let count = 0;
+      ours.fault = (what) => what === operation && ++count >= nth ? new Error("the cable was cut") : undefined;
+      const connection = new Http2Connection(ours, { role: "client" });
+      const stream = connection.request(POST);
+      void stream.write(Buffer.alloc(1000));
+      stream.end();
+      const far = new Http2Connection(theirs, { role: "server", onStream: echo });
+      ours.poke();
+      const { error, ended } = await collect(stream);
+      assert.ok(ended || error?.message === "the cable was cut", `${operation} ${nth}: ${error?.message}`);
+      ours.fault = () => new Error("the cable was cut");
+      connection.close();
+      await connection.closed;
+      await far.closed;
+    }
+  }
+});
+
+Deno.test("closing in the midst of everything wakes every writer", async () => {
+  using c = await client(64);
+  const streams = [1, 2, 3].map(() => c.connection.request(POST));
+  const writes = streams.map((stream) => stream.write(Buffer.alloc(1 << 22)));
+  c.connection.close("enough");
+  await Promise.all(writes);
+  for (const stream of streams) assert.equal((await stream.closed)!.message, "enough");
+});
+
+Deno.test("100 MB pass between our own ends in order, through a narrow pipe, and little is held on the way", async () => {
+  const [near, far] = PipeEnd.pair();
+  const receiver = new Http2Connection(near, { role: "client" });
+  let ahead = 0, most = 0;
+  const sender = new Http2Connection(far, {
+    role: "server",
+    onStream: async (stream) => {
+      stream.sendHeaders({ ":status": "200" });
+      for (let i = 0; i < 100; i++) {
+        ahead += 1 << 20;
+        await stream.write(frame(Buffer.alloc(1 << 20, i)));
+      }
+      stream.end({ "grpc-status": "0" });
+    },
+  });
+  const hash = createHash("sha256");
+  const messages = new MessageStream((message) => void hash.update(message));
+  const stream = receiver.request(POST);
+  stream.end();
+  stream.onData = (chunk) => {
+    ahead -= chunk.length;
+    most = Math.max(most, ahead);
+    messages.push(chunk);
+  };
+  assert.equal(await stream.closed, undefined);
+  assert.equal(hash.digest("hex"), downloadHash());
+  assert.ok(most < 8 << 20, `${most} bytes were on their way`);
+  receiver.close();
+  await sender.closed;
+});
+
+/** Our server behind a real socket. */
+function listen(onStream: Http2Options["onStream"]) {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const connections: Http2Connection[] = [];
+  const accepting = (async () => {
+    for await (const tcp of listener) connections.push(new Http2Connection(tcp, { role: "server", onStream }));
+  })();
+  return {
+    port: String((listener.addr as Deno.NetAddr).port),
+    async [Symbol.asyncDispose]() {
+      listener.close();
+      await accepting;
+      for (const connection of connections) connection.close();
+    },
+  };
+}
+
+Deno.test("grpc-js calls our server: large messages and headers, errors, 100 calls at once, 100 MB", async () => {
+  await using s = listen(echo);
+  await using peer = new PeerProcess("grpc-client", s.port);
+  assert.deepEqual(await peer.line(), {
+    echo: true,
+    failure: { code: 9, details: "no", trailers: "1" },
+    many: true,
+    download: { bytes: 100 << 20, hash: downloadHash() },
+  });
+});
+
+Deno.test("node:http2 requests of our server with padding, small windows and no header table", async () => {
+  await using s = listen(echo);
+  await using peer = new PeerProcess("node-client", s.port);
+  assert.deepEqual(await peer.line(), { results: [true, true, true, true, true], ping: "12345678" });
+});
+
+async function connectTo(peer: PeerProcess) {
+  const tcp = await Deno.connect({ hostname: "127.0.0.1", port: await peer.line() });
+  const connection = new Http2Connection(tcp, { role: "client" });
+  const call = (path: string, body?: Uint8Array) => {
+    const stream = connection.request({
+      ...POST,
+      ":path": path,
+      te: "trailers",
+      "content-type": "application/grpc",
+    });
+    if (body) void stream.write(frame(body));
+    stream.end();
+    return collect(stream);
+  };
+  return { connection, call, [Symbol.dispose]: () => connection.close() };
+}
+
+Deno.test("our client calls grpc-js: large messages, errors, 100 calls at once, 100 MB", async () => {
+  await using peer = new PeerProcess("grpc-server");
+  using c = await connectTo(peer);
+  const large = Buffer.alloc(3_000_000, "large ");
+  const echoed = await c.call("/t/Echo", large);
+  assert.equal(echoed.headers.at(-1)!["grpc-status"], "0");
+  assert.ok(echoed.body.subarray(5).equals(large));
+  const failed = await c.call("/t/Fail", Buffer.from("x"));
+  assert.equal(failed.headers.at(-1)!["grpc-status"], "9");
+  assert.equal(decodeURIComponent(failed.headers.at(-1)!["grpc-message"]), "It is ü\n100%.");
+  const many = await Promise.all(Array.from({ length: 100 }, (_, i) => c.call("/t/Echo", Buffer.from(`${i}`))));
+  many.forEach((m, i) => assert.equal(String(m.body.subarray(5)), `${i}`));
+  const stream = c.connection.request({
+    ...POST,
+    ":path": "/t/Download",
+    te: "trailers",
+    "content-type": "application/grpc",
+  });
+  void stream.write(frame(Buffer.alloc(0)));
+  stream.end();
+  const hash = createHash("sha256");
+  const messages = new MessageStream((message) => void hash.update(message));
+  stream.onData = (chunk) => void messages.push(chunk);
+  assert.equal(await stream.closed, undefined);
+  assert.equal(hash.digest("hex"), downloadHash());
+});
+
+Deno.test("our client sends 100 MB to node:http2, and takes early answers and trailers alone", async () => {
+  await using peer = new PeerProcess("node-server");
+  using c = await connectTo(peer);
+  const stream = c.connection.request({ ...POST, ":path": "/t/Upload" });
+  const all = collect(stream);
+  const hash = createHash("sha256");
+  for (let i = 0; i < 100; i++) {
+    const part = Buffer.alloc(1 << 20, i);
+    hash.update(part);
+    await stream.write(part);
+  }
+  stream.end();
+  const { headers, error } = await all;
+  assert.equal(error, undefined);
+  assert.equal(headers[0]["x-large"], "v".repeat(30_000));
+  assert.equal(headers.at(-1)!["x-bytes"], String(100 << 20));
+  assert.equal(headers.at(-1)!["x-hash"], hash.digest("hex"));
+  const alone = await c.call("/t/TrailersOnly", Buffer.from("x"));
+  assert.deepEqual([alone.headers[0]["grpc-status"], alone.ended], ["7", true]);
+  const early = await c.call("/t/Early", Buffer.alloc(10 << 20));
+  assert.equal(early.headers.at(-1)!["grpc-status"], "8");
+  assert.equal(c.connection.openStreams, 0);
+});

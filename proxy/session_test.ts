@@ -1,0 +1,307 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { RbsError } from "../proto/errors.ts";
+import {
+  type GetServerRequest,
+  type GetServerStreamResponseSchema,
+  Orchestrator,
+} from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { type CallContext, Code, RpcError, RpcServer } from "../proto/rpc.ts";
+import { bearer, ensureLocalToken } from "../proto/state.ts";
+import { eventually } from "../proto/testing/pipe.ts";
+import { repoHash } from "../proto/workspace.ts";
+import { Session, type SessionSettings } from "./session.ts";
+
+type Events = AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>>;
+
+/** An orchestrator that does what the test says, and comes and goes on one port. */
+class FakeOrchestrator {
+  readonly state = Deno.makeTempDirSync();
+  token = ensureLocalToken(this.state);
+  readonly requests: GetServerRequest[] = [];
+  heartbeats: string[] = [];
+  released: string[] = [];
+  port = 0;
+  events: (request: GetServerRequest, context: CallContext) => Events = async function* () {
+    yield server();
+  };
+  heartbeat: () => Promise<{ intervalSeconds: number }> = () => Promise.resolve({ intervalSeconds: 60 });
+  #server?: RpcServer;
+
+  async start(): Promise<this> {
+    const authorize = (_: string, context: CallContext) => {
+      if (bearer(context.metadata("authorization")) !== this.token) throw new RpcError(Code.UNAUTHENTICATED, "unknown");
+    };
+    this.#server = new RpcServer({ address: `127.0.0.1:${this.port}`, authorize }).add(Orchestrator, {
+      getServer: () => Promise.reject(new Error("not used")),
+      getServerStream: (request, context) => {
+        this.requests.push(request);
+        return this.events(request, context);
+      },
+      heartbeat: (request) => {
+        this.heartbeats.push(request.sessionId);
+        return this.heartbeat();
+      },
+      releaseServer: (request) => {
+        this.released.push(request.sessionId);
+        return Promise.resolve({ released: true });
+      },
+      listSessions: () => Promise.reject(new Error("not used")),
+    });
+    this.port = await this.#server.listen();
+    return this;
+  }
+
+  async stop(): Promise<void> {
+    await this.#server?.[Symbol.asyncDispose]();
+    this.#server = undefined;
+  }
+
+  get address() {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  async [Symbol.asyncDispose]() {
+    await this.stop();
+    Deno.removeSync(this.state, { recursive: true });
+  }
+}
+
+function server(fields: { warnings?: string[]; session?: Record<string, never> } = {}) {
+  const value = {
+    session: { epoch: 7, agent: { host: "127.0.0.1", port: 1, commandPort: 2 } },
+    accessToken: "secret",
+    ...fields,
+  };
+  return { event: { case: "server" as const, value } };
+}
+const step = (description: string) => ({ event: { case: "step" as const, value: { description } } });
+
+/** A session of that orchestrator that waits as long as a test can. */
+function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSettings> = {}) {
+  const args = { argv: ["--output_base=/ob"], outputBase: "/ob", workspace: "/ws", maxIdleSeconds: 0 };
+  const session = new Session(args, {
+    address: orchestrator.address,
+    userId: "ada",
+    stateDirectory: () => orchestrator.state,
+    patienceMs: 5_000,
+    silenceMs: 20,
+    firstHeartbeatMs: 60_000,
+    ...settings,
+  });
+  const said: string[] = [];
+  const waiter = { signal: new AbortController().signal, say: (line: string) => void said.push(line) };
+  return {
+    session,
+    said,
+    link: (more = {}) => session.link({ ...waiter, ...more }),
+    [Symbol.asyncDispose]: () => session.release(1_000),
+  };
+}
+
+const fails = (promise: Promise<unknown>, message: RegExp, exitCode = 36) =>
+  assert.rejects(promise, (e) => {
+    assert.ok(e instanceof RbsError, String(e));
+    assert.match(e.message, message);
+    assert.equal(e.exitCode, exitCode);
+    return true;
+  });
+
+Deno.test("a session asks for its server with all that the orchestrator needs, once", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = sessionOf(orchestrator);
+  s.session.start();
+  assert.equal(s.session.connected, false);
+  const [a, b] = await Promise.all([s.link(), s.link()]);
+  assert.equal(a, b);
+  assert.equal(await s.link(), a);
+  assert.equal(orchestrator.requests.length, 1);
+  const { userId, repoHash: hash, sessionId, sourcePath, startupOptions } = orchestrator.requests[0];
+  assert.deepEqual([userId, hash, sourcePath, startupOptions], ["ada", repoHash("/ws"), "/ws", ["--output_base=/ob"]]);
+  assert.match(sessionId, /^[0-9a-f]{32}$/);
+  assert.deepEqual([a.name, s.session.connected, s.said], ["127.0.0.1:2", true, []]);
+  assert.match(s.session.describe(), /ada: agent 127\.0\.0\.1:2/);
+  assert.deepEqual(
+    a.headers({ ":path": "/x", authorization: "the client's", te: "trailers", "grpc-timeout": "1S", "x-own": "1" }),
+    { "grpc-timeout": "1S", "x-own": "1", authorization: "Bearer secret", "rbs-epoch": "7" },
+  );
+});
+
+Deno.test("a quick start stays silent; a slow one shows each of its steps, with the time", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  const go = [0, 1, 2].map(() => Promise.withResolvers<void>());
+  orchestrator.events = async function* () {
+    yield step("one");
+    await go[0].promise;
+    yield step("two");
+    await go[1].promise;
+    yield server({ warnings: ["The sandbox does not work."] });
+  };
+  await using s = sessionOf(orchestrator);
+  const link = s.link();
+  await eventually(() => s.said.length === 1);
+  go[0].resolve();
+  await eventually(() => s.said.length === 2);
+  go[1].resolve();
+  await link;
+  assert.match(s.said[0], /^rbs: (agent starting \(one\)|asking the orchestrator.*) \d\.\ds\n$/);
+  assert.match(s.said.find((l) => l.includes("two"))!, /^rbs: agent starting \(two\) \d\.\ds\n$/);
+  assert.equal(s.said.at(-1), "rbs: warning: The sandbox does not work.\n");
+  const before = s.said.length;
+  await s.link();
+  assert.equal(s.said.length, before, "a warning is shown once");
+});
+
+Deno.test("an orchestrator that is not there yet is waited for", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await orchestrator.stop();
+  await using s = sessionOf(orchestrator);
+  const link = s.link();
+  await eventually(() => s.said.some((l) => /waiting for the orchestrator at 127/.test(l)));
+  await orchestrator.start();
+  assert.equal((await link).name, "127.0.0.1:2");
+});
+
+Deno.test("an orchestrator that is lost while the agent starts is waited for, beyond the first patience", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  orchestrator.events = async function* (_, context) {
+    yield step("starting");
+    await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
+  };
+  await using s = sessionOf(orchestrator, { patienceMs: 300 });
+  const began = performance.now();
+  const link = s.link();
+  await eventually(() => performance.now() - began > 350 && orchestrator.requests.length > 0);
+  await orchestrator.stop();
+  orchestrator.events = async function* () {
+    yield server();
+  };
+  await orchestrator.start();
+  assert.equal((await link).name, "127.0.0.1:2");
+});
+
+Deno.test("patience ends with a sentence that says what to do, and the next command asks again", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await orchestrator.stop();
+  await using s = sessionOf(orchestrator, { patienceMs: 50 });
+  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
+  await orchestrator.start();
+  assert.equal((await s.link()).name, "127.0.0.1:2");
+});
+
+Deno.test("an impatient command gives up early, while the search goes on for others", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await orchestrator.stop();
+  await using s = sessionOf(orchestrator, { impatienceMs: 30 });
+  const patient = s.link();
+  await fails(s.link({ impatient: true }), /cannot be reached/);
+  await orchestrator.start();
+  assert.equal((await patient).name, "127.0.0.1:2");
+});
+
+Deno.test("a wait that is interrupted ends at once", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  orchestrator.events = async function* (_, context) {
+    yield step("starting");
+    await new Promise((resolve) => context.signal.addEventListener("abort", resolve));
+  };
+  await using s = sessionOf(orchestrator);
+  const interrupt = new AbortController();
+  const link = s.link({ signal: interrupt.signal });
+  await eventually(() => orchestrator.requests.length);
+  interrupt.abort();
+  await assert.rejects(link, RbsError);
+  await assert.rejects(s.link({ signal: interrupt.signal }), RbsError);
+  await orchestrator.stop(); // ends the search
+  await s.session.release(1);
+});
+
+Deno.test("a wrong key, a missing key and a failed start are said in one sentence, with exit code 36", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  {
+    await using s = sessionOf(orchestrator);
+    orchestrator.token = "another";
+    await fails(s.link(), /does not know this user's key: use the orchestrator's own RBS_STATE_DIR\.$/);
+    orchestrator.token = ensureLocalToken(orchestrator.state);
+    for (const code of [Code.FAILED_PRECONDITION, Code.INTERNAL]) {
+      orchestrator.events = () => {
+        throw new RpcError(code, "The agent has Bazel 7, and the client is 4.2.3: install it.");
+      };
+      await fails(s.link(), /^The agent has Bazel 7, and the client is 4\.2\.3: install it\.$/);
+    }
+    orchestrator.events = async function* () {
+      yield step("and nothing more");
+    };
+    await fails(s.link(), /ended its answer without a server/);
+    orchestrator.events = async function* () {
+      yield server({ session: {} });
+    };
+    await fails(s.link(), /names no agent/);
+  }
+  await using s = sessionOf(orchestrator, {
+    patienceMs: 50,
+    stateDirectory: () => join(orchestrator.state, "elsewhere"),
+  });
+  await fails(s.link(), /There is no key at .*elsewhere.* yet/);
+});
+
+Deno.test("heartbeats go out as often as their answers say", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1 });
+  orchestrator.heartbeat = () => Promise.resolve({ intervalSeconds: orchestrator.heartbeats.length === 1 ? 1 : 60 });
+  await s.link();
+  await eventually(() => orchestrator.heartbeats.length === 1);
+  const first = performance.now();
+  await eventually(() => orchestrator.heartbeats.length === 2);
+  assert.ok(performance.now() - first > 900);
+  assert.deepEqual(orchestrator.heartbeats, Array(2).fill(orchestrator.requests[0].sessionId));
+  assert.equal(s.session.connected, true);
+});
+
+Deno.test("a heartbeat that finds the session lost makes the next command ask anew; other errors do not", async () => {
+  for (const code of [Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.UNAVAILABLE, Code.INTERNAL]) {
+    await using orchestrator = await new FakeOrchestrator().start();
+    let failed = false;
+    orchestrator.heartbeat = () => {
+      failed = true;
+      return Promise.reject(new RpcError(code, "no"));
+    };
+    await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1 });
+    await s.link();
+    await eventually(() => failed);
+    const lost = code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION;
+    if (lost) await eventually(() => !s.session.connected);
+    await s.link();
+    assert.equal(orchestrator.requests.length, lost ? 2 : 1);
+  }
+});
+
+Deno.test("a lost link is asked for anew, once, by whoever lost it", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = sessionOf(orchestrator);
+  const first = await s.link();
+  s.session.lost(first, "a test");
+  assert.equal(s.session.connected, false);
+  const second = await s.link();
+  assert.notEqual(second, first);
+  s.session.lost(first, "somebody is late");
+  assert.equal(await s.link(), second);
+  assert.deepEqual(orchestrator.requests.map((r) => r.sessionId), Array(2).fill(orchestrator.requests[0].sessionId));
+});
+
+Deno.test("release gives the session back, and waits no longer than it may", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  {
+    await using s = sessionOf(orchestrator);
+    await s.link();
+  }
+  assert.deepEqual(orchestrator.released, [orchestrator.requests[0].sessionId]);
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const s = sessionOf(orchestrator, { address: `127.0.0.1:${(silent.addr as Deno.NetAddr).port}`, patienceMs: 0 });
+  s.session.start();
+  const began = performance.now();
+  await s.session.release(30);
+  assert.ok(performance.now() - began < 5_000);
+  silent.close();
+});

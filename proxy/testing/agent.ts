@@ -1,0 +1,138 @@
+/** Test doubles around the proxy's commands: an agent, a session, and a Bazel client that speaks to our own server. */
+import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { Buffer } from "node:buffer";
+import {
+  type RunRequest,
+  RunRequestSchema,
+  type RunResponse,
+  RunResponseSchema,
+} from "../../proto/gen/bazel/v1/command_server_pb.ts";
+import type { Stream } from "../../proto/http2/connection.ts";
+import type { Headers } from "../../proto/http2/hpack.ts";
+import { type CallEnd, readCall, ServerCall, unaryRequest } from "../../proto/relay/calls.ts";
+import { Connection } from "../../proto/relay/connection.ts";
+import { MessageStream } from "../../proto/relay/message_stream.ts";
+import { listenForCalls } from "../../proto/relay/server.ts";
+import { encodeFields } from "../../proto/relay/wire.ts";
+
+export const SERVICE = "/command_server.CommandServer/";
+
+/** A call that reached the agent. */
+export interface AgentCall {
+  method: string;
+  headers: Headers;
+  message: Buffer;
+  call: ServerCall;
+  stream: Stream;
+}
+
+/** What an agent does with a call. */
+export type Script = (call: AgentCall) => Promise<void> | void;
+
+/** A RunResponse of the real server. */
+export function response(fields: MessageInitShape<typeof RunResponseSchema>): Uint8Array {
+  return toBinary(RunResponseSchema, create(RunResponseSchema, { cookie: "real", ...fields }));
+}
+
+/** Answers Run with its arguments as output, and everything else with a cookie. */
+export const obedient: Script = ({ method, message, call }) => {
+  if (method === "Run") {
+    const { arg } = fromBinary(RunRequestSchema, message);
+    call.write(response({ commandId: "remote id" }));
+    call.write(response({ commandId: "remote id", standardOutput: Buffer.from(arg.join()) }));
+    call.write(response({ commandId: "remote id", finished: true, exitCode: 3 }));
+  } else call.write(encodeFields([[1, "real"]]));
+  call.end();
+};
+
+/** An agent's command port. */
+export class ScriptedAgent implements Disposable {
+  readonly calls: AgentCall[] = [];
+  readonly server: ReturnType<typeof listenForCalls>;
+
+  constructor(public script: Script = obedient) {
+    this.server = listenForCalls("127.0.0.1", async (stream, headers, call) => {
+      const message = await unaryRequest(stream, 64 << 20);
+      const received = { method: headers[":path"].slice(SERVICE.length), headers, message, call, stream };
+      this.calls.push(received);
+      await this.script(received);
+    }, (_, e) => {
+      throw e;
+    });
+  }
+
+  /** The calls of one method so far. */
+  of(method: string): AgentCall[] {
+    return this.calls.filter((c) => c.method === method);
+  }
+
+  [Symbol.dispose](): void {
+    this.server.close();
+  }
+}
+
+/** What a command gave. */
+export interface Ran {
+  responses: RunResponse[];
+  stdout: string;
+  stderr: string;
+  exitCode: number | undefined;
+  end: CallEnd;
+}
+
+/** A Bazel client's side of a connection. */
+export class BazelClient implements Disposable {
+  readonly connection: Connection;
+
+  constructor(port: number, readonly cookie: string) {
+    this.connection = new Connection("127.0.0.1", port);
+  }
+
+  /** An encoded RunRequest. */
+  request(args: string[], fields: MessageInitShape<typeof RunRequestSchema> = {}): Uint8Array {
+    return toBinary(
+      RunRequestSchema,
+      create(RunRequestSchema, {
+        cookie: this.cookie,
+        arg: args.map((a) => Buffer.from(a)),
+        blockForLock: true,
+        clientDescription: "pid=1",
+        ...fields,
+      }),
+    );
+  }
+
+  /** Begins a command; `first` has its id. */
+  async run(args: string[] | Uint8Array, fields: MessageInitShape<typeof RunRequestSchema> = {}) {
+    const stream = await this.connection.start(
+      `${SERVICE}Run`,
+      args instanceof Uint8Array ? args : this.request(args, fields),
+    );
+    const responses: RunResponse[] = [];
+    const first = Promise.withResolvers<RunResponse>();
+    const messages = new MessageStream((message) => {
+      responses.push(fromBinary(RunResponseSchema, Uint8Array.from(message)));
+      first.resolve(responses[0]);
+      return undefined;
+    });
+    const ended = readCall(stream, (chunk) => void messages.push(chunk)).then((end): Ran => ({
+      responses,
+      stdout: Buffer.concat(responses.map((r) => r.standardOutput)).toString(),
+      stderr: Buffer.concat(responses.map((r) => r.standardError)).toString(),
+      exitCode: responses.find((r) => r.finished)?.exitCode,
+      end,
+    }));
+    return { stream, responses, first: first.promise, ended };
+  }
+
+  /** Calls a method with a cookie and perhaps a command id. */
+  call(method: string, commandId = "", cookie = this.cookie) {
+    return this.connection.unary(SERVICE + method, encodeFields([[1, cookie], [2, commandId]]));
+  }
+
+  [Symbol.dispose](): void {
+    this.connection.close();
+  }
+}
+
+export type { RunRequest };
