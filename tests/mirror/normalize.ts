@@ -3,13 +3,15 @@
  * process ids and memory. Nothing else is touched: the two sides of a comparison work at the same paths.
  */
 
-/** Lines that say how far a command is: which of them are printed depends on time alone. */
+/** Lines that say how far a command is: which of them are printed depends on time, or on who came first. */
 const PROGRESS = [
   /^(Loading|Analyzing|Computing main repo mapping|Building): ?/,
   /^\[[\d,]+ \/ [\d,]+\]/,
   // What runs right now, below such a line.
   /^ {4}\S.*; \d+s\b/,
   /^ {4}(currently loading|Fetching |checking cached actions|\S.*\[(Sched|Prepa|Scann)\])/,
+  // Once for both sides.
+  /^Extracting Bazel installation/,
   // RBS's own, for waits of more than a second.
   /^rbs: .* \d+\.\ds$/,
 ];
