@@ -113,12 +113,12 @@ export class ExecuteCommandService {
       obey(iterator, stdin, signal, terminal).catch(() => {});
       try {
         yield* output;
+        if (context.signal.aborted) return;
         const exitCode = await started.exit;
         if (expunge && exitCode === 0) {
           await this.#options.bazel.stop();
           await this.#options.localOutputBase.expunge();
         }
-        if (context.signal.aborted) return;
         yield { message: { case: "exitCode", value: exitCode } };
       } finally {
         // The caller may be gone in the middle: the command is ended then, and counts until it is.

