@@ -69,7 +69,9 @@ export class Mirror implements AsyncDisposable {
   readonly #scenarios: readonly Scenario[];
   readonly #files: Record<string, string>;
   #setUp?: Promise<{ workspace: TestWorkspace; cluster: Cluster; stock: Recording[] }>;
-  #done: Recording[] = [];
+  /** What was seen through RBS, by scenario: each begins when the one before it has ended. */
+  readonly #rbs: Promise<Recording>[] = [];
+  #ending = false;
 
   /**
    * @param scenarios In their order: each finds what those before it have left.
@@ -83,10 +85,8 @@ export class Mirror implements AsyncDisposable {
 
   /** Runs a scenario (and those before it that have not run yet) through RBS, and compares. */
   async compare(index: number): Promise<void> {
-    const { stock } = await this.#start();
-    const side = await this.rbs();
-    while (this.#done.length <= index) this.#done.push(await record(this.#scenarios[this.#done.length], side));
-    const [direct, rbs] = [stock[index], this.#done[index]];
+    const [{ stock }, rbs] = await Promise.all([this.#start(), this.#through(index)]);
+    const direct = stock[index];
     if (direct.error) throw new Error("It does not even go well without RBS.", { cause: direct.error });
     if (rbs.error) throw rbs.error;
     assert.deepEqual(rbs.observed, direct.observed);
@@ -98,9 +98,23 @@ export class Mirror implements AsyncDisposable {
     return sideOf(workspace, true, []);
   }
 
-  /** Begins with the side without RBS, which {@link compare} waits for. */
+  /** Begins with all that {@link compare} waits for. */
   start(): void {
-    this.#start().catch(() => {});
+    this.#through(this.#scenarios.length - 1).catch(() => {});
+  }
+
+  /** What the scenario shows through RBS. */
+  async #through(index: number): Promise<Recording> {
+    const side = await this.rbs();
+    while (this.#rbs.length <= index) {
+      const scenario = this.#scenarios[this.#rbs.length];
+      const before = this.#rbs.at(-1);
+      this.#rbs.push((async () => {
+        await before;
+        return this.#ending ? { observed: [] } : await record(scenario, side);
+      })());
+    }
+    return await this.#rbs[index];
   }
 
   #start() {
@@ -140,6 +154,8 @@ export class Mirror implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose]() {
+    this.#ending = true;
+    await Promise.all(this.#rbs);
     const setUp = await this.#setUp?.catch(() => undefined);
     await setUp?.workspace[Symbol.asyncDispose]();
     await setUp?.cluster[Symbol.asyncDispose]();
@@ -209,5 +225,5 @@ function exactly(bytes: Uint8Array): string {
 
 async function write(path: string, text: string) {
   await Deno.mkdir(dirname(path), { recursive: true });
-  await Deno.writeTextFile(path, text);
+  await Deno.writeTextFile(path, text, { mode: path.endsWith(".sh") ? 0o755 : 0o644 });
 }

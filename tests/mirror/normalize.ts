@@ -16,9 +16,12 @@ const PROGRESS = [
   /^rbs: .* \d+\.\ds$/,
 ];
 
-/** The standard error of a command as lines, without progress and times. Bazel repeats a line for no reason but time. */
+/** A build's result, which Bazel prints several times: how often, and between which other lines, is a matter of time. */
+const RESULT = /^(INFO: Build completed|(FAILED|ERROR): Build did NOT complete)/;
+
+/** The standard error of a command as lines, without progress and times, and with the result once. */
 export function normalizeStderr(stderr: string): string[] {
-  return stderr.split(/\r?\n/)
+  const lines = stderr.split(/\r?\n/)
     .filter((line) => line !== "" && !PROGRESS.some((pattern) => pattern.test(line)))
     .map((line) =>
       normalizeTimes(line)
@@ -27,6 +30,7 @@ export function normalizeStderr(stderr: string): string[] {
         // Java's name of an object, which Bazel 2.1.0 prints in one of its errors.
         .replace(/(\bcom\.google\.[\w.]+@)[0-9a-f]+/, "$1#")
     );
+  return lines.filter((line, i) => !RESULT.test(line) || lines.lastIndexOf(line) === i);
 }
 
 /** The seconds that a test took, in summaries, logs and XML. */
