@@ -16,7 +16,7 @@ import { Lease } from "./lease.ts";
 import { LocalOutputBase } from "./local_output_base.ts";
 import { log } from "./log.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
-import { flagValue } from "./server_argv.ts";
+import { flagValue, serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
 import { Supervision } from "./supervise_service.ts";
@@ -54,7 +54,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   const bazel = new BazelServer({
     namespace,
     workspace: spec.sourcePath,
-    startupOptions: spec.startupOptions,
+    startupOptions: serverOptions(spec.startupOptions),
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
   });
@@ -62,7 +62,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   const commands = new ExecuteCommandService({
     namespace,
     bazel,
-    startupOptions: spec.startupOptions,
+    startupOptions: serverOptions(spec.startupOptions),
     localOutputBase,
     activity,
     bazelProgram: flags.bazel,
@@ -141,8 +141,8 @@ async function start(
     );
   }
   const [sandbox] = await Promise.all([
-    linuxSandboxWarning(init, spec.startupOptions, namespace.outputBase),
-    spec.startupOptions.length > 0 ? bazel.ensure() : undefined,
+    linuxSandboxWarning(init, serverOptions(spec.startupOptions), namespace.outputBase),
+    serverOptions(spec.startupOptions).length > 0 ? bazel.ensure() : undefined,
     localOutputBase.ensure(),
   ]);
   if (sandbox) warnings.push(sandbox);

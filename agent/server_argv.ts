@@ -9,6 +9,14 @@ export function flagValue(options: readonly string[], name: string): string | un
   return options.findLast((option) => option.startsWith(prefix))?.slice(prefix.length);
 }
 
+/**
+ * The server's arguments among a session's startup options: all of them, or none for a session whose first caller takes
+ * any server and has named an output base at most.
+ */
+export function serverOptions(startupOptions: readonly string[]): readonly string[] {
+  return flagValue(startupOptions, "install_base") === undefined ? [] : startupOptions;
+}
+
 /** argv[0] of the Bazel server of a workspace, as the stock client composes it. */
 export function serverName(workspace: string): string {
   return `bazel(${basename(workspace)})`;

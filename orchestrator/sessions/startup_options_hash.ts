@@ -16,10 +16,11 @@ const VOLATILE = [
 
 /**
  * A digest of the startup options that decide whether a warm server can be kept: SHA-256 in lowercase hex. The order
- * of options does not matter, how often each stands there does. Empty for no options.
+ * of options does not matter, how often each stands there does. Empty for no options, and for those of a caller that takes
+ * any server: nothing but `--output_base=`.
  */
 export function startupOptionsHash(startupOptions: readonly string[]): string {
-  if (startupOptions.length === 0) return "";
+  if (startupOptions.every((option) => option.startsWith("--output_base="))) return "";
   const decisive = startupOptions.filter((option) => !VOLATILE.some((prefix) => option.startsWith(prefix)));
   return createHash("sha256").update(decisive.sort().join("\0"), "utf8").digest("hex");
 }

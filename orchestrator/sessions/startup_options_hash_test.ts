@@ -27,3 +27,7 @@ Deno.test("the last value of an option counts", () => {
   assert.equal(startupOption(["--output_base=/a", "--output_base=/b=c", "--x"], "output_base"), "/b=c");
   assert.equal(startupOption(["--output_base_x=/a"], "output_base"), undefined);
 });
+
+Deno.test("a caller that takes any server may name an output base", () => {
+  assert.equal(startupOptionsHash(["--output_base=/ob"]), "");
+});

@@ -5,7 +5,9 @@ import { BazelExit } from "./exit_codes.ts";
 import { readsStdin } from "./invocation.ts";
 import { runLocalBazel } from "./local_bazel.ts";
 import { type BuildServer, OrchestratorSession } from "./orchestrator_session.ts";
+import { outputBase } from "./output_base.ts";
 import { oneLine, Progress, type ProgressOutput } from "./progress.ts";
+import { rcFiles, readStartupOptions } from "./rc_options.ts";
 import { type CommandIo, runRemoteCommand, StaleServer } from "./remote_command.ts";
 import { type Settings, usage } from "./settings.ts";
 
@@ -57,7 +59,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   for (let attempt = 0;; attempt++) {
     let server: BuildServer;
     try {
-      server = await waitForServer(orchestrator, workspace, options);
+      server = await waitForServer(orchestrator, workspace, args, options);
     } catch (e) {
       return await fallBack(e);
     }
@@ -98,10 +100,22 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   }
 }
 
+/** The output base that the stock client would use for this command line, so that both find the same server. */
+function stockOutputBase(workspace: string, args: string[], env: Record<string, string>): string {
+  const command = args.findIndex((a) => !a.startsWith("-"));
+  const typed = args.slice(0, command < 0 ? args.length : command).map((option) => ({ option, file: "" }));
+  return outputBase(
+    workspace,
+    [...readStartupOptions(rcFiles(workspace, env.HOME), workspace), ...typed],
+    (n) => env[n],
+  );
+}
+
 /** Asks for the server while the user sees why it takes time, and may leave. */
 async function waitForServer(
   orchestrator: OrchestratorSession,
   workspace: string,
+  args: string[],
   options: BazelCommandOptions,
 ): Promise<BuildServer> {
   using progress = new Progress(options.progress, "waiting for the orchestrator");
@@ -111,6 +125,7 @@ async function waitForServer(
     cleanup.defer(options.io.signals.on(signal, () => interrupted.abort()));
   }
   return await orchestrator.requestServer(workspace, {
+    outputBase: stockOutputBase(workspace, args, options.env),
     signal: interrupted.signal,
     onStep: (description) => progress.step(description),
   });

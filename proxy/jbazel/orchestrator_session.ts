@@ -60,11 +60,11 @@ export class OrchestratorSession implements Disposable {
    * Asks for the server of `workspace`, and waits until it is ready.
    *
    * A session that is there already is joined by its own id, not taken over: a proxy that holds it keeps its epoch, and
-   * any number of commands can run side by side.
+   * any number of commands can run side by side. Only an agent that has to be started asks for `outputBase`.
    */
   async requestServer(
     workspace: string,
-    options: { onStep?(description: string): void; signal?: AbortSignal } = {},
+    options: { outputBase?: string; onStep?(description: string): void; signal?: AbortSignal } = {},
   ): Promise<BuildServer> {
     const { signal } = options;
     const key = repoHash(workspace);
@@ -78,7 +78,7 @@ export class OrchestratorSession implements Disposable {
         repoHash: key,
         sessionId: present?.sessionId || randomToken(),
         sourcePath: workspace,
-        startupOptions: [],
+        startupOptions: options.outputBase ? [`--output_base=${options.outputBase}`] : [],
         region: this.#settings.region,
       }, { signal });
       let response: GetServerResponse | undefined;

@@ -165,7 +165,8 @@ export type GetServerRequest = Message<"rbs.v1.GetServerRequest"> & {
 
   /**
    * The argument vector of the Bazel server, after argv[0], as the Bazel client composed it. Empty: the caller wants an
-   * agent, whatever Bazel server it runs or will run (jbazel).
+   * agent, whatever Bazel server it runs or will run (jbazel). The same with nothing but `--output_base=`, which is the
+   * one that an agent that has to be started for it is to use.
    *
    * @generated from field: repeated string startup_options = 5;
    */
