@@ -57,10 +57,11 @@ Deno.test("a command from a folder of the workspace gets its arguments, folder a
     yield exit(3);
   });
   const args = ["--host_jvm_args=-Xmx1g", "build", "//...", "--", "-//x:y", "--help"];
-  assert.equal(await t.run(args, { PATH: "/bin", RBS_STATE_DIR: "/s", NODE_ENV: "x", HÜT: "ü\n" }), 3);
+  const env = { PATH: "/bin", HOME: "/home/ann", USER: "ann", NODE_ENV: "x", HÜT: "ü\n" };
+  assert.equal(await t.run(args, { ...env, RBS_STATE_DIR: "/s" }), 3);
   const got = init as { args: string[]; env: Record<string, string>; workingDirectory: string; terminal: unknown };
   assert.deepEqual(got.args, ["bazel", ...args]);
-  assert.deepEqual({ ...got.env }, { PATH: "/bin", NODE_ENV: "x", HÜT: "ü\n" });
+  assert.deepEqual({ ...got.env }, env);
   assert.equal(got.workingDirectory, `${t.place.workspace}/pkg`);
   assert.equal(got.terminal, undefined);
   assert.equal(t.io.text("out"), "out");
@@ -68,7 +69,8 @@ Deno.test("a command from a folder of the workspace gets its arguments, folder a
   const [request] = t.orchestrator.requests;
   assert.equal(request.sourcePath, t.place.workspace);
   assert.equal(request.repoHash, repoHash(t.place.workspace));
-  assert.deepEqual(request.startupOptions, []);
+  // The stock client's default: for a session that has to be started.
+  assert.deepEqual(request.startupOptions, [`--output_base=/home/ann/.cache/bazel/_bazel_ann/${request.repoHash}`]);
   assert.match(request.sessionId, /^[0-9a-f]{32}$/);
   assert.deepEqual(t.said, []);
 });

@@ -14,8 +14,20 @@ export function outputBase(
   const explicit = lastOption(options, "output_base")?.value;
   if (explicit) return explicit;
   const cache = env("TEST_TMPDIR") || join(env("XDG_CACHE_HOME") || join(env("HOME") ?? "/", ".cache"), "bazel");
-  const root = lastOption(options, "output_user_root")?.value ?? join(cache, `_bazel_${env("USER") ?? "unknown"}`);
+  const root = lastOption(options, "output_user_root")?.value ??
+    join(cache, `_bazel_${env("USER") || passwdName() || "unknown"}`);
   return join(root, createHash("md5").update(workspace, "utf8").digest("hex"));
+}
+
+/** The name of this process's user in /etc/passwd: what Bazel's client takes where USER is not set. */
+function passwdName(): string | undefined {
+  try {
+    const uid = String(Deno.uid());
+    return Deno.readTextFileSync("/etc/passwd").split("\n").map((line) => line.split(":")).find((f) => f[2] === uid)
+      ?.[0];
+  } catch {
+    return undefined;
+  }
 }
 
 /** What stands in an output base about its server. */
