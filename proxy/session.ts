@@ -79,6 +79,10 @@ export class Session {
   readonly #address: string;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
+  /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
+  #patience = 0;
+  /** Ends the pause before the next attempt. */
+  #tryNow = () => {};
   readonly #userId: string;
   readonly #repoHash: string;
   readonly #sessionId = randomToken();
@@ -122,6 +126,7 @@ export class Session {
   async link(waiter: LinkWaiter): Promise<AgentLink> {
     if (this.#link && this.#warnings.length === 0) return this.#link;
     const began = performance.now();
+    this.#renewPatience();
     let shown = "";
     const show = () => {
       const seconds = (performance.now() - began) / 1000;
@@ -210,9 +215,8 @@ export class Session {
 
   /** Asks the orchestrator until it answers or patience ends. */
   async #ask(): Promise<AgentLink> {
-    let patience = performance.now() + this.#settings.patienceMs;
     let restarts = 0;
-    this.#unreachable = undefined;
+    this.#renewPatience();
     this.#report(`asking the orchestrator at ${this.#address}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
@@ -241,17 +245,28 @@ export class Session {
         const unreachable = e instanceof RpcError && e.code === Code.UNAVAILABLE;
         const noKeyYet = e instanceof RbsError;
         // It was there a moment ago, perhaps for longer than our patience: it may well come back.
-        if (progress && ++restarts <= MAX_RESTARTS) patience = performance.now() + this.#settings.patienceMs;
-        if (!(unreachable || noKeyYet) || performance.now() + wait > patience || this.#released) {
+        if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
+        if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
           throw this.#explain(e, progress);
         }
         if (!progress) this.#unreachable = this.#explain(e, progress);
         this.#report(
           progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#address}`,
         );
-        await new Promise((r) => setTimeout(r, wait));
+        const pause = Promise.withResolvers<void>();
+        this.#tryNow = pause.resolve;
+        const timer = setTimeout(pause.resolve, wait);
+        await pause.promise;
+        clearTimeout(timer);
       }
     }
+  }
+
+  /** Somebody new waits: what was found out for others, or how long they have waited, does not count for him. */
+  #renewPatience(): void {
+    this.#unreachable = undefined;
+    this.#patience = performance.now() + this.#settings.patienceMs;
+    this.#tryNow();
   }
 
   #explain(e: unknown, answered: boolean): RbsError {
