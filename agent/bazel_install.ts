@@ -1,5 +1,5 @@
 import { RbsError } from "../proto/errors.ts";
-import { flagValue } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
 import type { SessionInit } from "./session_init.ts";
 import { quoteAll } from "./shell.ts";
 
@@ -63,14 +63,14 @@ export async function resolveInstall(
   startupOptions: readonly string[],
   installBases: readonly string[],
 ): Promise<BazelInstall> {
-  const installBase = flagValue(startupOptions, "install_base");
+  const installBase = startupOption(startupOptions, "install_base");
   if (installBase === undefined) {
     throw new RbsError("The Bazel client's startup options name no --install_base: use the stock Bazel client.", {
       culprit: "caller",
     });
   }
-  const md5 = flagValue(startupOptions, "install_md5") ?? "";
-  const systemJava = flagValue(startupOptions, "default_system_javabase") ?? "";
+  const md5 = startupOption(startupOptions, "install_md5") ?? "";
+  const systemJava = startupOption(startupOptions, "default_system_javabase") ?? "";
   const { stdout, stderr } = await init.call(
     `set -- ${quoteAll([installBase, md5, systemJava, ...installBases])}\n${RESOLVE}`,
   );

@@ -3,7 +3,8 @@ import { RbsError } from "../proto/errors.ts";
 import { resolveInstall } from "./bazel_install.ts";
 import { type Handshake, ping, readCommandLine, readHandshake, readServerPid, removeHandshake } from "./handshake.ts";
 import { log } from "./log.ts";
-import { flagValue, sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
+import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
@@ -116,7 +117,7 @@ export class BazelServer {
   async #start(): Promise<BazelBackend> {
     const { namespace, startupOptions, workspace } = this.#options;
     const init = await namespace.init();
-    const developersOutputBase = flagValue(startupOptions, "output_base") ?? namespace.outputBase;
+    const developersOutputBase = startupOption(startupOptions, "output_base") ?? namespace.outputBase;
     const options = withOutputBase(startupOptions, developersOutputBase, namespace.outputBase);
     const commandLine = [serverName(workspace), ...options];
 
@@ -131,7 +132,9 @@ export class BazelServer {
     this.#options.onStep?.("finding the client's Bazel version");
     const install = await resolveInstall(init, startupOptions, this.#options.installBases);
     this.#options.onStep?.("starting Bazel server");
-    const argv = withoutIdleExit(withInstallBase(options, flagValue(options, "install_base")!, install.installBase));
+    const argv = withoutIdleExit(
+      withInstallBase(options, startupOption(options, "install_base")!, install.installBase),
+    );
     try {
       this.#writeServerFiles(commandLine, developersOutputBase);
     } catch (cause) {
@@ -264,7 +267,7 @@ export class BazelServer {
   #startScript(java: string, argv: readonly string[]): string {
     const { namespace, workspace, startupOptions } = this.#options;
     const outputBase = quote(namespace.outputBase);
-    const installBase = quote(flagValue(startupOptions, "install_base")!);
+    const installBase = quote(startupOption(startupOptions, "install_base")!);
     // As Bazel 4.2.3 `blaze.cc`, PrepareEnvironmentForJvm: file names are bytes, which only this locale keeps for Java.
     const environment = `unset LD_PRELOAD LD_ASSUME_KERNEL _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_TOOL_OPTIONS
 if [[ $(LC_ALL=en_US.ISO-8859-1 locale charmap 2>/dev/null) == ISO-8859-1 ]]; then

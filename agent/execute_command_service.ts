@@ -9,7 +9,7 @@ import { withoutExpunge } from "./expunge.ts";
 import type { LocalOutputBase } from "./local_output_base.ts";
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
-import { flagValue } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
 import { quote, quoteAll } from "./shell.ts";
 
 type Response = MessageInitShape<typeof ExecuteCommandResponseSchema>;
@@ -153,7 +153,7 @@ export class ExecuteCommandService {
    */
   #placement(): string[] {
     return ["output_user_root", "server_javabase"].flatMap((name) => {
-      const value = flagValue(this.#options.startupOptions, name);
+      const value = startupOption(this.#options.startupOptions, name);
       return value === undefined ? [] : [`--${name}=${value}`];
     });
   }

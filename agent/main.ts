@@ -16,7 +16,8 @@ import { Lease } from "./lease.ts";
 import { LocalOutputBase } from "./local_output_base.ts";
 import { log } from "./log.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
-import { flagValue, serverOptions } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
+import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
 import { Supervision } from "./supervise_service.ts";
@@ -33,7 +34,7 @@ async function main(): Promise<number> {
 
 /** Serves a session until it is over. @returns the exit code */
 async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
-  const outputBase = flagValue(spec.startupOptions, "output_base") ??
+  const outputBase = startupOption(spec.startupOptions, "output_base") ??
     (Deno.env.get("RBS_AGENT_OUTPUT_BASE") || undefined);
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });

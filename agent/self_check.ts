@@ -1,5 +1,5 @@
 import { isRoot, NAMESPACE_KINDS, namespaceCommand, type NamespaceKind } from "./session_namespace.ts";
-import { flagValue } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
 import type { SessionInit } from "./session_init.ts";
 import { quote, shell } from "./shell.ts";
 
@@ -27,7 +27,7 @@ export async function linuxSandboxWarning(
   startupOptions: readonly string[],
   outputBase: string,
 ): Promise<string | undefined> {
-  const installBase = flagValue(startupOptions, "install_base");
+  const installBase = startupOption(startupOptions, "install_base");
   if (installBase === undefined) return undefined;
   const { code, stderr } = await init.call(
     `cd -- ${quote(outputBase)} || exit; set -- ${quote(installBase)}\n${LINUX_SANDBOX}`,

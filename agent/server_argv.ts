@@ -1,20 +1,12 @@
 import { basename } from "node:path";
-
-/**
- * The value of a flag in a Bazel server's argument vector, `--name=value`; the last one counts, as for Bazel.
- * Where the server's own flags begin is not looked for: `-jar` marks it upstream, `-cp … Main` in Debian's packages.
- */
-export function flagValue(options: readonly string[], name: string): string | undefined {
-  const prefix = `--${name}=`;
-  return options.findLast((option) => option.startsWith(prefix))?.slice(prefix.length);
-}
+import { decisiveOptions, startupOption } from "../proto/startup_options.ts";
 
 /**
  * The server's arguments among a session's startup options: all of them, or none for a session whose first caller takes
  * any server and has named an output base at most.
  */
 export function serverOptions(startupOptions: readonly string[]): readonly string[] {
-  return flagValue(startupOptions, "install_base") === undefined ? [] : startupOptions;
+  return startupOption(startupOptions, "install_base") === undefined ? [] : startupOptions;
 }
 
 /** argv[0] of the Bazel server of a workspace, as the stock client composes it. */
@@ -58,24 +50,8 @@ export function withoutIdleExit(options: readonly string[]): string[] {
   return options.map((option) => option.startsWith("--max_idle_secs=") ? "--max_idle_secs=0" : option);
 }
 
-/**
- * Options in which two servers may differ and still be the same for a client. Bazel 4.2.3 `blaze.cc`,
- * ServerNeedsToBeKilled/AreStartupOptionsDifferent; the last two from 9.x.
- */
-const VOLATILE_OPTIONS = [
-  "--option_sources=",
-  "--max_idle_secs=",
-  "--connect_timeout_secs=",
-  "--local_startup_timeout_secs=",
-  "--client_debug=",
-  "--preemptible=",
-  "-XX:HeapDumpPath=",
-];
-
-/** Whether a Bazel client would take a server that runs with `a` for one with `b`: the same options, in any order. */
+/** Whether a Bazel client would take a server that runs with `a` for one with `b`. */
 export function sameServer(a: readonly string[], b: readonly string[]): boolean {
-  const significant = (options: readonly string[]) =>
-    options.filter((option) => !VOLATILE_OPTIONS.some((v) => option.startsWith(v))).sort();
-  const [left, right] = [significant(a), significant(b)];
+  const [left, right] = [decisiveOptions(a), decisiveOptions(b)];
   return left.length === right.length && left.every((option, i) => option === right[i]);
 }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { flagValue, sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import { startupOption } from "../proto/startup_options.ts";
+import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
 
 const OPTIONS = [
   "-XX:HeapDumpPath=/ob",
@@ -16,8 +17,8 @@ const OPTIONS = [
 ];
 
 Deno.test("the last value of a flag counts", () => {
-  assert.equal(flagValue(["--a=1", "--ab=2", "--a=3=4"], "a"), "3=4");
-  assert.equal(flagValue(["--a"], "a"), undefined);
+  assert.equal(startupOption(["--a=1", "--ab=2", "--a=3=4"], "a"), "3=4");
+  assert.equal(startupOption(["--a"], "a"), undefined);
 });
 
 Deno.test("a server is named after its workspace's folder", () => assert.equal(serverName("/x/my ws"), "bazel(my ws)"));
@@ -45,7 +46,7 @@ Deno.test("another install base replaces the jars, the library path and the flag
 });
 
 Deno.test("the agent's server does not end by idleness", () => {
-  assert.equal(flagValue(withoutIdleExit(OPTIONS), "max_idle_secs"), "0");
+  assert.equal(startupOption(withoutIdleExit(OPTIONS), "max_idle_secs"), "0");
 });
 
 Deno.test("servers are the same whatever the order and the volatile options", () => {

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { startupOption } from "../sessions/startup_options_hash.ts";
+import { startupOption } from "../../proto/startup_options.ts";
 import type { AgentSpec } from "./compute_service.ts";
 
 /** The variables of the orchestrator's own environment that its agents inherit; nothing else reaches them. */

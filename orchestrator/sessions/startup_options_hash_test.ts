@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { startupOption, startupOptionsHash } from "./startup_options_hash.ts";
+import { startupOptionsHash } from "./startup_options_hash.ts";
 
 Deno.test("the hash does not depend on the order of options, but on how often each is there", () => {
   assert.equal(startupOptionsHash(["--a", "--b"]), startupOptionsHash(["--b", "--a"]));
@@ -21,11 +21,6 @@ Deno.test("options that a client ignores when it compares servers do not count",
   ];
   assert.equal(startupOptionsHash(["--a", ...volatile]), startupOptionsHash(["--a"]));
   assert.notEqual(startupOptionsHash(["--a", "-XX:+HeapDumpOnOutOfMemoryError"]), startupOptionsHash(["--a"]));
-});
-
-Deno.test("the last value of an option counts", () => {
-  assert.equal(startupOption(["--output_base=/a", "--output_base=/b=c", "--x"], "output_base"), "/b=c");
-  assert.equal(startupOption(["--output_base_x=/a"], "output_base"), undefined);
 });
 
 Deno.test("a caller that takes any server may name an output base", () => {
