@@ -9,6 +9,8 @@ import { Session } from "./session.ts";
 
 /** Bazel's server looks after its pid file as often. */
 const CHECK_MS = 5_000;
+/** How long after the last command memory is given back. */
+const TIDY_MS = 1_000;
 /** How long the last words to the orchestrator may take: the client waits for this process to vanish. */
 const RELEASE_MS = 60;
 /** What commands get to end when this process is told to. */
@@ -41,9 +43,13 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   };
 
   let idle: ReturnType<typeof setTimeout> | undefined;
+  let tidy: ReturnType<typeof setTimeout> | undefined;
   let terminated = false;
   const onActivity = (running: number) => {
     clearTimeout(idle);
+    clearTimeout(tidy);
+    // Present if the engine was started with --expose-gc: what a large output left behind goes while nobody waits.
+    if (running === 0) tidy = setTimeout(() => (globalThis as { gc?: () => void }).gc?.(), TIDY_MS);
     if (running === 0 && terminated) return void end("SIGTERM", 143);
     if (running === 0 && args.maxIdleSeconds > 0) {
       const milliseconds = Math.min(args.maxIdleSeconds * 1000, MAX_TIMEOUT_MS);

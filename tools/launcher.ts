@@ -4,7 +4,7 @@
  *
  * What stands in the shell part is paid at each start, so it forks nothing: builtins only.
  */
-import { byKind, type Program } from "./permissions.ts";
+import { byKind, type Program, v8Option } from "./permissions.ts";
 
 /** Where the things are that a launcher names. Absolute paths. */
 export interface Places {
@@ -36,9 +36,9 @@ export function shellWord(text: string): string {
  * @param prelude A shell program that runs first; see {@link LOCAL_JDK}.
  */
 export function launcherFile(program: Program, bundle: string, places: Places, prelude = ""): string {
-  const shell = `${prelude}${environment(program, places)}${
-    permissions(program)
-  }exec "$deno" run --quiet --ext=js --no-config --no-remote --no-npm "$@"\n`;
+  const shell = `${prelude}${environment(program, places)}${permissions(program)}exec "$deno" run ${
+    v8Option(program).map((o) => o + " ").join("")
+  }--quiet --ext=js --no-config --no-remote --no-npm "$@"\n`;
   if (shell.includes("*/")) throw new Error(`The shell part of ${program.name}'s launcher would end its comment.`);
   return `#!/bin/sh\n":" /*\n${shell}*/;\n${bundle}`;
 }

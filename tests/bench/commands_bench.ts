@@ -19,8 +19,8 @@ export async function benchWarm({ direct, rbs }: Sides, say: (s: string) => void
   const results: Result[] = [];
   for (const [what, args] of [["warm bazel info", ["info"]], ["warm no-op build", ["build", "//..."]]] as const) {
     const [a, b] = await interleaved(
-      40,
-      8,
+      80,
+      10,
       [() => timed(direct, args), () => timed(rbs, args)],
       (r) => say(`${what}, round ${r}`),
     );
