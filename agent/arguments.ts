@@ -1,5 +1,5 @@
 import { fromJsonString } from "@bufbuild/protobuf";
-import { Command, CommanderError, Option } from "commander";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type AgentSpec, AgentSpecSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { NAMESPACE_KINDS, type NamespaceKind } from "./session_namespace.ts";
@@ -11,6 +11,7 @@ export interface AgentArguments {
   installBases: string[];
   host: string;
   selfTest: boolean;
+  graceSeconds: number;
 }
 
 /** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
@@ -39,6 +40,10 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     .addOption(
       new Option("--host <address>", "the address to listen on").default("127.0.0.1").env("RBS_AGENT_HOST"),
     )
+    .addOption(
+      new Option("--grace-seconds <seconds>", "how long a command goes on when its proxy cannot be reached any more")
+        .env("RBS_GRACE_SECONDS").argParser(seconds).default(1800),
+    )
     .option("--self-test", "say what sessions on this machine get, and exit with 0 if that is all they should", false)
     .helpOption("-h, --help", "say this")
     .allowExcessArguments(false)
@@ -53,7 +58,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     throw new RbsError(`agent: ${what.split("\n")[0]}: see agent --help.`, { exitCode: 2, culprit: "caller" });
   }
   const options = command.opts<
-    { namespace: string; bazel: string; installBases: string; host: string; selfTest: boolean }
+    { namespace: string; bazel: string; installBases: string; host: string; selfTest: boolean; graceSeconds: number }
   >();
   return {
     namespace: options.namespace as NamespaceKind | "auto",
@@ -61,7 +66,13 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     installBases: options.installBases.split(":").filter((path) => path !== ""),
     host: options.host,
     selfTest: options.selfTest,
+    graceSeconds: options.graceSeconds,
   };
+}
+
+function seconds(text: string): number {
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("It is no number of seconds.");
+  return Number(text);
 }
 
 /** No honest spec is longer: startup options are a few kilobytes. */

@@ -9,7 +9,10 @@ import { RpcServer } from "../proto/rpc.ts";
 import { Activity } from "./activity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
-import { startCommandRelay } from "./command_relay.ts";
+import { BazelUpstream } from "./bazel_upstream.ts";
+import { listenForProxy } from "./command_port.ts";
+import { relay } from "./command_relay.ts";
+import { CommandService } from "./command_service.ts";
 import { ExecuteCommandService } from "./execute_command_service.ts";
 import { Gate } from "./gate.ts";
 import { Lease } from "./lease.ts";
@@ -92,13 +95,31 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   });
 
   const port = await server.listen();
-  const relay = await startCommandRelay({ bazel, gate, activity, localOutputBase, onError }, flags.host);
-  if (!announce(port, relay.port)) {
-    await relay.close();
+  const upstream = new BazelUpstream(bazel);
+  const bazelCommands = new CommandService({
+    upstream,
+    bazel,
+    gate,
+    activity,
+    localOutputBase,
+    graceMs: flags.graceSeconds * 1000,
+    onError,
+  });
+  const commandPort = listenForProxy({
+    host: flags.host,
+    gate,
+    handlers: { "/rbs.v1.Command/Execute": (stream, headers, call) => bazelCommands.execute(stream, headers, call) },
+    relay: (stream, headers, call) => relay(upstream, stream, headers, call),
+    onError,
+  });
+  if (!announce(port, commandPort.port)) {
+    commandPort.close();
     server.close();
     return 1;
   }
-  log(`agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${relay.port}`);
+  log(
+    `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
+  );
 
   start(spec, { namespace, bazel, localOutputBase, supervision }).catch(async (error) => {
     onError("the start failed", error);
@@ -110,7 +131,9 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   const { why, graceMs, exitCode } = await end.promise;
   log(`the agent stops, since ${why}`);
   lease[Symbol.dispose]();
-  await Promise.race([Promise.all([commands.cancelAll(graceMs), relay.close()]), after(graceMs + 500)]);
+  commandPort.close();
+  upstream.close();
+  await Promise.race([commands.cancelAll(graceMs), after(graceMs + 500)]);
   await bazel.stop();
   await namespace.close();
   server.close();

@@ -17,7 +17,6 @@
 import { Buffer } from "node:buffer";
 import { randomUUID } from "node:crypto";
 import { RbsError, sentence } from "../proto/errors.ts";
-import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { MessageStream } from "../proto/relay/message_stream.ts";
@@ -25,20 +24,16 @@ import {
   bytesValue,
   encodeFields,
   type Field,
-  lengthPrefix,
   patchFields,
   scanFields,
   textValue,
   varintValue,
-  WireError,
 } from "../proto/relay/wire.ts";
 import type { Cookies } from "./command_server.ts";
+import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
-
-const RUN = "/command_server.CommandServer/Run";
-const CANCEL = "/command_server.CommandServer/Cancel";
 
 /** The agent puts the real server's cookie in; ours stays between the client and us. */
 const NO_COOKIE = Buffer.alloc(0);
@@ -106,9 +101,6 @@ interface Command {
   /** The id that the real server gave it, once known, and the link that it runs on. */
   remoteId?: string;
   link?: AgentLink;
-  /** Cuts the call to the agent off, which makes the agent cancel the command. */
-  cut?: () => void;
-  cancelSent: boolean;
   /** Shows text to the person who waits for the command. */
   say(text: string): void;
 }
@@ -136,7 +128,7 @@ function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
 export class Commands {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace">;
   readonly #cookies: Cookies;
-  readonly #session: Pick<Session, "connected" | "link" | "lost">;
+  readonly #session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">;
   readonly #events: CommandEvents;
   readonly #running = new Map<string, Command>();
 
@@ -144,7 +136,7 @@ export class Commands {
   constructor(
     server: Pick<ServerArgs, "outputBase" | "workspace">,
     cookies: Cookies,
-    session: Pick<Session, "connected" | "link" | "lost">,
+    session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">,
     events: CommandEvents,
   ) {
     this.#server = server;
@@ -164,7 +156,7 @@ export class Commands {
   cancelAll(why: string): boolean {
     for (const command of this.#running.values()) {
       command.say(`rbs: ${why}\n`);
-      this.#cancel(command);
+      command.cancelled.abort();
     }
     return this.#running.size > 0;
   }
@@ -175,7 +167,6 @@ export class Commands {
       id: randomUUID(),
       request: readRunRequest(message),
       cancelled: new AbortController(),
-      cancelSent: false,
       say: (text) => respond([Response.stderr, text]),
     };
     const held = [...this.#running.values()].find((c) => c.link === undefined);
@@ -205,7 +196,7 @@ export class Commands {
 
     this.#running.set(command.id, command);
     this.#events.onActivity(this.#running.size);
-    const left = () => this.#cancel(command);
+    const left = () => command.cancelled.abort();
     call.gone.addEventListener("abort", left);
     if (call.gone.aborted) left();
     try {
@@ -255,7 +246,7 @@ export class Commands {
         return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
       }
       command.link = link;
-      const outcome = await this.#relay(command, link, message, headers, call);
+      const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
       if (outcome.kind === "stale" && attempt < 5) {
         // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
         this.#session.lost(link, outcome.why);
@@ -264,7 +255,7 @@ export class Commands {
         if (attempt > 1) await pause(100 * 2 ** attempt, signal);
         continue;
       }
-      if (outcome.kind === "finished") return outcome.terminationExpected ? "terminated" : "ended";
+      if (outcome.kind === "finished") return terminationExpected ? "terminated" : "ended";
       if (outcome.kind === "cancelled") {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
@@ -276,87 +267,45 @@ export class Commands {
     }
   }
 
-  /** One attempt. "stale": the agent did not take the request. "broken": it did, and then something died. */
-  async #relay(
+  /** One attempt at one agent. */
+  async #attempt(
     command: Command,
     link: AgentLink,
     message: Buffer,
     headers: Headers,
     call: ServerCall,
-  ): Promise<
-    | { kind: "finished"; terminationExpected: boolean }
-    | { kind: "stale" | "broken"; why: string }
-    | { kind: "cancelled" }
-  > {
-    const request = Buffer.concat(patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined));
+  ): Promise<{ outcome: RemoteOutcome; terminationExpected: boolean }> {
     const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
-    let finished = false, terminationExpected = false, began = false;
-    const responses = new MessageStream((response) => {
-      began = true;
-      return patchFields(response, (f: Field) => {
-        switch (f.number) {
-          case Response.cookie:
-            return cookie;
-          case Response.commandId:
-            if (command.remoteId === undefined) {
-              command.remoteId = textValue(response, f);
-              if (command.cancelled.signal.aborted) this.#cancel(command);
-            }
-            return id;
-          case Response.finished:
-            finished = varintValue(response, f) !== 0;
-            break;
-          case Response.terminationExpected:
-            terminationExpected = varintValue(response, f) !== 0;
-            break;
-        }
-      });
+    const request = Buffer.concat(patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined));
+    let terminationExpected = false;
+    const patch = (f: Field) => {
+      switch (f.number) {
+        case Response.cookie:
+          return cookie;
+        case Response.commandId:
+          return id;
+      }
+    };
+    const outcome = await runRemotely({
+      id: command.id,
+      request,
+      link,
+      headers,
+      cancelled: command.cancelled.signal,
+      gone: call.gone,
+      isCurrent: () => this.#session.isCurrent(link),
+      say: command.say,
+      onResponse: (response) => {
+        const pieces = patchFields(response, (f) => {
+          if (f.number === Response.terminationExpected) terminationExpected = varintValue(response, f) !== 0;
+          else if (f.number === Response.commandId) command.remoteId ??= textValue(response, f);
+          return patch(f);
+        });
+        return call.write(Buffer.concat(pieces));
+      },
+      onOutputs: () => {},
     });
-    let stream: Stream;
-    try {
-      stream = await link.connection.start(RUN, request, link.headers(headers));
-    } catch (e) {
-      return { kind: "stale", why: `The agent at ${link.name} cannot be reached (${sentence(e)}).` };
-    }
-    let isCut = false;
-    const cut = command.cut = () => {
-      isCut = true;
-      stream.reset();
-    };
-    call.gone.addEventListener("abort", cut);
-    if (call.gone.aborted) cut();
-    const end = await readCall(stream, (chunk) => {
-      const frames = responses.push(chunk);
-      if (frames) void call.writeFrames(frames);
-      // Also for a part of a message: else a slow client would have us gather one large message after the other.
-      return call.drained;
-    }).catch((e) => {
-      if (e instanceof WireError || e instanceof RangeError) return e;
-      throw e;
-    }).finally(() => call.gone.removeEventListener("abort", cut));
-    if (end instanceof Error) {
-      return { kind: "broken", why: `The agent at ${link.name} sent what is no response (${sentence(end)}).` };
-    }
-    if (finished) return { kind: "finished", terminationExpected };
-    if (call.gone.aborted) return { kind: "finished", terminationExpected: false };
-    if (isCut) return { kind: "cancelled" };
-    if (!began) {
-      if (end.code === Status.OK) return { kind: "broken", why: "The Bazel server ended the command without a word." };
-      if (end.code === Status.UNAVAILABLE && end.trailers["grpc-status"] === undefined) {
-        return { kind: "stale", why: `The agent at ${link.name} cannot be reached (${end.message}).` };
-      }
-      if (end.code === Status.FAILED_PRECONDITION || end.code === Status.UNAUTHENTICATED) {
-        return { kind: "stale", why: end.message };
-      }
-      if (command.cancelled.signal.aborted) return { kind: "cancelled" };
-    }
-    if (end.code === Status.OK) return { kind: "broken", why: "The Bazel server ended the command without a result." };
-    return {
-      kind: "broken",
-      why: end.trailers["grpc-status"] === undefined
-        ? `The agent at ${link.name} was lost in mid-command (${end.message}).`
-        : end.message || `The agent at ${link.name} ended the command with gRPC status ${end.code}.`,
-    };
+    return { outcome, terminationExpected };
   }
 
   /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */
@@ -365,25 +314,7 @@ export class Commands {
     scanFields(message, (f) => {
       if (f.number === 2) id = textValue(message, f);
     });
-    const command = this.#running.get(id);
-    if (command) this.#cancel(command);
-  }
-
-  #cancel(command: Command): void {
-    command.cancelled.abort();
-    const { link, remoteId } = command;
-    // Before the real server has named the command there is nothing to cancel there yet: run() or the first response
-    // comes back here.
-    if (!link || remoteId === undefined || command.cancelSent) return;
-    command.cancelSent = true;
-    link.connection.unary(CANCEL, Buffer.concat([lengthPrefix(1, 0), encodeFields([[2, remoteId]])]), {
-      headers: link.headers(),
-    })
-      .then((end) => {
-        if (end.code === Status.OK) return;
-        console.error(`rbs: Cancel was not delivered: ${end.message}`);
-        command.cut?.();
-      });
+    this.#running.get(id)?.cancelled.abort();
   }
 
   /** Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. */

@@ -168,6 +168,11 @@ export class Session {
     }
   }
 
+  /** Whether `link` is, as far as is known, still the way to the session's agent. */
+  isCurrent(link: AgentLink): boolean {
+    return this.#link === link;
+  }
+
   /** Says that `link` turned out dead or taken over: the next {@link link} asks for the session anew. */
   lost(link: AgentLink, why: string): void {
     if (this.#link !== link) return;
@@ -298,7 +303,7 @@ export class Session {
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
     const link: AgentLink = {
       name,
-      connection: new Connection(agent.host, agent.commandPort),
+      connection: new Connection(agent.host, agent.commandPort, { keepAlive: true }),
       headers(from = {}) {
         const headers: Headers = {};
         for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;

@@ -31,6 +31,7 @@ export const INHERITED_VARIABLES = [
   "RBS_BAZEL",
   "RBS_NAMESPACE",
   "RBS_INSTALL_BASES",
+  "RBS_GRACE_SECONDS",
 ] as const;
 
 /**

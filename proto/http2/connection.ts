@@ -33,8 +33,11 @@ export interface Transport {
   close(): void;
 }
 
-/** How much one stream may receive before it is acknowledged, in bytes: bounds what a slow reader makes us hold. */
-const STREAM_WINDOW = 1 << 20;
+/**
+ * How much one stream may receive before it is acknowledged, in bytes: bounds what a slow reader makes us hold, and what
+ * one stream can carry (200 MB/s at a round trip of 20 ms).
+ */
+const STREAM_WINDOW = 4 << 20;
 /** The same for a whole connection. */
 const CONNECTION_WINDOW = 16 << 20;
 /** The largest frame that we take. */
@@ -48,6 +51,14 @@ const MAX_HEADER_BLOCK = 1 << 20;
  * an attack.
  */
 const MAX_UNREAD_ANSWERS = 10_000;
+/** A connection with keep-alive on which nothing came for this long is asked for a sign of life. Milliseconds. */
+const QUIET_MS = 4_000;
+/** How long the peer has for that sign. With QUIET_MS and the clock's own step it stays below 10 s. */
+const ANSWER_MS = 4_000;
+/** The same when somebody waits for it, or this machine has slept and the peer may have forgotten us. */
+const ANSWER_SOON_MS = 1_500;
+/** How often the clock of a keep-alive is looked at. */
+const KEEP_ALIVE_STEP_MS = 500;
 /** How long a peer that broke the rules may take to read why the connection ends, in milliseconds. */
 const LAST_WORDS_MS = 1_000;
 /** HPACK for "my table is empty from here on". */
@@ -56,8 +67,13 @@ const NO_TABLE = Uint8Array.of(0x20);
 /** Why a stream ended before its time. */
 export class StreamError extends Error {
   override readonly name = "StreamError";
-  /** @param code An HTTP/2 error code; `refused`: the peer certainly did nothing with the stream. */
-  constructor(readonly code: number, message: string, readonly refused = false) {
+  /**
+   * @param code An HTTP/2 error code.
+   * @param refused The peer certainly did nothing with the stream.
+   * @param lost The connection is gone: "closed" if the peer or a system on the way said so, "silent" if nothing is heard
+   * of the peer any more.
+   */
+  constructor(readonly code: number, message: string, readonly refused = false, readonly lost?: "closed" | "silent") {
     super(message);
   }
 }
@@ -157,6 +173,8 @@ export class Stream {
 /** Options of {@link Http2Connection}. */
 export interface Http2Options {
   role: "client" | "server";
+  /** Notices a peer that is silent within 10 s, by PING. @default false */
+  keepAlive?: boolean;
   /** A server's: called for each new stream, before its data. */
   onStream?(stream: Stream, headers: Headers): void;
 }
@@ -189,6 +207,9 @@ export class Http2Connection {
   /** The peer asked for a smaller table; we use none, which the next header block must say (RFC 7541, 4.2). */
   #tableShrunk = false;
   #ended = false;
+  #keepAlive?: ReturnType<typeof setInterval>;
+  /** When something came last, by performance.now(). */
+  #heard = performance.now();
   readonly #closed = Promise.withResolvers<void>();
 
   /** Takes a connected transport over and begins to read. */
@@ -205,6 +226,7 @@ export class Http2Connection {
     this.#send(settings);
     this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, CONNECTION_WINDOW - 65_535));
     void this.#read();
+    if (options.keepAlive) this.#watch();
   }
 
   /** True while new streams can be made. */
@@ -378,6 +400,44 @@ export class Http2Connection {
     this.#send(bytes);
   }
 
+  /**
+   * Asks the peer for a sign of life now, and ends the connection when none comes soon: somebody waits who would rather
+   * know. Without keep-alive it does nothing.
+   */
+  probe: () => void = () => {};
+
+  /** Asks a quiet peer for a sign of life, and ends the connection when none comes. */
+  #watch(): void {
+    let asked: number | undefined;
+    let patience = ANSWER_MS;
+    const ask = (now: number) => {
+      asked = now;
+      this.#send(encodeFrame(FrameType.PING, 0, 0, Buffer.alloc(8)));
+    };
+    this.probe = () => {
+      patience = ANSWER_SOON_MS;
+      ask(performance.now());
+    };
+    // How far the wall clock is ahead of the one that stands still while the machine sleeps.
+    const lead = () => Date.now() - performance.now();
+    let before = lead();
+    this.#keepAlive = setInterval(() => {
+      const now = performance.now();
+      const slept = lead() - before > 5_000;
+      before = lead();
+      if (asked !== undefined && this.#heard > asked) {
+        asked = undefined;
+        patience = ANSWER_MS;
+      }
+      if (slept) patience = ANSWER_SOON_MS;
+      if (asked === undefined && (slept || now - this.#heard >= QUIET_MS)) ask(now);
+      else if (asked !== undefined && now - asked >= patience) {
+        this.#finish("the peer does not answer any more", "silent");
+      }
+    }, KEEP_ALIVE_STEP_MS);
+    Deno.unrefTimer(this.#keepAlive as unknown as number);
+  }
+
   // --- receiving
 
   async #read(): Promise<void> {
@@ -388,6 +448,7 @@ export class Http2Connection {
       for (;;) {
         const n = await this.#transport.read(buffer.subarray(filled));
         if (n === null || this.#ended) break;
+        this.#heard = performance.now();
         filled += n;
         let at = 0;
         if (preface > 0) {
@@ -650,15 +711,16 @@ export class Http2Connection {
     this.#pumpAll();
   }
 
-  #finish(reason: string): void {
+  #finish(reason: string, lost: "closed" | "silent" = "closed"): void {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#lastWords);
+    clearInterval(this.#keepAlive);
     this.#outbox = [];
     try {
       this.#transport.close();
     } catch { /* closed already */ }
-    const error = new StreamError(ErrorCode.INTERNAL_ERROR, reason);
+    const error = new StreamError(ErrorCode.INTERNAL_ERROR, reason, false, lost);
     for (const stream of [...this.#streams.values()]) this.#drop(stream, error);
     // A server's last words did not get out; a client has its answer.
     for (const stream of this.#leaving.splice(0)) stream.settle(this.#options.role === "server" ? error : undefined);

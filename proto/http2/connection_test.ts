@@ -322,17 +322,17 @@ Deno.test("a reader that is slow stops its sender at about the window, and other
   await s.greet();
   const fast = encodeHeaders({ ":path": "/fast" });
   await s.peer.send(headersFrame(1), headersFrame(3, 0, fast));
-  for (let i = 0; i < 16; i++) await s.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
+  for (let i = 0; i < 64; i++) await s.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
   await s.peer.send(dataFrame(3, "quick", Flag.END_STREAM));
   for (;;) {
     const frame = (await s.peer.next())!;
     assert.ok(frame.type !== FrameType.WINDOW_UPDATE || frame.stream === 0, "the slow stream gets no credit");
     if (frame.type === FrameType.DATA) break;
   }
-  assert.equal(held, 1 << 20);
+  assert.equal(held, 4 << 20);
   taken.resolve();
   let back = 0;
-  while (back < 1 << 20) {
+  while (back < 4 << 20) {
     const update = (await s.peer.nextOf(FrameType.WINDOW_UPDATE))!;
     if (update.stream === 1) back += update.payload.readUInt32BE();
   }
@@ -342,7 +342,7 @@ Deno.test("a reader that is slow stops its sender at about the window, and other
   });
   await rude.greet();
   await rude.peer.send(headersFrame(1));
-  for (let i = 0; i < 33; i++) await rude.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
+  for (let i = 0; i < 129; i++) await rude.peer.send(dataFrame(1, Buffer.alloc(1 << 16)));
   assert.equal((await rude.peer.nextOf(FrameType.RST_STREAM))!.payload.readUInt32BE(), ErrorCode.FLOW_CONTROL_ERROR);
 });
 

@@ -15,8 +15,10 @@ export const Status = {
   CANCELLED: 1,
   UNKNOWN: 2,
   INVALID_ARGUMENT: 3,
+  NOT_FOUND: 5,
   RESOURCE_EXHAUSTED: 8,
   FAILED_PRECONDITION: 9,
+  ABORTED: 10,
   UNIMPLEMENTED: 12,
   INTERNAL: 13,
   UNAVAILABLE: 14,
@@ -161,6 +163,11 @@ export async function readCall(stream: Stream, take: (chunk: Uint8Array) => Prom
   ]);
   await last;
   if (refusal) throw (refusal as { reason: unknown }).reason;
+  return endOf(headers, error);
+}
+
+/** The status of a call, by all headers and trailers that came; `error` says why it was cut off. */
+export function endOf(headers: Headers, error?: Error): CallEnd {
   const code = headers["grpc-status"];
   if (code === undefined) {
     const http = headers[":status"];

@@ -5,22 +5,35 @@ import { ErrorCode } from "../http2/frames.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { type CallEnd, callHeaders, readCall, Status, StatusError } from "./calls.ts";
 import { frame } from "./message_stream.ts";
+import { OutgoingCall } from "./messages.ts";
 
 /** The largest response of a unary call, in bytes. Ours hold a cookie. */
 const MAX_UNARY_BYTES = 1 << 20;
+/** The largest message of a call with many responses, in bytes. */
+const MAX_MESSAGE_BYTES = 64 << 20;
+/** A peer that cannot be reached within this time is taken for unreachable. Milliseconds. */
+const CONNECT_MS = 5_000;
+
+/** How a {@link Connection} behaves. */
+export interface ConnectionOptions {
+  /** Notices a peer that is silent, see {@link Http2Options.keepAlive}. @default false: a peer on this machine */
+  keepAlive?: boolean;
+}
 
 /** One HTTP/2 connection (prior knowledge, plain text) to a gRPC peer, made when it is needed and again when it broke. */
 export class Connection implements Disposable {
   readonly #host: string;
   readonly #port: number;
+  readonly #options: ConnectionOptions;
   #connection?: Promise<Http2Connection>;
   #closed = false;
   #retired = false;
 
   /** @param host An IP address (v6 without brackets) or a name. */
-  constructor(host: string, port: number) {
+  constructor(host: string, port: number, options: ConnectionOptions = {}) {
     this.#host = host;
     this.#port = port;
+    this.#options = options;
   }
 
   async #connected(): Promise<Http2Connection> {
@@ -35,21 +48,31 @@ export class Connection implements Disposable {
       }
     }
     if (this.#retired) throw new Error("the connection is not used any more");
-    const connecting = this.#connection = Deno.connect({ hostname: this.#host, port: this.#port }).then((tcp) => {
-      tcp.setNoDelay(true);
-      return new Http2Connection(tcp, { role: "client" });
-    });
+    const connecting = this.#connection = this.#connect();
     connecting.catch(() => {
       if (this.#connection === connecting) this.#connection = undefined;
     });
     return connecting;
   }
 
-  /**
-   * Begins a call with one request message. Throws a {@link StatusError} (UNAVAILABLE) if there is no connection: then
-   * the peer has certainly seen nothing. Later errors show in {@link readCall}'s result.
-   */
-  async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
+  async #connect(): Promise<Http2Connection> {
+    const { keepAlive = false } = this.#options;
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), CONNECT_MS);
+    try {
+      const tcp = await Deno.connect({ hostname: this.#host, port: this.#port, signal: late.signal });
+      tcp.setNoDelay(true);
+      const connection = new Http2Connection(tcp, { role: "client", keepAlive });
+      if (this.#closed) connection.close();
+      return connection;
+    } catch (e) {
+      throw late.signal.aborted ? new Error(`no answer within ${CONNECT_MS / 1000} s`) : e;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #request(path: string, headers?: Headers): Promise<Stream> {
     let connection: Http2Connection;
     try {
       if (this.#closed) throw new Error("closed");
@@ -57,7 +80,35 @@ export class Connection implements Disposable {
     } catch (e) {
       throw new StatusError(Status.UNAVAILABLE, sentence(e));
     }
-    const stream = connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
+    return connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
+  }
+
+  /**
+   * Begins a call in which both sides may send many messages. Throws a {@link StatusError} (UNAVAILABLE) if there is no
+   * connection: then the peer has certainly seen nothing.
+   */
+  async call(path: string, headers?: Headers): Promise<OutgoingCall> {
+    return new OutgoingCall(await this.#request(path, headers), MAX_MESSAGE_BYTES);
+  }
+
+  /** Finds out soon whether the peer is still there, see {@link Http2Connection.probe}. */
+  probe(): void {
+    void this.#connection?.then((c) => c.probe(), () => {});
+  }
+
+  /** Drops a connection that may be dead, so that the next call makes a new one. What runs on it ends. */
+  reconnect(): void {
+    const current = this.#connection;
+    this.#connection = undefined;
+    void current?.then((c) => c.close("the connection is made anew"), () => {});
+  }
+
+  /**
+   * Begins a call with one request message. Throws a {@link StatusError} (UNAVAILABLE) if there is no connection: then
+   * the peer has certainly seen nothing. Later errors show in {@link readCall}'s result.
+   */
+  async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
+    const stream = await this.#request(path, headers);
     void stream.write(frame(message));
     stream.end();
     return stream;

@@ -12,12 +12,13 @@ export interface CallServer {
 
 /**
  * Listens on a free port of `hostname` and has each call served by `serve`, which gets the stream in the turn in which it
- * came. What `serve` throws ends the call: a {@link StatusError} as it is, anything else as INTERNAL, after `onError`.
+ * came. With `keepAlive`, callers that fall silent are noticed. What `serve` throws ends the call: a {@link StatusError} as it is, anything else as INTERNAL, after `onError`.
  */
 export function listenForCalls(
   hostname: string,
   serve: (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>,
   onError: (path: string, error: unknown) => void,
+  options: { keepAlive?: boolean } = {},
 ): CallServer {
   const listener = Deno.listen({ hostname, port: 0 });
   const connections = new Set<Http2Connection>();
@@ -41,7 +42,7 @@ export function listenForCalls(
         await new Promise((r) => setTimeout(r, 10));
         continue;
       }
-      const connection = new Http2Connection(tcp, { role: "server", onStream });
+      const connection = new Http2Connection(tcp, { role: "server", onStream, ...options });
       connections.add(connection);
       void connection.closed.then(() => connections.delete(connection));
     }

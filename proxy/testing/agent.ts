@@ -7,13 +7,15 @@ import {
   type RunResponse,
   RunResponseSchema,
 } from "../../proto/gen/bazel/v1/command_server_pb.ts";
-import type { Stream } from "../../proto/http2/connection.ts";
+import { ExecuteRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { Stream } from "../../proto/http2/connection.ts";
 import type { Headers } from "../../proto/http2/hpack.ts";
-import { type CallEnd, readCall, ServerCall, unaryRequest } from "../../proto/relay/calls.ts";
+import { type CallEnd, readCall, ServerCall, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
 import { Connection } from "../../proto/relay/connection.ts";
 import { MessageStream } from "../../proto/relay/message_stream.ts";
 import { listenForCalls } from "../../proto/relay/server.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { requestMessages } from "../../proto/relay/messages.ts";
+import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 
 export const SERVICE = "/command_server.CommandServer/";
 
@@ -52,6 +54,7 @@ export class ScriptedAgent implements Disposable {
 
   constructor(public script: Script = obedient) {
     this.server = listenForCalls("127.0.0.1", async (stream, headers, call) => {
+      if (headers[":path"] === "/rbs.v1.Command/Execute") return await this.#execute(stream, headers, call);
       const message = await unaryRequest(stream, 64 << 20);
       const received = { method: headers[":path"].slice(SERVICE.length), headers, message, call, stream };
       this.calls.push(received);
@@ -61,6 +64,43 @@ export class ScriptedAgent implements Disposable {
     });
   }
 
+  /** Has the script serve an Execute as if it were the Run in it; a cancel is a call of Cancel. */
+  async #execute(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
+    let sequence = 0;
+    const run = new RunCall(stream, () => ++sequence);
+    let told: Promise<void> | undefined;
+    for await (const bytes of requestMessages(stream, 64 << 20)) {
+      const { message } = fromBinary(ExecuteRequestSchema, bytes);
+      if (message.case === "start") {
+        const received = {
+          method: "Run",
+          headers,
+          message: Buffer.from(message.value.runRequest),
+          call: run,
+          stream,
+        };
+        this.calls.push(received);
+        told = (async () => await this.script(received))().catch((e) => {
+          if (!(e instanceof StatusError)) throw e;
+          call.end(e);
+        });
+      } else if (message.case === "cancel") {
+        const nobody = new Stream(0, stream.connection, 0);
+        nobody.settle();
+        const received = {
+          method: "Cancel",
+          headers,
+          message: Buffer.alloc(0),
+          call: new ServerCall(nobody),
+          stream,
+        };
+        this.calls.push(received);
+        void (async () => await this.script(received))().catch(() => {});
+      }
+    }
+    await told;
+  }
+
   /** The calls of one method so far. */
   of(method: string): AgentCall[] {
     return this.calls.filter((c) => c.method === method);
@@ -68,6 +108,22 @@ export class ScriptedAgent implements Disposable {
 
   [Symbol.dispose](): void {
     this.server.close();
+  }
+}
+
+/** The service side of a Run within an Execute. */
+class RunCall extends ServerCall {
+  readonly #sequence: () => number;
+
+  constructor(stream: Stream, sequence: () => number) {
+    super(stream);
+    this.#sequence = sequence;
+  }
+
+  override write(response: Uint8Array): Promise<void> | undefined {
+    return super.write(
+      Buffer.concat([encodeFields([[1, this.#sequence()]]), lengthPrefix(2, response.length), response]),
+    );
   }
 }
 

@@ -1,0 +1,43 @@
+/** The agent's second port: all that the proxy calls, on our own HTTP/2. Each call is admitted, then served by its service. */
+import type { Stream } from "../proto/http2/connection.ts";
+import type { Headers } from "../proto/http2/hpack.ts";
+import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
+import { type CallServer, listenForCalls } from "../proto/relay/server.ts";
+import { RpcError } from "../proto/rpc.ts";
+import { COMMAND_SERVER } from "./bazel_upstream.ts";
+
+/** Serves a call; throws a StatusError to refuse it. */
+export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>;
+
+/** What the port works with. */
+export interface CommandPortParts {
+  host: string;
+  /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
+  gate: { admit(authorization: string | undefined, epoch: string | undefined): void };
+  /** By "/package.Service/Method". */
+  handlers: Readonly<Record<string, CallHandler>>;
+  /** Methods of Bazel's own service that have no handler of their own. */
+  relay: CallHandler;
+  onError(what: string, error: unknown): void;
+}
+
+/** Starts to listen on a free port. */
+export function listenForProxy({ host, gate, handlers, relay, onError }: CommandPortParts): CallServer {
+  const serve: CallHandler = (stream, headers, call) => {
+    const path = headers[":path"] ?? "";
+    try {
+      gate.admit(headers.authorization, headers["rbs-epoch"]);
+    } catch (e) {
+      throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
+    }
+    const handler = Object.hasOwn(handlers, path)
+      ? handlers[path]
+      : path.startsWith(COMMAND_SERVER)
+      ? relay
+      : undefined;
+    if (!handler) throw new StatusError(Status.UNIMPLEMENTED, `${path} is no method of this agent.`);
+    return handler(stream, headers, call);
+  };
+  // Async, so that what it throws in the same turn is a rejection as well.
+  return listenForCalls(host, async (...args) => await serve(...args), onError, { keepAlive: true });
+}

@@ -1,0 +1,338 @@
+/**
+ * The Command service: runs the commands of the session's owner on its real Bazel server, and keeps what they say until
+ * it has arrived. A command outlives the connection that brought it.
+ *
+ *     proxy                         agent                                  Bazel server
+ *       │ start {id, RunRequest}      │                                         │
+ *       │────────────────────────────>│ Run, cookie patched                     │
+ *       │                             │────────────────────────────────────────>│
+ *       │ {1, …} {2, …} {3, …}        │ journal                                 │
+ *       │<────────────────────────────│<────────────────────────────────────────│
+ *       │ acknowledge 2               │                                         │
+ *       │────────────────────────────>│                                         │
+ *       ╳ (the link breaks)           │ keeps 3, 4, 5                           │
+ *       │ start {id, received: 3}     │                                         │
+ *       │────────────────────────────>│                                         │
+ *       │ {4, …} {5, …}               │                                         │
+ *       │<────────────────────────────│                                         │
+ */
+import { fromBinary } from "@bufbuild/protobuf";
+import { Buffer } from "node:buffer";
+import { sentence } from "../proto/errors.ts";
+import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../proto/gen/rbs/v1/command_pb.ts";
+import { type Stream, StreamError } from "../proto/http2/connection.ts";
+import type { Headers } from "../proto/http2/hpack.ts";
+import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
+import { MessageStream } from "../proto/relay/message_stream.ts";
+import { frame } from "../proto/relay/message_stream.ts";
+import { requestMessages } from "../proto/relay/messages.ts";
+import {
+  bytesValue,
+  encodeFields,
+  lengthPrefix,
+  patchFields,
+  scanFields,
+  textValue,
+  varintValue,
+} from "../proto/relay/wire.ts";
+import { type Backend, type BazelUpstream, COMMAND_SERVER, serverLost, type UpstreamCall } from "./bazel_upstream.ts";
+import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journal.ts";
+import { withoutExpunge } from "./expunge.ts";
+
+/** As in the proxy: a command line and an environment, with room to spare. */
+const MAX_REQUEST_BYTES = 64 << 20;
+/** What a caller whose connection was closed, and did not just fall silent, gets to come back: it may have died. */
+const RETURN_MS = 5_000;
+/** Field numbers of RunResponse. */
+const Response = { finished: 4, exitCode: 5, commandId: 6, terminationExpected: 7, execRequest: 8 };
+
+/** What the service works with. */
+export interface CommandServiceParts {
+  upstream: BazelUpstream;
+  bazel: { retire(backend: Backend): void; stop(): Promise<void> };
+  gate: { readonly epoch: number };
+  /** Counts the commands that run. */
+  activity: { begin(): Disposable };
+  /** The output base as the developer's machine sees it. */
+  localOutputBase: { ensure(): Promise<void>; restore(): Promise<void>; expunge(): Promise<void> };
+  /** Where laptop and agent share no disk: what must be the same before, and what is brought home after. */
+  synced?: {
+    /** The generation of the developer's files that is here. */
+    readonly generation: string;
+    outputs: CommandOutputs;
+  };
+  /** How long a command goes on without its caller. Milliseconds. */
+  graceMs: number;
+  onError(what: string, error: unknown): void;
+}
+
+/** Finds out what a command has made. */
+export interface CommandOutputs {
+  /** The command's arguments as the server shall get them. */
+  prepare(args: readonly string[], start: Start): Promise<PreparedCommand>;
+}
+
+/** A command between its start and its end. */
+export interface PreparedCommand {
+  args: readonly string[];
+  /** Encoded Outputs messages. Call it once, when the command has ended. */
+  collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
+}
+
+/** What is known of a command. */
+interface Command {
+  readonly id: string;
+  readonly epoch: number;
+  readonly journal: CommandJournal;
+  readonly cancelled: AbortController;
+  /** Ends the call that has the command. */
+  replace?: (why: StatusError) => void;
+  /** When nobody has it: gives up. */
+  orphaned?: ReturnType<typeof setTimeout>;
+  /** Resolves when nothing is appended any more, with the status. Never rejects. */
+  readonly done: Promise<StatusError | undefined>;
+}
+
+/** See the file's head. */
+export class CommandService {
+  readonly #parts: CommandServiceParts;
+  readonly #commands = new Map<string, Command>();
+
+  constructor(parts: CommandServiceParts) {
+    this.#parts = parts;
+  }
+
+  /** The Execute method. */
+  async execute(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
+    const messages = requestMessages(stream, MAX_REQUEST_BYTES)[Symbol.asyncIterator]();
+    const first = await messages.next();
+    const start = first.done ? undefined : request(first.value).message;
+    if (start?.case !== "start" || start.value.commandId === "") {
+      throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
+    }
+    const command = this.#find(start.value, headers);
+    const sink: Sink = (message) => call.writeFrames(frame(message));
+    const over = Promise.withResolvers<StatusError | undefined>();
+    command.replace?.(new StatusError(Status.ABORTED, "Another call has attached to this command."));
+    clearTimeout(command.orphaned);
+    if (!command.journal.attach(Number(start.value.received), sink)) {
+      throw new StatusError(Status.NOT_FOUND, "What this caller lacks of the command is not kept any more.");
+    }
+    command.replace = over.resolve;
+    const left = () => over.resolve(undefined);
+    call.gone.addEventListener("abort", left);
+    void this.#obey(command, messages).catch((e) => {
+      if (e instanceof StatusError && e.code !== Status.CANCELLED) over.resolve(e);
+    });
+    void command.done.then(async (status) => {
+      await command.journal.delivered();
+      over.resolve(status);
+      this.#commands.delete(command.id);
+    });
+
+    const status = await over.promise;
+    call.gone.removeEventListener("abort", left);
+    command.journal.detach(sink);
+    if (command.replace === over.resolve) command.replace = undefined;
+    if (call.gone.aborted) return this.#orphan(command, call.gone.reason);
+    call.end(status);
+  }
+
+  /** Cancels what nobody waits for since a newer owner has the session. */
+  cancelOlder(): void {
+    for (const command of this.#commands.values()) {
+      if (command.epoch < this.#parts.gate.epoch && command.replace === undefined) this.#abandon(command);
+    }
+  }
+
+  /** The command that the start names; starts it if it is new. */
+  #find(start: Start, headers: Headers): Command {
+    const known = this.#commands.get(start.commandId);
+    if (known) return known;
+    if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
+    const { synced } = this.#parts;
+    if (synced && start.workspaceGeneration !== synced.generation) {
+      throw new StatusError(
+        Status.FAILED_PRECONDITION,
+        "The agent's workspace is another one than the caller thinks.",
+        {
+          "rbs-reason": "generation",
+        },
+      );
+    }
+    this.cancelOlder();
+    const journal = new CommandJournal(), cancelled = new AbortController();
+    const { runRequest } = start;
+    const done = this.#run(start, runRequest, headers, journal, cancelled.signal).then(
+      () => undefined,
+      (e) => {
+        if (e instanceof StatusError) return e;
+        if (!cancelled.signal.aborted) this.#parts.onError("a command", e);
+        return new StatusError(cancelled.signal.aborted ? Status.CANCELLED : Status.INTERNAL, sentence(e));
+      },
+    );
+    const command = { id: start.commandId, epoch: this.#parts.gate.epoch, journal, cancelled, done };
+    this.#commands.set(command.id, command);
+    return command;
+  }
+
+  async #obey(command: Command, messages: AsyncIterator<Buffer>): Promise<void> {
+    for (;;) {
+      const next = await messages.next();
+      if (next.done) return;
+      const { message } = request(next.value);
+      if (message.case === "acknowledge") command.journal.acknowledge(Number(message.value));
+      else if (message.case === "cancel") command.cancelled.abort();
+      else throw new StatusError(Status.INVALID_ARGUMENT, "A message of Execute is neither acknowledge nor cancel.");
+    }
+  }
+
+  /** Nobody has the command: it goes on for a while, as long as its caller may come back. */
+  #orphan(command: Command, reason: unknown): void {
+    const lost = reason instanceof StreamError ? reason.lost : undefined;
+    const patience = lost === "silent" ? this.#parts.graceMs : lost === "closed" ? RETURN_MS : 0;
+    command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, this.#parts.graceMs));
+    Deno.unrefTimer(command.orphaned as unknown as number);
+  }
+
+  #abandon(command: Command): void {
+    clearTimeout(command.orphaned);
+    command.cancelled.abort();
+    command.journal.abandon();
+    void command.done.then(() => this.#commands.delete(command.id));
+  }
+
+  /** Runs the command to its end; what it says goes to the journal. Rejects with a StatusError. */
+  async #run(
+    start: Start,
+    message: Uint8Array,
+    headers: Headers,
+    journal: CommandJournal,
+    cancelled: AbortSignal,
+  ): Promise<void> {
+    const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
+    using _running = activity.begin();
+    await localOutputBase.ensure();
+    const { args, expunge } = withoutExpunge(runArguments(message));
+    const prepared = await synced?.outputs.prepare(args, start);
+    const sent = prepared?.args ?? args;
+    const run = await upstream.start(
+      `${COMMAND_SERVER}Run`,
+      (backend) => runRequest(message, backend, sent),
+      headers,
+      cancelled,
+    );
+
+    let commandId: string | undefined, terminates = false;
+    let last: { message: Buffer; exitCode: number; execRequest?: Uint8Array } | undefined;
+    let cancelSent = false;
+    const cancel = () => {
+      // A Run without an id yet is cancelled by the first response, below.
+      if (cancelSent || commandId === undefined) return;
+      cancelSent = true;
+      // Explicitly: Bazel's server does not stop a silent action because its client's stream was reset.
+      void this.#cancel(run, commandId);
+    };
+    cancelled.addEventListener("abort", cancel);
+    const appended: Promise<void>[] = [];
+    const responses = new MessageStream((response) => {
+      const seen = inspect(response, commandId === undefined);
+      commandId ??= seen.commandId;
+      terminates ||= seen.terminates;
+      const bytes = Buffer.from(response);
+      if (seen.finished) last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
+      else appended.push(journal.append(ExecuteResponseField.runResponse, bytes));
+      return undefined;
+    });
+    const end = await readCall(run.stream, (chunk) => {
+      responses.push(chunk);
+      if (cancelled.aborted) cancel();
+      if (appended.length > 0) return Promise.all(appended.splice(0)).then(() => {});
+    });
+    cancelled.removeEventListener("abort", cancel);
+    // The next command must not get a server that is about to end.
+    if (terminates) bazel.retire(run.backend);
+    if (end.code !== Status.OK) {
+      if (end.trailers["grpc-status"] !== undefined) throw new StatusError(end.code, end.message);
+      bazel.retire(run.backend);
+      throw serverLost(end.message);
+    }
+    if (isForShutdown(message)) await localOutputBase.restore();
+    if (!last) return;
+    if (expunge && last.exitCode === 0) {
+      await bazel.stop();
+      await localOutputBase.expunge();
+      last.message = Buffer.concat([last.message, encodeFields([[Response.terminationExpected, true]])]);
+    }
+    for (const part of await prepared?.collect(last) ?? []) await journal.append(ExecuteResponseField.outputs, part);
+    await journal.append(ExecuteResponseField.runResponse, last.message);
+  }
+
+  async #cancel({ backend, connection }: UpstreamCall, commandId: string): Promise<void> {
+    const request = encodeFields([[1, backend.requestCookie], [2, commandId]]);
+    const end = await connection.unary(`${COMMAND_SERVER}Cancel`, request);
+    if (end.code !== Status.OK) this.#parts.onError("Cancel", new StatusError(end.code, end.message));
+  }
+}
+
+function request(bytes: Uint8Array): ExecuteRequest {
+  try {
+    return fromBinary(ExecuteRequestSchema, bytes);
+  } catch (e) {
+    throw new StatusError(Status.INVALID_ARGUMENT, `A message of Execute is none (${sentence(e)}).`);
+  }
+}
+
+/** The request with the server's cookie, and other arguments (as many or more than there were). */
+function runRequest(message: Uint8Array, backend: Backend, args: readonly string[]): Uint8Array {
+  const pieces = patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined);
+  const original = runArguments(message);
+  if (args.length === original.length && args.every((arg, i) => arg === original[i])) return Buffer.concat(pieces);
+  const patched = Buffer.concat(pieces);
+  const others: Uint8Array[] = [];
+  scanFields(patched, (f) => void (f.number !== 2 && others.push(patched.subarray(f.start, f.end))));
+  return Buffer.concat([
+    ...others,
+    ...args.flatMap((arg) => {
+      const bytes = Buffer.from(arg, "latin1");
+      return [lengthPrefix(2, bytes.length), bytes];
+    }),
+  ]);
+}
+
+/** What a response says beside its output. */
+function inspect(response: Uint8Array, wantsId: boolean) {
+  const seen = {
+    commandId: undefined as string | undefined,
+    finished: false,
+    exitCode: 0,
+    terminates: false,
+    execRequest: undefined as Uint8Array | undefined,
+  };
+  scanFields(response, (f) => {
+    if (f.number === Response.finished) seen.finished = varintValue(response, f) !== 0;
+    else if (f.number === Response.exitCode) seen.exitCode = varintValue(response, f);
+    else if (f.number === Response.commandId && wantsId) seen.commandId = textValue(response, f);
+    else if (f.number === Response.terminationExpected) seen.terminates = varintValue(response, f) !== 0;
+    else if (f.number === Response.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
+  });
+  return seen;
+}
+
+/** The command and its arguments, byte for byte in latin-1. */
+function runArguments(run: Uint8Array): string[] {
+  const args: string[] = [];
+  scanFields(run, (f) => {
+    if (f.number === 2) args.push(Buffer.from(bytesValue(run, f)).toString("latin1"));
+  });
+  return args;
+}
+
+/** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */
+function isForShutdown(run: Uint8Array): boolean {
+  let description = "";
+  scanFields(run, (f) => {
+    if (f.number === 4) description = textValue(run, f);
+  });
+  return description.endsWith("(for shutdown)");
+}

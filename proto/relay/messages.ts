@@ -1,0 +1,201 @@
+/**
+ * Streams of gRPC messages, for calls of which both sides may send many: each message is gathered once, into a buffer of
+ * its own, and flow control waits for whoever reads.
+ */
+import { Buffer } from "node:buffer";
+import type { Stream } from "../http2/connection.ts";
+import type { Headers } from "../http2/hpack.ts";
+import { endOf, Status, StatusError } from "./calls.ts";
+import { WireError } from "./wire.ts";
+
+/** Bytes of messages that wait for their reader before the peer is held back. */
+const QUEUE_HIGH_WATER = 1 << 20;
+
+/** Puts a stream's bytes together again into messages, see message_stream.ts. */
+class Gatherer {
+  readonly #limit: number;
+  readonly #take: (message: Buffer) => void;
+  readonly #prefix = Buffer.allocUnsafe(5);
+  #prefixFilled = 0;
+  #message?: Buffer;
+  #filled = 0;
+
+  constructor(limit: number, take: (message: Buffer) => void) {
+    this.#limit = limit;
+    this.#take = take;
+  }
+
+  get atBoundary(): boolean {
+    return this.#prefixFilled === 0;
+  }
+
+  /** Throws a WireError or, for a message beyond the limit, a RangeError. */
+  push(chunk: Uint8Array): void {
+    for (let at = 0; at < chunk.length;) {
+      if (!this.#message) {
+        while (this.#prefixFilled < 5 && at < chunk.length) this.#prefix[this.#prefixFilled++] = chunk[at++];
+        if (this.#prefixFilled < 5) return;
+        if (this.#prefix[0] !== 0) {
+          throw new WireError(`a message is compressed, or is none (its flags are ${this.#prefix[0]})`);
+        }
+        const length = this.#prefix.readUInt32BE(1);
+        if (length > this.#limit) {
+          throw new RangeError(`a message of ${length} bytes is larger than ${this.#limit} bytes`);
+        }
+        this.#message = Buffer.allocUnsafe(length);
+        this.#filled = 0;
+      }
+      const taken = Math.min(chunk.length - at, this.#message.length - this.#filled);
+      this.#message.set(chunk.subarray(at, at + taken), this.#filled);
+      this.#filled += taken;
+      at += taken;
+      if (this.#filled < this.#message.length) return;
+      const message = this.#message;
+      this.#message = undefined;
+      this.#prefixFilled = 0;
+      this.#take(message);
+    }
+  }
+}
+
+/** What came and was not read yet. */
+class Queue {
+  readonly #messages: Buffer[] = [];
+  #bytes = 0;
+  #over?: { error?: Error };
+  #wake = () => {};
+  /** Everybody who waits for room. */
+  #room?: PromiseWithResolvers<void>;
+
+  add(message: Buffer): void {
+    this.#messages.push(message);
+    this.#bytes += message.length;
+    this.#wake();
+  }
+
+  /** Undefined, or what to wait for before more comes. */
+  get room(): Promise<void> | undefined {
+    if (this.#bytes < QUEUE_HIGH_WATER || this.#over) return undefined;
+    return (this.#room ??= Promise.withResolvers()).promise;
+  }
+
+  end(error?: Error): void {
+    this.#over ??= { error };
+    this.#wake();
+    this.#makeRoom();
+  }
+
+  #makeRoom(): void {
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  async *read(): AsyncGenerator<Buffer, void> {
+    for (;;) {
+      const message = this.#messages.shift();
+      if (message) {
+        this.#bytes -= message.length;
+        if (this.#bytes < QUEUE_HIGH_WATER) this.#makeRoom();
+        yield message;
+      } else if (this.#over) {
+        if (this.#over.error) throw this.#over.error;
+        return;
+      } else await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+  }
+}
+
+/** Has the stream's bytes gathered into a queue; `failed` is told of bytes that are no messages. */
+function gather(stream: Stream, limit: number, failed: (error: StatusError) => void) {
+  const queue = new Queue();
+  const gatherer = new Gatherer(limit, (message) => queue.add(message));
+  let bad = false;
+  stream.onData = (chunk) => {
+    if (bad) return;
+    try {
+      gatherer.push(chunk);
+    } catch (e) {
+      bad = true;
+      const code = e instanceof RangeError ? Status.RESOURCE_EXHAUSTED : Status.INVALID_ARGUMENT;
+      failed(new StatusError(code, `A message was refused: ${(e as Error).message}.`));
+      return;
+    }
+    return queue.room;
+  };
+  return { queue, gatherer };
+}
+
+/**
+ * The messages of a call, in their order, as the caller sends them. Call it in the turn in which the stream came. The
+ * buffers belong to the reader. Throws a {@link StatusError}: CANCELLED when the caller is gone before it has ended,
+ * INVALID_ARGUMENT for what are no messages, RESOURCE_EXHAUSTED for one of more than `limit` bytes.
+ */
+export function requestMessages(stream: Stream, limit: number): AsyncIterable<Buffer> {
+  const { queue, gatherer } = gather(stream, limit, (error) => queue.end(error));
+  stream.onEnd = () =>
+    queue.end(
+      gatherer.atBoundary ? undefined : new StatusError(Status.INVALID_ARGUMENT, "The last message was cut short."),
+    );
+  void stream.closed.then(() => queue.end(new StatusError(Status.CANCELLED, "The caller is gone.")));
+  const messages = queue.read();
+  return { [Symbol.asyncIterator]: () => messages };
+}
+
+/** A call that this side made, while both sides send. */
+export class OutgoingCall {
+  readonly #stream: Stream;
+  readonly #messages: AsyncGenerator<Buffer, void>;
+
+  /** @ignore Call it in the turn in which the stream was made. */
+  constructor(stream: Stream, limit: number) {
+    this.#stream = stream;
+    const headers: Headers = {};
+    const { queue } = gather(stream, limit, (error) => {
+      queue.end(new WireError(error.message));
+      stream.reset();
+    });
+    stream.onHeaders = (more) => void Object.assign(headers, more);
+    const finish = (why?: Error) => {
+      const { code, message, trailers } = endOf(headers, why);
+      if (code === Status.OK) return queue.end();
+      const error = new StatusError(code, message, trailers);
+      error.cause = why;
+      queue.end(error);
+    };
+    stream.onEnd = () => finish();
+    void stream.closed.then(finish);
+    this.#messages = queue.read();
+  }
+
+  /** Sends one message, which belongs to the call from now on. @returns what to wait for before more is sent, if so */
+  send(message: Uint8Array): Promise<void> | undefined {
+    const prefix = Buffer.alloc(5);
+    prefix.writeUInt32BE(message.length, 1);
+    void this.#stream.write(prefix);
+    return this.#stream.write(message) ?? undefined;
+  }
+
+  /** Says that no more messages come. */
+  end(): void {
+    this.#stream.end();
+  }
+
+  /** Cuts the call off. */
+  cancel(): void {
+    this.#stream.reset();
+  }
+
+  /**
+   * The peer's messages; their buffers belong to the reader. Ends after the status OK. Throws a {@link StatusError}
+   * otherwise; one of a call that was cut off has UNAVAILABLE, no `grpc-status` among its details, and the stream's
+   * StreamError as its cause. Throws a {@link WireError} for what are no messages.
+   */
+  responses(): AsyncIterable<Buffer> {
+    return { [Symbol.asyncIterator]: () => this.#messages };
+  }
+
+  /** Resolves when the call is over: with the reason if it was cut off. */
+  get closed(): Promise<Error | undefined> {
+    return this.#stream.closed;
+  }
+}
