@@ -191,6 +191,7 @@ export class CommandService {
   #orphan(command: Command, reason: unknown): void {
     const lost = reason instanceof StreamError ? reason.lost : undefined;
     const patience = lost === "silent" ? this.#parts.graceMs : lost === "closed" ? RETURN_MS : 0;
+    if (patience === 0) return this.#abandon(command);
     command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, this.#parts.graceMs));
     Deno.unrefTimer(command.orphaned as unknown as number);
   }
@@ -234,20 +235,26 @@ export class CommandService {
       void this.#cancel(run, commandId);
     };
     cancelled.addEventListener("abort", cancel);
-    const appended: Promise<void>[] = [];
+    let busy: Promise<void> | undefined;
     const responses = new MessageStream((response) => {
       const seen = inspect(response, commandId === undefined);
       commandId ??= seen.commandId;
       terminates ||= seen.terminates;
       const bytes = Buffer.from(response);
       if (seen.finished) last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
-      else appended.push(journal.append(ExecuteResponseField.runResponse, bytes));
+      else {
+        const room = Promise.all([busy, journal.append(ExecuteResponseField.runResponse, bytes)]).then(() => {
+          if (busy === room) busy = undefined;
+        });
+        busy = room;
+      }
       return undefined;
     });
     const end = await readCall(run.stream, (chunk) => {
       responses.push(chunk);
       if (cancelled.aborted) cancel();
-      if (appended.length > 0) return Promise.all(appended.splice(0)).then(() => {});
+      // Also for a part of a message: else a slow caller would have us gather one large message after the other.
+      return busy;
     });
     cancelled.removeEventListener("abort", cancel);
     // The next command must not get a server that is about to end.

@@ -3,15 +3,18 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { CancelRequestSchema, RunRequestSchema, RunResponseSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
-import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "../proto/relay/calls.ts";
+import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { type ServerCall, Status, StatusError, unaryRequest } from "../proto/relay/calls.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { MessageStream } from "../proto/relay/message_stream.ts";
 import { listenForCalls } from "../proto/relay/server.ts";
 import { encodeFields } from "../proto/relay/wire.ts";
 import { Code } from "../proto/rpc.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { Activity } from "./activity.ts";
-import { type Backend, startCommandRelay } from "./command_relay.ts";
+import { type Backend, BazelUpstream } from "./bazel_upstream.ts";
+import { listenForProxy } from "./command_port.ts";
+import { relay as relayCall } from "./command_relay.ts";
+import { CommandService } from "./command_service.ts";
 import { Gate } from "./gate.ts";
 
 const SERVICE = "/command_server.CommandServer/";
@@ -73,8 +76,18 @@ class FakeBazel implements Disposable {
   }
 }
 
-/** A relay in front of a server, with a proxy's connection to it. */
-function relay(script?: Script) {
+const execute = (message: MessageInitShape<typeof ExecuteRequestSchema>["message"]) =>
+  toBinary(ExecuteRequestSchema, create(ExecuteRequestSchema, { message }));
+
+/** How a call of Execute ended, and what came before. */
+interface Ended {
+  end: { code: number; message: string; details: Record<string, string> };
+  responses: Uint8Array[];
+  sequences: number[];
+}
+
+/** An agent's command port in front of a server, with a proxy's connection to it. */
+function agent(script?: Script, { graceMs = 60_000 } = {}) {
   const bazel = new FakeBazel(script);
   const servers = [bazel];
   const events: string[] = [];
@@ -82,12 +95,17 @@ function relay(script?: Script) {
   const activity = new Activity();
   const gate = new Gate({ accessToken: "owner", controlToken: "control", epoch: 2 });
   let ensure: (signal?: AbortSignal) => Promise<Backend> = () => Promise.resolve(servers.at(-1)!.backend);
-  const started = startCommandRelay({
-    bazel: {
-      ensure: (signal) => ensure(signal),
-      retire: (backend) => void events.push(`retire ${servers.findIndex((s) => s.backend.port === backend.port)}`),
-      stop: () => Promise.resolve(void events.push("stop")),
-    },
+  const source = {
+    ensure: (signal?: AbortSignal) => ensure(signal),
+    retire: (backend: Backend) =>
+      void events.push(`retire ${servers.findIndex((s) => s.backend.port === backend.port)}`),
+    stop: () => Promise.resolve(void events.push("stop")),
+  };
+  const onError = (_: string, e: unknown) => void errors.push(e);
+  const upstream = new BazelUpstream(source);
+  const service = new CommandService({
+    upstream,
+    bazel: source,
     gate,
     activity,
     localOutputBase: {
@@ -95,19 +113,40 @@ function relay(script?: Script) {
       restore: () => Promise.resolve(void events.push("restored")),
       expunge: () => Promise.resolve(void events.push("expunged")),
     },
-    onError: (_, e) => void errors.push(e),
+    graceMs,
+    onError,
   });
-  const connection = new Connection("127.0.0.1", started.port);
+  const port = listenForProxy({
+    host: "127.0.0.1",
+    gate,
+    handlers: { "/rbs.v1.Command/Execute": (...call) => service.execute(...call) },
+    relay: (...call) => relayCall(upstream, ...call),
+    onError,
+  });
+  const connections: Connection[] = [];
+  const connect = () => {
+    const connection = new Connection("127.0.0.1", port.port);
+    connections.push(connection);
+    return connection;
+  };
   const headers = { authorization: "Bearer owner", "rbs-epoch": "2", "x-own": "kept", "grpc-timeout": "100S" };
   const request = (fields: MessageInitShape<typeof RunRequestSchema> = {}) =>
-    toBinary(RunRequestSchema, create(RunRequestSchema, { arg: [Buffer.from("build")], ...fields, cookie: "" }));
+    // The cookie's field stands there empty, as the proxy sends it.
+    Buffer.concat([
+      Buffer.from([0x0a, 0]),
+      toBinary(RunRequestSchema, create(RunRequestSchema, { arg: [Buffer.from("build")], ...fields, cookie: "" })),
+    ]);
+  let ids = 0;
+  const connection = connect();
   return {
     bazel,
     events,
     errors,
     activity,
     gate,
+    service,
     connection,
+    connect,
     headers,
     request,
     /** Takes a server's place. */
@@ -116,26 +155,40 @@ function relay(script?: Script) {
       return server;
     },
     onEnsure: (f: typeof ensure) => void (ensure = f),
-    async run(fields: MessageInitShape<typeof RunRequestSchema> = {}, more: Headers = {}) {
-      // The cookie's field stands there empty, as the proxy sends it.
-      const message = Buffer.concat([Buffer.from([0x0a, 0]), request(fields)]);
-      const stream = await connection.start(`${SERVICE}Run`, message, { ...headers, ...more });
-      const chunks: Buffer[] = [];
-      const ended = readCall(stream, (chunk) => void chunks.push(Buffer.from(chunk))).then((end) => {
-        const responses: Uint8Array[] = [];
-        new MessageStream((m) => {
-          responses.push(Uint8Array.from(m));
-          return undefined;
-        }).push(Buffer.concat(chunks));
-        return { end, responses };
-      });
-      return { stream, ended };
+    /** Starts a command, or attaches to one; acknowledges what comes unless it is told not to. */
+    async run(
+      fields: MessageInitShape<typeof RunRequestSchema> = {},
+      options: { more?: Headers; id?: string; received?: number; attach?: boolean; on?: Connection; mute?: boolean } =
+        {},
+    ) {
+      const call = await (options.on ?? connection).call("/rbs.v1.Command/Execute", { ...headers, ...options.more });
+      const commandId = options.id ?? `command ${++ids}`;
+      const start = { commandId, received: BigInt(options.received ?? 0), attach: options.attach };
+      void call.send(execute({ case: "start", value: { ...start, runRequest: request(fields) } }));
+      const seen: Ended = { end: { code: 0, message: "", details: {} }, responses: [], sequences: [] };
+      const ended = (async () => {
+        try {
+          for await (const bytes of call.responses()) {
+            const { sequence, message } = fromBinary(ExecuteResponseSchema, bytes);
+            seen.sequences.push(Number(sequence));
+            if (message.case === "runResponse") seen.responses.push(Uint8Array.from(message.value));
+            if (!options.mute) void call.send(execute({ case: "acknowledge", value: sequence }));
+          }
+        } catch (e) {
+          if (!(e instanceof StatusError)) throw e;
+          seen.end = { code: e.code, message: e.message, details: e.details };
+        }
+        return seen;
+      })();
+      const cancel = () => void call.send(execute({ case: "cancel", value: {} }));
+      return { call, id: commandId, seen, ended, cancel };
     },
     call: (method: string, more: Headers = {}) =>
       connection.unary(SERVICE + method, encodeFields([[1, "x"], [2, "id"]]), { headers: { ...headers, ...more } }),
     async [Symbol.asyncDispose]() {
-      connection.close();
-      await started.close();
+      for (const c of connections) c.close();
+      port.close();
+      upstream.close();
       for (const server of servers) server[Symbol.dispose]();
       await eventually(() => activity.running === 0, "the end of the commands");
     },
@@ -159,13 +212,14 @@ function untilCancelled(named: Promise<void> = Promise.resolve()): Script {
 }
 
 Deno.test("a command reaches the real server with its cookie, and its responses come back as they are", async () => {
-  await using r = relay();
-  const { end, responses } = await (await r.run({ clientDescription: "pid=1" })).ended;
+  await using r = agent();
+  const { end, responses, sequences } = await (await r.run({ clientDescription: "pid=1" })).ended;
   assert.equal(end.code, 0);
   assert.deepEqual(responses, [
     response({ commandId: "id" }),
     response({ commandId: "id", standardOutput: Buffer.from("out"), finished: true, exitCode: 3 }),
   ]);
+  assert.deepEqual(sequences, [1, 2]);
   const { headers, message } = r.bazel.calls[0];
   const sent = fromBinary(RunRequestSchema, message);
   assert.deepEqual([sent.cookie, sent.clientDescription, String(sent.arg[0])], ["real ask", "pid=1", "build"]);
@@ -175,7 +229,7 @@ Deno.test("a command reaches the real server with its cookie, and its responses 
 });
 
 Deno.test("only the owner is admitted, with its present epoch", async () => {
-  await using r = relay();
+  await using r = agent();
   for (const authorization of ["Bearer control", "Bearer ", "Basic owner", "owner"]) {
     assert.equal((await r.call("Ping", { authorization })).code, Code.UNAUTHENTICATED);
   }
@@ -194,11 +248,11 @@ Deno.test("only the owner is admitted, with its present epoch", async () => {
 });
 
 Deno.test("a proxy that is gone has its command cancelled, which counts as running until it has ended", async () => {
-  await using r = relay(untilCancelled());
-  const { stream } = await r.run();
-  await eventually(() => stream.received > 0);
+  await using r = agent(untilCancelled());
+  const { call, seen } = await r.run();
+  await eventually(() => seen.responses.length > 0);
   assert.equal(r.activity.running, 1);
-  stream.reset();
+  call.cancel();
   await eventually(() => r.bazel.cancels().length === 1);
   await eventually(() => r.activity.running === 0);
   assert.deepEqual(r.bazel.cancels(), ["id"]);
@@ -207,7 +261,7 @@ Deno.test("a proxy that is gone has its command cancelled, which counts as runni
 
 Deno.test("a proxy that is gone before the command has a name has it cancelled as soon as it has one", async () => {
   const named = Promise.withResolvers<void>();
-  await using r = relay(untilCancelled(named.promise));
+  await using r = agent(untilCancelled(named.promise));
   await r.run();
   await eventually(() => r.bazel.calls.length === 1);
   r.connection.close(); // the whole connection, as when the proxy is killed
@@ -218,12 +272,12 @@ Deno.test("a proxy that is gone before the command has a name has it cancelled a
 });
 
 Deno.test("a proxy that is gone while the server is being started never starts its command", async () => {
-  await using r = relay();
+  await using r = agent();
   const started = Promise.withResolvers<Backend>();
   r.onEnsure(() => started.promise);
-  const { stream } = await r.run();
+  const { call } = await r.run();
   await eventually(() => r.events.includes("links"));
-  stream.reset();
+  call.cancel();
   // The reset has been read when a later call was answered.
   assert.equal((await r.call("Ping", { authorization: "wrong" })).code, Code.UNAUTHENTICATED);
   started.resolve(r.bazel.backend);
@@ -233,11 +287,11 @@ Deno.test("a proxy that is gone while the server is being started never starts i
 });
 
 Deno.test("a server that dies in mid-run is UNAVAILABLE, with a sentence that says where its log is", async () => {
-  await using r = relay(({ call }) => {
+  await using r = agent(({ call }) => {
     call.write(response({ commandId: "id" }));
   });
-  const { stream, ended } = await r.run();
-  await eventually(() => stream.received > 0);
+  const { ended, seen } = await r.run();
+  await eventually(() => seen.responses.length > 0);
   r.bazel.server.close();
   const { end, responses } = await ended;
   assert.deepEqual([end.code, responses.length], [Status.UNAVAILABLE, 1]);
@@ -245,11 +299,11 @@ Deno.test("a server that dies in mid-run is UNAVAILABLE, with a sentence that sa
     end.message,
     /^The Bazel server of this session ended unexpectedly \(.*\); its log is server\/jvm\.out in/,
   );
-  assert.equal(end.trailers["grpc-status"], "14");
+  assert.equal(end.details["grpc-status"], "14");
 });
 
 Deno.test("a server that does not listen any more is given up, and the command goes to the next", async () => {
-  await using r = relay();
+  await using r = agent();
   assert.equal((await (await r.run()).ended).end.code, 0);
   r.bazel.server.close();
   let asked = 0;
@@ -263,7 +317,7 @@ Deno.test("a server that does not listen any more is given up, and the command g
 });
 
 Deno.test("a server that says it ends is given up before the next command", async () => {
-  await using r = relay(({ call }) => {
+  await using r = agent(({ call }) => {
     call.write(response({ commandId: "id" }));
     call.write(response({ standardError: Buffer.alloc(10_000) }));
     call.write(response({ finished: true, terminationExpected: true }));
@@ -274,7 +328,7 @@ Deno.test("a server that says it ends is given up before the next command", asyn
 });
 
 Deno.test("a shutdown on the client's own account restores the local output base, an ordinary one does not", async () => {
-  await using r = relay();
+  await using r = agent();
   await (await r.run({ clientDescription: "pid=1" })).ended;
   assert.deepEqual(r.events, ["links"]);
   await (await r.run({ clientDescription: "pid=1 (for shutdown)" })).ended;
@@ -282,7 +336,7 @@ Deno.test("a shutdown on the client's own account restores the local output base
 });
 
 Deno.test("other methods pass, their errors too, and they count as no command", async () => {
-  await using r = relay((called) => {
+  await using r = agent((called) => {
     assert.equal(r.activity.running, 0);
     if (called.method !== "Future") return obedient(called);
     called.call.end(new StatusError(5, "not here"));
@@ -296,15 +350,130 @@ Deno.test("other methods pass, their errors too, and they count as no command", 
 });
 
 Deno.test("a start that fails gives its sentence to the caller", async () => {
-  await using r = relay();
+  await using r = agent();
   r.onEnsure(() => Promise.reject(new Error("The Bazel server ended with code 1: see jvm.out.")));
   const { end } = await (await r.run()).ended;
   assert.deepEqual([end.code, end.message], [Status.INTERNAL, "The Bazel server ended with code 1: see jvm.out."]);
 });
 
+Deno.test("a command that the server does not hear about is cancelled as soon as it has a name", async () => {
+  const named = Promise.withResolvers<void>();
+  await using r = agent(untilCancelled(named.promise));
+  const { cancel, ended } = await r.run();
+  await eventually(() => r.bazel.calls.length === 1);
+  cancel();
+  cancel();
+  named.resolve();
+  const { responses } = await ended;
+  assert.equal(fromBinary(RunResponseSchema, responses.at(-1)!).exitCode, 8);
+  assert.deepEqual(r.bazel.cancels(), ["id"]);
+});
+
+/** Says `count` numbered things, each when it is told to. */
+function talking(count: number) {
+  const turns = Array.from({ length: count }, () => Promise.withResolvers<void>());
+  const script: Script = async ({ method, call }) => {
+    if (method !== "Run") return obedient({ method, call } as ServerCalled);
+    call.write(response({ commandId: "id" }));
+    for (const [i, turn] of turns.entries()) {
+      await turn.promise;
+      call.write(response({ standardOutput: Buffer.from(String(i)) }));
+    }
+    call.write(response({ finished: true, exitCode: 3 }));
+    call.end();
+  };
+  return { script, say: (i: number) => turns[i].resolve() };
+}
+
+const output = (responses: Uint8Array[]) =>
+  responses.map((r) => Buffer.from(fromBinary(RunResponseSchema, r).standardOutput).toString()).join("");
+
+Deno.test("a caller whose connection broke attaches again: nothing is lost, doubled or run twice", async () => {
+  const { script, say } = talking(4);
+  await using r = agent(script);
+  const first = await r.run({}, { on: r.connect() });
+  say(0);
+  await eventually(() => output(first.seen.responses) === "0");
+  const { received } = { received: first.seen.sequences.at(-1)! };
+  // Said while nobody is there.
+  first.call.closed.then(() => say(1));
+  r.connection.probe();
+  const second = r.connect();
+  // As when a proxy changes its network: the old connection is still open here.
+  const resumed = await r.run({}, { id: first.id, received, attach: true, on: second });
+  assert.equal((await first.ended).end.code, Status.ABORTED);
+  say(1);
+  say(2);
+  say(3);
+  const { responses, sequences, end } = await resumed.ended;
+  assert.deepEqual([output(responses), sequences[0], end.code], ["123", received + 1, 0]);
+  assert.equal(r.bazel.of("Run").length, 1);
+});
+
+Deno.test("the same start sent twice starts one command", async () => {
+  const { script, say } = talking(1);
+  await using r = agent(script);
+  const first = await r.run({}, { mute: true });
+  await eventually(() => first.seen.sequences.length > 0);
+  const again = await r.run({}, { id: first.id });
+  say(0);
+  assert.deepEqual((await again.ended).sequences, [1, 2, 3]);
+  assert.equal(r.bazel.of("Run").length, 1);
+});
+
+Deno.test("what a caller has acknowledged is kept no more, and a command that is not known is not found", async () => {
+  const { script, say } = talking(1);
+  await using r = agent(script);
+  const first = await r.run();
+  await eventually(() => first.seen.sequences.length === 1);
+  // The acknowledgement has been read when a later call was answered.
+  await r.call("Ping");
+  await eventually(async () =>
+    (await (await r.run({}, { id: first.id, attach: true, on: r.connect() })).ended).end.code === Status.NOT_FOUND
+  );
+  say(0);
+  const other = await (await r.run({}, { id: "never started", attach: true })).ended;
+  assert.deepEqual([other.end.code, r.bazel.of("Run").length], [Status.NOT_FOUND, 1]);
+});
+
+Deno.test("a command without a caller is cancelled when the grace period is over", async () => {
+  await using r = agent(untilCancelled(), { graceMs: 20 });
+  const connection = r.connect();
+  const { seen } = await r.run({}, { on: connection });
+  await eventually(() => seen.responses.length > 0);
+  connection.close();
+  await eventually(() => r.activity.running === 0);
+  assert.deepEqual(r.bazel.cancels(), ["id"]);
+});
+
+Deno.test("a newer owner does not wait for a command that nobody has any more", async () => {
+  await using r = agent(untilCancelled());
+  const connection = r.connect();
+  const { seen } = await r.run({}, { on: connection });
+  await eventually(() => seen.responses.length > 0);
+  connection.close();
+  // Still within the time in which its caller may come back.
+  r.gate.raise(3);
+  await eventually(async () => {
+    await (await r.run({ arg: [Buffer.from("info")] }, { more: { "rbs-epoch": "3" }, id: "new", mute: true })).call
+      .cancel();
+    return r.bazel.cancels().length > 0;
+  });
+});
+
+Deno.test("a start that is none is refused", async () => {
+  await using r = agent();
+  for (const bytes of [Buffer.from("0affff", "hex"), execute({ case: "cancel", value: {} }), Buffer.alloc(0)]) {
+    const call = await r.connection.call("/rbs.v1.Command/Execute", r.headers);
+    void call.send(bytes);
+    await assert.rejects(call.responses()[Symbol.asyncIterator]().next(), { code: Status.INVALID_ARGUMENT });
+  }
+  assert.equal(r.bazel.calls.length, 0);
+});
+
 Deno.test("a proxy that reads slowly holds the server back", async () => {
   let written = 0;
-  await using r = relay(async ({ call }) => {
+  await using r = agent(async ({ call }) => {
     call.write(response({ commandId: "id" }));
     for (let i = 0; i < 64; i++) {
       await call.write(response({ standardOutput: new Uint8Array(1 << 20) }));
@@ -313,20 +482,18 @@ Deno.test("a proxy that reads slowly holds the server back", async () => {
     call.write(response({ finished: true }));
     call.end();
   });
-  const stream = await r.connection.start(`${SERVICE}Run`, r.request(), r.headers);
-  const read = Promise.withResolvers<void>();
-  let bytes = 0;
-  stream.onData = (chunk) => {
-    bytes += chunk.length;
-    return read.promise;
-  };
+  const call = await r.connection.call("/rbs.v1.Command/Execute", r.headers);
+  void call.send(execute({ case: "start", value: { commandId: "slow", runRequest: r.request() } }));
   let before = -1;
   for (let calm = 0; calm < 20; calm = written === before && written > 0 ? calm + 1 : 0) {
     before = written;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
-  assert.ok(written < 16 << 20, `${written} bytes were written ahead`);
-  read.resolve();
-  await stream.closed;
+  assert.ok(written < 48 << 20, `${written} bytes were written ahead`);
+  let bytes = 0;
+  for await (const message of call.responses()) {
+    bytes += message.length;
+    void call.send(execute({ case: "acknowledge", value: fromBinary(ExecuteResponseSchema, message).sequence }));
+  }
   assert.ok(bytes > 64 << 20);
 });
