@@ -9,6 +9,7 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
   assert.deepEqual(parseArguments([]), {
     namespace: "auto",
     bazel: "bazel",
+    graceSeconds: 1800,
     installBases: [],
     host: "127.0.0.1",
     selfTest: false,

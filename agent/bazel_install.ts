@@ -12,14 +12,14 @@ export interface BazelInstall {
 }
 
 /**
- * Looks for an install base, by $1 path, $2 md5 and $4… folders, and for a Java, at $3 and JAVA_HOME. Prints NUL-ended
- * fields: the install base that fits or nothing, its Java or nothing, and what was there instead.
+ * Looks for an install base, by $1 md5 in the folders $3…, and for a Java, at $2 and JAVA_HOME. Prints NUL-ended fields:
+ * the install base that fits or nothing, its Java or nothing, and what was there instead.
  *
- * A script in the namespace does it because the agent itself may read nothing but its storage.
+ * A script in the namespace does it because what counts is what the server will see.
  */
 const RESOLVE = String.raw`
 shopt -s nullglob
-wanted=$2
+wanted=$1
 # The install base of Bazel before 3.x has its files one folder deeper.
 files() { if [[ -e $1/_embedded_binaries ]]; then REPLY=$1/_embedded_binaries; else REPLY=$1; fi; }
 key() {
@@ -34,7 +34,7 @@ label() {
   [[ $REPLY != no_version ]] || REPLY='without a version label'
 }
 base= others=
-for candidate in "$1" "${"${@:4}"}"; do
+for candidate in "${"${@:3}"}"; do
   for folder in "$candidate" "$candidate"/*; do
     files "$folder"
     [[ -e $REPLY/A-server.jar || -e $REPLY/build-label.txt ]] || continue
@@ -47,12 +47,36 @@ done
 java=
 if [[ -n $base ]]; then
   files "$base"
-  for candidate in "$REPLY/embedded_tools/jdk" "$3" "$JAVA_HOME"; do
+  for candidate in "$REPLY/embedded_tools/jdk" "$2" "$JAVA_HOME"; do
     if [[ -n $candidate && -f $candidate/bin/java && -x $candidate/bin/java ]]; then java=$candidate/bin/java; break; fi
   done
 fi
 printf '%s\0' "$base" "$java" "${"${others#, }"}"
 `;
+
+/** What was found of a client's Bazel. */
+interface Found extends Partial<BazelInstall> {
+  /** Other versions that were there: ", "-separated. */
+  others: string;
+  stderr: string;
+}
+
+async function find(init: SessionInit, startupOptions: readonly string[], folders: readonly string[]): Promise<Found> {
+  const md5 = startupOption(startupOptions, "install_md5") ?? "";
+  const systemJava = startupOption(startupOptions, "default_system_javabase") ?? "";
+  const { stdout, stderr } = await init.call(`set -- ${quoteAll([md5, systemJava, ...folders])}\n${RESOLVE}`);
+  const [installBase, java, others = ""] = stdout.split("\0");
+  return { installBase: installBase || undefined, java: java || undefined, others, stderr };
+}
+
+/** Whether one of `folders` has the Bazel that a client wants by its startup options. */
+export async function hasInstall(
+  init: SessionInit,
+  startupOptions: readonly string[],
+  folders: readonly string[],
+): Promise<boolean> {
+  return (await find(init, startupOptions, folders)).installBase !== undefined;
+}
 
 /**
  * Finds the Bazel that a client wants by its startup options: the same install base, or another one with the same
@@ -63,20 +87,16 @@ export async function resolveInstall(
   startupOptions: readonly string[],
   installBases: readonly string[],
 ): Promise<BazelInstall> {
-  const installBase = startupOption(startupOptions, "install_base");
-  if (installBase === undefined) {
+  const wanted = startupOption(startupOptions, "install_base");
+  if (wanted === undefined) {
     throw new RbsError("The Bazel client's startup options name no --install_base: use the stock Bazel client.", {
       culprit: "caller",
     });
   }
+  const { installBase, java, others, stderr } = await find(init, startupOptions, [wanted, ...installBases]);
   const md5 = startupOption(startupOptions, "install_md5") ?? "";
-  const systemJava = startupOption(startupOptions, "default_system_javabase") ?? "";
-  const { stdout, stderr } = await init.call(
-    `set -- ${quoteAll([installBase, md5, systemJava, ...installBases])}\n${RESOLVE}`,
-  );
-  const [found, java, others] = stdout.split("\0");
-  if (!found) {
-    const where = [installBase, ...installBases].join(", ");
+  if (!installBase) {
+    const where = [wanted, ...installBases].join(", ");
     throw new RbsError(
       others
         ? `The Bazel client is of the version with install_md5 ${md5}, but the agent has ${others}; ` +
@@ -87,13 +107,12 @@ export async function resolveInstall(
     );
   }
   if (!java) {
+    const systemJava = startupOption(startupOptions, "default_system_javabase") || "--default_system_javabase";
     throw new RbsError(
-      `No Java runs Bazel's server: neither ${found}/embedded_tools/jdk nor ${
-        systemJava || "--default_system_javabase"
-      } ` +
-        `nor JAVA_HOME has bin/java; install a JDK that this Bazel supports.`,
+      `No Java runs Bazel's server: neither ${installBase}/embedded_tools/jdk nor ${systemJava} nor JAVA_HOME has ` +
+        `bin/java; install a JDK that this Bazel supports.`,
       { culprit: "caller" },
     );
   }
-  return { installBase: found, java };
+  return { installBase, java };
 }

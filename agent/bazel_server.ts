@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { RbsError } from "../proto/errors.ts";
-import { resolveInstall } from "./bazel_install.ts";
+import { hasInstall, resolveInstall } from "./bazel_install.ts";
 import { type Handshake, ping, readCommandLine, readHandshake, readServerPid, removeHandshake } from "./handshake.ts";
 import { log } from "./log.ts";
 import { startupOption } from "../proto/startup_options.ts";
@@ -8,6 +8,7 @@ import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBas
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
+import { systemFolderOf } from "./synced_root.ts";
 
 /** A Bazel server that has answered a Ping. */
 export interface BazelBackend extends Handshake {
@@ -86,6 +87,21 @@ export class BazelServer {
     const pid = readServerPid(this.#serverDirectory);
     if (!this.#retired && pid !== undefined && await isAlive(await this.#options.namespace.init(), pid)) return;
     await this.ensure(signal);
+  }
+
+  /**
+   * The client's install base, when the agent's machine does not have that Bazel: then it has to be sent here before
+   * {@link ensure} can start the server. Always undefined in a session that is not synced, and for an install base in a
+   * system folder, where it cannot be sent to.
+   */
+  async missingInstallBase(): Promise<string | undefined> {
+    const { namespace, startupOptions, installBases } = this.#options;
+    const wanted = startupOption(startupOptions, "install_base");
+    if (!namespace.synced || wanted === undefined || systemFolderOf(wanted) !== undefined) return undefined;
+    // What was sent for an earlier server does not count: nobody knows yet whether it is whole.
+    const isOwn = installBases.some((folder) => wanted === folder || wanted.startsWith(folder + "/"));
+    const folders = isOwn ? [wanted, ...installBases] : installBases;
+    return await hasInstall(await namespace.init(), startupOptions, folders) ? undefined : wanted;
   }
 
   /**
@@ -253,9 +269,9 @@ export class BazelServer {
     Deno.writeTextFileSync(join(this.#serverDirectory, "cmdline"), commandLine.join("\0"));
     let logging: string | undefined;
     try {
-      logging = Deno.readTextFileSync(join(developersOutputBase, "javalog.properties"));
+      if (!namespace.synced) logging = Deno.readTextFileSync(join(developersOutputBase, "javalog.properties"));
     } catch {
-      // The developer's client is not on this machine, or has not got that far.
+      // The developer's client has not got that far.
     }
     logging ??= defaultLogging(developersOutputBase);
     Deno.writeTextFileSync(

@@ -26,15 +26,8 @@ import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/c
 import { MessageStream } from "../proto/relay/message_stream.ts";
 import { frame } from "../proto/relay/message_stream.ts";
 import { requestMessages } from "../proto/relay/messages.ts";
-import {
-  bytesValue,
-  encodeFields,
-  lengthPrefix,
-  patchFields,
-  scanFields,
-  textValue,
-  varintValue,
-} from "../proto/relay/wire.ts";
+import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
+import { bytesValue, encodeFields, patchFields, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
 import { type Backend, type BazelUpstream, COMMAND_SERVER, serverLost, type UpstreamCall } from "./bazel_upstream.ts";
 import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journal.ts";
 import { withoutExpunge } from "./expunge.ts";
@@ -75,6 +68,8 @@ export interface CommandOutputs {
 /** A command between its start and its end. */
 export interface PreparedCommand {
   args: readonly string[];
+  /** Looks at a RunResponse on its way. @returns what goes on instead of it, if it is not the same */
+  filter?(response: Uint8Array): Uint8Array | undefined;
   /** Encoded Outputs messages. Call it once, when the command has ended. */
   collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
 }
@@ -214,7 +209,7 @@ export class CommandService {
     const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
     using _running = activity.begin();
     await localOutputBase.ensure();
-    const { args, expunge } = withoutExpunge(runArguments(message));
+    const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
     const prepared = await synced?.outputs.prepare(args, start);
     const sent = prepared?.args ?? args;
     const run = await upstream.start(
@@ -240,7 +235,7 @@ export class CommandService {
       const seen = inspect(response, commandId === undefined);
       commandId ??= seen.commandId;
       terminates ||= seen.terminates;
-      const bytes = Buffer.from(response);
+      const bytes = Buffer.from(prepared?.filter?.(response) ?? response);
       if (seen.finished) last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
       else {
         const room = Promise.all([busy, journal.append(ExecuteResponseField.runResponse, bytes)]).then(() => {
@@ -290,21 +285,10 @@ function request(bytes: Uint8Array): ExecuteRequest {
   }
 }
 
-/** The request with the server's cookie, and other arguments (as many or more than there were). */
-function runRequest(message: Uint8Array, backend: Backend, args: readonly string[]): Uint8Array {
-  const pieces = patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined);
-  const original = runArguments(message);
-  if (args.length === original.length && args.every((arg, i) => arg === original[i])) return Buffer.concat(pieces);
-  const patched = Buffer.concat(pieces);
-  const others: Uint8Array[] = [];
-  scanFields(patched, (f) => void (f.number !== 2 && others.push(patched.subarray(f.start, f.end))));
-  return Buffer.concat([
-    ...others,
-    ...args.flatMap((arg) => {
-      const bytes = Buffer.from(arg, "latin1");
-      return [lengthPrefix(2, bytes.length), bytes];
-    }),
-  ]);
+/** The request with the server's cookie, and other arguments. */
+function runRequest(message: Uint8Array, { requestCookie }: Backend, args: readonly string[]): Uint8Array {
+  const request = withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1")));
+  return Buffer.concat(patchFields(request, (f) => f.number === 1 ? Buffer.from(requestCookie) : undefined));
 }
 
 /** What a response says beside its output. */
@@ -324,15 +308,6 @@ function inspect(response: Uint8Array, wantsId: boolean) {
     else if (f.number === Response.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
   });
   return seen;
-}
-
-/** The command and its arguments, byte for byte in latin-1. */
-function runArguments(run: Uint8Array): string[] {
-  const args: string[] = [];
-  scanFields(run, (f) => {
-    if (f.number === 2) args.push(Buffer.from(bytesValue(run, f)).toString("latin1"));
-  });
-  return args;
 }
 
 /** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */

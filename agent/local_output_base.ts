@@ -16,8 +16,8 @@ export const LINKED_NAMES = [
 export interface LocalOutputBaseOptions {
   /** The developer's output base, outside of the namespace; undefined: there is none. */
   outputBase?: string;
-  /** Knows the session's output base in its storage. */
-  namespace: { readonly storageOutputBase: string };
+  /** Knows the session's output base in its storage. A synced session's developer has his output base elsewhere. */
+  namespace: { readonly storageOutputBase: string; readonly synced?: boolean };
 }
 
 /**
@@ -28,7 +28,7 @@ export class LocalOutputBase {
   readonly #options: LocalOutputBaseOptions;
 
   constructor(options: LocalOutputBaseOptions) {
-    this.#options = options;
+    this.#options = options.namespace.synced ? { ...options, outputBase: undefined } : options;
   }
 
   /**

@@ -54,6 +54,13 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
+    synced: spec.synced
+      ? {
+        workspace: spec.sourcePath,
+        visible: [...flags.installBases, flags.bazel],
+        hidden: spec.hiddenPaths,
+      }
+      : undefined,
   });
   const bazel = new BazelServer({
     namespace,
@@ -75,7 +82,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
 
   const server = new RpcServer({
-    address: `${flags.host}:0`,
+    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
     authorize: (path, context) => {
       if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
       else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
@@ -164,14 +171,16 @@ async function start(
       `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name; install bubblewrap for the same paths on both sides.`,
     );
   }
+  const options = serverOptions(spec.startupOptions);
+  const missing = await bazel.missingInstallBase();
   const [sandbox] = await Promise.all([
-    linuxSandboxWarning(init, serverOptions(spec.startupOptions), namespace.outputBase),
-    serverOptions(spec.startupOptions).length > 0 ? bazel.ensure() : undefined,
+    missing ? undefined : linuxSandboxWarning(init, options, namespace.outputBase),
+    options.length > 0 && !missing ? bazel.ensure() : undefined,
     localOutputBase.ensure(),
   ]);
   if (sandbox) warnings.push(sandbox);
   for (const warning of warnings) log(`warning: ${warning}`);
-  supervision.ready(warnings, namespace.samePaths);
+  supervision.ready(warnings, namespace.samePaths, missing);
 }
 
 /**

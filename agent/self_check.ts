@@ -29,8 +29,9 @@ export async function linuxSandboxWarning(
 ): Promise<string | undefined> {
   const installBase = startupOption(startupOptions, "install_base");
   if (installBase === undefined) return undefined;
+  // An install base that is not there yet, or elsewhere, cannot be tried.
   const { code, stderr } = await init.call(
-    `cd -- ${quote(outputBase)} || exit; set -- ${quote(installBase)}\n${LINUX_SANDBOX}`,
+    `cd -- ${quote(outputBase)} || exit; set -- ${quote(installBase)}; [[ -e $1 ]] || exit 0\n${LINUX_SANDBOX}`,
   );
   if (code === 0) return undefined;
   const why = stderr.trim().split("\n")[0] || `exit code ${code}`;

@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
-import { storageFolder } from "./storage_folder.ts";
 import { log } from "./log.ts";
 import { SessionInit } from "./session_init.ts";
 import { shell } from "./shell.ts";
+import { storageFolder, syncedRoot } from "./storage_folder.ts";
+import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
 /**
  * How the developer's absolute paths are made inside of the session:
@@ -13,6 +14,8 @@ import { shell } from "./shell.ts";
  * | bwrap   | bubblewrap, and user namespaces unless it's root | the developer's         |
  * | unshare | root, and util-linux                            | the developer's         |
  * | none    | nothing                                         | the one in the storage  |
+ *
+ * A synced session sees the developer's files under the developer's paths, so for it there is no `none`.
  */
 export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
 
@@ -67,10 +70,12 @@ export async function isRoot(): Promise<boolean> {
 export interface SessionNamespaceOptions {
   /** `auto` takes the first kind that works here. */
   kind: NamespaceKind | "auto";
-  /** The session's own folder: holds `out` and `ctl`. */
+  /** The session's own folder: holds `out`, `ctl`, and the `root` of a synced session. */
   storageDirectory: string;
   /** The developer's output base, if it is known. */
   outputBase?: string;
+  /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it. */
+  synced?: SyncedView;
 }
 
 /** The namespace of a session: made on demand, and made again when it was killed. */
@@ -89,6 +94,11 @@ export class SessionNamespace {
   get kind(): NamespaceKind {
     if (this.#kind === undefined) throw new TypeError("the namespace was not started yet");
     return this.#kind;
+  }
+
+  /** Whether the session sees what the developer's proxy sent, and nothing of the developer's own disk. */
+  get synced(): boolean {
+    return this.#options.synced !== undefined;
   }
 
   /** Whether the output base has the developer's own name inside. */
@@ -141,21 +151,25 @@ export class SessionNamespace {
   }
 
   async #start(): Promise<SessionInit> {
-    const { outputBase } = this.#options;
-    const controlDirectory = join(this.#options.storageDirectory, "ctl");
-    await prepare([this.storageOutputBase, join(this.storageOutputBase, "server"), controlDirectory], outputBase);
+    const { outputBase, storageDirectory, synced } = this.#options;
     const root = await isRoot();
-    const wanted = this.#kind ?? this.#options.kind;
-    const kinds: readonly NamespaceKind[] = wanted === "auto"
-      ? NAMESPACE_KINDS.filter((kind) => root || kind !== "unshare")
-      : [wanted];
+    const candidates = this.#candidates(root);
+    const storage = this.storageOutputBase;
+    const controlDirectory = join(storageDirectory, "ctl");
+    await prepare([storage, join(storage, "server"), controlDirectory], synced ? undefined : outputBase);
+    const mounts = synced && await prepareSyncedRoot({
+      ...synced,
+      ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
+    });
     const failures: string[] = [];
-    for (const kind of kinds) {
+    for (const kind of candidates) {
       try {
         const init = await SessionInit.start({
-          command: namespaceCommand(kind, root, { storage: this.storageOutputBase, outputBase }),
+          command: mounts && kind !== "none"
+            ? syncedNamespaceCommand(kind, root, syncedRoot(storageDirectory), mounts)
+            : namespaceCommand(kind, root, { storage, outputBase }),
           controlDirectory,
-          serverDirectory: kind === "none" ? join(this.storageOutputBase, "server") : undefined,
+          serverDirectory: kind === "none" ? join(storage, "server") : undefined,
         });
         if (this.#kind === undefined) {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
@@ -169,9 +183,23 @@ export class SessionNamespace {
     throw new RbsError(
       `The session's mount namespace cannot be made: ${
         failures.join("; ")
-      }; install bubblewrap and allow user namespaces, or set RBS_NAMESPACE=none.`,
+      }; install bubblewrap and allow user namespaces${synced ? "" : ", or set RBS_NAMESPACE=none"}.`,
       { culprit: "caller" },
     );
+  }
+
+  /** The kinds to try, in their order. Throws an RbsError when there is none. */
+  #candidates(root: boolean): readonly NamespaceKind[] {
+    const wanted = this.#kind ?? this.#options.kind;
+    if (wanted === "none" && this.synced) {
+      throw new RbsError(
+        "A synced session needs a mount namespace, and RBS_NAMESPACE=none forbids it: install bubblewrap on the " +
+          "agent's machine and unset RBS_NAMESPACE.",
+        { culprit: "caller" },
+      );
+    }
+    if (wanted !== "auto") return [wanted];
+    return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || !this.synced);
   }
 }
 

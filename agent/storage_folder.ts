@@ -24,3 +24,8 @@ export function storageFolder(storageDirectory: string, outputBase: string | und
   }
   return first;
 }
+
+/** The folder of a session's storage that a synced session sees as `/`. */
+export function syncedRoot(storageDirectory: string): string {
+  return join(storageDirectory, "root");
+}

@@ -11,7 +11,7 @@ type Response = MessageInitShape<typeof SuperviseResponseSchema>;
 /** How far the agent's start is. */
 type State =
   | { is: "starting"; step: string | undefined }
-  | { is: "ready"; warnings: readonly string[]; samePaths: boolean }
+  | { is: "ready"; warnings: readonly string[]; samePaths: boolean; missingInstallBase: string }
   | { is: "failed"; reason: string; transient: boolean };
 
 /** Parts of a {@link Supervision}. */
@@ -45,9 +45,9 @@ export class Supervision {
     if (this.#state.is === "starting") this.#become({ is: "starting", step });
   }
 
-  /** Tells that the session can be used. */
-  ready(warnings: readonly string[], samePaths: boolean): void {
-    this.#become({ is: "ready", warnings, samePaths });
+  /** Tells that the session can be used. @param missingInstallBase What must be sent before its server can start. */
+  ready(warnings: readonly string[], samePaths: boolean, missingInstallBase = ""): void {
+    this.#become({ is: "ready", warnings, samePaths, missingInstallBase });
   }
 
   /** Tells that the start failed. */
@@ -116,10 +116,10 @@ function stateResponse(state: State): Response | undefined {
   switch (state.is) {
     case "starting":
       return state.step === undefined ? undefined : { message: { case: "step", value: state.step } };
-    case "ready":
-      return {
-        message: { case: "ready", value: { warnings: [...state.warnings], samePaths: state.samePaths } },
-      };
+    case "ready": {
+      const { warnings, samePaths, missingInstallBase } = state;
+      return { message: { case: "ready", value: { warnings: [...warnings], samePaths, missingInstallBase } } };
+    }
     case "failed":
       return { message: { case: "failed", value: { reason: state.reason, transient: state.transient } } };
   }

@@ -33,9 +33,12 @@ export class TestWorkspace implements AsyncDisposable {
     this.home = join(root, "home");
   }
 
-  /** @param name The workspace's folder name. */
-  static async make(name = "ws", build = ""): Promise<TestWorkspace> {
-    const it = new TestWorkspace(await Deno.makeTempDir({ dir: "/var/tmp", prefix: "rbs-agent-test-" }), name);
+  /**
+   * @param name The workspace's folder name.
+   * @param directory Where all of it is.
+   */
+  static async make(name = "ws", build = "", directory = "/var/tmp"): Promise<TestWorkspace> {
+    const it = new TestWorkspace(await Deno.makeTempDir({ dir: directory, prefix: "rbs-agent-test-" }), name);
     for (const folder of [it.workspace, it.storage, it.home]) await Deno.mkdir(folder, { recursive: true });
     await Deno.writeTextFile(join(it.workspace, "WORKSPACE"), `workspace(name = "test")\n`);
     await Deno.writeTextFile(join(it.workspace, "BUILD"), build);
@@ -109,6 +112,8 @@ export interface TestAgentOptions {
   storage?: string;
   /** Deno's permissions. @default all */
   permissions?: readonly string[];
+  /** Folders that a synced session must not see; undefined: it is not synced. */
+  syncedWithout?: readonly string[];
 }
 
 /** What a command in the session did. */
@@ -147,6 +152,8 @@ export class TestAgent implements AsyncDisposable {
       accessToken: "access",
       controlToken: "control",
       leaseSeconds: options.leaseSeconds ?? 60,
+      synced: options.syncedWithout !== undefined,
+      hiddenPaths: [...options.syncedWithout ?? []],
     });
     let command = [
       Deno.execPath(),

@@ -1,4 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { isIP } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RbsError } from "../proto/errors.ts";
@@ -16,6 +17,10 @@ export interface Flags {
   readonly startTimeoutSeconds: number;
   /** Empty: any. */
   readonly region: string;
+  /** The address to listen on, and that of its agents: "localhost", or an IP address. */
+  readonly listen: string;
+  /** Whether agents share no files with those who build. */
+  readonly synced: boolean;
 }
 
 const EXAMPLES = `
@@ -30,6 +35,14 @@ Examples:
 
   orchestrator --local-mode --storage-root=/mnt/fast/rbs --idle-timeout=600
       Puts Bazel's output bases on another disk, and ends servers that nobody used for ten minutes.
+
+  orchestrator --local-mode --workspace=synced
+      Agents on this machine live as if they were on another: each sees a copy of its workspace, which travels over the
+      connection before each command, as the outputs do after it, and nothing else of anybody's files.
+
+  orchestrator --local-mode --workspace=synced --listen=10.0.0.5
+      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and RBS_STATE_DIR to a folder with a
+      copy of this state directory's keys/. Only for a network that you trust: nothing is encrypted yet.
 
 It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it and its
 agents. If it is killed, its agents go on, and the next start on the same state directory takes them over.
@@ -56,8 +69,23 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_LOCAL_MODE").default(false),
     )
     .addOption(
-      new Option("--port <number>", "port to listen on, on the loopback interface only; 0 takes a free one")
+      new Option("--port <number>", "port to listen on; 0 takes a free one")
         .env("RBS_PORT").argParser(integer(0, 65535)).default(50051),
+    )
+    .addOption(
+      new Option(
+        "--listen <address>",
+        "IP address of this machine to listen on, also for its agents; localhost: nobody but this machine gets in",
+      )
+        .env("RBS_LISTEN").argParser(listenAddress).default("localhost"),
+    )
+    .addOption(
+      new Option(
+        "--workspace <mode>",
+        "how agents get at workspaces: shared, on the disk that they share with those who build; synced, by copies " +
+          "that travel to the agent, and outputs that travel back",
+      )
+        .env("RBS_WORKSPACE").choices(["shared", "synced"]).default("shared"),
     )
     .addOption(
       new Option(
@@ -126,6 +154,8 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     idleTimeoutSeconds: options.idleTimeout,
     startTimeoutSeconds: options.startTimeout,
     region: options.region,
+    listen: options.listen,
+    synced: options.workspace === "synced",
   };
 }
 
@@ -140,6 +170,15 @@ function usage(message: string): RbsError {
     culprit: "caller",
     exitCode: 2,
   });
+}
+
+function listenAddress(text: string): string {
+  if (text === "localhost") return text;
+  if (isIP(text) === 0) throw new InvalidArgumentError("it must be localhost or an IP address of this machine");
+  if (/^[0:.]+$/.test(text)) {
+    throw new InvalidArgumentError("it must be one address, since laptops are told to find their agents there");
+  }
+  return text;
 }
 
 function integer(least: number, most: number): (text: string) => number {

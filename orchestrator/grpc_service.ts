@@ -73,7 +73,7 @@ export function orchestratorService(
     listSessions(request, context) {
       return answer(async () => {
         actFor(request.userId, context);
-        return { sessions: (await sessions.list(request.userId)).map(sessionMessage) };
+        return { sessions: (await sessions.list(request.userId)).map(sessionMessage), synced: sessions.synced };
       });
     },
   };
@@ -100,6 +100,8 @@ function serverResponse(session: Session): MessageInitShape<typeof GetServerResp
     accessToken: session.accessToken,
     warnings: session.warnings,
     samePaths: session.samePaths,
+    synced: session.synced,
+    missingInstallBase: session.missingInstallBase,
   };
 }
 

@@ -9,7 +9,7 @@ import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
 import { authorizer, orchestratorService } from "./grpc_service.ts";
 import { LocalIdentity } from "./identity/local_identity.ts";
-import { listenOnLoopback } from "./listen.ts";
+import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
 import { SessionService } from "./sessions/session_service.ts";
@@ -28,8 +28,14 @@ async function run(flags: Flags): Promise<void> {
   );
   const sessions = new SessionService({
     store,
-    compute: new ProcessCompute({ command: [flags.agent], environment: Object.fromEntries(inherited) }),
+    compute: new ProcessCompute({
+      command: [flags.agent],
+      environment: Object.fromEntries(inherited),
+      listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
+    }),
     log,
+    synced: flags.synced,
+    hiddenPaths: [flags.stateDir, flags.storageRoot],
     storageRoot: flags.storageRoot,
     region: flags.region,
     leaseSeconds: flags.leaseSeconds,
@@ -39,19 +45,30 @@ async function run(flags: Flags): Promise<void> {
     killAfterMs: 7000,
   });
 
-  const { port, servers } = await listenOnLoopback(flags.port, (address) =>
+  const { port, servers } = await listenOn(flags.listen, flags.port, (address) =>
     new RpcServer({
       address,
       authorize: authorizer(identity),
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     }).add(Orchestrator, orchestratorService(sessions, identity)));
   await sessions.adopt();
-  console.log(`rbs orchestrator ready on localhost:${port} (state in ${flags.stateDir})`);
+  if (!isLoopback(flags.listen)) log(openNetworkWarning(flags));
+  console.log(`rbs orchestrator ready on ${hostPort(flags.listen, port)} (state in ${flags.stateDir})`);
 
   log(`${await stopSignal()}: ending the agents; once more ends them at once`);
   stopSignal().then(() => sessions.kill());
   await sessions.stop();
   for (const server of servers) server.close();
+}
+
+function isLoopback(address: string): boolean {
+  return address === "localhost" || address === "::1" || address.startsWith("127.");
+}
+
+function openNetworkWarning({ listen, synced }: Flags): string {
+  return `warning: nothing is encrypted yet, so whoever can listen in on the network of ${listen} can take the keys, and ` +
+    `with them run commands here: listen there only if you trust all who are on it` +
+    (synced ? "" : "; other machines also need --workspace=synced");
 }
 
 /** Resolves with the name of the next signal that asks for the end. */

@@ -20,8 +20,13 @@ const FLAG_VARIABLES = [
   "RBS_IDLE_TIMEOUT",
   "RBS_START_TIMEOUT",
   "RBS_REGION",
+  "RBS_LISTEN",
+  "RBS_WORKSPACE",
   "XDG_STATE_HOME",
 ];
+
+/** An address of this machine that is none of localhost's. */
+const OTHER_LOOPBACK = "127.0.0.2";
 
 /** All that the orchestrator may do. */
 function permissions(stateDir: string, agent: string): string[] {
@@ -29,7 +34,7 @@ function permissions(stateDir: string, agent: string): string[] {
     "--no-prompt",
     "--ignore-env",
     `--allow-env=${[...INHERITED_VARIABLES, ...FLAG_VARIABLES].join()}`,
-    "--allow-net=127.0.0.1,[::1]",
+    `--allow-net=127.0.0.1,[::1],${OTHER_LOOPBACK},192.0.2.1`,
     `--allow-read=${stateDir},${agent}`,
     `--allow-write=${stateDir}`,
     `--allow-run=${agent}`,
@@ -76,7 +81,7 @@ class World implements AsyncDisposable {
     const stdout = new Response(forAll).text();
     let line = "";
     for await (const part of forLine.pipeThrough(new TextDecoderStream())) if ((line += part).includes("\n")) break;
-    const port = Number(/localhost:(\d+)/.exec(line)?.[1]);
+    const port = Number(/ready on \S+:(\d+) /.exec(line)?.[1]);
     if (!port) throw new Error(`the orchestrator did not start: ${await stderr}`);
     const running = { child, port, line, stdout, stderr };
     this.#started.push(running);
@@ -176,6 +181,27 @@ test("it prints one line, serves localhost by all its names, and takes its agent
   assert.equal(await running.stdout, running.line);
 });
 
+test("with --listen, it and its agents are at that address only", async (world) => {
+  const running = await world.start(`--listen=${OTHER_LOOPBACK}`);
+  assert.match(running.line, /^rbs orchestrator ready on 127\.0\.0\.2:\d+ \(/);
+  using client = world.client(running, OTHER_LOOPBACK);
+  const { agent } = (await client.getServer(request())).session!;
+  assert.equal(agent!.host, OTHER_LOOPBACK);
+  for (const port of [running.port, agent!.port]) {
+    (await Deno.connect({ hostname: OTHER_LOOPBACK, port })).close();
+    await assert.rejects(Deno.connect({ hostname: "127.0.0.1", port }), Deno.errors.ConnectionRefused);
+  }
+});
+
+test("synced sessions are told to agents and callers", async (world) => {
+  const running = await world.start("--workspace=synced");
+  using client = world.client(running);
+  const server = await client.getServer(request("--fake=incomplete"));
+  assert.equal(server.synced, true);
+  assert.equal(server.missingInstallBase, "/install");
+  assert.equal((await client.listSessions({ userId: "ann" })).synced, true);
+});
+
 test("what is kept is for its owner only", async (world) => {
   const running = await world.start();
   using client = world.client(running);
@@ -269,6 +295,10 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
   await world.fails(2, /Unknown option '--foo'/, "--foo");
   await world.fails(2, /--local-mode is required/);
   await world.fails(2, /'--port <number>' argument '65536' is invalid: it must be a whole number/, "--port=65536");
+  await world.fails(2, /'--workspace <mode>' argument 'mixed' is invalid: Allowed choices/, "--workspace=mixed");
+  await world.fails(2, /'--listen <address>' .* is invalid: it must be localhost or an IP/, "--listen=example.org");
+  await world.fails(2, /'--listen <address>' argument '::' is invalid: it must be one address/, "--listen=::");
+  await world.fails(1, /This machine has no address 192\.0\.2\.1: name one/, "--local-mode", "--listen=192.0.2.1");
   await world.fails(2, /too many arguments/i, "--local-mode", "serve");
   const { code, stdout } = await world.command("--help").output();
   const help = new TextDecoder().decode(stdout);

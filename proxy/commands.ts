@@ -34,6 +34,7 @@ import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
+import type { ReadyCommand, TwoMachines } from "./two_machines.ts";
 
 /** The agent puts the real server's cookie in; ours stays between the client and us. */
 const NO_COOKIE = Buffer.alloc(0);
@@ -105,6 +106,15 @@ interface Command {
   say(text: string): void;
 }
 
+/** The exit code in a last response. */
+function exitCode(response: Uint8Array): number {
+  let code = 0;
+  scanFields(response, (f) => {
+    if (f.number === Response.exitCode) code = varintValue(response, f);
+  });
+  return code;
+}
+
 /** What {@link Commands} tells its owner. */
 export interface CommandEvents {
   /** The number of commands in flight changed. */
@@ -126,15 +136,17 @@ function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
 
 /** See the file's head. */
 export class Commands {
-  readonly #server: Pick<ServerArgs, "outputBase" | "workspace">;
+  readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #cookies: Cookies;
   readonly #session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">;
   readonly #events: CommandEvents;
+  /** Loaded when the first agent turns out to share no disk with us. */
+  #twoMachines?: Promise<TwoMachines>;
   readonly #running = new Map<string, Command>();
 
   /** @param server Whose place we take. */
   constructor(
-    server: Pick<ServerArgs, "outputBase" | "workspace">,
+    server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">,
     cookies: Cookies,
     session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">,
     events: CommandEvents,
@@ -247,6 +259,11 @@ export class Commands {
       }
       command.link = link;
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
+      if (outcome.kind === "stale" && outcome.generation && attempt < 5) {
+        // An agent that was started anew, or another proxy's work: what it has is asked for again.
+        (await this.#twoMachines)?.forget();
+        continue;
+      }
       if (outcome.kind === "stale" && attempt < 5) {
         // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
         this.#session.lost(link, outcome.why);
@@ -276,36 +293,55 @@ export class Commands {
     call: ServerCall,
   ): Promise<{ outcome: RemoteOutcome; terminationExpected: boolean }> {
     const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
-    const request = Buffer.concat(patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined));
     let terminationExpected = false;
-    const patch = (f: Field) => {
-      switch (f.number) {
-        case Response.cookie:
-          return cookie;
-        case Response.commandId:
-          return id;
+    const patch = (response: Uint8Array) =>
+      Buffer.concat(patchFields(response, (f: Field) => {
+        switch (f.number) {
+          case Response.cookie:
+            return cookie;
+          case Response.commandId:
+            command.remoteId ??= textValue(response, f);
+            return id;
+          case Response.terminationExpected:
+            terminationExpected = varintValue(response, f) !== 0;
+        }
+      }));
+    let ready: ReadyCommand | undefined;
+    if (link.synced) {
+      try {
+        ready = await (await this.#synced()).prepare(message, {
+          link,
+          signal: command.cancelled.signal,
+          say: command.say,
+        });
+      } catch (e) {
+        if (command.cancelled.signal.aborted) return { outcome: { kind: "cancelled" }, terminationExpected };
+        if (!(e instanceof StatusError)) throw e;
+        return { outcome: { kind: "stale", why: e.message }, terminationExpected };
       }
-    };
+    }
     const outcome = await runRemotely({
       id: command.id,
-      request,
+      request: Buffer.concat(patchFields(ready?.request ?? message, (f) => f.number === 1 ? NO_COOKIE : undefined)),
       link,
       headers,
+      workspaceGeneration: ready?.generation,
+      outputs: ready?.outputs,
       cancelled: command.cancelled.signal,
       gone: call.gone,
       isCurrent: () => this.#session.isCurrent(link),
       say: command.say,
-      onResponse: (response) => {
-        const pieces = patchFields(response, (f) => {
-          if (f.number === Response.terminationExpected) terminationExpected = varintValue(response, f) !== 0;
-          else if (f.number === Response.commandId) command.remoteId ??= textValue(response, f);
-          return patch(f);
-        });
-        return call.write(Buffer.concat(pieces));
+      onResponse: (response, last) => {
+        if (!last || !ready) return call.write(patch(response));
+        return ready.bringHome(exitCode(response)).then(() => call.write(patch(response)));
       },
-      onOutputs: () => {},
+      onOutputs: (part) => ready?.onOutputs(part),
     });
     return { outcome, terminationExpected };
+  }
+
+  #synced(): Promise<TwoMachines> {
+    return this.#twoMachines ??= import("./two_machines.ts").then(({ TwoMachines }) => new TwoMachines(this.#server));
   }
 
   /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */

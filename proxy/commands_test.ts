@@ -57,6 +57,8 @@ class FakeSession {
       this.#link = {
         name: `127.0.0.1:${this.agent}`,
         connection,
+        synced: false,
+        missingInstallBase: "",
         headers: (from = {}) => ({ "x-custom": from["x-custom"] ?? "", "rbs-epoch": epoch }),
       };
     }
@@ -86,7 +88,7 @@ function proxy(script: Script = obedient, connected = true) {
   if (connected) session.agent = agent.server.port;
   const activity: number[] = [];
   const terminations: number[] = [];
-  const commands = new Commands({ outputBase: "/ob", workspace: "/ws" }, cookies, session, {
+  const commands = new Commands({ outputBase: "/ob", workspace: "/ws", argv: [] }, cookies, session, {
     onActivity: (n) => void activity.push(n),
     onTermination: () => void terminations.push(performance.now()),
   });

@@ -44,8 +44,8 @@ export interface RemoteCommand {
   /** Whether the agent is, as far as anybody knows, still the session's. */
   isCurrent(): boolean;
   say(text: string): void;
-  /** Takes a RunResponse; what it returns is waited for before the next one. */
-  onResponse(response: Buffer): Promise<void> | undefined;
+  /** Takes a RunResponse, in the end the last one; what it returns is waited for before the next. */
+  onResponse(response: Buffer, last: boolean): Promise<void> | undefined;
   /** Takes an encoded Outputs message. */
   onOutputs(outputs: Buffer): void;
 }
@@ -151,7 +151,7 @@ async function listen(
       }
       if (response) {
         finished = isFinished(response);
-        const busy = command.onResponse(response);
+        const busy = command.onResponse(response, finished);
         if (busy) await busy;
       } else if (outputs) command.onOutputs(outputs);
       received = sequence;

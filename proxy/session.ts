@@ -23,6 +23,10 @@ export interface AgentLink {
   /** "host:port", for people. */
   readonly name: string;
   readonly connection: Connection;
+  /** Agent and laptop share no disk. */
+  readonly synced: boolean;
+  /** The install base that the agent's machine lacks; empty: none. */
+  readonly missingInstallBase: string;
   /** The headers of a call: the client's own metadata, and ours. */
   headers(from?: Headers): Headers;
 }
@@ -304,6 +308,8 @@ export class Session {
     const link: AgentLink = {
       name,
       connection: new Connection(agent.host, agent.commandPort, { keepAlive: true }),
+      synced: server.synced,
+      missingInstallBase: server.missingInstallBase,
       headers(from = {}) {
         const headers: Headers = {};
         for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;

@@ -144,7 +144,10 @@ function permissions(program: Program): string {
       if (!name) fixed.push(value);
       else if (!paths.includes(name)) throw new Error(`${program.name}'s launcher does not set $${name}.`);
       else if (program.variables[name]?.is === "network") network = name;
-      else {lines.push(
+      else if (program.variables[name]?.is === "address") {
+        lines.push(`case $${name} in`, `  "") ;;`, `  *:*) set -- "--allow-${kind}=[$${name}]" "$@" ;;`);
+        lines.push(`  *) set -- "--allow-${kind}=$${name}" "$@" ;;`, "esac");
+      } else {lines.push(
           `if [ -n "$${name}" ]; then grantable "$${name}"${below}; set -- "--allow-${kind}=$path" "$@"; fi`,
         );}
     }

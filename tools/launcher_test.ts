@@ -108,6 +108,22 @@ Deno.test("the orchestrator may use its state, its storage and its agent, and no
   );
 });
 
+Deno.test("the orchestrator and the agent may use the address that they are told to listen on, and no other", async () => {
+  await using directory = await tempDir();
+  const state = { RBS_STATE_DIR: directory.path, RBS_LISTEN: undefined, RBS_AGENT_HOST: undefined };
+  const orchestrator = await probe(ORCHESTRATOR_PROGRAM, directory, "orchestrator");
+  const agent = await probe(AGENT, directory, "agent");
+  await check(
+    [orchestrator, "--listen=127.0.0.2"],
+    ["connect:127.0.0.2", "connect:127.0.0.1"],
+    ["connect:127.0.0.3"],
+    state,
+  );
+  await check([orchestrator], ["connect:127.0.0.2"], ["connect:127.0.0.3"], { ...state, RBS_LISTEN: "127.0.0.2" });
+  await check([orchestrator, "--listen", "localhost"], ["connect:localhost"], ["connect:127.0.0.2"], state);
+  await check([agent], ["connect:::2", "connect:::1"], ["connect:::3"], { ...state, RBS_AGENT_HOST: "::2" });
+});
+
 Deno.test("the agent may use its storage, read the output base, and run bash only", async () => {
   await using directory = await tempDir();
   for (const name of ["storage", "output_base", "beside"]) await Deno.mkdir(directory.join(name));

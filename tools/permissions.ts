@@ -28,10 +28,11 @@ export interface LauncherVariable {
   /**
    * path: a value of --allow-read and --allow-write. network: "HOST:PORT" of a peer, which becomes a value of
    * --allow-net: nothing for this machine (see LOOPBACK), and everything for another one, because Deno checks the
-   * addresses behind a name, and these nobody knows beforehand.
+   * addresses behind a name, and these nobody knows beforehand. address: an IP address, or "localhost": a value of
+   * --allow-net.
    * @default "path"
    */
-  is?: "path" | "network";
+  is?: "path" | "network" | "address";
 }
 
 /** A program of ours. */
@@ -111,9 +112,11 @@ export const ORCHESTRATOR_PROGRAM: Program = {
     state: STATE_DIRECTORY,
     storage: { options: ["--storage-root"], otherwise: "${RBS_STORAGE_ROOT-}" },
     agent: { options: ["--agent"], otherwise: '${RBS_AGENT:-"${0%/*}/agent"}' },
+    listen: { options: ["--listen"], otherwise: "${RBS_LISTEN-}", is: "address" },
   },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
+    { allow: "net", of: ["$listen"], why: "the same, where other machines reach it", compiled: "all" },
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
     { allow: "read", of: ["$agent"], why: "says at the start when there is no agent program", compiled: "all" },
     { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
@@ -136,9 +139,11 @@ export const AGENT: Program = {
   variables: {
     storage: { otherwise: "${RBS_AGENT_STORAGE-}" },
     output_base: { otherwise: "${RBS_AGENT_OUTPUT_BASE-}" },
+    host: { options: ["--host"], otherwise: "${RBS_AGENT_HOST-}", is: "address" },
   },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its two ports, and the real Bazel server" },
+    { allow: "net", of: ["$host"], why: "its ports, where other machines reach it", compiled: "all" },
     {
       allow: "read",
       of: ["$storage"],

@@ -1,22 +1,25 @@
 /**
- * `deno task test [unit|mirror…]`: set-up, compile, then the suites. Ends with a line for each suite, and with exit code
+ * `deno task test [unit|mirror|two-machines…]`: set-up, compile, then the suites. Ends with a line for each suite, and with exit code
  * 1 when a test failed.
  *
  * Bazel 7 lives in a root of its own on machines that have it (`RBS_BAZEL7` is the script that runs a command in there).
- * The mirror test runs a second time inside, where that Bazel is the one on the PATH.
+ * The mirror test runs a second time inside, where that Bazel is the one on the PATH. And it runs on two machines, that is,
+ * in two network namespaces, where laptop and agent share nothing but a link.
  */
 import { join } from "node:path";
 import { compile, ROOT } from "./compile.ts";
 import { PROGRAMS } from "./permissions.ts";
-import { setup } from "./setup.ts";
+import { IP, setup } from "./setup.ts";
 
 interface Suite {
   name: string;
   /** Folders and files, relative to the repository; those that are not there are left out. */
   paths: readonly string[];
   env?: Record<string, string>;
-  /** Runs deno in another root. */
+  /** The beginning of a command line, by which deno runs elsewhere. */
   through?: readonly string[];
+  /** What is deno there. @default this one */
+  deno?: string;
 }
 
 interface Result {
@@ -27,6 +30,16 @@ interface Result {
 
 const UNIT: Suite = { name: "unit", paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support"] };
 const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
+const TWO_MACHINES: Suite[] = [
+  { name: "two machines", paths: ["tests/sync"] },
+  {
+    name: "mirror, on two machines",
+    // The others are about the programs of one machine: their ports, their files, their signals.
+    paths: ["commands", "jbazel", "fallback"].map((name) => `tests/mirror/${name}_test.ts`),
+    through: [Deno.execPath(), "run", "--frozen", "--allow-all", "tests/support/on_laptop.ts"],
+  },
+];
+const NAMES = ["unit", "mirror", "two-machines"];
 
 function suites(names: readonly string[]): Suite[] {
   const bazel7 = Deno.env.get("RBS_BAZEL7");
@@ -36,23 +49,23 @@ function suites(names: readonly string[]): Suite[] {
     chosen.push(MIRROR);
     // The root has no Bazel from npm's cache to run: that one ran outside.
     const env = { RBS_TEST_BAZELS: "5,6,7,8,9" };
-    if (bazel7) chosen.push({ ...MIRROR, name: "mirror, in Bazel 7's root", env, through: [bazel7, "exec"] });
+    const there = { env, through: [bazel7!, "exec"], deno: "deno" };
+    if (bazel7) chosen.push({ ...MIRROR, name: "mirror, in Bazel 7's root", ...there });
     else {console.log(
         "Not run: the mirror test with Bazel 7 (RBS_BAZEL7 names no script that runs a command beside it).",
       );}
   }
+  if (names.includes("two-machines")) chosen.push(...TWO_MACHINES);
   return chosen;
 }
 
-async function runSuite({ name, paths, env, through = [] }: Suite): Promise<Result> {
+async function runSuite({ name, paths, env, through = [], deno = Deno.execPath() }: Suite): Promise<Result> {
   const existing = paths.filter((path) => exists(join(ROOT, path)));
   if (existing.length === 0) {
     console.log(`Not run: ${name}, for there is none of ${paths.join(", ")}.`);
     return { name, passed: 0, failed: 0 };
   }
   console.log(`\n== ${name} ==`);
-  // In another root, deno is another file.
-  const deno = through.length > 0 ? "deno" : Deno.execPath();
   const argv = [...through, deno, "test", "--frozen", "--allow-all", "--quiet", "--permit-no-files", ...existing];
   const child = new Deno.Command(argv[0], {
     args: argv.slice(1),
@@ -83,13 +96,13 @@ function exists(path: string): boolean {
 }
 
 if (import.meta.main) {
-  const names = Deno.args.length > 0 ? Deno.args : ["unit", "mirror"];
-  const unknown = names.find((name) => !["unit", "mirror"].includes(name));
+  const names = Deno.args.length > 0 ? Deno.args : NAMES;
+  const unknown = names.find((name) => !NAMES.includes(name));
   if (unknown) {
-    console.error(`test: there is no suite ${unknown}; there are unit and mirror.`);
+    console.error(`test: there is no suite ${unknown}; there are ${NAMES.join(", ")}.`);
     Deno.exit(2);
   }
-  if (!await setup(console.log)) Deno.exit(1);
+  if (!await setup(console.log, [IP])) Deno.exit(1);
   try {
     await compile(PROGRAMS);
   } catch (error) {

@@ -4,7 +4,7 @@
  */
 
 /** Something that must be there. */
-interface Need {
+export interface Need {
   what: string;
   /** Any one of these programs on the PATH will do, */
   programs: readonly string[];
@@ -38,14 +38,22 @@ const NEEDS: readonly Need[] = [
   { what: "ps", programs: ["ps"], debian: "procps", elsewhere: "procps" },
 ];
 
+/** What only the tests need: they join two network namespaces by a link. */
+export const IP: Need = { what: "ip", programs: ["ip"], debian: "iproute2", elsewhere: "iproute2" };
+
+/** What only the benchmark of sync needs, to compare with. */
+export const RSYNC: Need = { what: "rsync", programs: ["rsync"], debian: "rsync", elsewhere: "rsync" };
+
 /**
  * Makes sure that all is there.
  *
  * @param say Gets a line of progress.
+ * @param more What is needed beside what the demo needs.
  * @returns false when something is missing that could not be installed; what to do was said.
  */
-export async function setup(say: (line: string) => void): Promise<boolean> {
-  const missing = NEEDS.filter((need) => !isThere(need));
+export async function setup(say: (line: string) => void, more: readonly Need[] = []): Promise<boolean> {
+  const needs = [...NEEDS, ...more];
+  const missing = needs.filter((need) => !isThere(need));
   if (missing.length === 0) return true;
   say(`Missing here: ${missing.map(({ what }) => what).join(", ")}.`);
 
@@ -86,7 +94,7 @@ export async function setup(say: (line: string) => void): Promise<boolean> {
     say("Installing Bazelisk (npm install)");
     await new Deno.Command("npm", { args: npm, stdin: "null", stdout: "null" }).output();
   }
-  const still = NEEDS.filter((need) => !isThere(need));
+  const still = needs.filter((need) => !isThere(need));
   if (still.length > 0) say(`Still missing after the installation: ${still.map(({ what }) => what).join(", ")}.`);
   return still.length === 0;
 }
@@ -141,7 +149,7 @@ async function apt(args: string[], say: (line: string) => void): Promise<boolean
 }
 
 if (import.meta.main) {
-  const ready = await setup((line) => console.log(line));
+  const ready = await setup((line) => console.log(line), [IP, RSYNC]);
   if (ready) console.log("All that is needed is there.");
   Deno.exit(ready ? 0 : 1);
 }

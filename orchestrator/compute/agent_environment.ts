@@ -32,14 +32,20 @@ export const INHERITED_VARIABLES = [
   "RBS_NAMESPACE",
   "RBS_INSTALL_BASES",
   "RBS_GRACE_SECONDS",
+  "RBS_GRACE_SECONDS",
 ] as const;
 
 /**
  * An agent's environment: what it inherits, and the paths from which its launcher makes the agent's permissions.
  *
  * @param host The orchestrator's environment.
+ * @param listenAddress Where the agent listens; undefined: on the loopback interface.
  */
-export function agentEnvironment(spec: AgentSpec, host: Readonly<Record<string, string>>): Record<string, string> {
+export function agentEnvironment(
+  spec: AgentSpec,
+  host: Readonly<Record<string, string>>,
+  listenAddress?: string,
+): Record<string, string> {
   const environment: Record<string, string> = {};
   for (const name of INHERITED_VARIABLES) {
     if (host[name] !== undefined) environment[name] = host[name];
@@ -47,6 +53,7 @@ export function agentEnvironment(spec: AgentSpec, host: Readonly<Record<string, 
   const cache = host.XDG_CACHE_HOME || join(host.HOME ?? "/", ".cache");
   return {
     ...environment,
+    ...(listenAddress === undefined ? {} : { RBS_AGENT_HOST: listenAddress }),
     RBS_AGENT_STORAGE: spec.storageDirectory,
     RBS_AGENT_WORKSPACE: spec.sourcePath,
     RBS_AGENT_INSTALL_BASE: startupOption(spec.startupOptions, "install_base") ?? "",

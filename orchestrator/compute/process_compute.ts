@@ -15,8 +15,8 @@ import {
   type RunningAgent,
 } from "./compute_service.ts";
 
-/** Agents on this machine listen on the loopback interface only. */
-const HOST = "127.0.0.1";
+/** Where agents on this machine listen, unless they are told otherwise. */
+const LOOPBACK = "127.0.0.1";
 /** A first line longer than this, in bytes, is not an agent's. */
 const FIRST_LINE_MAX = 4096;
 
@@ -26,6 +26,8 @@ export interface ProcessComputeOptions {
   readonly command: readonly [program: string, ...args: string[]];
   /** The environment from which agents inherit what they may. */
   readonly environment: Readonly<Record<string, string>>;
+  /** The IP address on which agents listen. @default the loopback interface's */
+  readonly listenAddress?: string;
 }
 
 /**
@@ -54,7 +56,7 @@ export class ProcessCompute implements ComputeService {
       const { port, commandPort } = await listening(child, spec, ended);
       return {
         processId: String(child.pid),
-        endpoint: { host: HOST, port, commandPort },
+        endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
         ended,
         terminate: () => void child.kill("SIGTERM"),
         kill: () => void child.kill("SIGKILL"),
@@ -96,7 +98,7 @@ export class ProcessCompute implements ComputeService {
       return spawn(program, args, {
         cwd: spec.storageDirectory,
         detached: true,
-        env: agentEnvironment(spec, this.options.environment),
+        env: agentEnvironment(spec, this.options.environment, this.options.listenAddress),
         stdio: ["pipe", "pipe", log],
       });
     } catch (cause) {

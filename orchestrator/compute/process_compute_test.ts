@@ -25,6 +25,8 @@ function spec(storageDirectory: string, ...startupOptions: string[]): AgentSpec 
     accessToken: "access",
     controlToken: "control",
     leaseSeconds: 60,
+    synced: false,
+    hiddenPaths: [],
   };
 }
 

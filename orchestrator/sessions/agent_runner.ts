@@ -21,6 +21,8 @@ export interface AgentRunnerOptions {
   /** An agent that is not ready after this time has failed. Milliseconds. */
   readonly startTimeoutMs: number;
   readonly leaseSeconds: number;
+  /** Folders that no synced session may see, see rbs.v1.AgentSpec. Absolute. */
+  readonly hiddenPaths: readonly string[];
   /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
   readonly killAfterMs: number;
   /** See SupervisorOptions. */
@@ -144,7 +146,7 @@ export class AgentRunner {
   }
 
   async #started(): Promise<RunningAgent> {
-    const { compute, steps, leaseSeconds } = this.#options;
+    const { compute, steps, leaseSeconds, hiddenPaths } = this.#options;
     const session = this.#session;
     steps.publish(session, "starting agent");
     const agent = await compute.start(
@@ -159,6 +161,8 @@ export class AgentRunner {
         accessToken: session.accessToken,
         controlToken: session.controlToken,
         leaseSeconds,
+        synced: session.synced,
+        hiddenPaths: [...hiddenPaths],
       },
       this.#givenUp.signal,
       (step) => steps.publish(session, step),
@@ -186,10 +190,10 @@ export class AgentRunner {
       answerTimeoutMs: this.#options.answerTimeoutMs,
       events: {
         step: (step) => steps.publish(session, step),
-        ready: ({ warnings, samePaths }) => {
+        ready: ({ warnings, samePaths, missingInstallBase }) => {
           clearTimeout(this.#startTimer);
           for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
-          this.#advance("ready", { warnings, samePaths }).then(() => steps.clear(session), (e) => {
+          this.#advance("ready", { warnings, samePaths, missingInstallBase }).then(() => steps.clear(session), (e) => {
             this.#over.resolve({ reason: sentence(e), transient: true });
           });
         },

@@ -39,6 +39,10 @@ export interface SessionFields {
   warnings: string[];
   /** Whether the agent's Bazel server sees the developer's own paths. */
   samePaths: boolean;
+  /** Whether the agent shares no files with the developer. */
+  synced: boolean;
+  /** The install base that the developer's proxy has to send before the Bazel server can start; empty: none. */
+  missingInstallBase: string;
   /** Why the session FAILED or is STOPPING: one sentence. */
   failure: string;
   /** Whether trying again may help. */

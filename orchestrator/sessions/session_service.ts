@@ -22,6 +22,8 @@ export interface ServerRequest extends SessionKey {
 export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps"> {
   /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
   readonly storageRoot: string;
+  /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
+  readonly synced: boolean;
   /** The only region that is served; empty: any. */
   readonly region: string;
   /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
@@ -179,6 +181,11 @@ export class SessionService {
     }
   }
 
+  /** Whether new sessions are synced. */
+  get synced(): boolean {
+    return this.#options.synced;
+  }
+
   /** The sessions of a user, oldest first. */
   list(userId: string): Promise<Session[]> {
     return this.#options.store.list(userId);
@@ -227,12 +234,19 @@ export class SessionService {
       return { wait: true, joined };
     }
     const hash = startupOptionsHash(request.startupOptions);
-    if (hash !== "" && hash !== session.startupOptionsHash) {
+    const isOtherKind = session.synced !== this.#options.synced;
+    if (isOtherKind || (hash !== "" && hash !== session.startupOptionsHash)) {
       if (joined !== undefined) {
         throw new RpcError(Code.FAILED_PRECONDITION, `The server of ${workspace} ${OTHER_OPTIONS}`);
       }
-      this.#steps.publish(request, "stopping the former server, which has other startup options");
-      const stopping = await this.#stop(session, "Another client wants other startup options.", false, request);
+      const [has, reason] = isOtherKind
+        ? [
+          session.synced ? "a synced workspace" : "a shared workspace",
+          "The orchestrator was started in another mode.",
+        ]
+        : ["other startup options", "Another client wants other startup options."];
+      this.#steps.publish(request, `stopping the former server, which has ${has}`);
+      const stopping = await this.#stop(session, reason, false, request);
       if (!stopping) return await this.#decide(request, joined, signal);
       return { wait: true, joined };
     }
@@ -274,7 +288,7 @@ export class SessionService {
 
   /** Starts an agent, if no one else does. @returns the epoch of the start; undefined if another was faster */
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
-    const { store, compute, storageRoot, region } = this.#options;
+    const { store, compute, storageRoot, region, synced } = this.#options;
     if (region !== "" && request.region !== "" && request.region !== region) {
       throw new RpcError(
         Code.FAILED_PRECONDITION,
@@ -306,6 +320,8 @@ export class SessionService {
         storageDirectory: storageDirectory(storageRoot, request),
         warnings: [],
         samePaths: false,
+        synced,
+        missingInstallBase: "",
         failure: "",
         failureTransient: false,
         createdAt: now,

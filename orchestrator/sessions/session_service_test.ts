@@ -42,6 +42,8 @@ class World implements AsyncDisposable {
       log() {},
       storageRoot: join(this.temp.path, "storage"),
       region: "",
+      synced: false,
+      hiddenPaths: ["/state"],
       leaseSeconds: 60,
       idleTimeoutMs: 60_000,
       startTimeoutMs: 20_000,
@@ -402,6 +404,31 @@ test("a start that was under way is adopted too", async (world) => {
   const answer = world.get({ startupOptions: ["--fake=slow"] });
   agent.becomeReady();
   assert.equal((await answer).epoch, 1);
+});
+
+test("an agent of the other mode is not taken over warm, whoever wants a server", async (world) => {
+  const shared = await world.get();
+  assert.equal(shared.synced, false);
+  for (const [synced, startupOptions] of [[true, OPTIONS], [false, []]] as const) {
+    world.service = world.newService({ synced });
+    await world.service.adopt();
+    const steps: string[] = [];
+    const before = world.compute.agents.length;
+    const session = await world.get({ startupOptions }, (step) => steps.push(step));
+    assert.equal(session.synced, synced);
+    assert.match(steps[0], synced ? /former server, which has a shared/ : /former server, which has a synced/);
+    assert.equal(world.compute.agents.length, before + 1);
+    assert.equal(world.compute.alive.size, 1);
+    assert.equal((await world.get({ startupOptions, sessionId: B })).agentPort, session.agentPort);
+    const { spec } = world.compute.agents.at(-1)!;
+    assert.equal(spec.synced, synced);
+    assert.deepEqual(spec.hiddenPaths, ["/state"]);
+  }
+});
+
+test("what an agent lacks is told to its callers", async (world) => {
+  const session = await world.get({ startupOptions: ["--fake=incomplete"] });
+  assert.equal(session.missingInstallBase, "/install");
 });
 
 test("what cannot be adopted is dropped: dead agents, and starts without an address", async (world) => {

@@ -40,6 +40,8 @@ const MIGRATIONS = [
      Epoch INTEGER NOT NULL,
      PRIMARY KEY (UserId, RepoHash)
    ) STRICT, WITHOUT ROWID;`,
+  `ALTER TABLE BuildSessions ADD COLUMN Synced INTEGER NOT NULL DEFAULT 0;
+   ALTER TABLE BuildSessions ADD COLUMN MissingInstallBase TEXT NOT NULL DEFAULT '';`,
 ];
 
 const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
@@ -58,6 +60,8 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   storageDirectory: "StorageDirectory",
   warnings: "Warnings",
   samePaths: "SamePaths",
+  synced: "Synced",
+  missingInstallBase: "MissingInstallBase",
   failure: "Failure",
   failureTransient: "FailureTransient",
   createdAt: "CreatedAt",
@@ -83,6 +87,7 @@ function fromRow(row: Row): Session {
     startupOptions: JSON.parse(row.StartupOptions as string),
     warnings: JSON.parse(row.Warnings as string),
     samePaths: row.SamePaths === 1,
+    synced: row.Synced === 1,
     failureTransient: row.FailureTransient === 1,
   };
 }

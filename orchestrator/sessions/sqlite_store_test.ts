@@ -34,6 +34,24 @@ Deno.test("SQLite: what was written is there after the store was opened anew, fo
   assert.deepEqual(await store.get(KEY), before);
 });
 
+Deno.test("SQLite: a file of the first version is taken on, with all that it holds", async () => {
+  using temp = tempDirectory();
+  const file = join(temp.path, "s.sqlite");
+  {
+    await using store = SqliteSessionStore.open(file);
+    await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields({ synced: false }));
+  }
+  const old = new DatabaseSync(file);
+  for (const column of ["Synced", "MissingInstallBase"]) old.exec(`ALTER TABLE BuildSessions DROP COLUMN ${column}`);
+  old.exec("PRAGMA user_version = 1");
+  old.close();
+  for (let opened = 1; opened <= 2; opened++) {
+    await using store = SqliteSessionStore.open(file);
+    const session = await store.get(KEY);
+    assert.deepEqual({ ...fields({ synced: false }), ...KEY, status: "PENDING", epoch: 1 }, session);
+  }
+});
+
 Deno.test("SQLite: damaged files and other programs' files are named, and left as they are", () => {
   using temp = tempDirectory();
   const file = join(temp.path, "s.sqlite");

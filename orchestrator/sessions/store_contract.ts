@@ -24,6 +24,8 @@ export function fields(change: Partial<SessionFields> = {}): SessionFields {
     storageDirectory: "/storage/ann",
     warnings: [],
     samePaths: false,
+    synced: true,
+    missingInstallBase: "",
     failure: "",
     failureTransient: false,
     createdAt: 1_000,

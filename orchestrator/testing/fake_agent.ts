@@ -20,7 +20,7 @@ if (behaviour.has("hang")) await new Promise((resolve) => setTimeout(resolve, 3_
 if (behaviour.has("deaf")) Deno.addSignalListener("SIGTERM", () => {});
 if (behaviour.has("environment")) console.error(JSON.stringify(Deno.env.toObject()));
 
-const agent = new FakeAgentServer(spec);
+const agent = new FakeAgentServer(spec, Deno.env.get("RBS_AGENT_HOST"));
 const port = await agent.listen();
 console.log(toJsonString(AgentListeningSchema, { $typeName: "rbs.v1.AgentListening", port, commandPort: port }));
 await agent.ended;

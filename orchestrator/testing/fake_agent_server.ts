@@ -9,6 +9,7 @@ type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];
 /**
  * How a fake agent behaves, taken from its startup options `--fake=NAME`:
  *  - `slow`: it is ready only when it is told so;
+ *  - `incomplete`: it is ready, but lacks the install base `/install`;
  *  - `deaf`: it does not end when it is asked to;
  *  - `fail`, `fail-transient`: it says that it failed;
  *  - `exit`, `garbage`, `hang`: as a process, it ends at once, prints nonsense, or never says where it listens.
@@ -34,11 +35,12 @@ export class FakeAgentServer implements AsyncDisposable {
   /** While true, Supervise calls are accepted and never answered. */
   mute = false;
 
-  constructor(readonly spec: AgentSpec) {
+  /** @param host The address to listen on. */
+  constructor(readonly spec: AgentSpec, host = "127.0.0.1") {
     this.#behaviours = behaviours(spec.startupOptions);
     this.#ready = !this.#behaviours.has("slow");
     this.#server = new RpcServer({
-      address: "127.0.0.1:0",
+      address: `${host}:0`,
       authorize: (path, context) => {
         const token = path.endsWith("/Supervise") ? spec.controlToken : spec.accessToken;
         if (bearer(context.metadata("authorization")) !== token) {
@@ -138,7 +140,10 @@ export class FakeAgentServer implements AsyncDisposable {
       if (this.#runningCommands > 0) {
         yield { message: { case: "activity", value: { runningCommands: this.#runningCommands } } };
       }
-      if (this.#ready) yield { message: { case: "ready", value: { warnings: [], samePaths: true } } };
+      const missingInstallBase = this.#behaviours.has("incomplete") ? "/install" : "";
+      if (this.#ready) {
+        yield { message: { case: "ready", value: { warnings: [], samePaths: true, missingInstallBase } } };
+      }
       for (;;) {
         await arrived.promise;
         arrived = Promise.withResolvers();

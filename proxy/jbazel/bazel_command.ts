@@ -3,7 +3,7 @@ import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
 import { commandEnvironment } from "./environment.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { readsStdin } from "./invocation.ts";
-import { runLocalBazel } from "./local_bazel.ts";
+import { runLocalBazel, runThroughProxy } from "./local_bazel.ts";
 import { type BuildServer, OrchestratorSession } from "./orchestrator_session.ts";
 import { outputBase } from "./output_base.ts";
 import { oneLine, Progress, type ProgressOutput } from "./progress.ts";
@@ -23,10 +23,13 @@ export interface BazelCommandOptions {
   env: Record<string, string>;
   io: CommandIo;
   progress: ProgressOutput;
+  /** Where RBS's proxy is: the javabase for a local Bazel client. Asked for only where one is needed. */
+  javabase(): string;
 }
 
 /**
- * Runs a Bazel command line on the workspace's build server, from any directory of the workspace.
+ * Runs a Bazel command line on the workspace's build server, from any directory of the workspace: in the session itself,
+ * or through the local client and our proxy where the session has only a copy of the workspace.
  *
  * @param args What follows `bazel`.
  * @returns Bazel's exit code
@@ -57,12 +60,13 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   }
   using orchestrator = session;
   for (let attempt = 0;; attempt++) {
-    let server: BuildServer;
+    let server: BuildServer | "synced";
     try {
       server = await waitForServer(orchestrator, workspace, args, options);
     } catch (e) {
       return await fallBack(e);
     }
+    if (server === "synced") return await runThroughProxy(args, options.javabase(), { say, signals: io.signals });
     if (!server.joined && attempt === 0) {
       for (const w of server.response.warnings) say(`rbs: warning: ${oneLine(w)}`);
     }
@@ -117,7 +121,7 @@ async function waitForServer(
   workspace: string,
   args: string[],
   options: BazelCommandOptions,
-): Promise<BuildServer> {
+): Promise<BuildServer | "synced"> {
   using progress = new Progress(options.progress, "waiting for the orchestrator");
   using cleanup = new DisposableStack();
   const interrupted = new AbortController();

@@ -30,6 +30,7 @@ async function start(behaviour: Behaviour) {
       env,
       io,
       progress: { write: (s) => void said.push(s), columns: () => undefined },
+      javabase: () => `${place.root}/javabase`,
     });
   return { place, agent, orchestrator, io, settings, run, said, [Symbol.asyncDispose]: () => stack.disposeAsync() };
 }
@@ -380,7 +381,7 @@ Deno.test("an orchestrator that speaks something else: exit code 36 and one sent
     region: "",
     fallback: "error",
   };
-  const options = { settings, workingDirectory: place.workspace, env: {}, io: new TestIo() };
+  const options = { settings, workingDirectory: place.workspace, env: {}, io: new TestIo(), javabase: () => "/none" };
   const progress = { write() {}, columns: () => undefined };
   await assert.rejects(runBazelCommand(["build"], { ...options, progress }), isRbsError(36, /orchestrator/));
   listener.close();
@@ -435,4 +436,11 @@ Deno.test("RBS_FALLBACK=local is for a server that cannot be had, never for a co
   t.settings.fallback = "local";
   await assert.rejects(t.run(["build"]), isRbsError(37, /lost while Bazel ran/));
   assert.deepEqual(t.said, []);
+});
+
+Deno.test("where agents have copies of workspaces only, a proxy that is not there is named", async () => {
+  await using t = await start(async function* () {});
+  t.orchestrator.synced = true;
+  await assert.rejects(t.run(["build"]), isRbsError(36, /proxy is not at .*\/javabase: make it with .*RBS_JAVABASE/));
+  assert.equal(t.orchestrator.requests.length, 0, "a session that the proxy would have to replace is not begun");
 });

@@ -81,6 +81,8 @@ export class FakeOrchestrator implements AsyncDisposable {
   readonly heartbeats: string[] = [];
   sessions: MessageInitShape<typeof SessionSchema>[] = [];
   warnings: string[] = [];
+  /** Whether its agents have copies of workspaces only. */
+  synced = false;
   /** Runs before the answer to GetServerStream. */
   before: (
     request: GetServerRequest,
@@ -132,7 +134,7 @@ export class FakeOrchestrator implements AsyncDisposable {
       releaseServer: () => Promise.resolve({ released: false }),
       listSessions: async (request) => {
         await this.beforeList();
-        return { sessions: this.sessions.filter((s) => s.userId === request.userId) };
+        return { sessions: this.sessions.filter((s) => s.userId === request.userId), synced: this.synced };
       },
     });
   }

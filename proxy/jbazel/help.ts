@@ -16,7 +16,8 @@ Usage: jbazel [STARTUP OPTIONS] COMMAND [OPTIONS] [TARGETS]   a Bazel command, p
        jbazel setup | status | doctor [OPTIONS]               jbazel's own; each has --help
        jbazel --help | --version                              about jbazel
 
-Bazel commands work from any directory of a workspace and need no setup. "jbazel help", "jbazel version" and
+Bazel commands work from any directory of a workspace and need no setup. Where the orchestrator runs with
+--workspace=synced, a local Bazel sends them, and RBS's proxy sends the workspace along. "jbazel help", "jbazel version" and
 "jbazel shutdown" are Bazel's.
 
 Environment:
@@ -26,7 +27,7 @@ Environment:
   RBS_REGION             where the build server should run
   RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
                          Bazel of this machine, saying so
-  RBS_JAVABASE           RBS's javabase, for setup and doctor (default: beside jbazel)
+  RBS_JAVABASE           RBS's javabase, where its proxy is (default: beside jbazel)
   RBS_DEBUG              1: errors come with their causes and stack traces
 
 Exit codes:

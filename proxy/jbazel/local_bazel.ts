@@ -1,7 +1,15 @@
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { commandEnvironment, HIDDEN_PREFIX, isLinkerVariable, withoutLinkerVariables } from "./environment.ts";
 import { BazelExit } from "./exit_codes.ts";
+import { inspectJavabase } from "./javabase.ts";
 import type { SignalSource } from "./signals.ts";
+
+/** Where a local Bazel runs. */
+export interface LocalIo {
+  /** Shows the user a line. */
+  say(line: string): void;
+  signals: SignalSource;
+}
 
 /**
  * Runs the Bazel of this machine in place of the build server's, connected to our own input and outputs.
@@ -9,28 +17,62 @@ import type { SignalSource } from "./signals.ts";
  * @param reason Why; the user reads it.
  * @returns Bazel's exit code
  */
-export async function runLocalBazel(
-  args: string[],
-  reason: string,
-  io: { say(line: string): void; signals: SignalSource },
-): Promise<number> {
+export async function runLocalBazel(args: string[], reason: string, io: LocalIo): Promise<number> {
+  const { env, without } = localEnvironment();
   io.say(`rbs: ${reason}`);
+  io.say(`rbs: running the local Bazel, because RBS_FALLBACK=local${without}.`);
+  return await run(
+    args,
+    env,
+    io,
+    "There is no bazel on PATH to fall back to: install Bazel, or mend what is said above.",
+  );
+}
+
+/**
+ * Runs the Bazel client of this machine with RBS's proxy as its server. @returns Bazel's exit code
+ *
+ * @param javabase Where the proxy is.
+ */
+export async function runThroughProxy(args: string[], javabase: string, io: LocalIo): Promise<number> {
+  if (inspectJavabase(javabase) === "missing") {
+    throw new RbsError(
+      `RBS's proxy is not at ${javabase}: make it with "deno task compile", or name its folder in RBS_JAVABASE.`,
+      { culprit: "caller", exitCode: BazelExit.ENVIRONMENT },
+    );
+  }
+  const { env, without } = localEnvironment();
+  if (without) io.say(`rbs: running bazel${without}.`);
+  // The first of the startup options: one of the user's own still counts.
+  const all = [`--server_javabase=${javabase}`, ...args];
+  return await run(all, env, io, NO_CLIENT);
+}
+
+const NO_CLIENT =
+  "There is no bazel on PATH, and with --workspace=synced at the orchestrator jbazel needs one to send your workspace: " +
+  "install Bazel or Bazelisk on this machine.";
+
+/** What a local Bazel gets of our environment, and " (without …)" where that is not all. */
+function localEnvironment(): { env: Record<string, string>; without: string } {
   // The local Bazel may meet the proxy, by the user's bazelrc: RBS's own variables are for it.
   const all = Deno.env.toObject();
   const own = Object.entries(all).filter(([name]) => name.startsWith("RBS_") && !name.startsWith(HIDDEN_PREFIX));
   const env = { ...commandEnvironment(all), ...Object.fromEntries(own) };
   const dropped = Object.keys(env).filter(isLinkerVariable);
-  io.say(
-    `rbs: running the local Bazel, because RBS_FALLBACK=local${
-      dropped.length ? ` (without ${dropped.join(", ")})` : ""
-    }.`,
-  );
+  return {
+    env: withoutLinkerVariables(env),
+    without: dropped.length ? ` (without ${dropped.join(", ")})` : "",
+  };
+}
+
+/** @param missing The sentence for when there is no bazel. */
+async function run(args: string[], env: Record<string, string>, io: LocalIo, missing: string): Promise<number> {
   let child: Deno.ChildProcess;
   try {
     child = new Deno.Command("bazel", {
       args,
       clearEnv: true,
-      env: withoutLinkerVariables(env),
+      env,
       stdin: "inherit",
       stdout: "inherit",
       stderr: "inherit",
@@ -38,7 +80,7 @@ export async function runLocalBazel(
   } catch (cause) {
     throw new RbsError(
       cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotCapable
-        ? "There is no bazel on PATH to fall back to: install Bazel, or mend what is said above."
+        ? missing
         : `The local bazel cannot be started: ${sentence(cause)}.`,
       { cause, exitCode: BazelExit.ENVIRONMENT },
     );

@@ -9,6 +9,9 @@ import { readSettings, usage } from "./settings.ts";
 import { processSignals } from "./signals.ts";
 import { openTerminal } from "./terminal.ts";
 
+/** The javabase that belongs to this jbazel. */
+const ownJavabase = () => defaultJavabase(Deno.build.standalone ? Deno.execPath() : import.meta.url);
+
 async function main(args: string[]): Promise<number> {
   const invocation = parseInvocation(args);
   switch (invocation.kind) {
@@ -24,7 +27,7 @@ async function main(args: string[]): Promise<number> {
       return await runVerb(invocation.verb, invocation.args, {
         workingDirectory: workingDirectory(),
         env: (name) => Deno.env.get(name),
-        defaultJavabase: defaultJavabase(Deno.build.standalone ? Deno.execPath() : import.meta.url),
+        defaultJavabase: ownJavabase(),
         say: (line) => writeTextSync(Deno.stdout, `${line}\n`),
         ask: Deno.stdin.isTerminal() && Deno.stdout.isTerminal() ? prompt : undefined,
       });
@@ -47,6 +50,7 @@ async function main(args: string[]): Promise<number> {
           write: (text) => writeTextSync(Deno.stderr, text),
           columns: () => Deno.stderr.isTerminal() ? Deno.consoleSize().columns || 80 : undefined,
         },
+        javabase: () => Deno.env.get("RBS_JAVABASE") || ownJavabase(),
       });
   }
 }

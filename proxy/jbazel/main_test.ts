@@ -94,6 +94,34 @@ Deno.test("the program's mistakes and failures are one sentence each, on stderr"
   }
 });
 
+Deno.test("where agents have copies of workspaces only, the local client runs with RBS's proxy as its server", async () => {
+  using place = new TestPlace();
+  await using agent = await FakeAgent.start(async function* () {});
+  await using orchestrator = await FakeOrchestrator.start(place, agent.server.port);
+  orchestrator.synced = true;
+  const [bin, javabase] = [join(place.root, "bin"), join(place.root, "javabase")];
+  Deno.mkdirSync(bin);
+  Deno.mkdirSync(join(javabase, "bin"), { recursive: true });
+  Deno.writeTextFileSync(join(javabase, "bin/java"), "#!/bin/sh\n# rbs\n", { mode: 0o755 });
+  const env = { RBS_ORCHESTRATOR_ADDR: orchestrator.address, RBS_JAVABASE: javabase, PATH: bin };
+  const flags = ["--no-prompt", "--allow-env", "--allow-read", "--allow-sys", "--allow-net", "--allow-run=bazel"];
+  const without = await jbazel(place, ["build"], env, flags);
+  assert.equal(without.code, 36);
+  assert.match(without.stderr, /^jbazel: There is no bazel on PATH, [^\n]*: install Bazel or Bazelisk[^\n]*\n$/);
+
+  const script = '#!/bin/sh\necho "$PWD $RBS_ORCHESTRATOR_ADDR"; printf "%s\\n" "$@"; echo err >&2; exit 3\n';
+  Deno.writeTextFileSync(join(bin, "bazel"), script, { mode: 0o755 });
+  assert.deepEqual(await jbazel(place, ["--host_jvm_args=-Dx", "run", "//:x", "--", "a b"], env, flags), {
+    code: 3,
+    stdout: [
+      `${place.workspace} ${orchestrator.address}`,
+      ...[`--server_javabase=${javabase}`, "--host_jvm_args=-Dx", "run", "//:x", "--", "a b", ""],
+    ].join("\n"),
+    stderr: "err\n",
+  });
+  assert.equal(agent.calls, 0);
+});
+
 Deno.test("help and version need no permission", async () => {
   using place = new TestPlace();
   for (const args of [[], ["--help"], ["-h"]]) {

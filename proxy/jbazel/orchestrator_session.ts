@@ -1,6 +1,7 @@
 import { RbsError } from "../../proto/errors.ts";
 import {
   type GetServerResponse,
+  type ListSessionsResponse,
   Orchestrator,
   type Session,
   SessionStatus,
@@ -48,9 +49,12 @@ export class OrchestratorSession implements Disposable {
 
   /** The user's sessions, oldest first. */
   async listSessions(signal?: AbortSignal, timeoutMs: number = ANSWER_TIMEOUT_MS): Promise<Session[]> {
+    return (await this.#list(signal, timeoutMs)).sessions;
+  }
+
+  async #list(signal: AbortSignal | undefined, timeoutMs: number): Promise<ListSessionsResponse> {
     try {
-      const { sessions } = await this.#client.listSessions({ userId: this.#settings.userId }, { signal, timeoutMs });
-      return sessions;
+      return await this.#client.listSessions({ userId: this.#settings.userId }, { signal, timeoutMs });
     } catch (e) {
       throw orchestratorError(e, this.#settings.orchestrator);
     }
@@ -61,15 +65,20 @@ export class OrchestratorSession implements Disposable {
    *
    * A session that is there already is joined by its own id, not taken over: a proxy that holds it keeps its epoch, and
    * any number of commands can run side by side. Only an agent that has to be started asks for `outputBase`.
+   *
+   * @returns "synced" where agents share no disk with those who build: there a command must come through the proxy,
+   *   which sends the workspace along, and no server is asked for.
    */
   async requestServer(
     workspace: string,
     options: { outputBase?: string; onStep?(description: string): void; signal?: AbortSignal } = {},
-  ): Promise<BuildServer> {
+  ): Promise<BuildServer | "synced"> {
     const { signal } = options;
     const key = repoHash(workspace);
     // This also finds an orchestrator that is down or hangs, which the call that may take minutes could not tell.
-    const present = (await this.listSessions(signal)).find((s) =>
+    const { sessions, synced } = await this.#list(signal, ANSWER_TIMEOUT_MS);
+    if (synced) return "synced";
+    const present = sessions.find((s) =>
       s.repoHash === key && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
     );
     try {

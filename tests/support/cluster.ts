@@ -1,13 +1,20 @@
+import { join } from "node:path";
 import { PROGRAMS } from "./repository.ts";
-import { type Running, start } from "./run.ts";
-import { removeTree, tempDir } from "./temp_dir.ts";
+import { output, type Running, start } from "./run.ts";
+import { tempDir } from "./temp_dir.ts";
+import { type Surroundings, surroundings, type TwoMachines } from "./two_machines.ts";
 
-/** A private orchestrator in local mode, with a state directory of its own. It and its agents end with the scope. */
+/**
+ * A private orchestrator in local mode, with a state directory of its own. It and its agents end with the scope.
+ *
+ * `RBS_TEST_WORKSPACE=synced` lets its agents live as if they shared no disk with the test. A test that runs on a laptop
+ * (see on_laptop.ts) has its clusters on the cloud.
+ */
 export interface Cluster extends AsyncDisposable {
-  /** "localhost:PORT": RBS_ORCHESTRATOR_ADDR. */
+  /** "localhost:PORT", or the cloud's: RBS_ORCHESTRATOR_ADDR. */
   address: string;
   port: number;
-  /** RBS_STATE_DIR. Absolute. */
+  /** The orchestrator's RBS_STATE_DIR, on its machine. Absolute. */
   state: string;
   /** The variables with which the proxy and jbazel find it. */
   env: Record<string, string>;
@@ -29,31 +36,45 @@ export interface ClusterOptions {
   env?: Record<string, string | undefined>;
   /** The state directory. @default a temporary one, which goes with the scope */
   state?: string;
+  /** Runs it on the cloud; its clients are to run on the laptop. */
+  machines?: TwoMachines;
 }
 
 /** Starts dist/orchestrator on a free port, and waits for its ready line. */
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
-  const temporary = options.state ? undefined : await tempDir("rbs-state-");
-  const state = options.state ?? temporary!.path;
-  const base = { RBS_STATE_DIR: state };
+  const machines: (Surroundings & Partial<TwoMachines>) | undefined = options.machines ?? surroundings();
+  const on = machines?.cloud;
+  const workspace = Deno.env.get("RBS_TEST_WORKSPACE") || (machines ? "synced" : "shared");
+  const listen = on ? [`--listen=${on.address}`] : [];
+  const args = [`--workspace=${workspace}`, ...listen, ...options.args ?? []];
+  await using cleanup = new AsyncDisposableStack();
+  // A folder of another machine is to be had only there.
+  const state = options.state ??
+    (on ? (await output(["mktemp", "-d", join(on.directory, "rbs-state-XXXXXX")], { on })).trim() : undefined) ??
+    cleanup.use(await tempDir("rbs-state-")).path;
+  if (on) cleanup.defer(async () => void await output(["sh", "-c", 'chmod -R u+rwX "$0"; rm -rf "$0"', state], { on }));
 
   const launch = async (port: number) => {
-    const argv = [PROGRAMS.orchestrator, "--local-mode", `--port=${port}`, ...options.args ?? []];
-    const orchestrator = start(argv, { env: { ...base, ...options.env }, timeout: 30 * 60_000 });
+    const argv = [PROGRAMS.orchestrator, "--local-mode", `--port=${port}`, ...args];
+    const orchestrator = start(argv, { on, env: { RBS_STATE_DIR: state, ...options.env }, timeout: 30 * 60_000 });
     const [, host, ready] = await orchestrator.says(/ready on (\S+):(\d+)/);
     return { orchestrator, host, port: Number(ready) };
   };
-
-  const first = await launch(0).catch(async (error) => {
-    if (temporary) await temporary[Symbol.asyncDispose]();
-    throw error;
-  });
+  const first = await launch(0);
   const address = `${first.host}:${first.port}`;
+  const clientState = on ? cleanup.use(await tempDir("rbs-keys-", options.machines?.laptop.directory)).path : state;
+  if (on) {
+    const token = await output(["cat", join(state, "keys/local.token")], { on });
+    await Deno.mkdir(join(clientState, "keys"), { mode: 0o700 });
+    await Deno.writeTextFile(join(clientState, "keys/local.token"), token, { mode: 0o600 });
+  }
+  const all = cleanup.move();
+
   const cluster: Cluster = {
     address,
     port: first.port,
     state,
-    env: { ...base, RBS_ORCHESTRATOR_ADDR: address },
+    env: { RBS_STATE_DIR: clientState, RBS_ORCHESTRATOR_ADDR: address },
     orchestrator: first.orchestrator,
     serverJavabase: `--server_javabase=${PROGRAMS.javabase}`,
     async stop() {
@@ -71,7 +92,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       const forced = setTimeout(() => cluster.orchestrator.kill("SIGKILL"), 20_000);
       await cluster.stop().catch(() => {});
       clearTimeout(forced);
-      if (temporary) await removeTree(state);
+      await all.disposeAsync();
     },
   };
   return cluster;

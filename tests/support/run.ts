@@ -1,8 +1,11 @@
 /** Running commands in tests: both outputs, the exit code, and a deadline after which the test fails with what was said. */
+import type { Machine } from "./two_machines.ts";
 
 /** How a command is run. */
 export interface RunOptions {
   cwd?: string;
+  /** Another machine, to run there. */
+  on?: Machine;
   /** Set on top of the test's own environment; undefined removes a variable. */
   env?: Record<string, string | undefined>;
   /** Given to the command's standard input, which is then closed. @default nothing */
@@ -46,12 +49,15 @@ export async function output(argv: readonly string[], options: RunOptions = {}):
 
 /** Starts a command. */
 export function start(argv: readonly string[], options: RunOptions = {}): Running {
-  const { cwd, env = {}, stdin, timeout = 120_000 } = options;
+  const { cwd, on, env = {}, stdin, timeout = 120_000 } = options;
+  if (on) argv = [...on.enter, "env", `--chdir=${cwd ?? Deno.cwd()}`, ...argv];
   const merged: Record<string, string> = Deno.env.toObject();
   for (const [name, value] of Object.entries(env)) {
     if (value === undefined) delete merged[name];
     else merged[name] = value;
   }
+  // The one of this machine may not be there.
+  if (on) merged.TMPDIR = on.directory;
   const started = performance.now();
   const child = new Deno.Command(argv[0], {
     args: argv.slice(1),

@@ -8,9 +8,13 @@ export interface TempDir extends AsyncDisposable {
   join(...names: string[]): string;
 }
 
-/** Makes a temporary folder. What is in it may be write-protected, as Bazel's outputs are. */
-export async function tempDir(prefix = "rbs-test-"): Promise<TempDir> {
-  const path = await Deno.realPath(await Deno.makeTempDir({ prefix }));
+/**
+ * Makes a temporary folder. What is in it may be write-protected, as Bazel's outputs are.
+ *
+ * @param dir Where. @default the system's place for temporary folders
+ */
+export async function tempDir(prefix = "rbs-test-", dir?: string): Promise<TempDir> {
+  const path = await Deno.realPath(await Deno.makeTempDir({ prefix, dir }));
   return {
     path,
     join: (...names) => join(path, ...names),

@@ -3,6 +3,7 @@ import type { Bazel } from "./bazels.ts";
 import { ROOT } from "./repository.ts";
 import { type Finished, run, type Running, type RunOptions, start } from "./run.ts";
 import { removeTree, tempDir } from "./temp_dir.ts";
+import type { Machine } from "./two_machines.ts";
 
 /** A copy of tests/workspaces/cpp for one test, with an output user root of its own. Its servers end with the scope. */
 export interface TestWorkspace extends AsyncDisposable {
@@ -32,12 +33,14 @@ export interface WorkspaceOptions {
   bazelrc?: readonly string[];
   /** Copied instead of tests/workspaces/cpp. Absolute. */
   from?: string;
+  /** The machine that has it. @default this one */
+  on?: Machine;
 }
 
 /** Makes a workspace for this Bazel, with the .bazelrc that it needs to build without a network. */
 export async function testWorkspace(bazel: Bazel, options: WorkspaceOptions = {}): Promise<TestWorkspace> {
-  const { name = "workspace", startupOptions = [], env = {}, bazelrc = [] } = options;
-  const directory = await tempDir();
+  const { name = "workspace", startupOptions = [], env = {}, bazelrc = [], on } = options;
+  const directory = await tempDir(undefined, on?.directory);
   const path = directory.join(name);
   const outputUserRoot = directory.join("output_user_root");
   await copyTree(options.from ?? join(ROOT, "tests/workspaces/cpp"), path);
@@ -54,7 +57,7 @@ export async function testWorkspace(bazel: Bazel, options: WorkspaceOptions = {}
     ...more,
     ...args,
   ];
-  const merged = (options: RunOptions = {}) => ({ cwd: path, ...options, env: { ...environment, ...options.env } });
+  const merged = (options: RunOptions = {}) => ({ cwd: path, on, ...options, env: { ...environment, ...options.env } });
   const workspace: TestWorkspace = {
     path,
     bazel,

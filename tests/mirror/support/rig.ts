@@ -6,6 +6,7 @@ import { type Cluster, startCluster } from "../../support/cluster.ts";
 import { PROGRAMS } from "../../support/repository.ts";
 import type { Finished, Running, RunOptions } from "../../support/run.ts";
 import { removeTree, tempDir } from "../../support/temp_dir.ts";
+import { surroundings, type TwoMachines } from "../../support/two_machines.ts";
 import { type TestWorkspace, testWorkspace } from "../../support/workspace.ts";
 import { repoHash } from "../../../proto/workspace.ts";
 import { eventually } from "./eventually.ts";
@@ -82,12 +83,16 @@ export interface RigOptions {
   args?: readonly string[];
   /** The client's environment. */
   env?: Record<string, string | undefined>;
+  /** The orchestrator's, and so the agents'. */
+  agentEnv?: Record<string, string>;
   /** More startup options. */
   startupOptions?: readonly string[];
   /** A cluster that others use as well. */
   cluster?: Cluster;
   /** Without RBS: what stock Bazel does. */
   stock?: boolean;
+  /** The workspace is on the laptop, and the cluster on the cloud. */
+  machines?: TwoMachines;
   /** Variables with which the proxy finds an orchestrator that is nobody's business here. */
   rbs?: Record<string, string>;
   /** Agents start through a script that {@link Rig.hold} can hold. */
@@ -100,27 +105,29 @@ export interface RigOptions {
 
 /** Makes a rig. */
 export async function rig(options: RigOptions = {}): Promise<Rig> {
-  const { bazel = BAZEL, args, stock = false, rbs } = options;
-  const scripts = await tempDir("rbs-agent-");
+  const { bazel = BAZEL, args, stock = false, rbs, machines } = options;
+  const scripts = await tempDir("rbs-agent-", (machines ?? surroundings())?.shared);
   const [held, heldAgent] = [scripts.join("hold"), scripts.join("held-agent")];
   const script = `#!/bin/sh\nwhile [ -e ${held} ]; do sleep 0.05; done\nexec ${PROGRAMS.agent} "$@"\n`;
   await Deno.writeTextFile(heldAgent, script, { mode: 0o755 });
   const agent = options.holdable ? [`--agent=${heldAgent}`] : [];
-  const own = stock || rbs || options.cluster ? undefined : await startCluster({ args: [...agent, ...args ?? []] });
+  const own = stock || rbs || options.cluster
+    ? undefined
+    : await startCluster({ args: [...agent, ...args ?? []], env: options.agentEnv, machines });
   const cluster = stock || rbs ? undefined : options.cluster ?? own;
   const marker = `6${Math.random().toString().slice(2, 10)}.25`;
   await using template = await tempDir("rbs-template-");
   const workspace = await testWorkspace(bazel, {
     name: options.name,
     from: template.path,
+    on: machines?.laptop,
     startupOptions: [
       ...stock ? [] : [`--server_javabase=${PROGRAMS.javabase}`],
       ...options.startupOptions ?? [],
     ],
     env: { ...cluster?.env, ...rbs, ...options.env },
   });
-  const go = join(dirname(workspace.path), "go");
-  await writeWorkspace(workspace.path, marker, go);
+  await writeWorkspace(workspace.path, marker);
   const outputBase = options.outputBase
     ? join(dirname(workspace.path), options.outputBase)
     : join(workspace.outputUserRoot, repoHash(workspace.path));
@@ -166,7 +173,9 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
         async () => (await processesNaming(heldAgent)).find((p) => p.args[1] === heldAgent),
       ),
     release: () => Deno.remove(held).catch(() => {}),
-    go: () => Deno.writeTextFile(go, ""),
+    async go() {
+      for (const { pid } of await sleepers(marker)) signal(pid, "SIGTERM");
+    },
     idle: (timeout) =>
       eventually("the action is gone", async () => (await sleepers(marker)).length === 0, timeout)
         .then(() => {}),
@@ -201,7 +210,7 @@ async function sleepers(marker: string): Promise<Process[]> {
   return (await processesNaming(marker)).filter((p) => p.args[0].endsWith("sleep") && p.args.includes(marker));
 }
 
-async function writeWorkspace(path: string, marker: string, go: string) {
+async function writeWorkspace(path: string, marker: string) {
   const files = {
     WORKSPACE: `load("//:slow.bzl", "slow")\nslow(name = "slow")\n`,
     "slow.bzl": `
@@ -214,13 +223,7 @@ slow = repository_rule(implementation = _slow, local = True)
     BUILD: `
 genrule(name = "quick", outs = ["quick.txt"], cmd = "echo quick > $@")
 genrule(name = "sleepy", outs = ["sleepy.txt"], cmd = "sleep ${marker}; echo slept > $@")
-genrule(
-    name = "patient",
-    outs = ["patient.txt"],
-    # Sees the machine's own /tmp.
-    local = True,
-    cmd = "sleep ${marker} & while [ ! -e ${go} ]; do sleep 0.05; done; kill $$!; echo went > $@",
-)
+genrule(name = "patient", outs = ["patient.txt"], cmd = "sleep ${marker} || true; echo went > $@")
 `,
   };
   for (const [name, text] of Object.entries(files)) await Deno.writeTextFile(join(path, name), text.trimStart());

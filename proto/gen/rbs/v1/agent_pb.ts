@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/agent.proto.
  */
 export const file_rbs_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlImcKEFN1cGVydmlzZVJlcXVlc3QSJQoJc2V0X2Vwb2NoGAEgASgLMhAucmJzLnYxLlNldEVwb2NoSAASIQoEc3RvcBgCIAEoCzIRLnJicy52MS5TdG9wQWdlbnRIAEIJCgdtZXNzYWdlIhkKCFNldEVwb2NoEg0KBWVwb2NoGAEgASgNIh0KCVN0b3BBZ2VudBIQCghncmFjZV9tcxgBIAEoDSKlAQoRU3VwZXJ2aXNlUmVzcG9uc2USDgoEc3RlcBgBIAEoCUgAEiMKBXJlYWR5GAIgASgLMhIucmJzLnYxLkFnZW50UmVhZHlIABIlCgZmYWlsZWQYAyABKAsyEy5yYnMudjEuQWdlbnRGYWlsZWRIABIpCghhY3Rpdml0eRgEIAEoCzIVLnJicy52MS5BZ2VudEFjdGl2aXR5SABCCQoHbWVzc2FnZSIyCgpBZ2VudFJlYWR5EhAKCHdhcm5pbmdzGAEgAygJEhIKCnNhbWVfcGF0aHMYAiABKAgiMAoLQWdlbnRGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXRyYW5zaWVudBgCIAEoCCIpCg1BZ2VudEFjdGl2aXR5EhgKEHJ1bm5pbmdfY29tbWFuZHMYASABKA0i3wEKCUFnZW50U3BlYxIPCgd1c2VyX2lkGAEgASgJEhEKCXJlcG9faGFzaBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEg0KBWVwb2NoGAQgASgNEhMKC3NvdXJjZV9wYXRoGAUgASgJEhcKD3N0YXJ0dXBfb3B0aW9ucxgGIAMoCRIZChFzdG9yYWdlX2RpcmVjdG9yeRgHIAEoCRIUCgxhY2Nlc3NfdG9rZW4YCCABKAkSFQoNY29udHJvbF90b2tlbhgJIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNIjQKDkFnZW50TGlzdGVuaW5nEgwKBHBvcnQYASABKA0SFAoMY29tbWFuZF9wb3J0GAIgASgNMqIBCgVBZ2VudBJTCg5FeGVjdXRlQ29tbWFuZBIdLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlcXVlc3QaHi5yYnMudjEuRXhlY3V0ZUNvbW1hbmRSZXNwb25zZSgBMAESRAoJU3VwZXJ2aXNlEhgucmJzLnYxLlN1cGVydmlzZVJlcXVlc3QaGS5yYnMudjEuU3VwZXJ2aXNlUmVzcG9uc2UoATABYgZwcm90bzM");
+  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlImcKEFN1cGVydmlzZVJlcXVlc3QSJQoJc2V0X2Vwb2NoGAEgASgLMhAucmJzLnYxLlNldEVwb2NoSAASIQoEc3RvcBgCIAEoCzIRLnJicy52MS5TdG9wQWdlbnRIAEIJCgdtZXNzYWdlIhkKCFNldEVwb2NoEg0KBWVwb2NoGAEgASgNIh0KCVN0b3BBZ2VudBIQCghncmFjZV9tcxgBIAEoDSKlAQoRU3VwZXJ2aXNlUmVzcG9uc2USDgoEc3RlcBgBIAEoCUgAEiMKBXJlYWR5GAIgASgLMhIucmJzLnYxLkFnZW50UmVhZHlIABIlCgZmYWlsZWQYAyABKAsyEy5yYnMudjEuQWdlbnRGYWlsZWRIABIpCghhY3Rpdml0eRgEIAEoCzIVLnJicy52MS5BZ2VudEFjdGl2aXR5SABCCQoHbWVzc2FnZSJQCgpBZ2VudFJlYWR5EhAKCHdhcm5pbmdzGAEgAygJEhIKCnNhbWVfcGF0aHMYAiABKAgSHAoUbWlzc2luZ19pbnN0YWxsX2Jhc2UYAyABKAkiMAoLQWdlbnRGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXRyYW5zaWVudBgCIAEoCCIpCg1BZ2VudEFjdGl2aXR5EhgKEHJ1bm5pbmdfY29tbWFuZHMYASABKA0ihQIKCUFnZW50U3BlYxIPCgd1c2VyX2lkGAEgASgJEhEKCXJlcG9faGFzaBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEg0KBWVwb2NoGAQgASgNEhMKC3NvdXJjZV9wYXRoGAUgASgJEhcKD3N0YXJ0dXBfb3B0aW9ucxgGIAMoCRIZChFzdG9yYWdlX2RpcmVjdG9yeRgHIAEoCRIUCgxhY2Nlc3NfdG9rZW4YCCABKAkSFQoNY29udHJvbF90b2tlbhgJIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNEg4KBnN5bmNlZBgLIAEoCBIUCgxoaWRkZW5fcGF0aHMYDCADKAkiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
 
 /**
  * @generated from message rbs.v1.ExecuteCommandRequest
@@ -312,6 +312,13 @@ export type AgentReady = Message<"rbs.v1.AgentReady"> & {
    * @generated from field: bool same_paths = 2;
    */
   samePaths: boolean;
+
+  /**
+   * A synced session's own: see GetServerResponse.
+   *
+   * @generated from field: string missing_install_base = 3;
+   */
+  missingInstallBase: string;
 };
 
 /**
@@ -402,7 +409,8 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   startupOptions: string[];
 
   /**
-   * The session's own folder, `<storage root>/<user>/<repo hash>`; the output base is `out` in it.
+   * The session's own folder, `<storage root>/<user>/<repo hash>`; the output base is `out` in it, and `root` is what a
+   * synced session sees as /.
    *
    * @generated from field: string storage_directory = 7;
    */
@@ -424,6 +432,21 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
    * @generated from field: uint32 lease_seconds = 10;
    */
   leaseSeconds: number;
+
+  /**
+   * The agent shares no disk with the developer: the workspace is sent to it, and outputs are fetched from it.
+   *
+   * @generated from field: bool synced = 11;
+   */
+  synced: boolean;
+
+  /**
+   * Folders of the agent's machine that no synced session may see, wherever they are: the orchestrator's state directory
+   * (keys) and the storage root (other sessions).
+   *
+   * @generated from field: repeated string hidden_paths = 12;
+   */
+  hiddenPaths: string[];
 };
 
 /**

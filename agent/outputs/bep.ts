@@ -1,0 +1,180 @@
+/**
+ * What a build says of its own outputs: the build event protocol, as `--build_event_binary_file` writes it (each event
+ * after its length). Field numbers from Bazel's `build_event_stream.proto` (4.2.3, in Debian's package
+ * bazel-bootstrap-source); 2.1.0 and 7.7.1 have the same, and more.
+ */
+import { Buffer } from "node:buffer";
+import { normalize } from "node:path";
+import { bytesValue, scanFields, textValue, WireError } from "../../proto/relay/wire.ts";
+import { decodeName, encodeName } from "../../proto/tree/names.ts";
+import { Pace } from "./pace.ts";
+
+const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspaceInfo: 25 };
+/** BuildEventId.named_set, and the id in a NamedSetOfFilesId. */
+const Id = { namedSet: 13, id: 1 };
+const NamedSet = { files: 1, fileSets: 2 };
+const Completed = { outputGroup: 2, directoryOutput: 8 };
+const OutputGroup = { fileSets: 3 };
+const TestResult = { output: 2 };
+const WorkspaceConfig = { execRoot: 1 };
+const File = { name: 1, uri: 2, pathPrefix: 4 };
+
+/** What the events of a command tell. All paths are the developer's, absolute and normal, in the order of the events. */
+export interface BuildEvents {
+  /** Undefined: the build did not get that far. */
+  execRoot?: string;
+  /** The outputs of the targets that were named, of all output groups that were asked for. Also source files. */
+  files: string[];
+  /** Outputs that are folders (tree artifacts). Bazel before 4.x names only the files in them. */
+  folders: string[];
+  /** Logs and other files of the tests that ran, or whose result was there already. */
+  testOutputs: string[];
+  /** False if the file ends in the middle of an event, or holds something else. */
+  whole: boolean;
+}
+
+/** Reads all events. Never throws for what they hold: what is none ends the reading. */
+export async function readBuildEvents(bytes: Uint8Array): Promise<BuildEvents> {
+  const events: BuildEvents = { files: [], folders: [], testOutputs: [], whole: true };
+  const sets = new Map<string, Uint8Array>();
+  const wanted: string[] = [];
+  const folders: Uint8Array[] = [], tests: Uint8Array[] = [];
+  const pace = new Pace();
+  try {
+    for (const event of delimited(bytes)) {
+      if (pace.due) await pace.rest();
+      let id: Uint8Array | undefined;
+      scanFields(event, (field) => {
+        if (field.wireType !== 2) return;
+        const value = bytesValue(event, field);
+        switch (field.number) {
+          case BuildEvent.id:
+            id = value;
+            break;
+          case BuildEvent.namedSet:
+            sets.set(nested(id, Id.namedSet, Id.id) ?? "", value);
+            break;
+          case BuildEvent.completed:
+            each(value, (number, part) => {
+              if (number === Completed.directoryOutput) folders.push(part);
+              else if (number === Completed.outputGroup) {
+                each(part, (number, set) => {
+                  if (number === OutputGroup.fileSets) wanted.push(text(set, Id.id) ?? "");
+                });
+              }
+            });
+            break;
+          case BuildEvent.testResult:
+            each(value, (number, part) => void (number === TestResult.output && tests.push(part)));
+            break;
+          case BuildEvent.workspaceInfo:
+            events.execRoot ??= absolute(unmangled(decodeName(bytesOf(value, WorkspaceConfig.execRoot))));
+        }
+      });
+    }
+    const add = (to: string[], file: Uint8Array) => {
+      const path = filePath(file, events.execRoot);
+      if (path !== undefined) to.push(path);
+    };
+    for (const folder of folders) add(events.folders, folder);
+    for (const test of tests) add(events.testOutputs, test);
+    // Sets share sets: each is looked into once.
+    const seen = new Set<string>(wanted);
+    for (const name of seen) {
+      if (pace.due) await pace.rest();
+      const set = sets.get(name);
+      if (set) {
+        each(set, (number, part) => {
+          if (number === NamedSet.files) add(events.files, part);
+          else if (number === NamedSet.fileSets) seen.add(text(part, Id.id) ?? "");
+        });
+      }
+    }
+  } catch (e) {
+    if (!(e instanceof WireError)) throw e;
+    events.whole = false;
+  }
+  return events;
+}
+
+/** The messages of a file in which each stands after its length. Throws a WireError when the file ends within one. */
+function* delimited(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length;) {
+    let length = 0, scale = 1, byte: number;
+    do {
+      if (at >= bytes.length || scale > 2 ** 35) throw new WireError("a length is cut short");
+      byte = bytes[at++];
+      length += (byte & 0x7f) * scale;
+      scale *= 128;
+    } while (byte >= 0x80);
+    if (length > bytes.length - at) throw new WireError("an event is cut short");
+    yield bytes.subarray(at, at += length);
+  }
+}
+
+/** Visits the length-delimited fields. */
+function each(message: Uint8Array, visit: (number: number, value: Uint8Array) => void): void {
+  scanFields(message, (field) => {
+    if (field.wireType === 2) visit(field.number, bytesValue(message, field));
+  });
+}
+
+function bytesOf(message: Uint8Array, number: number): Uint8Array {
+  let found: Uint8Array = new Uint8Array();
+  each(message, (n, value) => void (n === number && (found = value)));
+  return found;
+}
+
+function text(message: Uint8Array, number: number): string | undefined {
+  let found: string | undefined;
+  scanFields(message, (f) => void (f.number === number && f.wireType === 2 && (found = textValue(message, f))));
+  return found;
+}
+
+function nested(message: Uint8Array | undefined, outer: number, inner: number): string | undefined {
+  return message && text(bytesOf(message, outer), inner);
+}
+
+/** Where a File is; undefined if that is nowhere on this disk. */
+function filePath(file: Uint8Array, execRoot: string | undefined): string | undefined {
+  let uri = "", name = "";
+  const prefix: string[] = [];
+  each(file, (number, value) => {
+    if (number === File.uri) uri = decodeName(value);
+    else if (number === File.name) name = decodeName(value);
+    else if (number === File.pathPrefix) prefix.push(decodeName(value));
+  });
+  const local = localPath(uri);
+  if (local !== undefined) return absolute(unmangled(local));
+  // Folders have no URI, and that of a file in a remote cache (bytestream://) says nothing of its place.
+  if (execRoot === undefined || prefix.length === 0 || name === "") return undefined;
+  return absolute(`${execRoot}/${unmangled([...prefix, name].join("/"))}`);
+}
+
+/** The path of a file: URI. */
+function localPath(uri: string): string | undefined {
+  const path = /^file:(?:\/\/(?:localhost)?(?=\/))?(\/[^]*)$/i.exec(uri)?.[1];
+  if (path === undefined || !path.includes("%")) return path;
+  if (/%(?![0-9a-f]{2})/i.test(path)) return undefined;
+  const text = Buffer.from(encodeName(path)).toString("latin1");
+  const bytes = text.replace(/%(..)/g, (_, hex) => String.fromCharCode(parseInt(hex, 16)));
+  return decodeName(Buffer.from(bytes, "latin1"));
+}
+
+/**
+ * Bazel keeps the bytes of names as characters of latin-1, and writes these as UTF-8 (2.1.0 everywhere, 4.2.3 in URIs):
+ * "ö" comes as "Ã¶".
+ */
+function unmangled(path: string): string {
+  if (!/[\x80-\xff]/.test(path) || /[^\0-\xff]/.test(path)) return path;
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.from(path, "latin1"));
+  } catch {
+    return path;
+  }
+}
+
+/** `path` if it is absolute and says where it leads: without "..", NUL and the like. */
+function absolute(path: string): string | undefined {
+  return path.startsWith("/") && normalize(path) === path && !path.includes("\0") ? path.replace(/\/$/, "") : undefined;
+}

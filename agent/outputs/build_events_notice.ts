@@ -1,0 +1,40 @@
+import { Buffer } from "node:buffer";
+import { patchFields } from "../../proto/relay/wire.ts";
+
+const STANDARD_ERROR = 3;
+/** A larger piece of output is none of Bazel's own lines. */
+const MAX_BYTES = 4096;
+/** With or without colors. */
+// deno-lint-ignore no-control-regex
+const NOTICE = /(?:\x1b\[32m)?INFO: (?:\x1b\[0m)?Build Event Protocol files produced successfully\.\r?\n/;
+/** What 7.7.1 prints for a progress bar while it waits for the events to be written. */
+// deno-lint-ignore no-control-regex
+const EMPTY_BAR = /^(?:(?:\x1b\[\d+m)*(?:INFO|FAILED):(?:\x1b\[0m)? \r?\n)+$/;
+/** Takes a progress bar away on a terminal. */
+const CURSOR_UP = "\x1b[1A";
+
+/**
+ * Takes away what Bazel prints only because it writes build events: one line, and in 7.7.1 an empty progress bar. Bazel
+ * flushes each of its lines, so that none stands in two responses.
+ */
+export class BuildEventsNotice {
+  #hasBars = false;
+
+  /** @param response An encoded RunResponse. @returns what the client shall get instead; undefined: the same */
+  filter(response: Uint8Array): Uint8Array | undefined {
+    let changed = false;
+    const pieces = patchFields(response, (field) => {
+      if (field.number !== STANDARD_ERROR || field.wireType !== 2 || field.end - field.valueStart > MAX_BYTES) return;
+      const text = Buffer.from(response.buffer, response.byteOffset + field.valueStart, field.end - field.valueStart)
+        .toString("latin1");
+      this.#hasBars ||= text.includes(CURSOR_UP);
+      let rest = text.replace(NOTICE, "");
+      // On a terminal the next thing printed wipes the bar away, and would wipe another line.
+      if (!this.#hasBars && EMPTY_BAR.test(rest)) rest = "";
+      if (rest === text) return;
+      changed = true;
+      return Buffer.from(rest, "latin1");
+    });
+    return changed ? Buffer.concat(pieces) : undefined;
+  }
+}

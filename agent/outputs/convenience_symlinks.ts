@@ -1,0 +1,55 @@
+/** The symlinks that Bazel leaves in the workspace: `bazel-bin` and its like. */
+import { Buffer } from "node:buffer";
+import { basename, dirname, normalize, resolve } from "node:path";
+import { lstat } from "./output_tree.ts";
+import { decodeName } from "../../proto/tree/names.ts";
+import { optionValues } from "./command_arguments.ts";
+
+/** Absolute paths, the developer's. */
+export interface ConvenienceSymlink {
+  path: string;
+  target: string;
+  info: Deno.FileInfo;
+}
+
+/** Where to look. */
+export interface ConvenienceSymlinkSearch {
+  /** The workspace by the developer's name, absolute. */
+  workspace: string;
+  /** The developer's output base, absolute. */
+  outputBase: string;
+  /** What the names begin with: `bazel-`, or `out/`. */
+  prefix: string;
+  /** Where a path of the developer's is kept here. */
+  hostPath(path: string): string | undefined;
+}
+
+/** The `--symlink_prefix` of a command. An rc file's may be meant for other commands; then no links are found. */
+export function symlinkPrefix(args: readonly string[]): string {
+  const given = optionValues(args, ["--symlink_prefix"]);
+  const last = given.findLast((option) => !option.fromRcFile) ?? given.at(-1);
+  return decodeName(Buffer.from(last?.value || "bazel-", "latin1"));
+}
+
+/** The links that stand in the workspace and lead to outputs. None for a prefix that is not below the workspace. */
+export function findConvenienceSymlinks(search: ConvenienceSymlinkSearch): ConvenienceSymlink[] {
+  const { workspace, outputBase, prefix, hostPath } = search;
+  // With a name, since the prefix may end in "/".
+  const example = resolve(workspace, `${prefix}bin`);
+  const folder = dirname(example), beginning = basename(example).slice(0, -"bin".length);
+  if (folder !== workspace && !folder.startsWith(`${workspace}/`)) return [];
+  const isFolder = (path: string) => lstat(hostPath(path) ?? "")?.isDirectory;
+  for (let at = folder; at !== workspace; at = dirname(at)) if (!isFolder(at)) return [];
+  if (!isFolder(workspace)) return [];
+  const here = hostPath(folder);
+  const found: ConvenienceSymlink[] = [];
+  for (const { name, isSymlink } of Deno.readDirSync(here!)) {
+    const info = isSymlink && name.startsWith(beginning) ? lstat(`${here}/${name}`) : undefined;
+    if (!info?.isSymlink) continue;
+    const target = Deno.readLinkSync(`${here}/${name}`);
+    if (target.startsWith(`${outputBase}/execroot/`) && normalize(target) === target) {
+      found.push({ path: `${folder}/${name}`, target, info });
+    }
+  }
+  return found;
+}

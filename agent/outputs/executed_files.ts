@@ -1,0 +1,68 @@
+/** What `bazel run` executes on the developer's machine: the ExecRequest for the client, or a `--script_path` file. */
+import { join, normalize } from "node:path";
+import { bytesValue, scanFields } from "../../proto/relay/wire.ts";
+import { decodeName } from "../../proto/tree/names.ts";
+
+/** Field numbers of ExecRequest in command_server.proto, and of its EnvironmentVariable. */
+const ExecRequest = { workingDirectory: 1, argv: 2, environmentVariable: 3 };
+const EnvironmentVariable = { value: 2 };
+/** `--run_under` puts one shell command into another. */
+const MAX_NESTING = 4;
+
+/** Absolute paths that an ExecRequest may use, in no order; most of them are none of files. */
+export function executedFiles(execRequest: Uint8Array): Set<string> {
+  let workingDirectory = "/";
+  const texts: string[] = [];
+  scanFields(execRequest, (field) => {
+    if (field.wireType !== 2) return;
+    const value = bytesValue(execRequest, field);
+    if (field.number === ExecRequest.workingDirectory) workingDirectory = decodeName(value);
+    else if (field.number === ExecRequest.argv) texts.push(decodeName(value));
+    else if (field.number === ExecRequest.environmentVariable) {
+      scanFields(value, (part) => {
+        if (part.number === EnvironmentVariable.value && part.wireType === 2) {
+          texts.push(decodeName(bytesValue(value, part)));
+        }
+      });
+    }
+  });
+  // `bazel run` of a test works in the execroot, and names files relative to it.
+  return paths(workingDirectory, [workingDirectory, ...texts]);
+}
+
+/** As {@link executedFiles}, of a shell script. */
+export function filesOfScript(script: string): Set<string> {
+  return paths("/", [script]);
+}
+
+function paths(workingDirectory: string, texts: readonly string[], found = new Set<string>(), nesting = 0) {
+  for (const text of texts) {
+    // A path with spaces that stands by itself, and what may be a shell's command line.
+    const words = nesting < MAX_NESTING ? shellWords(text) : [];
+    for (const word of new Set([text, ...words])) {
+      for (const path of [word, word.slice(word.indexOf("=") + 1)]) {
+        if (path.includes("/") && !path.includes("\n")) {
+          found.add(normalize(join(path.startsWith("/") ? "" : workingDirectory, path)));
+        }
+      }
+    }
+    const commands = words.filter((word) => word !== text && /\s/.test(word));
+    if (commands.length > 0) paths(workingDirectory, commands, found, nesting + 1);
+  }
+  return found;
+}
+
+/** The words of a shell's command line, without quotes. */
+function shellWords(text: string): string[] {
+  const words: string[] = [];
+  let word: string | undefined;
+  const token = /\\\n|\\([^])|'([^']*)'|"((?:[^"\\]|\\[^])*)"|([\s;&|()<>]+)|([^\\'"\s;&|()<>]+|[^])/g;
+  for (const [, escaped, single, double, space, plain] of text.matchAll(token)) {
+    if (space !== undefined) {
+      if (word !== undefined) words.push(word);
+      word = undefined;
+    } else word = (word ?? "") + (escaped ?? single ?? double?.replace(/\\(["\\$`])/g, "$1") ?? plain ?? "");
+  }
+  if (word !== undefined) words.push(word);
+  return words;
+}

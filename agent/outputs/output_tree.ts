@@ -1,0 +1,277 @@
+import { basename, dirname, resolve } from "node:path";
+import type { Entry } from "../../proto/tree/entry.ts";
+import { Pace } from "./pace.ts";
+
+/** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
+export interface Found extends Entry {
+  /** With size and mtime, what tells one content of a file from the next. */
+  ino: number;
+  ctimeMs: number;
+}
+
+/** Parts of an {@link OutputTree}. */
+export interface OutputTreeOptions {
+  /** The output base by the developer's name, absolute. */
+  outputBase: string;
+  /** Where it is kept here. */
+  storage: string;
+  /** The most entries. */
+  limit: number;
+}
+
+/** Of an output base: where outputs are, and the external repositories that runfiles lead to. */
+const OUTPUTS = ["execroot", "external"];
+/** The most symlinks that a path may lead through, as in Linux. */
+const MAX_LINKS = 40;
+/** The most folders within folders, those counted that symlinks on the way lead through. */
+const MAX_DEPTH = 1000;
+/** Larger runfiles manifests are not read. Bytes. */
+const MAX_MANIFEST_BYTES = 64 << 20;
+
+/**
+ * Gathers outputs and all that they lead to, as long as that is an output too, or in an external repository: what is
+ * elsewhere, the developer has already or shall not get.
+ *
+ *     …/bin/tool.runfiles/ws/lib.so -> …/bin/_solib_k8/lib.so -> …/bin/lib.so
+ *
+ * Symlinks lead to the developer's paths. So the operating system must not follow them here: each name of a path is
+ * looked at by itself.
+ */
+export class OutputTree {
+  readonly #options: OutputTreeOptions;
+  readonly #pace = new Pace();
+  readonly #entries = new Map<string, Found>();
+  /** By the path that was asked for: the folder's real path, or undefined where is none. */
+  readonly #folders = new Map<string, string | undefined>();
+  /** Folders of which all is gathered. */
+  readonly #whole = new Set<string>();
+  /** Paths that are still to be added. */
+  readonly #pending: string[] = [];
+  readonly #names = new Map<string, ReadonlySet<string>>();
+  #unnameable?: { count: number; folder: string };
+  #full = false;
+  #depth = 0;
+
+  constructor(options: OutputTreeOptions) {
+    this.#options = options;
+    this.#folders.set(options.outputBase, options.outputBase);
+  }
+
+  /** What was gathered, in no order. */
+  get entries(): Iterable<Found> {
+    return this.#entries.values();
+  }
+
+  /** One sentence for each kind of thing that does not come home. */
+  get warnings(): string[] {
+    const warnings: string[] = [];
+    if (this.#full) {
+      const { limit } = this.#options;
+      warnings.push(`Only ${limit} files of this command come home: build fewer targets at once, or bring home less.`);
+    }
+    if (this.#unnameable) {
+      const { count, folder } = this.#unnameable;
+      warnings.push(
+        `${count} outputs do not come home, since their names are not UTF-8: rename them (the first is in ${folder}).`,
+      );
+    }
+    return warnings;
+  }
+
+  /** Adds what is at a path: a file, a folder with all that is in it, a symlink and what it leads to. */
+  async add(path: string): Promise<void> {
+    this.#pending.push(path);
+    for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
+      if (this.#pace.due) await this.#pace.rest();
+      const found = this.#resolve(next);
+      if (!found || !this.#isOutput(found.path)) continue;
+      this.#record(found.path, found.info);
+      if (found.info.isDirectory && !this.#isMoreThanAnOutput(found.path)) await this.#addAllIn(found.path);
+    }
+  }
+
+  /** Adds a folder and all that is in it, even if it holds the outputs of all targets. */
+  async addAllIn(path: string): Promise<void> {
+    const folder = this.#folder(path);
+    if (folder === undefined || !this.#isOutput(folder)) return;
+    await this.#addAllIn(folder);
+    await this.add(folder);
+  }
+
+  /** Adds a folder, and nothing of what is in it. */
+  addFolder(path: string): void {
+    const found = this.#resolve(path);
+    if (found?.info.isDirectory && this.#isOutput(found.path)) this.#record(found.path, found.info);
+  }
+
+  /** Adds an output, and if it is an executable with runfiles, these. */
+  async addExecutable(path: string): Promise<void> {
+    await this.add(path);
+    const folder = this.#folder(dirname(path)), name = basename(path);
+    if (folder === undefined || !this.#isOutput(folder)) return;
+    const names = this.#namesIn(folder);
+    const [tree, manifest, repositories] = [".runfiles", ".runfiles_manifest", ".repo_mapping"]
+      .map((suffix) => names.has(name + suffix) ? `${folder}/${name}${suffix}` : undefined);
+    if (repositories) await this.add(repositories);
+    if (tree) await this.add(tree);
+    if (!manifest) return;
+    await this.add(manifest);
+    // Without a tree (--nobuild_runfile_links, --noenable_runfiles) a program goes by the manifest.
+    const hasTree = tree !== undefined && [...this.#namesIn(tree)].some((name) => name !== "MANIFEST");
+    if (!hasTree) { for (const target of this.#manifestTargets(manifest)) await this.add(target); }
+  }
+
+  /** What symlinks lead to becomes pending. */
+  async #addAllIn(folder: string): Promise<void> {
+    const folders = [folder];
+    for (let next = folders.pop(); next !== undefined && !this.#full; next = folders.pop()) {
+      if (this.#whole.has(next)) continue;
+      this.#whole.add(next);
+      this.#folders.set(next, next);
+      if (this.#pace.due) await this.#pace.rest();
+      for (const { name } of list(this.#here(next))) {
+        if (this.#pace.due) await this.#pace.rest();
+        const path = `${next}/${name}`;
+        const info = this.#lstat(path);
+        if (!info) {
+          if (name.includes("\ufffd")) this.#isUnnameable(next);
+        } else if (info.isSymlink) {
+          const target = this.#recordSymlink(path, info);
+          if (target !== undefined) this.#pending.push(target);
+        } else {
+          this.#record(path, info);
+          if (info.isDirectory) folders.push(path);
+        }
+      }
+    }
+  }
+
+  /** What a path leads to in the end. Records the symlinks on the way. */
+  #resolve(path: string): { path: string; info: Deno.FileInfo } | undefined {
+    for (let links = 0; links <= MAX_LINKS; links++) {
+      if (!this.#mayBeOutput(path)) return undefined;
+      const folder = this.#folder(dirname(path));
+      if (folder === undefined) return undefined;
+      const real = `${folder}/${basename(path)}`;
+      const info = this.#lstat(real);
+      if (!info?.isSymlink) return info && { path: real, info };
+      const target = this.#isOutput(real) ? this.#recordSymlink(real, info) : undefined;
+      if (target === undefined) return undefined;
+      path = target;
+    }
+  }
+
+  /** The real path of a folder. */
+  #folder(path: string): string | undefined {
+    if (this.#folders.has(path)) return this.#folders.get(path);
+    if (this.#depth >= MAX_DEPTH) return undefined;
+    this.#folders.set(path, undefined); // For whoever comes here again by a loop of symlinks.
+    this.#depth++;
+    const found = this.#resolve(path);
+    this.#depth--;
+    const folder = found?.info.isDirectory ? found.path : undefined;
+    this.#folders.set(path, folder);
+    return folder;
+  }
+
+  /** @returns what it leads to, absolute; undefined if it cannot be read */
+  #recordSymlink(path: string, info: Deno.FileInfo): string | undefined {
+    try {
+      const target = this.#entries.get(path)?.target ?? Deno.readLinkSync(this.#here(path));
+      if (target.includes("\ufffd")) return void this.#isUnnameable(dirname(path));
+      this.#record(path, info, target);
+      return resolve(dirname(path), target);
+    } catch {
+      return undefined; // It is gone.
+    }
+  }
+
+  #record(path: string, info: Deno.FileInfo, target?: string): void {
+    const kind = info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : undefined;
+    // Neither is a socket an output, nor does its name stand for one.
+    if (kind === undefined || this.#entries.has(path)) return;
+    if (this.#entries.size >= this.#options.limit) return void (this.#full = true);
+    this.#entries.set(path, found(path, kind, info, target));
+  }
+
+  #isUnnameable(folder: string): void {
+    this.#unnameable = { folder, ...this.#unnameable, count: (this.#unnameable?.count ?? 0) + 1 };
+  }
+
+  /** Whether to look there at all. */
+  #mayBeOutput(path: string): boolean {
+    const { outputBase } = this.#options;
+    return OUTPUTS.some((name) => path === `${outputBase}/${name}` || path.startsWith(`${outputBase}/${name}/`));
+  }
+
+  #isOutput(path: string): boolean {
+    const { outputBase } = this.#options;
+    return OUTPUTS.some((name) => path.startsWith(`${outputBase}/${name}/`));
+  }
+
+  /** A link may lead there; it asks for a lot that nobody wants: all outputs of a configuration, all repositories. */
+  #isMoreThanAnOutput(path: string): boolean {
+    const [first, , third, ...below] = path.slice(this.#options.outputBase.length + 1).split("/");
+    if (first === "external") return path === `${this.#options.outputBase}/external`;
+    // execroot/<workspace>/bazel-out/<configuration>/bin
+    return third === undefined || third === "bazel-out" && below.length < 3 || third === "external" && below.length < 1;
+  }
+
+  #manifestTargets(path: string): string[] {
+    const info = this.#lstat(path);
+    if (!info?.isFile || info.size > MAX_MANIFEST_BYTES) return [];
+    // "name target"; from 7.4 on, after a space, with escapes in both.
+    const unescape = { "\\s": " ", "\\n": "\n", "\\b": "\\" } as Record<string, string>;
+    const text = new TextDecoder().decode(Deno.readFileSync(this.#here(path)));
+    return text.split("\n").map((line) => {
+      const target = line.slice(line.indexOf(" ", 1) + 1);
+      return line.startsWith(" ") ? target.replace(/\\[snb]/g, (escape) => unescape[escape]) : target;
+    });
+  }
+
+  #namesIn(folder: string): ReadonlySet<string> {
+    let names = this.#names.get(folder);
+    if (!names) this.#names.set(folder, names = new Set(list(this.#here(folder)).map(({ name }) => name)));
+    return names;
+  }
+
+  #lstat(path: string): Deno.FileInfo | undefined {
+    return lstat(this.#here(path));
+  }
+
+  #here(path: string): string {
+    return this.#options.storage + path.slice(this.#options.outputBase.length);
+  }
+}
+
+/** An entry of what was looked at. */
+export function found(path: string, kind: Entry["kind"], info: Deno.FileInfo, target?: string): Found {
+  const isFile = kind === "file";
+  return {
+    path,
+    kind,
+    mode: target === undefined ? info.mode! & 0o7777 : 0,
+    size: isFile ? info.size : 0,
+    mtimeMs: isFile ? info.mtime!.getTime() : 0,
+    ino: info.ino!,
+    ctimeMs: info.ctime!.getTime(),
+    ...target !== undefined && { target },
+  };
+}
+
+/** Without following a symlink; undefined if there is nothing that can be looked at. */
+export function lstat(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.lstatSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+function list(folder: string): Deno.DirEntry[] {
+  try {
+    return [...Deno.readDirSync(folder)];
+  } catch {
+    return [];
+  }
+}

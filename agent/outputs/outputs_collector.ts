@@ -1,0 +1,273 @@
+/**
+ * What a finished command promised to have made, for the developer's machine: the manifest of command.proto.
+ *
+ *     prepare(arguments) ──> Bazel runs ──> collect()
+ *      │ has Bazel write       build events      │ outputs of the named targets, their runfiles, test logs
+ *      │ its build events      ExecRequest       │ what `bazel run` executes
+ *      │ remembers files       convenience       │ bazel-bin and its like
+ *      │ as they are           symlinks          │ files that were written
+ */
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import { dirname } from "node:path";
+import { OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+import { encodeEntry } from "../../proto/tree/entry.ts";
+import { decodeName } from "../../proto/tree/names.ts";
+import { type BuildEvents, readBuildEvents } from "./bep.ts";
+import { BuildEventsNotice } from "./build_events_notice.ts";
+import { builds, injectBuildEvents } from "./command_arguments.ts";
+import { findConvenienceSymlinks, symlinkPrefix } from "./convenience_symlinks.ts";
+import { DigestCache } from "./digest_cache.ts";
+import { executedFiles, filesOfScript } from "./executed_files.ts";
+import { findNamedFile, type NamedFile } from "./named_files.ts";
+import { type Found, found, OutputTree } from "./output_tree.ts";
+import { Pace } from "./pace.ts";
+
+/** Parts of an {@link OutputsCollector}. */
+export interface OutputsCollectorOptions {
+  /** By the developer's name, absolute. */
+  outputBase: string;
+  /** By the developer's name, absolute. */
+  workspace: string;
+  /** Where a path of the developer's is kept here; undefined: nowhere. */
+  hostPath(path: string): string | undefined;
+  /** The most entries of a manifest. @default 500000 */
+  limit?: number;
+}
+
+/** How a command ended. */
+export interface CommandEnd {
+  exitCode: number;
+  /** RunResponse.exec_request, encoded. */
+  execRequest?: Uint8Array;
+}
+
+/** A command between its start and its end. */
+export interface PreparedOutputs {
+  /** The arguments for the server. */
+  args: readonly string[];
+  /**
+   * Looks at an encoded RunResponse on its way to the client.
+   * @returns what the client shall get instead; undefined: the same
+   */
+  filter?(response: Uint8Array): Uint8Array | undefined;
+  /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
+  collect(end: CommandEnd): Promise<Uint8Array[]>;
+}
+
+/** Field numbers of Outputs in command.proto. */
+const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5 } as const;
+/** Entries in one message. Bytes. */
+const PART_BYTES = 512 << 10;
+/** Larger files of build events are not read. Bytes. */
+const MAX_EVENTS_BYTES = 512 << 20;
+/** A longer file is no script. Bytes. */
+const MAX_SCRIPT_BYTES = 1 << 20;
+/** In an output base: ours, and Bazel's own for which no flag is meant. */
+const NO_NAMED_FILES = ["server", "install", "lock", "rbs", "action_cache"];
+
+/** See the file's head. Serves one session; commands may overlap. */
+export class OutputsCollector {
+  readonly #options: OutputsCollectorOptions;
+  /** Where the output base is kept here. */
+  readonly #storage: string;
+  readonly #digests = new DigestCache();
+  #commands = 0;
+
+  constructor(options: OutputsCollectorOptions) {
+    this.#options = options;
+    this.#storage = options.hostPath(options.outputBase)!;
+    // Of an agent that was killed.
+    remove(`${this.#storage}/rbs`);
+  }
+
+  /** Call it when a command is about to be given to the server. @param args One character per byte. */
+  prepare(args: readonly string[], { outputs }: { outputs?: OutputsRequest }): Promise<PreparedOutputs> {
+    const { outputBase, workspace } = this.#options;
+    if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    const eventsFile = `rbs/build_events.${++this.#commands}`;
+    const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL;
+    const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
+    if (injected) Deno.mkdirSync(`${this.#storage}/rbs`, { recursive: true, mode: 0o700 });
+    const written = new WrittenFiles(
+      [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
+      (path) => this.#find(path),
+    );
+    const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
+    return Promise.resolve({
+      args: injected?.args ?? args,
+      filter: notice && ((response) => notice.filter(response)),
+      collect: async (end) => {
+        try {
+          return await this.#collect({ args, end, request: outputs, written, events: injected?.files ?? [] });
+        } finally {
+          remove(`${this.#storage}/${eventsFile}`);
+        }
+      },
+    });
+  }
+
+  async #collect(command: {
+    args: readonly string[];
+    end: CommandEnd;
+    request: OutputsRequest;
+    written: WrittenFiles;
+    /** Files in which build events may be. */
+    events: readonly string[];
+  }): Promise<Uint8Array[]> {
+    const { args, end, request, written } = command;
+    const { outputBase, workspace, limit = 500_000 } = this.#options;
+    const tree = new OutputTree({ outputBase, storage: this.#storage, limit });
+    const entries: Found[] = [];
+    const warnings: string[] = [];
+
+    const scripts: NamedFile[] = [];
+    for (const path of new Set([...request.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`])) {
+      const file = written.find(path);
+      if (!file) continue;
+      const [below] = isBelow(file.path, outputBase) ? file.path.slice(outputBase.length + 1).split("/") : [];
+      if (below && NO_NAMED_FILES.includes(below)) continue;
+      // One that is reached through bazel-bin goes where that leads: an output may not go through a symlink.
+      entries.push(found(below ? file.path : path, "file", file.info));
+      scripts.push(file);
+    }
+
+    const cleaned = args[0] === "clean" && end.exitCode === 0;
+    if (builds(args[0])) {
+      const links = findConvenienceSymlinks({ ...this.#options, prefix: symlinkPrefix(args) });
+      for (const { path, target, info } of links) {
+        entries.push(found(path, "symlink", info, target));
+        tree.addFolder(target);
+      }
+      if (end.execRequest) { for (const path of executedFiles(end.execRequest)) await tree.addExecutable(path); }
+      if (args[0] === "run") {
+        for (const path of scripts.flatMap(readScript)) await tree.addExecutable(path);
+      }
+      if (command.events.length > 0) {
+        const events = await this.#events(command.events, written);
+        if (events) await addOutputs(tree, events, args[0], request.policy);
+        else if (end.exitCode === 0) {
+          warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
+        }
+      }
+    } else if (entries.length === 0 && !cleaned) return [];
+
+    warnings.push(...tree.warnings);
+    const known = new Set(entries.map(({ path }) => path));
+    for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
+    return await this.#encode(entries, { cleaned, warnings, known: request.knownManifest });
+  }
+
+  async #events(files: readonly string[], written: WrittenFiles): Promise<BuildEvents | undefined> {
+    for (const path of files) {
+      const file = written.find(path);
+      if (!file || file.info.size > MAX_EVENTS_BYTES) continue;
+      const isSmall = file.info.size < 1 << 20; // A thread of its own costs more than such a file.
+      return await readBuildEvents(isSmall ? Deno.readFileSync(file.here) : await Deno.readFile(file.here));
+    }
+  }
+
+  #find(path: string): NamedFile | undefined {
+    const { hostPath, outputBase, workspace } = this.#options;
+    return findNamedFile(path, { hostPath, mounts: [outputBase, workspace] });
+  }
+
+  async #encode(
+    entries: Found[],
+    about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array },
+  ): Promise<Uint8Array[]> {
+    entries.sort((a, b) => a.path < b.path ? -1 : 1);
+    const { outputBase, hostPath } = this.#options;
+    const id = createHash("sha256");
+    const pace = new Pace();
+    const parts: Uint8Array[] = [];
+    let part: Uint8Array[] = [], bytes = 0;
+    for (const entry of entries) {
+      if (pace.due) await pace.rest();
+      if (entry.kind === "file") {
+        const here = isBelow(entry.path, outputBase)
+          ? this.#storage + entry.path.slice(outputBase.length)
+          : this.#find(entry.path)?.here ?? hostPath(entry.path)!;
+        entry.digest = await this.#digests.digest(here, entry);
+        // It is gone, or does not come to rest: nothing of Bazel's.
+        if (!entry.digest) continue;
+      }
+      const encoded = encodeEntry(entry);
+      id.update(encoded);
+      const prefix = lengthPrefix(Outputs.entries, encoded.length);
+      part.push(prefix, encoded);
+      bytes += prefix.length + encoded.length;
+      if (bytes < PART_BYTES) continue;
+      parts.push(Buffer.concat(part));
+      part = [];
+      bytes = 0;
+    }
+    const manifest = id.digest();
+    if (!about.cleaned && manifest.equals(about.known)) {
+      return [encodeFields([[Outputs.manifest, manifest], [Outputs.unchanged, true]])];
+    }
+    const rest = encodeFields([
+      [Outputs.manifest, manifest],
+      [Outputs.cleaned, about.cleaned],
+      ...about.warnings.map((warning) => [Outputs.warnings, warning] as [number, string]),
+    ]);
+    return [...parts, Buffer.concat([...part, rest])];
+  }
+}
+
+/** What the build events promise. */
+async function addOutputs(
+  tree: OutputTree,
+  events: BuildEvents,
+  command: string,
+  policy: OutputsPolicy,
+): Promise<void> {
+  for (const path of events.files) await tree.addExecutable(path);
+  for (const path of events.folders) await tree.add(path);
+  // Beside a test's log are its other files, in folders for shards, runs and attempts.
+  for (const folder of new Set(events.testOutputs.map(dirname))) await tree.add(folder);
+  if (events.execRoot === undefined) return;
+  if (command === "coverage") await tree.addAllIn(`${events.execRoot}/bazel-out/_coverage`);
+  if (policy === OutputsPolicy.ALL) await tree.addAllIn(`${events.execRoot}/bazel-out`);
+}
+
+/** Files as they were before a command, to tell which of them it has written: others are the developer's to change. */
+class WrittenFiles {
+  readonly #before = new Map<string, string | undefined>();
+  readonly #find: (path: string) => NamedFile | undefined;
+
+  constructor(paths: readonly string[], find: (path: string) => NamedFile | undefined) {
+    this.#find = find;
+    for (const path of paths) this.#before.set(path, version(find(path)));
+  }
+
+  /** The file, if the command has written it. */
+  find(path: string): NamedFile | undefined {
+    const file = this.#find(path);
+    return version(file) === this.#before.get(path) ? undefined : file;
+  }
+}
+
+function version(file: NamedFile | undefined): string | undefined {
+  return file && [file.info.ino, file.info.size, file.info.mtime?.getTime(), file.info.ctime?.getTime()].join();
+}
+
+/** The files that a script uses; none for a file that is no script. */
+function readScript({ here, info }: NamedFile): string[] {
+  if (info.size > MAX_SCRIPT_BYTES || (info.mode! & 0o100) === 0) return [];
+  const text = decodeName(Deno.readFileSync(here));
+  return text.startsWith("#!") ? [...filesOfScript(text)] : [];
+}
+
+function isBelow(path: string, folder: string): boolean {
+  return path.startsWith(`${folder}/`);
+}
+
+function remove(path: string): void {
+  try {
+    Deno.removeSync(path, { recursive: true });
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound)) throw e;
+  }
+}

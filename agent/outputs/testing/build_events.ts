@@ -1,0 +1,42 @@
+/** Makes build events as Bazel writes them; field numbers as in ../bep.ts. */
+import { Buffer } from "node:buffer";
+import { encodeFields, lengthPrefix } from "../../../proto/relay/wire.ts";
+
+/** A File. */
+export function file({ uri, name, prefix = [] }: { uri?: string; name?: string; prefix?: string[] }): Uint8Array {
+  return encodeFields([[1, name], [2, uri], ...prefix.map((part) => [4, part] as [number, string])]);
+}
+
+const id = (name: string) => encodeFields([[1, name]]);
+type Fields = Parameters<typeof encodeFields>[0];
+
+/** A NamedSetOfFiles event. */
+export function namedSet(name: string, files: Uint8Array[], sets: string[] = []): Uint8Array {
+  const set = encodeFields([...files.map((f) => [1, f]), ...sets.map((set) => [2, id(set)])] as Fields);
+  return encodeFields([[1, encodeFields([[13, id(name)]])], [15, set]]);
+}
+
+/** A TargetComplete event, by output group and the sets in it. */
+export function completed(groups: [name: string, sets: string[]][], folders: Uint8Array[] = []): Uint8Array {
+  const encoded = groups.map(([name, sets]) => encodeFields([[1, name], ...sets.map((set) => [3, id(set)])] as Fields));
+  return encodeFields([
+    [1, encodeFields([[5, encodeFields([[1, "//:target"]])]])],
+    [8, encodeFields([[1, true], ...encoded.map((g) => [2, g]), ...folders.map((f) => [8, f])] as Fields)],
+  ]);
+}
+
+/** A TestResult event. */
+export function testResult(outputs: Uint8Array[]): Uint8Array {
+  return encodeFields([[10, encodeFields(outputs.map((output) => [2, output]))]]);
+}
+
+/** A WorkspaceConfig event. */
+export function workspaceInfo(execRoot: string): Uint8Array {
+  return encodeFields([[25, encodeFields([[1, execRoot]])]]);
+}
+
+/** All of them as a --build_event_binary_file. */
+export function eventFile(...events: Uint8Array[]): Uint8Array {
+  // A length by itself is what stands behind the tag of a field.
+  return Buffer.concat(events.flatMap((event) => [lengthPrefix(1, event.length).subarray(1), event]));
+}

@@ -1,0 +1,268 @@
+import { posix } from "node:path";
+import { RbsError } from "../proto/errors.ts";
+import { shell } from "./shell.ts";
+import { syncedRoot } from "./storage_folder.ts";
+import { SYSTEM_FOLDERS, systemFolderOf } from "../proto/system_folders.ts";
+
+/** What a synced session gets, beside the agent machine's system folders and its own storage. */
+export interface SyncedView {
+  /** The workspace's absolute path on the developer's machine. */
+  workspace: string;
+  /** What else of the agent's machine it sees, read-only: absolute paths, and names of programs on the PATH. */
+  visible: readonly string[];
+  /** Folders of the agent's machine that it must not see, also where they lie in a system folder. Absolute. */
+  hidden: readonly string[];
+}
+
+/** One mount in a synced session's namespace, whose root is the session's own folder. */
+export interface Mount {
+  how: "writable" | "read-only" | "devices" | "processes" | "empty";
+  /** On the agent's machine; the same as `to` for `empty`. Absolute. */
+  from: string;
+  /** In the session. Absolute. */
+  to: string;
+}
+
+/** Where a {@link SyncedView} comes from. Absolute paths. */
+export interface SyncedRootOptions extends SyncedView {
+  storageDirectory: string;
+  controlDirectory: string;
+  /** The session's output base in its storage, */
+  storageOutputBase: string;
+  /** and by the developer's name. */
+  outputBase?: string;
+}
+
+/** Folders of a session's own, wherever the developer's files are. linux-sandbox wants /tmp to be a mount. */
+const OWN_FOLDERS = ["/home", "/root", "/tmp", "/var/tmp"];
+const OWN_MOUNTS = ["/tmp", "/var/tmp"];
+
+/**
+ * Makes the root of a synced session: the folder in its storage that stands for `/`, with all mount points. What the
+ * developer's proxy sends to any other top-level name, now or later, is there at once.
+ *
+ * | in the session                            | comes from                                   |
+ * |-------------------------------------------|----------------------------------------------|
+ * | /usr, /etc, /dev, … (SYSTEM_FOLDERS)      | the agent's machine; read-only               |
+ * | the output base                           | `out` in the storage                         |
+ * | `visible`: install bases, a JDK           | the agent's machine; read-only               |
+ * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
+ * | they lie in one of the above              |                                              |
+ * | everything else, /tmp and /home too       | `root` in the storage                        |
+ *
+ * No program of the session may run. @returns the mounts, in their order: the deeper path wins. Rejects with an RbsError.
+ */
+export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mount[]> {
+  const { storageDirectory, controlDirectory, storageOutputBase, workspace, outputBase } = options;
+  refuse("workspace", workspace, "move it, to your home folder for example");
+  if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
+
+  const root = syncedRoot(storageDirectory);
+  const { folders, links, visible, hidden } = await surroundings(options);
+  const mounts: Mount[] = [
+    ...folders.map(systemMount),
+    ...OWN_MOUNTS.map((to): Mount => ({ how: "writable", from: posix.join(root, to), to })),
+    { how: "writable", from: controlDirectory, to: controlDirectory },
+  ];
+  if (outputBase !== undefined) mounts.push({ how: "writable", from: storageOutputBase, to: outputBase });
+  const inRoot = (path: string) => systemFolderOf(path) === undefined || OWN_MOUNTS.some((own) => isBelow(path, own));
+  const isShown = (path: string) => !inRoot(path) || visible.some((shown) => isBelow(path, shown.path));
+  const covered = [...hidden, storageDirectory].filter((path) => isShown(path) && !folders.includes(path));
+  for (const path of covered) mounts.push({ how: "empty", from: path, to: path });
+  for (const { path } of visible) {
+    if (inRoot(path) || covered.some((hider) => isBelow(path, hider))) {
+      mounts.push({ how: "read-only", from: path, to: path });
+    }
+  }
+  mounts.sort((a, b) => depth(a.to) - depth(b.to));
+
+  const isFile = (path: string) => visible.some((shown) => shown.path === path && shown.isFile);
+  const points = [...folders, workspace, ...mounts.map(({ to }) => to).filter(inRoot)];
+  const { code, stderr } = await shell(MAKE, [
+    root,
+    ...[...OWN_FOLDERS, ...points.filter((path) => !isFile(path))].flatMap((path) => ["folder", path, ""]),
+    ...points.filter(isFile).flatMap((path) => ["file", path, ""]),
+    ...links.flatMap(({ path, target }) => ["link", path, target]),
+  ]);
+  if (code !== 0) {
+    throw new RbsError(
+      `The session's root ${root} cannot be made (${stderr.trim().split("\n")[0]}): make room or mend its rights.`,
+      { culprit: "caller" },
+    );
+  }
+  return mounts;
+}
+
+/** Throws an RbsError for a path that cannot be the developer's in a session. */
+function refuse(what: string, path: string, remedy: string): void {
+  const folder = systemFolderOf(path);
+  if (folder === undefined) return;
+  throw new RbsError(
+    `The ${what} ${path} cannot be had in a synced session, where ${folder} is the agent machine's own: ${remedy}.`,
+    { culprit: "caller" },
+  );
+}
+
+function systemMount(path: string): Mount {
+  return { how: path === "/dev" ? "devices" : path === "/proc" ? "processes" : "read-only", from: path, to: path };
+}
+
+function isBelow(path: string, folder: string): boolean {
+  return path.startsWith(folder + "/");
+}
+
+function depth(path: string): number {
+  return path.split("/").filter((part) => part !== "").length;
+}
+
+interface Surroundings {
+  /** System folders that this machine has, */
+  folders: string[];
+  /** and those that are links into others: /bin to usr/bin. */
+  links: { path: string; target: string }[];
+  visible: { path: string; isFile: boolean }[];
+  hidden: string[];
+}
+
+/**
+ * Looks around on the agent's machine. $1: names of top-level folders. $2: how many of the others are to be visible.
+ * Prints NUL-ended triples. bash does it, because it knows the environment and may look at /proc.
+ */
+const SURROUNDINGS = String.raw`
+set -f
+tell() { printf '%s\0%s\0%s\0' "$1" "$2" "$3"; }
+for name in $1; do
+  if [[ -L /$name ]]; then tell link "/$name" "$(readlink -- "/$name")"; elif [[ -d /$name ]]; then tell folder "/$name" ''; fi
+done
+see() {
+  local path=$1
+  [[ $path == */* ]] || path=$(type -P -- "$path")
+  if [[ -d $path ]]; then tell visible "$(realpath -s -- "$path")" ''
+  elif [[ -f $path ]]; then tell visible "$(realpath -s -- "$path")" file; fi
+}
+hide() { if [[ -d $1 ]]; then tell hidden "$(realpath -- "$1")" ''; fi; }
+for ((i = $2; i > 0; i--)); do see "$3"; set -- "$1" "$2" "${"${@:4}"}"; done
+see "$JAVA_HOME"
+shift 2
+for path; do hide "$path"; done
+hide "$HOME"
+# Sockets and memory of the people who are logged in.
+hide /run/user
+hide /dev/shm
+`;
+
+async function surroundings({ visible, hidden }: SyncedView): Promise<Surroundings> {
+  const { stdout } = await shell(SURROUNDINGS, [
+    SYSTEM_FOLDERS.join(" "),
+    String(visible.length),
+    ...visible,
+    ...hidden,
+  ]);
+  const found: Surroundings = { folders: [], links: [], visible: [], hidden: [] };
+  const fields = stdout.split("\0");
+  for (let i = 0; i + 2 < fields.length; i += 3) {
+    const [what, path, more] = fields.slice(i, i + 3);
+    if (path === "/") continue;
+    if (what === "hidden") found.hidden.push(path);
+    else if (what === "visible") found.visible.push({ path, isFile: more === "file" });
+    // A link to somewhere else would lead nowhere in the session.
+    else if (what === "link" && systemFolderOf(posix.resolve("/", more))) found.links.push({ path, target: more });
+    else found.folders.push(path);
+  }
+  return found;
+}
+
+/**
+ * Makes what triples after $1, the root, say: folders, files and links. The session's own programs can write there, so
+ * nothing is followed: a link that stands where a folder must be is taken away.
+ */
+const MAKE = String.raw`
+set -f
+root=$1; shift
+folder() {
+  local path=$root part IFS=/
+  for part in $1; do
+    [[ -n $part ]] || continue
+    path+=/$part
+    if [[ -L $path || -e $path && ! -d $path ]]; then rm -f -- "$path" || return; fi
+    [[ -d $path ]] || mkdir -- "$path" || return
+  done
+}
+mkdir -p -- "$root" || exit
+while (($#)); do
+  path=$root$2
+  case $1 in
+    folder) folder "$2" || exit ;;
+    file)
+      folder "${"${2%/*}"}" || exit
+      [[ -f $path && ! -L $path ]] || { rm -rf -- "$path" && : >"$path"; } || exit ;;
+    link)
+      [[ -L $path && $(readlink -- "$path") == "$3" ]] || { rm -rf -- "$path" && ln -s -- "$3" "$path"; } || exit ;;
+  esac
+  shift 3
+done
+chmod 1777 -- "$root/tmp" "$root/var/tmp"
+`;
+
+/** The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand. */
+export function syncedNamespaceCommand(
+  kind: "bwrap" | "unshare",
+  isRoot: boolean,
+  root: string,
+  mounts: readonly Mount[],
+): string[] {
+  const unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  if (kind === "unshare") {
+    return [...unshare, "bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--"];
+  }
+  const flags = mounts.flatMap(({ how, from, to }) => {
+    switch (how) {
+      case "writable":
+        return ["--bind", from, to];
+      case "read-only":
+        return ["--ro-bind", from, to];
+      case "devices":
+        return ["--dev-bind", from, to];
+      case "processes":
+        return isRoot ? ["--bind", from, to] : ["--proc", to];
+      case "empty":
+        return ["--tmpfs", to];
+    }
+  });
+  return [
+    ...(isRoot ? unshare : []),
+    ...["bwrap", "--die-with-parent"],
+    ...(isRoot ? [] : ["--unshare-user", "--unshare-pid", "--unshare-ipc"]),
+    ...["--bind", root, "/"],
+    ...flags,
+    "--",
+  ];
+}
+
+/** Does as root what bubblewrap does: $1 the root, then triples of a {@link Mount}, `--`, and the command. */
+const PIVOT = String.raw`
+read_only() {
+  local point
+  while read -r _ _ _ _ point _; do
+    point=$(printf %b "$point")
+    [[ $point != "$1" && $point != "$1"/* ]] || mount -o remount,bind,ro -- "$point" || return
+  done </proc/self/mountinfo
+}
+# Beside the root, so that what lies in it by name stays the root's; unbindable, so that no mount holds itself.
+new=${"${1%/*}"}/mount
+mkdir -p -- "$new" && mount --bind -- "$1" "$new" && mount --make-unbindable -- "$new" && cd -- "$new" || exit
+shift
+while [[ $1 != -- ]]; do
+  at=$new$3
+  if [[ $1 == empty ]]; then mount -t tmpfs -o mode=755 rbs "$at" || exit
+  else
+    # Only within what was just made empty: all other mount points are there.
+    [[ -e $at ]] || mkdir -p -- "$at" || exit
+    mount --rbind -- "$2" "$at" || exit
+    [[ $1 != read-only ]] || read_only "$at" || exit
+  fi
+  shift 3
+done
+shift
+mkdir -p .former-root && pivot_root . .former-root && cd / && umount -l /.former-root && rmdir /.former-root && exec "$@"
+`;

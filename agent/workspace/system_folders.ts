@@ -1,0 +1,1 @@
+export { SYSTEM_FOLDERS, systemFolderOf } from "../../proto/system_folders.ts";

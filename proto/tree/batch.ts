@@ -1,0 +1,165 @@
+/**
+ * Many changes of a tree in one message (FileBatch of proto/rbs/v1/tree.proto):
+ *
+ *     FileBatch { compression, unpacked_size, records: Records { Record { entry, content, … } Record … } }
+ */
+import { Buffer } from "node:buffer";
+import { constants, zstdCompressSync, zstdDecompressSync } from "node:zlib";
+import { sentence } from "../errors.ts";
+import { WireError } from "../relay/wire.ts";
+import { decodeEntry, type Entry, writeEntry } from "./entry.ts";
+import { checkPath, decodeName, TreeError } from "./names.ts";
+import { WireReader, WireWriter } from "./wire_codec.ts";
+
+/** The most that a batch may hold when it is unpacked, in bytes. */
+export const MAX_BATCH_BYTES = 4 << 20;
+/** Bytes of records at which a batch is full. */
+const FULL_BYTES = 1 << 20;
+const MAX_RECORDS = 100_000;
+/** Compression that saves less than a tenth is not worth its unpacking. */
+const WORTH = 0.9;
+const Compression = { none: 0, zstd: 1 };
+
+/** One change, or a part of a large file; see Record in tree.proto. */
+export interface TreeRecord {
+  entry?: Entry;
+  content?: Uint8Array;
+  more?: boolean;
+  offset?: number;
+  digest?: Uint8Array;
+  remove?: string;
+  copyFrom?: string;
+}
+
+/** Gathers records into batches. */
+export class BatchEncoder {
+  readonly #full: number;
+  #records: WireWriter;
+  /** Whether batches are compressed where that helps. */
+  compress = false;
+
+  /** @param options.bytes At which a batch is full. @default 1 MiB */
+  constructor(options: { bytes?: number } = {}) {
+    this.#full = options.bytes ?? FULL_BYTES;
+    this.#records = new WireWriter(this.#full + (1 << 16));
+  }
+
+  /** Adds a record, whose content is at most 1 MiB. @returns an encoded FileBatch once one is full */
+  add(record: TreeRecord): Uint8Array | undefined {
+    this.#records.message(1, (out) => {
+      const { entry } = record;
+      if (entry) out.message(1, () => writeEntry(out, entry));
+      if (record.content) out.bytes(2, record.content);
+      if (record.more) out.varint(3, 1);
+      if (record.offset) out.varint(4, record.offset);
+      if (record.digest) out.bytes(5, record.digest);
+      if (record.remove) out.text(6, record.remove);
+      if (record.copyFrom) out.text(7, record.copyFrom);
+    });
+    return this.#records.length >= this.#full ? this.flush() : undefined;
+  }
+
+  /** The batch of what was gathered, if anything. */
+  flush(): Uint8Array | undefined {
+    if (this.#records.length === 0) return undefined;
+    const records = this.#records.finish();
+    let packed: Uint8Array = records;
+    if (this.compress) {
+      const smaller = zstdCompressSync(records, { params: { [constants.ZSTD_c_compressionLevel]: 1 } });
+      if (smaller.length <= records.length * WORTH) packed = smaller;
+    }
+    const out = new WireWriter(packed.length + 32);
+    out.varint(1, packed === records ? Compression.none : Compression.zstd);
+    out.varint(2, records.length);
+    out.bytes(3, packed);
+    return out.finish();
+  }
+}
+
+/** The records of an encoded FileBatch; contents are views. Throws a {@link TreeError} for what no honest peer sends. */
+export function decodeBatch(message: Uint8Array): TreeRecord[] {
+  try {
+    return decodeRecords(unpack(message));
+  } catch (e) {
+    if (e instanceof WireError) throw new TreeError(`a batch of files is malformed (${e.message})`);
+    throw e;
+  }
+}
+
+function unpack(message: Uint8Array): Uint8Array {
+  let compression = 0, size = 0;
+  let records: Uint8Array = new Uint8Array();
+  const reader = new WireReader(message);
+  while (reader.next()) {
+    if (reader.field === 1) compression = reader.varint();
+    else if (reader.field === 2) size = reader.varint();
+    else if (reader.field === 3) records = reader.bytes();
+    else reader.skip();
+  }
+  if (size > MAX_BATCH_BYTES) throw new TreeError(`a batch of ${size} bytes is larger than ${MAX_BATCH_BYTES} bytes`);
+  if (compression === Compression.zstd) {
+    try {
+      // One byte more than was said, so that a bomb ends there.
+      records = zstdDecompressSync(records, { maxOutputLength: size + 1 });
+    } catch (e) {
+      throw new TreeError(`a batch of files cannot be unpacked (${sentence(e)})`);
+    }
+  } else if (compression !== Compression.none) {
+    throw new TreeError(`a batch of files is compressed in a way that is not known (${compression})`);
+  }
+  if (records.length !== size) throw new TreeError(`a batch of files says ${size} bytes, and has ${records.length}`);
+  return records;
+}
+
+function decodeRecords(records: Uint8Array): TreeRecord[] {
+  const decoded: TreeRecord[] = [];
+  const reader = new WireReader(records);
+  while (reader.next()) {
+    if (reader.field !== 1) {
+      reader.skip();
+      continue;
+    }
+    if (decoded.length >= MAX_RECORDS) throw new TreeError(`a batch has more than ${MAX_RECORDS} records`);
+    decoded.push(decodeRecord(reader.bytes()));
+  }
+  return decoded;
+}
+
+function decodeRecord(bytes: Uint8Array): TreeRecord {
+  const record: TreeRecord = {};
+  const reader = new WireReader(bytes);
+  while (reader.next()) {
+    switch (reader.field) {
+      case 1:
+        record.entry = decodeEntry(reader.bytes());
+        break;
+      case 2:
+        record.content = reader.bytes();
+        break;
+      case 3:
+        record.more = reader.varint() !== 0;
+        break;
+      case 4:
+        record.offset = reader.varint();
+        break;
+      case 5:
+        record.digest = Buffer.from(reader.bytes());
+        if (record.digest.length !== 32) throw new TreeError("a digest is not 32 bytes long");
+        break;
+      case 6:
+        record.remove = decodeName(reader.bytes());
+        checkPath(record.remove);
+        break;
+      case 7:
+        record.copyFrom = decodeName(reader.bytes());
+        checkPath(record.copyFrom);
+        break;
+      default:
+        reader.skip();
+    }
+  }
+  if (record.remove !== undefined && (record.entry || record.content || record.copyFrom !== undefined)) {
+    throw new TreeError("a record both removes and makes something");
+  }
+  return record;
+}

@@ -1,0 +1,153 @@
+/**
+ * Listing folders and looking at files whatever bytes their names are of. Deno can name a file by UTF-8 only: it shows
+ * other bytes as U+FFFD, and then finds no such file. What has such a name is listed, looked at, read and written by bash.
+ */
+import { Buffer } from "node:buffer";
+import { spawnSync } from "node:child_process";
+import { decodeName, encodeName, isRaw } from "./names.ts";
+
+/** A file of such a name that is larger is not read. Bytes. */
+const MAX_OUTPUT = 256 << 20;
+
+/** What a look at a file shows. */
+export interface RawInfo {
+  kind: "file" | "directory" | "symlink" | "other";
+  /** All of st_mode. */
+  mode: number;
+  size: number;
+  /** Whole milliseconds. */
+  mtimeMs: number;
+  ctimeMs: number;
+  ino: number;
+  /** Of a symlink. */
+  target?: string;
+}
+
+/** The names in a folder. Throws Deno's errors. */
+export function readdirSync(folder: string): string[] {
+  if (isRaw(folder)) return listByBash(folder);
+  const names: string[] = [];
+  for (const { name } of Deno.readDirSync(folder)) {
+    // Either a file's own name, or a sign of bytes that Deno cannot show.
+    if (name.includes("\ufffd")) return listByBash(folder);
+    names.push(name);
+  }
+  return names;
+}
+
+/** Looks at a file without following symlinks. Throws Deno's errors. */
+export function lstatSync(path: string): RawInfo {
+  if (isRaw(path)) return lstatByBash(path);
+  const info = Deno.lstatSync(path);
+  const kind = info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : "other";
+  return {
+    kind,
+    mode: info.mode ?? 0,
+    size: info.size,
+    mtimeMs: info.mtime?.getTime() ?? 0,
+    ctimeMs: info.ctime?.getTime() ?? 0,
+    ino: info.ino ?? 0,
+    target: kind === "symlink" ? readlinkSync(path) : undefined,
+  };
+}
+
+function readlinkSync(path: string): string {
+  const target = Deno.readLinkSync(path);
+  return target.includes("\ufffd") ? lstatByBash(path).target! : target;
+}
+
+/**
+ * Runs a script of bash, with names as NUL-ended fields of its standard input: they are never part of a script.
+ *
+ * @returns its standard output; throws NotFound when it ends with 2, and an Error with what it said otherwise
+ */
+function bash(script: string, fields: readonly Uint8Array[]): Buffer {
+  const input = Buffer.concat(fields.flatMap((f) => [f, Uint8Array.of(0)]));
+  const { status, stdout, stderr } = spawnSync("bash", ["-c", `LC_ALL=C\n${script}`], { input, maxBuffer: MAX_OUTPUT });
+  if (status === 0) return stdout;
+  if (status === 2) throw new Deno.errors.NotFound("there is no such file");
+  throw new Error(stderr?.toString("latin1").trim() || `bash ended with ${status}`);
+}
+
+function listByBash(folder: string): string[] {
+  const script = `IFS= read -r -d '' f; [[ -d $f && ! -L $f ]] || exit 2; cd -- "$f" || exit 1
+shopt -s nullglob dotglob
+set -- *
+(($# == 0)) || printf '%s\\0' "$@"`;
+  return split(bash(script, [encodeName(folder)])).map(decodeName);
+}
+
+function lstatByBash(path: string): RawInfo {
+  const script = `IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2
+stat --printf='%f %s %.3Y %Z %i\\0' -- "$f" || exit 1
+[[ ! -L $f ]] || readlink -n -z -- "$f"`;
+  const [line, target] = split(bash(script, [encodeName(path)]));
+  const [mode, size, mtime, ctime, ino] = Buffer.from(line).toString().split(" ");
+  const bits = parseInt(mode, 16);
+  const kind = ({ 0o100000: "file", 0o040000: "directory", 0o120000: "symlink" } as const)[bits & 0o170000] ?? "other";
+  return {
+    kind,
+    mode: bits,
+    size: Number(size),
+    mtimeMs: Math.floor(Number(mtime) * 1000),
+    ctimeMs: Number(ctime) * 1000,
+    ino: Number(ino),
+    target: kind === "symlink" ? decodeName(target ?? new Uint8Array()) : undefined,
+  };
+}
+
+/** The content of a file. Throws Deno's errors. */
+export function readFileSync(path: string): Uint8Array {
+  if (!isRaw(path)) return Deno.readFileSync(path);
+  return bash(`IFS= read -r -d '' f; [[ -f $f && ! -L $f ]] || exit 2; exec cat -- "$f"`, [encodeName(path)]);
+}
+
+/** Makes a folder. */
+export function mkdirSync(path: string): void {
+  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec mkdir -m 0755 -- "$f"`, [encodeName(path)]);
+  else Deno.mkdirSync(path, { mode: 0o755 });
+}
+
+/** Makes a symlink, which may lead anywhere. */
+export function symlinkSync(target: string, path: string): void {
+  if (isRaw(path) || isRaw(target)) {
+    bash(`IFS= read -r -d '' t; IFS= read -r -d '' f; exec ln -s -T -- "$t" "$f"`, [
+      encodeName(target),
+      encodeName(path),
+    ]);
+  } else Deno.symlinkSync(target, path);
+}
+
+/** Moves a file within a file system, over what is there. */
+export function renameSync(from: string, to: string): void {
+  if (isRaw(from) || isRaw(to)) {
+    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec mv -f -T -- "$a" "$b"`, [encodeName(from), encodeName(to)]);
+  } else Deno.renameSync(from, to);
+}
+
+/** Sets the permission bits of a file or folder. */
+export function chmodSync(path: string, mode: number): void {
+  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec chmod ${mode.toString(8)} -- "$f"`, [encodeName(path)]);
+  else Deno.chmodSync(path, mode);
+}
+
+/** Removes a file, symlink or, with `recursive`, a folder and what is in it. */
+export function removeSync(path: string, options: { recursive?: boolean } = {}): void {
+  if (isRaw(path)) {
+    bash(`IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2; exec rm ${options.recursive ? "-rf" : "-f"} -- "$f"`, [
+      encodeName(path),
+    ]);
+  } else Deno.removeSync(path, options);
+}
+
+/** The NUL-ended fields of what a script said; a rest without an end counts. */
+function split(output: Buffer): Buffer[] {
+  const fields: Buffer[] = [];
+  for (let start = 0; start < output.length;) {
+    let end = output.indexOf(0, start);
+    if (end < 0) end = output.length;
+    fields.push(output.subarray(start, end));
+    start = end + 1;
+  }
+  return fields;
+}

@@ -1,0 +1,155 @@
+/** Reading files that somebody may be writing: a file that changes while it is read is read again. */
+import { Buffer } from "node:buffer";
+import { createHash, hash } from "node:crypto";
+import { RbsError, sentence } from "../errors.ts";
+import type { Entry } from "./entry.ts";
+import { isRaw } from "./names.ts";
+import { readFileSync } from "./raw_names.ts";
+import { lookAt, type ScannedEntry } from "./scan.ts";
+
+/** Files up to this size are read at once, in bytes; larger ones in pieces of it. */
+export const PIECE_BYTES = 512 << 10;
+/** How often a file that keeps changing is read again. */
+const ATTEMPTS = 5;
+
+/** SHA-256 of bytes. */
+export function digestOf(bytes: Uint8Array): Uint8Array {
+  return hash("sha256", bytes, "buffer") as unknown as Uint8Array;
+}
+
+/** SHA-256 of a file's content, in one synchronous go. Throws Deno's errors. */
+export function digestFile(path: string): Uint8Array {
+  if (isRaw(path)) return digestOf(readFileSync(path));
+  const sum = createHash("sha256");
+  for (const piece of piecesOf(path, 0)) sum.update(piece);
+  return sum.digest();
+}
+
+/** The pieces of a file, from `offset` on. Each is overwritten by the next but for the last. */
+function* piecesOf(path: string, offset: number): Generator<Uint8Array> {
+  using file = Deno.openSync(path);
+  if (offset > 0) file.seekSync(offset, Deno.SeekMode.Start);
+  const buffer = new Uint8Array(PIECE_BYTES);
+  for (;;) {
+    const n = file.readSync(buffer);
+    if (n === null) return;
+    yield buffer.subarray(0, n);
+  }
+}
+
+/** A small file as it was at one moment. */
+export interface StableFile {
+  /** As it was then, with its digest. */
+  entry: ScannedEntry;
+  content: Uint8Array;
+}
+
+/**
+ * Reads a file of at most {@link PIECE_BYTES}. Undefined if it is gone, or has become something else or larger: then it
+ * must be looked at anew. Throws an RbsError for one that cannot be read or never stays the same.
+ *
+ * @param root Absolute.
+ * @param path Relative to it.
+ */
+export function readSmall(root: string, path: string): StableFile | undefined {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const before = lookAt(root, path);
+    if (typeof before !== "object" || before.kind !== "file" || before.size > PIECE_BYTES) return undefined;
+    let content: Uint8Array;
+    try {
+      content = readFileSync(`${root}/${path}`);
+    } catch (e) {
+      if (e instanceof Deno.errors.NotFound) return undefined;
+      throw unreadable(root, path, e);
+    }
+    const after = lookAt(root, path);
+    if (isSame(before, after) && content.length === before.size) {
+      after.digest = digestOf(content);
+      return { entry: after, content };
+    }
+  }
+  throw restless(root, path);
+}
+
+/**
+ * The digest of a large file, read in pieces with other work between them. Undefined if it is gone or no file any more.
+ * The entry that comes back is as it was then. Throws an RbsError as {@link readSmall}.
+ */
+export async function digestLarge(
+  root: string,
+  path: string,
+  options: { signal?: AbortSignal; onBytes?(bytes: number): void } = {},
+): Promise<ScannedEntry | undefined> {
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const before = lookAt(root, path);
+    if (typeof before !== "object" || before.kind !== "file") return undefined;
+    const sum = createHash("sha256");
+    let size = 0;
+    try {
+      let sinceBreak = 0;
+      for (const piece of piecesOf(`${root}/${path}`, 0)) {
+        sum.update(piece);
+        size += piece.length;
+        options.onBytes?.(piece.length);
+        if ((sinceBreak += piece.length) < 16 * PIECE_BYTES) continue;
+        sinceBreak = 0;
+        await new Promise<void>((resolve) => setTimeout(resolve, 0));
+        options.signal?.throwIfAborted();
+      }
+    } catch (e) {
+      options.signal?.throwIfAborted();
+      if (e instanceof Deno.errors.NotFound) return undefined;
+      throw unreadable(root, path, e);
+    }
+    const after = lookAt(root, path);
+    if (isSame(before, after) && size === before.size) {
+      after.digest = sum.digest();
+      return after;
+    }
+  }
+  throw restless(root, path);
+}
+
+/**
+ * The pieces of a large file from `offset` on, copies that the caller may keep. Throws a {@link FileChanged} when it is not
+ * what `entry` says any more, and an RbsError when it cannot be read.
+ */
+export function* readLarge(root: string, entry: ScannedEntry, offset = 0): Generator<Uint8Array> {
+  let size = offset;
+  try {
+    for (const piece of piecesOf(`${root}/${entry.path}`, offset)) {
+      size += piece.length;
+      yield Buffer.from(piece);
+    }
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) throw new FileChanged(`${entry.path} is gone`);
+    throw unreadable(root, entry.path, e);
+  }
+  if (size !== entry.size || !isSame(entry, lookAt(root, entry.path))) {
+    throw new FileChanged(`${entry.path} was changed while it was read`);
+  }
+}
+
+/** A file is not what it was when its digest was made. */
+export class FileChanged extends Error {
+  override readonly name = "FileChanged";
+}
+
+function isSame(before: Entry & { ino: number }, after: ScannedEntry | string | undefined): after is ScannedEntry {
+  return typeof after === "object" && after.kind === "file" && after.size === before.size &&
+    after.mtimeMs === before.mtimeMs && after.ino === before.ino;
+}
+
+function unreadable(root: string, path: string, cause: unknown): RbsError {
+  return new RbsError(
+    `The file ${root}/${path} cannot be read (${sentence(cause)}): mend its rights, or name it in .rbsignore.`,
+    { cause, culprit: "caller" },
+  );
+}
+
+function restless(root: string, path: string): RbsError {
+  return new RbsError(
+    `The file ${root}/${path} changes each time it is read: stop what writes it, or name it in .rbsignore.`,
+    { culprit: "caller" },
+  );
+}

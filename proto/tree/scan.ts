@@ -1,0 +1,138 @@
+/** What is in a tree: listed and looked at by synchronous calls in short slices, which cost a tenth of asynchronous ones. */
+import { lstatSync, readdirSync } from "./raw_names.ts";
+import type { Entry, EntryKind } from "./entry.ts";
+import { isRaw } from "./names.ts";
+
+/** How long other work waits for a slice, in milliseconds. */
+const SLICE_MS = 8;
+/**
+ * A file that was changed so shortly before it was looked at may change again without another time to show for it: file
+ * systems give times in steps of the kernel's clock (up to 10 ms), and Deno cuts them to milliseconds.
+ */
+const RACY_MS = 50;
+
+/** An entry as it was found, and what tells whether it has changed since. */
+export interface ScannedEntry extends Entry {
+  ino: number;
+  /** In whole seconds, as Deno has it. */
+  ctimeMs: number;
+  /** Changed so shortly before it was looked at that its times prove nothing the next time. */
+  racy: boolean;
+}
+
+/** How a tree is scanned. */
+export interface ScanOptions {
+  /** Leaves an entry out, with all below it. The path is relative to the root. */
+  skip?(path: string, kind: EntryKind, target?: string): boolean;
+  /** What was found before: digests of files that look the same are carried over. */
+  previous?: ReadonlyMap<string, ScannedEntry>;
+  /** Only what is at and below this path. @default the whole tree */
+  under?: string;
+  signal?: AbortSignal;
+  /** Told about what is neither file nor folder nor symlink, or cannot be read: a path, and what it is. */
+  onSkipped?(path: string, what: string): void;
+  /** Told now and then how many entries were found. */
+  onProgress?(entries: number): void;
+}
+
+/** Finds everything below `root` (absolute), but not the root itself. What vanishes meanwhile is left out. */
+export async function scanTree(root: string, options: ScanOptions = {}): Promise<Map<string, ScannedEntry>> {
+  const { under, signal, onProgress } = options;
+  const found = new Map<string, ScannedEntry>();
+  const folders: string[] = [];
+  let sliceEnds = performance.now() + SLICE_MS;
+  if (under !== undefined) {
+    if (look(root, under, found, options) === "directory") folders.push(under);
+  } else folders.push("");
+  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+    list(root, folder, found, folders, options);
+    if (performance.now() < sliceEnds) continue;
+    onProgress?.(found.size);
+    await new Promise<void>((resolve) => setTimeout(resolve, 0));
+    signal?.throwIfAborted();
+    sliceEnds = performance.now() + SLICE_MS;
+  }
+  return found;
+}
+
+function list(
+  root: string,
+  folder: string,
+  found: Map<string, ScannedEntry>,
+  folders: string[],
+  options: ScanOptions,
+): void {
+  const prefix = folder === "" ? "" : `${folder}/`;
+  let names: string[];
+  try {
+    names = readdirSync(folder === "" ? root : `${root}/${folder}`);
+  } catch (e) {
+    if (!isGone(e)) options.onSkipped?.(folder, "cannot be read");
+    return;
+  }
+  for (const name of names) {
+    const path = prefix + name;
+    if (look(root, path, found, options) === "directory") folders.push(path);
+  }
+}
+
+/** Looks at one entry. @returns its kind, if it is one that is wanted */
+function look(
+  root: string,
+  path: string,
+  found: Map<string, ScannedEntry>,
+  options: ScanOptions,
+): EntryKind | undefined {
+  const entry = lookAt(root, path);
+  if (entry === undefined) return undefined;
+  if (typeof entry === "string") {
+    options.onSkipped?.(path, entry);
+    return undefined;
+  }
+  if (options.skip?.(path, entry.kind, entry.target)) return undefined;
+  const before = options.previous?.get(path);
+  if (before?.digest && isUnchanged(before, entry)) entry.digest = before.digest;
+  found.set(path, entry);
+  return entry.kind;
+}
+
+/**
+ * An entry as it is now: undefined if there is none, a text that says why it cannot travel.
+ *
+ * @param root Absolute.
+ * @param path Relative to it.
+ */
+export function lookAt(root: string, path: string): ScannedEntry | string | undefined {
+  const full = `${root}/${path}`;
+  const now = Date.now();
+  try {
+    const info = lstatSync(full);
+    const common = { path, ino: info.ino, ctimeMs: info.ctimeMs };
+    if (info.kind === "file") {
+      const { size, mtimeMs } = info;
+      const mode = info.mode & 0o7777;
+      // A time in the future says nothing about what comes next, either.
+      return { ...common, kind: "file", mode, size, mtimeMs, racy: mtimeMs > now - RACY_MS };
+    }
+    if (info.kind === "directory") {
+      return { ...common, kind: "directory", mode: info.mode & 0o7777, size: 0, mtimeMs: 0, racy: false };
+    }
+    if (info.kind === "symlink") {
+      return { ...common, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target: info.target, racy: false };
+    }
+    return "is no file, folder or symlink";
+  } catch (e) {
+    if (isGone(e)) return undefined;
+    return isRaw(path) ? "has a name that is not UTF-8" : "cannot be read";
+  }
+}
+
+/** Whether a file looks as it did before, and did not change too shortly before it was looked at. */
+export function isUnchanged(before: ScannedEntry, now: ScannedEntry): boolean {
+  return !before.racy && before.kind === now.kind && before.size === now.size && before.mtimeMs === now.mtimeMs &&
+    before.ino === now.ino && before.ctimeMs === now.ctimeMs;
+}
+
+function isGone(e: unknown): boolean {
+  return e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory;
+}

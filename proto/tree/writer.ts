@@ -1,0 +1,405 @@
+/**
+ * Changes a tree as records say, and nothing outside of it: whoever sends the records is not trusted.
+ *
+ * - A path is relative, without "..", and every folder on its way is looked at and must be one: what would be written
+ *   through a symlink is refused.
+ * - A file is written to a staging folder that nobody else sees, its digest is checked, and only then it is renamed into
+ *   place: there is never half of one.
+ */
+import { Buffer } from "node:buffer";
+import { createHash, type Hash, randomBytes } from "node:crypto";
+import { RbsError, sentence } from "../errors.ts";
+import type { TreeRecord } from "./batch.ts";
+import { type Entry, sameDigest } from "./entry.ts";
+import { checkPath, isRaw, TreeError } from "./names.ts";
+import { chmodSync, lstatSync, mkdirSync, type RawInfo, removeSync, renameSync, symlinkSync } from "./raw_names.ts";
+import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
+
+/** Larger files are kept when their sender is cut off, so that it can go on. Bytes. */
+const RESUMABLE_BYTES = 16 << 20;
+const PARTIAL = /^partial-([0-9a-f]{64})$/;
+
+/** What is there of a large file whose sender was cut off. */
+export interface PartialContent {
+  /** SHA-256 of the whole file. */
+  digest: Uint8Array;
+  /** Bytes from its beginning. */
+  received: number;
+}
+
+/** A file that is being received. */
+interface Receiving {
+  entry: Entry;
+  file: Deno.FsFile;
+  staged: string;
+  sum: Hash;
+  size: number;
+}
+
+/** See the file's head. */
+export class TreeWriter {
+  readonly #root: string;
+  readonly #staging: string;
+  readonly #prefix = randomBytes(6).toString("hex");
+  #count = 0;
+  /** Folders that were looked at and are ones. */
+  readonly #real = new Set<string>();
+  /** Modes that folders get when nothing more is written into them. */
+  readonly #modes = new Map<string, number>();
+  /** Permission bits that files get by themselves here. */
+  readonly #umasked: number;
+  #receiving?: Receiving;
+
+  /**
+   * @param options.root Absolute; is made if it is not there. It is trusted, also if a symlink leads to it.
+   * @param options.staging Absolute, on the root's file system, seen by nobody else; is made if it is not there.
+   */
+  constructor({ root, staging }: { root: string; staging: string }) {
+    this.#root = root;
+    this.#staging = staging;
+    try {
+      Deno.mkdirSync(root, { recursive: true });
+      Deno.mkdirSync(staging, { recursive: true, mode: 0o700 });
+      const probe = this.#stagedName();
+      Deno.writeFileSync(probe, new Uint8Array(), { createNew: true, mode: 0o777 });
+      this.#umasked = Deno.lstatSync(probe).mode! & 0o777;
+      Deno.removeSync(probe);
+    } catch (e) {
+      throw unwritable(root, e);
+    }
+  }
+
+  /**
+   * Makes one change. Throws a {@link TreeError} for what no honest sender asks for, and an RbsError if the disk does not
+   * take it; nothing of the file in question is in place then.
+   */
+  apply(record: TreeRecord): void {
+    const { entry, remove } = record;
+    if (this.#receiving && (entry || remove !== undefined)) {
+      throw new TreeError(`the file ${shown(this.#receiving.entry.path)} was not sent to its end`);
+    }
+    if (remove !== undefined) {
+      checkPath(remove);
+      return this.#guard(remove, () => this.#remove(remove));
+    }
+    if (!entry) return this.#continue(record);
+    checkPath(entry.path);
+    this.#guard(entry.path, () => {
+      if (entry.kind === "directory") this.#directory(entry);
+      else if (entry.kind === "symlink") this.#symlink(entry);
+      else if (record.copyFrom !== undefined) this.#copy(entry, record.copyFrom, record.digest);
+      else if (record.more || record.offset) this.#begin(entry, record);
+      else this.#small(entry, record);
+    });
+  }
+
+  /** Ends: folders get their modes, and what was not received to its end is removed, or kept to be resumed. */
+  close(): void {
+    this.#abandon();
+    for (const [path, mode] of [...this.#modes].sort(([a], [b]) => b.length - a.length)) {
+      try {
+        if (lstatSync(this.#full(path)).kind === "directory") chmodSync(this.#full(path), mode);
+      } catch { /* removed since */ }
+    }
+    this.#modes.clear();
+    this.#real.clear();
+  }
+
+  /** What is kept of large files. */
+  partials(): PartialContent[] {
+    const partials: PartialContent[] = [];
+    for (const { name } of Deno.readDirSync(this.#staging)) {
+      const digest = PARTIAL.exec(name)?.[1];
+      if (digest === undefined) continue;
+      const received = Deno.lstatSync(`${this.#staging}/${name}`).size;
+      partials.push({ digest: Buffer.from(digest, "hex"), received });
+    }
+    return partials;
+  }
+
+  #full(path: string): string {
+    return `${this.#root}/${path}`;
+  }
+
+  #stagedName(): string {
+    return `${this.#staging}/${this.#prefix}-${this.#count++}`;
+  }
+
+  /** Has the disk's errors explained. */
+  #guard(path: string, change: () => void): void {
+    try {
+      change();
+    } catch (e) {
+      if (e instanceof TreeError || e instanceof RbsError) throw e;
+      throw unwritable(this.#full(path), e);
+    }
+  }
+
+  // --- folders on the way
+
+  /** Makes sure that the folder of `path` is there, is one, and can be written. */
+  #parent(path: string): void {
+    const slash = path.lastIndexOf("/");
+    if (slash < 0) return;
+    const parent = path.slice(0, slash);
+    if (this.#real.has(parent)) return;
+    this.#parent(parent);
+    const info = this.#look(parent);
+    if (!info) mkdirSync(this.#full(parent));
+    else if (info.kind !== "directory") {
+      throw new TreeError(`${shown(path)} lies in ${shown(parent)}, which is no folder`);
+    } else if ((info.mode & 0o300) !== 0o300) {
+      if (!this.#modes.has(parent)) this.#modes.set(parent, info.mode & 0o7777);
+      chmodSync(this.#full(parent), info.mode & 0o7777 | 0o700);
+    }
+    this.#real.add(parent);
+  }
+
+  #look(path: string): RawInfo | undefined {
+    try {
+      return lstatSync(this.#full(path));
+    } catch (e) {
+      if (e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory) return undefined;
+      throw e;
+    }
+  }
+
+  /** Forgets what was known at and below `path`. */
+  #forget(path: string): void {
+    const below = `${path}/`;
+    if (!this.#real.delete(path) && !this.#modes.has(path)) return;
+    for (const known of this.#real) if (known.startsWith(below)) this.#real.delete(known);
+    for (const known of this.#modes.keys()) if (known === path || known.startsWith(below)) this.#modes.delete(known);
+  }
+
+  // --- changes
+
+  #remove(path: string): void {
+    this.#parentIfThere(path, () => this.#removeAt(path));
+  }
+
+  /** What is in a folder that is not there needs no removing. */
+  #parentIfThere(path: string, then: () => void): void {
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      const folder = path.slice(0, slash);
+      if (this.#real.has(folder)) continue;
+      const info = this.#look(folder);
+      if (!info) return;
+      if (info.kind !== "directory") {
+        throw new TreeError(`${shown(path)} lies in ${shown(folder)}, which is no folder`);
+      }
+    }
+    this.#parent(path);
+    then();
+  }
+
+  /** Removes what is at `path`, whose folder was looked at. */
+  #removeAt(path: string): void {
+    this.#forget(path);
+    const full = this.#full(path);
+    const info = this.#look(path);
+    if (!info) return;
+    if (info.kind !== "directory") return removeSync(full);
+    try {
+      removeSync(full, { recursive: true });
+    } catch (e) {
+      if (!(e instanceof Deno.errors.PermissionDenied)) throw e;
+      makeWritable(full);
+      removeSync(full, { recursive: true });
+    }
+  }
+
+  #directory(entry: Entry): void {
+    const { path, mode } = entry;
+    this.#parent(path);
+    const info = this.#look(path);
+    if (info && info.kind !== "directory") this.#removeAt(path);
+    if (info?.kind !== "directory") mkdirSync(this.#full(path));
+    // Until the end, so that files can be made in it.
+    const now = mode | 0o700;
+    if (now !== (info?.kind === "directory" ? info.mode & 0o7777 : -1)) chmodSync(this.#full(path), now);
+    if (now === mode) this.#modes.delete(path);
+    else this.#modes.set(path, mode);
+    this.#real.add(path);
+  }
+
+  #symlink(entry: Entry): void {
+    this.#parent(entry.path);
+    const staged = this.#stagedName();
+    symlinkSync(entry.target!, staged);
+    this.#place(staged, entry.path);
+  }
+
+  #small(entry: Entry, record: TreeRecord): void {
+    const content = record.content ?? new Uint8Array();
+    this.#check(entry, content.length, digestOf(content), record.digest);
+    this.#parent(entry.path);
+    const staged = this.#stagedName();
+    try {
+      Deno.writeFileSync(staged, content, { createNew: true, mode: entry.mode & 0o777 });
+      this.#finish(staged, entry);
+    } catch (e) {
+      discard(staged);
+      throw e;
+    }
+  }
+
+  #copy(entry: Entry, from: string, digest: Uint8Array | undefined): void {
+    checkPath(from);
+    this.#parent(from);
+    if (this.#look(from)?.kind !== "file") throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
+    this.#parent(entry.path);
+    const staged = this.#stagedName();
+    try {
+      if (isRaw(from)) throw new TreeError(`${shown(from)} cannot be copied, since its name is not UTF-8`);
+      Deno.copyFileSync(this.#full(from), staged);
+      this.#check(entry, Deno.lstatSync(staged).size, digestFile(staged), digest);
+      Deno.chmodSync(staged, entry.mode);
+      Deno.utimeSync(staged, new Date(entry.mtimeMs), new Date(entry.mtimeMs));
+      this.#place(staged, entry.path);
+    } catch (e) {
+      discard(staged);
+      throw e;
+    }
+  }
+
+  #begin(entry: Entry, record: TreeRecord): void {
+    const { offset = 0 } = record;
+    this.#parent(entry.path);
+    const resumable = entry.digest !== undefined && entry.size > RESUMABLE_BYTES;
+    const staged = resumable
+      ? `${this.#staging}/partial-${Buffer.from(entry.digest!).toString("hex")}`
+      : this.#stagedName();
+    const sum = createHash("sha256");
+    if (offset > 0) {
+      if (!resumable || sizeOf(staged) < offset) {
+        throw new TreeError(`nothing is here of ${shown(entry.path)} that could be gone on with`);
+      }
+    } else discard(staged);
+    const file = Deno.openSync(staged, { read: true, write: true, create: true, mode: 0o600 });
+    this.#receiving = { entry, file, staged, sum, size: offset };
+    if (offset > 0) {
+      file.truncateSync(offset);
+      const buffer = new Uint8Array(PIECE_BYTES);
+      for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) sum.update(buffer.subarray(0, n));
+    }
+    this.#continue(record);
+  }
+
+  #continue(record: TreeRecord): void {
+    const receiving = this.#receiving;
+    if (!receiving) throw new TreeError("a part of a file came without its beginning");
+    const { entry, file, staged, sum } = receiving;
+    const content = record.content ?? new Uint8Array();
+    if (receiving.size + content.length > entry.size) {
+      this.#discardReceiving();
+      throw new TreeError(`${shown(entry.path)} is longer than it was said to be`);
+    }
+    try {
+      for (let at = 0; at < content.length;) at += file.writeSync(content.subarray(at));
+    } catch (e) {
+      this.#discardReceiving();
+      throw unwritable(this.#full(entry.path), e);
+    }
+    sum.update(content);
+    receiving.size += content.length;
+    if (record.more) return;
+    file.close();
+    this.#receiving = undefined;
+    this.#guard(entry.path, () => {
+      try {
+        this.#check(entry, receiving.size, sum.digest(), record.digest);
+        // It may be long since the folder was looked at.
+        this.#parent(entry.path);
+        this.#finish(staged, entry, true);
+      } catch (e) {
+        discard(staged);
+        throw e;
+      }
+    });
+  }
+
+  /** Throws unless a file is what it was said to be. */
+  #check(entry: Entry, size: number, digest: Uint8Array, said = entry.digest): void {
+    if (size !== entry.size) {
+      throw new TreeError(`${shown(entry.path)} has ${size} bytes instead of ${entry.size}`);
+    }
+    if (!said || !sameDigest(said, digest) || (entry.digest && !sameDigest(entry.digest, digest))) {
+      throw new TreeError(`${shown(entry.path)} has not the content that its digest says`);
+    }
+  }
+
+  /** Gives a staged file its mode and time, and puts it in place. */
+  #finish(staged: string, entry: Entry, anyMode = false): void {
+    if (anyMode || (entry.mode & this.#umasked) !== entry.mode) Deno.chmodSync(staged, entry.mode);
+    const seconds = entry.mtimeMs / 1000;
+    Deno.utimeSync(staged, seconds, seconds);
+    this.#place(staged, entry.path);
+  }
+
+  /** Renames what is staged to `path`, whose folder was looked at, over whatever is there. */
+  #place(staged: string, path: string): void {
+    const full = this.#full(path);
+    if (this.#real.has(path)) this.#removeAt(path);
+    try {
+      renameSync(staged, full);
+    } catch (e) {
+      if (this.#look(path)?.kind !== "directory") {
+        discard(staged);
+        throw e;
+      }
+      this.#removeAt(path);
+      renameSync(staged, full);
+    }
+  }
+
+  #abandon(): void {
+    const receiving = this.#receiving;
+    if (!receiving) return;
+    if (!PARTIAL.test(receiving.staged.slice(this.#staging.length + 1))) return this.#discardReceiving();
+    receiving.file.close();
+    this.#receiving = undefined;
+  }
+
+  #discardReceiving(): void {
+    this.#receiving!.file.close();
+    discard(this.#receiving!.staged);
+    this.#receiving = undefined;
+  }
+}
+
+/** The error of a disk that does not take something. */
+function unwritable(path: string, cause: unknown): RbsError {
+  const full = /No space left|os error 28\b|os error 122\b/.test(sentence(cause));
+  return new RbsError(
+    full
+      ? `The disk of ${path} is full: make room there.`
+      : `${path} cannot be written (${sentence(cause)}): mend its rights.`,
+    { cause, culprit: "caller" },
+  );
+}
+
+function makeWritable(folder: string): void {
+  chmodSync(folder, 0o700);
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    if (isDirectory) makeWritable(`${folder}/${name}`);
+  }
+}
+
+function sizeOf(file: string): number {
+  try {
+    return Deno.lstatSync(file).size;
+  } catch {
+    return 0;
+  }
+}
+
+function discard(file: string): void {
+  try {
+    Deno.removeSync(file);
+  } catch { /* it was not there, or is in place */ }
+}
+
+function shown(path: string): string {
+  return JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path);
+}

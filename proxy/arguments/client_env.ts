@@ -1,0 +1,88 @@
+/**
+ * The developer's environment is not shipped to the build server blindly, since it holds secrets. A client sends all of it
+ * with each command, as `--client_env`; what goes on is:
+ *
+ * - what the user names: `--action_env=NAME`, `--host_action_env=NAME`, `--test_env=NAME`, `--repo_env=NAME` and
+ *   `--run_env=NAME`, on the command line or in rc files. `NAME=value` asks for that value, whatever the environment has,
+ *   so the environment's own stays here;
+ * - what RBS_CLIENT_ENV names: `AWS_PROFILE,GO*`, where `*` stands at the end of a name; `*` alone means all. It is there
+ *   for what BUILD files and repository rules ask for by themselves (`env_inherit`, `environ`, `os.environ`);
+ * - {@link ALWAYS}.
+ *
+ * What is not shipped although Bazel's server looks at it: TMPDIR (where local actions keep temporary files: a folder of
+ * the laptop; without it they get /tmp), HOME and NETRC (to find .netrc, which is not there), JAVA_HOME and BAZEL_SH
+ * (programs of the laptop), http_proxy and the like (the laptop's way out, often with a password), DOCKER_* and so on for
+ * programs that the server starts. `bazel run` executes on the laptop, with the client's whole environment.
+ */
+import type { Buffer } from "node:buffer";
+import { clientVariable, latin1, parseRunArguments, splitArguments, startsWith } from "./run_arguments.ts";
+
+/** Options whose value is NAME, which takes NAME's value from the client's environment, or NAME=value. */
+const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
+
+/** What Bazel itself takes from the client's environment without being told to, where that decides what is built. */
+const ALWAYS = [
+  // Bazel's own --action_env, unless there is --incompatible_strict_action_env: both are in each action's environment,
+  // and so in its key (4.2.3, BazelRuleClassProvider). A search path that leads nowhere does no harm.
+  "PATH",
+  "LD_LIBRARY_PATH",
+  // Which compiler is used, and how: what the C++ toolchain's detection declares to read (tools/cpp/cc_configure.bzl), but
+  // for other systems' variables and the user's name. `CC=clang bazel build` must not quietly build with gcc.
+  "ABI_LIBC_VERSION",
+  "ABI_VERSION",
+  "BAZEL_COMPILER",
+  "BAZEL_CONLYOPTS",
+  "BAZEL_CXXOPTS",
+  "BAZEL_DO_NOT_DETECT_CPP_TOOLCHAIN",
+  "BAZEL_HOST_SYSTEM",
+  "BAZEL_IGNORE_SYSTEM_HEADERS_VERSIONS",
+  "BAZEL_LINKLIBS",
+  "BAZEL_LINKOPTS",
+  "BAZEL_LLVM_COV",
+  "BAZEL_LLVM_PROFDATA",
+  "BAZEL_TARGET_CPU",
+  "BAZEL_TARGET_LIBC",
+  "BAZEL_TARGET_SYSTEM",
+  "BAZEL_USE_LLVM_NATIVE_COVERAGE",
+  "CC",
+  "CC_CONFIGURE_DEBUG",
+  "CC_TOOLCHAIN_NAME",
+  "CPLUS_INCLUDE_PATH",
+  "GCOV",
+  // The build's timestamp, for reproducible builds (BazelWorkspaceStatusModule).
+  "SOURCE_DATE_EPOCH",
+  // Ids that a wrapper chose, so that it finds its build again (CommandEnvironment).
+  "BAZEL_INTERNAL_INVOCATION_ID",
+  "BAZEL_INTERNAL_BUILD_REQUEST_ID",
+];
+
+const PREFIX = "--client_env=";
+
+/**
+ * A RunRequest's arguments without the variables that stay here. All else is as it was, byte for byte and in its order;
+ * so is what the user typed, which may look the same.
+ *
+ * @param allow What RBS_CLIENT_ENV says. @default its value in the client's environment
+ */
+export function filterClientEnv(
+  args: Buffer[],
+  allow: string = clientVariable(args, "RBS_CLIENT_ENV") ?? "",
+): Buffer[] {
+  const allowed = new Set(ALWAYS);
+  for (const { value } of parseRunArguments(args, NAMING).options) if (!value.includes("=")) allowed.add(value);
+  const beginnings: string[] = [];
+  for (const name of allow.split(",").map((name) => name.trim()).filter((name) => name !== "")) {
+    if (name.endsWith("*")) beginnings.push(name.slice(0, -1));
+    else allowed.add(name);
+  }
+  const passes = (arg: Buffer) => {
+    if (!startsWith(arg, PREFIX)) return true;
+    // Up to the first "=" after the first character: a name may begin with one, as in some shells on other systems.
+    const variable = latin1(arg, PREFIX.length);
+    const equals = variable.indexOf("=", 1);
+    const name = equals < 0 ? variable : variable.slice(0, equals);
+    return allowed.has(name) || beginnings.some((beginning) => name.startsWith(beginning));
+  };
+  const { command, own, typed } = splitArguments(args);
+  return [...command ? [command] : [], ...own.filter(passes), ...typed];
+}

@@ -1,0 +1,351 @@
+/**
+ * What a command uses outside of the workspace, so that it can be synced, read-only, to the same absolute path.
+ *
+ * Not looked for, because the client itself reads it on the laptop and sends what it says: the system's, the
+ * workspace's, the user's and `--bazelrc`'s rc files, and what they import, `%workspace%` included (4.2.3
+ * `option_processor.cc`; 2.1 and 7.7 send the same). Nor what the server writes for itself and finds again on its own
+ * machine: `--repository_cache`, `--disk_cache`, `--sandbox_base`, `--test_tmpdir`, `--vendor_dir`.
+ *
+ * What cannot be synced gets a sentence: what lies in a system folder (`/usr`, `/etc`, …) is the agent machine's own; a
+ * folder so large that it can only be meant by mistake stays here; so does what is hidden in the home folder, unless an
+ * option names it; and a program that looks for credentials finds neither the home folder nor the environment of its
+ * owner. What is not there gets none: Bazel will say so itself.
+ */
+import type { Buffer } from "node:buffer";
+import { dirname, join } from "node:path";
+import { systemFolderOf } from "../../proto/system_folders.ts";
+import {
+  allValues,
+  clientVariable,
+  fileName,
+  isOn,
+  isWithin,
+  type Option,
+  parseRunArguments,
+  resolvePath,
+} from "./run_arguments.ts";
+import { filePath, readStarlark } from "./starlark_paths.ts";
+
+/** A folder or file outside of the workspace. */
+export interface OutsideRoot {
+  /** Absolute. */
+  path: string;
+  /** What names it: "--override_repository", "local_repository in WORKSPACE". */
+  why: string;
+  /** The workspace and the output base, where they lie in it: they are not part of it. Absolute. */
+  leaveOut: string[];
+}
+
+/** What is there, and what the developer should read once. */
+export interface OutsideRoots {
+  /** None lies in another, in the workspace or in the output base. */
+  roots: OutsideRoot[];
+  /** Sentences. */
+  warnings: string[];
+}
+
+/** The developer's file system, as far as it is looked at. */
+export interface Files {
+  /** The text of a file; undefined if it is none, or cannot be read. */
+  readFile(path: string): string | undefined;
+  /** Follows symlinks. */
+  exists(path: string): boolean;
+  /** Without symlinks; undefined if it is not there. */
+  realPath(path: string): string | undefined;
+}
+
+/** Where a command is run. Absolute paths. */
+export interface Place {
+  workspace: string;
+  outputBase: string;
+  /** What lies here is the same on the agent's machine. */
+  installBase?: string;
+}
+
+/** An option that names a path. */
+interface PathOption {
+  /** Where a relative path starts. @default "workspace", which is the server's working directory */
+  base?: "cwd";
+  /** The path in the value; undefined if there is none. @default all of it */
+  path?(value: string): string | undefined;
+  /** Of several values only the last counts. */
+  last?: boolean;
+  /** Said once, if the file goes: it is a secret. */
+  secret?: boolean;
+}
+
+const file: PathOption = { last: true };
+const secret: PathOption = { last: true, secret: true };
+/** A label names something in the workspace. */
+const unlessLabel: PathOption = { last: true, path: (value) => /^(@|\/\/|:)/.test(value) ? undefined : value };
+
+/** Options that name something which the server reads. Relative paths as in 4.2.3 and 7.7.1. */
+const OPTIONS: Record<string, PathOption> = {
+  distdir: {},
+  experimental_distdir: {},
+  google_credentials: secret,
+  tls_certificate: file,
+  tls_client_certificate: file,
+  // The server makes the connection, so without the key there is none. Who names it wants it used.
+  tls_client_key: secret,
+  experimental_downloader_config: file,
+  downloader_config: file,
+  experimental_repository_hash_file: file,
+  experimental_resolved_file_instead_of_workspace: file,
+  platform_mappings: file,
+  fdo_optimize: unlessLabel,
+  cs_fdo_absolute_path: file,
+  propeller_optimize_absolute_cc_profile: file,
+  propeller_optimize_absolute_ld_profile: file,
+  target_pattern_file: { ...file, base: "cwd" },
+  query_file: { ...file, base: "cwd" },
+  "starlark:file": { ...file, base: "cwd" },
+  registry: { path: (value) => filePath(value)?.replace(/^\/%workspace%/, "%workspace%") },
+  sandbox_add_mount_pair: { path: (value) => value.split(/(?<!\\):/)[0].replaceAll("\\:", ":") },
+  // Commands with arguments, perhaps: the program counts, if it is not one of the PATH's.
+  workspace_status_command: { last: true, path: program },
+  run_under: { last: true, path: program },
+};
+
+/** Options of the form NAME=PATH: the last for each name counts, and an empty path takes it back. */
+const OVERRIDES = ["override_repository", "override_module", "inject_repository"];
+
+/** Options of the form PATH or HOST=PATH. */
+const HELPERS = ["credential_helper", "experimental_credential_helper"];
+
+/** Reads more than a few files of rules only if somebody wants to keep us busy. */
+const MAX_STARLARK_FILES = 200;
+
+/** Finds what a command uses outside of its workspace. Never throws. */
+export function findOutsideRoots(options: Place & Files & { args: readonly Buffer[]; cwd: string }): OutsideRoots {
+  const { args, cwd, workspace } = options;
+  const home = clientVariable(args, "HOME");
+  const finder = new Finder(options, home && fileName(home));
+  const read = parseRunArguments(args, [
+    ...Object.keys(OPTIONS),
+    ...OVERRIDES,
+    ...HELPERS,
+    "package_path",
+  ], ["google_default_credentials"]);
+  const resolve = (value: string, base: string) => resolvePath(fileName(value), base, workspace, finder.home);
+
+  for (const { name, value } of counting(read.options)) {
+    const { base, path: pathIn, secret } = OPTIONS[name];
+    const path = pathIn ? pathIn(value) : value;
+    if (!path) continue;
+    const added = finder.add(resolve(path, base === "cwd" ? cwd : workspace), `--${name}`);
+    if (added && secret) {
+      finder.warn(`--${name}=${added} is copied to the build server's machine, since it is that which connects.`);
+    }
+  }
+  for (const name of OVERRIDES) {
+    const paths = new Map(
+      allValues(read.options, name).map((value) => {
+        const equals = value.indexOf("=");
+        return [value.slice(0, equals), value.slice(equals + 1)];
+      }),
+    );
+    for (const path of paths.values()) if (path) finder.add(resolve(path, cwd), `--${name}`);
+  }
+  const packagePath = allValues(read.options, "package_path").at(-1);
+  for (const entry of packagePath?.split(":") ?? []) if (entry) finder.add(resolve(entry, cwd), "--package_path");
+  credentialHelpers(finder, read.options, args, (path) => resolve(path, workspace));
+  if (isOn(read.options, "google_default_credentials")) {
+    finder.warn(
+      "--google_default_credentials are those of the build server's machine: name yours with --google_credentials.",
+    );
+  }
+  // Its operands are files.
+  if (read.command === "analyze-profile") {
+    for (const name of read.residue) finder.add(resolve(name, cwd), "analyze-profile");
+  }
+  starlarkFiles(finder, options);
+  return finder.found();
+}
+
+/** A symlink of the workspace. */
+export interface WorkspaceLink {
+  /** Absolute. */
+  path: string;
+  /** As it stands in the link. */
+  target: string;
+}
+
+/**
+ * The folders and files outside of the workspace that its symlinks lead to. The links themselves are synced as links, and
+ * Bazel follows them, so what they lead to must be there as well. Links into system folders lead to the agent machine's
+ * own files; links into the output base are convenience symlinks. A folder behind a link is no clear wish: one with more
+ * than `maxEntries` files, folders and links in it stays here, and a sentence says how to ask for it.
+ *
+ * @param options.entries Counts what is in a folder, at all depths; may stop at `limit` and give any number above it.
+ * @param options.maxEntries @default 20,000
+ */
+export function linkedRoots(
+  links: Iterable<WorkspaceLink>,
+  options: Place & Files & { home?: string; entries(path: string, limit: number): number; maxEntries?: number },
+): OutsideRoots {
+  const { workspace, maxEntries = 20_000 } = options;
+  const finder = new Finder(options, options.home);
+  for (const { path, target } of links) {
+    const lead = join(target.startsWith("/") ? "/" : dirname(path), target).replace(/(?<=.)\/$/, "");
+    if (isWithin(lead, workspace) || isWithin(lead, options.outputBase)) continue;
+    // Such links (a Python environment's, for example) are many, and mean the machine that they are on.
+    if (systemFolderOf(lead)) continue;
+    // Another workspace's convenience symlinks, in a folder of this one.
+    if (/\/bazel-[^/]+$/.test(path) && target.includes("/execroot/")) continue;
+    const why = `the link ${path}`;
+    if (!finder.canGo(lead, why, false)) continue;
+    if (options.entries(lead, maxEntries) > maxEntries) {
+      finder.warn(
+        `${lead}, which ${path} leads to, is not synced, since it holds more than ${maxEntries} files: ` +
+          `name it in a local_repository if the build needs it, or take the link away.`,
+      );
+    } else finder.add(lead, why, false);
+  }
+  return finder.found();
+}
+
+/** Options whose value counts: all, or the last. */
+function counting(options: readonly Option[]): Option[] {
+  const known = options.filter((option) => Object.hasOwn(OPTIONS, option.name));
+  return known.filter((option, i) =>
+    !OPTIONS[option.name].last || i === known.findLastIndex((other) => other.name === option.name)
+  );
+}
+
+/** The program of a command line, if it is named by its absolute path. */
+function program(value: string): string | undefined {
+  const word = /^\s*(?:"([^"]*)"|'([^']*)'|(\S+))/.exec(value)?.slice(1).find((text) => text !== undefined);
+  return word?.startsWith("/") && !word.startsWith("//") ? word : undefined;
+}
+
+/**
+ * The programs of `--credential_helper`. The server runs them: what is named by its path or lies on the client's PATH
+ * goes there.
+ */
+function credentialHelpers(
+  finder: Finder,
+  options: readonly Option[],
+  args: readonly Buffer[],
+  resolve: (value: string) => string,
+): void {
+  for (const { name, value, text } of options) {
+    if (!HELPERS.includes(name)) continue;
+    const helper = value.slice(value.indexOf("=") + 1);
+    if (!helper) continue;
+    finder.warn(
+      `${fileName(text)} runs on the build server's machine, without your home folder, and with no variable that ` +
+        "neither --action_env, --repo_env nor RBS_CLIENT_ENV names.",
+    );
+    const folders = (clientVariable(args, "PATH") ?? "").split(":").filter((folder) => folder.startsWith("/"));
+    const path = helper.includes("/")
+      ? resolve(helper)
+      : folders.map((folder) => resolve(`${folder}/${helper}`)).find((path) => finder.files.exists(path));
+    if (path) finder.add(path, `--${name}`);
+  }
+}
+
+/** What WORKSPACE and MODULE.bazel files name, and the files of the workspace that these load. */
+function starlarkFiles(finder: Finder, { workspace, readFile }: { workspace: string } & Files): void {
+  const files = ["WORKSPACE", "WORKSPACE.bazel", "WORKSPACE.bzlmod", "MODULE.bazel"];
+  const seen = new Set(files);
+  for (const file of files) {
+    const text = readFile(join(workspace, file));
+    if (text === undefined) continue;
+    const { paths, loads } = readStarlark(text);
+    for (const { path, rule } of paths) {
+      finder.add(resolvePath(path, workspace, workspace), `${rule} in ${file}`, false);
+    }
+    for (const label of loads) {
+      const loaded = fileOf(label, file);
+      if (loaded === undefined || seen.has(loaded) || seen.size >= MAX_STARLARK_FILES) continue;
+      seen.add(loaded);
+      files.push(loaded);
+    }
+  }
+}
+
+/** The file that a label means, relative to the workspace; undefined if it is in another repository. */
+function fileOf(label: string, from: string): string | undefined {
+  const [, repository, folder, name] = /^(@@?[^/]*)?(?:\/\/([^:]*))?:?([^]*)$/.exec(label) ?? [];
+  if (repository !== undefined && !/^@@?$/.test(repository)) return undefined;
+  if (name === undefined || /(^|\/)\.\.(\/|$)/.test(label)) return undefined;
+  if (folder === undefined) return join(dirname(from), name);
+  return name ? join(folder, name) : join(folder, folder.split("/").at(-1) ?? "");
+}
+
+/** What was found so far. */
+class Finder {
+  readonly #place: Place;
+  readonly #roots = new Map<string, OutsideRoot>();
+  readonly #system = new Map<string, string>();
+  readonly #warnings = new Set<string>();
+
+  constructor(readonly files: Place & Files, readonly home: string | undefined) {
+    this.#place = files;
+  }
+
+  warn(sentence: string): void {
+    this.#warnings.add(sentence);
+  }
+
+  /**
+   * Whether a path is outside of the workspace, there, and may be synced. If it should but cannot, that is told.
+   *
+   * @param asked Whether an option names it, and not a file or link of the workspace, which may be anybody's.
+   */
+  canGo(path: string, why: string, asked: boolean): boolean {
+    const { workspace, outputBase, installBase } = this.#place;
+    const own = [workspace, outputBase, ...installBase ? [installBase] : []];
+    if (own.some((folder) => isWithin(path, folder)) || !this.files.exists(path)) return false;
+    if (systemFolderOf(path)) {
+      this.#system.set(path, why);
+      return false;
+    }
+    const real = this.files.realPath(path) ?? path;
+    const home = this.home && (this.files.realPath(this.home) ?? this.home);
+    if (TOO_MUCH.includes(real) || home && isWithin(home, real)) {
+      this.warn(`${path} (${why}) is not synced, since it holds far more than a build needs: name a folder in it.`);
+      return false;
+    }
+    // Keys and tokens live there: ~/.ssh, ~/.aws, ~/.config.
+    if (!asked && home && real.startsWith(`${home}/.`)) {
+      this.warn(
+        `${path} (${why}) is not synced, since it is hidden in your home folder: name it by an option if it may.`,
+      );
+      return false;
+    }
+    return true;
+  }
+
+  /** Adds a root, if it can go. @returns its path if so */
+  add(path: string, why: string, asked = true): string | undefined {
+    if (!this.canGo(path, why, asked)) return undefined;
+    const { workspace, outputBase } = this.#place;
+    const leaveOut = [workspace, outputBase].filter((folder) => isWithin(folder, path));
+    if (!this.#roots.has(path)) this.#roots.set(path, { path, why, leaveOut });
+    return path;
+  }
+
+  found(): OutsideRoots {
+    const roots = [...this.#roots.values()];
+    const warnings = [...this.#warnings];
+    const [first, ...others] = this.#system;
+    if (first) {
+      const more = others.length > 0 ? ` and ${others.length} more` : "";
+      warnings.push(
+        `${first[0]} (${
+          first[1]
+        })${more}: what lies in a system folder is not synced, and must be the same on the build ` +
+          "server's machine.",
+      );
+    }
+    return {
+      roots: roots.filter((root) => !roots.some((other) => other !== root && isWithin(root.path, other.path))),
+      warnings,
+    };
+  }
+}
+
+/** Folders that hold everybody's everything. */
+const TOO_MUCH = ["/", "/home", "/Users", "/root", "/tmp", "/mnt", "/media"];

@@ -1,0 +1,180 @@
+import assert from "node:assert/strict";
+import { type Files, findOutsideRoots, linkedRoots } from "./outside_roots.ts";
+import { oddArguments, type Request, request, seeded } from "./testing.ts";
+
+const place = {
+  workspace: "/home/ann/src/ws",
+  outputBase: "/home/ann/.cache/bazel/_bazel_ann/0",
+  installBase: "/usr/share/bazel",
+};
+const cwd = `${place.workspace}/sub`;
+
+/** A developer's machine with these files, by path and text, and the folders around them. */
+function machine(files: Record<string, string>, links: Record<string, string> = {}): Files {
+  const paths = Object.keys(files);
+  return {
+    readFile: (path) => files[path],
+    exists: (path) => paths.some((file) => file === path || file.startsWith(`${path}/`)) || path in links,
+    realPath: (path) => links[path] ?? path,
+  };
+}
+
+/** What is found on a machine that has all of `there`. */
+function find(of: Request, there: string[], more: Record<string, string> = {}, links: Record<string, string> = {}) {
+  const files = machine({ ...Object.fromEntries(there.map((path) => [path, ""])), ...more }, links);
+  const args = request({ cwd, env: ["HOME=/home/ann", "PATH=/usr/bin:/home/ann/bin"], ...of });
+  return findOutsideRoots({ args, cwd, ...place, ...files });
+}
+
+/** The same, without warnings. */
+function roots(...args: Parameters<typeof find>): string[] {
+  const { roots, warnings } = find(...args);
+  assert.deepEqual(warnings, []);
+  return roots.map(({ path }) => path);
+}
+
+Deno.test("a command that uses nothing outside of its workspace has no roots", () => {
+  const typed = ["--override_repository=a=%workspace%/third_party/a", "--package_path=%workspace%", "//..."];
+  assert.deepEqual(roots({ typed }, [`${place.workspace}/third_party/a/BUILD`]), []);
+});
+
+Deno.test("repositories and modules by path are found, the last for each name", () => {
+  const rc = ["common --override_repository=a=/home/ann/a", "build --override_module=m=../../m"];
+  const typed = ["--override_repository=b=/data/b", "--override_repository=a=/data/a", "--inject_repository", "c=~/c"];
+  const there = ["/home/ann/a/x", "/data/a/x", "/data/b/x", "/home/ann/c/x", "/home/ann/src/m/x"];
+  assert.deepEqual(roots({ rc, typed }, there), ["/data/a", "/data/b", "/home/ann/src/m", "/home/ann/c"]);
+  assert.deepEqual(roots({ typed: [...typed, "--override_repository=b="] }, there), ["/data/a", "/home/ann/c"]);
+});
+
+Deno.test("files and folders that options name are found", () => {
+  const typed = [
+    "--package_path=%workspace%:/data/packages",
+    "--distdir=/data/dist",
+    "--distdir",
+    "/data/dist2",
+    "--tls_certificate=/home/ann/ca.pem",
+    "--workspace_status_command=/home/ann/bin/status --all",
+    "--run_under='/home/ann/bin/under' -v",
+    "--registry=https://bcr.bazel.build",
+    "--registry=file:///data/registry",
+    "--sandbox_add_mount_pair=/data/mount:/mnt/x",
+    "--fdo_optimize=//:profile",
+  ];
+  const names = ["packages", "dist", "dist2", "registry", "mount"].map((name) => `/data/${name}`);
+  const files = ["/home/ann/ca.pem", "/home/ann/bin/status", "/home/ann/bin/under"];
+  assert.deepEqual(roots({ typed }, [...names, ...files]).sort(), [...names, ...files].sort());
+});
+
+Deno.test("what is not there is left to Bazel", () => {
+  assert.deepEqual(roots({ typed: ["--override_repository=a=/data/a", "--tls_client_key=/x"] }, []), []);
+});
+
+Deno.test("a private key goes, and its owner is told", () => {
+  const { roots, warnings } = find({ typed: ["--tls_client_key=/home/ann/key.pem"] }, ["/home/ann/key.pem"]);
+  assert.deepEqual(roots, [{ path: "/home/ann/key.pem", why: "--tls_client_key", leaveOut: [] }]);
+  assert.match(warnings.join(), /^--tls_client_key=\/home\/ann\/key.pem is copied/);
+});
+
+Deno.test("what lies in a system folder stays there, which is said in one sentence", () => {
+  const there = ["/usr/local/a/x", "/etc/b", "/usr/share/bazel/rules/cc/x"];
+  const typed = ["--override_repository=a=/usr/local/a", "--tls_certificate=/etc/b"];
+  const own = "--override_repository=cc=/usr/share/bazel/rules/cc"; // the agent has the same install base
+  const { roots, warnings } = find({ typed: [own, ...typed] }, there);
+  assert.deepEqual(roots, []);
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0], /^\/etc\/b \(--tls_certificate\) and 1 more: .*build server's machine\.$/);
+});
+
+Deno.test("a folder that holds far more than a build needs stays here, by whatever name", () => {
+  const typed = ["--package_path=/home/ann:/:/data/me"];
+  const { roots, warnings } = find({ typed }, ["/home/ann/x"], {}, { "/": "/", "/data/me": "/home/ann" });
+  assert.deepEqual(roots, []);
+  assert.equal(warnings.length, 3);
+});
+
+Deno.test("a root around the workspace leaves the workspace out, and what lies in a root is no other", () => {
+  const module = `local_path_override(module_name = "rules", path = "../")`;
+  const typed = ["--override_module=b=/home/ann/src/b"];
+  const found = find({ typed }, ["/home/ann/src/b/x"], { [`${place.workspace}/MODULE.bazel`]: module });
+  assert.deepEqual(found, {
+    roots: [{ path: "/home/ann/src", why: "local_path_override in MODULE.bazel", leaveOut: [place.workspace] }],
+    warnings: [],
+  });
+});
+
+Deno.test("WORKSPACE and MODULE.bazel are read, with the files of the workspace that they load", () => {
+  const files = {
+    "WORKSPACE":
+      `load("//tools:repos.bzl", "repos")\nload("@other//:x.bzl", "x")\nlocal_repository(name = "a", path = "/data/a")`,
+    "tools/repos.bzl": `load(":more.bzl", "more")\nload("//tools:repos.bzl", "repos")`,
+    "tools/more.bzl": `def more():\n    native.local_repository(name = "b", path = "../../b")`,
+    "MODULE.bazel": `include("//m:m.MODULE.bazel")`,
+    "m/m.MODULE.bazel": `local_path_override(module_name = "c", path = "third_party/c")`,
+  };
+  const there = ["/data/a/x", "/home/ann/b/x", `${place.workspace}/third_party/c/x`];
+  const more = Object.fromEntries(Object.entries(files).map(([name, text]) => [`${place.workspace}/${name}`, text]));
+  assert.deepEqual(find({}, there, more).roots.map(({ path, why }) => [path, why]), [
+    ["/data/a", "local_repository in WORKSPACE"],
+    ["/home/ann/b", "local_repository in tools/more.bzl"],
+  ]);
+});
+
+Deno.test("what is hidden in the home folder goes only if an option names it", () => {
+  const workspace = `local_repository(name = "a", path = "/home/ann/.ssh")`;
+  const there = ["/home/ann/.ssh/id_ed25519", "/home/ann/.rules/x"];
+  const typed = ["--override_repository=rules=/home/ann/.rules"];
+  const { roots, warnings } = find({ typed }, there, { [`${place.workspace}/WORKSPACE`]: workspace });
+  assert.deepEqual(roots.map(({ path }) => path), ["/home/ann/.rules"]);
+  assert.match(warnings.join(), /^\/home\/ann\/.ssh \(local_repository in WORKSPACE\) is not synced/);
+});
+
+Deno.test("a credential helper goes if it is the user's own, with a word about where it runs", () => {
+  const typed = ["--credential_helper=*.example.com=helper", "--credential_helper=%workspace%/tools/other"];
+  const { roots, warnings } = find({ typed }, ["/home/ann/bin/helper", `${place.workspace}/tools/other`]);
+  assert.deepEqual(roots.map(({ path }) => path), ["/home/ann/bin/helper"]);
+  assert.equal(warnings.filter((warning) => /runs on the build server's machine/.test(warning)).length, 2);
+});
+
+Deno.test("the user's default credentials are not looked for", () => {
+  assert.match(find({ typed: ["--google_default_credentials"] }, []).warnings.join(), /--google_credentials\.$/);
+  assert.deepEqual(find({ typed: ["--google_default_credentials=false"] }, []).warnings, []);
+});
+
+Deno.test("a profile to analyze is a file that the server reads", () => {
+  const there = ["/tmp/p.gz", `${place.outputBase}/command.profile.gz`];
+  assert.deepEqual(roots({ command: "analyze-profile", typed: there }, there), ["/tmp/p.gz"]);
+});
+
+Deno.test("links lead to roots, unless that is the system's, the output base's, or too much", () => {
+  const links = [
+    { path: `${place.workspace}/inside`, target: "sub/x" },
+    { path: `${place.workspace}/data`, target: "/data/set/" },
+    { path: `${place.workspace}/sub/up`, target: "../../other/file" },
+    { path: `${place.workspace}/deeper`, target: "/data/set/deep" },
+    { path: `${place.workspace}/bazel-bin`, target: `${place.outputBase}/execroot/ws/bazel-out/k8-fastbuild/bin` },
+    {
+      path: `${place.workspace}/sub/bazel-bin`,
+      target: "/home/ann/.cache/bazel/_bazel_ann/1/execroot/x/bazel-out/bin",
+    },
+    { path: `${place.workspace}/venv/bin/python`, target: "/usr/bin/python3" },
+    { path: `${place.workspace}/dangling`, target: "/data/gone" },
+    { path: `${place.workspace}/home`, target: "/home/ann" },
+    { path: `${place.workspace}/huge`, target: "/data/huge" },
+  ];
+  const files = machine(Object.fromEntries(
+    ["/data/set/deep/x", "/home/ann/src/other/file", "/usr/bin/python3", "/data/huge/x"].map((path) => [path, ""]),
+  ));
+  const entries = (path: string, limit: number) => path === "/data/huge" ? limit + 1 : 2;
+  const { roots, warnings } = linkedRoots(links, { ...place, ...files, home: "/home/ann", entries });
+  assert.deepEqual(roots.map(({ path }) => path), ["/data/set", "/home/ann/src/other/file"]);
+  assert.deepEqual(warnings.map((warning) => warning.split(/[ ,]/)[0]), ["/home/ann", "/data/huge"]);
+});
+
+Deno.test("whatever the arguments are, nothing is thrown, and roots are absolute", () => {
+  const random = seeded(4);
+  const files = machine({}, { "/": "/" });
+  for (let i = 0; i < 3_000; i++) {
+    const { roots } = findOutsideRoots({ args: oddArguments(random), cwd, ...place, ...files, exists: () => true });
+    for (const { path } of roots) assert.match(path, /^\//);
+  }
+});

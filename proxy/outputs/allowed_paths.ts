@@ -1,0 +1,218 @@
+/**
+ * Where the agent may have something written on the laptop, and nowhere else:
+ *
+ *     <output base>/…              but not what the client, the proxy or a local server keeps there
+ *     <workspace>/bazel-bin, …     symlinks only, and only such as lead below the output base
+ *     <workspace>/MODULE.bazel.lock
+ *     files that the developer's flags named
+ *
+ * The agent names the paths, so each is checked before anything is written. Symlinks that it made earlier stand only
+ * below the output base; there no link is ever followed. Links elsewhere are the developer's own.
+ */
+import { basename, dirname, join, resolve } from "node:path";
+import { RbsError } from "../../proto/errors.ts";
+import type { Entry } from "../../proto/tree/entry.ts";
+import { lookAt } from "./local_tree.ts";
+
+/** What stands in an output base that is not an output: the client's, the proxy's, and what a local server trusts. */
+export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "rbs", "local", "action_cache"];
+
+/** The names of convenience symlinks after their prefix; the workspace's own folder name is one more. */
+const LINK_NAMES = ["bin", "out", "testlogs", "genfiles"];
+
+/** The most symlinks that a path may lead through, as in Linux. */
+const MAX_LINKS = 40;
+
+/** Where an entry goes. */
+export type Place =
+  | { where: "output base"; /** Relative to it. */ path: string }
+  | { where: "named file" | "convenience symlink"; /** Absolute. */ path: string };
+
+/** What {@link AllowedPaths} depend on. */
+export interface AllowedPathsOptions {
+  /** Absolute, without "." or "..". */
+  outputBase: string;
+  /** Absolute, without "." or "..". */
+  workspace: string;
+  /** Absolute paths that flags of the command name. */
+  namedFiles?: Iterable<string>;
+  /** The command's `--symlink_prefix`. @default "bazel-" */
+  symlinkPrefix?: string;
+}
+
+/** A path as a person reads it: what could steer a terminal is escaped. */
+export function shown(path: string): string {
+  const text = path.length > 300 ? `${path.slice(0, 300)}…` : path;
+  return /^[\w\x20-\x7e\u00a1-\ud7ff]*$/u.test(text) ? text : JSON.stringify(text.toWellFormed());
+}
+
+/** The error of an agent that asks for what no honest agent asks for. */
+export function refusal(path: string, why: string): RbsError {
+  return new RbsError(
+    `The agent sent ${
+      shown(path)
+    }, which ${why}: its outputs were refused; run the command on another agent, and report this one.`,
+    { exitCode: 37 },
+  );
+}
+
+/** True if `path` is `folder` or below it. Both absolute and without "." or "..". */
+export function isWithin(path: string, folder: string): boolean {
+  return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
+}
+
+/** See the file's head. */
+export class AllowedPaths {
+  readonly #outputBase: string;
+  /** The output base as it is called after its own symlinks, if it has any. */
+  readonly #realOutputBase: string;
+  readonly #workspace: string;
+  readonly #named: Set<string>;
+  readonly #links: Set<string>;
+  /** What other convenience symlinks begin with; undefined: there are none. */
+  readonly #linkPrefix?: string;
+  readonly #kept = new Map<string, boolean>();
+
+  constructor({ outputBase, workspace, namedFiles = [], symlinkPrefix = "bazel-" }: AllowedPathsOptions) {
+    this.#outputBase = outputBase;
+    this.#realOutputBase = realPath(outputBase);
+    this.#workspace = workspace;
+    this.#named = new Set(namedFiles);
+    this.#named.add(join(workspace, "MODULE.bazel.lock"));
+    this.#links = new Set(
+      [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name))
+        .filter((path) => isWithin(path, workspace)),
+    );
+    // A prefix like "bazel-" tells the links from anything else; "out/" or "." would not.
+    if (/[^/]-$/.test(symlinkPrefix)) this.#linkPrefix = resolve(workspace, symlinkPrefix);
+  }
+
+  /** The convenience symlinks that every command with this prefix may make. Absolute paths. */
+  get convenienceSymlinks(): Iterable<string> {
+    return this.#links;
+  }
+
+  /** Where an entry with an absolute path goes. Throws an RbsError that names it if it may go nowhere. */
+  place(entry: Entry): Place {
+    const { path, kind } = entry;
+    if (this.#named.has(path)) {
+      if (kind !== "file") throw refusal(path, `is to be a file and not a ${kind}`);
+      return { where: "named file", path };
+    }
+    // Of two roots of which one lies in the other, the inner one says what its files are.
+    const inWorkspace = isWithin(path, this.#workspace) &&
+      !(isWithin(this.#outputBase, this.#workspace) && isWithin(path, this.#outputBase));
+    if (!inWorkspace && isWithin(path, this.#outputBase)) {
+      const below = path.slice(this.#outputBase.length + 1);
+      if (below === "") throw refusal(path, "is the output base itself");
+      if (this.isKept(below)) throw refusal(path, "is not for outputs");
+      return { where: "output base", path: below };
+    }
+    if (!inWorkspace || kind !== "symlink") throw refusal(path, "is not a place for outputs");
+    if (!this.leadsToOutputs(entry.target!)) throw refusal(path, "does not lead to an output");
+    return { where: "convenience symlink", path };
+  }
+
+  /** True for what nobody but client and proxy write. @param path Relative to the output base. */
+  isKept(path: string): boolean {
+    const slash = path.indexOf("/");
+    const first = slash < 0 ? path : path.slice(0, slash);
+    let kept = this.#kept.get(first);
+    if (kept === undefined) {
+      // A file system may take "SERVER" for "server".
+      kept = KEPT_NAMES.includes(first.normalize("NFKC").toLowerCase());
+      if (this.#kept.size < 1000) this.#kept.set(first, kept);
+    }
+    return kept;
+  }
+
+  /** True for the target of a convenience symlink: an absolute path of an output, as it stands. */
+  leadsToOutputs(target: string): boolean {
+    return resolve("/", target) === target && target !== this.#outputBase && isWithin(target, this.#outputBase) &&
+      !this.isKept(target.slice(this.#outputBase.length + 1));
+  }
+
+  /**
+   * Why a convenience symlink cannot stand at `path`; undefined if it can. There may be nothing, or a convenience
+   * symlink, be it of another output base.
+   */
+  obstacle(path: string): string | undefined {
+    const isLink = this.#links.has(path) ||
+      this.#linkPrefix !== undefined && path.startsWith(this.#linkPrefix) &&
+        !path.includes("/", this.#linkPrefix.length);
+    if (!isLink) return "this command's --symlink_prefix gives no such name";
+    for (let folder = dirname(path); folder !== this.#workspace; folder = dirname(folder)) {
+      const info = lookAt(folder);
+      if (info && info.kind !== "directory") return `${shown(folder)} is no folder`;
+    }
+    const info = lookAt(path);
+    if (!info) return undefined;
+    const { target } = info;
+    if (target === undefined) return "it is a file or folder of the workspace";
+    if (isWithin(target, this.#outputBase) || /^\/.*\/execroot(\/|$)/s.test(target)) return undefined;
+    return "it is a symlink of the workspace";
+  }
+
+  /**
+   * The path that a named file really has, after the developer's own symlinks. Throws an RbsError if it would lead
+   * through a link that the agent can have made, or to where no file can be.
+   */
+  resolveNamed(named: string): Place {
+    let at = "/";
+    const rest = named.split("/").filter((name) => name !== "").reverse();
+    for (let links = 0; rest.length > 0;) {
+      const name = rest.pop()!;
+      if (name === "..") {
+        at = dirname(at);
+        continue;
+      }
+      if (name === "." || name === "") continue;
+      const next = join(at, name);
+      const info = lookAt(next);
+      if (info?.target !== undefined) {
+        if (this.#belowOutputBase(next)) {
+          // The last name is replaced itself; a folder's is the agent's to choose, and may lead anywhere.
+          if (rest.length > 0) throw unwritable(named, `it leads through ${shown(next)}, a symlink among the outputs`);
+          at = next;
+          continue;
+        }
+        if (++links > MAX_LINKS) throw unwritable(named, "it is a symlink that never ends");
+        if (info.target.startsWith("/")) at = "/";
+        rest.push(...info.target.split("/").filter((name) => name !== "").reverse());
+      } else {
+        if (info && info.kind !== "file" && rest.length === 0) {
+          throw unwritable(named, "something stands there that is no file");
+        }
+        at = next;
+      }
+    }
+    const below = this.#belowOutputBase(at);
+    if (below === undefined) return { where: "named file", path: at };
+    if (this.isKept(below)) throw unwritable(named, "that is no place for outputs");
+    return { where: "output base", path: below };
+  }
+
+  /** A path relative to the output base, if it is below it. */
+  #belowOutputBase(path: string): string | undefined {
+    for (const base of [this.#realOutputBase, this.#outputBase]) {
+      if (path !== base && isWithin(path, base)) return path.slice(base.length + 1);
+    }
+  }
+}
+
+/** The error of a file that the developer named and that cannot be written here. */
+export function unwritable(path: string, why: string, cause?: unknown): RbsError {
+  return new RbsError(`${shown(path)} cannot be written (${why}): name another file.`, {
+    cause,
+    culprit: "caller",
+    exitCode: 36,
+  });
+}
+
+function realPath(path: string): string {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return path;
+  }
+}

@@ -1,0 +1,119 @@
+import assert from "node:assert/strict";
+import type { Entry } from "../../proto/tree/entry.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
+import { AllowedPaths, shown } from "./allowed_paths.ts";
+
+const OB = "/home/ann/.cache/bazel/_bazel_ann/0a1b", WS = "/home/ann/ws";
+
+function entry(path: string, fields: Partial<Entry> = {}): Entry {
+  return { path, kind: fields.target === undefined ? "file" : "symlink", mode: 0o644, size: 0, mtimeMs: 0, ...fields };
+}
+
+Deno.test("outputs go below the output base, into the lock file, to named files and to convenience symlinks", () => {
+  const allowed = new AllowedPaths({ outputBase: OB, workspace: WS, namedFiles: ["/home/ann/bep.json"] });
+  const place = (e: Entry) => allowed.place(e);
+  assert.deepEqual(place(entry(`${OB}/execroot/_main/x`)), { where: "output base", path: "execroot/_main/x" });
+  assert.deepEqual(place(entry(`${OB}/command.log`)), { where: "output base", path: "command.log" });
+  assert.equal(place(entry(`${WS}/MODULE.bazel.lock`)).where, "named file");
+  assert.equal(place(entry("/home/ann/bep.json")).where, "named file");
+  const link = place(entry(`${WS}/bazel-bin`, { target: `${OB}/execroot/_main/bazel-out/k8/bin` }));
+  assert.deepEqual(link, { where: "convenience symlink", path: `${WS}/bazel-bin` });
+});
+
+Deno.test("anything else is refused by name, with exit code 37", () => {
+  const allowed = new AllowedPaths({ outputBase: OB, workspace: WS, namedFiles: ["/home/ann/bep.json"] });
+  for (
+    const [e, why] of [
+      [entry("/etc/passwd"), /\/etc\/passwd, which is not a place/],
+      [entry(`${WS}/main.cc`), /not a place for outputs/],
+      [entry(`${WS}/bazel-bin`), /not a place/],
+      [entry("/home/ann/bep.jsonx"), /not a place/],
+      [entry(`${OB}x/execroot/a`), /not a place/],
+      [entry(OB, { kind: "directory" }), /output base itself/],
+      [entry(`${OB}/server/server.pid.txt`), /not for outputs/],
+      [entry(`${OB}/SERVER/jvm.out`), /not for outputs/],
+      [entry(`${OB}/\u017ferver/jvm.out`), /not for outputs/],
+      [entry(`${OB}/install`, { target: "/tmp/evil" }), /not for outputs/],
+      [entry(`${OB}/lock`), /not for outputs/],
+      [entry(`${OB}/rbs/outputs.index`), /not for outputs/],
+      [entry(`${OB}/action_cache/x`), /not for outputs/],
+      [entry("/home/ann/bep.json", { target: "/etc/passwd" }), /file and not a symlink/],
+      [entry("/home/ann/bep.json", { kind: "directory" }), /file and not a directory/],
+      [entry(`${WS}/bazel-bin`, { target: "/etc" }), /does not lead to an output/],
+      [entry(`${WS}/bazel-bin`, { target: OB }), /does not lead/],
+      [entry(`${WS}/bazel-bin`, { target: `${OB}/../../../..` }), /does not lead/],
+      [entry(`${WS}/bazel-bin`, { target: `${OB}/server` }), /does not lead/],
+      [entry(`${WS}/bazel-bin`, { target: "execroot" }), /does not lead/],
+      [entry("/tmp/bazel-bin", { target: `${OB}/execroot` }), /not a place/],
+    ] as const
+  ) {
+    assert.throws(() => allowed.place(e), (error: Error & { exitCode: number }) => {
+      assert.match(error.message, why);
+      return error.exitCode === 37;
+    }, e.path);
+  }
+});
+
+Deno.test("an output base within the workspace, and the reverse, keep their own files apart", () => {
+  const inner = new AllowedPaths({ outputBase: `${WS}/.out`, workspace: WS });
+  assert.equal(inner.place(entry(`${WS}/.out/execroot/x`)).where, "output base");
+  assert.throws(() => inner.place(entry(`${WS}/main.cc`)));
+  const outer = new AllowedPaths({ outputBase: "/home/ann", workspace: WS });
+  assert.throws(() => outer.place(entry(`${WS}/main.cc`)));
+});
+
+Deno.test("a convenience symlink stands only where there is nothing, or another one", async () => {
+  await using temp = await tempDir();
+  const ws = temp.join("ws"), ob = temp.join("ob");
+  Deno.mkdirSync(`${ws}/dir`, { recursive: true });
+  const allowed = new AllowedPaths({ outputBase: ob, workspace: ws });
+  assert.equal(allowed.obstacle(`${ws}/bazel-bin`), undefined);
+  Deno.symlinkSync(`${ob}/execroot/_main`, `${ws}/bazel-ws`);
+  assert.equal(allowed.obstacle(`${ws}/bazel-ws`), undefined);
+  Deno.symlinkSync("/other/output/base/execroot/_main/bazel-out", `${ws}/bazel-out`);
+  assert.equal(allowed.obstacle(`${ws}/bazel-out`), undefined, "of another output base");
+  Deno.symlinkSync("dir", `${ws}/bazel-testlogs`);
+  assert.match(allowed.obstacle(`${ws}/bazel-testlogs`)!, /symlink of the workspace/);
+  Deno.writeTextFileSync(`${ws}/bazel-genfiles`, "mine");
+  assert.match(allowed.obstacle(`${ws}/bazel-genfiles`)!, /file or folder of the workspace/);
+  for (const name of [".bazelrc", "tools/bazel", ".git", "dir/bazel-bin"]) {
+    assert.match(allowed.obstacle(`${ws}/${name}`)!, /--symlink_prefix/, name);
+  }
+  Deno.symlinkSync(temp.path, `${ws}/out`);
+  const prefixed = new AllowedPaths({ outputBase: ob, workspace: ws, symlinkPrefix: "out/" });
+  assert.match(prefixed.obstacle(`${ws}/out/bin`)!, /is no folder/);
+  Deno.removeSync(`${ws}/out`);
+  assert.equal(prefixed.obstacle(`${ws}/out/bin`), undefined);
+});
+
+Deno.test("a named file is found through the developer's symlinks, but never through one among the outputs", async () => {
+  await using temp = await tempDir();
+  const ws = temp.join("ws"), ob = temp.join("ob"), disk = temp.join("disk");
+  for (const folder of [ws, `${ob}/execroot`, disk, `${ob}/server`]) Deno.mkdirSync(folder, { recursive: true });
+  const allowed = new AllowedPaths({ outputBase: ob, workspace: ws });
+  const at = (path: string) => allowed.resolveNamed(path);
+  assert.deepEqual(at(`${ws}/new/bep.json`), { where: "named file", path: `${ws}/new/bep.json` });
+  Deno.symlinkSync("../disk/./", `${ws}/logs`);
+  Deno.symlinkSync(`${disk}/real.json`, `${disk}/bep.json`);
+  assert.deepEqual(at(`${ws}/logs/bep.json`), { where: "named file", path: `${disk}/real.json` });
+  Deno.symlinkSync(`${ob}/execroot`, `${ws}/bazel-ws`);
+  assert.deepEqual(at(`${ws}/bazel-ws/p.gz`), { where: "output base", path: "execroot/p.gz" });
+  Deno.symlinkSync(`${disk}/secret`, `${ob}/execroot/p.gz`);
+  assert.deepEqual(at(`${ws}/bazel-ws/p.gz`), { where: "output base", path: "execroot/p.gz" }, "the link itself goes");
+  Deno.symlinkSync(disk, `${ob}/execroot/d`);
+  assert.throws(() => at(`${ws}/bazel-ws/d/x`), /symlink among the outputs/);
+  assert.throws(() => at(`${ob}/server/x`), /no place for outputs/);
+  Deno.symlinkSync("loop", `${ws}/loop`);
+  assert.throws(() => at(`${ws}/loop`), /never ends/);
+  assert.throws(() => at(ws), /no file/);
+  // The same output base by another name.
+  Deno.symlinkSync(ob, temp.join("alias"));
+  const aliased = new AllowedPaths({ outputBase: temp.join("alias"), workspace: ws });
+  assert.throws(() => aliased.resolveNamed(`${temp.join("alias")}/execroot/d/x`), /symlink among the outputs/);
+});
+
+Deno.test("a path is shown without what could steer a terminal", () => {
+  assert.equal(shown("/a/ü b"), "/a/ü b");
+  assert.equal(shown("/a\u001b[2J\n"), String.raw`"/a\u001b[2J\n"`);
+  assert.ok(shown("x".repeat(5000)).length < 400);
+});

@@ -1,0 +1,179 @@
+/** The content of outputs, from the agent: what was asked for, and not a byte more. */
+import { Buffer } from "node:buffer";
+import { Backoff } from "../../proto/backoff.ts";
+import { RbsError, sentence } from "../../proto/errors.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
+import type { OutgoingCall } from "../../proto/relay/messages.ts";
+import { encodeFields, lengthPrefix, WireError } from "../../proto/relay/wire.ts";
+import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
+import type { Entry } from "../../proto/tree/entry.ts";
+import { encodeName, TreeError } from "../../proto/tree/names.ts";
+import type { AgentLink } from "../session.ts";
+import { refusal } from "./allowed_paths.ts";
+import { Pace } from "./pace.ts";
+
+const FETCH = "/rbs.v1.Workspace/Fetch";
+/** What one request names: more would be a large message, fewer many round trips. */
+const REQUEST_FILES = 4096;
+const REQUEST_BYTES = 1 << 20;
+/** An agent's port that refuses so often is nobody's any more. */
+const REFUSALS = 2;
+/** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
+const PATIENCE_MS = 30 * 60_000;
+const NOTHING = new Uint8Array();
+
+/** A file to fetch, with its absolute path at the agent and its digest. */
+export interface Wanted {
+  readonly entry: Entry;
+}
+
+/** Surroundings of {@link fetchFiles}. */
+export interface FetchOptions<W extends Wanted> {
+  link: Pick<AgentLink, "connection" | "headers">;
+  signal: AbortSignal;
+  /** Whether the agent is, as far as anybody knows, still the session's. */
+  isCurrent?(): boolean;
+  /** Takes a part of a file's content: its first, or what follows on the part before. */
+  take(file: W, record: Pick<TreeRecord, "content" | "more" | "offset">, first: boolean): void;
+  /** How many bytes of a file's beginning are here already. Asked at each new connection. */
+  received(): (file: W) => number;
+  /** Shows why it takes longer. */
+  note(text: string): void;
+}
+
+/**
+ * Fetches files, over as many connections as it takes. Throws an RbsError: for an agent that is lost, and for one that
+ * sends what it was not asked for.
+ */
+export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: FetchOptions<W>): Promise<void> {
+  const { link, signal, isCurrent = () => true } = options;
+  const left = new Map<string, W>();
+  for (const file of files) left.set(file.entry.path, file);
+  const backoff = new Backoff();
+  let refusals = 0, lostAt: number | undefined;
+  while (left.size > 0) {
+    signal.throwIfAborted();
+    try {
+      const call = await link.connection.call(FETCH, link.headers());
+      refusals = 0;
+      await receive(call, left, options, () => {
+        lostAt = undefined;
+        backoff.reset();
+      });
+    } catch (e) {
+      signal.throwIfAborted();
+      if (!(e instanceof StatusError)) throw e;
+      if (e.details["grpc-status"] !== undefined) throw explain(e);
+      if (/refused/i.test(e.message)) refusals++;
+      const now = performance.now();
+      if (refusals >= REFUSALS || !isCurrent() || now - (lostAt ?? now) > PATIENCE_MS) {
+        throw new RbsError(
+          `The agent was lost before all outputs were here (${sentence(e)}): run the command again.`,
+          { cause: e, exitCode: 37 },
+        );
+      }
+      if (lostAt !== undefined) options.note(`the connection to the agent was lost (${sentence(e)}); trying again`);
+      lostAt ??= now;
+      await backoff.wait(signal);
+    }
+  }
+}
+
+/** One call: asks for the first of what is left, and takes it from `left` as it comes. */
+async function receive<W extends Wanted>(
+  call: OutgoingCall,
+  left: Map<string, W>,
+  { signal, take, received }: FetchOptions<W>,
+  onAlive: () => void,
+): Promise<void> {
+  const asked = new Map<string, { file: W; offset: number }>();
+  const request: Uint8Array[] = [];
+  const has = received();
+  let bytes = 0;
+  for (const [path, file] of left) {
+    if (asked.size >= REQUEST_FILES || bytes >= REQUEST_BYTES) break;
+    const offset = has(file);
+    const one = encodeFields([[1, encodeName(path)], [2, file.entry.digest], [3, offset]]);
+    request.push(lengthPrefix(1, one.length), one);
+    bytes += one.length;
+    asked.set(path, { file, offset });
+  }
+  const cut = () => call.cancel();
+  signal.addEventListener("abort", cut);
+  try {
+    void call.send(Buffer.concat(request));
+    call.end();
+    const pace = new Pace(signal);
+    /** The file whose next part is due, and how many bytes of it were taken. */
+    let current: { file: W; at: number } | undefined;
+    for await (const message of call.responses()) {
+      onAlive();
+      signal.throwIfAborted();
+      const records = decoded(message);
+      if (records.length === 0) throw refusal("a batch of files", "is empty");
+      for (const record of records) {
+        if (pace.due) await pace.rest();
+        const first = record.entry !== undefined;
+        if (record.entry) {
+          const path = `/${record.entry.path.replace(/^\/+/, "")}`;
+          const wanted = asked.get(path);
+          if (current || !wanted) throw refusal(path, "was not asked for");
+          if (record.entry.kind !== "file") throw refusal(path, `is a ${record.entry.kind} and was said to be a file`);
+          if ((record.offset ?? 0) !== wanted.offset) throw refusal(path, "does not begin where it was asked to");
+          asked.delete(path);
+          current = { file: wanted.file, at: wanted.offset };
+        }
+        if (!current || record.remove !== undefined || record.copyFrom !== undefined) {
+          throw refusal("a batch of files", "has what was not asked for");
+        }
+        const { file } = current;
+        const { content = NOTHING, more = false } = record;
+        current.at += content.length;
+        if (current.at > file.entry.size || (more && content.length === 0) || (!more && current.at < file.entry.size)) {
+          throw refusal(file.entry.path, "has not the size that it was said to have");
+        }
+        take(file, { content, more, offset: first ? record.offset : undefined }, first);
+        if (more) continue;
+        left.delete(file.entry.path);
+        current = undefined;
+      }
+    }
+    const missing = current?.file.entry.path ?? asked.keys().next().value;
+    if (missing !== undefined) throw refusal(missing, "did not come");
+  } finally {
+    signal.removeEventListener("abort", cut);
+    call.cancel();
+  }
+}
+
+function decoded(message: Uint8Array): TreeRecord[] {
+  try {
+    return decodeBatch(message);
+  } catch (e) {
+    if (e instanceof TreeError || e instanceof WireError) throw refusal("a batch of files", `is none (${sentence(e)})`);
+    throw e;
+  }
+}
+
+/** What a status of Fetch means. */
+function explain(e: StatusError): RbsError {
+  const options = { cause: e, exitCode: 37 };
+  switch (e.code) {
+    case Status.NOT_FOUND:
+      return new RbsError(
+        `An output was changed at the agent before it was here (${e.message}): run the command again.`,
+        options,
+      );
+    case Status.FAILED_PRECONDITION:
+    case Status.UNAUTHENTICATED:
+      return new RbsError(
+        `Another proxy took the session before all outputs were here: run the command again.`,
+        options,
+      );
+    default:
+      return new RbsError(
+        `The agent does not give the outputs (${e.message || `gRPC status ${e.code}`}): run the command again.`,
+        options,
+      );
+  }
+}

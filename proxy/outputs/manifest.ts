@@ -1,0 +1,126 @@
+/** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
+import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
+import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";
+import { Pace } from "./pace.ts";
+
+/** The most entries of a manifest. */
+const MAX_ENTRIES = 1_000_000;
+/** The most bytes of a manifest. */
+const MAX_BYTES = 256 << 20;
+/** Warnings that are shown to the developer. */
+const MAX_WARNINGS = 20;
+const DIGEST_BYTES = 32;
+/** What of modes is kept: no agent makes something here that runs as somebody else, or that others may write. */
+const MODE_MASK = 0o755;
+/** What of modes is always there, so that what was brought home can be compared and removed by its owner. */
+const FILE_MODE = 0o400, FOLDER_MODE = 0o500;
+
+/** The numbers of the fields of Outputs in command.proto. */
+const Field = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5 } as const;
+
+/** An output and where it goes. */
+export interface Output {
+  readonly place: Place;
+  /** With an absolute path. */
+  readonly entry: Entry;
+}
+
+/** A whole manifest. */
+export interface Manifest {
+  /** Empty if the agent gave none. */
+  id: Uint8Array;
+  /** There are no outputs here: they are the last manifest's. */
+  unchanged: boolean;
+  /** The command has removed all outputs. */
+  cleaned: boolean;
+  outputs: Output[];
+  /** True for a path of an output, and for folders that outputs are in. Absolute. */
+  has(path: string): boolean;
+  /** Sentences, fit for a terminal. */
+  warnings: string[];
+}
+
+/**
+ * Reads a manifest. Throws an RbsError for what no honest agent sends, and a TreeError or WireError for what is no
+ * message at all.
+ *
+ * @param parts Encoded Outputs messages.
+ */
+export async function readManifest(
+  parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  allowed: AllowedPaths,
+  signal: AbortSignal,
+): Promise<Manifest> {
+  const kinds = new Map<string, Entry["kind"]>();
+  const folders = new Set<string>(["", "/"]);
+  const manifest: Manifest = {
+    id: new Uint8Array(),
+    unchanged: false,
+    cleaned: false,
+    outputs: [],
+    has: (path) => kinds.has(path) || folders.has(path),
+    warnings: [],
+  };
+  const pace = new Pace(signal);
+  let bytes = 0;
+  for await (const part of parts) {
+    bytes += part.length;
+    if (bytes > MAX_BYTES) throw refusal("a list of outputs", `is larger than ${MAX_BYTES >> 20} MB`);
+    const encoded: Uint8Array[] = [];
+    scanFields(part, (field) => {
+      switch (field.number * 8 + field.wireType) {
+        case Field.entries * 8 + 2:
+          encoded.push(bytesValue(part, field));
+          break;
+        case Field.manifest * 8 + 2:
+          manifest.id = bytesValue(part, field).slice();
+          break;
+        case Field.unchanged * 8:
+          manifest.unchanged = varintValue(part, field) !== 0;
+          break;
+        case Field.cleaned * 8:
+          manifest.cleaned ||= varintValue(part, field) !== 0;
+          break;
+        case Field.warnings * 8 + 2:
+          if (manifest.warnings.length < MAX_WARNINGS) manifest.warnings.push(shown(textValue(part, field)));
+      }
+    });
+    if (manifest.outputs.length + encoded.length > MAX_ENTRIES) {
+      throw refusal("a list of outputs", `has more than ${MAX_ENTRIES} entries`);
+    }
+    for (const one of encoded) {
+      if (pace.due) await pace.rest();
+      const entry = decodeEntry(one, { absolute: true });
+      const { path, kind } = entry;
+      if (kinds.has(path)) throw refusal(path, "is there twice");
+      kinds.set(path, kind);
+      if (kind === "file" && entry.digest?.length !== DIGEST_BYTES) throw refusal(path, "has no digest");
+      entry.mode = entry.mode & MODE_MASK | (kind === "directory" ? FOLDER_MODE : FILE_MODE);
+      manifest.outputs.push({ place: allowed.place(entry), entry });
+    }
+  }
+  if (manifest.id.length > 0 && manifest.id.length !== DIGEST_BYTES) {
+    throw refusal("a list of outputs", "has an id that is no digest");
+  }
+  if (manifest.unchanged && manifest.outputs.length > 0) {
+    throw refusal("a list of outputs", "is unchanged and has entries");
+  }
+  // A path must not lead through what the same manifest makes a file or symlink.
+  for (const { entry: { path }, place } of manifest.outputs) {
+    if (pace.due) await pace.rest();
+    // The developer named it: it may well lead through bazel-out.
+    if (place.where === "named file") continue;
+    for (let folder = parent(path); !folders.has(folder); folder = parent(folder)) {
+      const kind = kinds.get(folder);
+      if (kind && kind !== "directory") throw refusal(path, `leads through a ${kind} of the same command`);
+      folders.add(folder);
+    }
+  }
+  return manifest;
+}
+
+/** The path of the folder that holds `path`; "" of a name alone. */
+export function parent(path: string): string {
+  return path.slice(0, Math.max(0, path.lastIndexOf("/")));
+}

@@ -1,0 +1,508 @@
+/**
+ * Brings home what a command has made: compares what the agent names with what is here, fetches what is missing, and
+ * puts it where the developer expects it.
+ *
+ *     manifest ──checked──> compared ──missing──> fetched ──> <output base>/rbs/staging ──renamed──> in place
+ *                              └─ a stat per entry, if nothing was touched
+ */
+import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
+import { basename, dirname, join } from "node:path";
+import { RbsError, sentence } from "../../proto/errors.ts";
+import { WireError } from "../../proto/relay/wire.ts";
+import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
+import { TreeError } from "../../proto/tree/names.ts";
+import { type RawInfo, readdirSync } from "../../proto/tree/raw_names.ts";
+import { digestFile, digestLarge } from "../../proto/tree/read.ts";
+import { TreeWriter } from "../../proto/tree/writer.ts";
+import type { AgentLink } from "../session.ts";
+import { Progress } from "../workspace/progress.ts";
+import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_paths.ts";
+import { fetchFiles } from "./fetch.ts";
+import { HomeIndex } from "./home_index.ts";
+import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
+import { type Manifest, parent, readManifest } from "./manifest.ts";
+import { Pace } from "./pace.ts";
+
+/** Where we keep the index and what is on its way, below the output base. */
+const OURS = "rbs";
+/** What is a link to an agent's storage while laptop and agent share a disk. */
+const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz", "java.log", "sandbox"];
+
+/** Larger files are digested in pieces, so that others have their turn. Bytes. */
+const LARGE_BYTES = 16 << 20;
+
+/** What {@link OutputsHome.take} needs to know of the command. */
+export interface TakeOptions {
+  /** The way to the agent. */
+  link: Pick<AgentLink, "connection" | "headers">;
+  /** Absolute paths of files that the command's flags name. */
+  namedFiles?: Iterable<string>;
+  /** The command's `--symlink_prefix`. @default "bazel-" */
+  symlinkPrefix?: string;
+  /** Shows a line (with its newline) to the person who waits. */
+  say(line: string): void;
+  /** Stops it; no half file stays, and what has come stays. */
+  signal: AbortSignal;
+  /** Whether the agent is, as far as anybody knows, still the session's: it is not waited for when it is not. */
+  isCurrent?(): boolean;
+}
+
+/** What came over the wire. */
+export interface Transferred {
+  files: number;
+  bytes: number;
+}
+
+/** A file that is not here yet. */
+interface Missing {
+  readonly entry: Entry;
+  /** Where it is written first: relative to the output base. */
+  readonly path: string;
+  /** The developer named it: it goes on to its own path. */
+  readonly named: boolean;
+}
+
+/** How the manifest differs from what is here. Paths are relative to the output base. */
+interface Difference {
+  files: Missing[];
+  /** Folders and symlinks that are missing; folders with a wrong mode. */
+  others: Entry[];
+  /** Files that are as they should be. */
+  here: { path: string; entry: Entry }[];
+  /** Whether there is anything to do. */
+  changed: boolean;
+}
+
+/** The outputs of one workspace on this machine. */
+export class OutputsHome {
+  readonly #outputBase: string;
+  readonly #workspace: string;
+  #index?: HomeIndex;
+  #manifest?: Manifest;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  /** @param options Absolute paths without "." or ".."; the output base must be there. */
+  constructor(options: { outputBase: string; workspace: string }) {
+    this.#outputBase = options.outputBase;
+    this.#workspace = options.workspace;
+  }
+
+  /** The id of the last manifest, by which the agent may say that nothing changed. */
+  get known(): Uint8Array | undefined {
+    return this.#manifest?.id.length ? this.#manifest.id : undefined;
+  }
+
+  /**
+   * Makes this machine have what a command has made. Resolves with what was transferred; a command that made nothing
+   * new transfers nothing. Throws an RbsError with an exit code: 37 for an agent that asks for what it must not or is
+   * lost, 36 for this machine (a full disk), 8 when the signal was aborted. What was fetched until then stays.
+   *
+   * @param parts Encoded Outputs messages.
+   */
+  take(
+    parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    options: TakeOptions,
+  ): Promise<Transferred> {
+    return this.#inTurn(async () => {
+      try {
+        return await this.#take(parts, options);
+      } catch (e) {
+        throw this.#explain(e, options.signal);
+      } finally {
+        this.#index?.save();
+      }
+    });
+  }
+
+  /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
+  expunge(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#manifest = undefined;
+      const allowed = new AllowedPaths({ outputBase: this.#outputBase, workspace: this.#workspace });
+      this.#removeSymlinks(allowed, this.#openIndex());
+      this.#index = undefined;
+      const kept = KEPT_NAMES.filter((name) => name !== OURS && name !== "action_cache");
+      try {
+        for (const name of readdirSync(this.#outputBase)) {
+          if (!kept.includes(name)) await removeTree(`${this.#outputBase}/${name}`);
+        }
+      } catch (e) {
+        throw this.#explain(e);
+      }
+    });
+  }
+
+  /** One after the other: each begins with what the one before has left. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {});
+    return done;
+  }
+
+  async #take(
+    parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    options: TakeOptions,
+  ): Promise<Transferred> {
+    const { signal, say } = options;
+    signal.throwIfAborted();
+    const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
+    let manifest = await readManifest(parts, allowed, signal);
+    const { cleaned } = manifest;
+    for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
+    if (manifest.unchanged) {
+      const known = this.#manifest;
+      if (!known || !sameDigest(manifest.id, known.id)) {
+        throw refusal("a list of outputs", "is said to be one that was not sent");
+      }
+      // This command may name other files.
+      const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
+      manifest = { ...known, outputs };
+    }
+    // A command that has nothing to do with outputs has not even a manifest.
+    if (manifest.id.length > 0) this.#manifest = manifest;
+    const index = this.#openIndex();
+    this.#replaceSharedLinks();
+    if (cleaned) await this.#clean(allowed, index);
+
+    // First of all: a named file may lead through one.
+    this.#makeSymlinks(manifest, allowed, index, say);
+    const tree = new LocalTree(this.#outputBase);
+    try {
+      const difference = await this.#compare(manifest, allowed, tree, index, signal);
+      if (!difference.changed) return { files: 0, bytes: 0 };
+      return await this.#bring(difference, allowed, tree, index, options);
+    } finally {
+      tree.finish();
+    }
+  }
+
+  #openIndex(): HomeIndex {
+    return this.#index ??= new HomeIndex(join(this.#outputBase, OURS, "outputs.index"));
+  }
+
+  /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
+  async #compare(
+    manifest: Manifest,
+    allowed: AllowedPaths,
+    tree: LocalTree,
+    index: HomeIndex,
+    signal: AbortSignal,
+  ): Promise<Difference> {
+    const difference: Difference = { files: [], others: [], here: [], changed: false };
+    const folders: string[] = [];
+    const pace = new Pace(signal);
+    for (const { entry, place } of manifest.outputs) {
+      if (pace.due) await pace.rest();
+      if (place.where === "convenience symlink") continue;
+      if (place.where === "named file") {
+        const path = this.#resolved(allowed, entry.path);
+        const info = path === undefined ? undefined : lookAt(path);
+        const mode = info && info.mode & 0o777 | entry.mode;
+        if (info && await isHome(index, entry.path, { ...entry, mode: mode! }, path!, info)) continue;
+        difference.files.push({ entry, path: `${OURS}/named/${difference.files.length}`, named: true });
+        continue;
+      }
+      const { path } = place;
+      if (entry.kind === "symlink" && tree.readLink(path) === entry.target) continue;
+      const info = tree.look(path);
+      if (entry.kind === "file") {
+        const home = info &&
+          (isKnown(index, path, entry, info) || await isHome(index, path, entry, tree.join(path), info));
+        if (home) difference.here.push({ path, entry });
+        else difference.files.push({ entry, path, named: false });
+        if (home) continue;
+      } else if (entry.kind === "symlink") {
+        if (info?.target === entry.target) continue; // Perhaps a name that is not UTF-8.
+        difference.others.push({ ...entry, path });
+      } else {
+        const isFolder = info?.kind === "directory";
+        if (isFolder && isTree(path)) folders.push(path);
+        if (isFolder && (info.mode & 0o7777) === entry.mode) continue;
+        difference.others.push({ ...entry, path });
+        continue;
+      }
+      if (info?.kind === "directory") await tree.remove(path);
+    }
+    for (const folder of folders) {
+      for (const name of tree.list(folder)) {
+        if (pace.due) await pace.rest();
+        if (manifest.has(`${this.#outputBase}/${folder}/${name}`)) continue;
+        await tree.remove(`${folder}/${name}`);
+        index.delete(`${folder}/${name}`);
+        difference.changed = true;
+      }
+    }
+    difference.changed ||= difference.files.length + difference.others.length > 0;
+    return difference;
+  }
+
+  /** Makes and fetches what is missing. */
+  async #bring(
+    { files, others, here }: Difference,
+    allowed: AllowedPaths,
+    tree: LocalTree,
+    index: HomeIndex,
+    { link, signal, say, isCurrent }: TakeOptions,
+  ): Promise<Transferred> {
+    const transferred: Transferred = { files: 0, bytes: 0 };
+    const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
+    const pace = new Pace(signal);
+    tree.makeFolder(`${OURS}/named`);
+    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging: tree.join(`${OURS}/staging`) }));
+    const landed = ({ path, entry, named }: Missing) => {
+      if (named) path = this.#moveNamed(path, entry, allowed, tree);
+      const info = lookAt(named ? path : tree.join(path));
+      if (info) index.set(named ? entry.path : path, entry.digest!, info);
+    };
+
+    for (const entry of others) {
+      if (pace.due) await pace.rest();
+      if (entry.kind === "directory") {
+        tree.makeFolder(entry.path);
+        tree.setMode(entry.path, entry.mode);
+      } else {
+        tree.makeFolder(parent(entry.path));
+        writer.apply({ entry });
+      }
+    }
+
+    /** By hex digest. The first of each is fetched, the others are copies of it, or of what was here before. */
+    const byDigest = new Map<string, { source?: string; wanted: Missing[] }>();
+    for (const file of files) {
+      const key = hex(file.entry.digest!);
+      const known = byDigest.get(key);
+      if (known) known.wanted.push(file);
+      else byDigest.set(key, { wanted: [file] });
+    }
+    if (byDigest.size > 0) {
+      for (const { path, entry } of here) {
+        const known = byDigest.get(hex(entry.digest!));
+        if (known) known.source ??= path;
+      }
+    }
+    const fetched = [...byDigest.values()].filter((f) => f.source === undefined && f.wanted[0].entry.size > 0);
+    progress.begin(fetched.length, fetched.reduce((sum, { wanted }) => sum + wanted[0].entry.size, 0));
+    await fetchFiles(fetched.map((f) => f.wanted[0]), {
+      link,
+      signal,
+      isCurrent,
+      note: (text) => progress.note(text),
+      received() {
+        // What was cut off in the middle is put aside.
+        writer.close();
+        const partial = new Map(writer.partials().map((p) => [hex(p.digest), p.received]));
+        return (file) => partial.get(hex(file.entry.digest!)) ?? 0;
+      },
+      take(file, record, first) {
+        if (first) tree.makeFolder(parent(file.path));
+        writer.apply({ ...record, entry: first ? { ...file.entry, path: file.path } : undefined });
+        transferred.bytes += record.content!.length;
+        progress.sent(record.more ? 0 : 1, record.content!.length);
+        if (!record.more) {
+          transferred.files++;
+          if (byDigest.get(hex(file.entry.digest!))!.wanted.length === 1) landed(file);
+        }
+      },
+    });
+    for (const { source, wanted } of byDigest.values()) {
+      const [first, ...more] = wanted;
+      let from = source;
+      if (from === undefined) {
+        if (first.entry.size > 0 && more.length === 0) continue;
+        if (first.entry.size === 0) {
+          tree.makeFolder(parent(first.path));
+          writer.apply({ entry: { ...first.entry, path: first.path }, content: new Uint8Array() });
+        }
+        from = first.path;
+      } else more.unshift(first);
+      for (const file of more) {
+        if (pace.due) await pace.rest();
+        tree.makeFolder(parent(file.path));
+        writer.apply({ entry: { ...file.entry, path: file.path }, copyFrom: from });
+        landed(file);
+      }
+      if (source === undefined) landed(first);
+    }
+    progress.finish();
+    return transferred;
+  }
+
+  /** Where a file that the developer named really stands; undefined if it cannot stand there. */
+  #resolved(allowed: AllowedPaths, named: string): string | undefined {
+    try {
+      const { where, path } = allowed.resolveNamed(named);
+      return where === "output base" ? join(this.#outputBase, path) : path;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Moves a file that has arrived to the path that the developer named. @returns the path after all symlinks */
+  #moveNamed(from: string, entry: Entry, allowed: AllowedPaths, tree: LocalTree): string {
+    const target = allowed.resolveNamed(entry.path);
+    const to = target.where === "output base" ? tree.join(target.path) : target.path;
+    try {
+      if (target.where === "output base") tree.makeFolder(parent(target.path));
+      else Deno.mkdirSync(dirname(to), { recursive: true });
+      const before = lookAt(to);
+      Deno.chmodSync(tree.join(from), entry.mode | (before?.kind === "file" ? before.mode & 0o777 : 0));
+      replaceFile(tree.join(from), to);
+    } catch (e) {
+      if (isDiskFull(e) || e instanceof RbsError) throw e;
+      throw unwritable(entry.path, sentence(e), e);
+    }
+    return to;
+  }
+
+  /** Makes the convenience symlinks, and removes those that the command would not make any more. */
+  #makeSymlinks(manifest: Manifest, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
+    const wanted = new Set<string>();
+    for (const { place, entry } of manifest.outputs) {
+      if (place.where !== "convenience symlink") continue;
+      const { path } = place;
+      wanted.add(path);
+      if (readLink(path) === entry.target) continue;
+      const obstacle = allowed.obstacle(path);
+      if (obstacle !== undefined) {
+        say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
+        continue;
+      }
+      Deno.mkdirSync(dirname(path), { recursive: true });
+      if (lookAt(path)) Deno.removeSync(path);
+      Deno.symlinkSync(entry.target!, path);
+      index.setLink(path, true);
+    }
+    // Commands that build nothing name none.
+    if (wanted.size === 0) return;
+    for (const path of allowed.convenienceSymlinks) {
+      if (index.links.has(path) && !wanted.has(path)) this.#removeSymlink(path, allowed, index);
+    }
+  }
+
+  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex): void {
+    const target = readLink(path);
+    if (target !== undefined && allowed.leadsToOutputs(target)) Deno.removeSync(path);
+    index.setLink(path, false);
+  }
+
+  #removeSymlinks(allowed: AllowedPaths, index: HomeIndex): void {
+    for (const path of [...index.links, ...allowed.convenienceSymlinks]) this.#removeSymlink(path, allowed, index);
+  }
+
+  /** What `bazel clean` does: it empties the execroot. */
+  async #clean(allowed: AllowedPaths, index: HomeIndex): Promise<void> {
+    this.#removeSymlinks(allowed, index);
+    const execroot = join(this.#outputBase, "execroot");
+    if (lookAt(execroot)?.kind !== "directory") return;
+    for (const name of readdirSync(execroot)) await removeTree(`${execroot}/${name}`);
+    index.clear();
+  }
+
+  /** Gives the output base folders of its own where it had links to an agent's storage, and what was there before. */
+  #replaceSharedLinks(): void {
+    for (const name of SHARED_NAMES) {
+      const path = join(this.#outputBase, name);
+      const target = readLink(path);
+      if (target === undefined || !target.startsWith("/") || basename(target) !== name) continue;
+      Deno.removeSync(path);
+      if (lookAt(`${path}.before-rbs`)) Deno.renameSync(`${path}.before-rbs`, path);
+    }
+  }
+
+  /** Turns anything that was thrown into what a person reads. */
+  #explain(e: unknown, signal?: AbortSignal): unknown {
+    if (signal?.aborted) {
+      return new RbsError("Interrupted before all outputs were here: what has come stays.", { cause: e, exitCode: 8 });
+    }
+    if (e instanceof RbsError) {
+      // The writer's: this machine does not take something.
+      return e.exitCode !== 1 ? e : new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 36 });
+    }
+    if (e instanceof TreeError || e instanceof WireError) {
+      return refusal("what is no output", `was noticed: ${sentence(e)}`);
+    }
+    const why = isDiskFull(e) ? "its disk is full: make room" : `${sentence(e)}: mend its rights`;
+    return new RbsError(`The outputs cannot be written to ${shown(this.#outputBase)} (${why}); what has come stays.`, {
+      cause: e,
+      culprit: "caller",
+      exitCode: 36,
+    });
+  }
+}
+
+/** Whether a file is, by how it looks, the one that the agent has. */
+function isKnown(index: HomeIndex, key: string, entry: Entry, info: RawInfo): boolean {
+  if (info.kind !== "file" || info.mtimeMs !== entry.mtimeMs || (info.mode & 0o7777) !== entry.mode) return false;
+  const known = index.get(key, info);
+  return known !== undefined && sameDigest(known.digest, entry.digest!);
+}
+
+/** Whether a file has the content that the agent's has; then its mode and mtime are mended if need be. */
+async function isHome(
+  index: HomeIndex,
+  key: string,
+  entry: Entry,
+  path: string,
+  info: RawInfo,
+): Promise<boolean> {
+  if (info.kind !== "file" || info.size !== entry.size) return false;
+  try {
+    const digest = index.get(key, info)?.digest ??
+      (info.size < LARGE_BYTES ? digestFile(path) : (await digestLarge(dirname(path), basename(path)))?.digest);
+    if (!digest || !sameDigest(digest, entry.digest!)) return false;
+    if ((info.mode & 0o7777) !== entry.mode) Deno.chmodSync(path, entry.mode);
+    if (info.mtimeMs !== entry.mtimeMs) Deno.utimeSync(path, entry.mtimeMs / 1000, entry.mtimeMs / 1000);
+    index.set(key, digest, lookAt(path)!);
+    return true;
+  } catch (e) {
+    // Another user's, or not readable: the agent's takes its place.
+    if (e instanceof Deno.errors.PermissionDenied || e instanceof RbsError) return false;
+    throw e;
+  }
+}
+
+/**
+ * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs. Others
+ * hold the outputs of many targets, those of earlier commands among them:
+ *
+ *     execroot/<workspace>/bazel-out/<configuration>/bin
+ */
+function isTree(path: string): boolean {
+  const [first, , third, ...below] = path.split("/");
+  return first === "execroot" && third === "bazel-out" && below.length > 2;
+}
+
+/** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */
+function replaceFile(from: string, to: string): void {
+  try {
+    Deno.renameSync(from, to);
+    return;
+  } catch (e) {
+    if ((e as { code?: string }).code !== "EXDEV") throw e;
+  }
+  const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
+  try {
+    const { mtime } = Deno.lstatSync(from);
+    Deno.copyFileSync(from, beside);
+    if (mtime) Deno.utimeSync(beside, mtime, mtime);
+    Deno.renameSync(beside, to);
+    Deno.removeSync(from);
+  } catch (e) {
+    if (lookAt(beside)) Deno.removeSync(beside);
+    throw e;
+  }
+}
+
+function hex(digest: Uint8Array): string {
+  return Buffer.from(digest.buffer, digest.byteOffset, digest.length).toString("hex");
+}
+
+function isDiskFull(e: unknown): boolean {
+  const code = (e as { code?: string } | undefined)?.code;
+  return code === "ENOSPC" || code === "EDQUOT";
+}
+
+function disposable(writer: TreeWriter): TreeWriter & Disposable {
+  return Object.assign(writer, { [Symbol.dispose]: () => writer.close() });
+}

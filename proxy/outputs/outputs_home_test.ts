@@ -1,0 +1,359 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { join } from "node:path";
+import type { RbsError } from "../../proto/errors.ts";
+import { encodeFields } from "../../proto/relay/wire.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
+import { type Made, OutputsAgent, send } from "../testing/outputs_agent.ts";
+import { OutputsHome, type TakeOptions } from "./outputs_home.ts";
+
+/** A developer's machine, and an agent. */
+async function laptop() {
+  const temp = await tempDir();
+  const ob = temp.join("ob"), ws = temp.join("ws");
+  for (const folder of [`${ob}/server`, ws]) Deno.mkdirSync(folder, { recursive: true });
+  Deno.writeTextFileSync(`${ob}/server/server.pid.txt`, "42");
+  const agent = new OutputsAgent();
+  const said: string[] = [];
+  const it = {
+    ob,
+    ws,
+    temp,
+    agent,
+    said,
+    home: new OutputsHome({ outputBase: ob, workspace: ws }),
+    out: (name: string) => `${ob}/execroot/_main/bazel-out/${name}`,
+    read: (path: string) => Deno.readTextFileSync(path),
+    /** Takes a manifest, or what the agent makes first. */
+    take(made: Made[] | Uint8Array[], options: Partial<TakeOptions> = {}) {
+      const parts = made[0] instanceof Uint8Array ? made as Uint8Array[] : agent.make(made as Made[]);
+      return it.home.take(parts, {
+        link: agent.link,
+        say: (line) => said.push(line),
+        signal: new AbortController().signal,
+        ...options,
+      });
+    },
+    /** What was asked for since the last time. */
+    asked: () => agent.asked.splice(0).map(({ path }) => path),
+    /** The proxy ends, and another one begins. */
+    restart: () => it.home = new OutputsHome({ outputBase: ob, workspace: ws }),
+    async [Symbol.asyncDispose]() {
+      agent[Symbol.dispose]();
+      await temp[Symbol.asyncDispose]();
+    },
+  };
+  return it;
+}
+
+function stat(path: string) {
+  const { mode, mtime, isDirectory } = Deno.lstatSync(path);
+  return { mode: (mode! & 0o7777).toString(8), ...!isDirectory && { mtime: mtime!.getTime() } };
+}
+
+Deno.test("files, folders and links come home with modes and mtimes", async () => {
+  await using t = await laptop();
+  const done = await t.take([
+    { path: t.out("bin/app"), content: "program" },
+    { path: t.out("bin/big"), content: Buffer.alloc(3 << 20, "big") },
+    { path: t.out("bin/empty"), content: "", mode: 0o644, mtimeMs: 5_000 },
+    { path: t.out("bin/tree"), kind: "directory", mode: 0o555 },
+    { path: t.out("bin/tree/leaf"), content: "leaf", mode: 0o444 },
+    { path: t.out("bin/void"), kind: "directory", mode: 0o755 },
+    { path: t.out("bin/dangling"), target: "../../nowhere" },
+    { path: t.out("bin/data.txt"), target: `${t.ws}/data.txt` },
+    { path: `${t.ws}/bazel-bin`, target: t.out("bin") },
+  ]);
+  assert.deepEqual(done, { files: 3, bytes: 7 + (3 << 20) + 4 });
+  assert.equal(t.read(`${t.ws}/bazel-bin/app`), "program");
+  assert.deepEqual(stat(t.out("bin/app")), { mode: "555", mtime: 1_700_000_000_123 });
+  assert.equal(Buffer.compare(Deno.readFileSync(t.out("bin/big")), Buffer.alloc(3 << 20, "big")), 0);
+  assert.deepEqual(stat(t.out("bin/empty")), { mode: "644", mtime: 5_000 });
+  assert.deepEqual(stat(t.out("bin/tree")), { mode: "555" });
+  assert.deepEqual(stat(t.out("bin/void")), { mode: "755" });
+  assert.equal(Deno.readLinkSync(t.out("bin/dangling")), "../../nowhere");
+  assert.equal(Deno.readLinkSync(t.out("bin/data.txt")), `${t.ws}/data.txt`);
+  assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
+  assert.deepEqual(t.said, []);
+});
+
+Deno.test("the same outputs again are not transferred: not in this process, and not in the next", async () => {
+  await using t = await laptop();
+  const made = [
+    { path: t.out("a"), content: "a" },
+    { path: t.out("l"), target: "a" },
+    { path: t.out("t"), kind: "directory" as const },
+  ];
+  await t.take(made);
+  t.asked();
+  assert.deepEqual(await t.take(made), { files: 0, bytes: 0 });
+  t.restart();
+  assert.equal(t.home.known, undefined);
+  assert.deepEqual(await t.take(made), { files: 0, bytes: 0 });
+  Deno.removeSync(`${t.ob}/rbs/outputs.index`);
+  t.restart();
+  assert.deepEqual(await t.take(made), { files: 0, bytes: 0 }, "without an index it is compared by content");
+  assert.deepEqual(t.asked(), []);
+});
+
+Deno.test("an unchanged manifest brings back what was removed or changed here", async () => {
+  await using t = await laptop();
+  const parts = t.agent.make([
+    { path: t.out("bin/a"), content: "a" },
+    { path: t.out("bin/b"), content: "b" },
+    { path: t.out("bin/c"), content: "c" },
+    { path: t.out("bin/l"), target: "a" },
+    { path: `${t.ws}/bazel-bin`, target: t.out("bin") },
+  ]);
+  await t.take(parts);
+  assert.ok(t.home.known);
+  t.asked();
+  const unchanged = [encodeFields([[2, t.home.known], [3, true]])];
+  assert.deepEqual(await t.take(unchanged), { files: 0, bytes: 0 });
+
+  Deno.chmodSync(t.out("bin/a"), 0o644);
+  Deno.writeTextFileSync(t.out("bin/a"), "A");
+  Deno.removeSync(t.out("bin/l"));
+  Deno.chmodSync(t.out("bin/c"), 0o777);
+  Deno.removeSync(`${t.ws}/bazel-bin`);
+  await t.take(unchanged);
+  assert.deepEqual(t.asked(), [t.out("bin/a")]);
+  assert.equal(t.read(`${t.ws}/bazel-bin/l`), "a");
+  assert.deepEqual(stat(t.out("bin/c")), { mode: "555", mtime: 1_700_000_000_123 });
+
+  Deno.removeSync(t.out("bin"), { recursive: true });
+  Deno.writeTextFileSync(t.out("bin"), "in the way");
+  await t.take(unchanged);
+  assert.deepEqual(t.asked(), [t.out("bin/a"), t.out("bin/b"), t.out("bin/c")]);
+});
+
+Deno.test("what changed is fetched, and nothing else; a new mtime is no change", async () => {
+  await using t = await laptop();
+  await t.take([{ path: t.out("a"), content: "a" }, { path: t.out("b"), content: "b" }]);
+  t.asked();
+  await t.take([{ path: t.out("a"), content: "a", mtimeMs: 9_000 }, { path: t.out("b"), content: "B" }]);
+  assert.deepEqual(t.asked(), [t.out("b")]);
+  assert.deepEqual(stat(t.out("a")), { mode: "555", mtime: 9_000 });
+  assert.equal(t.read(t.out("b")), "B");
+});
+
+Deno.test("a file becomes a folder, a folder a link and a link a file", async () => {
+  await using t = await laptop();
+  await t.take([
+    { path: t.out("1"), content: "file" },
+    { path: t.out("2"), kind: "directory", mode: 0o555 },
+    { path: t.out("2/x"), content: "x" },
+    { path: t.out("3"), target: t.ws },
+  ]);
+  await t.take([
+    { path: t.out("1/deep/x"), content: "x" },
+    { path: t.out("2"), target: "1" },
+    { path: t.out("3"), content: "file" },
+  ]);
+  assert.equal(t.read(t.out("2/deep/x")), "x");
+  assert.equal(t.read(t.out("3")), "file");
+  assert.deepEqual([...Deno.readDirSync(t.ws)], []);
+});
+
+Deno.test("a tree comes home exactly; other old outputs stay", async () => {
+  await using t = await laptop();
+  const tree = { path: t.out("k8/bin/app.runfiles"), kind: "directory" as const };
+  const deep = { path: t.out("k8/bin/app.runfiles/_main/pkg"), kind: "directory" as const };
+  await t.take([
+    tree,
+    deep,
+    { path: t.out("k8/bin/app.runfiles/_main/a"), target: t.out("a") },
+    { path: t.out("k8/bin/app.runfiles/_main/pkg/b"), target: t.out("b") },
+    { path: t.out("k8/bin/app.runfiles/old/c"), content: "c" },
+    { path: t.out("k8/bin/old"), content: "old" },
+  ]);
+  // Where a convenience symlink leads is named, too.
+  const bin = { path: t.out("k8/bin"), kind: "directory" as const };
+  await t.take([bin, tree, deep, { path: t.out("k8/bin/app.runfiles/_main/a"), target: t.out("A") }]);
+  assert.equal(Deno.readLinkSync(t.out("k8/bin/app.runfiles/_main/a")), t.out("A"));
+  assert.deepEqual([...Deno.readDirSync(t.out("k8/bin/app.runfiles/_main/pkg"))], []);
+  assert.deepEqual([...Deno.readDirSync(t.out("k8/bin/app.runfiles"))].map((e) => e.name), ["_main"]);
+  assert.equal(t.read(t.out("k8/bin/old")), "old");
+});
+
+Deno.test("the same content is fetched once, and not at all if it is here under another name", async () => {
+  await using t = await laptop();
+  const content = "the same";
+  await t.take([{ path: t.out("a"), content }, { path: t.out("b"), content, mode: 0o444 }]);
+  assert.deepEqual(t.asked(), [t.out("a")]);
+  assert.deepEqual(stat(t.out("b")), { mode: "444", mtime: 1_700_000_000_123 });
+  await t.take([{ path: t.out("a"), content }, { path: t.out("c"), content }, { path: t.out("d"), content }]);
+  assert.deepEqual(t.asked(), []);
+  assert.equal(t.read(t.out("d")), content);
+});
+
+Deno.test("a connection that breaks in the middle goes on where it was", async () => {
+  await using t = await laptop();
+  const big = Buffer.alloc(20 << 20);
+  for (let i = 0; i < big.length; i += 4) big.writeUInt32LE(i, i);
+  const made = [{ path: t.out("a"), content: "a" }, { path: t.out("big"), content: big }, {
+    path: t.out("z"),
+    content: "z",
+  }];
+  t.agent.script = async (request, call) => {
+    t.agent.script = (request, call) => t.agent.give(request, call);
+    const records = request.files.flatMap(({ path }) => t.agent.records(new TextDecoder().decode(path)));
+    await send(call, records.slice(0, 50));
+    await call.drained;
+    t.agent.cut();
+  };
+  assert.deepEqual(await t.take(made), { files: 3, bytes: big.length + 2 });
+  assert.equal(Buffer.compare(Deno.readFileSync(t.out("big")), big), 0);
+  const again = t.agent.asked.slice(3);
+  assert.ok(again.length < 3, "what has arrived is not asked for again");
+  assert.ok(again.every(({ path, offset }) => path !== t.out("big") || offset > 0), "nor is the beginning of a file");
+});
+
+Deno.test("an agent that is lost for good ends the command with one sentence", async () => {
+  await using t = await laptop();
+  const parts = t.agent.make([{ path: t.out("a"), content: "a" }]);
+  t.agent.stop();
+  await assert.rejects(t.take(parts), (e: RbsError) => /lost before all outputs/.test(e.message) && e.exitCode === 37);
+});
+
+Deno.test("an output that was changed at the agent meanwhile is an error of one sentence", async () => {
+  await using t = await laptop();
+  const parts = t.agent.make([{ path: t.out("a"), content: "a" }]);
+  t.agent.contents.clear();
+  await assert.rejects(t.take(parts), /changed at the agent/);
+});
+
+Deno.test("clean removes outputs and convenience symlinks, and then takes what the command has made", async () => {
+  await using t = await laptop();
+  await t.take([
+    { path: t.out("bin/tree"), kind: "directory", mode: 0o555 },
+    { path: t.out("bin/tree/x"), content: "x" },
+    { path: `${t.ws}/bazel-bin`, target: t.out("bin") },
+    { path: `${t.ws}/bazel-out`, target: t.out("").slice(0, -1) },
+  ]);
+  Deno.writeTextFileSync(`${t.ws}/main.cc`, "source");
+  await t.take(t.agent.make([{ path: `${t.ob}/command.log`, content: "cleaned" }], { cleaned: true }));
+  assert.deepEqual([...Deno.readDirSync(`${t.ob}/execroot`)], []);
+  assert.deepEqual([...Deno.readDirSync(t.ws)].map((e) => e.name), ["main.cc"]);
+  assert.equal(t.read(`${t.ob}/command.log`), "cleaned");
+});
+
+Deno.test("expunge leaves what the client needs", async () => {
+  await using t = await laptop();
+  Deno.symlinkSync("/usr", `${t.ob}/install`);
+  Deno.writeTextFileSync(`${t.ob}/lock`, "pid=1");
+  await t.take([{ path: t.out("bin/x"), content: "x" }, { path: `${t.ws}/bazel-bin`, target: t.out("bin") }]);
+  await t.home.expunge();
+  assert.deepEqual([...Deno.readDirSync(t.ob)].map((e) => e.name).sort(), ["install", "lock", "server"]);
+  assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
+  assert.deepEqual([...Deno.readDirSync(t.ws)], []);
+  assert.equal(t.home.known, undefined);
+  await t.take([{ path: t.out("bin/x"), content: "x" }]);
+  assert.equal(t.read(t.out("bin/x")), "x");
+});
+
+Deno.test("convenience symlinks of ours go when the command does not make them any more; the developer's stay", async () => {
+  await using t = await laptop();
+  const bin = { path: `${t.ws}/bazel-bin`, target: t.out("bin") };
+  const logs = { path: `${t.ws}/bazel-testlogs`, target: t.out("testlogs") };
+  await t.take([bin, logs]);
+  await t.take([{ path: t.out("x"), content: "x" }]);
+  assert.equal([...Deno.readDirSync(t.ws)].length, 2, "a command without any leaves them");
+  await t.take([bin]);
+  assert.deepEqual([...Deno.readDirSync(t.ws)].map((e) => e.name), ["bazel-bin"]);
+  Deno.mkdirSync(`${t.ws}/bazel-testlogs`);
+  await t.take([bin, logs]);
+  assert.match(t.said.join(""), /^rbs: warning: the symlink .*bazel-testlogs was not made: it is a file or folder/);
+});
+
+Deno.test("files that flags name go where the developer's own links lead; the lock file into the workspace", async () => {
+  await using t = await laptop();
+  const disk = t.temp.join("disk");
+  Deno.mkdirSync(disk);
+  Deno.writeTextFileSync(`${disk}/bep.json`, "old", { mode: 0o600 });
+  Deno.symlinkSync(`${disk}/bep.json`, `${t.ws}/bep.json`);
+  const other = await Deno.makeTempFile({ dir: "/dev/shm" });
+  try {
+    const namedFiles = [`${t.ws}/bep.json`, `${t.ws}/new/run.sh`, `${t.ws}/bazel-out/p.gz`, other];
+    const made = [
+      { path: `${t.ws}/bazel-out`, target: t.out("").slice(0, -1) },
+      { path: namedFiles[0], content: "bep", mode: 0o644 },
+      { path: namedFiles[1], content: "run", mode: 0o755 },
+      { path: namedFiles[2], content: "profile", mode: 0o644 },
+      { path: namedFiles[3], content: "bep", mode: 0o644 },
+      { path: `${t.ws}/MODULE.bazel.lock`, content: "{}", mode: 0o644 },
+    ];
+    await t.take(made, { namedFiles });
+    assert.ok(Deno.lstatSync(`${t.ws}/bep.json`).isSymlink);
+    assert.equal(t.read(`${disk}/bep.json`), "bep");
+    assert.equal(t.read(other), "bep");
+    assert.equal(t.read(t.out("p.gz")), "profile");
+    assert.deepEqual(stat(`${t.ws}/new/run.sh`).mode, "755");
+    assert.equal(t.read(`${t.ws}/MODULE.bazel.lock`), "{}");
+    t.asked();
+    assert.deepEqual(await t.take(made, { namedFiles }), { files: 0, bytes: 0 });
+    assert.deepEqual([...Deno.readDirSync(`${t.ob}/rbs/named`)], []);
+    await assert.rejects(t.take([{ path: namedFiles[0], content: "!" }]), /not a place for outputs/);
+    await assert.rejects(
+      t.take([{ path: t.ws + "/d", content: "!" }, { path: t.out("x"), content: "x" }], {
+        namedFiles: [(Deno.mkdirSync(t.ws + "/d"), t.ws + "/d")],
+      }),
+      (e: RbsError) => /d cannot be written .* name another file/.test(e.message) && e.exitCode === 36,
+    );
+  } finally {
+    Deno.removeSync(other);
+  }
+});
+
+Deno.test("links to an agent's storage give way to folders, and what was there before RBS comes back", async () => {
+  await using t = await laptop();
+  const storage = t.temp.join("storage");
+  Deno.mkdirSync(`${storage}/execroot/_main`, { recursive: true });
+  Deno.writeTextFileSync(`${storage}/command.log`, "theirs");
+  for (const name of ["execroot", "external", "command.log"]) Deno.symlinkSync(join(storage, name), join(t.ob, name));
+  Deno.mkdirSync(`${t.ob}/execroot.before-rbs`);
+  Deno.writeTextFileSync(`${t.ob}/execroot.before-rbs/mine`, "mine");
+  await t.take([{ path: t.out("x"), content: "x" }, { path: `${t.ob}/command.log`, content: "ours" }]);
+  assert.equal(t.read(`${t.ob}/execroot/mine`), "mine");
+  assert.equal(t.read(t.out("x")), "x");
+  assert.equal(t.read(`${storage}/command.log`), "theirs");
+  assert.deepEqual([...Deno.readDirSync(`${storage}/execroot/_main`)], []);
+});
+
+Deno.test("Ctrl-C stops it at once, without a half file", async () => {
+  await using t = await laptop();
+  const controller = new AbortController();
+  const big = Buffer.alloc(8 << 20, 1);
+  t.agent.script = async (request, call) => {
+    const records = request.files.flatMap(({ path }) => t.agent.records(new TextDecoder().decode(path)));
+    await send(call, records.slice(0, 10));
+    controller.abort();
+  };
+  const made = [{ path: t.out("a"), content: "a" }, { path: t.out("big"), content: big }];
+  await assert.rejects(
+    t.take(made, { signal: controller.signal }),
+    (e: RbsError) => /^Interrupted/.test(e.message) && e.exitCode === 8,
+  );
+  assert.throws(() => Deno.lstatSync(t.out("big")), Deno.errors.NotFound);
+  t.agent.script = (request, call) => t.agent.give(request, call);
+  await t.take(made);
+  assert.equal(Deno.readFileSync(t.out("big")).length, big.length);
+});
+
+Deno.test("10,000 files and links are compared in a millisecond per hundred", async () => {
+  await using t = await laptop();
+  const made: Made[] = [{ path: t.out("r"), kind: "directory" }];
+  for (let i = 0; i < 5_000; i++) {
+    made.push({ path: t.out(`r/pkg${i % 50}/link${i}`), target: t.out(`bin/pkg${i % 50}/file${i}`) });
+    made.push({ path: t.out(`bin/pkg${i % 50}/file${i}`), content: `${i}` });
+  }
+  await t.take(made);
+  const unchanged = [encodeFields([[2, t.home.known], [3, true]])];
+  let best = Infinity;
+  for (let i = 0; i < 5; i++) {
+    const began = performance.now();
+    assert.deepEqual(await t.take(unchanged), { files: 0, bytes: 0 });
+    best = Math.min(best, performance.now() - began);
+  }
+  assert.ok(best < 100, `${best} ms`);
+});

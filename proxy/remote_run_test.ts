@@ -1,0 +1,215 @@
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
+import { Connection } from "../proto/relay/connection.ts";
+import { requestMessages } from "../proto/relay/messages.ts";
+import { listenForCalls } from "../proto/relay/server.ts";
+import { encodeFields } from "../proto/relay/wire.ts";
+import { eventually } from "../proto/testing/pipe.ts";
+import { type RemoteCommand, runRemotely } from "./remote_run.ts";
+import { TestLink } from "./testing/link.ts";
+
+/** A command at an agent that numbers its responses, keeps them all, and says `total` of them. */
+class NumberedAgent implements Disposable {
+  readonly server;
+  /** The `received` of each start. */
+  readonly starts: number[] = [];
+  acknowledged = 0;
+  cancels = 0;
+  said = 0;
+  /** What each response holds. */
+  size = 1000;
+  readonly #calls = new Set<ServerCall>();
+
+  constructor(readonly total: number) {
+    this.server = listenForCalls(
+      "127.0.0.1",
+      async (stream, _, call) => {
+        this.#calls.add(call);
+        call.gone.addEventListener("abort", () => this.#calls.delete(call));
+        for await (const bytes of requestMessages(stream, 1 << 20)) {
+          const { message } = fromBinary(ExecuteRequestSchema, bytes);
+          if (message.case === "acknowledge") this.acknowledged = Number(message.value);
+          if (message.case === "cancel") this.cancels++;
+          if (message.case !== "start") continue;
+          this.starts.push(Number(message.value.received));
+          for (let i = this.starts.at(-1)! + 1; i <= this.said; i++) call.write(this.#response(i));
+        }
+        call.end();
+      },
+      () => {},
+      { keepAlive: true },
+    );
+  }
+
+  /** Says the next `count` things to whoever listens. */
+  say(count: number): void {
+    for (; count > 0 && this.said < this.total; count--) {
+      const response = this.#response(++this.said);
+      for (const call of this.#calls) call.write(response);
+    }
+  }
+
+  #response(i: number): Uint8Array {
+    const run = encodeFields([[2, Buffer.alloc(this.size, i)], [4, i === this.total], [6, "remote id"]]);
+    return toBinary(
+      ExecuteResponseSchema,
+      create(ExecuteResponseSchema, { sequence: BigInt(i), message: { case: "runResponse", value: run } }),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.server.close();
+  }
+}
+
+/** A command through a link, and what it said. */
+function running(agent: { server: { port: number } }, options: Partial<RemoteCommand> = {}) {
+  const link = new TestLink(agent.server.port);
+  const connection = new Connection("127.0.0.1", link.port, { keepAlive: true });
+  const cancelled = new AbortController(), gone = new AbortController();
+  const seen: number[] = [], said: string[] = [];
+  const outcome = runRemotely({
+    id: "0f0f",
+    request: Buffer.from("request"),
+    link: { name: "the agent", connection, synced: false, missingInstallBase: "", headers: () => ({}) },
+    headers: {},
+    cancelled: cancelled.signal,
+    gone: gone.signal,
+    isCurrent: () => true,
+    say: (text) => void said.push(text),
+    onResponse: (response) => {
+      seen.push(response[response.indexOf(0x12) + 3]);
+      return undefined;
+    },
+    onOutputs: () => {},
+    ...options,
+  });
+  return {
+    link,
+    connection,
+    cancelled,
+    gone,
+    seen,
+    said,
+    outcome,
+    [Symbol.dispose]() {
+      connection.close();
+      link[Symbol.dispose]();
+    },
+  };
+}
+
+const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
+
+Deno.test("a link that is cut again and again loses no response and doubles none", async () => {
+  using agent = new NumberedAgent(50);
+  using run = running(agent);
+  await eventually(() => agent.starts.length === 1);
+  for (let cut = 0; agent.said < 50; cut++) {
+    agent.say(7);
+    // In the middle of a response, and in the middle of nothing.
+    run.link.cutAt = run.link.received + (cut % 2 === 0 ? 3_333 : 1);
+    await eventually(() => agent.starts.length > cut + 1 || agent.said === 50);
+  }
+  assert.deepEqual(await run.outcome, { kind: "finished" });
+  assert.deepEqual(run.seen, upTo(50));
+  assert.ok(agent.starts.length > 3, `${agent.starts}`);
+});
+
+Deno.test("a peer that falls silent is noticed within 10 s, and the command goes on over a new connection", async () => {
+  using agent = new NumberedAgent(4);
+  using run = running(agent);
+  await eventually(() => agent.starts.length === 1);
+  agent.say(2);
+  await eventually(() => run.seen.length === 2);
+  const began = performance.now();
+  run.link.silence();
+  agent.say(1);
+  // The first connection stays dead; whoever connects anew gets through.
+  setTimeout(() => run.link.heal(), 5_000);
+  await eventually(() => agent.starts.length === 2, "the proxy comes back", 20_000);
+  assert.ok(performance.now() - began < 10_000, `${performance.now() - began} ms`);
+  agent.say(1);
+  assert.deepEqual(await run.outcome, { kind: "finished" });
+  assert.deepEqual(run.seen, upTo(4));
+});
+
+Deno.test("what has arrived is acknowledged soon, and at the end at once", async () => {
+  using agent = new NumberedAgent(3);
+  using run = running(agent);
+  await eventually(() => agent.starts.length === 1);
+  agent.say(2);
+  await eventually(() => agent.acknowledged === 2);
+  agent.say(1);
+  await run.outcome;
+  await eventually(() => agent.acknowledged === 3);
+});
+
+Deno.test("an agent that is gone in mid-command breaks it; one that never had it is stale", async () => {
+  const agent = new NumberedAgent(3);
+  using run = running(agent);
+  await eventually(() => agent.starts.length === 1);
+  agent.say(1);
+  await eventually(() => run.seen.length === 1);
+  const { port } = run.link;
+  run.link[Symbol.dispose]();
+  agent[Symbol.dispose]();
+  const outcome = await run.outcome;
+  assert.equal(outcome.kind, "broken");
+  assert.match((outcome as { why: string }).why, /^The agent at the agent was lost in mid-command \(.*refused.*\)\.$/);
+  const connection = new Connection("127.0.0.1", port);
+  using other = running({ server: { port } }, {
+    link: { name: "nobody", connection, synced: false, missingInstallBase: "", headers: () => ({}) },
+  });
+  assert.equal((await other.outcome).kind, "stale");
+});
+
+Deno.test("Ctrl-C while the agent cannot be reached ends the command, and reaches the agent later", async () => {
+  using agent = new NumberedAgent(3);
+  using run = running(agent);
+  await eventually(() => agent.starts.length === 1);
+  agent.say(1);
+  await eventually(() => run.seen.length === 1);
+  run.link.down();
+  run.cancelled.abort();
+  assert.deepEqual(await run.outcome, { kind: "cancelled" });
+  assert.match(run.said.join(""), /interrupted; the agent at the agent cannot be reached just now/);
+  assert.equal(agent.cancels, 0);
+  run.link.heal();
+  await eventually(() => agent.cancels > 0, "the cancel arrives", 20_000);
+  agent.say(2);
+});
+
+Deno.test("an agent that leaves a response out, or says one twice, is not believed", async () => {
+  for (const sequence of [0n, 2n]) {
+    const server = listenForCalls("127.0.0.1", async (stream, _, call) => {
+      for await (const _ of requestMessages(stream, 1 << 20)) {
+        call.write(toBinary(
+          ExecuteResponseSchema,
+          create(ExecuteResponseSchema, {
+            sequence,
+            message: { case: "runResponse", value: new Uint8Array([0x20, 1]) },
+          }),
+        ));
+        break;
+      }
+    }, () => {});
+    using run = running({ server });
+    const outcome = await run.outcome;
+    assert.match((outcome as { why: string }).why, /sent what is no response \(response \d came where 1 was due\)/);
+    server.close();
+  }
+});
+
+Deno.test("an agent that runs nothing says why: another epoch, or another workspace", async () => {
+  for (const reason of ["epoch", "generation"]) {
+    const refusal = new StatusError(Status.FAILED_PRECONDITION, "no", { "rbs-reason": reason });
+    const server = listenForCalls("127.0.0.1", () => Promise.reject(refusal), () => {});
+    using run = running({ server });
+    assert.deepEqual(await run.outcome, { kind: "stale", why: "no", generation: reason === "generation" });
+    server.close();
+  }
+});

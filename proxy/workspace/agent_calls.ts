@@ -1,0 +1,212 @@
+/** The calls of rbs.v1.Workspace as the proxy makes them. */
+import { Buffer } from "node:buffer";
+import { fromBinary } from "@bufbuild/protobuf";
+import { RbsError } from "../../proto/errors.ts";
+import { ApplyResponseSchema, RootSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
+import type { Headers } from "../../proto/http2/hpack.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
+import type { Connection } from "../../proto/relay/connection.ts";
+import type { OutgoingCall } from "../../proto/relay/messages.ts";
+import { bytesValue, encodeFields, lengthPrefix, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
+import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
+import { encodeName } from "../../proto/tree/names.ts";
+
+const SERVICE = "/rbs.v1.Workspace/";
+
+/** A way to the session's agent. */
+export interface WorkspaceLink {
+  readonly connection: Connection;
+  headers(): Headers;
+}
+
+/** What the agent says when roots are opened. Manifests are handed over entry by entry: they may be large. */
+export interface OpenVisitor {
+  /** @param index Of the root, as it was asked for. @param refusal Why it cannot be had; empty if it can. */
+  root(index: number, refusal: string): void;
+  /** An entry of the last root. */
+  entry(entry: Entry): void;
+  /** The beginning of a large file, of which the agent has `received` bytes. */
+  partial(digest: Uint8Array, received: number): void;
+}
+
+/** The user pressed Ctrl-C. */
+export function interrupted(): RbsError {
+  return new RbsError("The sync of the workspace was interrupted.", { culprit: "caller", exitCode: 8 });
+}
+
+async function begin(link: WorkspaceLink, method: string, signal: AbortSignal): Promise<OutgoingCall> {
+  if (signal.aborted) throw interrupted();
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(interrupted());
+  signal.addEventListener("abort", abort);
+  aborted.promise.catch(() => {});
+  const calling = link.connection.call(SERVICE + method, link.headers());
+  try {
+    return await Promise.race([calling, aborted.promise]);
+  } catch (e) {
+    calling.then((call) => call.cancel(), () => {});
+    throw e;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+/**
+ * Asks what the agent has of some roots. @param roots Absolute paths. @returns the generation
+ *
+ * Throws a {@link StatusError} as it came, or an {@link RbsError} when interrupted.
+ */
+export async function openRoots(
+  link: WorkspaceLink,
+  roots: string[],
+  visit: OpenVisitor,
+  signal: AbortSignal,
+): Promise<string> {
+  const call = await begin(link, "Open", signal);
+  const abort = () => call.cancel();
+  signal.addEventListener("abort", abort);
+  let generation: string | undefined, index = -1;
+  try {
+    void call.send(encodeFields(roots.map((root) => [1, encodeName(root)])));
+    call.end();
+    for await (const message of call.responses()) {
+      scanFields(message, (field) => {
+        const value = bytesValue(message, field);
+        if (field.number === 1) generation = textValue(message, field);
+        else if (field.number === 2) visit.root(++index, fromBinary(RootSchema, value).refusal);
+        else if (field.number === 3) {
+          scanFields(value, (f) => f.number === 1 && visit.entry(decodeEntry(bytesValue(value, f))));
+        } else if (field.number === 4) {
+          let digest: Uint8Array = new Uint8Array(), received = 0;
+          scanFields(value, (f) => {
+            if (f.number === 1) digest = bytesValue(value, f);
+            else if (f.number === 2) received = varintValue(value, f);
+          });
+          visit.partial(digest, received);
+        }
+      });
+      if (signal.aborted) throw interrupted();
+    }
+  } catch (e) {
+    call.cancel();
+    throw signal.aborted ? interrupted() : e;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+  if (!generation || index !== roots.length - 1) {
+    throw new RbsError("The agent's answer about the workspace is incomplete: restart the orchestrator and its agents.");
+  }
+  return generation;
+}
+
+/** How long sends must have waited for the link before records are compressed, as a share of the time. */
+const SLOW_SHARE = 0.5;
+/** A link that carries more than this, in bytes per second, is faster than what compression gains. */
+const FAST_LINK = 60e6;
+/** How often that is looked at, in milliseconds. */
+const LOOK_MS = 100;
+
+/** One Apply call: records go in, and the next generation comes out. */
+export class ApplyCall {
+  readonly #call: OutgoingCall;
+  readonly #signal: AbortSignal;
+  readonly #encoder = new BatchEncoder();
+  readonly #answer: Promise<Uint8Array>;
+  #failure?: { error: unknown };
+  #window = { began: performance.now(), waited: 0, bytes: 0 };
+  /** Bytes that went to the network, for people and tests. */
+  sentBytes = 0;
+
+  private constructor(call: OutgoingCall, signal: AbortSignal) {
+    this.#call = call;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#abort);
+    this.#answer = this.#read().finally(() => signal.removeEventListener("abort", this.#abort));
+    this.#answer.catch((error) => this.#failure = { error });
+  }
+
+  /** Throws a StatusError UNAVAILABLE if there is no connection, or an RbsError when interrupted. */
+  static async begin(link: WorkspaceLink, signal: AbortSignal): Promise<ApplyCall> {
+    return new ApplyCall(await begin(link, "Apply", signal), signal);
+  }
+
+  readonly #abort = () => this.#call.cancel();
+
+  async #read(): Promise<Uint8Array> {
+    let answer: Uint8Array | undefined;
+    for await (const message of this.#call.responses()) answer = message;
+    if (!answer) throw new StatusError(Status.INTERNAL, "The agent applied the changes without an answer.");
+    return answer;
+  }
+
+  /** Whether records are compressed at the moment. */
+  get compresses(): boolean {
+    return this.#encoder.compress;
+  }
+
+  /** The records that follow change this root, absolute. */
+  async start(generation: string, root: string, readOnly: boolean): Promise<void> {
+    await this.flush();
+    const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly]]);
+    await this.#send(Buffer.concat([lengthPrefix(1, start.length), start]));
+  }
+
+  /** Adds a record. Resolves when more may be added; undefined: at once. Rejects when the call has failed. */
+  add(record: TreeRecord): Promise<void> | undefined {
+    const batch = this.#encoder.add(record);
+    return batch ? this.#batch(batch) : undefined;
+  }
+
+  /** Sends what was added. */
+  async flush(): Promise<void> {
+    const batch = this.#encoder.flush();
+    if (batch) await this.#batch(batch);
+  }
+
+  /** Waits until all is in place at the agent. @returns the generation that this makes */
+  async finish(): Promise<string> {
+    await this.flush();
+    this.#call.end();
+    try {
+      return fromBinary(ApplyResponseSchema, await this.#answer).generation;
+    } catch (e) {
+      throw this.#signal.aborted ? interrupted() : e;
+    }
+  }
+
+  /** Cuts the call off. */
+  cancel(): void {
+    this.#call.cancel();
+  }
+
+  #batch(batch: Uint8Array): Promise<void> {
+    return this.#send(Buffer.concat([lengthPrefix(2, batch.length), batch]));
+  }
+
+  async #send(message: Uint8Array): Promise<void> {
+    if (this.#signal.aborted) throw interrupted();
+    if (this.#failure) throw this.#failure.error;
+    this.sentBytes += message.length;
+    this.#window.bytes += message.length;
+    const wait = this.#call.send(message);
+    if (wait) {
+      const began = performance.now();
+      await wait;
+      this.#window.waited += performance.now() - began;
+    } else await new Promise((resolve) => setImmediate(resolve));
+    this.#adapt();
+    if (this.#signal.aborted) throw interrupted();
+    // The reason that it failed for comes with the answer, a moment after the stream let us go on.
+    if (this.#failure) throw (this.#failure as { error: unknown }).error;
+  }
+
+  /** A link that makes us wait has time for compression; one that does not, has not. */
+  #adapt(): void {
+    const now = performance.now(), { began, waited, bytes } = this.#window;
+    if (now - began < LOOK_MS) return;
+    const share = waited / (now - began), rate = bytes * 1000 / (now - began);
+    this.#encoder.compress = share > SLOW_SHARE && rate < FAST_LINK;
+    this.#window = { began: now, waited: 0, bytes: 0 };
+  }
+}

@@ -1,0 +1,245 @@
+/**
+ * What is known of one folder (or single file) of this machine, and what of it the agent does not know yet.
+ *
+ *     hint ──> dirty ──refresh──> entries ──what changed──> pending ──sent──> settled
+ *                                                              ^
+ *                        the agent's manifest, compared ───────┘
+ */
+import { type Entry, sameEntry } from "../../proto/tree/entry.ts";
+import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
+import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
+import { RbsError } from "../../proto/errors.ts";
+import type { IgnoreRules } from "./ignore_rules.ts";
+import { Slices } from "./slices.ts";
+
+/** Who waits for a look at a tree, and is told about it. */
+export interface LookOptions {
+  signal?: AbortSignal;
+  /** Told now and then how many entries were found. */
+  onProgress?(entries: number): void;
+  /** Told about what cannot be read: an absolute path. */
+  onUnreadable?(path: string): void;
+}
+
+/** See the file's head. Paths are relative to the root, if not said otherwise. */
+export class LocalTree {
+  /** Absolute. Of a root that is a single file: the folder that it is in. */
+  readonly root: string;
+  /** The name of a root that is a single file. */
+  readonly #only?: string;
+  #entries = new Map<string, ScannedEntry>();
+  readonly #pending = new Map<string, Entry | undefined>();
+  /** Paths that may have changed since they were looked at, and those of them that may be others than before. */
+  readonly #dirty = new Set<string>();
+  readonly #replaced = new Set<string>();
+  #stale = true;
+  /** What stays home. @default nothing */
+  rules?: IgnoreRules;
+
+  /** @param path Absolute. A root that is a single file is a tree of this one entry. */
+  constructor(readonly path: string, readonly single = false) {
+    const slash = path.lastIndexOf("/");
+    this.root = single ? path.slice(0, slash) || "/" : path;
+    this.#only = single ? path.slice(slash + 1) : undefined;
+  }
+
+  /** What there is, as it was looked at last. */
+  get entries(): ReadonlyMap<string, ScannedEntry> {
+    return this.#entries;
+  }
+
+  /** Paths at which the agent has something else, and what it has there, where that is known. */
+  get pending(): ReadonlyMap<string, Entry | undefined> {
+    return this.#pending;
+  }
+
+  /** Whether only a look at everything can tell what there is. */
+  get stale(): boolean {
+    return this.#stale;
+  }
+
+  /** The folders of the tree, absolute, itself first. */
+  *folders(): Generator<string> {
+    if (this.single) return;
+    yield this.root;
+    for (const { path, kind } of this.#entries.values()) if (kind === "directory") yield `${this.root}/${path}`;
+  }
+
+  /** The hints until now are worth nothing. */
+  distrust(): void {
+    this.#stale = true;
+  }
+
+  /**
+   * Notes that something may have changed.
+   * @param path Absolute; may be of another tree.
+   * @param replaced It may be another than before, with all below it.
+   */
+  hint(path: string, replaced: boolean): void {
+    if (path !== this.root && !path.startsWith(`${this.root}/`)) return;
+    const relative = path.slice(this.root.length + 1);
+    this.#dirty.add(relative);
+    if (replaced) this.#replaced.add(relative);
+  }
+
+  /** Begins with what an earlier process knew, and its agent had. */
+  restore(entries: Map<string, ScannedEntry>): void {
+    this.#entries = entries;
+    this.#stale = true;
+  }
+
+  /** Looks at what {@link hint} named, or at everything if need be. */
+  async refresh(options: LookOptions): Promise<void> {
+    if (this.#stale || this.single || this.#dirty.has("")) return await this.#lookAtAll(options);
+    for (const path of [...this.#dirty].sort()) {
+      if (this.#dirty.has(path)) await this.#look(path, options);
+      this.#dirty.delete(path);
+      this.#replaced.delete(path);
+    }
+  }
+
+  async #lookAtAll(options: LookOptions): Promise<void> {
+    // Until it is done: what was dirty meanwhile is looked at again.
+    this.#stale = true;
+    this.rules?.begin();
+    const next = await this.#scan(this.#only, options);
+    await this.#replace(this.#entries, next, options);
+    this.#entries = next;
+    this.#dirty.clear();
+    this.#replaced.clear();
+    this.#stale = false;
+  }
+
+  async #look(path: string, options: LookOptions): Promise<void> {
+    const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+    // What is below a symlink or a folder that stays home is none of ours; if the parent has changed, it was named itself.
+    if (parent && this.#entries.get(parent)?.kind !== "directory") return;
+    const before = this.#entries.get(path);
+    if (before?.kind === "directory" && !this.#replaced.has(path)) {
+      // Only its own attributes can have changed.
+      const now = lookAt(this.root, path);
+      if (typeof now === "object" && sameEntry(now, before) && now.ino === before.ino) return;
+    }
+    const next = await this.#scan(path, options);
+    const previous = new Map<string, ScannedEntry>();
+    if (before) previous.set(path, before);
+    if (before?.kind === "directory") {
+      for (const [p, e] of this.#entries) if (p.startsWith(`${path}/`)) previous.set(p, e);
+    }
+    await this.#replace(previous, next, options);
+    for (const p of previous.keys()) if (!next.has(p)) this.#entries.delete(p);
+    for (const [p, e] of next) this.#entries.set(p, e);
+    for (const p of this.#dirty) if (p.startsWith(`${path}/`)) this.#dirty.delete(p);
+  }
+
+  #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
+    const { rules } = this;
+    return scanTree(this.root, {
+      under,
+      previous: this.#entries,
+      skip: rules && ((path, kind, target) => rules.skips(path, kind, target)),
+      signal: options.signal,
+      onProgress: options.onProgress,
+      // Sockets and the like are nobody's business.
+      onSkipped: (path, what) => what.startsWith("is ") || options.onUnreadable?.(`${this.root}/${path}`),
+    });
+  }
+
+  /** Notes what the agent does not know of `next`, which takes the place of `previous`. */
+  async #replace(
+    previous: ReadonlyMap<string, ScannedEntry>,
+    next: Map<string, ScannedEntry>,
+    options: LookOptions,
+  ): Promise<void> {
+    const unsure: string[] = [];
+    for (const [path, now] of next) {
+      const before = previous.get(path);
+      if (!before || !sameEntry(before, now)) this.#note(path, before);
+      // Without a digest it was never sent, and is among the pending already.
+      else if (now.kind === "file" && !now.digest && before.digest && !isUnchanged(before, now)) unsure.push(path);
+    }
+    for (const [path, before] of previous) if (!next.has(path)) this.#note(path, before);
+    for await (const [path, now] of this.#digests(unsure, next, options)) {
+      const before = previous.get(path)!;
+      if (!now || !sameEntry(now, before)) this.#note(path, before);
+    }
+  }
+
+  #note(path: string, before: Entry | undefined): void {
+    if (!this.#pending.has(path)) this.#pending.set(path, before);
+  }
+
+  /** Reads files for their digests, which are noted in `entries`. Undefined for one that is gone or cannot be read. */
+  async *#digests(
+    paths: string[],
+    entries: Map<string, ScannedEntry>,
+    { signal, onProgress }: LookOptions,
+  ): AsyncGenerator<[string, ScannedEntry | undefined]> {
+    const slices = new Slices(signal);
+    let count = 0;
+    for (const path of paths) {
+      let now: ScannedEntry | undefined;
+      try {
+        now = entries.get(path)!.size > PIECE_BYTES
+          ? await digestLarge(this.root, path, { signal })
+          : readSmall(this.root, path)?.entry;
+      } catch (e) {
+        if (!(e instanceof RbsError)) throw e;
+      }
+      if (now) entries.set(path, now);
+      yield [path, now];
+      count++;
+      if (slices.over) {
+        onProgress?.(count);
+        await slices.pause();
+      }
+    }
+  }
+
+  /**
+   * Compares with the agent's manifest: give it each entry, then {@link ManifestComparison.finish}. What is pending then
+   * is what the agent lacks.
+   */
+  compare(): ManifestComparison {
+    const missing = new Set(this.#entries.keys());
+    const unsure = new Map<string, Entry>();
+    this.#pending.clear();
+    return {
+      entry: (theirs) => {
+        const { path } = theirs;
+        missing.delete(path);
+        const ours = this.#entries.get(path);
+        if (!ours) {
+          // Bazel made its own links there.
+          if (!this.rules?.isConvenience(path, theirs.kind, theirs.target)) this.#pending.set(path, theirs);
+        } else if (ours.kind === "file" && theirs.kind === "file" && !ours.digest && ours.size === theirs.size) {
+          unsure.set(path, theirs);
+        } else if (!sameEntry(ours, theirs)) this.#pending.set(path, theirs);
+      },
+      finish: async (options) => {
+        for (const path of missing) this.#pending.set(path, undefined);
+        for await (const [path, ours] of this.#digests([...unsure.keys()], this.#entries, options)) {
+          const theirs = unsure.get(path)!;
+          if (!ours || !sameEntry(ours, theirs)) this.#pending.set(path, theirs);
+        }
+      },
+    };
+  }
+
+  /** What was sent, as it was when it was read; undefined: it was gone. */
+  sent(path: string, entry: ScannedEntry | undefined): void {
+    if (entry) this.#entries.set(path, entry);
+    else this.#entries.delete(path);
+  }
+
+  /** The agent has it all. */
+  settled(): void {
+    this.#pending.clear();
+  }
+}
+
+/** See {@link LocalTree.compare}. */
+export interface ManifestComparison {
+  entry(theirs: Entry): void;
+  finish(options: LookOptions): Promise<void>;
+}

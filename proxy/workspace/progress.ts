@@ -1,0 +1,112 @@
+/** What the person who waits for a sync reads: nothing for a second, then a line per second, and a last one. */
+
+/** How often a line is shown, and how long nothing is, in milliseconds. */
+const STEP_MS = 1_000;
+
+/** Where {@link Progress} finds the time; for tests. */
+export interface ProgressClock {
+  now(): number;
+}
+
+/** The progress of one sync. It counts; {@link Progress.tick} shows a line when it is time for one. */
+export class Progress {
+  readonly #say: (line: string) => void;
+  readonly #clock: ProgressClock;
+  readonly #verbs: { doing: string; done: string };
+  readonly #began: number;
+  #shown: number;
+  #loud = false;
+  /** What is being done before it is known how much there is to send, and the entries that were looked at. */
+  #looking = "looking at the workspace";
+  #looked = 0;
+  #total?: { files: number; bytes: number; began: number };
+  #files = 0;
+  #bytes = 0;
+
+  /** @param say Gets lines with their newline. */
+  constructor(
+    say: (line: string) => void,
+    clock: ProgressClock = performance,
+    verbs = { doing: "syncing", done: "synced" },
+  ) {
+    this.#say = say;
+    this.#clock = clock;
+    this.#verbs = verbs;
+    this.#began = clock.now();
+    this.#shown = this.#began;
+  }
+
+  /** Begins a step whose length is not known. @param what As in "looking at the workspace". */
+  look(what: string): void {
+    this.#looking = what;
+    this.#looked = 0;
+    this.#total = undefined;
+  }
+
+  /** So many entries were looked at until now. */
+  looked(entries: number): void {
+    this.#looked = entries;
+    this.tick();
+  }
+
+  /** Begins to send: so much in all. Bytes count before compression. */
+  begin(files: number, bytes: number): void {
+    this.#total = { files, bytes, began: this.#clock.now() };
+    this.#files = this.#bytes = 0;
+  }
+
+  /** So much more was sent. */
+  sent(files: number, bytes: number): void {
+    this.#files += files;
+    this.#bytes += bytes;
+    this.tick();
+  }
+
+  /** Shows a line if it is time for one. Cheap: call it often. */
+  tick(): void {
+    const now = this.#clock.now();
+    if (now - this.#shown < STEP_MS) return;
+    this.#shown = now;
+    this.#loud = true;
+    this.#say(`rbs: ${this.#line(now)}\n`);
+  }
+
+  /** Shows why it takes longer, now and once. */
+  note(text: string): void {
+    this.#say(`rbs: ${text}\n`);
+    this.#loud = true;
+  }
+
+  /** All is done. Says so if a line was shown before. */
+  finish(): void {
+    if (!this.#loud) return;
+    const seconds = ((this.#clock.now() - this.#began) / 1000).toFixed(1);
+    const what = this.#total
+      ? `${this.#verbs.done} ${count(this.#files)} files, ${megabytes(this.#bytes)} MB,`
+      : this.#verbs.done;
+    this.#say(`rbs: ${what} in ${seconds} s\n`);
+  }
+
+  #line(now: number): string {
+    const total = this.#total;
+    if (!total) {
+      const counted = this.#looked > 0 ? `, ${count(this.#looked)} files` : "";
+      return `${this.#looking}${counted} ${((now - this.#began) / 1000).toFixed(1)}s`;
+    }
+    const line = `${this.#verbs.doing} ${count(this.#files)} of ${count(total.files)} files, ` +
+      `${megabytes(this.#bytes)} of ${megabytes(total.bytes)} MB`;
+    // A small file costs about as much as 10 kB of a large one.
+    const done = this.#bytes + this.#files * 10_000, all = total.bytes + total.files * 10_000;
+    const elapsed = now - total.began;
+    if (elapsed < 500 || done === 0 || done >= all) return line;
+    return `${line}, ${Math.ceil(elapsed * (all - done) / done / 1000)} s left`;
+  }
+}
+
+function count(n: number): string {
+  return n.toLocaleString("en-US");
+}
+
+function megabytes(bytes: number): string {
+  return count(Math.round(bytes / 1e6));
+}

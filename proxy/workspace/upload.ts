@@ -1,0 +1,216 @@
+/**
+ * Sends what the agent lacks of a tree, in an order in which each step is possible:
+ * removals, folders, files and symlinks, and at last the removal of what was moved.
+ */
+import { Buffer } from "node:buffer";
+import { RbsError } from "../../proto/errors.ts";
+import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
+import { isRaw } from "../../proto/tree/names.ts";
+import { digestLarge, PIECE_BYTES, readLarge, readSmall } from "../../proto/tree/read.ts";
+import type { ScannedEntry } from "../../proto/tree/scan.ts";
+import type { ApplyCall } from "./agent_calls.ts";
+import type { LocalTree } from "./local_tree.ts";
+import type { Progress } from "./progress.ts";
+import { Slices } from "./slices.ts";
+
+/** A smaller file is sent again where it could be copied at the agent: bytes. */
+const WORTH_COPYING = 4096;
+
+/** What has to be sent of a tree. */
+export interface Plan {
+  readonly tree: LocalTree;
+  removals: string[];
+  folders: ScannedEntry[];
+  /** Files and symlinks. */
+  others: ScannedEntry[];
+  /** Files that the agent has and that go, by digest in hex: new files may be copies of them. */
+  sources: Map<string, string>;
+  /** Removals that come after the copies. */
+  lateRemovals: string[];
+  /** Of `others`; of what is sent for sure. */
+  files: number;
+  bytes: number;
+}
+
+/** Orders what is pending of a tree. */
+export function makePlan(tree: LocalTree): Plan {
+  const plan: Plan = {
+    tree,
+    removals: [],
+    folders: [],
+    others: [],
+    sources: new Map(),
+    lateRemovals: [],
+    files: 0,
+    bytes: 0,
+  };
+  const { entries } = tree;
+  const gone: string[] = [];
+  const sizes = new Set<number>();
+  for (const path of [...tree.pending.keys()].sort()) {
+    const entry = entries.get(path);
+    if (!entry) gone.push(path);
+    else if (entry.kind === "directory") plan.folders.push(entry);
+    else {
+      plan.others.push(entry);
+      plan.files++;
+      plan.bytes += entry.size;
+      if (entry.kind === "file") sizes.add(entry.size);
+    }
+  }
+  const late = new Set<string>();
+  for (const path of gone) {
+    const top = topmostGone(path, entries);
+    // Whatever takes the place of a folder takes all of it.
+    if (top === undefined) continue;
+    if (top === path) plan.removals.push(path);
+    const theirs = tree.pending.get(path);
+    if (theirs?.kind !== "file" || !theirs.digest || theirs.size < WORTH_COPYING || !sizes.has(theirs.size)) continue;
+    if (isRaw(path)) continue;
+    plan.sources.set(hex(theirs.digest), path);
+    late.add(top);
+  }
+  plan.lateRemovals = plan.removals.filter((path) => late.has(path));
+  plan.removals = plan.removals.filter((path) => !late.has(path));
+  return plan;
+}
+
+/** The uppermost path at or above `path` that is not there any more; undefined if it lies in what is no folder now. */
+function topmostGone(path: string, entries: ReadonlyMap<string, Entry>): string | undefined {
+  for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+    const above = path.slice(0, slash);
+    const entry = entries.get(above);
+    if (!entry) return above;
+    if (entry.kind !== "directory") return undefined;
+  }
+  return path;
+}
+
+/** How {@link sendPlan} sends. */
+export interface SendOptions {
+  signal: AbortSignal;
+  progress: Progress;
+  /** How much the agent has of large files that were cut off, by digest in hex. */
+  partials: ReadonlyMap<string, number>;
+  /** Told about a file that cannot be sent, which is missing at the agent then. */
+  onUnreadable(path: string, error: RbsError): void;
+}
+
+/**
+ * Sends a plan's records. Throws what the call throws, and a FileChanged when a large file was changed while it was
+ * sent: then the call is of no use any more.
+ */
+export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions): Promise<void> {
+  for (const remove of plan.removals) await call.add({ remove });
+  for (const entry of plan.folders) await call.add({ entry });
+  const slices = new Slices(options.signal);
+  for (const entry of plan.others) {
+    const sending = entry.kind === "symlink"
+      ? call.add({ entry })
+      : entry.size > PIECE_BYTES
+      ? sendLarge(call, plan, entry.path, options)
+      : sendSmall(call, plan, entry, options);
+    // Most records only join a batch: a promise for each would cost more than the record.
+    if (sending) await sending;
+    if (entry.size <= PIECE_BYTES) options.progress.sent(1, entry.size);
+    if (slices.over) await slices.pause();
+  }
+  for (const remove of plan.lateRemovals) await call.add({ remove });
+}
+
+function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: SendOptions): Promise<void> | undefined {
+  const { tree } = plan;
+  let read: ReturnType<typeof readSmall>;
+  try {
+    read = readSmall(tree.root, entry.path);
+  } catch (e) {
+    return sendUnreadable(call, plan, entry.path, e, options);
+  }
+  if (!read) return sendChanged(call, plan, entry, options);
+  tree.sent(entry.path, read.entry);
+  const from = copySource(plan, read.entry);
+  return call.add(from === undefined ? { entry: read.entry, content: read.content } : { entry: read.entry, copyFrom: from });
+}
+
+async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: SendOptions): Promise<void> {
+  const { tree } = plan;
+  let entry: ScannedEntry | undefined;
+  try {
+    entry = await digestLarge(tree.root, path, { signal: options.signal, onBytes: () => options.progress.tick() });
+  } catch (e) {
+    return await sendUnreadable(call, plan, path, e, options);
+  }
+  if (!entry) return await sendGone(call, plan, path);
+  tree.sent(path, entry);
+  const from = copySource(plan, entry);
+  if (from !== undefined) {
+    options.progress.sent(1, entry.size);
+    return await call.add({ entry, copyFrom: from });
+  }
+  const offset = Math.min(options.partials.get(hex(entry.digest!)) ?? 0, entry.size);
+  options.progress.sent(1, offset);
+  // Each piece is sent when the next is there, since the last one is marked.
+  let held: Uint8Array = new Uint8Array(), first = true;
+  const send = (more: boolean) => {
+    const record = first ? { entry, content: held, offset, more } : { content: held, more };
+    first = false;
+    options.progress.sent(0, held.length);
+    return call.add(record);
+  };
+  let holds = false;
+  for (const piece of readLarge(tree.root, entry, offset)) {
+    if (holds) await send(true);
+    held = piece;
+    holds = true;
+  }
+  await send(false);
+}
+
+/** A path of the agent's that has this content. */
+function copySource(plan: Plan, entry: ScannedEntry): string | undefined {
+  const theirs = plan.tree.pending.get(entry.path);
+  // Only its mode or time changed.
+  if (theirs?.digest && sameDigest(theirs.digest, entry.digest!) && entry.size >= WORTH_COPYING && !isRaw(entry.path)) {
+    return entry.path;
+  }
+  return plan.sources.size > 0 ? plan.sources.get(hex(entry.digest!)) : undefined;
+}
+
+/** A small file that became something else after it was looked at. */
+function sendChanged(
+  call: ApplyCall,
+  plan: Plan,
+  entry: ScannedEntry,
+  options: SendOptions,
+): Promise<void> | undefined {
+  try {
+    if (Deno.lstatSync(`${plan.tree.root}/${entry.path}`).size > PIECE_BYTES) {
+      return sendLarge(call, plan, entry.path, options);
+    }
+  } catch { /* gone */ }
+  return sendGone(call, plan, entry.path);
+}
+
+/** What is gone, or no file any more: the next look at the tree finds what it is now. */
+function sendGone(call: ApplyCall, plan: Plan, path: string): Promise<void> | undefined {
+  plan.tree.sent(path, undefined);
+  plan.tree.hint(`${plan.tree.root}/${path}`, true);
+  return call.add({ remove: path });
+}
+
+function sendUnreadable(
+  call: ApplyCall,
+  plan: Plan,
+  path: string,
+  error: unknown,
+  options: SendOptions,
+): Promise<void> | undefined {
+  if (!(error instanceof RbsError)) throw error;
+  options.onUnreadable(`${plan.tree.root}/${path}`, error);
+  plan.tree.sent(path, undefined);
+  return call.add({ remove: path });
+}
+
+function hex(digest: Uint8Array): string {
+  return Buffer.from(digest.buffer, digest.byteOffset, digest.length).toString("hex");
+}

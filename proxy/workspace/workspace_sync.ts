@@ -1,0 +1,406 @@
+/**
+ * Keeps the agent's copy of the developer's files in step, with a barrier before each command: what the command sees is
+ * never older than the moment in which the barrier began.
+ *
+ *     watcher ──hints, or doubt──> local trees ──pending──> Open (what has the agent?) ──> Apply ──> generation
+ *
+ * With a healthy watcher and no change, nothing is looked at and nothing is sent.
+ */
+import { Backoff } from "../../proto/backoff.ts";
+import { RbsError, sentence } from "../../proto/errors.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
+import { FileChanged } from "../../proto/tree/read.ts";
+import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
+import { IgnoreRules } from "./ignore_rules.ts";
+import { readIndex, writeIndex } from "./index_file.ts";
+import { LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
+import { Progress } from "./progress.ts";
+import { makePlan, sendPlan } from "./upload.ts";
+import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
+
+/** How long changes may rest before they are kept for the next proxy, in milliseconds. */
+const SAVE_AFTER_MS = 5_000;
+/** How long after a doubt, or after folders were found, they are looked at in the background. Milliseconds. */
+const LOOK_AFTER_MS = 1_000;
+/** How often a barrier begins again because a generation is not the agent's, or a large file was changed meanwhile. */
+const MAX_ROUNDS = 5;
+/** Unreadable files that a warning names. */
+const NAMED_FILES = 3;
+
+/** What a {@link WorkspaceSync} is for. */
+export interface WorkspaceSyncOptions {
+  /** Absolute. */
+  workspace: string;
+  /** Absolute. What is remembered is in its folder `rbs`. */
+  outputBase: string;
+  /** For tests. */
+  watcher?: WatcherOptions;
+}
+
+/** One command's barrier. */
+export interface BarrierOptions {
+  link: WorkspaceLink;
+  /** Shows a line, with its newline, to the person who waits. */
+  say(line: string): void;
+  /** Aborted when that person does not want to wait any more. */
+  signal: AbortSignal;
+  /** What the command uses outside of the workspace: folders or files, absolute. */
+  outside?: readonly { path: string; readOnly: boolean }[];
+  /** How long an agent that cannot be reached is tried, in milliseconds. @default 0: once */
+  patienceMs?: number;
+}
+
+/** A tree that the agent shall have. */
+interface SyncedRoot {
+  readonly tree: LocalTree;
+  readOnly: boolean;
+  /** The agent has told what it has, or was sent all. */
+  known: boolean;
+  /** The agent cannot have it: a sentence that says why. */
+  refusal?: string;
+}
+
+/** See the file's head. */
+export class WorkspaceSync implements Disposable {
+  readonly #workspace: string;
+  readonly #outputBase: string;
+  readonly #indexFile: string;
+  readonly #watcher: FolderWatcher;
+  readonly #roots = new Map<string, SyncedRoot>();
+  #rules?: IgnoreRules;
+  #generation?: string;
+  /** Folders that were not watched when they were looked at, absolute. */
+  #unproven = new Set<string>();
+  readonly #warned = new Set<string>();
+  /** The last of those who wait for their turn. */
+  #turn: Promise<void> = Promise.resolve();
+  #restored = false;
+  #changed = false;
+  #saving?: ReturnType<typeof setTimeout>;
+  #looking?: ReturnType<typeof setTimeout>;
+  #closed = false;
+
+  constructor(options: WorkspaceSyncOptions) {
+    this.#workspace = options.workspace;
+    this.#outputBase = options.outputBase;
+    this.#indexFile = `${options.outputBase}/rbs/workspace.index`;
+    this.#watcher = new FolderWatcher(`${options.outputBase}/rbs/watch`, {
+      ...options.watcher,
+      onDoubt: () => this.#lookSoon(),
+    });
+    this.#root(options.workspace, false);
+  }
+
+  /** One line for the log. */
+  describe(): string {
+    const files = this.#roots.get(this.#workspace)!.tree.entries.size.toLocaleString("en-US");
+    const trust = this.#watcher.doubt ? `not watched (${this.#watcher.doubt})` : "watched";
+    return `workspace ${this.#workspace}: ${files} files, ${trust}, generation ${this.#generation ?? "unknown"}`;
+  }
+
+  /**
+   * Brings the agent up to date. Resolves with the generation that a command has to name.
+   *
+   * Throws an {@link RbsError} with a sentence for the person who waits: interrupted, a bad .rbsignore, a workspace that
+   * the agent cannot have, a full disk there. Throws a {@link StatusError} that says whether another agent may do better:
+   * UNAVAILABLE once patience has ended, FAILED_PRECONDITION (another epoch), UNAUTHENTICATED, UNIMPLEMENTED. The next
+   * barrier goes on where this one was.
+   */
+  async barrier(options: BarrierOptions): Promise<{ generation: string }> {
+    const done = await this.#myTurn(options.signal);
+    const progress = new Progress(options.say);
+    const timer = setInterval(() => progress.tick(), 200);
+    try {
+      const result = await this.#barrier(options, progress);
+      progress.finish();
+      return result;
+    } catch (e) {
+      throw options.signal.aborted ? interrupted() : e;
+    } finally {
+      clearInterval(timer);
+      done();
+      if (this.#unproven.size > 0) this.#lookSoon(0);
+    }
+  }
+
+  /** The agent refused the generation: the next barrier asks what it has. */
+  forget(): void {
+    this.#generation = undefined;
+  }
+
+  /** Keeps what is known for the next proxy, and stops watching. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#looking);
+    this.#watcher.close();
+    this.#save();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Waits until no other barrier runs. @returns what ends the turn */
+  async #myTurn(signal: AbortSignal): Promise<() => void> {
+    const before = this.#turn;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#turn = before.then(() => promise);
+    const aborted = Promise.withResolvers<never>();
+    const abort = () => aborted.reject(interrupted());
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort);
+    try {
+      await Promise.race([before, aborted.promise]);
+      if (this.#closed) throw new RbsError("The proxy is ending: repeat the command.");
+      return resolve;
+    } catch (e) {
+      resolve();
+      throw e;
+    } finally {
+      signal.removeEventListener("abort", abort);
+      aborted.promise.catch(() => {});
+    }
+  }
+
+  async #barrier(options: BarrierOptions, progress: Progress): Promise<{ generation: string }> {
+    const { signal } = options;
+    const roots = this.#choose(options.outside ?? []);
+    const unreadable = new Map<string, string>();
+    progress.look("looking at the workspace");
+    await this.#refresh(roots, {
+      signal,
+      onProgress: (entries) => progress.looked(entries),
+      onUnreadable: (path) => unreadable.set(path, "cannot be read"),
+    });
+    const until = performance.now() + (options.patienceMs ?? 0);
+    const backoff = new Backoff();
+    for (let round = 1;;) {
+      try {
+        const generation = await this.#push(roots, options, progress, unreadable);
+        this.#warn(unreadable, options.say);
+        for (const { tree, refusal } of roots) {
+          if (refusal && !this.#warned.has(tree.path)) options.say(`rbs: warning: ${refusal}\n`);
+          if (refusal) this.#warned.add(tree.path);
+        }
+        return { generation };
+      } catch (e) {
+        if (signal.aborted) throw interrupted();
+        const knew = this.#generation !== undefined;
+        // Whatever was applied of it stays applied; only the agent can tell.
+        this.#generation = undefined;
+        if (e instanceof FileChanged && ++round <= MAX_ROUNDS) continue;
+        if (!(e instanceof StatusError)) throw e;
+        if (e.code === Status.FAILED_PRECONDITION && knew && ++round <= MAX_ROUNDS) continue;
+        if (e.code === Status.UNAVAILABLE && performance.now() < until) {
+          progress.look(`syncing again after the connection was lost (${sentence(e)})`);
+          await backoff.wait(signal);
+          if (signal.aborted) throw interrupted();
+          continue;
+        }
+        if (PASSED_ON.has(e.code)) throw e;
+        throw new RbsError(`The workspace cannot be synced: ${sentence(e)}`, { cause: e });
+      }
+    }
+  }
+
+  // --- this machine's side
+
+  #root(path: string, readOnly: boolean): SyncedRoot {
+    let single = false;
+    try {
+      single = Deno.statSync(path).isFile;
+    } catch { /* an empty tree */ }
+    let root = this.#roots.get(path);
+    if (!root || root.tree.single !== single) {
+      root = { tree: new LocalTree(path, single), readOnly, known: false };
+      this.#roots.set(path, root);
+    }
+    root.readOnly = readOnly;
+    return root;
+  }
+
+  /** The roots of a command: those within another one, or within the output base, need nothing of their own. */
+  #choose(outside: readonly { path: string; readOnly: boolean }[]): SyncedRoot[] {
+    const within = (path: string, root: string) => path === root || path.startsWith(`${root}/`);
+    const chosen = [this.#root(this.#workspace, false)];
+    for (const { path, readOnly } of [...outside].sort((a, b) => a.path.length - b.path.length)) {
+      if (within(path, this.#outputBase)) continue;
+      if (!chosen.some(({ tree }) => within(path, tree.path))) chosen.push(this.#root(path, readOnly));
+    }
+    return chosen;
+  }
+
+  /** Looks at what may have changed since the last time. */
+  async #refresh(roots: SyncedRoot[], options: LookOptions): Promise<void> {
+    this.#restore();
+    const workspace = this.#roots.get(this.#workspace)!.tree;
+    const rules = IgnoreRules.load(this.#workspace, this.#outputBase, this.#rules);
+    if (!this.#rules || !rules.same(this.#rules)) workspace.distrust();
+    this.#rules = workspace.rules = rules;
+
+    const hints = await this.#watcher.collect();
+    if (hints) {
+      for (const { tree } of this.#roots.values()) {
+        for (const path of hints.changed) tree.hint(path, hints.replaced.has(path));
+        for (const folder of this.#unproven) tree.hint(folder, true);
+      }
+    } else {
+      for (const { tree } of this.#roots.values()) tree.distrust();
+      // First, so that what changes behind the scan's back is noticed the next time.
+      await this.#watcher.restart([...this.#roots.values()].flatMap(({ tree }) => [...tree.folders()]));
+    }
+    options.signal?.throwIfAborted();
+    const unproven = new Set<string>();
+    for (const { tree } of roots) {
+      const before = tree.pending.size;
+      await tree.refresh(options);
+      if (tree.pending.size > before) this.#changed = true;
+      for (const folder of tree.folders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
+    }
+    this.#unproven = unproven;
+    this.#watcher.add(unproven);
+  }
+
+  /** A quiet look in the background, so that the next barrier need not wait for it. */
+  #lookSoon(afterMs = LOOK_AFTER_MS): void {
+    if (this.#closed || this.#generation === undefined) return;
+    clearTimeout(this.#looking);
+    this.#looking = setTimeout(async () => {
+      const done = await this.#myTurn(new AbortController().signal).catch(() => undefined);
+      if (!done) return;
+      try {
+        await this.#refresh([...this.#roots.values()], {});
+      } catch { /* the next barrier says what is wrong */ } finally {
+        done();
+      }
+    }, afterMs);
+    this.#looking.unref();
+  }
+
+  // --- the agent's side
+
+  /** Sends what is pending. @returns the generation after it */
+  async #push(
+    roots: SyncedRoot[],
+    { link, signal }: BarrierOptions,
+    progress: Progress,
+    unreadable: Map<string, string>,
+  ): Promise<string> {
+    let partials: ReadonlyMap<string, number> = new Map();
+    if (this.#generation === undefined || roots.some((root) => !root.known && !root.refusal)) {
+      this.#generation = undefined;
+      const opened = await this.#open(roots, link, signal, progress);
+      this.#generation = opened.generation;
+      partials = opened.partials;
+    }
+    const plans = roots.filter(({ tree, refusal }) => !refusal && tree.pending.size > 0)
+      .map((root) => ({ root, plan: makePlan(root.tree) }));
+    if (plans.length === 0) return this.#generation;
+
+    progress.begin(plans.reduce((n, { plan }) => n + plan.files, 0), plans.reduce((n, { plan }) => n + plan.bytes, 0));
+    const call = await ApplyCall.begin(link, signal);
+    try {
+      for (const { root, plan } of plans) {
+        await call.start(this.#generation, root.tree.path, root.readOnly);
+        await sendPlan(call, plan, {
+          signal,
+          progress,
+          partials,
+          onUnreadable: (path, error) => unreadable.set(path, sentence(error)),
+        });
+      }
+      this.#generation = await call.finish();
+    } catch (e) {
+      call.cancel();
+      throw e;
+    }
+    for (const { root } of plans) root.tree.settled();
+    this.#changed = true;
+    this.#saveSoon();
+    return this.#generation;
+  }
+
+  /** Asks the agent what it has of all roots, since a generation is of all. */
+  async #open(roots: SyncedRoot[], link: WorkspaceLink, signal: AbortSignal, progress: Progress) {
+    progress.look("comparing with the agent's files");
+    const all = [...new Set([...roots, ...this.#roots.values()])];
+    const partials = new Map<string, number>();
+    const comparisons: ManifestComparison[] = [];
+    let entries = 0;
+    const generation = await openRoots(link, all.map(({ tree }) => tree.path), {
+      root: (index, refusal) => {
+        all[index].refusal = refusal || undefined;
+        comparisons[index] = all[index].tree.compare();
+      },
+      entry: (entry) => {
+        comparisons.at(-1)?.entry(entry);
+        if (++entries % 1000 === 0) progress.looked(entries);
+      },
+      partial: (digest, received) => partials.set(digest.toHex(), received),
+    }, signal);
+    const refusal = all[0].refusal;
+    if (refusal) throw new RbsError(refusal, { culprit: "caller" });
+    for (const [index, root] of all.entries()) {
+      await comparisons[index].finish({ signal, onProgress: (n) => progress.looked(n) });
+      root.known = !root.refusal;
+    }
+    return { generation, partials };
+  }
+
+  /** Says once which files are missing at the agent. */
+  #warn(unreadable: Map<string, string>, say: (line: string) => void): void {
+    const fresh = [...unreadable.keys()].filter((path) => !this.#warned.has(path));
+    if (fresh.length === 0) return;
+    for (const path of fresh) this.#warned.add(path);
+    const named = fresh.slice(0, NAMED_FILES).join(", ") + (fresh.length > NAMED_FILES ? ", …" : "");
+    const what = fresh.length === 1 ? "1 file or folder" : `${fresh.length.toLocaleString("en-US")} files or folders`;
+    say(`rbs: warning: ${what} cannot be read, and the agent does not have them: ${named}\n`);
+  }
+
+  // --- what is remembered
+
+  #restore(): void {
+    if (this.#restored) return;
+    this.#restored = true;
+    const index = readIndex(this.#indexFile);
+    for (const { path, single, entries } of index?.roots ?? []) {
+      const root = this.#root(path, true);
+      if (root.tree.single !== single) continue;
+      root.tree.restore(entries);
+      root.known = index!.generation !== "";
+    }
+    this.#generation = index?.generation || undefined;
+  }
+
+  #saveSoon(): void {
+    clearTimeout(this.#saving);
+    if (this.#closed) return;
+    this.#saving = setTimeout(() => void this.#turn.then(() => this.#save()), SAVE_AFTER_MS);
+    this.#saving.unref();
+  }
+
+  #save(): void {
+    clearTimeout(this.#saving);
+    if (!this.#changed) return;
+    const roots = [...this.#roots.values()].filter(({ refusal }) => !refusal);
+    const settled = roots.every(({ tree, known }) => known && tree.pending.size === 0);
+    try {
+      writeIndex(this.#indexFile, {
+        generation: settled && this.#generation || "",
+        roots: roots.map(({ tree }) => ({ path: tree.path, single: tree.single, entries: tree.entries })),
+      });
+      this.#changed = false;
+    } catch (e) {
+      console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
+    }
+  }
+}
+
+/** What tells the caller to look for the agent anew. */
+const PASSED_ON = new Set<number>([
+  Status.UNAVAILABLE,
+  Status.FAILED_PRECONDITION,
+  Status.UNAUTHENTICATED,
+  Status.UNIMPLEMENTED,
+]);
