@@ -8,7 +8,7 @@ import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBas
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
-import { systemFolderOf } from "./synced_root.ts";
+import { systemFolderOf } from "../proto/system_folders.ts";
 
 /** A Bazel server that has answered a Ping. */
 export interface BazelBackend extends Handshake {

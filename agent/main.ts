@@ -23,7 +23,11 @@ import { startupOption } from "../proto/startup_options.ts";
 import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
+import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
+import { DeveloperPaths } from "./workspace/developer_paths.ts";
+import { SyncedWorkspace } from "./workspace/synced_workspace.ts";
+import { WorkspaceService } from "./workspace/workspace_service.ts";
 
 /** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
 const DEFAULT_GRACE_MS = 5_000;
@@ -103,19 +107,30 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
 
   const port = await server.listen();
   const upstream = new BazelUpstream(bazel);
+  const synced = spec.synced && outputBase !== undefined
+    ? syncedParts({ spec, outputBase, storageOutputBase: () => namespace.storageOutputBase })
+    : undefined;
   const bazelCommands = new CommandService({
     upstream,
     bazel,
     gate,
     activity,
     localOutputBase,
+    synced,
     graceMs: flags.graceSeconds * 1000,
     onError,
   });
   const commandPort = listenForProxy({
     host: flags.host,
     gate,
-    handlers: { "/rbs.v1.Command/Execute": (stream, headers, call) => bazelCommands.execute(stream, headers, call) },
+    handlers: {
+      "/rbs.v1.Command/Execute": (...call) => bazelCommands.execute(...call),
+      ...synced && {
+        "/rbs.v1.Workspace/Open": (...call) => synced.service.open(...call),
+        "/rbs.v1.Workspace/Apply": (...call) => synced.service.apply(...call),
+        "/rbs.v1.Workspace/Fetch": (...call) => synced.service.fetch(...call),
+      },
+    },
     relay: (stream, headers, call) => relay(upstream, stream, headers, call),
     onError,
   });
@@ -143,9 +158,31 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
   await Promise.race([commands.cancelAll(graceMs), after(graceMs + 500)]);
   await bazel.stop();
   await namespace.close();
+  synced?.workspace.save();
   server.close();
   log("the agent has stopped");
   return exitCode;
+}
+
+/** What a session needs whose developer is on another machine. */
+function syncedParts(
+  { spec, outputBase, storageOutputBase }: { spec: AgentSpec; outputBase: string; storageOutputBase: () => string },
+) {
+  const paths = new DeveloperPaths({ storageDirectory: spec.storageDirectory, outputBase, storageOutputBase });
+  const workspace = new SyncedWorkspace({ storageDirectory: spec.storageDirectory, paths, outputBase, log });
+  const outputs = new OutputsCollector({
+    outputBase,
+    workspace: spec.sourcePath,
+    hostPath: (path) => paths.hostPath(path),
+  });
+  return {
+    get generation() {
+      return workspace.generation;
+    },
+    outputs,
+    workspace,
+    service: new WorkspaceService(workspace, paths),
+  };
 }
 
 /** Makes the namespace, and the Bazel server if the session's client has told how. */

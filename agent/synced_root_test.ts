@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { prepareSyncedRoot, systemFolderOf } from "./synced_root.ts";
+import { systemFolderOf } from "../proto/system_folders.ts";
+import { prepareSyncedRoot } from "./synced_root.ts";
 
 /** A storage with the folders that a namespace would have made, and what is put beside it. */
 class Storage implements Disposable {

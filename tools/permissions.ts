@@ -64,8 +64,6 @@ const STATE_DIRECTORY: LauncherVariable = {
   options: ["--state-dir"],
   otherwise: "${RBS_STATE_DIR:-${XDG_STATE_HOME:-${HOME-}/.local/state}/rbs}",
 };
-/** All that a client reads of the state directory. */
-const KEYS: LauncherVariable = { otherwise: `${STATE_DIRECTORY.otherwise}/keys` };
 const ORCHESTRATOR: LauncherVariable = { otherwise: "${RBS_ORCHESTRATOR_ADDR-}", is: "network" };
 
 const STATE_ENV = {
@@ -84,7 +82,7 @@ export const PROXY: Program = {
   // generation, a collection by itself when it falls idle, and one heap of the C library for all threads.
   v8Flags: ["--max-semi-space-size=1", "--expose-gc"],
   prepare: "export MALLOC_ARENA_MAX=1\n",
-  variables: { output_base: { options: ["--output_base"] }, keys: KEYS, orchestrator: ORCHESTRATOR },
+  variables: { orchestrator: ORCHESTRATOR },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "the Bazel client, a local orchestrator and local agents" },
     {
@@ -93,10 +91,21 @@ export const PROXY: Program = {
       why: "an orchestrator elsewhere, and the agents that it names",
       compiled: "all",
     },
-    { allow: "read", of: ["$output_base"], why: "handshake files, the local output base's links", compiled: "all" },
-    { allow: "read", of: ["."], why: "notices that the workspace is gone", compiled: "all" },
-    { allow: "read", of: ["$keys"], why: "the local token", compiled: "all" },
-    { allow: "write", of: ["$output_base/server"], why: "handshake files", compiled: "all" },
+    {
+      allow: "read",
+      of: "all",
+      why:
+        "handshake files and the local token; the workspace, and what it uses outside of itself, for an agent elsewhere",
+    },
+    {
+      allow: "write",
+      of: "all",
+      why:
+        "handshake files; outputs from an agent elsewhere, among them symlinks, for which Deno wants the right to write " +
+        "everywhere (proxy/outputs/allowed_paths.ts says where they may stand)",
+    },
+    { allow: "run", of: ["bash"], why: "file names that are not UTF-8, which Deno cannot name" },
+    { allow: "sys", of: ["statfs"], why: "whether the workspace's file system tells of changes" },
     STATE_ENV,
     USER_ID,
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
@@ -137,26 +146,19 @@ export const AGENT: Program = {
   entry: "agent/main.ts",
   output: "agent",
   variables: {
-    storage: { otherwise: "${RBS_AGENT_STORAGE-}" },
-    output_base: { otherwise: "${RBS_AGENT_OUTPUT_BASE-}" },
     host: { options: ["--host"], otherwise: "${RBS_AGENT_HOST-}", is: "address" },
   },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its two ports, and the real Bazel server" },
     { allow: "net", of: ["$host"], why: "its ports, where other machines reach it", compiled: "all" },
+    { allow: "read", of: "all", why: "the session's storage, the client's logging settings, the developer's links" },
     {
-      allow: "read",
-      of: ["$storage"],
-      why: "the Bazel server's handshake files, what its scripts wrote",
-      compiled: "all",
+      allow: "write",
+      of: "all",
+      why:
+        "the session's storage, among it the developer's symlinks, for which Deno wants the right to write everywhere " +
+        "(proto/tree/writer.ts confines them)",
     },
-    {
-      allow: "read",
-      of: ["$output_base"],
-      why: "the client's logging settings, the developer's links",
-      compiled: "all",
-    },
-    { allow: "write", of: ["$storage"], why: "scripts of the session's init, the server's files", compiled: "all" },
     { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
     { allow: "env", of: ["RBS_*"], why: "its flags, and the developer's output base" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },

@@ -21,6 +21,8 @@ export interface OutputTreeOptions {
 
 /** Of an output base: where outputs are, and the external repositories that runfiles lead to. */
 const OUTPUTS = ["execroot", "external"];
+/** A path with "..", "." or nothing among its names. */
+const NOT_NORMAL = /\/\.{0,2}(\/|$)/;
 /** The most symlinks that a path may lead through, as in Linux. */
 const MAX_LINKS = 40;
 /** The most folders within folders, those counted that symlinks on the way lead through. */
@@ -72,7 +74,7 @@ export class OutputTree {
     if (this.#unnameable) {
       const { count, folder } = this.#unnameable;
       warnings.push(
-        `${count} outputs do not come home, since their names are not UTF-8: rename them (the first is in ${folder}).`,
+        `Outputs whose names are not UTF-8 do not come home (${count}, the first in ${folder}): give them other names.`,
       );
     }
     return warnings;
@@ -181,8 +183,8 @@ export class OutputTree {
       if (target.includes("\ufffd")) return void this.#isUnnameable(dirname(path));
       this.#record(path, info, target);
       return resolve(dirname(path), target);
-    } catch {
-      return undefined; // It is gone.
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotFound)) this.#isUnnameable(dirname(path));
     }
   }
 
@@ -201,7 +203,8 @@ export class OutputTree {
   /** Whether to look there at all. */
   #mayBeOutput(path: string): boolean {
     const { outputBase } = this.#options;
-    return OUTPUTS.some((name) => path === `${outputBase}/${name}` || path.startsWith(`${outputBase}/${name}/`));
+    return OUTPUTS.some((name) => path === `${outputBase}/${name}` || path.startsWith(`${outputBase}/${name}/`)) &&
+      !NOT_NORMAL.test(path);
   }
 
   #isOutput(path: string): boolean {

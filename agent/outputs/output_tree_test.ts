@@ -142,13 +142,13 @@ Deno.test("links that lead to each other come, and end", async () => {
 
 Deno.test("thousands of links in a row are no reason to fail", async () => {
   await using files = await sessionFiles();
-  for (let i = 0; i < 5_000; i++) {
+  for (let i = 0; i < 2_000; i++) {
     files.write({ [`${files.bin}/t/${i}`]: { link: `${i + 1}/x` } });
   }
   const tree = treeOf(files, 10_000);
   await tree.add(`${files.bin}/t/0`);
   await tree.add(`${files.bin}/t`);
-  assert.equal([...tree.entries].length, 5_001);
+  assert.equal([...tree.entries].length, 2_001);
 });
 
 Deno.test("a link to the folder of all outputs does not ask for all outputs", async () => {
@@ -247,5 +247,5 @@ Deno.test("names that are not UTF-8 are told of; pipes and sockets are no output
   const tree = treeOf(files);
   await tree.add(`${files.bin}/t`);
   assert.deepEqual(names(tree, files), ["t", "t/a"]);
-  assert.match(tree.warnings.join(), /^2 outputs do not come home.*not UTF-8/);
+  assert.match(tree.warnings.join(), /not UTF-8 do not come home \(2, /);
 });

@@ -2,6 +2,7 @@
 import { Buffer } from "node:buffer";
 import { Backoff } from "../../proto/backoff.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { Pace } from "../../proto/pace.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { OutgoingCall } from "../../proto/relay/messages.ts";
 import { encodeFields, lengthPrefix, WireError } from "../../proto/relay/wire.ts";
@@ -10,7 +11,6 @@ import type { Entry } from "../../proto/tree/entry.ts";
 import { encodeName, TreeError } from "../../proto/tree/names.ts";
 import type { AgentLink } from "../session.ts";
 import { refusal } from "./allowed_paths.ts";
-import { Pace } from "./pace.ts";
 
 const FETCH = "/rbs.v1.Workspace/Fetch";
 /** What one request names: more would be a large message, fewer many round trips. */
@@ -54,7 +54,7 @@ export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: 
   while (left.size > 0) {
     signal.throwIfAborted();
     try {
-      const call = await link.connection.call(FETCH, link.headers());
+      const call = await begin(link, signal);
       refusals = 0;
       await receive(call, left, options, () => {
         lostAt = undefined;
@@ -76,6 +76,25 @@ export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: 
       lostAt ??= now;
       await backoff.wait(signal);
     }
+  }
+}
+
+/** Begins a call. It may take seconds to find out that nobody answers: Ctrl-C does not wait for that. */
+async function begin(
+  { connection, headers }: FetchOptions<Wanted>["link"],
+  signal: AbortSignal,
+): Promise<OutgoingCall> {
+  const calling = connection.call(FETCH, headers());
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([calling, aborted.promise]);
+  } catch (e) {
+    calling.then((call) => call.cancel(), () => {});
+    throw e;
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }
 

@@ -2,7 +2,6 @@
  * The output base on this machine, as far as outputs are made and removed there. No symlink below it is followed: the
  * agent made them. A link or file that stands where a folder must be gives way.
  */
-import { join } from "node:path";
 import { isRaw } from "../../proto/tree/names.ts";
 import { chmodSync, lstatSync, mkdirSync, type RawInfo, readdirSync, removeSync } from "../../proto/tree/raw_names.ts";
 import { parent } from "./manifest.ts";
@@ -25,7 +24,7 @@ export class LocalTree {
 
   /** The absolute path of something in it. */
   join(path: string): string {
-    return join(this.#root, path);
+    return `${this.#root}/${path}`;
   }
 
   /** What stands at a path; undefined if there is nothing, or if a folder on the way is none. */

@@ -1,13 +1,11 @@
 /** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
+import { Pace } from "../../proto/pace.ts";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";
-import { Pace } from "./pace.ts";
 
-/** The most entries of a manifest. */
-const MAX_ENTRIES = 1_000_000;
-/** The most bytes of a manifest. */
-const MAX_BYTES = 256 << 20;
+/** The most that a manifest may have, see {@link readManifest}. */
+const LIMITS = { entries: 1_000_000, bytes: 256 << 20 };
 /** Warnings that are shown to the developer. */
 const MAX_WARNINGS = 20;
 const DIGEST_BYTES = 32;
@@ -46,11 +44,13 @@ export interface Manifest {
  * message at all.
  *
  * @param parts Encoded Outputs messages.
+ * @param limits Entries, and bytes of all messages.
  */
 export async function readManifest(
   parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   allowed: AllowedPaths,
   signal: AbortSignal,
+  limits = LIMITS,
 ): Promise<Manifest> {
   const kinds = new Map<string, Entry["kind"]>();
   const folders = new Set<string>(["", "/"]);
@@ -66,7 +66,7 @@ export async function readManifest(
   let bytes = 0;
   for await (const part of parts) {
     bytes += part.length;
-    if (bytes > MAX_BYTES) throw refusal("a list of outputs", `is larger than ${MAX_BYTES >> 20} MB`);
+    if (bytes > limits.bytes) throw refusal("a list of outputs", `is larger than ${limits.bytes} bytes`);
     const encoded: Uint8Array[] = [];
     scanFields(part, (field) => {
       switch (field.number * 8 + field.wireType) {
@@ -86,8 +86,8 @@ export async function readManifest(
           if (manifest.warnings.length < MAX_WARNINGS) manifest.warnings.push(shown(textValue(part, field)));
       }
     });
-    if (manifest.outputs.length + encoded.length > MAX_ENTRIES) {
-      throw refusal("a list of outputs", `has more than ${MAX_ENTRIES} entries`);
+    if (manifest.outputs.length + encoded.length > limits.entries) {
+      throw refusal("a list of outputs", `has more than ${limits.entries} entries`);
     }
     for (const one of encoded) {
       if (pace.due) await pace.rest();

@@ -9,7 +9,9 @@ import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { Pace } from "../../proto/pace.ts";
 import { WireError } from "../../proto/relay/wire.ts";
+import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { TreeError } from "../../proto/tree/names.ts";
 import { type RawInfo, readdirSync } from "../../proto/tree/raw_names.ts";
@@ -22,7 +24,6 @@ import { fetchFiles } from "./fetch.ts";
 import { HomeIndex } from "./home_index.ts";
 import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
 import { type Manifest, parent, readManifest } from "./manifest.ts";
-import { Pace } from "./pace.ts";
 
 /** Where we keep the index and what is on its way, below the output base. */
 const OURS = "rbs";
@@ -200,7 +201,7 @@ export class OutputsHome {
         const info = path === undefined ? undefined : lookAt(path);
         const mode = info && info.mode & 0o777 | entry.mode;
         if (info && await isHome(index, entry.path, { ...entry, mode: mode! }, path!, info)) continue;
-        difference.files.push({ entry, path: `${OURS}/named/${difference.files.length}`, named: true });
+        difference.files.push({ entry, path: `${OURS}/named-${difference.files.length}`, named: true });
         continue;
       }
       const { path } = place;
@@ -237,7 +238,7 @@ export class OutputsHome {
     return difference;
   }
 
-  /** Makes and fetches what is missing. */
+  /** Makes, fetches and copies what is missing. */
   async #bring(
     { files, others, here }: Difference,
     allowed: AllowedPaths,
@@ -248,42 +249,24 @@ export class OutputsHome {
     const transferred: Transferred = { files: 0, bytes: 0 };
     const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
     const pace = new Pace(signal);
-    tree.makeFolder(`${OURS}/named`);
-    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging: tree.join(`${OURS}/staging`) }));
-    const landed = ({ path, entry, named }: Missing) => {
-      if (named) path = this.#moveNamed(path, entry, allowed, tree);
-      const info = lookAt(named ? path : tree.join(path));
-      if (info) index.set(named ? entry.path : path, entry.digest!, info);
+    const staging = tree.join(`${OURS}/staging`);
+    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging }));
+    const write = ({ path, entry, named }: Missing, record: TreeRecord, first = true) => {
+      if (first) tree.makeFolder(parent(path));
+      writer.apply({ ...record, entry: first ? { ...entry, path } : undefined });
+      if (!record.more && !named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
     };
 
     for (const entry of others) {
       if (pace.due) await pace.rest();
-      if (entry.kind === "directory") {
-        tree.makeFolder(entry.path);
-        tree.setMode(entry.path, entry.mode);
-      } else {
-        tree.makeFolder(parent(entry.path));
-        writer.apply({ entry });
-      }
+      tree.makeFolder(entry.kind === "directory" ? entry.path : parent(entry.path));
+      if (entry.kind === "directory") tree.setMode(entry.path, entry.mode);
+      else writer.apply({ entry });
     }
-
-    /** By hex digest. The first of each is fetched, the others are copies of it, or of what was here before. */
-    const byDigest = new Map<string, { source?: string; wanted: Missing[] }>();
-    for (const file of files) {
-      const key = hex(file.entry.digest!);
-      const known = byDigest.get(key);
-      if (known) known.wanted.push(file);
-      else byDigest.set(key, { wanted: [file] });
-    }
-    if (byDigest.size > 0) {
-      for (const { path, entry } of here) {
-        const known = byDigest.get(hex(entry.digest!));
-        if (known) known.source ??= path;
-      }
-    }
-    const fetched = [...byDigest.values()].filter((f) => f.source === undefined && f.wanted[0].entry.size > 0);
-    progress.begin(fetched.length, fetched.reduce((sum, { wanted }) => sum + wanted[0].entry.size, 0));
-    await fetchFiles(fetched.map((f) => f.wanted[0]), {
+    const contents = groupByDigest(files, here);
+    const fetched = contents.filter(({ source, wanted: [{ entry }] }) => source === undefined && entry.size > 0);
+    progress.begin(fetched.length, fetched.reduce((sum, { wanted: [{ entry }] }) => sum + entry.size, 0));
+    await fetchFiles(fetched.map(({ wanted }) => wanted[0]), {
       link,
       signal,
       isCurrent,
@@ -295,35 +278,26 @@ export class OutputsHome {
         return (file) => partial.get(hex(file.entry.digest!)) ?? 0;
       },
       take(file, record, first) {
-        if (first) tree.makeFolder(parent(file.path));
-        writer.apply({ ...record, entry: first ? { ...file.entry, path: file.path } : undefined });
+        write(file, record, first);
+        const isLast = record.more ? 0 : 1;
+        transferred.files += isLast;
         transferred.bytes += record.content!.length;
-        progress.sent(record.more ? 0 : 1, record.content!.length);
-        if (!record.more) {
-          transferred.files++;
-          if (byDigest.get(hex(file.entry.digest!))!.wanted.length === 1) landed(file);
-        }
+        progress.sent(isLast, record.content!.length);
       },
     });
-    for (const { source, wanted } of byDigest.values()) {
-      const [first, ...more] = wanted;
-      let from = source;
-      if (from === undefined) {
-        if (first.entry.size > 0 && more.length === 0) continue;
-        if (first.entry.size === 0) {
-          tree.makeFolder(parent(first.path));
-          writer.apply({ entry: { ...first.entry, path: first.path }, content: new Uint8Array() });
-        }
-        from = first.path;
-      } else more.unshift(first);
+    for (const { source, wanted: [first, ...more] } of contents) {
+      if (source !== undefined) more.unshift(first);
+      else if (first.entry.size === 0) write(first, {});
       for (const file of more) {
         if (pace.due) await pace.rest();
-        tree.makeFolder(parent(file.path));
-        writer.apply({ entry: { ...file.entry, path: file.path }, copyFrom: from });
-        landed(file);
+        write(file, { copyFrom: source ?? first.path });
       }
-      if (source === undefined) landed(first);
     }
+    for (const { entry, path, named } of files) {
+      if (named) index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
+    }
+    // Of commands before, of which nobody wants the rest any more.
+    await removeTree(staging);
     progress.finish();
     return transferred;
   }
@@ -471,6 +445,29 @@ async function isHome(
 function isTree(path: string): boolean {
   const [first, , third, ...below] = path.split("/");
   return first === "execroot" && third === "bazel-out" && below.length > 2;
+}
+
+/** A content, the files that want it, and perhaps a path where it is already. */
+interface Content {
+  source?: string;
+  wanted: [Missing, ...Missing[]];
+}
+
+function groupByDigest(files: readonly Missing[], here: Difference["here"]): Content[] {
+  const byDigest = new Map<string, Content>();
+  for (const file of files) {
+    const key = hex(file.entry.digest!);
+    const known = byDigest.get(key);
+    if (known) known.wanted.push(file);
+    else byDigest.set(key, { wanted: [file] });
+  }
+  if (byDigest.size > 0) {
+    for (const { path, entry } of here) {
+      const known = byDigest.get(hex(entry.digest!));
+      if (known) known.source ??= path;
+    }
+  }
+  return [...byDigest.values()];
 }
 
 /** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */

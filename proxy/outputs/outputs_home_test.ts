@@ -292,7 +292,7 @@ Deno.test("files that flags name go where the developer's own links lead; the lo
     assert.equal(t.read(`${t.ws}/MODULE.bazel.lock`), "{}");
     t.asked();
     assert.deepEqual(await t.take(made, { namedFiles }), { files: 0, bytes: 0 });
-    assert.deepEqual([...Deno.readDirSync(`${t.ob}/rbs/named`)], []);
+    assert.deepEqual([...Deno.readDirSync(`${t.ob}/rbs`)].map((e) => e.name), ["outputs.index"]);
     await assert.rejects(t.take([{ path: namedFiles[0], content: "!" }]), /not a place for outputs/);
     await assert.rejects(
       t.take([{ path: t.ws + "/d", content: "!" }, { path: t.out("x"), content: "x" }], {
@@ -300,6 +300,7 @@ Deno.test("files that flags name go where the developer's own links lead; the lo
       }),
       (e: RbsError) => /d cannot be written .* name another file/.test(e.message) && e.exitCode === 36,
     );
+    assert.equal(t.read(t.out("x")), "x", "the others come home nevertheless");
   } finally {
     Deno.removeSync(other);
   }
@@ -340,20 +341,51 @@ Deno.test("Ctrl-C stops it at once, without a half file", async () => {
   assert.equal(Deno.readFileSync(t.out("big")).length, big.length);
 });
 
-Deno.test("10,000 files and links are compared in a millisecond per hundred", async () => {
+/** May this user make a file system of its own? */
+const canMount = new Deno.Command("unshare", { args: ["-rm", "true"], stderr: "null" }).outputSync().success;
+
+Deno.test({ name: "a full disk is one sentence, and what has come stays", ignore: !canMount }, async () => {
+  const url = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const script = `import { OutputsAgent } from ${url("../testing/outputs_agent.ts")};
+    import { OutputsHome } from ${url("./outputs_home.ts")};
+    using agent = new OutputsAgent();
+    const made = Array.from({ length: 9 }, (_, i) => ({ path: "/mnt/e/" + i, content: new Uint8Array(1 << 20).fill(i) }));
+    const options = { link: agent.link, say() {}, signal: new AbortController().signal };
+    await new OutputsHome({ outputBase: "/mnt", workspace: "/nowhere" }).take(agent.make(made), options)
+      .catch((e) => console.log(e.exitCode, e.message));
+    console.log([...Deno.readDirSync("/mnt/e")].length);`;
+  const { stdout } = await new Deno.Command("unshare", {
+    args: [
+      "-rm",
+      "bash",
+      "-c",
+      'mount -t tmpfs -o size=5m none /mnt && exec "$0" eval --ext=ts "$1"',
+      Deno.execPath(),
+      script,
+    ],
+    cwd: new URL(".", import.meta.url),
+  }).output();
+  assert.match(new TextDecoder().decode(stdout), /^36 The disk of \/mnt\/e\/\d is full: make room there\.\n[34]\n$/);
+});
+
+Deno.test("comparing 10,000 files and links costs little more than to look at each", async () => {
   await using t = await laptop();
-  const made: Made[] = [{ path: t.out("r"), kind: "directory" }];
+  const made: Made[] = [{ path: t.out("k8/bin/r"), kind: "directory" }];
   for (let i = 0; i < 5_000; i++) {
-    made.push({ path: t.out(`r/pkg${i % 50}/link${i}`), target: t.out(`bin/pkg${i % 50}/file${i}`) });
-    made.push({ path: t.out(`bin/pkg${i % 50}/file${i}`), content: `${i}` });
+    made.push({ path: t.out(`k8/bin/r/pkg${i % 50}/link${i}`), target: t.out(`bin/pkg${i % 50}/file${i}`) });
+    made.push({ path: t.out(`k8/bin/pkg${i % 50}/file${i}`), content: `${i}` });
   }
   await t.take(made);
   const unchanged = [encodeFields([[2, t.home.known], [3, true]])];
-  let best = Infinity;
+  let looking = Infinity, comparing = Infinity;
   for (let i = 0; i < 5; i++) {
     const began = performance.now();
+    for (const { path } of made) Deno.lstatSync(path);
+    const looked = performance.now();
     assert.deepEqual(await t.take(unchanged), { files: 0, bytes: 0 });
-    best = Math.min(best, performance.now() - began);
+    looking = Math.min(looking, looked - began);
+    comparing = Math.min(comparing, performance.now() - looked);
   }
-  assert.ok(best < 100, `${best} ms`);
+  // A millisecond per hundred, unless this machine is busy with something else.
+  assert.ok(comparing < Math.max(100, 3 * looking), `${comparing} ms, and ${looking} ms to look at each`);
 });

@@ -95,7 +95,9 @@ export async function openRoots(
     signal.removeEventListener("abort", abort);
   }
   if (!generation || index !== roots.length - 1) {
-    throw new RbsError("The agent's answer about the workspace is incomplete: restart the orchestrator and its agents.");
+    throw new RbsError(
+      "The agent's answer about the workspace is incomplete: restart the orchestrator and its agents.",
+    );
   }
   return generation;
 }
@@ -146,9 +148,9 @@ export class ApplyCall {
   }
 
   /** The records that follow change this root, absolute. */
-  async start(generation: string, root: string, readOnly: boolean): Promise<void> {
+  async start(generation: string, root: string, readOnly: boolean, single: boolean): Promise<void> {
     await this.flush();
-    const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly]]);
+    const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single]]);
     await this.#send(Buffer.concat([lengthPrefix(1, start.length), start]));
   }
 

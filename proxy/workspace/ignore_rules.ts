@@ -59,7 +59,7 @@ export class IgnoreRules {
     return this.#text === others.#text;
   }
 
-  /** Call it before a scan: the library remembers each path that it was asked about. */
+  /** Call it around a scan: the library remembers each path that it was asked about. */
   begin(): void {
     // Most workspaces have no rules of their own, and need no library for the default one.
     this.#rules = this.#text === "" ? undefined : ignore({ ignorecase: false }).add(".git").add(this.#text);

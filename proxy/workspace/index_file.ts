@@ -2,7 +2,7 @@
  * What a proxy knew of the workspace, for the next one: with it, a new proxy need not read each file again, nor ask the
  * agent what it has.
  *
- *     "RBSINDX1" generation, roots; for each: path, single, count, entries (each: length, TreeEntry, inode, ctime, racy)
+ *     "RBSINDX1" generation, roots; for each: path, what it is, count, entries (each: length, TreeEntry, inode, ctime, racy)
  *     SHA-256 of all that
  */
 import { Buffer } from "node:buffer";
@@ -17,16 +17,18 @@ const DIGEST_BYTES = 32;
 /** Of what stands beside each entry. */
 const EXTRA_BYTES = 17;
 
+let written = 0;
+
 /** What is kept. */
 export interface WorkspaceIndex {
   /** The agent had exactly these entries in this generation; empty: unknown. */
   generation: string;
-  roots: { path: string; single: boolean; entries: ReadonlyMap<string, ScannedEntry> }[];
+  roots: { path: string; single: boolean; readOnly: boolean; entries: readonly ScannedEntry[] }[];
 }
 
-/** Writes an index whole or not at all. Throws Deno's errors. */
-export function writeIndex(path: string, index: WorkspaceIndex): void {
-  const fresh = `${path}.new`;
+/** Writes an index whole or not at all. Yields now and then, so that others can work. Throws Deno's errors. */
+export function* writeIndex(path: string, index: WorkspaceIndex): Generator<void> {
+  const fresh = `${path}.${Deno.pid}-${++written}`;
   Deno.mkdirSync(dirname(path), { recursive: true });
   using file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o600 });
   const sum = createHash("sha256");
@@ -49,11 +51,12 @@ export function writeIndex(path: string, index: WorkspaceIndex): void {
   put(MAGIC);
   text(Buffer.from(index.generation));
   put(u32(index.roots.length));
-  for (const { path, single, entries } of index.roots) {
+  for (const { path, single, readOnly, entries } of index.roots) {
     text(encodeName(path));
-    put(u32(single ? 1 : 0));
-    put(u32(entries.size));
-    for (const entry of entries.values()) {
+    put(u32((single ? 1 : 0) + (readOnly ? 2 : 0)));
+    put(u32(entries.length));
+    for (const [i, entry] of entries.entries()) {
+      if (i % 1000 === 0) yield;
       const encoded = encodeEntry(entry);
       const record = Buffer.allocUnsafe(4 + encoded.length + EXTRA_BYTES);
       record.writeUInt32LE(encoded.length, 0);
@@ -86,7 +89,13 @@ export function readIndex(path: string): { generation: string; roots: RestoredRo
     const generation = bytes().toString();
     const roots: RestoredRoot[] = [];
     for (let count = number(); count > 0; count--) {
-      const root: RestoredRoot = { path: decodeName(bytes()), single: number() === 1, entries: new Map() };
+      const rootPath = decodeName(bytes()), bits = number();
+      const root: RestoredRoot = {
+        path: rootPath,
+        single: (bits & 1) !== 0,
+        readOnly: (bits & 2) !== 0,
+        entries: new Map(),
+      };
       for (let entries = number(); entries > 0; entries--) {
         const entry = decodeEntry(bytes());
         const ino = all.readDoubleLE(at), ctimeMs = all.readDoubleLE(at + 8), racy = all[at + 16] === 1;
@@ -105,6 +114,7 @@ export function readIndex(path: string): { generation: string; roots: RestoredRo
 export interface RestoredRoot {
   path: string;
   single: boolean;
+  readOnly: boolean;
   entries: Map<string, ScannedEntry>;
 }
 

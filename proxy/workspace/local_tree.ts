@@ -33,6 +33,8 @@ export class LocalTree {
   readonly #dirty = new Set<string>();
   readonly #replaced = new Set<string>();
   #stale = true;
+  /** Folders that were looked at since {@link takeFolders}. */
+  #looked = new Set<string>();
   /** What stays home. @default nothing */
   rules?: IgnoreRules;
 
@@ -63,6 +65,13 @@ export class LocalTree {
     if (this.single) return;
     yield this.root;
     for (const { path, kind } of this.#entries.values()) if (kind === "directory") yield `${this.root}/${path}`;
+  }
+
+  /** The folders of the tree that were looked at since the last call, absolute. */
+  takeFolders(): Set<string> {
+    const looked = this.#looked;
+    this.#looked = new Set();
+    return looked;
   }
 
   /** The hints until now are worth nothing. */
@@ -103,6 +112,8 @@ export class LocalTree {
     this.#stale = true;
     this.rules?.begin();
     const next = await this.#scan(this.#only, options);
+    this.rules?.begin();
+    if (!this.single) this.#looked.add(this.root);
     await this.#replace(this.#entries, next, options);
     this.#entries = next;
     this.#dirty.clear();
@@ -132,9 +143,9 @@ export class LocalTree {
     for (const p of this.#dirty) if (p.startsWith(`${path}/`)) this.#dirty.delete(p);
   }
 
-  #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
+  async #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
     const { rules } = this;
-    return scanTree(this.root, {
+    const found = await scanTree(this.root, {
       under,
       previous: this.#entries,
       skip: rules && ((path, kind, target) => rules.skips(path, kind, target)),
@@ -143,6 +154,8 @@ export class LocalTree {
       // Sockets and the like are nobody's business.
       onSkipped: (path, what) => what.startsWith("is ") || options.onUnreadable?.(`${this.root}/${path}`),
     });
+    for (const { path, kind } of found.values()) if (kind === "directory") this.#looked.add(`${this.root}/${path}`);
+    return found;
   }
 
   /** Notes what the agent does not know of `next`, which takes the place of `previous`. */

@@ -2,7 +2,6 @@
  * Sends what the agent lacks of a tree, in an order in which each step is possible:
  * removals, folders, files and symlinks, and at last the removal of what was moved.
  */
-import { Buffer } from "node:buffer";
 import { RbsError } from "../../proto/errors.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
@@ -67,7 +66,7 @@ export function makePlan(tree: LocalTree): Plan {
     const theirs = tree.pending.get(path);
     if (theirs?.kind !== "file" || !theirs.digest || theirs.size < WORTH_COPYING || !sizes.has(theirs.size)) continue;
     if (isRaw(path)) continue;
-    plan.sources.set(hex(theirs.digest), path);
+    plan.sources.set(theirs.digest.toHex(), path);
     late.add(top);
   }
   plan.lateRemovals = plan.removals.filter((path) => late.has(path));
@@ -129,7 +128,9 @@ function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: Se
   if (!read) return sendChanged(call, plan, entry, options);
   tree.sent(entry.path, read.entry);
   const from = copySource(plan, read.entry);
-  return call.add(from === undefined ? { entry: read.entry, content: read.content } : { entry: read.entry, copyFrom: from });
+  return call.add(
+    from === undefined ? { entry: read.entry, content: read.content } : { entry: read.entry, copyFrom: from },
+  );
 }
 
 async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: SendOptions): Promise<void> {
@@ -147,7 +148,7 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
     options.progress.sent(1, entry.size);
     return await call.add({ entry, copyFrom: from });
   }
-  const offset = Math.min(options.partials.get(hex(entry.digest!)) ?? 0, entry.size);
+  const offset = Math.min(options.partials.get(entry.digest!.toHex()) ?? 0, entry.size);
   options.progress.sent(1, offset);
   // Each piece is sent when the next is there, since the last one is marked.
   let held: Uint8Array = new Uint8Array(), first = true;
@@ -173,7 +174,7 @@ function copySource(plan: Plan, entry: ScannedEntry): string | undefined {
   if (theirs?.digest && sameDigest(theirs.digest, entry.digest!) && entry.size >= WORTH_COPYING && !isRaw(entry.path)) {
     return entry.path;
   }
-  return plan.sources.size > 0 ? plan.sources.get(hex(entry.digest!)) : undefined;
+  return plan.sources.size > 0 ? plan.sources.get(entry.digest!.toHex()) : undefined;
 }
 
 /** A small file that became something else after it was looked at. */
@@ -209,8 +210,4 @@ function sendUnreadable(
   options.onUnreadable(`${plan.tree.root}/${path}`, error);
   plan.tree.sent(path, undefined);
   return call.add({ remove: path });
-}
-
-function hex(digest: Uint8Array): string {
-  return Buffer.from(digest.buffer, digest.byteOffset, digest.length).toString("hex");
 }

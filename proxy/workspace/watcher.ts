@@ -66,8 +66,8 @@ export interface WatcherOptions {
   cookieMs?: number;
   /** Wall clock and steady clock, in milliseconds. */
   clock?: { wall(): number; steady(): number };
-  /** Told when hints cannot be trusted any more. */
-  onDoubt?(why: string): void;
+  /** Told when events were lost, so that a new look would help. */
+  onLoss?(): void;
 }
 
 /** One Deno.FsWatcher. */
@@ -112,7 +112,7 @@ export class FolderWatcher implements Disposable {
       fileSystem: (folder) => statfsSync(folder).type >>> 0,
       cookieMs: COOKIE_MS,
       clock: { wall: () => Date.now(), steady: () => performance.now() },
-      onDoubt: () => {},
+      onLoss: () => {},
       ...options,
     };
     this.#lead = this.#clockLead();
@@ -146,7 +146,7 @@ export class FolderWatcher implements Disposable {
     for (const handle of this.#retired.splice(0)) this.#close(handle);
     const hints = this.#hints;
     this.#hints = { changed: new Set(), replaced: new Set() };
-    if (hints.replaced.size > 0) this.#unwatch(hints.replaced);
+    this.#unwatch(hints.replaced);
     return hints;
   }
 
@@ -203,9 +203,13 @@ export class FolderWatcher implements Disposable {
   }
 
   #mistrust(why: string): void {
+    this.#doubt ??= why;
+  }
+
+  #lost(why: string): void {
     if (this.#doubt !== undefined) return;
     this.#doubt = why;
-    this.#options.onDoubt(why);
+    this.#options.onLoss();
   }
 
   /** Makes a cookie, and waits until all watchers have seen it: then they have seen all before it. */
@@ -295,6 +299,7 @@ export class FolderWatcher implements Disposable {
 
   /** These and all below them are others now. */
   #unwatch(replaced: Set<string>): void {
+    if (![...replaced].some((path) => this.#folders.has(path))) return;
     for (const folder of this.#folders) {
       for (let at = folder; at.length > 1; at = at.slice(0, at.lastIndexOf("/"))) {
         if (!replaced.has(at)) continue;
@@ -316,7 +321,7 @@ export class FolderWatcher implements Disposable {
         event = next.value;
       } catch (e) {
         if (handle.closed) return;
-        this.#mistrust(`an event cannot be read (${(e as Error).message})`);
+        this.#lost(`an event cannot be read (${(e as Error).message})`);
         this.#count(handle);
         if (e instanceof TypeError) continue;
         return;
@@ -328,7 +333,7 @@ export class FolderWatcher implements Disposable {
 
   #take(handle: Handle, event: Deno.FsEvent): void {
     const { kind, paths, flag } = event;
-    if (flag || kind === "other" || kind === "any") this.#mistrust("events were lost");
+    if (flag || kind === "other" || kind === "any") this.#lost("events were lost");
     const same = kind === "modify" || kind === "access";
     for (const path of paths) {
       if (path === this.#cookie) handle.cookie.resolve();
@@ -342,7 +347,7 @@ export class FolderWatcher implements Disposable {
   /** Counts events in a row, until a moment in which none was waiting. */
   #count(handle: Handle): void {
     handle.count++;
-    if (++handle.row >= EVENT_QUEUE) this.#mistrust("many files changed at once");
+    if (++handle.row >= EVENT_QUEUE) this.#lost("many files changed at once");
     if (handle.quiet !== undefined) return;
     const look = () => {
       const before = handle.count;

@@ -15,6 +15,7 @@ import { IgnoreRules } from "./ignore_rules.ts";
 import { readIndex, writeIndex } from "./index_file.ts";
 import { LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
 import { Progress } from "./progress.ts";
+import { Slices } from "./slices.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
 
@@ -22,6 +23,8 @@ import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
 const SAVE_AFTER_MS = 5_000;
 /** How long after a doubt, or after folders were found, they are looked at in the background. Milliseconds. */
 const LOOK_AFTER_MS = 1_000;
+/** How often that is done without a barrier in between. */
+const MAX_LOOKS = 3;
 /** How often a barrier begins again because a generation is not the agent's, or a large file was changed meanwhile. */
 const MAX_ROUNDS = 5;
 /** Unreadable files that a warning names. */
@@ -72,6 +75,8 @@ export class WorkspaceSync implements Disposable {
   /** Folders that were not watched when they were looked at, absolute. */
   #unproven = new Set<string>();
   readonly #warned = new Set<string>();
+  /** Looks in the background since the last barrier. */
+  #looks = 0;
   /** The last of those who wait for their turn. */
   #turn: Promise<void> = Promise.resolve();
   #restored = false;
@@ -86,7 +91,7 @@ export class WorkspaceSync implements Disposable {
     this.#indexFile = `${options.outputBase}/rbs/workspace.index`;
     this.#watcher = new FolderWatcher(`${options.outputBase}/rbs/watch`, {
       ...options.watcher,
-      onDoubt: () => this.#lookSoon(),
+      onLoss: () => this.#lookSoon(LOOK_AFTER_MS),
     });
     this.#root(options.workspace, false);
   }
@@ -119,6 +124,7 @@ export class WorkspaceSync implements Disposable {
     } finally {
       clearInterval(timer);
       done();
+      this.#looks = 0;
       if (this.#unproven.size > 0) this.#lookSoon(0);
     }
   }
@@ -165,6 +171,7 @@ export class WorkspaceSync implements Disposable {
 
   async #barrier(options: BarrierOptions, progress: Progress): Promise<{ generation: string }> {
     const { signal } = options;
+    this.#restore();
     const roots = this.#choose(options.outside ?? []);
     const unreadable = new Map<string, string>();
     progress.look("looking at the workspace");
@@ -233,8 +240,10 @@ export class WorkspaceSync implements Disposable {
 
   /** Looks at what may have changed since the last time. */
   async #refresh(roots: SyncedRoot[], options: LookOptions): Promise<void> {
-    this.#restore();
     const workspace = this.#roots.get(this.#workspace)!.tree;
+    if (workspace.single || !isFolder(this.#workspace)) {
+      throw new RbsError(`The workspace ${this.#workspace} is not there any more.`, { culprit: "caller" });
+    }
     const rules = IgnoreRules.load(this.#workspace, this.#outputBase, this.#rules);
     if (!this.#rules || !rules.same(this.#rules)) workspace.distrust();
     this.#rules = workspace.rules = rules;
@@ -256,22 +265,25 @@ export class WorkspaceSync implements Disposable {
       const before = tree.pending.size;
       await tree.refresh(options);
       if (tree.pending.size > before) this.#changed = true;
-      for (const folder of tree.folders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
+      for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
     }
     this.#unproven = unproven;
     this.#watcher.add(unproven);
   }
 
   /** A quiet look in the background, so that the next barrier need not wait for it. */
-  #lookSoon(afterMs = LOOK_AFTER_MS): void {
-    if (this.#closed || this.#generation === undefined) return;
+  #lookSoon(afterMs: number): void {
+    // Somebody who writes all the time shall not have us look all the time.
+    if (this.#closed || this.#generation === undefined || ++this.#looks > MAX_LOOKS) return;
     clearTimeout(this.#looking);
     this.#looking = setTimeout(async () => {
       const done = await this.#myTurn(new AbortController().signal).catch(() => undefined);
       if (!done) return;
       try {
         await this.#refresh([...this.#roots.values()], {});
-      } catch { /* the next barrier says what is wrong */ } finally {
+      } catch {
+        /* the next barrier says what is wrong */
+      } finally {
         done();
       }
     }, afterMs);
@@ -288,12 +300,20 @@ export class WorkspaceSync implements Disposable {
     unreadable: Map<string, string>,
   ): Promise<string> {
     let partials: ReadonlyMap<string, number> = new Map();
-    if (this.#generation === undefined || roots.some((root) => !root.known && !root.refusal)) {
-      this.#generation = undefined;
-      const opened = await this.#open(roots, link, signal, progress);
-      this.#generation = opened.generation;
+    const fresh = roots.filter((root) => !root.known && !root.refusal);
+    if (this.#generation !== undefined && fresh.length > 0) {
+      const opened = await this.#open(fresh, link, signal, progress);
       partials = opened.partials;
+      // Somebody else was there meanwhile: what is known of the others may be wrong.
+      if (opened.generation !== this.#generation) this.#generation = undefined;
     }
+    if (this.#generation === undefined) {
+      const opened = await this.#open([...new Set([...roots, ...this.#roots.values()])], link, signal, progress);
+      partials = opened.partials;
+      this.#generation = opened.generation;
+    }
+    const refusal = this.#roots.get(this.#workspace)!.refusal;
+    if (refusal) throw new RbsError(refusal, { culprit: "caller" });
     const plans = roots.filter(({ tree, refusal }) => !refusal && tree.pending.size > 0)
       .map((root) => ({ root, plan: makePlan(root.tree) }));
     if (plans.length === 0) return this.#generation;
@@ -302,7 +322,7 @@ export class WorkspaceSync implements Disposable {
     const call = await ApplyCall.begin(link, signal);
     try {
       for (const { root, plan } of plans) {
-        await call.start(this.#generation, root.tree.path, root.readOnly);
+        await call.start(this.#generation, root.tree.path, root.readOnly, root.tree.single);
         await sendPlan(call, plan, {
           signal,
           progress,
@@ -321,17 +341,16 @@ export class WorkspaceSync implements Disposable {
     return this.#generation;
   }
 
-  /** Asks the agent what it has of all roots, since a generation is of all. */
+  /** Asks the agent what it has of some roots. What is pending of them is what it lacks. */
   async #open(roots: SyncedRoot[], link: WorkspaceLink, signal: AbortSignal, progress: Progress) {
     progress.look("comparing with the agent's files");
-    const all = [...new Set([...roots, ...this.#roots.values()])];
     const partials = new Map<string, number>();
     const comparisons: ManifestComparison[] = [];
     let entries = 0;
-    const generation = await openRoots(link, all.map(({ tree }) => tree.path), {
+    const generation = await openRoots(link, roots.map(({ tree }) => tree.path), {
       root: (index, refusal) => {
-        all[index].refusal = refusal || undefined;
-        comparisons[index] = all[index].tree.compare();
+        roots[index].refusal = refusal || undefined;
+        comparisons[index] = roots[index].tree.compare();
       },
       entry: (entry) => {
         comparisons.at(-1)?.entry(entry);
@@ -339,9 +358,7 @@ export class WorkspaceSync implements Disposable {
       },
       partial: (digest, received) => partials.set(digest.toHex(), received),
     }, signal);
-    const refusal = all[0].refusal;
-    if (refusal) throw new RbsError(refusal, { culprit: "caller" });
-    for (const [index, root] of all.entries()) {
+    for (const [index, root] of roots.entries()) {
       await comparisons[index].finish({ signal, onProgress: (n) => progress.looked(n) });
       root.known = !root.refusal;
     }
@@ -364,8 +381,8 @@ export class WorkspaceSync implements Disposable {
     if (this.#restored) return;
     this.#restored = true;
     const index = readIndex(this.#indexFile);
-    for (const { path, single, entries } of index?.roots ?? []) {
-      const root = this.#root(path, true);
+    for (const { path, single, readOnly, entries } of index?.roots ?? []) {
+      const root = this.#root(path, readOnly);
       if (root.tree.single !== single) continue;
       root.tree.restore(entries);
       root.known = index!.generation !== "";
@@ -376,24 +393,53 @@ export class WorkspaceSync implements Disposable {
   #saveSoon(): void {
     clearTimeout(this.#saving);
     if (this.#closed) return;
-    this.#saving = setTimeout(() => void this.#turn.then(() => this.#save()), SAVE_AFTER_MS);
+    this.#saving = setTimeout(async () => {
+      const slices = new Slices();
+      try {
+        for (const _ of this.#writing()) if (slices.over) await slices.pause();
+      } catch (e) {
+        this.#notSaved(e);
+      }
+    }, SAVE_AFTER_MS);
     this.#saving.unref();
   }
 
   #save(): void {
     clearTimeout(this.#saving);
     if (!this.#changed) return;
-    const roots = [...this.#roots.values()].filter(({ refusal }) => !refusal);
-    const settled = roots.every(({ tree, known }) => known && tree.pending.size === 0);
     try {
-      writeIndex(this.#indexFile, {
-        generation: settled && this.#generation || "",
-        roots: roots.map(({ tree }) => ({ path: tree.path, single: tree.single, entries: tree.entries })),
-      });
-      this.#changed = false;
+      for (const _ of this.#writing());
     } catch (e) {
-      console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
+      this.#notSaved(e);
     }
+  }
+
+  /** Entries are never changed, only replaced: they can be written while others work. */
+  #writing(): Generator<void> {
+    this.#changed = false;
+    const roots = [...this.#roots.values()].filter(({ refusal, known }) => !refusal && known);
+    const settled = roots.every(({ tree }) => tree.pending.size === 0);
+    return writeIndex(this.#indexFile, {
+      generation: settled && this.#generation || "",
+      roots: roots.map(({ tree, readOnly }) => ({
+        path: tree.path,
+        single: tree.single,
+        readOnly,
+        entries: [...tree.entries.values()],
+      })),
+    });
+  }
+
+  #notSaved(e: unknown): void {
+    console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
   }
 }
 

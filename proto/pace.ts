@@ -1,21 +1,18 @@
 import { setImmediate } from "node:timers";
 
-/** How long the event loop may be kept from Ping, Cancel and Ctrl-C. Milliseconds. */
+/** How long the event loop may be kept from other work. Milliseconds. */
 const SLICE_MS = 8;
 
 /**
- * Cuts long synchronous work into slices: `if (pace.due) await pace.rest();`. Synchronous calls for small files are ten
- * times cheaper than promises.
+ * Cuts long synchronous work into slices, so that a Ping or a Ctrl-C is answered meanwhile:
+ * `if (pace.due) await pace.rest();`. Synchronous calls for small files are ten times cheaper than promises.
  */
 export class Pace {
-  readonly #signal: AbortSignal;
   #until = performance.now() + SLICE_MS;
   #calls = 0;
 
-  /** @param signal Makes {@link rest} throw its reason. */
-  constructor(signal: AbortSignal) {
-    this.#signal = signal;
-  }
+  /** @param signal Ends the work: {@link rest} throws its reason. */
+  constructor(readonly signal?: AbortSignal) {}
 
   /** True when others should have their turn. */
   get due(): boolean {
@@ -26,7 +23,7 @@ export class Pace {
   /** Lets others have their turn. */
   async rest(): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
-    this.#signal.throwIfAborted();
+    this.signal?.throwIfAborted();
     this.#until = performance.now() + SLICE_MS;
   }
 }

@@ -1,0 +1,288 @@
+import { create } from "@bufbuild/protobuf";
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { OutputsPolicy, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeName } from "../../proto/tree/names.ts";
+import { type CommandEnd, OutputsCollector } from "./outputs_collector.ts";
+import { completed, eventFile, file, namedSet, testResult, workspaceInfo } from "./testing/build_events.ts";
+import { type Manifest, readManifest } from "./testing/manifest.ts";
+import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
+
+/** A session with a collector, and a Bazel that is played by the test. */
+class Session {
+  readonly collector: OutputsCollector;
+
+  constructor(readonly files: SessionFiles, limit?: number) {
+    this.collector = new OutputsCollector({ ...files, limit });
+  }
+
+  /** Runs a command: `bazel` does what the server does, given the path here of our file for build events. */
+  async run(args: string[], options: {
+    policy?: OutputsPolicy;
+    known?: Uint8Array;
+    named?: string[];
+    end?: CommandEnd;
+    bazel?(eventsFile: string): void;
+  } = {}): Promise<Manifest | undefined> {
+    const outputs = create(OutputsRequestSchema, {
+      policy: options.policy ?? OutputsPolicy.TOPLEVEL,
+      knownManifest: options.known,
+      namedFiles: options.named?.map(encodeName),
+    });
+    const prepared = await this.collector.prepare(args, { outputs });
+    const flag = prepared.args.find((arg) => arg.includes("--build_event_binary_file=/"));
+    const path = flag?.slice(flag.lastIndexOf("=") + 1);
+    options.bazel?.(path === undefined ? "" : this.files.hostPath(path)!);
+    return readManifest(await prepared.collect(options.end ?? { exitCode: 0 }));
+  }
+
+  /** A build of outputs below bazel-bin. */
+  build(...names: string[]) {
+    const { bin, execRoot } = this.files;
+    return (eventsFile: string) =>
+      Deno.writeFileSync(
+        eventsFile,
+        eventFile(
+          workspaceInfo(execRoot),
+          namedSet("0", names.map((name) => file({ uri: `file://${bin}/${name}` }))),
+          completed([["default", ["0"]]]),
+        ),
+      );
+  }
+
+  /** The manifest's paths: OUT for the output base, BIN for bazel-bin in it, WS for the workspace. */
+  paths(manifest: Manifest | undefined): string[] | undefined {
+    const { bin, outputBase, workspace } = this.files;
+    return manifest?.entries.map(({ path }) =>
+      path.replace(bin, "BIN").replace(outputBase, "OUT").replace(workspace, "WS")
+    ).sort();
+  }
+}
+
+Deno.test("a build promises its outputs with their digests, and the convenience symlinks", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const manifest = await session.run(["build", "//..."], {
+    bazel(eventsFile) {
+      files.write({
+        [`${files.workspace}/bazel-bin`]: { link: files.bin },
+        [`${files.bin}/a`]: "content of a",
+        [`${files.bin}/not-asked-for`]: "",
+      });
+      session.build("a", "missing")(eventsFile);
+    },
+  });
+  assert.deepEqual(session.paths(manifest), ["BIN", "BIN/a", "WS/bazel-bin"]);
+  const [folder, a, link] = manifest!.entries;
+  assert.equal(folder.kind, "directory");
+  assert.equal(a.size, 12);
+  assert.deepEqual([...a.digest!], [...createHash("sha256").update("content of a").digest()]);
+  assert.equal(link.target, files.bin);
+  assert.deepEqual(manifest!.warnings, []);
+});
+
+Deno.test("the same again is only said to be the same; a change is not", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({ [`${files.bin}/a`]: "one" });
+  const bazel = session.build("a");
+  const first = await session.run(["build"], { bazel });
+  const again = await session.run(["build"], { bazel, known: first!.id });
+  assert.deepEqual(again, { ...first, entries: [], unchanged: true });
+  files.write({ [`${files.bin}/a`]: "two" });
+  const other = await session.run(["build"], { bazel, known: first!.id });
+  assert.equal(other!.unchanged, false);
+  assert.deepEqual(session.paths(other), ["BIN/a"]);
+});
+
+Deno.test("a failed build promises what there is", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({ [`${files.bin}/a`]: "" });
+  const manifest = await session.run(["build"], { bazel: session.build("a", "bad"), end: { exitCode: 1 } });
+  assert.deepEqual(session.paths(manifest), ["BIN/a"]);
+});
+
+Deno.test("policies: all brings every output, minimal only what is executed", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({
+    [`${files.workspace}/bazel-out`]: { link: `${files.execRoot}/bazel-out` },
+    [`${files.bin}/a`]: "",
+    [`${files.bin}/b`]: "",
+    [`${files.bin}/tool`]: "",
+    [`${files.bin}/tool.runfiles/ws/lib`]: { link: `${files.bin}/lib` },
+    [`${files.bin}/lib`]: "",
+  });
+  const bazel = session.build("a", "tool");
+  const all = await session.run(["build"], { bazel, policy: OutputsPolicy.ALL });
+  for (const path of ["BIN/a", "BIN/b", "BIN/lib"]) assert.ok(session.paths(all)!.includes(path));
+  const execRequest = encodeFields([[1, `${files.bin}/tool.runfiles/ws`], [2, "/bin/bash"], [2, "-c"], [
+    2,
+    `${files.bin}/tool x`,
+  ]]);
+  const minimal = await session.run(["run"], { policy: OutputsPolicy.MINIMAL, end: { exitCode: 0, execRequest } });
+  assert.deepEqual(
+    session.paths(minimal),
+    [
+      "BIN/lib",
+      "BIN/tool",
+      "BIN/tool.runfiles",
+      "BIN/tool.runfiles/ws",
+      "BIN/tool.runfiles/ws/lib",
+      "OUT/execroot/ws/bazel-out",
+      "WS/bazel-out",
+    ].filter((path) => path !== "BIN/tool.runfiles"),
+  );
+});
+
+Deno.test("tests bring the folders of their logs, coverage its report", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const logs = `${files.execRoot}/bazel-out/k8-fastbuild/testlogs`;
+  files.write({
+    [`${logs}/t/test.log`]: "",
+    [`${logs}/t/test.outputs/u.txt`]: "",
+    [`${logs}/other/test.log`]: "",
+    [`${files.execRoot}/bazel-out/_coverage/_coverage_report.dat`]: "",
+  });
+  const bazel = (eventsFile: string) =>
+    Deno.writeFileSync(
+      eventsFile,
+      eventFile(workspaceInfo(files.execRoot), testResult([file({ uri: `file://${logs}/t/test.log` })])),
+    );
+  const names = (manifest?: Manifest) =>
+    session.paths(manifest)!.map((path) => path.replace("OUT/execroot/ws/bazel-out/", ""));
+  const tested = ["", "/test.log", "/test.outputs", "/test.outputs/u.txt"].map((n) => `k8-fastbuild/testlogs/t${n}`);
+  assert.deepEqual(names(await session.run(["test"], { bazel })), tested);
+  assert.deepEqual(names(await session.run(["coverage"], { bazel })), [
+    "_coverage",
+    "_coverage/_coverage_report.dat",
+    ...tested,
+  ]);
+});
+
+Deno.test("a file that a flag names comes if the command has written it", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const { workspace, bin } = files;
+  files.write({
+    [`${workspace}/bazel-bin`]: { link: bin },
+    [`${workspace}/kept`]: "",
+    [`${workspace}/changed`]: "",
+    [`${files.outputBase}/server/request_cookie`]: "",
+  });
+  const named = [
+    `${workspace}/kept`,
+    `${workspace}/changed`,
+    `${workspace}/bazel-bin/made`,
+    "/nowhere/tmp/made",
+    `${workspace}/folder`,
+    `${workspace}/never`,
+    `${files.outputBase}/server/jvm.out`,
+    "/etc/passwd",
+    `${workspace}/etc/passwd`,
+  ];
+  const manifest = await session.run(["query", "//..."], {
+    named,
+    bazel: () =>
+      files.write({
+        [`${workspace}/changed`]: "x",
+        [`${bin}/made`]: "x",
+        "/nowhere/tmp/made": "x",
+        [`${workspace}/folder`]: "folder/",
+        [`${files.outputBase}/server/jvm.out`]: "",
+        [`${workspace}/etc`]: { link: "/etc" },
+      }),
+  });
+  // What is reached through bazel-bin goes where that leads.
+  assert.deepEqual(session.paths(manifest), ["/nowhere/tmp/made", "BIN/made", "WS/changed"]);
+});
+
+Deno.test("a lock file of modules that the command has written comes", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const lock = `${files.workspace}/MODULE.bazel.lock`;
+  const write = () => files.write({ [lock]: "{}" });
+  assert.deepEqual(session.paths(await session.run(["mod", "deps"], { bazel: write })), ["WS/MODULE.bazel.lock"]);
+  assert.equal(await session.run(["mod", "deps"]), undefined);
+});
+
+Deno.test("a script that `bazel run` writes brings what it executes", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({ [`${files.bin}/tool`]: "" });
+  const script = "/nowhere/tmp/script";
+  const manifest = await session.run(["run", `--script_path=${script}`], {
+    policy: OutputsPolicy.MINIMAL,
+    named: [script],
+    bazel() {
+      files.write({ [script]: `#!/bin/bash\nexec ${files.bin}/tool "$@"\n` });
+      Deno.chmodSync(files.hostPath(script)!, 0o755);
+    },
+  });
+  assert.deepEqual(session.paths(manifest), ["/nowhere/tmp/script", "BIN/tool"]);
+});
+
+Deno.test("clean is told of; commands that make nothing say nothing", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const cleaned = await session.run(["clean"]);
+  assert.deepEqual([cleaned!.cleaned, cleaned!.entries, cleaned!.unchanged], [true, [], false]);
+  assert.equal((await session.run(["clean"], { known: cleaned!.id }))!.cleaned, true);
+  assert.equal(await session.run(["clean"], { end: { exitCode: 2 } }), undefined);
+  for (const command of ["info", "query", "help", "version"]) assert.equal(await session.run([command]), undefined);
+});
+
+Deno.test("a caller that wants no outputs gets none, and its command as it is", async () => {
+  await using files = await sessionFiles();
+  const prepared = await new OutputsCollector(files).prepare(["build"], {});
+  assert.deepEqual(prepared.args, ["build"]);
+  assert.deepEqual(await prepared.collect({ exitCode: 0 }), []);
+});
+
+Deno.test("the user's own build events are read, be they relative or in a file of before", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({ [`${files.bin}/a`]: "", [`${files.bin}/b`]: "" });
+  const path = files.hostPath(`${files.workspace}/bep`)!;
+  const build = (name: string) => () => session.build(name)(path);
+  const args = ["build", "--build_event_binary_file=bep"];
+  assert.deepEqual(session.paths(await session.run(args, { bazel: build("a") })), ["BIN/a"]);
+  assert.deepEqual(session.paths(await session.run(args, { bazel: build("b") })), ["BIN/b"]);
+  const rc = ["build", "--default_override=1:build:ci=--build_event_binary_file=bep"];
+  assert.deepEqual(session.paths(await session.run(rc, { bazel: session.build("b") })), ["BIN/b"]);
+});
+
+Deno.test("a build that wrote no events is told of, if it should have", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  assert.match((await session.run(["build"]))!.warnings.join(), /^What this command has made is not known/);
+  assert.deepEqual((await session.run(["build"], { end: { exitCode: 2 } }))!.warnings, []);
+});
+
+Deno.test("our file of build events goes with the command, and those of a killed agent with the next", async () => {
+  await using files = await sessionFiles();
+  const folder = `${files.hostPath(files.outputBase)}/rbs`;
+  files.write({ [`${files.outputBase}/rbs/build_events.1`]: "" });
+  const session = new Session(files);
+  await session.run(["build"], { bazel: session.build() });
+  assert.deepEqual([...Deno.readDirSync(folder)], []);
+});
+
+Deno.test("many entries come in several messages", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const here = files.hostPath(`${files.bin}/t`)!;
+  Deno.mkdirSync(here, { recursive: true });
+  const name = "x".repeat(200);
+  for (let i = 0; i < 3_000; i++) Deno.symlinkSync(name, `${here}/${name}${i}`);
+  const prepared = await session.collector.prepare(["build"], {
+    outputs: create(OutputsRequestSchema, { policy: OutputsPolicy.TOPLEVEL }),
+  });
+  session.build("t")(`${files.hostPath(files.outputBase)}/rbs/build_events.1`);
+  const parts = await prepared.collect({ exitCode: 0 });
+  assert.ok(parts.length > 1 && parts.every((part) => part.length < 600 << 10));
+  assert.equal(readManifest(parts)!.entries.length, 3_001);
+});

@@ -1,0 +1,501 @@
+import assert from "node:assert/strict";
+import { RbsError } from "../../proto/errors.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
+import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
+import { type BarrierOptions, WorkspaceSync } from "./workspace_sync.ts";
+
+/** A workspace, an agent and a sync between them; all go with the scope. */
+function setUp(script: AgentScript = {}) {
+  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-sync-" }));
+  const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
+  Deno.mkdirSync(workspace);
+  const agent = new WorkspaceAgent(`${temp}/agent`, script);
+  const said: string[] = [];
+  const syncs: WorkspaceSync[] = [];
+  const start = () => {
+    const sync = new WorkspaceSync({ workspace, outputBase });
+    syncs.push(sync);
+    return sync;
+  };
+  const t = {
+    temp,
+    workspace,
+    agent,
+    said,
+    sync: start(),
+    /** Another proxy for the same workspace. */
+    restart() {
+      t.sync.close();
+      t.sync = start();
+    },
+    path: (name: string) => `${workspace}/${name}`,
+    write(name: string, content: string | Uint8Array = name) {
+      Deno.mkdirSync(t.path(name).slice(0, t.path(name).lastIndexOf("/")), { recursive: true });
+      Deno.writeFileSync(t.path(name), typeof content === "string" ? new TextEncoder().encode(content) : content);
+    },
+    barrier: (options: Partial<BarrierOptions> = {}) =>
+      t.sync.barrier({
+        link: agent.link,
+        say: (line) => said.push(line),
+        signal: new AbortController().signal,
+        ...options,
+      }),
+    /** Lets the watcher see that no event waits; else many changes in a row are a burst, which only a scan can follow. */
+    quiet: () => new Promise((resolve) => setTimeout(resolve, 15)),
+    /** A barrier, after which the agent has what is here. @returns the calls that it took */
+    async synced(options: Partial<BarrierOptions> = {}): Promise<string[]> {
+      const { generation } = await t.barrier(options);
+      assert.equal(generation, `g${agent.generation}`);
+      assert.deepEqual(listing(agent.root(workspace)), listing(workspace));
+      return agent.takeCalls();
+    },
+    [Symbol.dispose]() {
+      for (const sync of syncs) sync.close();
+      agent[Symbol.dispose]();
+      new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+    },
+  };
+  return t;
+}
+
+/** All that can be seen of a tree: names, kinds, modes, times, targets, contents. */
+function listing(root: string): string[] {
+  const lines: string[] = [];
+  const list = (folder: string) => {
+    for (const { name } of Deno.readDirSync(`${root}/${folder}`)) {
+      const path = folder ? `${folder}/${name}` : name;
+      if (path === ".git" || path === "home-only") continue;
+      const info = Deno.lstatSync(`${root}/${path}`);
+      const mode = (info.mode! & 0o7777).toString(8);
+      if (info.isSymlink) lines.push(`${path} -> ${Deno.readLinkSync(`${root}/${path}`)}`);
+      else if (info.isDirectory) {
+        lines.push(`${path}/ ${mode}`);
+        list(path);
+      } else lines.push(`${path} ${mode} ${info.mtime!.getTime()} ${Deno.readTextFileSync(`${root}/${path}`)}`);
+    }
+  };
+  list("");
+  return lines.sort();
+}
+
+Deno.test("everything that Bazel can see arrives", async () => {
+  using t = setUp();
+  t.write("BUILD");
+  t.write("a/b/c.txt");
+  t.write("tool.sh", "#!/bin/sh\n");
+  t.write("empty", "");
+  t.write("ünï ✓.txt");
+  t.write("big", new Uint8Array(3 << 20).fill(7));
+  Deno.chmodSync(t.path("tool.sh"), 0o755);
+  Deno.utimeSync(t.path("BUILD"), 1_000_000.123, 1_000_000.123);
+  Deno.mkdirSync(t.path("empty folder"), { mode: 0o750 });
+  Deno.symlinkSync("b/c.txt", t.path("a/link"));
+  Deno.symlinkSync("nowhere", t.path("dangling"));
+  Deno.symlinkSync("/etc/passwd", t.path("out of it"));
+  assert.deepEqual(await t.synced(), ["Open", "Apply"]);
+});
+
+Deno.test("with nothing changed, nothing is sent", async () => {
+  using t = setUp();
+  t.write("a/f");
+  await t.synced();
+  for (let i = 0; i < 5; i++) assert.deepEqual(await t.synced(), []);
+});
+
+const CHANGES: [string, (t: ReturnType<typeof setUp>) => void][] = [
+  ["an edit", (t) => t.write("a/one", "other")],
+  ["an edit of the same length", (t) => t.write("a/one", "a/oen")],
+  ["a new file in a new folder", (t) => t.write("x/y/z/new")],
+  ["a removed file", (t) => Deno.removeSync(t.path("a/one"))],
+  ["a removed folder", (t) => Deno.removeSync(t.path("a"), { recursive: true })],
+  ["a renamed file", (t) => Deno.renameSync(t.path("a/one"), t.path("a/ONE"))],
+  ["a renamed folder", (t) => Deno.renameSync(t.path("a"), t.path("b/a"))],
+  ["a mode", (t) => Deno.chmodSync(t.path("a/one"), 0o755)],
+  ["a time", (t) => Deno.utimeSync(t.path("a/one"), 5, 5)],
+  ["a folder's mode", (t) => Deno.chmodSync(t.path("a"), 0o700)],
+  ["a file that becomes a folder", (t) => (Deno.removeSync(t.path("a/one")), t.write("a/one/more"))],
+  ["a folder that becomes a file", (t) => (Deno.removeSync(t.path("a"), { recursive: true }), t.write("a"))],
+  ["a folder that becomes a symlink", (t) => {
+    Deno.renameSync(t.path("a"), t.path("real"));
+    Deno.symlinkSync("real", t.path("a"));
+  }],
+  ["a symlink that leads elsewhere", (t) => {
+    Deno.removeSync(t.path("link"));
+    Deno.symlinkSync("/usr", t.path("link"));
+  }],
+  ["a symlink that becomes a folder", (t) => (Deno.removeSync(t.path("link")), t.write("link/f"))],
+  ["an empty folder", (t) => Deno.mkdirSync(t.path("hollow"))],
+  ["a folder renamed away and back, changed", (t) => {
+    Deno.renameSync(t.path("a"), t.path("b/a"));
+    t.write("b/a/one", "changed");
+    Deno.renameSync(t.path("b/a"), t.path("a"));
+  }],
+];
+
+for (const [what, change] of CHANGES) {
+  Deno.test(`${what} takes one call, and a proxy that was not there finds it as well`, async () => {
+    using t = setUp();
+    t.write("a/one", "a/one");
+    t.write("a/two", "2".repeat(10_000));
+    t.write("b/three");
+    Deno.symlinkSync("a", t.path("link"));
+    await t.synced();
+    await t.synced();
+    await t.quiet();
+    change(t);
+    assert.deepEqual(await t.synced(), ["Apply"]);
+    assert.deepEqual(await t.synced(), []);
+    await t.quiet();
+    t.write("a-later");
+    assert.deepEqual(await t.synced(), ["Apply"]);
+  });
+
+  Deno.test(`${what} is found by a proxy that was not there`, async () => {
+    using t = setUp();
+    t.write("a/one", "a/one");
+    t.write("a/two", "2".repeat(10_000));
+    t.write("b/three");
+    Deno.symlinkSync("a", t.path("link"));
+    await t.synced();
+    t.sync.close();
+    change(t);
+    t.restart();
+    assert.deepEqual(await t.synced(), ["Apply"]);
+    t.restart();
+    assert.deepEqual(await t.synced(), []);
+  });
+}
+
+Deno.test("what changes in a folder that was just found is found", async () => {
+  using t = setUp();
+  t.write("BUILD");
+  await t.synced();
+  for (let i = 0; i < 20; i++) {
+    t.write(`d${i}/f`, "1");
+    await t.synced();
+    t.write(`d${i}/f`, "22");
+    t.write(`d${i}/e/f`, "1");
+    await t.synced();
+    t.write(`d${i}/e/f`, "333");
+    await t.synced();
+  }
+});
+
+Deno.test("a burst of changes is followed by a scan", async () => {
+  using t = setUp();
+  for (let i = 0; i < 20; i++) t.write(`d${i}/f`);
+  await t.synced();
+  const script = `for ((i = 0; i < 2000; i++)); do echo $i > "$0/d$((i % 20))/f$i"; done; rm -r "$0/d3"; mkdir "$0/d3"`;
+  await new Deno.Command("bash", { args: ["-c", script, t.workspace] }).output();
+  assert.deepEqual(await t.synced(), ["Apply"]);
+  t.write("d3/again");
+  assert.deepEqual(await t.synced(), ["Apply"]);
+});
+
+Deno.test("an agent that has it already is sent nothing, and only what differs", async () => {
+  using t = setUp();
+  for (let i = 0; i < 50; i++) t.write(`d/f${i}`);
+  await t.synced();
+  t.sync.close();
+  Deno.removeSync(`${t.temp}/out`, { recursive: true });
+  t.restart();
+  assert.deepEqual(await t.synced(), ["Open"]);
+  t.sync.close();
+  Deno.removeSync(`${t.temp}/out`, { recursive: true });
+  t.write("d/f7", "changed");
+  Deno.removeSync(t.path("d/f8"));
+  t.restart();
+  assert.deepEqual(await t.synced(), ["Open", "Apply"]);
+  assert.deepEqual(t.agent.records.map((r) => r.remove ?? r.entry?.path), ["d/f8", "d/f7"]);
+});
+
+Deno.test("a moved file is not sent again", async () => {
+  using t = setUp();
+  t.write("from/a", "a".repeat(100_000));
+  t.write("from/b", "b".repeat(100_000));
+  t.write("big", new Uint8Array(2 << 20).fill(1));
+  await t.synced();
+  await t.quiet();
+  const before = t.agent.receivedBytes;
+  Deno.renameSync(t.path("from"), t.path("to"));
+  Deno.renameSync(t.path("big"), t.path("to/big"));
+  Deno.chmodSync(t.path("to/a"), 0o600);
+  assert.deepEqual(await t.synced(), ["Apply"]);
+  assert.ok(t.agent.receivedBytes - before < 1000);
+});
+
+Deno.test("a generation that the agent refuses is asked for anew, also when the command was refused", async () => {
+  using t = setUp();
+  t.write("f");
+  await t.synced();
+  // Another proxy was there.
+  t.agent.generation++;
+  Deno.writeTextFileSync(`${t.agent.root(t.workspace)}/g`, "");
+  t.write("f", "changed");
+  assert.deepEqual(await t.synced(), ["Apply", "Open", "Apply"]);
+  t.agent.generation++;
+  t.sync.forget();
+  assert.deepEqual(await t.synced(), ["Open"]);
+});
+
+Deno.test("what .rbsignore names stays home, from the moment on at which it names it", async () => {
+  using t = setUp();
+  t.write("home-only/secret");
+  t.write(".git/config");
+  t.write("a/b.log");
+  t.write(".rbsignore", "/home-only/\n");
+  await t.synced();
+  const there = () => listing(t.agent.root(t.workspace)).map((line) => line.split(" ")[0]);
+  assert.deepEqual(there(), [".rbsignore", "a/", "a/b.log"]);
+  t.write("home-only/secret", "changed");
+  assert.deepEqual(await t.synced(), []);
+  await t.quiet();
+  t.write(".rbsignore", "/home-only/\n*.log\n!.git\n");
+  await t.barrier();
+  assert.deepEqual(there(), [".rbsignore", "a/"]);
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(t.workspace)}/.git/config`), ".git/config");
+});
+
+Deno.test("a .rbsignore that cannot be read stops the barrier with a sentence, and nothing is removed", async () => {
+  using t = setUp();
+  t.write("f");
+  await t.synced();
+  Deno.writeFileSync(t.path(".rbsignore"), Uint8Array.of(0xff, 0x0a));
+  await assert.rejects(t.barrier(), { message: /\.rbsignore is not UTF-8: mend or remove it\. Nothing was synced\.$/ });
+  Deno.removeSync(t.path(".rbsignore"));
+  assert.deepEqual(await t.synced(), []);
+});
+
+Deno.test("convenience symlinks stay home, and those that the agent's Bazel made stay there", async () => {
+  using t = setUp();
+  t.write("f");
+  Deno.symlinkSync(`${t.temp}/out/execroot/_main/bazel-out`, t.path("bazel-out"));
+  await t.barrier();
+  const there = t.agent.root(t.workspace);
+  assert.deepEqual([...Deno.readDirSync(there)].map((e) => e.name), ["f"]);
+  Deno.symlinkSync(`${t.temp}/out/execroot/_main/bazel-out/k8/bin`, `${there}/bazel-bin`);
+  t.sync.forget();
+  t.agent.takeCalls();
+  await t.barrier();
+  assert.deepEqual(t.agent.takeCalls(), ["Open"]);
+  assert.equal(Deno.lstatSync(`${there}/bazel-bin`).isSymlink, true);
+});
+
+Deno.test("an output base within the workspace stays home", async () => {
+  using t = setUp();
+  const sync = new WorkspaceSync({ workspace: t.temp, outputBase: `${t.temp}/out` });
+  t.write("f");
+  Deno.mkdirSync(`${t.temp}/out/x`, { recursive: true });
+  using elsewhere = setUp();
+  await sync.barrier({ link: elsewhere.agent.link, say() {}, signal: new AbortController().signal });
+  sync.close();
+  assert.deepEqual([...Deno.readDirSync(elsewhere.agent.root(t.temp))].map((e) => e.name).sort(), ["ws"]);
+});
+
+Deno.test("roots outside of the workspace come along, those within it do not count", async () => {
+  using t = setUp();
+  t.write("f");
+  const repo = `${t.temp}/repo`;
+  Deno.mkdirSync(`${repo}/src`, { recursive: true });
+  Deno.writeTextFileSync(`${repo}/src/x`, "1");
+  const opened: string[][] = [];
+  t.agent.script = { open: (roots) => void opened.push(roots) };
+  await t.synced();
+  const outside = [{ path: repo, readOnly: true }, { path: t.path("sub"), readOnly: true }, {
+    path: `${repo}/src`,
+    readOnly: true,
+  }];
+  assert.deepEqual(await t.synced({ outside }), ["Open", "Apply"]);
+  assert.deepEqual(opened, [[t.workspace], [repo]]);
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(repo)}/src/x`), "1");
+  assert.deepEqual(await t.synced({ outside }), []);
+  Deno.writeTextFileSync(`${repo}/src/x`, "22");
+  // A command that does not use it does not wait for it.
+  assert.deepEqual(await t.synced(), []);
+  assert.deepEqual(await t.synced({ outside }), ["Apply"]);
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(repo)}/src/x`), "22");
+});
+
+Deno.test("a root that the agent cannot have is a warning, once; the workspace is an error", async () => {
+  using t = setUp();
+  const repo = `${t.temp}/repo`;
+  Deno.mkdirSync(repo);
+  t.write("BUILD");
+  t.agent.script = { refusals: { [repo]: "The folder cannot be had." } };
+  const outside = [{ path: repo, readOnly: true }];
+  await t.synced({ outside });
+  await t.synced({ outside });
+  assert.deepEqual(t.said, ["rbs: warning: The folder cannot be had.\n"]);
+  t.agent.script = { refusals: { [t.workspace]: "The workspace cannot be had." } };
+  t.sync.forget();
+  await assert.rejects(t.barrier(), { name: "RbsError", message: "The workspace cannot be had." });
+});
+
+Deno.test("a cut connection goes on where it was, within the caller's patience", async () => {
+  using t = setUp();
+  for (let i = 0; i < 40; i++) t.write(`f${i}`, new Uint8Array(400_000).fill(i));
+  let cuts = 0;
+  t.agent.script = {
+    message(number, cut) {
+      if (number === 8 && cuts++ < 2) {
+        cut();
+        throw new Error("cut");
+      }
+    },
+  };
+  assert.deepEqual(await t.synced({ patienceMs: 20_000 }), ["Open", "Apply", "Open", "Apply", "Open", "Apply"]);
+  assert.ok(t.agent.receivedBytes < 1.5 * 40 * 400_000, "what had arrived is not sent again");
+});
+
+Deno.test("without patience a cut connection is UNAVAILABLE, and the next barrier goes on", async () => {
+  using t = setUp();
+  t.write("f");
+  t.agent.script = {
+    message(_, cut) {
+      cut();
+      throw new Error("cut");
+    },
+  };
+  await assert.rejects(t.barrier(), (e) => e instanceof StatusError && e.code === Status.UNAVAILABLE);
+  t.agent.script = {};
+  t.agent.takeCalls();
+  assert.deepEqual(await t.synced(), ["Open", "Apply"]);
+});
+
+Deno.test("a large file that was cut off is not sent from its beginning again", async () => {
+  using t = setUp();
+  t.write("big", crypto.getRandomValues(new Uint8Array(1 << 16)));
+  const piece = Deno.readFileSync(t.path("big"));
+  using file = Deno.openSync(t.path("big"), { write: true });
+  for (let i = 0; i < 800; i++) file.writeSync(piece);
+  let cut = false;
+  t.agent.script = {
+    message(number, cutOff) {
+      if (number < 40 || cut) return;
+      cut = true;
+      cutOff();
+      throw new Error("cut");
+    },
+  };
+  await t.barrier({ patienceMs: 20_000 });
+  assert.ok(cut && t.agent.receivedBytes < 60e6, `${t.agent.receivedBytes} bytes`);
+  assert.deepEqual(Deno.readFileSync(`${t.agent.root(t.workspace)}/big`), Deno.readFileSync(t.path("big")));
+});
+
+Deno.test("errors that are not the link's are sentences", async () => {
+  using t = setUp();
+  t.write("f");
+  t.agent.script = {
+    message() {
+      throw new StatusError(Status.RESOURCE_EXHAUSTED, "The agent's disk is full.");
+    },
+  };
+  await assert.rejects(
+    t.barrier(),
+    (e) => e instanceof RbsError && e.message === "The workspace cannot be synced: The agent's disk is full.",
+  );
+  t.agent.script = {
+    open() {
+      throw new StatusError(Status.FAILED_PRECONDITION, "Another epoch.");
+    },
+  };
+  await assert.rejects(t.barrier(), (e) => e instanceof StatusError && e.code === Status.FAILED_PRECONDITION);
+});
+
+Deno.test("Ctrl-C ends a barrier at every stage, and the next one completes", async () => {
+  const never = () => new Promise<void>(() => {});
+  for (const stage of ["before", "open", "message", "applied", "unreachable"]) {
+    using t = setUp();
+    t.write("f");
+    const stop = new AbortController();
+    const reached = () => {
+      setTimeout(() => stop.abort());
+      return never();
+    };
+    if (stage === "before") stop.abort();
+    else if (stage === "unreachable") {
+      t.agent.script = {
+        open() {
+          reached();
+          throw new StatusError(Status.UNAVAILABLE, "Not there.");
+        },
+      };
+    } else t.agent.script = { [stage]: reached };
+    await assert.rejects(t.barrier({ signal: stop.signal, patienceMs: 60_000 }), {
+      message: "The sync of the workspace was interrupted.",
+    }, stage);
+    t.agent.script = {};
+    await t.synced();
+  }
+});
+
+Deno.test("barriers that come together are all served, and none sees older files", async () => {
+  using t = setUp();
+  t.write("f", "1");
+  const all = await Promise.all([t.barrier(), t.barrier(), t.barrier()]);
+  assert.equal(new Set(all.map((r) => r.generation)).size, 1);
+  assert.deepEqual(t.agent.takeCalls(), ["Open", "Apply"]);
+});
+
+Deno.test("a barrier that gives up its place does not stop the others", async () => {
+  using t = setUp();
+  t.write("f");
+  const first = Promise.withResolvers<void>(), go = Promise.withResolvers<void>();
+  t.agent.script = { applied: () => (first.resolve(), go.promise) };
+  const running = t.barrier();
+  await first.promise;
+  const stop = new AbortController();
+  const waiting = t.barrier({ signal: stop.signal });
+  const last = t.barrier();
+  stop.abort();
+  await assert.rejects(waiting, { message: "The sync of the workspace was interrupted." });
+  go.resolve();
+  await running;
+  await last;
+});
+
+Deno.test("a file that cannot be read is named in one warning, and the others arrive", {
+  ignore: Deno.uid() === 0,
+}, async () => {
+  using t = setUp();
+  t.write("secret");
+  t.write("f");
+  Deno.chmodSync(t.path("secret"), 0);
+  await t.barrier();
+  await t.barrier();
+  assert.deepEqual(t.said, [
+    `rbs: warning: 1 file or folder cannot be read, and the agent does not have them: ${t.path("secret")}\n`,
+  ]);
+  assert.deepEqual([...Deno.readDirSync(t.agent.root(t.workspace))].map((e) => e.name), ["f"]);
+});
+
+Deno.test("a workspace that is gone removes nothing", async () => {
+  using t = setUp();
+  t.write("f");
+  await t.synced();
+  Deno.renameSync(t.workspace, `${t.temp}/elsewhere`);
+  await assert.rejects(t.barrier(), { message: `The workspace ${t.workspace} is not there any more.` });
+  Deno.renameSync(`${t.temp}/elsewhere`, t.workspace);
+  assert.deepEqual(await t.synced(), []);
+});
+
+Deno.test("an index that is damaged is ignored", async () => {
+  using t = setUp();
+  t.write("f");
+  await t.synced();
+  t.sync.close();
+  const index = `${t.temp}/out/rbs/workspace.index`;
+  const bytes = Deno.readFileSync(index);
+  bytes[20] ^= 1;
+  Deno.writeFileSync(index, bytes);
+  t.restart();
+  assert.deepEqual(await t.synced(), ["Open"]);
+});
+
+Deno.test("a slow agent is progress on stderr", async () => {
+  using t = setUp();
+  t.write("f");
+  t.agent.script = { applied: () => new Promise((resolve) => setTimeout(resolve, 1_300)) };
+  await t.synced();
+  assert.match(t.said.join(""), /^rbs: syncing 1 of 1 files, 0 of 0 MB\nrbs: synced 1 files, 0 MB, in 1\.\d s\n$/);
+});
