@@ -294,6 +294,7 @@ export class Commands {
   ): Promise<{ outcome: RemoteOutcome; terminationExpected: boolean }> {
     const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
     let terminationExpected = false;
+    let ready: ReadyCommand | undefined;
     const patch = (response: Uint8Array) =>
       Buffer.concat(patchFields(response, (f: Field) => {
         switch (f.number) {
@@ -302,11 +303,14 @@ export class Commands {
           case Response.commandId:
             command.remoteId ??= textValue(response, f);
             return id;
+          case Response.stdout:
+          case Response.stderr:
+            ready?.log?.write(bytesValue(response, f));
+            return;
           case Response.terminationExpected:
             terminationExpected = varintValue(response, f) !== 0;
         }
       }));
-    let ready: ReadyCommand | undefined;
     if (link.synced) {
       try {
         ready = await (await this.#synced()).prepare(message, {
@@ -336,7 +340,7 @@ export class Commands {
         return ready.bringHome(exitCode(response)).then(() => call.write(patch(response)));
       },
       onOutputs: (part) => ready?.onOutputs(part),
-    });
+    }).finally(() => ready?.log?.[Symbol.dispose]());
     return { outcome, terminationExpected };
   }
 

@@ -12,6 +12,7 @@ import { namedOutputFiles } from "./arguments/named_outputs.ts";
 import { outputsPolicy } from "./arguments/outputs_policy.ts";
 import { findOutsideRoots, type OutsideRoot } from "./arguments/outside_roots.ts";
 import { allValues, clientVariable, parseRunArguments } from "./arguments/run_arguments.ts";
+import { CommandLog } from "./command_log.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink } from "./session.ts";
@@ -32,6 +33,8 @@ export interface ReadyCommand {
   request: Uint8Array;
   generation: string;
   outputs: OutputsRequest;
+  /** What the command prints is written down in the local output base, as a server beside it would do. */
+  log?: CommandLog;
   /** Takes an encoded Outputs message, of those that come before the last response. */
   onOutputs(part: Uint8Array): void;
   /** Has all of it here when it resolves. Throws an RbsError. */
@@ -81,6 +84,8 @@ export class TwoMachines {
     const { generation } = await this.#sync.barrier({ ...waiting, outside });
     const parts: Uint8Array[] = [];
     return {
+      // As Bazel's CleanCommand, which would remove the file that it writes to.
+      log: latin1(args[0]) === "clean" ? undefined : new CommandLog(outputBase),
       request: withRunArguments(request, filterClientEnv(args)),
       generation,
       outputs: create(OutputsRequestSchema, {

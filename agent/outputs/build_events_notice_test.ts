@@ -30,6 +30,10 @@ Deno.test("Bazel 2.1.0 and 4.2.3: the line goes, everything else stays", () => {
   );
 });
 
+Deno.test("a command that was refused before it began says nothing of build events", () => {
+  assert.equal(printed("ERROR: no\n", "WARNING: BES was not properly closed\n", NOTICE), "ERROR: no\n");
+});
+
 Deno.test("Bazel 7.7.1: the empty progress bar goes as well", () => {
   assert.equal(printed(DONE, "INFO: \n", NOTICE), DONE);
   assert.equal(printed("ERROR: no\n", "\x1b[31m\x1b[1mFAILED:\x1b[0m \n", NOTICE), "ERROR: no\n");

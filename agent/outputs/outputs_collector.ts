@@ -10,6 +10,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
+import { sentence } from "../../proto/errors.ts";
 import { OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
@@ -78,14 +79,14 @@ export class OutputsCollector {
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
     this.#storage = options.hostPath(options.outputBase)!;
-    // Of an agent that was killed.
-    remove(`${this.#storage}/rbs`);
   }
 
   /** Call it when a command is about to be given to the server. @param args One character per byte. */
   prepare(args: readonly string[], { outputs }: { outputs?: OutputsRequest }): Promise<PreparedOutputs> {
     const { outputBase, workspace } = this.#options;
     if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
+    if (this.#commands === 0) remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
@@ -101,6 +102,10 @@ export class OutputsCollector {
       collect: async (end) => {
         try {
           return await this.#collect({ args, end, request: outputs, written, events: injected?.files ?? [] });
+        } catch (e) {
+          // The command has ended, and its result is not to be lost.
+          const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
+          return [encodeFields([[Outputs.warnings, warning]])];
         } finally {
           remove(`${this.#storage}/${eventsFile}`);
         }
@@ -267,7 +272,7 @@ function isBelow(path: string, folder: string): boolean {
 function remove(path: string): void {
   try {
     Deno.removeSync(path, { recursive: true });
-  } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) throw e;
+  } catch {
+    // It was not there; or it stays, and does no harm.
   }
 }

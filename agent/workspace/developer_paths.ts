@@ -1,6 +1,13 @@
-import { join } from "node:path";
 import { systemFolderOf } from "../../proto/system_folders.ts";
 import { syncedRoot } from "../storage_folder.ts";
+
+/** A path of the developer's as it is kept on this machine. */
+export interface KeptPath {
+  /** The folder of the storage in which it lies, absolute: nothing above it can be changed by the session. */
+  base: string;
+  /** The path in it, relative; empty for the folder itself. */
+  relative: string;
+}
 
 /** Where a synced session keeps what stands at the developer's absolute paths. */
 export class DeveloperPaths {
@@ -20,37 +27,43 @@ export class DeveloperPaths {
     this.#storageOutputBase = options.storageOutputBase;
   }
 
-  /** The session's output base here. */
-  get storageOutputBase(): string {
-    return this.#storageOutputBase();
+  /** Where `path` is kept here; undefined: it is this machine's own and none of the session's, or no path at all. */
+  locate(path: string): KeptPath | undefined {
+    if (path === this.#outputBase) return { base: this.#storageOutputBase(), relative: "" };
+    if (isBelow(path, this.#outputBase)) {
+      return isNormal(path)
+        ? { base: this.#storageOutputBase(), relative: path.slice(this.#outputBase.length + 1) }
+        : undefined;
+    }
+    return this.refusal(path) === undefined ? { base: this.root, relative: path.slice(1) } : undefined;
   }
 
-  /** Where `path` (absolute, without "..") is kept here; undefined: it is this machine's own, and none of the session's. */
+  /** The same in one piece: an absolute path of this machine. What stands there may be a symlink, or lie behind one. */
   hostPath(path: string): string | undefined {
-    const inside = path === this.#outputBase
-      ? ""
-      : path.startsWith(`${this.#outputBase}/`)
-      ? path.slice(this.#outputBase.length + 1)
-      : undefined;
-    if (inside !== undefined) return join(this.storageOutputBase, inside);
-    return this.refusal(path) === undefined ? this.root + path : undefined;
+    const kept = this.locate(path);
+    return kept && (kept.relative === "" ? kept.base : `${kept.base}/${kept.relative}`);
   }
 
   /** Why a root cannot be had in the session: one sentence, or undefined if it can. */
   refusal(path: string): string | undefined {
-    if (
-      !path.startsWith("/") || path === "/" ||
-      path.split("/").some((name, i) => i > 0 && (name === "" || name === "." || name === ".."))
-    ) {
-      return `${JSON.stringify(path)} is no absolute path below /.`;
-    }
+    if (path === "/") return "All of / cannot be sent to the agent: name the folder in it that is used.";
+    if (!isNormal(path)) return `${JSON.stringify(path)} is no absolute path without "." and "..".`;
     const folder = systemFolderOf(path);
     if (folder !== undefined) {
       return `${path} cannot be sent to the agent, where ${folder} is the machine's own: have it installed there, or move it.`;
     }
-    if (path === this.#outputBase || path.startsWith(`${this.#outputBase}/`)) {
+    if (path === this.#outputBase || isBelow(path, this.#outputBase)) {
       return `${path} lies in the output base, which the agent has its own of.`;
     }
     return undefined;
   }
+}
+
+function isBelow(path: string, folder: string): boolean {
+  return path.startsWith(`${folder}/`);
+}
+
+function isNormal(path: string): boolean {
+  return path.startsWith("/") && !path.includes("\0") &&
+    path.slice(1).split("/").every((name) => name !== "" && name !== "." && name !== "..");
 }

@@ -2,255 +2,503 @@
  * The developer's files as a synced session has them: trees below the folder that the session sees as `/`, what is known
  * of them, and a generation that changes with them.
  *
- * What is known is right as long as nobody else writes there; so it is proven by a look at all files when an agent begins.
+ *     open ──looks at all of a root, reads what it does not know──> manifest
+ *     apply ──records──> TreeWriter ──> files in place, and known by their digests ──> workspace.index, for the next agent
+ *
+ * What is known saves reading, no more: the session's own programs can write here too, so each manifest is made by a look.
  */
-import { join } from "node:path";
-import { sentence } from "../../proto/errors.ts";
+import { dirname, join } from "node:path";
+import { RbsError, sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { randomToken } from "../../proto/state.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
-import type { Entry } from "../../proto/tree/entry.ts";
+import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { TreeError } from "../../proto/tree/names.ts";
-import { digestFile } from "../../proto/tree/read.ts";
-import { type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
+import { lstatSync, readdirSync } from "../../proto/tree/raw_names.ts";
+import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
+import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type PartialContent, TreeWriter } from "../../proto/tree/writer.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
+import { type Caller, Turns } from "./turns.ts";
 
 /** How long after a change what is known is written down, in milliseconds. */
 const SAVE_MS = 2_000;
+/** What of the time may go into that, as a divisor, while a large tree comes in. */
+const SAVE_SHARE = 20;
+/** The most files, folders and symlinks of a root. */
+const MAX_ENTRIES = 5_000_000;
 
 /** Parts of a {@link SyncedWorkspace}. */
 export interface SyncedWorkspaceOptions {
   /** The session's own folder. */
   storageDirectory: string;
   paths: DeveloperPaths;
-  /** By the developer's name: top-level symlinks that lead below it are Bazel's own, and no part of a tree. */
+  /** By the developer's name: symlinks that lead below it are Bazel's own, and no part of a tree. */
   outputBase: string;
   log(line: string): void;
+  /** @default 5,000,000 entries in a root */
+  limit?: number;
+  /** For tests. */
+  turns?: Turns;
+}
+
+/** What is here of a root. */
+export interface OpenedRoot {
+  path: string;
+  /** Why it cannot be had: a sentence. */
+  refusal?: string;
+  /** Undefined: it is not there. */
+  kind?: "file" | "directory";
+  /** Sorted by path; files with their digests, but for those that nobody can read. */
+  entries: Entry[];
+}
+
+/** Says of which root the records after it are. */
+export interface RootStart {
+  /** The generation that the changes were computed against. */
+  generation: string;
+  /** Absolute, the developer's. */
+  path: string;
+  /** A root that is a single file is the one entry of a tree, whose root is the folder that it is in. */
+  single: boolean;
+  /** Bazel must not write there. */
+  readOnly: boolean;
+}
+
+/** A part of a change. */
+export type ApplyStep = { start: RootStart } | { records: readonly TreeRecord[] };
+
+/** What a change did. */
+export interface Applied {
+  generation: string;
+  /** Files, folders and symlinks that are in place now. */
+  files: number;
+  /** Of their content. */
+  bytes: number;
 }
 
 interface Root {
-  path: string;
+  readonly path: string;
   single: boolean;
   readOnly: boolean;
   entries: Map<string, ScannedEntry>;
-  /** Looked at since this agent began. */
-  proven: boolean;
+  /** Its entries are those of the present generation, as far as only we have written. */
+  known: boolean;
 }
 
-/** See the file's head. */
+/** See the file's head. Throws {@link StatusError}s, and what is said at each method. */
 export class SyncedWorkspace {
   readonly #options: SyncedWorkspaceOptions;
+  readonly #top: string;
   readonly #staging: string;
   readonly #indexFile: string;
+  readonly #turns: Turns;
   readonly #life = randomToken().slice(0, 12);
   #changes = 0;
   #roots?: Map<string, Root>;
-  #applying?: Applying;
-  #saving?: ReturnType<typeof setTimeout>;
+  #saveTimer?: ReturnType<typeof setTimeout>;
+  #saveAfterMs = SAVE_MS;
+  /** Raised when a save begins: one that is under way in slices gives up. */
+  #saves = 0;
 
   constructor(options: SyncedWorkspaceOptions) {
     this.#options = options;
+    this.#top = options.paths.root;
     this.#staging = join(options.storageDirectory, "staging");
     this.#indexFile = join(options.storageDirectory, "workspace.index");
+    this.#turns = options.turns ?? new Turns();
   }
 
-  /** Stands for all roots as they are now. Another agent's, or another state's, is another. */
+  /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
   get generation(): string {
     return `${this.#life}.${this.#changes}`;
   }
 
-  /** What is here of large files that were cut off. */
-  partials(): PartialContent[] {
-    return this.#writer().partials();
+  /** The roots that Bazel must not write. Absolute, the developer's. */
+  get readOnlyRoots(): string[] {
+    return [...this.#known().values()].filter(({ readOnly }) => readOnly).map(({ path }) => path);
   }
 
-  /** Everything in a root, sorted, files with their digests. Undefined: nothing is there. @param path Absolute. */
-  async manifest(path: string, signal: AbortSignal): Promise<Entry[]> {
-    const root = this.#root(path);
-    if (!root.proven) await this.#prove(root, signal);
-    return [...root.entries.values()].sort((a, b) => a.path < b.path ? -1 : 1);
+  /** Looks at roots. The generation is the one that what was seen belongs to. @param paths Absolute. */
+  async open(
+    paths: readonly string[],
+    caller: Caller,
+  ): Promise<{ generation: string; roots: OpenedRoot[]; partials: PartialContent[] }> {
+    using _turn = await this.#turns.take(caller);
+    const roots: OpenedRoot[] = [];
+    for (const path of paths) roots.push(await this.#open(path, caller.gone));
+    return { generation: this.generation, roots, partials: this.#writer().partials() };
   }
 
-  /** Begins a change of roots; one that was begun before is over. Call its `end`, however it goes. */
-  begin(): Applying {
-    this.#applying?.replaced.abort();
-    const writer = this.#writer();
-    const applying: Applying = {
-      replaced: new AbortController(),
-      files: 0,
-      bytes: 0,
-      change: (path, options) => this.#change(applying, writer, path, options),
-      end: () => {
-        if (this.#applying === applying) this.#applying = undefined;
-        writer.close();
-      },
-    };
-    return this.#applying = applying;
-  }
-
-  #change(
-    applying: Applying,
-    writer: TreeWriter,
-    path: string,
-    { single, readOnly }: { single: boolean; readOnly: boolean },
-  ): (record: TreeRecord) => void {
-    const root = this.#root(path);
-    root.single = single;
-    root.readOnly = readOnly;
-    const slash = path.lastIndexOf("/");
-    const prefix = single ? path.slice(1, slash + 1) : `${path.slice(1)}/`;
-    const only = single ? path.slice(slash + 1) : undefined;
-    const own = (name: string) => {
-      if (only !== undefined && name !== only) {
-        throw new TreeError(`${JSON.stringify(name)} is not the root's only file`);
+  /**
+   * Changes roots. What was applied when it throws stays applied, and the generation tells. Throws a {@link TreeError}
+   * for what no honest proxy sends, and an RbsError if the disk does not take it.
+   */
+  async apply(steps: AsyncIterable<ApplyStep>, caller: Caller): Promise<Applied> {
+    const iterator = steps[Symbol.asyncIterator]();
+    // Nobody waits for one who has nothing to say.
+    let step = await iterator.next();
+    using turn = await this.#turns.take(caller);
+    const change = new Change(this.#top, this.#staging, this.#options);
+    const { generation } = this;
+    let root: Root | undefined;
+    const pace = new Pace();
+    try {
+      for (; !step.done; step = await turn.listen(iterator.next())) {
+        if ("start" in step.value) {
+          root = this.#begin(step.value.start, generation, change);
+          continue;
+        }
+        if (!root) throw new TreeError("files came before their root was named");
+        for (const record of step.value.records) {
+          this.#touch();
+          change.apply(root, record);
+          if (pace.due) await pace.rest();
+        }
       }
-      return prefix + name;
-    };
-    let receiving: Entry | undefined;
-    return (record) => {
-      if (applying.replaced.signal.aborted) throw new TreeError("another change of the workspace has begun");
-      this.#changed();
-      const { entry, remove } = record;
-      writer.apply({
-        ...record,
-        entry: entry && { ...entry, path: own(entry.path) },
-        remove: remove === undefined ? undefined : own(remove),
-        copyFrom: record.copyFrom === undefined ? undefined : own(record.copyFrom),
-      });
-      if (remove !== undefined) return forget(root.entries, remove);
-      receiving = entry ?? receiving;
-      if (!receiving) return;
-      applying.bytes += record.content?.length ?? 0;
-      if (record.more) {
-        // Until it is whole, what was there stands; but whose it is, nobody knows if the sender is cut off.
-        return;
-      }
-      applying.files++;
-      const before = root.entries.get(receiving.path);
-      if (before?.kind === "directory" && receiving.kind !== "directory") forget(root.entries, receiving.path);
-      const digest = receiving.kind === "file" ? receiving.digest ?? record.digest : undefined;
-      root.entries.set(receiving.path, { ...receiving, digest, ino: 0, ctimeMs: 0, racy: false });
-      receiving = undefined;
-    };
+      change.close();
+      // The caller has it all: nobody will go on with the beginning of a file.
+      this.#clear(this.#staging, () => true);
+      return { generation: this.generation, files: change.files, bytes: change.bytes };
+    } finally {
+      change.close();
+    }
   }
 
   /** Writes down what is known, so that the next agent need not read every file. */
   save(): void {
-    clearTimeout(this.#saving);
-    this.#saving = undefined;
+    clearTimeout(this.#saveTimer);
+    this.#saveTimer = undefined;
+    this.#saves++;
     if (!this.#roots) return;
     try {
-      for (const _ of writeIndex(this.#indexFile, { generation: "", roots: this.#indexed() })) { /* at once */ }
+      for (const _ of this.#writing());
     } catch (e) {
-      this.#options.log(`what is known of the workspace cannot be written down: ${sentence(e)}`);
+      this.#notSaved(e);
     }
   }
 
-  #indexed() {
-    return [...this.#roots!.values()].map((root) => ({ ...root, entries: [...root.entries.values()] }));
-  }
+  // --- roots
 
-  #changed(): void {
-    this.#changes++;
-    this.#saving ??= setTimeout(() => this.#saveInSlices(), SAVE_MS);
-    Deno.unrefTimer(this.#saving as unknown as number);
-  }
-
-  async #saveInSlices(): Promise<void> {
-    this.#saving = undefined;
-    const pace = new Pace();
-    try {
-      for (const _ of writeIndex(this.#indexFile, { generation: "", roots: this.#indexed() })) {
-        if (pace.due) await pace.rest();
-      }
-    } catch (e) {
-      this.#options.log(`what is known of the workspace cannot be written down: ${sentence(e)}`);
-    }
-  }
-
-  /** Writes below the folder that the session sees as `/`, which proves each folder on the way to a root as well. */
-  #writer(): TreeWriter {
-    return new TreeWriter({ root: this.#options.paths.root, staging: this.#staging });
+  #known(): Map<string, Root> {
+    if (this.#roots) return this.#roots;
+    this.#roots = new Map();
+    for (const root of readIndex(this.#indexFile)?.roots ?? []) this.#roots.set(root.path, { ...root, known: false });
+    // What a former agent was about when it was killed. Large files are gone on with.
+    this.#clear(this.#staging, (name) => !name.startsWith("partial-"));
+    this.#clear(this.#options.storageDirectory, (name) => name.startsWith("workspace.index."));
+    return this.#roots;
   }
 
   #root(path: string): Root {
-    if (!this.#roots) {
-      this.#roots = new Map();
-      for (const root of readIndex(this.#indexFile)?.roots ?? []) {
-        this.#roots.set(root.path, { ...root, proven: false });
-      }
-    }
-    let root = this.#roots.get(path);
-    if (!root) {
-      root = { path, single: false, readOnly: false, entries: new Map(), proven: false };
-      this.#roots.set(path, root);
-    }
+    const roots = this.#known();
+    let root = roots.get(path);
+    if (!root) roots.set(path, root = { path, single: false, readOnly: false, entries: new Map(), known: false });
     return root;
   }
 
-  /** Looks at all of a root. Digests that are known are kept for files that look the same. */
-  async #prove(root: Root, signal: AbortSignal): Promise<void> {
-    const { paths } = this.#options;
-    const host = paths.root + root.path;
-    const known = root.entries;
-    const single = isFile(host);
-    const name = root.path.slice(root.path.lastIndexOf("/") + 1);
-    const found = await scanTree(single ? paths.root + root.path.slice(0, -name.length - 1) : host, {
-      under: single ? name : undefined,
-      skip: (path, kind, target) => kind === "symlink" && !path.includes("/") && this.#isConvenience(target!),
+  #begin({ generation, path, single, readOnly }: RootStart, expected: string, change: Change): Root {
+    if (generation !== expected) {
+      throw new StatusError(
+        Status.FAILED_PRECONDITION,
+        "The agent's workspace is another one than the caller thinks.",
+        { "rbs-reason": "generation" },
+      );
+    }
+    const refusal = this.#options.paths.refusal(path);
+    if (refusal !== undefined) throw new StatusError(Status.FAILED_PRECONDITION, refusal);
+    const root = this.#root(path);
+    if (root.single !== single) root.entries = new Map();
+    root.single = single;
+    root.readOnly = readOnly;
+    const before = change.changes;
+    change.makeWay(single ? dirname(path) : path);
+    if (change.changes > before) this.#touch();
+    return root;
+  }
+
+  /** Says that the present generation is over. */
+  #touch(): void {
+    this.#changes++;
+    this.#saveSoon();
+  }
+
+  // --- manifests
+
+  async #open(path: string, signal: AbortSignal): Promise<OpenedRoot> {
+    const refusal = this.#options.paths.refusal(path);
+    if (refusal !== undefined) return { path, refusal, entries: [] };
+    const root = this.#root(path);
+    const kind = kindOf(this.#top, path.slice(1));
+    const found = await this.#look(root, kind, signal);
+    // Somebody else was here: what a proxy knows by the generation is not so any more.
+    if (root.known && !sameTree(root.entries, found)) this.#changes++;
+    root.single = kind === "file";
+    root.entries = found;
+    root.known = true;
+    return { path, kind, entries: [...found.values()].sort((a, b) => a.path < b.path ? -1 : 1) };
+  }
+
+  /** Everything in a root. Files that look as they did when they were read are not read again. */
+  async #look(root: Root, kind: OpenedRoot["kind"], signal: AbortSignal): Promise<Map<string, ScannedEntry>> {
+    if (kind === undefined) return new Map();
+    const single = kind === "file";
+    const folder = single ? dirname(root.path) : root.path;
+    const base = folder === "/" ? this.#top : this.#top + folder;
+    const { outputBase, limit = MAX_ENTRIES } = this.#options;
+    const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
+    const found = await scanTree(base, {
+      under: single ? root.path.slice(root.path.lastIndexOf("/") + 1) : undefined,
+      previous: root.single === single ? root.entries : undefined,
+      // Bazel's own: its links, and what the output base is mounted on.
+      skip: (path, kind, target) => kind === "symlink" ? isBelow(target!, outputBase) : path === mounted,
       signal,
+      onProgress: (entries) => {
+        if (entries > limit) throw tooMany(root.path, limit);
+      },
     });
+    if (found.size > limit) throw tooMany(root.path, limit);
+    let read = 0;
     const pace = new Pace(signal);
-    const at = single ? host.slice(0, -name.length - 1) : host;
-    for (const entry of found.values()) {
-      if (entry.kind !== "file") continue;
-      const before = known.get(entry.path);
-      // Files have the developer's own times here, so that whoever changed one has changed its time.
-      const same = before?.digest && before.size === entry.size && before.mtimeMs === entry.mtimeMs;
+    for (const [path, entry] of found) {
+      if (entry.kind !== "file" || entry.digest) continue;
+      read++;
       try {
-        entry.digest = same ? before.digest : digestFile(`${at}/${entry.path}`);
-      } catch {
-        found.delete(entry.path);
+        const now = entry.size > PIECE_BYTES ? await digestLarge(base, path, { signal }) : readSmall(base, path)?.entry;
+        if (now) found.set(path, now);
+        else found.delete(path);
+      } catch (e) {
+        // The caller sends it again if it has another one, or just does not know.
+        if (!(e instanceof RbsError)) throw e;
       }
       if (pace.due) await pace.rest();
     }
-    root.entries = found;
-    root.single = single;
-    root.proven = true;
+    if (read > 0) {
+      this.#options.log(`${root.path}: ${found.size} entries, ${read} files were read`);
+      this.#saveSoon();
+    }
+    return found;
   }
 
-  #isConvenience(target: string): boolean {
-    return target.startsWith(`${this.#options.outputBase}/`);
+  // --- what stays
+
+  #writer(): TreeWriter {
+    return new TreeWriter({ root: this.#top, staging: this.#staging });
+  }
+
+  /** Removes what is left over in a folder. */
+  #clear(folder: string, wants: (name: string) => boolean): void {
+    try {
+      for (const { name } of Deno.readDirSync(folder)) if (wants(name)) Deno.removeSync(`${folder}/${name}`);
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotFound)) this.#options.log(`${folder} cannot be cleared: ${sentence(e)}`);
+    }
+  }
+
+  #saveSoon(): void {
+    if (this.#saveTimer !== undefined) return;
+    this.#saveTimer = setTimeout(async () => {
+      this.#saveTimer = undefined;
+      const save = ++this.#saves, began = performance.now();
+      const pace = new Pace();
+      try {
+        for (const _ of this.#writing()) {
+          if (pace.due) await pace.rest();
+          if (save !== this.#saves) return;
+        }
+      } catch (e) {
+        this.#notSaved(e);
+      }
+      this.#saveAfterMs = Math.max(SAVE_MS, SAVE_SHARE * (performance.now() - began));
+    }, this.#saveAfterMs);
+    Deno.unrefTimer(this.#saveTimer as unknown as number);
+  }
+
+  /** Entries are never changed, only replaced: they can be written while others work. */
+  #writing(): Generator<void> {
+    const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: [...root.entries.values()] }));
+    return writeIndex(this.#indexFile, { generation: "", roots });
+  }
+
+  #notSaved(e: unknown): void {
+    this.#options.log(`what is known of the workspace cannot be written down: ${sentence(e)}`);
   }
 }
 
-/** A change of roots in progress. */
-export interface Applying {
-  /** Aborted when another one has begun. */
-  replaced: AbortController;
-  files: number;
-  bytes: number;
-  /** What takes the records of a root. It throws TreeErrors and RbsErrors. */
-  change(path: string, options: { single: boolean; readOnly: boolean }): (record: TreeRecord) => void;
-  /** Leaves everything consistent. */
-  end(): void;
+/** Records on their way into the storage. */
+class Change {
+  readonly #top: string;
+  readonly #writer: TreeWriter;
+  readonly #limit: number;
+  /** The output base below the session's `/`. */
+  readonly #outputBase: string;
+  /** The file whose parts are coming. */
+  #receiving?: Entry;
+  /** Folders that are gone, by root: what was known below them is to be forgotten. */
+  readonly #gone = new Map<Root, Set<string>>();
+  changes = 0;
+  files = 0;
+  bytes = 0;
+
+  constructor(top: string, staging: string, { outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions) {
+    this.#top = top;
+    this.#writer = new TreeWriter({ root: top, staging });
+    this.#outputBase = outputBase.slice(1);
+    this.#limit = limit;
+  }
+
+  /** Makes sure that a folder is there, and each folder on the way to it is one. @param path Absolute. */
+  makeWay(path: string): void {
+    const relative = path.slice(1);
+    if (relative === "" || kindOf(this.#top, relative) === "directory") return;
+    for (let slash = 0; slash >= 0;) {
+      slash = relative.indexOf("/", slash + 1);
+      const folder = slash < 0 ? relative : relative.slice(0, slash);
+      const info = lookAt(this.#top, folder);
+      if (info === undefined) break;
+      // Somebody's file or symlink, of another root perhaps, which is not so any more.
+      if (typeof info === "string" || info.kind !== "directory") this.#writer.apply({ remove: folder });
+    }
+    this.#writer.apply({ entry: { path: relative, kind: "directory", mode: 0o755, size: 0, mtimeMs: 0 } });
+    this.changes++;
+  }
+
+  /** Throws TreeErrors and RbsErrors; nothing of this record is in place then. */
+  apply(root: Root, record: TreeRecord): void {
+    const { entry, remove, copyFrom } = record;
+    const own = (path: string) => this.#own(root, path);
+    if (remove !== undefined) {
+      this.#remove(own(remove));
+      this.changes++;
+      return this.#forget(root, remove);
+    }
+    const full = entry && own(entry.path);
+    if (entry) {
+      this.#protect(full!, entry.kind);
+      const { entries } = root;
+      if (entries.size >= this.#limit && !entries.has(entry.path)) throw tooMany(root.path, this.#limit);
+    }
+    this.#writer.apply({
+      ...record,
+      entry: entry && { ...entry, path: full! },
+      copyFrom: copyFrom === undefined ? undefined : own(copyFrom),
+    });
+    this.changes++;
+    this.bytes += record.content?.length ?? 0;
+    const done = this.#receiving = entry ?? this.#receiving!;
+    if (record.more) return;
+    this.#receiving = undefined;
+    this.files++;
+    this.#know(root, done, record.digest);
+  }
+
+  /** Ends it; call it also when apply has thrown. */
+  close(): void {
+    this.#writer.close();
+    for (const [root, gone] of this.#gone) forgetBelow(root.entries, gone);
+    this.#gone.clear();
+  }
+
+  /** A path below the session's `/`. */
+  #own({ path, single }: Root, name: string): string {
+    if (!single) return `${path.slice(1)}/${name}`;
+    if (name !== path.slice(path.lastIndexOf("/") + 1)) {
+      throw new TreeError(`${JSON.stringify(name.slice(0, 200))} is none of a root that is the single file ${path}`);
+    }
+    return path.slice(1);
+  }
+
+  /** Throws when an entry would take the place of the output base, or of a folder on the way to it. */
+  #protect(full: string, kind: EntryKind): void {
+    const base = this.#outputBase;
+    if (isAtOrBelow(full, base) || (kind !== "directory" && isBelow(base, full))) {
+      throw new TreeError(`${JSON.stringify(`/${full}`)} is where the session's output base stands`);
+    }
+  }
+
+  /** Removes what is at a path, but not the folder that the output base is mounted on. */
+  #remove(full: string): void {
+    const base = this.#outputBase;
+    if (!isAtOrBelow(base, full)) return this.#writer.apply({ remove: full });
+    if (full === base || kindOf(this.#top, full) !== "directory") return;
+    for (const name of readdirSync(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
+  }
+
+  /** What is in place now. */
+  #know(root: Root, entry: Entry, digest: Uint8Array | undefined): void {
+    const { entries } = root, { path } = entry;
+    if (entry.kind !== "directory" && entries.get(path)?.kind === "directory") this.#forget(root, path);
+    if (entry.kind === "symlink" && isBelow(entry.target!, `/${this.#outputBase}`)) return void entries.delete(path);
+    if (entry.kind !== "file") return void entries.set(path, { ...entry, digest: undefined, ...NO_STAT });
+    const full = this.#own(root, path);
+    const now = lookAt(this.#top, full);
+    if (typeof now !== "object" || now.kind !== "file") return void entries.delete(path);
+    now.path = path;
+    now.digest = digest ?? entry.digest;
+    entries.set(path, now);
+  }
+
+  #forget(root: Root, path: string): void {
+    const before = root.entries.get(path);
+    root.entries.delete(path);
+    if (before?.kind !== "directory") return;
+    let gone = this.#gone.get(root);
+    if (!gone) this.#gone.set(root, gone = new Set());
+    gone.add(path);
+  }
 }
 
-/** Forgets a path and all below it. */
-function forget(entries: Map<string, ScannedEntry>, path: string): void {
-  const before = entries.get(path);
-  entries.delete(path);
-  if (before && before.kind !== "directory") return;
-  const below = `${path}/`;
-  for (const known of entries.keys()) if (known.startsWith(below)) entries.delete(known);
-}
+/** Only files are recognized by it. */
+const NO_STAT = { ino: 0, ctimeMs: 0, racy: false };
 
-function isFile(path: string): boolean {
+/** What a path below `top` is: undefined if it is nothing, something else, or lies behind a symlink. */
+function kindOf(top: string, path: string): "file" | "directory" | undefined {
   try {
-    return Deno.lstatSync(path).isFile;
-  } catch {
-    return false;
+    for (let slash = 0; slash >= 0;) {
+      slash = path.indexOf("/", slash + 1);
+      const { kind } = lstatSync(`${top}/${slash < 0 ? path : path.slice(0, slash)}`);
+      if (slash < 0) return kind === "file" || kind === "directory" ? kind : undefined;
+      if (kind !== "directory") return undefined;
+    }
+  } catch (e) {
+    if (!(e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory)) throw e;
   }
+  return undefined;
+}
+
+/** Forgets what is below folders that are gone. What came there anew is but looked at once more. */
+function forgetBelow(entries: Map<string, ScannedEntry>, gone: ReadonlySet<string>): void {
+  for (const path of entries.keys()) {
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      if (!gone.has(path.slice(0, slash))) continue;
+      entries.delete(path);
+      break;
+    }
+  }
+}
+
+function sameTree(a: ReadonlyMap<string, Entry>, b: ReadonlyMap<string, Entry>): boolean {
+  if (a.size !== b.size) return false;
+  for (const [path, entry] of a) {
+    const other = b.get(path);
+    if (!other || !sameEntry(entry, other)) return false;
+  }
+  return true;
+}
+
+function isBelow(path: string, folder: string): boolean {
+  return path.startsWith(`${folder}/`);
+}
+
+function isAtOrBelow(path: string, folder: string): boolean {
+  return path === folder || isBelow(path, folder);
+}
+
+function tooMany(root: string, limit: number): StatusError {
+  return new StatusError(
+    Status.RESOURCE_EXHAUSTED,
+    `${root} has more than ${limit.toLocaleString("en-US")} files: name what the build does not need in .rbsignore.`,
+  );
 }

@@ -6,9 +6,9 @@
 import { Buffer } from "node:buffer";
 import { constants, zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { sentence } from "../errors.ts";
-import { WireError } from "../relay/wire.ts";
+import { encodeFields, lengthPrefix, WireError } from "../relay/wire.ts";
 import { decodeEntry, type Entry, writeEntry } from "./entry.ts";
-import { checkPath, decodeName, TreeError } from "./names.ts";
+import { checkPath, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 
 /** The most that a batch may hold when it is unpacked, in bytes. */
@@ -16,6 +16,8 @@ export const MAX_BATCH_BYTES = 4 << 20;
 /** Bytes of records at which a batch is full. */
 const FULL_BYTES = 1 << 20;
 const MAX_RECORDS = 100_000;
+/** How much memory a compressed batch may ask for to be unpacked: 8 MiB, what zstd's level 19 needs. */
+const MAX_WINDOW_LOG = 23;
 /** Compression that saves less than a tenth is not worth its unpacking. */
 const WORTH = 0.9;
 const Compression = { none: 0, zstd: 1 };
@@ -31,49 +33,62 @@ export interface TreeRecord {
   copyFrom?: string;
 }
 
+/** What of a record is not path or content takes no more, in bytes. */
+const RECORD_EXTRA = 60;
+/** The fields of a FileBatch before its records, with the tag and length of these, take no more. Bytes. */
+const HEADER_BYTES = 24;
+
 /** Gathers records into batches. */
 export class BatchEncoder {
   readonly #full: number;
-  #records: WireWriter;
+  readonly #records: WireWriter;
   /** Whether batches are compressed where that helps. */
   compress = false;
 
   /** @param options.bytes At which a batch is full. @default 1 MiB */
   constructor(options: { bytes?: number } = {}) {
     this.#full = options.bytes ?? FULL_BYTES;
-    this.#records = new WireWriter(this.#full + (1 << 16));
+    this.#records = new WireWriter(this.#full + (1 << 16), HEADER_BYTES);
   }
 
-  /** Adds a record, whose content is at most 1 MiB. @returns an encoded FileBatch once one is full */
+  /**
+   * Adds a record, whose content is at most {@link PIECE_BYTES} and copied.
+   *
+   * @returns an encoded FileBatch once one is full
+   */
   add(record: TreeRecord): Uint8Array | undefined {
+    const { entry, content } = record;
+    const expected = (content?.length ?? 0) + (entry ? entry.path.length + RECORD_EXTRA : 0);
     this.#records.message(1, (out) => {
-      const { entry } = record;
       if (entry) out.message(1, () => writeEntry(out, entry));
-      if (record.content) out.bytes(2, record.content);
+      if (content) out.bytes(2, content);
       if (record.more) out.varint(3, 1);
       if (record.offset) out.varint(4, record.offset);
       if (record.digest) out.bytes(5, record.digest);
       if (record.remove) out.text(6, record.remove);
       if (record.copyFrom) out.text(7, record.copyFrom);
-    });
+    }, expected);
     return this.#records.length >= this.#full ? this.flush() : undefined;
   }
 
   /** The batch of what was gathered, if anything. */
   flush(): Uint8Array | undefined {
-    if (this.#records.length === 0) return undefined;
+    const size = this.#records.length;
+    if (size === 0) return undefined;
+    // Its header is put in front of the records, so that they are not copied once more.
+    if (!this.compress) return this.#records.finish(header(Compression.none, size, size));
     const records = this.#records.finish();
-    let packed: Uint8Array = records;
-    if (this.compress) {
-      const smaller = zstdCompressSync(records, { params: { [constants.ZSTD_c_compressionLevel]: 1 } });
-      if (smaller.length <= records.length * WORTH) packed = smaller;
-    }
-    const out = new WireWriter(packed.length + 32);
-    out.varint(1, packed === records ? Compression.none : Compression.zstd);
-    out.varint(2, records.length);
-    out.bytes(3, packed);
-    return out.finish();
+    const packed = zstdCompressSync(records, { params: { [constants.ZSTD_c_compressionLevel]: 1 } });
+    const [compression, body] = packed.length <= size * WORTH
+      ? [Compression.zstd, packed]
+      : [Compression.none, records];
+    return Buffer.concat([header(compression, size, body.length), body]);
   }
+}
+
+/** A FileBatch up to its records, of which `length` bytes follow. */
+function header(compression: number, unpackedSize: number, length: number): Buffer {
+  return Buffer.concat([encodeFields([[1, compression], [2, unpackedSize]]), lengthPrefix(3, length)]);
 }
 
 /** The records of an encoded FileBatch; contents are views. Throws a {@link TreeError} for what no honest peer sends. */
@@ -100,7 +115,10 @@ function unpack(message: Uint8Array): Uint8Array {
   if (compression === Compression.zstd) {
     try {
       // One byte more than was said, so that a bomb ends there.
-      records = zstdDecompressSync(records, { maxOutputLength: size + 1 });
+      records = zstdDecompressSync(records, {
+        maxOutputLength: size + 1,
+        params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },
+      });
     } catch (e) {
       throw new TreeError(`a batch of files cannot be unpacked (${sentence(e)})`);
     }
@@ -143,23 +161,32 @@ function decodeRecord(bytes: Uint8Array): TreeRecord {
         record.offset = reader.varint();
         break;
       case 5:
-        record.digest = Buffer.from(reader.bytes());
+        record.digest = reader.copy();
         if (record.digest.length !== 32) throw new TreeError("a digest is not 32 bytes long");
         break;
       case 6:
-        record.remove = decodeName(reader.bytes());
+        record.remove = reader.text();
         checkPath(record.remove);
         break;
       case 7:
-        record.copyFrom = decodeName(reader.bytes());
+        record.copyFrom = reader.text();
         checkPath(record.copyFrom);
         break;
       default:
         reader.skip();
     }
   }
-  if (record.remove !== undefined && (record.entry || record.content || record.copyFrom !== undefined)) {
+  const { entry, content, more, offset = 0, remove, copyFrom } = record;
+  if (offset > Number.MAX_SAFE_INTEGER) throw new TreeError("a part of a file begins nowhere");
+  const hasContent = content !== undefined || more || offset > 0;
+  if (remove !== undefined && (entry || hasContent || copyFrom !== undefined)) {
     throw new TreeError("a record both removes and makes something");
+  }
+  if (entry && entry.kind !== "file" && (hasContent || copyFrom !== undefined)) {
+    throw new TreeError(`${JSON.stringify(entry.path)} is no file, but has content`);
+  }
+  if (copyFrom !== undefined && (!entry || hasContent)) {
+    throw new TreeError("a record copies, and has content or no file");
   }
   return record;
 }

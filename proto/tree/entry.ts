@@ -1,7 +1,6 @@
 /** Files, folders and symlinks of a tree, and how they are written on the wire (TreeEntry of proto/rbs/v1/tree.proto). */
-import { Buffer } from "node:buffer";
 import { WireError } from "../relay/wire.ts";
-import { checkPath, decodeName, encodeName, TreeError } from "./names.ts";
+import { checkPath, isLonger, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 
 /** What an entry is. Nothing else travels. */
@@ -26,7 +25,10 @@ export interface Entry {
 
 const KINDS: readonly EntryKind[] = ["file", "directory", "symlink"];
 /** The longest target of a symlink, in bytes. */
-const MAX_TARGET_BYTES = 4096;
+const MAX_TARGET_BYTES = 4095;
+/** Times beyond are no time of any file system (the year 144,000), and lose bits in a double when they are encoded. */
+const MAX_MTIME_MS = 2 ** 52;
+const DIGEST_BYTES = 32;
 
 /** Writes an entry's fields. */
 export function writeEntry(out: WireWriter, entry: Entry): void {
@@ -41,11 +43,12 @@ export function writeEntry(out: WireWriter, entry: Entry): void {
   if (entry.digest) out.bytes(7, entry.digest);
 }
 
+const single = new WireWriter(1024);
+
 /** An encoded TreeEntry. */
 export function encodeEntry(entry: Entry): Uint8Array {
-  const out = new WireWriter(128);
-  writeEntry(out, entry);
-  return out.finish();
+  writeEntry(single, entry);
+  return single.take();
 }
 
 /**
@@ -54,34 +57,34 @@ export function encodeEntry(entry: Entry): Uint8Array {
  * @param options.absolute The path begins with "/", as in an Outputs message.
  */
 export function decodeEntry(bytes: Uint8Array, options: { absolute?: boolean } = {}): Entry {
-  const entry: Entry = { path: "", kind: "file", mode: 0, size: 0, mtimeMs: 0 };
-  let kind = 0;
+  let path = "", kind = 0, mode = 0, size = 0, mtimeMs = 0;
+  let target: string | undefined, digest: Uint8Array | undefined;
   try {
     const reader = new WireReader(bytes);
     while (reader.next()) {
       switch (reader.field) {
         case 1:
-          entry.path = decodeName(reader.bytes());
+          path = reader.text();
           break;
         case 2:
           kind = reader.varint();
           break;
         case 3:
-          entry.mode = reader.varint();
+          mode = reader.varint();
           break;
         case 4:
-          entry.size = reader.varint();
+          size = reader.varint();
           break;
         case 5: {
           const value = reader.varint();
-          entry.mtimeMs = value % 2 === 0 ? value / 2 : -(value + 1) / 2;
+          mtimeMs = value % 2 === 0 ? value / 2 : -(value + 1) / 2;
           break;
         }
         case 6:
-          entry.target = decodeName(reader.bytes());
+          target = reader.text();
           break;
         case 7:
-          entry.digest = Buffer.from(reader.bytes());
+          digest = reader.copy();
           break;
         default:
           reader.skip();
@@ -91,28 +94,29 @@ export function decodeEntry(bytes: Uint8Array, options: { absolute?: boolean } =
     if (e instanceof WireError) throw new TreeError(`an entry is malformed (${e.message})`);
     throw e;
   }
-  if (options.absolute) {
-    if (!entry.path.startsWith("/")) throw new TreeError(`the path ${JSON.stringify(entry.path)} is not absolute`);
-    checkPath(entry.path.slice(1));
-  } else checkPath(entry.path);
-  const known = KINDS[kind - 1];
-  if (!known) throw new TreeError(`${JSON.stringify(entry.path)} is neither file nor folder nor symlink`);
-  entry.kind = known;
-  if (entry.mode > 0o7777) throw new TreeError(`the mode of ${JSON.stringify(entry.path)} is none`);
-  if (entry.size > Number.MAX_SAFE_INTEGER) throw new TreeError(`the size of ${JSON.stringify(entry.path)} is none`);
-  if (Math.abs(entry.mtimeMs) > 8.64e15) throw new TreeError(`the time of ${JSON.stringify(entry.path)} is none`);
-  if (entry.digest && entry.digest.length !== 32) {
-    throw new TreeError(`the digest of ${JSON.stringify(entry.path)} is none`);
+  if (!options.absolute) checkPath(path);
+  else if (path.startsWith("/")) checkPath(path.slice(1));
+  else throw new TreeError(`the path ${JSON.stringify(path.slice(0, 200))} is not absolute`);
+  const wrong = (why: string) => new TreeError(`${JSON.stringify(path.slice(0, 200))} ${why}`);
+  if (mode > 0o7777) throw wrong("has a mode that is none");
+  if (size > Number.MAX_SAFE_INTEGER) throw wrong("has a size that is none");
+  if (Math.abs(mtimeMs) > MAX_MTIME_MS) throw wrong("has a time that is none");
+  if (digest && digest.length !== DIGEST_BYTES) throw wrong("has a digest that is none");
+  switch (KINDS[kind - 1]) {
+    case "file":
+      if (target !== undefined) throw wrong("is a file, but has a symlink's target");
+      return digest ? { path, kind: "file", mode, size, mtimeMs, digest } : { path, kind: "file", mode, size, mtimeMs };
+    case "directory":
+      if (target !== undefined) throw wrong("is a folder, but has a symlink's target");
+      return { path, kind: "directory", mode, size: 0, mtimeMs: 0 };
+    case "symlink":
+      if (!target || target.includes("\0") || isLonger(target, MAX_TARGET_BYTES)) {
+        throw wrong("is a symlink that leads to no path");
+      }
+      return { path, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target };
+    default:
+      throw wrong("is neither file nor folder nor symlink");
   }
-  if (known === "symlink") {
-    const { target } = entry;
-    if (!target || target.includes("\0") || encodeName(target).length > MAX_TARGET_BYTES) {
-      throw new TreeError(`the symlink ${JSON.stringify(entry.path)} leads to no path`);
-    }
-  } else if (entry.target !== undefined) {
-    throw new TreeError(`${JSON.stringify(entry.path)} is no symlink, but has a target`);
-  }
-  return entry;
 }
 
 /** Whether two entries are the same; files by size, mode, mtime and, if both have one, digest. */
@@ -126,5 +130,7 @@ export function sameEntry(a: Entry, b: Entry): boolean {
 
 /** Whether two digests are the same. */
 export function sameDigest(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && Buffer.compare(a, b) === 0;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }

@@ -12,20 +12,15 @@ export class TreeError extends Error {
 
 /** The longest name and path of Linux, in bytes. */
 const MAX_NAME_BYTES = 255;
-const MAX_PATH_BYTES = 4096;
+const MAX_PATH_BYTES = 4095;
+
+/** What an escaped byte is counted from. */
+const ESCAPE = 0xdc00;
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** A name or path as a string. */
 export function decodeName(bytes: Uint8Array): string {
-  let ascii = true;
-  for (let i = 0; i < bytes.length; i++) {
-    if (bytes[i] > 0x7f) {
-      ascii = false;
-      break;
-    }
-  }
-  if (ascii) return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1");
   try {
     return strict.decode(bytes);
   } catch {
@@ -37,52 +32,57 @@ export function decodeName(bytes: Uint8Array): string {
 function decodeRaw(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length;) {
-    const first = bytes[at];
-    const length = first < 0x80
-      ? 1
-      : first >= 0xc2 && first < 0xe0
-      ? 2
-      : first >= 0xe0 && first < 0xf0
-      ? 3
-      : first >= 0xf0 && first < 0xf5
-      ? 4
-      : 0;
-    let part: string | undefined;
-    if (length > 0 && at + length <= bytes.length) {
-      try {
-        part = strict.decode(bytes.subarray(at, at + length));
-      } catch { /* not UTF-8 */ }
-    }
-    text += part ?? String.fromCharCode(0xdc00 + first);
-    at += part === undefined ? 1 : length;
+    const code = codePointAt(bytes, at);
+    text += code === undefined ? String.fromCharCode(ESCAPE + bytes[at]) : String.fromCodePoint(code);
+    at += code === undefined || code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
   }
   return text;
 }
 
-/** The bytes of a name or path. */
+/** The character whose UTF-8 begins at `at`, if one does. */
+function codePointAt(bytes: Uint8Array, at: number): number | undefined {
+  const first = bytes[at];
+  if (first < 0x80) return first;
+  const following = first < 0xc2 ? 0 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 0;
+  if (following === 0) return undefined;
+  let code = first & (0x3f >> following);
+  for (let i = 1; i <= following; i++) {
+    // Beyond the end: undefined, which is not 0x80 either.
+    if ((bytes[at + i] & 0xc0) !== 0x80) return undefined;
+    code = code << 6 | bytes[at + i] & 0x3f;
+  }
+  const least = [0x80, 0x800, 0x10000][following - 1];
+  return code < least || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? undefined : code;
+}
+
+/** The bytes of a name or path. Throws a {@link TreeError} for a string that is none. */
 export function encodeName(name: string): Uint8Array {
-  if (!isRaw(name)) return Buffer.from(name, "utf8");
+  if (name.isWellFormed()) return Buffer.from(name, "utf8");
   const parts: Uint8Array[] = [];
   let start = 0;
   for (let i = 0; i < name.length; i++) {
     if (!isEscape(name, i)) continue;
-    parts.push(Buffer.from(name.slice(start, i), "utf8"), Uint8Array.of(name.charCodeAt(i) - 0xdc00));
+    parts.push(encodeText(name.slice(start, i)), Uint8Array.of(name.charCodeAt(i) - ESCAPE));
     start = i + 1;
   }
-  parts.push(Buffer.from(name.slice(start), "utf8"));
+  parts.push(encodeText(name.slice(start)));
   return Buffer.concat(parts);
+}
+
+function encodeText(text: string): Uint8Array {
+  if (!text.isWellFormed()) throw new TreeError(`${JSON.stringify(text.slice(0, 200))} is the name of no file`);
+  return Buffer.from(text, "utf8");
 }
 
 /** Whether the name holds bytes that are not UTF-8: no API of Deno can name such a file. */
 export function isRaw(name: string): boolean {
-  if (name.isWellFormed()) return false;
-  for (let i = 0; i < name.length; i++) if (isEscape(name, i)) return true;
-  return false;
+  return !name.isWellFormed();
 }
 
 function isEscape(name: string, i: number): boolean {
   const code = name.charCodeAt(i);
-  if (code < 0xdc80 || code > 0xdcff) return false;
+  if (code < ESCAPE + 0x80 || code > ESCAPE + 0xff) return false;
+  // Not the second half of a character beyond U+FFFF.
   const before = i > 0 ? name.charCodeAt(i - 1) : 0;
   return !(before >= 0xd800 && before < 0xdc00);
 }
@@ -93,7 +93,7 @@ export function checkPath(path: string): void {
     throw new TreeError(`the path ${JSON.stringify(path.slice(0, 200))} ${why}`);
   };
   if (path.length === 0) wrong("is empty");
-  if (path.length > MAX_PATH_BYTES) wrong("is too long");
+  if (isLonger(path, MAX_PATH_BYTES)) wrong("is too long");
   for (let start = 0; start <= path.length;) {
     let end = path.indexOf("/", start);
     if (end < 0) end = path.length;
@@ -102,11 +102,15 @@ export function checkPath(path: string): void {
     if (path.charCodeAt(start) === 0x2e && (length === 1 || (length === 2 && path.charCodeAt(start + 1) === 0x2e))) {
       wrong(`has "${path.slice(start, end)}" among its names`);
     }
-    // At most three bytes for each UTF-16 unit: only then is counting needed.
-    if (length * 3 > MAX_NAME_BYTES && encodeName(path.slice(start, end)).length > MAX_NAME_BYTES) {
-      wrong("has a name that is too long");
-    }
+    if (isLonger(path, MAX_NAME_BYTES, start, end)) wrong("has a name that is too long");
     start = end + 1;
   }
   if (path.includes("\0")) wrong("holds a NUL");
+}
+
+/** Whether a name or path, or a part of it, has more than `limit` bytes. */
+export function isLonger(name: string, limit: number, start = 0, end = name.length): boolean {
+  // One to three bytes for each UTF-16 unit: few names need counting.
+  const units = end - start;
+  return units > limit || (units * 3 > limit && encodeName(name.slice(start, end)).length > limit);
 }

@@ -6,8 +6,10 @@ import { Buffer } from "node:buffer";
 import { spawnSync } from "node:child_process";
 import { decodeName, encodeName, isRaw } from "./names.ts";
 
-/** A file of such a name that is larger is not read. Bytes. */
+/** The most that bash may say, in bytes. */
 const MAX_OUTPUT = 256 << 20;
+/** Bash and the programs that it runs need nothing of ours. In bytes, not characters. */
+const ENVIRONMENT = { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C" };
 
 /** What a look at a file shows. */
 export interface RawInfo {
@@ -37,7 +39,11 @@ export function readdirSync(folder: string): string[] {
 
 /** Looks at a file without following symlinks. Throws Deno's errors. */
 export function lstatSync(path: string): RawInfo {
-  if (isRaw(path)) return lstatByBash(path);
+  if (isRaw(path)) {
+    const info = lstatMany([path]).get(path);
+    if (!info) throw new Deno.errors.NotFound("there is no such file");
+    return info;
+  }
   const info = Deno.lstatSync(path);
   const kind = info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : "other";
   return {
@@ -53,7 +59,7 @@ export function lstatSync(path: string): RawInfo {
 
 function readlinkSync(path: string): string {
   const target = Deno.readLinkSync(path);
-  return target.includes("\ufffd") ? lstatByBash(path).target! : target;
+  return target.includes("\ufffd") ? readlinkByBash(path) : target;
 }
 
 /**
@@ -61,82 +67,110 @@ function readlinkSync(path: string): string {
  *
  * @returns its standard output; throws NotFound when it ends with 2, and an Error with what it said otherwise
  */
-function bash(script: string, fields: readonly Uint8Array[]): Buffer {
-  const input = Buffer.concat(fields.flatMap((f) => [f, Uint8Array.of(0)]));
-  const { status, stdout, stderr } = spawnSync("bash", ["-c", `LC_ALL=C\n${script}`], { input, maxBuffer: MAX_OUTPUT });
+function bash(script: string, ...names: string[]): Buffer {
+  const input = Buffer.concat(names.flatMap((name) => [encodeName(name), Uint8Array.of(0)]));
+  const { status, stdout, stderr, error } = spawnSync("bash", ["-c", script], {
+    input,
+    env: ENVIRONMENT,
+    maxBuffer: MAX_OUTPUT,
+  });
   if (status === 0) return stdout;
   if (status === 2) throw new Deno.errors.NotFound("there is no such file");
-  throw new Error(stderr?.toString("latin1").trim() || `bash ended with ${status}`);
+  throw new Error(stderr?.toString("latin1").trim() || error?.message || `bash ended with ${status}`);
 }
 
 function listByBash(folder: string): string[] {
-  const script = `IFS= read -r -d '' f; [[ -d $f && ! -L $f ]] || exit 2; cd -- "$f" || exit 1
+  const script = `IFS= read -r -d '' f; [[ -d $f ]] || exit 2; cd -- "$f" || exit 1
 shopt -s nullglob dotglob
 set -- *
 (($# == 0)) || printf '%s\\0' "$@"`;
-  return split(bash(script, [encodeName(folder)])).map(decodeName);
+  return split(bash(script, folder)).map(decodeName);
 }
 
-function lstatByBash(path: string): RawInfo {
-  const script = `IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2
-stat --printf='%f %s %.3Y %Z %i\\0' -- "$f" || exit 1
-[[ ! -L $f ]] || readlink -n -z -- "$f"`;
-  const [line, target] = split(bash(script, [encodeName(path)]));
-  const [mode, size, mtime, ctime, ino] = Buffer.from(line).toString().split(" ");
-  const bits = parseInt(mode, 16);
-  const kind = ({ 0o100000: "file", 0o040000: "directory", 0o120000: "symlink" } as const)[bits & 0o170000] ?? "other";
-  return {
-    kind,
-    mode: bits,
-    size: Number(size),
-    mtimeMs: Math.floor(Number(mtime) * 1000),
-    ctimeMs: Number(ctime) * 1000,
-    ino: Number(ino),
-    target: kind === "symlink" ? decodeName(target ?? new Uint8Array()) : undefined,
-  };
+/** Looks at many files at once; what is not there is left out. */
+export function lstatMany(paths: string[]): Map<string, RawInfo> {
+  const infos = new Map<string, RawInfo>();
+  if (paths.length === 0) return infos;
+  const script = `xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i\\0' -- 2>/dev/null || true`;
+  const fields = split(bash(script, ...paths));
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    const path = decodeName(fields[i]);
+    const [mode, size, mtime, ctime, ino] = fields[i + 1].toString("latin1").split(" ");
+    const bits = parseInt(mode, 16);
+    const kind = ({ 0o100000: "file", 0o040000: "directory", 0o120000: "symlink" } as const)[bits & 0o170000];
+    try {
+      infos.set(path, {
+        kind: kind ?? "other",
+        mode: bits,
+        size: Number(size),
+        mtimeMs: Math.round(Number(mtime) * 1000),
+        ctimeMs: Number(ctime) * 1000,
+        ino: Number(ino),
+        target: kind === "symlink" ? readlinkByBash(path) : undefined,
+      });
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotFound)) throw e;
+    }
+  }
+  return infos;
+}
+
+function readlinkByBash(path: string): string {
+  return decodeName(bash(`IFS= read -r -d '' f; [[ -L $f ]] || exit 2; exec readlink -n -- "$f"`, path));
 }
 
 /** The content of a file. Throws Deno's errors. */
 export function readFileSync(path: string): Uint8Array {
-  if (!isRaw(path)) return Deno.readFileSync(path);
-  return bash(`IFS= read -r -d '' f; [[ -f $f && ! -L $f ]] || exit 2; exec cat -- "$f"`, [encodeName(path)]);
+  return isRaw(path) ? readPartByBash(path, 0, MAX_OUTPUT) : Deno.readFileSync(path);
+}
+
+/** At most `length` bytes of a file with such a name, from `offset` on. Throws Deno's errors. */
+export function readPartByBash(path: string, offset: number, length: number): Uint8Array {
+  const script = `IFS= read -r -d '' f; [[ -f $f && ! -L $f ]] || exit 2
+tail -c +${offset + 1} -- "$f" | head -c ${length}`;
+  return bash(script, path);
 }
 
 /** Makes a folder. */
 export function mkdirSync(path: string): void {
-  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec mkdir -m 0755 -- "$f"`, [encodeName(path)]);
+  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec mkdir -m 0755 -- "$f"`, path);
   else Deno.mkdirSync(path, { mode: 0o755 });
 }
 
 /** Makes a symlink, which may lead anywhere. */
 export function symlinkSync(target: string, path: string): void {
   if (isRaw(path) || isRaw(target)) {
-    bash(`IFS= read -r -d '' t; IFS= read -r -d '' f; exec ln -s -T -- "$t" "$f"`, [
-      encodeName(target),
-      encodeName(path),
-    ]);
+    bash(`IFS= read -r -d '' t; IFS= read -r -d '' f; exec ln -s -T -- "$t" "$f"`, target, path);
   } else Deno.symlinkSync(target, path);
 }
 
 /** Moves a file within a file system, over what is there. */
 export function renameSync(from: string, to: string): void {
   if (isRaw(from) || isRaw(to)) {
-    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec mv -f -T -- "$a" "$b"`, [encodeName(from), encodeName(to)]);
+    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec mv -f -T -- "$a" "$b"`, from, to);
   } else Deno.renameSync(from, to);
+}
+
+/** Copies a file's content to a name that is not taken. */
+export function copyFileSync(from: string, to: string): void {
+  if (isRaw(from) || isRaw(to)) {
+    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec cp -T -- "$a" "$b"`, from, to);
+  } else Deno.copyFileSync(from, to);
 }
 
 /** Sets the permission bits of a file or folder. */
 export function chmodSync(path: string, mode: number): void {
-  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec chmod ${mode.toString(8)} -- "$f"`, [encodeName(path)]);
+  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec chmod ${mode.toString(8)} -- "$f"`, path);
   else Deno.chmodSync(path, mode);
 }
 
 /** Removes a file, symlink or, with `recursive`, a folder and what is in it. */
 export function removeSync(path: string, options: { recursive?: boolean } = {}): void {
   if (isRaw(path)) {
-    bash(`IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2; exec rm ${options.recursive ? "-rf" : "-f"} -- "$f"`, [
-      encodeName(path),
-    ]);
+    bash(
+      `IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2; exec rm ${options.recursive ? "-rf" : "-f"} -- "$f"`,
+      path,
+    );
   } else Deno.removeSync(path, options);
 }
 

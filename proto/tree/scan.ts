@@ -1,7 +1,8 @@
 /** What is in a tree: listed and looked at by synchronous calls in short slices, which cost a tenth of asynchronous ones. */
-import { lstatSync, readdirSync } from "./raw_names.ts";
+import { RbsError, sentence } from "../errors.ts";
 import type { Entry, EntryKind } from "./entry.ts";
 import { isRaw } from "./names.ts";
+import { lstatMany, lstatSync, type RawInfo, readdirSync } from "./raw_names.ts";
 
 /** How long other work waits for a slice, in milliseconds. */
 const SLICE_MS = 8;
@@ -35,14 +36,17 @@ export interface ScanOptions {
   onProgress?(entries: number): void;
 }
 
-/** Finds everything below `root` (absolute), but not the root itself. What vanishes meanwhile is left out. */
+/**
+ * Finds everything below `root` (absolute), but not the root itself. What vanishes meanwhile is left out, a root that is
+ * not there has nothing; throws an RbsError for one that cannot be read.
+ */
 export async function scanTree(root: string, options: ScanOptions = {}): Promise<Map<string, ScannedEntry>> {
   const { under, signal, onProgress } = options;
   const found = new Map<string, ScannedEntry>();
   const folders: string[] = [];
   let sliceEnds = performance.now() + SLICE_MS;
   if (under !== undefined) {
-    if (look(root, under, found, options) === "directory") folders.push(under);
+    if (isBelowFolders(root, under) && look(root, under, found, options) === "directory") folders.push(under);
   } else folders.push("");
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
     list(root, folder, found, folders, options);
@@ -53,6 +57,15 @@ export async function scanTree(root: string, options: ScanOptions = {}): Promise
     sliceEnds = performance.now() + SLICE_MS;
   }
   return found;
+}
+
+/** Whether no symlink or file is on the way from the root to `path`. */
+function isBelowFolders(root: string, path: string): boolean {
+  for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+    const folder = lookAt(root, path.slice(0, slash));
+    if (typeof folder !== "object" || folder.kind !== "directory") return false;
+  }
+  return true;
 }
 
 function list(
@@ -67,12 +80,20 @@ function list(
   try {
     names = readdirSync(folder === "" ? root : `${root}/${folder}`);
   } catch (e) {
-    if (!isGone(e)) options.onSkipped?.(folder, "cannot be read");
+    if (isGone(e)) return;
+    // Nothing can be said about the tree then; that it is empty least of all.
+    if (folder === "") {
+      throw new RbsError(`The folder ${root} cannot be read (${sentence(e)}): mend its rights.`, { cause: e });
+    }
+    options.onSkipped?.(folder, "cannot be read");
     return;
   }
+  const raw = names.filter(isRaw).map((name) => `${root}/${prefix}${name}`);
+  const infos = raw.length > 0 ? lstatMany(raw) : undefined;
   for (const name of names) {
     const path = prefix + name;
-    if (look(root, path, found, options) === "directory") folders.push(path);
+    const info = infos && isRaw(name) ? infos.get(`${root}/${path}`) : undefined;
+    if (look(root, path, found, options, info) === "directory") folders.push(path);
   }
 }
 
@@ -82,8 +103,9 @@ function look(
   path: string,
   found: Map<string, ScannedEntry>,
   options: ScanOptions,
+  info?: RawInfo,
 ): EntryKind | undefined {
-  const entry = lookAt(root, path);
+  const entry = lookAt(root, path, info);
   if (entry === undefined) return undefined;
   if (typeof entry === "string") {
     options.onSkipped?.(path, entry);
@@ -101,29 +123,27 @@ function look(
  *
  * @param root Absolute.
  * @param path Relative to it.
+ * @param info What a look at it showed just now, if somebody looked.
  */
-export function lookAt(root: string, path: string): ScannedEntry | string | undefined {
-  const full = `${root}/${path}`;
+export function lookAt(root: string, path: string, info?: RawInfo): ScannedEntry | string | undefined {
   const now = Date.now();
   try {
-    const info = lstatSync(full);
-    const common = { path, ino: info.ino, ctimeMs: info.ctimeMs };
-    if (info.kind === "file") {
-      const { size, mtimeMs } = info;
-      const mode = info.mode & 0o7777;
-      // A time in the future says nothing about what comes next, either.
-      return { ...common, kind: "file", mode, size, mtimeMs, racy: mtimeMs > now - RACY_MS };
+    const { kind, mode, size, mtimeMs, ctimeMs, ino, target } = info ?? lstatSync(`${root}/${path}`);
+    switch (kind) {
+      case "file": {
+        // A time in the future says nothing about what comes next, either.
+        const racy = mtimeMs > now - RACY_MS;
+        return { path, kind, mode: mode & 0o7777, size, mtimeMs, ino, ctimeMs, racy };
+      }
+      case "directory":
+        return { path, kind, mode: mode & 0o7777, size: 0, mtimeMs: 0, ino, ctimeMs, racy: false };
+      case "symlink":
+        return { path, kind, mode: 0, size: 0, mtimeMs: 0, target, ino, ctimeMs, racy: false };
+      default:
+        return "is no file, folder or symlink";
     }
-    if (info.kind === "directory") {
-      return { ...common, kind: "directory", mode: info.mode & 0o7777, size: 0, mtimeMs: 0, racy: false };
-    }
-    if (info.kind === "symlink") {
-      return { ...common, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target: info.target, racy: false };
-    }
-    return "is no file, folder or symlink";
   } catch (e) {
-    if (isGone(e)) return undefined;
-    return isRaw(path) ? "has a name that is not UTF-8" : "cannot be read";
+    return isGone(e) ? undefined : "cannot be read";
   }
 }
 

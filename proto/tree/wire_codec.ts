@@ -1,96 +1,106 @@
 /** Writing and reading protobuf fields one by one, for messages of which there are a hundred thousand at a time. */
 import { Buffer } from "node:buffer";
 import { WireError } from "../relay/wire.ts";
-import { encodeName, isRaw } from "./names.ts";
+import { decodeName, encodeName } from "./names.ts";
 
 /** Appends fields to a growing buffer. Zero, false and empty values are left out, as proto3 does. */
 export class WireWriter {
-  #buffer: Buffer;
-  #length = 0;
+  readonly #capacity: number;
+  /** Bytes left free at the buffer's beginning. */
+  readonly #headroom: number;
+  #buffer = Buffer.alloc(0);
+  #end: number;
 
-  constructor(capacity = 1 << 16) {
-    this.#buffer = Buffer.allocUnsafe(capacity);
+  /**
+   * @param capacity Bytes to begin with.
+   * @param headroom Bytes that can be put in front of it all in the end.
+   */
+  constructor(capacity: number, headroom = 0) {
+    this.#capacity = capacity;
+    this.#headroom = this.#end = headroom;
   }
 
   /** Bytes so far. */
   get length(): number {
-    return this.#length;
+    return this.#end - this.#headroom;
   }
 
-  #reserve(bytes: number): void {
-    if (this.#length + bytes <= this.#buffer.length) return;
-    const larger = Buffer.allocUnsafe(Math.max(this.#buffer.length * 2, this.#length + bytes));
-    this.#buffer.copy(larger, 0, 0, this.#length);
-    this.#buffer = larger;
-  }
-
-  #raw(value: number): void {
-    while (value >= 128) {
-      this.#buffer[this.#length++] = (value % 128) | 128;
-      value = Math.floor(value / 128);
-    }
-    this.#buffer[this.#length++] = value;
+  #reserve(bytes: number): Buffer {
+    const buffer = this.#buffer;
+    if (this.#end + bytes <= buffer.length) return buffer;
+    const larger = Buffer.allocUnsafe(Math.max(this.#capacity, buffer.length * 2, this.#end + bytes));
+    buffer.copy(larger, 0, 0, this.#end);
+    return this.#buffer = larger;
   }
 
   /** A varint field. */
   varint(field: number, value: number): void {
     if (value === 0) return;
-    this.#reserve(15);
-    this.#raw(field * 8);
-    this.#raw(value);
+    const buffer = this.#reserve(15);
+    this.#end = putVarint(buffer, putVarint(buffer, this.#end, field * 8), value);
   }
 
   /** A field of bytes. */
   bytes(field: number, value: Uint8Array): void {
     if (value.length === 0) return;
-    this.#reserve(15 + value.length);
-    this.#raw(field * 8 + 2);
-    this.#raw(value.length);
-    this.#buffer.set(value, this.#length);
-    this.#length += value.length;
+    const buffer = this.#reserve(15 + value.length);
+    const at = putVarint(buffer, putVarint(buffer, this.#end, field * 8 + 2), value.length);
+    buffer.set(value, at);
+    this.#end = at + value.length;
   }
 
   /** A field of a name's bytes, see names.ts. */
   text(field: number, value: string): void {
-    if (value.length === 0) return;
-    if (isRaw(value)) return this.bytes(field, encodeName(value));
-    const length = Buffer.byteLength(value);
-    this.#reserve(15 + length);
-    this.#raw(field * 8 + 2);
-    this.#raw(length);
-    this.#length += this.#buffer.write(value, this.#length, length, "utf8");
-  }
-
-  /** A field that is a message, which `write` writes; it stands there even if it is empty. */
-  message(field: number, write: (out: WireWriter) => void): void {
-    this.#reserve(10);
-    this.#raw(field * 8 + 2);
-    const at = this.#length;
-    // One byte for the length holds for most; longer ones are moved.
-    this.#length++;
-    write(this);
-    const length = this.#length - at - 1;
-    if (length < 128) {
-      this.#buffer[at] = length;
-      return;
+    const { length } = value;
+    if (length === 0) return;
+    const buffer = this.#reserve(15 + length);
+    const at = putVarint(buffer, putVarint(buffer, this.#end, field * 8 + 2), length);
+    for (let i = 0; i < length; i++) {
+      const code = value.charCodeAt(i);
+      if (code > 0x7f) return this.bytes(field, encodeName(value));
+      buffer[at + i] = code;
     }
-    let more = 0;
-    for (let rest = length; rest >= 128; rest = Math.floor(rest / 128)) more++;
-    this.#reserve(more);
-    this.#buffer.copyWithin(at + 1 + more, at + 1, this.#length);
-    this.#length = at;
-    this.#raw(length);
-    this.#length += length;
+    this.#end = at + length;
   }
 
-  /** What was written; the writer begins anew with a buffer of its own. */
-  finish(): Buffer {
-    const done = this.#buffer.subarray(0, this.#length);
-    this.#buffer = Buffer.allocUnsafe(this.#buffer.length);
-    this.#length = 0;
+  /**
+   * A field that is a message, which `write` writes; it stands there even if it is empty.
+   *
+   * @param expected Its length, as far as it is known: what was written is moved if the guess needs another number of
+   * bytes for the length.
+   */
+  message(field: number, write: (out: WireWriter) => void, expected = 0): void {
+    const lengthAt = putVarint(this.#reserve(20), this.#end, field * 8 + 2);
+    const at = lengthAt + varintBytes(expected);
+    this.#end = at;
+    write(this);
+    const length = this.#end - at;
+    const moved = lengthAt + varintBytes(length);
+    if (moved !== at) this.#reserve(10).copyWithin(moved, at, this.#end);
+    putVarint(this.#buffer, lengthAt, length);
+    this.#end = moved + length;
+  }
+
+  /** What was written, with `before` in front of it (at most the headroom). The writer begins anew. */
+  finish(before: Uint8Array = NOTHING): Buffer {
+    const buffer = this.#reserve(0);
+    const start = this.#headroom - before.length;
+    buffer.set(before, start);
+    const done = buffer.subarray(start, this.#end);
+    this.#buffer = Buffer.alloc(0);
+    this.#end = this.#headroom;
+    return done;
+  }
+
+  /** A copy of what was written. The writer begins anew, with the same buffer. */
+  take(): Buffer {
+    const done = Buffer.from(this.#buffer.subarray(this.#headroom, this.#end));
+    this.#end = this.#headroom;
     return done;
   }
 }
+
+const NOTHING = new Uint8Array();
 
 /** Walks through a message's fields: `while (r.next()) switch (r.field) …`, each read or skipped. Throws WireErrors. */
 export class WireReader {
@@ -115,13 +125,18 @@ export class WireReader {
     return true;
   }
 
+  /** Values above 2^53 lose low bits. */
   #raw(): number {
-    let value = 0, scale = 1;
+    const message = this.#message;
+    let at = this.#at, value = 0, scale = 1;
     for (let i = 0; i < 10; i++) {
-      if (this.#at >= this.#message.length) throw new WireError("a varint is cut short");
-      const byte = this.#message[this.#at++];
+      if (at >= message.length) throw new WireError("a varint is cut short");
+      const byte = message[at++];
       value += (byte & 0x7f) * scale;
-      if (byte < 0x80) return value;
+      if (byte < 0x80) {
+        this.#at = at;
+        return value;
+      }
       scale *= 128;
     }
     throw new WireError("a varint is longer than 10 bytes");
@@ -133,23 +148,60 @@ export class WireReader {
     return this.#raw();
   }
 
-  /** The present field's bytes: a view. */
-  bytes(): Uint8Array {
+  /** Where the present field's bytes begin; goes on to what follows them. */
+  #delimited(): number {
     if (this.type !== 2) throw new WireError(`field ${this.field} has wire type ${this.type}`);
     const length = this.#raw();
-    const end = this.#at + length;
-    if (end > this.#message.length) throw new WireError(`field ${this.field} is cut short`);
-    const value = this.#message.subarray(this.#at, end);
-    this.#at = end;
-    return value;
+    const start = this.#at;
+    if (start + length > this.#message.length) throw new WireError(`field ${this.field} is cut short`);
+    this.#at = start + length;
+    return start;
+  }
+
+  /** The present field's bytes: a view. */
+  bytes(): Uint8Array {
+    const start = this.#delimited();
+    return this.#message.subarray(start, this.#at);
+  }
+
+  /** A copy of the present field's bytes, which keeps nothing of the message in memory. */
+  copy(): Uint8Array {
+    const start = this.#delimited();
+    return Buffer.from(this.#message.subarray(start, this.#at));
+  }
+
+  /** The present field's bytes as a name. */
+  text(): string {
+    return decodeName(this.bytes());
   }
 
   /** Leaves the present field out. */
   skip(): void {
     if (this.type === 0) this.#raw();
-    else if (this.type === 2) this.bytes();
+    else if (this.type === 2) this.#delimited();
     else if (this.type === 1 || this.type === 5) this.#at += this.type === 1 ? 8 : 4;
     else throw new WireError(`wire type ${this.type}`);
     if (this.#at > this.#message.length) throw new WireError(`field ${this.field} is cut short`);
   }
+}
+
+/** @returns where what follows it goes */
+function putVarint(buffer: Uint8Array, at: number, value: number): number {
+  // Bit operations see 32 bits only.
+  while (value > 0x7fffffff) {
+    buffer[at++] = (value % 128) | 128;
+    value = Math.floor(value / 128);
+  }
+  while (value > 127) {
+    buffer[at++] = (value & 127) | 128;
+    value >>>= 7;
+  }
+  buffer[at++] = value;
+  return at;
+}
+
+function varintBytes(value: number): number {
+  let bytes = 1;
+  for (; value > 127; value = Math.floor(value / 128)) bytes++;
+  return bytes;
 }

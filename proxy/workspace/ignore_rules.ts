@@ -29,7 +29,7 @@ export class IgnoreRules {
    * would send what was meant to stay home.
    *
    * @param workspace Absolute.
-   * @param outputBase Absolute; what is below it stays home, wherever it is.
+   * @param outputBase Absolute.
    * @param previous Returned if the file has not changed since.
    */
   static load(workspace: string, outputBase: string, previous?: IgnoreRules): IgnoreRules {
@@ -73,7 +73,6 @@ export class IgnoreRules {
     if (this.#rules) {
       if (this.#rules.ignores(kind === "directory" ? `${path}/` : path)) return true;
     } else if (path.endsWith(".git") && (path.length === 4 || path.at(-5) === "/")) return true;
-    if (kind === "directory") return `${this.#workspace}/${path}` === this.#outputBase;
     return this.isConvenience(path, kind, target);
   }
 

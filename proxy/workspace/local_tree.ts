@@ -5,12 +5,18 @@
  *                                                              ^
  *                        the agent's manifest, compared ───────┘
  */
-import { type Entry, sameEntry } from "../../proto/tree/entry.ts";
+import { RbsError } from "../../proto/errors.ts";
+import { Pace } from "../../proto/pace.ts";
+import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
-import { RbsError } from "../../proto/errors.ts";
 import type { IgnoreRules } from "./ignore_rules.ts";
-import { Slices } from "./slices.ts";
+
+/** Paths that are looked at one by one; if more may have changed, a look at everything is cheaper. */
+const MAX_SINGLE_LOOKS = 200;
+
+/** Memory for digests that is taken at once, in bytes. */
+const DIGESTS_BYTES = 32 << 10;
 
 /** Who waits for a look at a tree, and is told about it. */
 export interface LookOptions {
@@ -37,6 +43,8 @@ export class LocalTree {
   #looked = new Set<string>();
   /** What stays home. @default nothing */
   rules?: IgnoreRules;
+  /** What is none of the tree though it lies in it, with all below: another root, the output base. */
+  leaveOut: readonly string[] = [];
 
   /** @param path Absolute. A root that is a single file is a tree of this one entry. */
   constructor(readonly path: string, readonly single = false) {
@@ -99,7 +107,9 @@ export class LocalTree {
 
   /** Looks at what {@link hint} named, or at everything if need be. */
   async refresh(options: LookOptions): Promise<void> {
-    if (this.#stale || this.single || this.#dirty.has("")) return await this.#lookAtAll(options);
+    if (this.#stale || this.single || this.#dirty.has("") || this.#dirty.size > MAX_SINGLE_LOOKS) {
+      return await this.#lookAtAll(options);
+    }
     for (const path of [...this.#dirty].sort()) {
       if (this.#dirty.has(path)) await this.#look(path, options);
       this.#dirty.delete(path);
@@ -144,11 +154,10 @@ export class LocalTree {
   }
 
   async #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
-    const { rules } = this;
     const found = await scanTree(this.root, {
       under,
       previous: this.#entries,
-      skip: rules && ((path, kind, target) => rules.skips(path, kind, target)),
+      skip: (path, kind, target) => this.leaveOut.includes(path) || this.#staysHome(path, kind, target),
       signal: options.signal,
       onProgress: options.onProgress,
       // Sockets and the like are nobody's business.
@@ -156,6 +165,10 @@ export class LocalTree {
     });
     for (const { path, kind } of found.values()) if (kind === "directory") this.#looked.add(`${this.root}/${path}`);
     return found;
+  }
+
+  #staysHome(path: string, kind: EntryKind, target?: string): boolean {
+    return this.rules?.skips(path, kind, target) ?? false;
   }
 
   /** Notes what the agent does not know of `next`, which takes the place of `previous`. */
@@ -188,7 +201,7 @@ export class LocalTree {
     entries: Map<string, ScannedEntry>,
     { signal, onProgress }: LookOptions,
   ): AsyncGenerator<[string, ScannedEntry | undefined]> {
-    const slices = new Slices(signal);
+    const pace = new Pace(signal);
     let count = 0;
     for (const path of paths) {
       let now: ScannedEntry | undefined;
@@ -202,9 +215,9 @@ export class LocalTree {
       if (now) entries.set(path, now);
       yield [path, now];
       count++;
-      if (slices.over) {
+      if (pace.due) {
         onProgress?.(count);
-        await slices.pause();
+        await pace.rest();
       }
     }
   }
@@ -224,7 +237,8 @@ export class LocalTree {
         const ours = this.#entries.get(path);
         if (!ours) {
           // Bazel made its own links there.
-          if (!this.rules?.isConvenience(path, theirs.kind, theirs.target)) this.#pending.set(path, theirs);
+          if (this.rules?.isConvenience(path, theirs.kind, theirs.target)) return;
+          if (!this.leaveOut.some((p) => path === p || path.startsWith(`${p}/`))) this.#pending.set(path, theirs);
         } else if (ours.kind === "file" && theirs.kind === "file" && !ours.digest && ours.size === theirs.size) {
           unsure.set(path, theirs);
         } else if (!sameEntry(ours, theirs)) this.#pending.set(path, theirs);
@@ -241,9 +255,22 @@ export class LocalTree {
 
   /** What was sent, as it was when it was read; undefined: it was gone. */
   sent(path: string, entry: ScannedEntry | undefined): void {
-    if (entry) this.#entries.set(path, entry);
+    if (entry) this.#entries.set(path, { ...entry, digest: entry.digest && this.#keep(entry.digest) });
     else this.#entries.delete(path);
   }
+
+  /** A copy that shares its memory with many others: a buffer for each digest is larger than all else of an entry. */
+  #keep(digest: Uint8Array): Uint8Array {
+    if (this.#slabUsed + digest.length > this.#slab.length) {
+      this.#slab = new Uint8Array(DIGESTS_BYTES);
+      this.#slabUsed = 0;
+    }
+    const kept = this.#slab.subarray(this.#slabUsed, this.#slabUsed += digest.length);
+    kept.set(digest);
+    return kept;
+  }
+  #slab = new Uint8Array();
+  #slabUsed = 0;
 
   /** The agent has it all. */
   settled(): void {

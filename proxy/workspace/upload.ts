@@ -3,14 +3,14 @@
  * removals, folders, files and symlinks, and at last the removal of what was moved.
  */
 import { RbsError } from "../../proto/errors.ts";
+import { Pace } from "../../proto/pace.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
-import { digestLarge, PIECE_BYTES, readLarge, readSmall } from "../../proto/tree/read.ts";
-import type { ScannedEntry } from "../../proto/tree/scan.ts";
+import { digestLarge, digestOf, PIECE_BYTES, readLarge, readSmall, type StableFile } from "../../proto/tree/read.ts";
+import { isUnchanged, lookAt, type ScannedEntry } from "../../proto/tree/scan.ts";
 import type { ApplyCall } from "./agent_calls.ts";
 import type { LocalTree } from "./local_tree.ts";
 import type { Progress } from "./progress.ts";
-import { Slices } from "./slices.ts";
 
 /** A smaller file is sent again where it could be copied at the agent: bytes. */
 const WORTH_COPYING = 4096;
@@ -102,7 +102,7 @@ export interface SendOptions {
 export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions): Promise<void> {
   for (const remove of plan.removals) await call.add({ remove });
   for (const entry of plan.folders) await call.add({ entry });
-  const slices = new Slices(options.signal);
+  const pace = new Pace(options.signal);
   for (const entry of plan.others) {
     const sending = entry.kind === "symlink"
       ? call.add({ entry })
@@ -112,16 +112,43 @@ export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions
     // Most records only join a batch: a promise for each would cost more than the record.
     if (sending) await sending;
     if (entry.size <= PIECE_BYTES) options.progress.sent(1, entry.size);
-    if (slices.over) await slices.pause();
+    if (pace.due) await pace.rest();
   }
   for (const remove of plan.lateRemovals) await call.add({ remove });
 }
 
+/** One buffer for all small files, since what is read is copied into a batch at once. */
+const buffer = new Uint8Array(PIECE_BYTES);
+
+/**
+ * The content of a small file that still looks as it did when it was scanned: then it looked so all the time. Undefined
+ * if it does not, or something is wrong with it: then {@link readSmall} finds out.
+ */
+function readScanned(root: string, entry: ScannedEntry): StableFile | undefined {
+  if (entry.racy || isRaw(entry.path)) return undefined;
+  let size = 0;
+  try {
+    using file = Deno.openSync(`${root}/${entry.path}`);
+    while (size < entry.size) {
+      const n = file.readSync(buffer.subarray(size, entry.size));
+      if (n === null) return undefined;
+      size += n;
+    }
+  } catch {
+    return undefined;
+  }
+  const now = lookAt(root, entry.path);
+  if (typeof now !== "object" || !isUnchanged(entry, now)) return undefined;
+  const content = buffer.subarray(0, size);
+  now.digest = digestOf(content);
+  return { entry: now, content };
+}
+
 function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: SendOptions): Promise<void> | undefined {
   const { tree } = plan;
-  let read: ReturnType<typeof readSmall>;
+  let read: StableFile | undefined;
   try {
-    read = readSmall(tree.root, entry.path);
+    read = readScanned(tree.root, entry) ?? readSmall(tree.root, entry.path);
   } catch (e) {
     return sendUnreadable(call, plan, entry.path, e, options);
   }

@@ -6,16 +6,17 @@
  *
  * With a healthy watcher and no change, nothing is looked at and nothing is sent.
  */
+import { basename, dirname } from "node:path";
 import { Backoff } from "../../proto/backoff.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
+import { Pace } from "../../proto/pace.ts";
+import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
-import { readIndex, writeIndex } from "./index_file.ts";
 import { LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
 import { Progress } from "./progress.ts";
-import { Slices } from "./slices.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
 
@@ -221,6 +222,9 @@ export class WorkspaceSync implements Disposable {
     let root = this.#roots.get(path);
     if (!root || root.tree.single !== single) {
       root = { tree: new LocalTree(path, single), readOnly, known: false };
+      root.tree.leaveOut = [this.#workspace, this.#outputBase]
+        .filter((inner) => inner.startsWith(`${path}/`))
+        .map((inner) => inner.slice(path.length + 1));
       this.#roots.set(path, root);
     }
     root.readOnly = readOnly;
@@ -380,6 +384,7 @@ export class WorkspaceSync implements Disposable {
   #restore(): void {
     if (this.#restored) return;
     this.#restored = true;
+    this.#removeLeftovers();
     const index = readIndex(this.#indexFile);
     for (const { path, single, readOnly, entries } of index?.roots ?? []) {
       const root = this.#root(path, readOnly);
@@ -390,13 +395,23 @@ export class WorkspaceSync implements Disposable {
     this.#generation = index?.generation || undefined;
   }
 
+  /** Indexes that somebody who was killed did not write to their end. */
+  #removeLeftovers(): void {
+    const folder = dirname(this.#indexFile), name = `${basename(this.#indexFile)}.`;
+    try {
+      for (const file of Deno.readDirSync(folder)) {
+        if (file.name.startsWith(name)) Deno.removeSync(`${folder}/${file.name}`);
+      }
+    } catch { /* there is no folder yet */ }
+  }
+
   #saveSoon(): void {
     clearTimeout(this.#saving);
     if (this.#closed) return;
     this.#saving = setTimeout(async () => {
-      const slices = new Slices();
+      const pace = new Pace();
       try {
-        for (const _ of this.#writing()) if (slices.over) await slices.pause();
+        for (const _ of this.#writing()) if (pace.due) await pace.rest();
       } catch (e) {
         this.#notSaved(e);
       }

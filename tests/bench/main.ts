@@ -1,15 +1,17 @@
 /**
- * `deno task bench [handshake] [warm] [output] [cancel] [memory]`: RBS against the same without it, both sides in turns in
+ * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync]`: RBS against the same without it, both sides in turns in
  * one run. Prints medians and ratios, and what must be reached.
  */
+import { IP, RSYNC, setup } from "../../tools/setup.ts";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { testWorkspace } from "../support/workspace.ts";
 import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./commands_bench.ts";
 import { benchHandshake } from "./handshake_bench.ts";
 import { type Result, table } from "./report.ts";
+import { benchSync } from "./sync_bench.ts";
 
-const PARTS = ["handshake", "warm", "output", "cancel", "memory"];
+const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync"];
 const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
 const unknown = wanted.filter((part) => !PARTS.includes(part));
 if (unknown.length > 0) {
@@ -30,7 +32,7 @@ const bazel = found[0];
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];
-{
+if (wanted.some((part) => part !== "sync")) {
   await using cluster = await startCluster();
   await using direct = await testWorkspace(bazel);
   await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
@@ -43,7 +45,11 @@ const results: Result[] = [];
   if (wanted.includes("output")) results.push(...await benchLargeOutput({ direct, rbs }, say));
   if (wanted.includes("cancel")) results.push(...await benchCancel({ direct, rbs }, say));
   if (wanted.includes("memory")) results.push(...await benchMemory(rbs));
-  say("");
 }
+if (wanted.includes("sync")) {
+  if (!await setup(console.log, [IP, RSYNC])) Deno.exit(1);
+  results.push(...await benchSync(bazel, say));
+}
+say("");
 console.log(table(results));
 Deno.exit(results.every((r) => r.reached) ? 0 : 1);

@@ -31,6 +31,8 @@ export interface Comparison extends RunOptions {
 export interface Side {
   /** True for the side that goes through RBS. */
   readonly rbs: boolean;
+  /** True for the side whose server shares no disk with the client. */
+  readonly synced: boolean;
   readonly bazel: Bazel;
   /** The workspace's absolute path. */
   readonly path: string;
@@ -94,8 +96,8 @@ export class Mirror implements AsyncDisposable {
 
   /** The side through RBS, for what cannot be compared; nothing is written down. */
   async rbs(): Promise<Side> {
-    const { workspace } = await this.#start();
-    return sideOf(workspace, true, []);
+    const { workspace, cluster } = await this.#start();
+    return sideOf({ ...workspace, synced: cluster.synced }, true, []);
   }
 
   /** Begins with all that {@link compare} waits for. */
@@ -141,7 +143,7 @@ export class Mirror implements AsyncDisposable {
     for (const [file, text] of Object.entries(this.#files)) await write(join(workspace.path, file), text);
 
     const stock: Recording[] = [];
-    const side = sideOf(workspace, false, []);
+    const side = sideOf({ ...workspace, synced: false }, false, []);
     for (const scenario of this.#scenarios) stock.push(await record(scenario, side));
     await workspace.run(["shutdown"]);
     for await (const { name } of Deno.readDir(workspace.outputUserRoot)) {
@@ -174,11 +176,11 @@ async function record(scenario: Scenario, side: Side): Promise<Recording> {
 }
 
 function sideOf(
-  of: TestWorkspace | Side,
+  of: (TestWorkspace | Side) & Pick<Side, "synced">,
   rbs: boolean,
   observed: Observed[],
 ): Side {
-  const { path, bazel, env } = of;
+  const { path, bazel, env, synced } = of;
   const observe = async (what: string, argv: readonly string[], comparison: Comparison = {}) => {
     const { stdout, stderr, code, ...options } = comparison;
     const finished = await run(argv, { cwd: path, ...options, env: { ...env, ...options.env } });
@@ -199,6 +201,7 @@ function sideOf(
   const short = (args: readonly string[]) => args.join(" ").replaceAll(path, "<workspace>");
   return {
     rbs,
+    synced,
     bazel,
     path,
     env,

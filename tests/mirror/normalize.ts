@@ -26,6 +26,8 @@ export function normalizeStderr(stderr: string): string[] {
     .map((line) =>
       normalizeTimes(line)
         .replace(/\b(Elapsed time|Critical Path): [\d.]+s/g, "$1: #s")
+        // How many targets are configured depends on which of two threads comes first, also with the stock client.
+        .replace(/(\d+ packages? loaded), \d+ targets? configured/, "$1, # targets configured")
         .replace(/^\[FATAL \d\d:\d\d:\d\d\.\d+ /, "[FATAL # ")
         // Java's name of an object, which Bazel 2.1.0 prints in one of its errors.
         .replace(/(\bcom\.google\.[\w.]+@)[0-9a-f]+/, "$1#")

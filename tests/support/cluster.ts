@@ -18,6 +18,8 @@ export interface Cluster extends AsyncDisposable {
   state: string;
   /** The variables with which the proxy and jbazel find it. */
   env: Record<string, string>;
+  /** Its agents share no disk with their clients. */
+  synced: boolean;
   /** The orchestrator that runs now. */
   orchestrator: Running;
   /** The startup option that sends a stock client through RBS. */
@@ -45,6 +47,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const machines: (Surroundings & Partial<TwoMachines>) | undefined = options.machines ?? surroundings();
   const on = machines?.cloud;
   const workspace = Deno.env.get("RBS_TEST_WORKSPACE") || (machines ? "synced" : "shared");
+  const synced = workspace === "synced";
   const listen = on ? [`--listen=${on.address}`] : [];
   const args = [`--workspace=${workspace}`, ...listen, ...options.args ?? []];
   await using cleanup = new AsyncDisposableStack();
@@ -74,7 +77,9 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     address,
     port: first.port,
     state,
-    env: { RBS_STATE_DIR: clientState, RBS_ORCHESTRATOR_ADDR: address },
+    synced,
+    // What is compared with the stock client is all of bazel-out.
+    env: { RBS_STATE_DIR: clientState, RBS_ORCHESTRATOR_ADDR: address, ...synced && { RBS_OUTPUTS: "all" } },
     orchestrator: first.orchestrator,
     serverJavabase: `--server_javabase=${PROGRAMS.javabase}`,
     async stop() {

@@ -22,7 +22,7 @@ genrule(
     outs = ["tree.txt"],
     cmd = "cd \"$$TREE\" && find . -path ./looking -prune -o -name 'bazel-*' -prune -o " +
           "-printf '%y %m %s %Ts %p -> %l\\n' > $$OLDPWD/$@",
-    tags = ["local"],
+    tags = ["local", "manual"],
 )
 
 # What an action knows and can read of the developer's.
@@ -30,7 +30,7 @@ genrule(
     name = "environment",
     outs = ["environment.txt"],
     cmd = "env > $@; cat $$CANARIES >> $@ 2>&1 || true",
-    tags = ["local"],
+    tags = ["local", "manual"],
 )
 `,
   "showing/BUILD": `
@@ -296,11 +296,10 @@ test("files that flags name land where they say", async ({ bazel, workspace }) =
   assert.deepEqual([...profile.subarray(0, 2)], [0x1f, 0x8b]);
 });
 
-test("a coverage report comes home", async ({ bazel, path }) => {
-  await bazel(["coverage", "--combined_report=none", "//greeting:greeting_test"]);
-  const log = await Deno.readTextFile(path("bazel-testlogs/greeting/greeting_test/test.log"));
-  assert.match(log, /greetings are right/);
+test("coverage comes home, of each test and of all", async ({ bazel, path }) => {
+  await bazel(["coverage", "--combined_report=lcov", "//greeting:greeting_test"]);
   assert((await Deno.stat(path("bazel-testlogs/greeting/greeting_test/coverage.dat"))).isFile);
+  assert.match(await Deno.readTextFile(path("bazel-out/_coverage/_coverage_report.dat")), /greeting\.cc/);
 });
 
 function randomBytes(length: number): Uint8Array {

@@ -1,0 +1,36 @@
+import { join } from "node:path";
+
+/**
+ * `command.log` in the output base: what the last command printed. A Bazel server writes it beside itself, which is on
+ * another machine here, so the proxy does.
+ */
+export class CommandLog implements Disposable {
+  #file?: Deno.FsFile;
+
+  /** Begins a new one. A disk that is full is no reason to fail a command: then there is none. */
+  constructor(outputBase: string) {
+    const path = join(outputBase, "command.log");
+    try {
+      // Not over the old file, which somebody may have open, nor through a link that another mode has left.
+      const fresh = join(outputBase, "rbs", `command.log.${Deno.pid}`);
+      this.#file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o644 });
+      Deno.renameSync(fresh, path);
+    } catch {
+      this[Symbol.dispose]();
+    }
+  }
+
+  /** Appends what the command printed. */
+  write(text: Uint8Array): void {
+    try {
+      for (let at = 0; this.#file && at < text.length;) at += this.#file.writeSync(text.subarray(at));
+    } catch {
+      this[Symbol.dispose]();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#file?.close();
+    this.#file = undefined;
+  }
+}
