@@ -30,7 +30,7 @@ import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { bytesValue, encodeFields, patchFields, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
 import { type Backend, type BazelUpstream, COMMAND_SERVER, serverLost, type UpstreamCall } from "./bazel_upstream.ts";
 import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journal.ts";
-import { withoutExpunge } from "./expunge.ts";
+import { withoutExpunge } from "../proto/expunge.ts";
 
 /** As in the proxy: a command line and an environment, with room to spare. */
 const MAX_REQUEST_BYTES = 64 << 20;

@@ -5,7 +5,7 @@ import type { CommandInit, ExecuteCommandRequest, ExecuteCommandResponseSchema }
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
 import type { Activity } from "./activity.ts";
 import type { BazelServer } from "./bazel_server.ts";
-import { withoutExpunge } from "./expunge.ts";
+import { withoutExpunge } from "../proto/expunge.ts";
 import type { LocalOutputBase } from "./local_output_base.ts";
 import type { Job, SessionInit } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";

@@ -315,6 +315,7 @@ export class Commands {
       try {
         ready = await (await this.#synced()).prepare(message, {
           link,
+          isCurrent: () => this.#session.isCurrent(link),
           signal: command.cancelled.signal,
           say: command.say,
         });

@@ -4,6 +4,7 @@
  */
 import { create } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
+import { withoutExpunge } from "../proto/expunge.ts";
 import { type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { encodeName } from "../proto/tree/names.ts";
@@ -21,6 +22,8 @@ import { WorkspaceSync } from "./workspace/workspace_sync.ts";
 /** Who waits for a command. */
 export interface Waiting {
   link: AgentLink;
+  /** Whether the agent is, as far as anybody knows, still the session's. */
+  isCurrent(): boolean;
   /** Ctrl-C. */
   signal: AbortSignal;
   /** Shows a line (with its newline). */
@@ -95,8 +98,8 @@ export class TwoMachines {
       }),
       onOutputs: (part) => void parts.push(part),
       bringHome: async (exitCode) => {
-        if (exitCode === 0 && isExpunge(args)) return await this.#home.expunge();
-        const symlinkPrefix = allValues(options, "symlink_prefix").at(-1);
+        if (exitCode === 0 && withoutExpunge(args.map(latin1)).expunge) return await this.#home.expunge();
+        const symlinkPrefix = allValues(options, "symlink_prefix").at(-1) || undefined;
         if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
       },
     };
@@ -139,12 +142,6 @@ const FILES = {
     }
   },
 };
-
-/** Whether the command empties the output base. */
-function isExpunge([command, ...args]: readonly Uint8Array[]): boolean {
-  const expunge = /^(--default_override=\d+:clean=)?--expunge(_async)?$/;
-  return latin1(command) === "clean" && args.some((arg) => expunge.test(latin1(arg)));
-}
 
 function latin1(bytes: Uint8Array = new Uint8Array()): string {
   return Buffer.from(bytes).toString("latin1");

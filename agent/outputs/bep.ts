@@ -7,7 +7,7 @@ import { Buffer } from "node:buffer";
 import { normalize } from "node:path";
 import { bytesValue, scanFields, textValue, WireError } from "../../proto/relay/wire.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../../proto/pace.ts";
 
 const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspaceInfo: 25 };
 /** BuildEventId.named_set, and the id in a NamedSetOfFilesId. */

@@ -4,11 +4,11 @@ import { patchFields } from "../../proto/relay/wire.ts";
 const STANDARD_ERROR = 3;
 /** A larger piece of output is none of Bazel's own lines. */
 const MAX_BYTES = 4096;
-/** With or without colors. */
-// deno-lint-ignore no-control-regex
-const NOTICE =
-  // The second for a command that was refused before it began.
-  /(?:\x1b\[32m)?INFO: (?:\x1b\[0m)?Build Event Protocol files produced successfully\.\r?\n|(?:\x1b\[\d+m)*WARNING: (?:\x1b\[0m)?BES was not properly closed\r?\n/;
+/** With or without colors; the second for a command that was refused before it began. */
+const NOTICE = new RegExp(
+  String.raw`(?:\x1b\[\d+m)*(?:INFO: (?:\x1b\[0m)?Build Event Protocol files produced successfully\.` +
+    String.raw`|WARNING: (?:\x1b\[0m)?BES was not properly closed)\r?\n`,
+);
 /** What 7.7.1 prints for a progress bar while it waits for the events to be written. */
 // deno-lint-ignore no-control-regex
 const EMPTY_BAR = /^(?:(?:\x1b\[\d+m)*(?:INFO|FAILED):(?:\x1b\[0m)? \r?\n)+$/;

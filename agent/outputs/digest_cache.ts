@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { lstat } from "./output_tree.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../../proto/pace.ts";
 
 /** What stays the same as long as a file's content does. */
 export interface Stat {
@@ -19,8 +19,8 @@ interface Known extends Stat {
 }
 
 const CHUNK_BYTES = 1 << 20;
-/** The kernel's clock for files is behind ours by up to one tick of its own. Milliseconds. */
-const TICK_MS = 20;
+/** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
+const TICK_MS = 100;
 /** Digests of outputs that are long gone are forgotten all together. */
 const MAX_KNOWN = 1_000_000;
 

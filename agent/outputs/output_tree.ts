@@ -1,6 +1,6 @@
 import { basename, dirname, resolve } from "node:path";
 import type { Entry } from "../../proto/tree/entry.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../../proto/pace.ts";
 
 /** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
 export interface Found extends Entry {

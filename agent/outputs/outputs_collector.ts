@@ -23,7 +23,7 @@ import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
-import { Pace } from "./pace.ts";
+import { Pace } from "../../proto/pace.ts";
 
 /** Parts of an {@link OutputsCollector}. */
 export interface OutputsCollectorOptions {

@@ -3,13 +3,12 @@
  * other bytes as U+FFFD, and then finds no such file. What has such a name is listed, looked at, read and written by bash.
  */
 import { Buffer } from "node:buffer";
-import { spawnSync } from "node:child_process";
 import { decodeName, encodeName, isRaw } from "./names.ts";
 
-/** The most that bash may say, in bytes. */
-const MAX_OUTPUT = 256 << 20;
-/** Bash and the programs that it runs need nothing of ours. In bytes, not characters. */
-const ENVIRONMENT = { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C" };
+/** A file of such a name is read up to here, in bytes. */
+const MAX_CONTENT = 256 << 20;
+/** What a call of bash gets of names at most, in characters. Linux takes 2 MiB. */
+const MAX_ARGUMENTS = 1 << 20;
 
 /** What a look at a file shows. */
 export interface RawInfo {
@@ -63,24 +62,29 @@ function readlinkSync(path: string): string {
 }
 
 /**
- * Runs a script of bash, with names as NUL-ended fields of its standard input: they are never part of a script.
+ * Runs a script of bash that finds names in `$1`, `$2`, …, each byte written as `\xHH`, for `printf %b`: arguments must
+ * be UTF-8, and no name becomes a part of a script.
  *
  * @returns its standard output; throws NotFound when it ends with 2, and an Error with what it said otherwise
  */
 function bash(script: string, ...names: string[]): Buffer {
-  const input = Buffer.concat(names.flatMap((name) => [encodeName(name), Uint8Array.of(0)]));
-  const { status, stdout, stderr, error } = spawnSync("bash", ["-c", script], {
-    input,
-    env: ENVIRONMENT,
-    maxBuffer: MAX_OUTPUT,
-  });
-  if (status === 0) return stdout;
-  if (status === 2) throw new Deno.errors.NotFound("there is no such file");
-  throw new Error(stderr?.toString("latin1").trim() || error?.message || `bash ended with ${status}`);
+  const { code, stdout, stderr } = new Deno.Command("bash", {
+    args: ["-c", script, "bash", ...names.map(escaped)],
+    // Bytes instead of characters.
+    env: { LC_ALL: "C" },
+    stdin: "null",
+  }).outputSync();
+  if (code === 0) return Buffer.from(stdout.buffer, stdout.byteOffset, stdout.length);
+  if (code === 2) throw new Deno.errors.NotFound("there is no such file");
+  throw new Error(Buffer.from(stderr).toString("latin1").trim() || `bash ended with ${code}`);
+}
+
+function escaped(name: string): string {
+  return Buffer.from(encodeName(name)).toString("hex").replace(/../g, "\\x$&");
 }
 
 function listByBash(folder: string): string[] {
-  const script = `IFS= read -r -d '' f; [[ -d $f ]] || exit 2; cd -- "$f" || exit 1
+  const script = `printf -v f %b "$1"; [[ -d $f ]] || exit 2; cd -- "$f" || exit 1
 shopt -s nullglob dotglob
 set -- *
 (($# == 0)) || printf '%s\\0' "$@"`;
@@ -88,11 +92,20 @@ set -- *
 }
 
 /** Looks at many files at once; what is not there is left out. */
-export function lstatMany(paths: string[]): Map<string, RawInfo> {
+export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
+  const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i\\0' -- 2>/dev/null || true`;
   const infos = new Map<string, RawInfo>();
-  if (paths.length === 0) return infos;
-  const script = `xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i\\0' -- 2>/dev/null || true`;
-  const fields = split(bash(script, ...paths));
+  let fields: Buffer[] = [], next: string[] = [], length = 0;
+  const ask = () => {
+    if (next.length > 0) fields = fields.concat(split(bash(script, ...next)));
+    [next, length] = [[], 0];
+  };
+  for (const path of paths) {
+    next.push(path);
+    // Four characters for each byte, of which a UTF-16 unit has at most three.
+    if ((length += path.length * 12) > MAX_ARGUMENTS) ask();
+  }
+  ask();
   for (let i = 0; i + 1 < fields.length; i += 2) {
     const path = decodeName(fields[i]);
     const [mode, size, mtime, ctime, ino] = fields[i + 1].toString("latin1").split(" ");
@@ -116,51 +129,51 @@ export function lstatMany(paths: string[]): Map<string, RawInfo> {
 }
 
 function readlinkByBash(path: string): string {
-  return decodeName(bash(`IFS= read -r -d '' f; [[ -L $f ]] || exit 2; exec readlink -n -- "$f"`, path));
+  return decodeName(bash(`printf -v f %b "$1"; [[ -L $f ]] || exit 2; exec readlink -n -- "$f"`, path));
 }
 
 /** The content of a file. Throws Deno's errors. */
 export function readFileSync(path: string): Uint8Array {
-  return isRaw(path) ? readPartByBash(path, 0, MAX_OUTPUT) : Deno.readFileSync(path);
+  return isRaw(path) ? readPartByBash(path, 0, MAX_CONTENT) : Deno.readFileSync(path);
 }
 
 /** At most `length` bytes of a file with such a name, from `offset` on. Throws Deno's errors. */
 export function readPartByBash(path: string, offset: number, length: number): Uint8Array {
-  const script = `IFS= read -r -d '' f; [[ -f $f && ! -L $f ]] || exit 2
+  const script = `printf -v f %b "$1"; [[ -f $f && ! -L $f ]] || exit 2
 tail -c +${offset + 1} -- "$f" | head -c ${length}`;
   return bash(script, path);
 }
 
 /** Makes a folder. */
 export function mkdirSync(path: string): void {
-  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec mkdir -m 0755 -- "$f"`, path);
+  if (isRaw(path)) bash(`printf -v f %b "$1"; exec mkdir -m 0755 -- "$f"`, path);
   else Deno.mkdirSync(path, { mode: 0o755 });
 }
 
 /** Makes a symlink, which may lead anywhere. */
 export function symlinkSync(target: string, path: string): void {
   if (isRaw(path) || isRaw(target)) {
-    bash(`IFS= read -r -d '' t; IFS= read -r -d '' f; exec ln -s -T -- "$t" "$f"`, target, path);
+    bash(`printf -v t %b "$1"; printf -v f %b "$2"; exec ln -s -T -- "$t" "$f"`, target, path);
   } else Deno.symlinkSync(target, path);
 }
 
 /** Moves a file within a file system, over what is there. */
 export function renameSync(from: string, to: string): void {
   if (isRaw(from) || isRaw(to)) {
-    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec mv -f -T -- "$a" "$b"`, from, to);
+    bash(`printf -v a %b "$1"; printf -v b %b "$2"; exec mv -f -T -- "$a" "$b"`, from, to);
   } else Deno.renameSync(from, to);
 }
 
 /** Copies a file's content to a name that is not taken. */
 export function copyFileSync(from: string, to: string): void {
   if (isRaw(from) || isRaw(to)) {
-    bash(`IFS= read -r -d '' a; IFS= read -r -d '' b; exec cp -T -- "$a" "$b"`, from, to);
+    bash(`printf -v a %b "$1"; printf -v b %b "$2"; exec cp -T -- "$a" "$b"`, from, to);
   } else Deno.copyFileSync(from, to);
 }
 
 /** Sets the permission bits of a file or folder. */
 export function chmodSync(path: string, mode: number): void {
-  if (isRaw(path)) bash(`IFS= read -r -d '' f; exec chmod ${mode.toString(8)} -- "$f"`, path);
+  if (isRaw(path)) bash(`printf -v f %b "$1"; exec chmod ${mode.toString(8)} -- "$f"`, path);
   else Deno.chmodSync(path, mode);
 }
 
@@ -168,7 +181,7 @@ export function chmodSync(path: string, mode: number): void {
 export function removeSync(path: string, options: { recursive?: boolean } = {}): void {
   if (isRaw(path)) {
     bash(
-      `IFS= read -r -d '' f; [[ -e $f || -L $f ]] || exit 2; exec rm ${options.recursive ? "-rf" : "-f"} -- "$f"`,
+      `printf -v f %b "$1"; [[ -e $f || -L $f ]] || exit 2; exec rm ${options.recursive ? "-rf" : "-f"} -- "$f"`,
       path,
     );
   } else Deno.removeSync(path, options);

@@ -4,11 +4,13 @@ import { createHash, hash } from "node:crypto";
 import { RbsError, sentence } from "../errors.ts";
 import type { Entry } from "./entry.ts";
 import { isRaw } from "./names.ts";
-import { readFileSync } from "./raw_names.ts";
+import { readFileSync, readPartByBash } from "./raw_names.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 
 /** Files up to this size are read at once, in bytes; larger ones in pieces of it. */
 export const PIECE_BYTES = 512 << 10;
+/** The same where bash reads, which takes milliseconds to begin. */
+const RAW_PIECE_BYTES = 16 << 20;
 /** How often a file that keeps changing is read again. */
 const ATTEMPTS = 5;
 
@@ -19,14 +21,21 @@ export function digestOf(bytes: Uint8Array): Uint8Array {
 
 /** SHA-256 of a file's content, in one synchronous go. Throws Deno's errors. */
 export function digestFile(path: string): Uint8Array {
-  if (isRaw(path)) return digestOf(readFileSync(path));
   const sum = createHash("sha256");
   for (const piece of piecesOf(path, 0)) sum.update(piece);
   return sum.digest();
 }
 
-/** The pieces of a file, from `offset` on. Each is overwritten by the next but for the last. */
+/** The pieces of a file, from `offset` on. Each is overwritten by the next. */
 function* piecesOf(path: string, offset: number): Generator<Uint8Array> {
+  if (isRaw(path)) {
+    for (let at = offset;;) {
+      const piece = readPartByBash(path, at, RAW_PIECE_BYTES);
+      if (piece.length > 0) yield piece;
+      if (piece.length < RAW_PIECE_BYTES) return;
+      at += piece.length;
+    }
+  }
   using file = Deno.openSync(path);
   if (offset > 0) file.seekSync(offset, Deno.SeekMode.Start);
   const buffer = new Uint8Array(PIECE_BYTES);
@@ -52,12 +61,13 @@ export interface StableFile {
  * @param path Relative to it.
  */
 export function readSmall(root: string, path: string): StableFile | undefined {
+  const full = `${root}/${path}`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     const before = lookAt(root, path);
     if (typeof before !== "object" || before.kind !== "file" || before.size > PIECE_BYTES) return undefined;
     let content: Uint8Array;
     try {
-      content = readFileSync(`${root}/${path}`);
+      content = isRaw(path) ? readFileSync(full) : readWhole(full, before.size);
     } catch (e) {
       if (e instanceof Deno.errors.NotFound) return undefined;
       throw unreadable(root, path, e);
@@ -69,6 +79,21 @@ export function readSmall(root: string, path: string): StableFile | undefined {
     }
   }
   throw restless(root, path);
+}
+
+/** A file's content, and a byte of what follows if it is larger than it was said to be. */
+function readWhole(path: string, size: number): Uint8Array {
+  using file = Deno.openSync(path);
+  const buffer = new Uint8Array(size + 1);
+  let filled = 0;
+  while (filled <= size) {
+    const n = file.readSync(filled === 0 ? buffer : buffer.subarray(filled));
+    if (n === null) break;
+    filled += n;
+    // That was all, as a look afterwards proves.
+    if (filled === size) break;
+  }
+  return buffer.subarray(0, filled);
 }
 
 /**

@@ -11,13 +11,25 @@ import { createHash, type Hash, randomBytes } from "node:crypto";
 import { RbsError, sentence } from "../errors.ts";
 import type { TreeRecord } from "./batch.ts";
 import { type Entry, sameDigest } from "./entry.ts";
-import { checkPath, isRaw, TreeError } from "./names.ts";
-import { chmodSync, lstatSync, mkdirSync, type RawInfo, removeSync, renameSync, symlinkSync } from "./raw_names.ts";
+import { checkPath, TreeError } from "./names.ts";
+import {
+  chmodSync,
+  copyFileSync,
+  lstatSync,
+  mkdirSync,
+  type RawInfo,
+  readdirSync,
+  removeSync,
+  renameSync,
+  symlinkSync,
+} from "./raw_names.ts";
 import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
 
 /** Larger files are kept when their sender is cut off, so that it can go on. Bytes. */
 const RESUMABLE_BYTES = 16 << 20;
 const PARTIAL = /^partial-([0-9a-f]{64})$/;
+/** How long something is kept in the staging folder that nobody goes on with, in milliseconds. */
+const STAGED_LIFE_MS = 7 * 24 * 3600_000;
 
 /** What is there of a large file whose sender was cut off. */
 export interface PartialContent {
@@ -46,8 +58,8 @@ export class TreeWriter {
   readonly #real = new Set<string>();
   /** Modes that folders get when nothing more is written into them. */
   readonly #modes = new Map<string, number>();
-  /** Permission bits that files get by themselves here. */
-  readonly #umasked: number;
+  /** The staging folder's path in the tree, if it lies there: nothing can be put into it or in its place. */
+  readonly #closed?: string;
   #receiving?: Receiving;
 
   /**
@@ -57,15 +69,23 @@ export class TreeWriter {
   constructor({ root, staging }: { root: string; staging: string }) {
     this.#root = root;
     this.#staging = staging;
+    if (staging.startsWith(`${root}/`)) this.#closed = staging.slice(root.length + 1);
     try {
       Deno.mkdirSync(root, { recursive: true });
       Deno.mkdirSync(staging, { recursive: true, mode: 0o700 });
-      const probe = this.#stagedName();
-      Deno.writeFileSync(probe, new Uint8Array(), { createNew: true, mode: 0o777 });
-      this.#umasked = Deno.lstatSync(probe).mode! & 0o777;
-      Deno.removeSync(probe);
+      if (!Deno.lstatSync(staging).isDirectory) throw new Error("it is no folder");
+      this.#clean();
     } catch (e) {
-      throw unwritable(root, e);
+      throw unwritable(staging, e);
+    }
+  }
+
+  /** Removes what others left behind when they were killed. */
+  #clean(): void {
+    for (const { name } of Deno.readDirSync(this.#staging)) {
+      const path = `${this.#staging}/${name}`;
+      const changed = Deno.lstatSync(path).ctime?.getTime() ?? 0;
+      if (Date.now() - changed > STAGED_LIFE_MS) discard(path);
     }
   }
 
@@ -79,11 +99,11 @@ export class TreeWriter {
       throw new TreeError(`the file ${shown(this.#receiving.entry.path)} was not sent to its end`);
     }
     if (remove !== undefined) {
-      checkPath(remove);
+      this.#check(remove);
       return this.#guard(remove, () => this.#remove(remove));
     }
     if (!entry) return this.#continue(record);
-    checkPath(entry.path);
+    this.#check(entry.path);
     this.#guard(entry.path, () => {
       if (entry.kind === "directory") this.#directory(entry);
       else if (entry.kind === "symlink") this.#symlink(entry);
@@ -121,6 +141,15 @@ export class TreeWriter {
     return `${this.#root}/${path}`;
   }
 
+  /** Throws unless something may be changed at `path`. */
+  #check(path: string): void {
+    checkPath(path);
+    const closed = this.#closed;
+    if (closed !== undefined && (`${path}/`.startsWith(`${closed}/`) || closed.startsWith(`${path}/`))) {
+      throw new TreeError(`${shown(path)} is where files are received`);
+    }
+  }
+
   #stagedName(): string {
     return `${this.#staging}/${this.#prefix}-${this.#count++}`;
   }
@@ -139,11 +168,10 @@ export class TreeWriter {
 
   /** Makes sure that the folder of `path` is there, is one, and can be written. */
   #parent(path: string): void {
-    const slash = path.lastIndexOf("/");
-    if (slash < 0) return;
-    const parent = path.slice(0, slash);
+    const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
     if (this.#real.has(parent)) return;
-    this.#parent(parent);
+    if (parent !== "") this.#parent(parent);
+    // Of the root, it sees what is behind a symlink.
     const info = this.#look(parent);
     if (!info) mkdirSync(this.#full(parent));
     else if (info.kind !== "directory") {
@@ -153,6 +181,15 @@ export class TreeWriter {
       chmodSync(this.#full(parent), info.mode & 0o7777 | 0o700);
     }
     this.#real.add(parent);
+  }
+
+  /** Whether the folder of `path` is there, without a symlink on the way. */
+  #hasParent(path: string): boolean {
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      const folder = path.slice(0, slash);
+      if (!this.#real.has(folder) && this.#look(folder)?.kind !== "directory") return false;
+    }
+    return true;
   }
 
   #look(path: string): RawInfo | undefined {
@@ -175,22 +212,10 @@ export class TreeWriter {
   // --- changes
 
   #remove(path: string): void {
-    this.#parentIfThere(path, () => this.#removeAt(path));
-  }
-
-  /** What is in a folder that is not there needs no removing. */
-  #parentIfThere(path: string, then: () => void): void {
-    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
-      const folder = path.slice(0, slash);
-      if (this.#real.has(folder)) continue;
-      const info = this.#look(folder);
-      if (!info) return;
-      if (info.kind !== "directory") {
-        throw new TreeError(`${shown(path)} lies in ${shown(folder)}, which is no folder`);
-      }
-    }
+    // What is in a folder that is not there needs no removing. Nor does what a symlink leads to.
+    if (!this.#hasParent(path)) return;
     this.#parent(path);
-    then();
+    this.#removeAt(path);
   }
 
   /** Removes what is at `path`, whose folder was looked at. */
@@ -232,12 +257,13 @@ export class TreeWriter {
 
   #small(entry: Entry, record: TreeRecord): void {
     const content = record.content ?? new Uint8Array();
-    this.#check(entry, content.length, digestOf(content), record.digest);
+    this.#prove(entry, content.length, digestOf(content), record.digest);
     this.#parent(entry.path);
     const staged = this.#stagedName();
     try {
+      // The mode is kept whatever the umask.
       Deno.writeFileSync(staged, content, { createNew: true, mode: entry.mode & 0o777 });
-      this.#finish(staged, entry);
+      this.#finish(staged, entry, entry.mode > 0o777);
     } catch (e) {
       discard(staged);
       throw e;
@@ -245,18 +271,16 @@ export class TreeWriter {
   }
 
   #copy(entry: Entry, from: string, digest: Uint8Array | undefined): void {
-    checkPath(from);
-    this.#parent(from);
-    if (this.#look(from)?.kind !== "file") throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
+    this.#check(from);
+    if (!this.#hasParent(from) || this.#look(from)?.kind !== "file") {
+      throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
+    }
     this.#parent(entry.path);
     const staged = this.#stagedName();
     try {
-      if (isRaw(from)) throw new TreeError(`${shown(from)} cannot be copied, since its name is not UTF-8`);
-      Deno.copyFileSync(this.#full(from), staged);
-      this.#check(entry, Deno.lstatSync(staged).size, digestFile(staged), digest);
-      Deno.chmodSync(staged, entry.mode);
-      Deno.utimeSync(staged, new Date(entry.mtimeMs), new Date(entry.mtimeMs));
-      this.#place(staged, entry.path);
+      copyFileSync(this.#full(from), staged);
+      this.#prove(entry, Deno.lstatSync(staged).size, digestFile(staged), digest);
+      this.#finish(staged, entry, true);
     } catch (e) {
       discard(staged);
       throw e;
@@ -308,7 +332,7 @@ export class TreeWriter {
     this.#receiving = undefined;
     this.#guard(entry.path, () => {
       try {
-        this.#check(entry, receiving.size, sum.digest(), record.digest);
+        this.#prove(entry, receiving.size, sum.digest(), record.digest);
         // It may be long since the folder was looked at.
         this.#parent(entry.path);
         this.#finish(staged, entry, true);
@@ -320,7 +344,7 @@ export class TreeWriter {
   }
 
   /** Throws unless a file is what it was said to be. */
-  #check(entry: Entry, size: number, digest: Uint8Array, said = entry.digest): void {
+  #prove(entry: Entry, size: number, digest: Uint8Array, said = entry.digest): void {
     if (size !== entry.size) {
       throw new TreeError(`${shown(entry.path)} has ${size} bytes instead of ${entry.size}`);
     }
@@ -329,9 +353,9 @@ export class TreeWriter {
     }
   }
 
-  /** Gives a staged file its mode and time, and puts it in place. */
-  #finish(staged: string, entry: Entry, anyMode = false): void {
-    if (anyMode || (entry.mode & this.#umasked) !== entry.mode) Deno.chmodSync(staged, entry.mode);
+  /** Gives a staged file its time and, if it has not got it yet, its mode, and puts it in place. */
+  #finish(staged: string, entry: Entry, chmod: boolean): void {
+    if (chmod) Deno.chmodSync(staged, entry.mode);
     const seconds = entry.mtimeMs / 1000;
     Deno.utimeSync(staged, seconds, seconds);
     this.#place(staged, entry.path);
@@ -340,16 +364,18 @@ export class TreeWriter {
   /** Renames what is staged to `path`, whose folder was looked at, over whatever is there. */
   #place(staged: string, path: string): void {
     const full = this.#full(path);
-    if (this.#real.has(path)) this.#removeAt(path);
     try {
-      renameSync(staged, full);
-    } catch (e) {
-      if (this.#look(path)?.kind !== "directory") {
-        discard(staged);
-        throw e;
+      if (this.#real.has(path)) this.#removeAt(path);
+      try {
+        renameSync(staged, full);
+      } catch (e) {
+        if (this.#look(path)?.kind !== "directory") throw e;
+        this.#removeAt(path);
+        renameSync(staged, full);
       }
-      this.#removeAt(path);
-      renameSync(staged, full);
+    } catch (e) {
+      discard(staged);
+      throw e;
     }
   }
 
@@ -379,10 +405,12 @@ function unwritable(path: string, cause: unknown): RbsError {
   );
 }
 
+/** Gives the owner of a folder, and of each folder in it, the right to remove what is there. */
 function makeWritable(folder: string): void {
   chmodSync(folder, 0o700);
-  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
-    if (isDirectory) makeWritable(`${folder}/${name}`);
+  for (const name of readdirSync(folder)) {
+    const path = `${folder}/${name}`;
+    if (lstatSync(path).kind === "directory") makeWritable(path);
   }
 }
 

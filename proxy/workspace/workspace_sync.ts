@@ -126,7 +126,7 @@ export class WorkspaceSync implements Disposable {
       clearInterval(timer);
       done();
       this.#looks = 0;
-      if (this.#unproven.size > 0) this.#lookSoon(0);
+      if (this.#unproven.size > 0 && this.#watcher.doubt === undefined) this.#lookSoon(0);
     }
   }
 
@@ -215,11 +215,11 @@ export class WorkspaceSync implements Disposable {
   // --- this machine's side
 
   #root(path: string, readOnly: boolean): SyncedRoot {
-    let single = false;
+    let root = this.#roots.get(path);
+    let single = root?.tree.single ?? false;
     try {
       single = Deno.statSync(path).isFile;
-    } catch { /* an empty tree */ }
-    let root = this.#roots.get(path);
+    } catch { /* it is gone: an empty tree of the kind that it was */ }
     if (!root || root.tree.single !== single) {
       root = { tree: new LocalTree(path, single), readOnly, known: false };
       root.tree.leaveOut = [this.#workspace, this.#outputBase]

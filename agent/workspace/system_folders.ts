@@ -1,1 +1,0 @@
-export { SYSTEM_FOLDERS, systemFolderOf } from "../../proto/system_folders.ts";

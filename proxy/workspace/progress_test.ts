@@ -1,0 +1,47 @@
+import assert from "node:assert/strict";
+import { Progress } from "./progress.ts";
+
+function setUp() {
+  let now = 5_000;
+  const lines: string[] = [];
+  return {
+    lines,
+    pass: (ms: number) => void (now += ms),
+    progress: new Progress((l) => lines.push(l), { now: () => now }),
+  };
+}
+
+Deno.test("what takes less than a second is silent", () => {
+  const { lines, pass, progress } = setUp();
+  progress.look("looking at the workspace");
+  pass(999);
+  progress.looked(10);
+  progress.begin(5, 1e6);
+  progress.sent(5, 1e6);
+  progress.finish();
+  assert.deepEqual(lines, []);
+});
+
+Deno.test("what takes longer shows a line each second, and a last one", () => {
+  const { lines, pass, progress } = setUp();
+  progress.look("looking at the workspace");
+  pass(1_200);
+  progress.looked(12_345);
+  progress.begin(80_000, 900e6);
+  pass(500);
+  progress.sent(1_000, 10e6);
+  for (let i = 0; i < 5; i++) {
+    pass(1_000);
+    progress.sent(2_269, 60e6);
+  }
+  progress.finish();
+  assert.deepEqual(lines, [
+    "rbs: looking at the workspace, 12,345 files 1.2s\n",
+    "rbs: syncing 3,269 of 80,000 files, 70 of 900 MB, 24 s left\n",
+    "rbs: syncing 5,538 of 80,000 files, 130 of 900 MB, 21 s left\n",
+    "rbs: syncing 7,807 of 80,000 files, 190 of 900 MB, 19 s left\n",
+    "rbs: syncing 10,076 of 80,000 files, 250 of 900 MB, 18 s left\n",
+    "rbs: syncing 12,345 of 80,000 files, 310 of 900 MB, 17 s left\n",
+    "rbs: synced 12,345 files, 310 MB, in 6.7 s\n",
+  ]);
+});
