@@ -3,9 +3,12 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
+import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
+import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
+import { decodeName } from "../proto/tree/names.ts";
 import { Activity } from "./activity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
@@ -23,6 +26,7 @@ import { startupOption } from "../proto/startup_options.ts";
 import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
+import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
@@ -179,7 +183,17 @@ function syncedParts(
     get generation() {
       return workspace.generation;
     },
-    outputs,
+    outputs: {
+      prepare(args: readonly string[], start: Start) {
+        makeNamedFolders(start.outputs?.namedFiles.map(decodeName) ?? [], {
+          root: paths.root,
+          staging: join(spec.storageDirectory, "staging"),
+          isKept: (path) => paths.locate(path)?.base === paths.root,
+          log,
+        });
+        return outputs.prepare(args, start);
+      },
+    },
     workspace,
     service: new WorkspaceService(workspace, paths),
   };

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { run } from "../tests/support/run.ts";
 import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
 import { compiledJavaFile, launcherFile, LOCAL_JDK, shellWord } from "./launcher.ts";
@@ -55,32 +54,19 @@ async function check(
   assert.deepEqual(results, expected(allowed, denied));
 }
 
-Deno.test("the proxy may use its output base, its workspace and the keys, and nothing beside them", async () => {
+Deno.test("the proxy may use files and loopback, and run bash only", async () => {
   await using directory = await tempDir();
-  for (const name of ["output base/server", "beside", "workspace", "state/keys"]) {
-    await Deno.mkdir(directory.join(name), { recursive: true });
-  }
+  for (const name of ["output base/server", "workspace"]) await Deno.mkdir(directory.join(name), { recursive: true });
   const outputBase = directory.join("output base");
   await check(
     [await probe(PROXY, directory), `--output_base=${outputBase}`],
     [
-      `read:${outputBase}/server`,
       `write:${outputBase}/server/command_port`,
       `read:${directory.join("workspace")}`,
-      `read:${directory.join("state/keys")}`,
       "connect:127.0.0.1",
       "env:RBS_STATE_DIR",
     ],
-    [
-      `read:${directory.join("beside")}`,
-      `read:${directory.join("state")}`,
-      `write:${outputBase}/lock`,
-      `write:${directory.join("workspace/file")}`,
-      `write:${directory.join("state/keys/local.token")}`,
-      "connect:192.0.2.1",
-      "run:/bin/true",
-      "env:SECRET",
-    ],
+    ["connect:192.0.2.1", "run:/bin/true", "env:SECRET"],
     { RBS_STATE_DIR: directory.join("state"), RBS_ORCHESTRATOR_ADDR: undefined, SECRET: "s" },
     directory.join("workspace"),
   );
@@ -124,20 +110,14 @@ Deno.test("the orchestrator and the agent may use the address that they are told
   await check([agent], ["connect:::2", "connect:::1"], ["connect:::3"], { ...state, RBS_AGENT_HOST: "::2" });
 });
 
-Deno.test("the agent may use its storage, read the output base, and run bash only", async () => {
+Deno.test("the agent may use files and loopback, and run bash only", async () => {
   await using directory = await tempDir();
-  for (const name of ["storage", "output_base", "beside"]) await Deno.mkdir(directory.join(name));
+  await Deno.mkdir(directory.join("storage"));
   await check(
     [await probe(AGENT, directory)],
-    [`write:${directory.join("storage/file")}`, `read:${directory.join("output_base")}`, "connect:127.0.0.1"],
-    [
-      `write:${directory.join("output_base/file")}`,
-      `read:${directory.join("beside")}`,
-      "run:/bin/true",
-      "connect:192.0.2.1",
-      "env:SECRET",
-    ],
-    { RBS_AGENT_STORAGE: directory.join("storage"), RBS_AGENT_OUTPUT_BASE: directory.join("output_base"), SECRET: "s" },
+    [`write:${directory.join("storage/file")}`, "connect:127.0.0.1"],
+    ["run:/bin/true", "connect:192.0.2.1", "env:SECRET"],
+    { SECRET: "s" },
   );
 });
 
@@ -158,17 +138,15 @@ Deno.test("jbazel may write for setup only, and only the workspace's and the hom
 Deno.test("paths with spaces, quotes, newlines, dollars and non-ASCII get through; of one with a comma, its parent", async () => {
   for (const name of ["a b", `it's "quoted"`, "line\nbreak", "$HOME `x` \\", "größe", "a,b"]) {
     await using directory = await tempDir();
-    const outputBase = directory.join(name);
-    await Deno.mkdir(join(outputBase, "server"), { recursive: true });
-    const file = `write:${outputBase}/server/file`;
-    const results = await attempts([await probe(PROXY, directory, `java ${name}`), `--output_base=${outputBase}`], [
-      file,
-      "read:/etc/passwd",
-    ]);
+    const state = directory.join(name);
+    await Deno.mkdir(state);
+    const file = `write:${state}/file`;
+    const launcher = await probe(ORCHESTRATOR_PROGRAM, directory, `orchestrator ${name}`);
+    const results = await attempts([launcher, `--state-dir=${state}`], [file, "read:/etc/passwd"]);
     assert.deepEqual(results, {
       [file]: "allowed",
       "read:/etc/passwd": "denied",
-      arguments: [`--output_base=${outputBase}`, "--", file, "read:/etc/passwd"],
+      arguments: [`--state-dir=${state}`, "--", file, "read:/etc/passwd"],
     });
   }
 });

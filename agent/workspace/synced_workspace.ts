@@ -42,6 +42,7 @@ export interface SyncedWorkspaceOptions {
   limit?: number;
   /** For tests. */
   turns?: Turns;
+  saveMs?: number;
 }
 
 /** What is here of a root. */
@@ -99,7 +100,7 @@ export class SyncedWorkspace {
   #changes = 0;
   #roots?: Map<string, Root>;
   #saveTimer?: ReturnType<typeof setTimeout>;
-  #saveAfterMs = SAVE_MS;
+  #saveAfterMs: number;
   /** Raised when a save begins: one that is under way in slices gives up. */
   #saves = 0;
 
@@ -109,6 +110,7 @@ export class SyncedWorkspace {
     this.#staging = join(options.storageDirectory, "staging");
     this.#indexFile = join(options.storageDirectory, "workspace.index");
     this.#turns = options.turns ?? new Turns();
+    this.#saveAfterMs = options.saveMs ?? SAVE_MS;
   }
 
   /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
@@ -250,7 +252,7 @@ export class SyncedWorkspace {
     const { outputBase, limit = MAX_ENTRIES } = this.#options;
     const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
     const found = await scanTree(base, {
-      under: single ? root.path.slice(root.path.lastIndexOf("/") + 1) : undefined,
+      under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
       // Bazel's own: its links, and what the output base is mounted on.
       skip: (path, kind, target) => kind === "symlink" ? isBelow(target!, outputBase) : path === mounted,
@@ -311,7 +313,7 @@ export class SyncedWorkspace {
       } catch (e) {
         this.#notSaved(e);
       }
-      this.#saveAfterMs = Math.max(SAVE_MS, SAVE_SHARE * (performance.now() - began));
+      this.#saveAfterMs = Math.max(this.#options.saveMs ?? SAVE_MS, SAVE_SHARE * (performance.now() - began));
     }, this.#saveAfterMs);
     Deno.unrefTimer(this.#saveTimer as unknown as number);
   }
@@ -370,6 +372,8 @@ class Change {
     const { entry, remove, copyFrom } = record;
     const own = (path: string) => this.#own(root, path);
     if (remove !== undefined) {
+      // A folder that has become a single file lost what was in it.
+      if (root.single && remove !== nameOf(root.path)) return;
       this.#remove(own(remove));
       this.changes++;
       return this.#forget(root, remove);
@@ -404,7 +408,7 @@ class Change {
   /** A path below the session's `/`. */
   #own({ path, single }: Root, name: string): string {
     if (!single) return `${path.slice(1)}/${name}`;
-    if (name !== path.slice(path.lastIndexOf("/") + 1)) {
+    if (name !== nameOf(path)) {
       throw new TreeError(`${JSON.stringify(name.slice(0, 200))} is none of a root that is the single file ${path}`);
     }
     return path.slice(1);
@@ -486,6 +490,10 @@ function sameTree(a: ReadonlyMap<string, Entry>, b: ReadonlyMap<string, Entry>):
     if (!other || !sameEntry(entry, other)) return false;
   }
   return true;
+}
+
+function nameOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
 }
 
 function isBelow(path: string, folder: string): boolean {

@@ -87,7 +87,7 @@ export class TestService implements Disposable {
   readonly #server: CallServer;
   epoch = 1;
 
-  constructor(storage: Storage, options: { limit?: number; quietMs?: number } = {}) {
+  constructor(storage: Storage, options: { limit?: number; quietMs?: number; saveMs?: number } = {}) {
     this.paths = new DeveloperPaths({
       storageDirectory: storage.path,
       outputBase: OUTPUT_BASE,
@@ -99,6 +99,7 @@ export class TestService implements Disposable {
       outputBase: OUTPUT_BASE,
       log: (line) => this.log.push(line),
       limit: options.limit,
+      saveMs: options.saveMs,
       turns: new Turns(options.quietMs),
     });
     const service = new WorkspaceService(this.workspace, this.paths);

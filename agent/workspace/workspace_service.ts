@@ -78,7 +78,7 @@ export class WorkspaceService {
 
   /** The Apply method. */
   async apply(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
-    const messages = requestMessages(stream, MAX_MESSAGE_BYTES);
+    const messages = requestMessages(stream, MAX_MESSAGE_BYTES, { lends: true });
     await explained(async () => {
       const { generation, files, bytes } = await this.#workspace.apply(applySteps(messages), callerOf(headers, call));
       const response = create(ApplyResponseSchema, { generation, files: BigInt(files), bytes: BigInt(bytes) });

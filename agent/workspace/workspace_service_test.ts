@@ -127,7 +127,7 @@ Deno.test("a root that was a file becomes a folder, and the other way round", as
   await agent.change([file("x", "1")], { root, singleFile: true });
   await agent.change([file("y", "2")], { root });
   assert.deepEqual(await agent.list(root), [`y 644 1 ${short("2")}`]);
-  await agent.change([file("x", "3")], { root, singleFile: true });
+  await agent.change([{ remove: "y" }, file("x", "3")], { root, singleFile: true });
   assert.deepEqual(await agent.list(root), [`x 644 1 ${short("3")}`]);
   // A folder on the way to a root, too.
   await agent.change([file("z", "4")], { root: "/data/x/y" });
@@ -252,6 +252,23 @@ Deno.test("an agent that was killed in the middle of a change left all that had 
   assert.equal((await second.open(WS)).partials.size, 0);
 });
 
+Deno.test("what is known is written down while a large change comes in", async () => {
+  using storage = new Storage();
+  {
+    using first = new TestService(storage, { saveMs: 1 });
+    const call = await first.call("Apply");
+    await first.send(call, { start: {} });
+    await first.send(call, { records: [folder("d"), file("d/f", "1")] });
+    await until(() => isThere(`${storage.path}/workspace.index`));
+    first.workspace.save = () => {};
+    first.kill();
+    await assert.rejects(answer(call), status(Status.UNAVAILABLE));
+  }
+  using second = new TestService(storage);
+  assert.deepEqual(await second.list(), ["d/ 755", `d/f 644 1 ${short("1")}`]);
+  assert.deepEqual(second.log, [], "nothing was read");
+});
+
 Deno.test("a cut connection: what came before stays, and the next call goes on", async () => {
   using storage = new Storage();
   using agent = new TestService(storage);
@@ -324,13 +341,7 @@ Deno.test("from the first record of a change on, the generation before is not th
   const call = await agent.call("Apply");
   await agent.send(call, { start: { generation } });
   await agent.send(call, { records: [folder("a"), folder("b")] });
-  await until(() => {
-    try {
-      return Deno.lstatSync(storage.at(`${WS}/b`)).isDirectory;
-    } catch {
-      return false;
-    }
-  });
+  await until(() => isThere(storage.at(`${WS}/b`)));
   assert.notEqual(agent.workspace.generation, generation);
   call.end();
   await answer(call);
@@ -367,6 +378,14 @@ function partialBytes(storage: Storage): number {
     return Deno.lstatSync(`${storage.path}/staging/${name}`).size;
   } catch {
     return 0;
+  }
+}
+
+function isThere(path: string): boolean {
+  try {
+    return Deno.lstatSync(path) !== undefined;
+  } catch {
+    return false;
   }
 }
 

@@ -44,6 +44,8 @@ const CONNECTION_WINDOW = 16 << 20;
 const MAX_FRAME = 1 << 18;
 /** Bytes that may wait for the transport before writers are held back. */
 const OUTBOX_HIGH_WATER = 1 << 20;
+/** What one write to the transport takes at the most, unless a single piece is larger. */
+const WRITE_BYTES = 256 << 10;
 const MAX_STREAMS = 1000;
 const MAX_HEADER_BLOCK = 1 << 20;
 /**
@@ -196,6 +198,7 @@ export class Http2Connection {
   #unacknowledged = 0;
   #outbox: Uint8Array[] = [];
   #outboxBytes = 0;
+  #writeBuffer: Buffer = Buffer.alloc(0);
   #answers = 0;
   #flushing = false;
   #headerBlock?: { stream: number; parts: Uint8Array[]; bytes: number; endStream: boolean };
@@ -374,10 +377,14 @@ export class Http2Connection {
     try {
       while (this.#outbox.length + this.#leaving.length > 0 && !this.#ended) {
         const leaving = this.#leaving.length;
-        const batch = this.#outbox.length === 1 ? this.#outbox[0] : Buffer.concat(this.#outbox, this.#outboxBytes);
-        this.#outbox = [];
-        for (let at = 0; at < batch.length;) at += await this.#transport.write(batch.subarray(at));
-        this.#outboxBytes -= batch.length;
+        // All that waits now, in as many writes as it takes: those who are leaving go when their last frame has gone.
+        for (let pieces = this.#outbox.length; pieces > 0 && !this.#ended;) {
+          const before = this.#outbox.length;
+          const batch = this.#gather();
+          pieces -= before - this.#outbox.length;
+          for (let at = 0; at < batch.length;) at += await this.#transport.write(batch.subarray(at));
+          this.#outboxBytes -= batch.length;
+        }
         this.#answers = 0;
         for (const stream of this.#leaving.splice(0, leaving)) stream.settle();
         if (!this.congested) {
@@ -390,6 +397,29 @@ export class Http2Connection {
     this.#flushing = false;
     if (this.#failure !== undefined) this.#finish(this.#failure);
     this.#finishIfIdle();
+  }
+
+  /**
+   * Takes what waits out of the outbox, as much as goes into one write: put together in a buffer that is used again, since
+   * fresh memory of that size costs more than the copy.
+   */
+  #gather(): Uint8Array {
+    const [first] = this.#outbox;
+    if (this.#outbox.length === 1 || first.length >= WRITE_BYTES) return this.#outbox.shift()!;
+    const size = Math.min(this.#outboxBytes, WRITE_BYTES);
+    // A connection that never sends much needs no more.
+    if (this.#writeBuffer.length < size) {
+      this.#writeBuffer = Buffer.allocUnsafeSlow(size <= 1 << 14 ? 1 << 14 : WRITE_BYTES);
+    }
+    let filled = 0, taken = 0;
+    for (const piece of this.#outbox) {
+      if (filled + piece.length > this.#writeBuffer.length) break;
+      this.#writeBuffer.set(piece, filled);
+      filled += piece.length;
+      taken++;
+    }
+    this.#outbox.splice(0, taken);
+    return this.#writeBuffer.subarray(0, filled);
   }
 
   /** Sends what is a mere answer to the peer's frame. */

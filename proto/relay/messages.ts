@@ -8,6 +8,8 @@ import type { Headers } from "../http2/hpack.ts";
 import { endOf, Status, StatusError } from "./calls.ts";
 import { WireError } from "./wire.ts";
 
+/** Smaller messages are not worth their memory's being used again. */
+const LENT_BYTES = 64 << 10;
 /** Bytes of messages that wait for their reader before the peer is held back. */
 const QUEUE_HIGH_WATER = 1 << 20;
 
@@ -15,14 +17,16 @@ const QUEUE_HIGH_WATER = 1 << 20;
 class Gatherer {
   readonly #limit: number;
   readonly #take: (message: Buffer) => void;
+  readonly #allocate: (length: number) => Buffer;
   readonly #prefix = Buffer.allocUnsafe(5);
   #prefixFilled = 0;
   #message?: Buffer;
   #filled = 0;
 
-  constructor(limit: number, take: (message: Buffer) => void) {
+  constructor(limit: number, take: (message: Buffer) => void, allocate: (length: number) => Buffer) {
     this.#limit = limit;
     this.#take = take;
+    this.#allocate = allocate;
   }
 
   get atBoundary(): boolean {
@@ -42,7 +46,7 @@ class Gatherer {
         if (length > this.#limit) {
           throw new RangeError(`a message of ${length} bytes is larger than ${this.#limit} bytes`);
         }
-        this.#message = Buffer.allocUnsafe(length);
+        this.#message = this.#allocate(length);
         this.#filled = 0;
       }
       const taken = Math.min(chunk.length - at, this.#message.length - this.#filled);
@@ -66,6 +70,26 @@ class Queue {
   #wake = () => {};
   /** Everybody who waits for room. */
   #room?: PromiseWithResolvers<void>;
+  /** Memory of messages that were read, to be used again. Fresh memory of that size costs more than the copy into it. */
+  readonly #spare: Buffer[] = [];
+  readonly #lends: boolean;
+
+  /** @param lends Each message is only lent, until the next one is asked for. */
+  constructor(lends: boolean) {
+    this.#lends = lends;
+  }
+
+  allocate(length: number): Buffer {
+    if (!this.#lends || length < LENT_BYTES) return Buffer.allocUnsafe(length);
+    const fits = this.#spare.findIndex((spare) => spare.length >= length);
+    const memory = fits >= 0 ? this.#spare.splice(fits, 1)[0] : Buffer.allocUnsafeSlow(length + (length >> 3));
+    return memory.subarray(0, length);
+  }
+
+  #reuse(message: Buffer): void {
+    if (!this.#lends || message.length < LENT_BYTES || this.#spare.length >= 4) return;
+    this.#spare.push(Buffer.from(message.buffer));
+  }
 
   add(message: Buffer): void {
     this.#messages.push(message);
@@ -97,6 +121,7 @@ class Queue {
         this.#bytes -= message.length;
         if (this.#bytes < QUEUE_HIGH_WATER) this.#makeRoom();
         yield message;
+        this.#reuse(message);
       } else if (this.#over) {
         if (this.#over.error) throw this.#over.error;
         return;
@@ -106,9 +131,9 @@ class Queue {
 }
 
 /** Has the stream's bytes gathered into a queue; `failed` is told of bytes that are no messages. */
-function gather(stream: Stream, limit: number, failed: (error: StatusError) => void) {
-  const queue = new Queue();
-  const gatherer = new Gatherer(limit, (message) => queue.add(message));
+function gather(stream: Stream, limit: number, lends: boolean, failed: (error: StatusError) => void) {
+  const queue = new Queue(lends);
+  const gatherer = new Gatherer(limit, (message) => queue.add(message), (length) => queue.allocate(length));
   let bad = false;
   stream.onData = (chunk) => {
     if (bad) return;
@@ -129,9 +154,15 @@ function gather(stream: Stream, limit: number, failed: (error: StatusError) => v
  * The messages of a call, in their order, as the caller sends them. Call it in the turn in which the stream came. The
  * buffers belong to the reader. Throws a {@link StatusError}: CANCELLED when the caller is gone before it has ended,
  * INVALID_ARGUMENT for what are no messages, RESOURCE_EXHAUSTED for one of more than `limit` bytes.
+ *
+ * @param options.lends The buffers are only lent, each until the next is asked for. @default false
  */
-export function requestMessages(stream: Stream, limit: number): AsyncIterable<Buffer> {
-  const { queue, gatherer } = gather(stream, limit, (error) => queue.end(error));
+export function requestMessages(
+  stream: Stream,
+  limit: number,
+  options: { lends?: boolean } = {},
+): AsyncIterable<Buffer> {
+  const { queue, gatherer } = gather(stream, limit, options.lends ?? false, (error) => queue.end(error));
   stream.onEnd = () =>
     queue.end(
       gatherer.atBoundary ? undefined : new StatusError(Status.INVALID_ARGUMENT, "The last message was cut short."),
@@ -150,7 +181,7 @@ export class OutgoingCall {
   constructor(stream: Stream, limit: number) {
     this.#stream = stream;
     const headers: Headers = {};
-    const { queue } = gather(stream, limit, (error) => {
+    const { queue } = gather(stream, limit, false, (error) => {
       queue.end(new WireError(error.message));
       stream.reset();
     });

@@ -60,7 +60,8 @@ export class PipeEnd implements Transport {
       await this.#changed.promise;
     }
     const length = Math.min(bytes.length, this.capacity - to.#heldBytes);
-    to.#held.push(bytes.slice(0, length));
+    // A Buffer's own slice would be a view.
+    to.#held.push(Uint8Array.prototype.slice.call(bytes, 0, length));
     to.#heldBytes += length;
     this.written += length;
     to.#change();

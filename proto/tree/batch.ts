@@ -15,6 +15,7 @@ import { WireReader, WireWriter } from "./wire_codec.ts";
 export const MAX_BATCH_BYTES = 4 << 20;
 /** Bytes of records at which a batch is full. */
 const FULL_BYTES = 1 << 20;
+/** The most records of a batch. */
 const MAX_RECORDS = 100_000;
 /** How much memory a compressed batch may ask for to be unpacked: 8 MiB, what zstd's level 19 needs. */
 const MAX_WINDOW_LOG = 23;
@@ -42,6 +43,7 @@ const HEADER_BYTES = 24;
 export class BatchEncoder {
   readonly #full: number;
   readonly #records: WireWriter;
+  #count = 0;
   /** Whether batches are compressed where that helps. */
   compress = false;
 
@@ -52,29 +54,37 @@ export class BatchEncoder {
   }
 
   /**
-   * Adds a record, whose content is at most {@link PIECE_BYTES} and copied.
+   * Adds a record, whose content is at most {@link PIECE_BYTES} and copied. Throws a {@link TreeError} for a path that is
+   * no string of names.ts; nothing was added then.
    *
    * @returns an encoded FileBatch once one is full
    */
   add(record: TreeRecord): Uint8Array | undefined {
     const { entry, content } = record;
     const expected = (content?.length ?? 0) + (entry ? entry.path.length + RECORD_EXTRA : 0);
-    this.#records.message(1, (out) => {
-      if (entry) out.message(1, () => writeEntry(out, entry));
-      if (content) out.bytes(2, content);
-      if (record.more) out.varint(3, 1);
-      if (record.offset) out.varint(4, record.offset);
-      if (record.digest) out.bytes(5, record.digest);
-      if (record.remove) out.text(6, record.remove);
-      if (record.copyFrom) out.text(7, record.copyFrom);
-    }, expected);
-    return this.#records.length >= this.#full ? this.flush() : undefined;
+    const { length } = this.#records;
+    try {
+      this.#records.message(1, (out) => {
+        if (entry) out.message(1, () => writeEntry(out, entry));
+        if (content) out.bytes(2, content);
+        if (record.more) out.varint(3, 1);
+        if (record.offset) out.varint(4, record.offset);
+        if (record.digest) out.bytes(5, record.digest);
+        if (record.remove) out.text(6, record.remove);
+        if (record.copyFrom) out.text(7, record.copyFrom);
+      }, expected);
+    } catch (e) {
+      this.#records.cut(length);
+      throw e;
+    }
+    return ++this.#count >= MAX_RECORDS || this.#records.length >= this.#full ? this.flush() : undefined;
   }
 
   /** The batch of what was gathered, if anything. */
   flush(): Uint8Array | undefined {
     const size = this.#records.length;
     if (size === 0) return undefined;
+    this.#count = 0;
     // Its header is put in front of the records, so that they are not copied once more.
     if (!this.compress) return this.#records.finish(header(Compression.none, size, size));
     const records = this.#records.finish();

@@ -45,8 +45,10 @@ export function writeEntry(out: WireWriter, entry: Entry): void {
 
 const single = new WireWriter(1024);
 
-/** An encoded TreeEntry. */
+/** An encoded TreeEntry. Throws a {@link TreeError} for a path or target that is no string of names.ts. */
 export function encodeEntry(entry: Entry): Uint8Array {
+  // What an error left there.
+  single.cut(0);
   writeEntry(single, entry);
   return single.take();
 }

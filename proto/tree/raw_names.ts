@@ -69,7 +69,8 @@ function readlinkSync(path: string): string {
  */
 function bash(script: string, ...names: string[]): Buffer {
   const { code, stdout, stderr } = new Deno.Command("bash", {
-    args: ["-c", script, "bash", ...names.map(escaped)],
+    // Privileged: what the environment says of functions, globbing and scripts to begin with is none of ours.
+    args: ["-p", "-c", script, "bash", ...names.map(escaped)],
     // Bytes instead of characters.
     env: { LC_ALL: "C" },
     stdin: "null",
@@ -140,7 +141,8 @@ export function readFileSync(path: string): Uint8Array {
 /** At most `length` bytes of a file with such a name, from `offset` on. Throws Deno's errors. */
 export function readPartByBash(path: string, offset: number, length: number): Uint8Array {
   const script = `printf -v f %b "$1"; [[ -f $f && ! -L $f ]] || exit 2
-tail -c +${offset + 1} -- "$f" | head -c ${length}`;
+exec < "$f" || exit 1
+tail -c +${offset + 1} | head -c ${length}`;
   return bash(script, path);
 }
 

@@ -5,12 +5,13 @@ import { RbsError, sentence } from "../errors.ts";
 import type { Entry } from "./entry.ts";
 import { isRaw } from "./names.ts";
 import { readFileSync, readPartByBash } from "./raw_names.ts";
+import { Pace } from "../pace.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 
 /** Files up to this size are read at once, in bytes; larger ones in pieces of it. */
 export const PIECE_BYTES = 512 << 10;
-/** The same where bash reads, which takes milliseconds to begin. */
-const RAW_PIECE_BYTES = 16 << 20;
+/** What bash reads at once, since it takes milliseconds to begin. Bytes. */
+const RAW_PART_BYTES = 16 << 20;
 /** How often a file that keeps changing is read again. */
 const ATTEMPTS = 5;
 
@@ -30,10 +31,10 @@ export function digestFile(path: string): Uint8Array {
 function* piecesOf(path: string, offset: number): Generator<Uint8Array> {
   if (isRaw(path)) {
     for (let at = offset;;) {
-      const piece = readPartByBash(path, at, RAW_PIECE_BYTES);
-      if (piece.length > 0) yield piece;
-      if (piece.length < RAW_PIECE_BYTES) return;
-      at += piece.length;
+      const part = readPartByBash(path, at, RAW_PART_BYTES);
+      for (let i = 0; i < part.length; i += PIECE_BYTES) yield part.subarray(i, i + PIECE_BYTES);
+      if (part.length < RAW_PART_BYTES) return;
+      at += part.length;
     }
   }
   using file = Deno.openSync(path);
@@ -69,8 +70,8 @@ export function readSmall(root: string, path: string): StableFile | undefined {
     try {
       content = isRaw(path) ? readFileSync(full) : readWhole(full, before.size);
     } catch (e) {
-      if (e instanceof Deno.errors.NotFound) return undefined;
-      throw unreadable(root, path, e);
+      if (isSame(before, lookAt(root, path))) throw unreadable(root, path, e);
+      continue;
     }
     const after = lookAt(root, path);
     if (isSame(before, after) && content.length === before.size) {
@@ -105,26 +106,25 @@ export async function digestLarge(
   path: string,
   options: { signal?: AbortSignal; onBytes?(bytes: number): void } = {},
 ): Promise<ScannedEntry | undefined> {
+  const pace = new Pace(options.signal);
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     const before = lookAt(root, path);
     if (typeof before !== "object" || before.kind !== "file") return undefined;
     const sum = createHash("sha256");
     let size = 0;
     try {
-      let sinceBreak = 0;
       for (const piece of piecesOf(`${root}/${path}`, 0)) {
         sum.update(piece);
         size += piece.length;
+        // Something writes it faster than it is read, perhaps.
+        if (size > before.size) break;
         options.onBytes?.(piece.length);
-        if ((sinceBreak += piece.length) < 16 * PIECE_BYTES) continue;
-        sinceBreak = 0;
-        await new Promise<void>((resolve) => setTimeout(resolve, 0));
-        options.signal?.throwIfAborted();
+        if (pace.due) await pace.rest();
       }
     } catch (e) {
       options.signal?.throwIfAborted();
-      if (e instanceof Deno.errors.NotFound) return undefined;
-      throw unreadable(root, path, e);
+      if (isSame(before, lookAt(root, path))) throw unreadable(root, path, e);
+      continue;
     }
     const after = lookAt(root, path);
     if (isSame(before, after) && size === before.size) {
@@ -143,12 +143,12 @@ export function* readLarge(root: string, entry: ScannedEntry, offset = 0): Gener
   let size = offset;
   try {
     for (const piece of piecesOf(`${root}/${entry.path}`, offset)) {
-      size += piece.length;
+      if ((size += piece.length) > entry.size) break;
       yield Buffer.from(piece);
     }
   } catch (e) {
-    if (e instanceof Deno.errors.NotFound) throw new FileChanged(`${entry.path} is gone`);
-    throw unreadable(root, entry.path, e);
+    if (isSame(entry, lookAt(root, entry.path))) throw unreadable(root, entry.path, e);
+    throw new FileChanged(`${entry.path} is not what it was`);
   }
   if (size !== entry.size || !isSame(entry, lookAt(root, entry.path))) {
     throw new FileChanged(`${entry.path} was changed while it was read`);

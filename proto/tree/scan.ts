@@ -1,11 +1,10 @@
 /** What is in a tree: listed and looked at by synchronous calls in short slices, which cost a tenth of asynchronous ones. */
 import { RbsError, sentence } from "../errors.ts";
 import type { Entry, EntryKind } from "./entry.ts";
+import { Pace } from "../pace.ts";
 import { isRaw } from "./names.ts";
 import { lstatMany, lstatSync, type RawInfo, readdirSync } from "./raw_names.ts";
 
-/** How long other work waits for a slice, in milliseconds. */
-const SLICE_MS = 8;
 /**
  * A file that was changed so shortly before it was looked at may change again without another time to show for it: file
  * systems give times in steps of the kernel's clock (up to 10 ms), and Deno cuts them to milliseconds.
@@ -44,17 +43,15 @@ export async function scanTree(root: string, options: ScanOptions = {}): Promise
   const { under, signal, onProgress } = options;
   const found = new Map<string, ScannedEntry>();
   const folders: string[] = [];
-  let sliceEnds = performance.now() + SLICE_MS;
+  const pace = new Pace(signal);
   if (under !== undefined) {
     if (isBelowFolders(root, under) && look(root, under, found, options) === "directory") folders.push(under);
   } else folders.push("");
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
     list(root, folder, found, folders, options);
-    if (performance.now() < sliceEnds) continue;
+    if (!pace.due) continue;
     onProgress?.(found.size);
-    await new Promise<void>((resolve) => setTimeout(resolve, 0));
-    signal?.throwIfAborted();
-    sliceEnds = performance.now() + SLICE_MS;
+    await pace.rest();
   }
   return found;
 }

@@ -81,6 +81,11 @@ export class WireWriter {
     this.#end = moved + length;
   }
 
+  /** Takes back what was written since `length` was so much. */
+  cut(length: number): void {
+    this.#end = this.#headroom + length;
+  }
+
   /** What was written, with `before` in front of it (at most the headroom). The writer begins anew. */
   finish(before: Uint8Array = NOTHING): Buffer {
     const buffer = this.#reserve(0);
@@ -121,7 +126,7 @@ export class WireReader {
     const tag = this.#raw();
     this.field = Math.floor(tag / 8);
     this.type = tag % 8;
-    if (this.field === 0) throw new WireError("field number 0");
+    if (this.field === 0 || tag > 0xffffffff) throw new WireError(`field number ${this.field}`);
     return true;
   }
 

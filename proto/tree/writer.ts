@@ -116,13 +116,14 @@ export class TreeWriter {
   /** Ends: folders get their modes, and what was not received to its end is removed, or kept to be resumed. */
   close(): void {
     this.#abandon();
+    // Others may have been here since.
+    this.#real.clear();
     for (const [path, mode] of [...this.#modes].sort(([a], [b]) => b.length - a.length)) {
       try {
-        if (lstatSync(this.#full(path)).kind === "directory") chmodSync(this.#full(path), mode);
+        if (this.#hasParent(path) && this.#look(path)?.kind === "directory") chmodSync(this.#full(path), mode);
       } catch { /* removed since */ }
     }
     this.#modes.clear();
-    this.#real.clear();
   }
 
   /** What is kept of large files. */
@@ -176,18 +177,25 @@ export class TreeWriter {
     if (!info) mkdirSync(this.#full(parent));
     else if (info.kind !== "directory") {
       throw new TreeError(`${shown(path)} lies in ${shown(parent)}, which is no folder`);
-    } else if ((info.mode & 0o300) !== 0o300) {
-      if (!this.#modes.has(parent)) this.#modes.set(parent, info.mode & 0o7777);
-      chmodSync(this.#full(parent), info.mode & 0o7777 | 0o700);
-    }
+    } else this.#unlock(parent, info);
     this.#real.add(parent);
+  }
+
+  /** Lets its owner write into a folder until the end. */
+  #unlock(folder: string, { mode }: RawInfo): void {
+    if ((mode & 0o300) === 0o300) return;
+    if (!this.#modes.has(folder)) this.#modes.set(folder, mode & 0o7777);
+    chmodSync(this.#full(folder), mode & 0o7777 | 0o700);
   }
 
   /** Whether the folder of `path` is there, without a symlink on the way. */
   #hasParent(path: string): boolean {
     for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
       const folder = path.slice(0, slash);
-      if (!this.#real.has(folder) && this.#look(folder)?.kind !== "directory") return false;
+      if (this.#real.has(folder)) continue;
+      const info = this.#look(folder);
+      if (info?.kind !== "directory") return false;
+      this.#unlock(folder, info);
     }
     return true;
   }
@@ -204,8 +212,9 @@ export class TreeWriter {
   /** Forgets what was known at and below `path`. */
   #forget(path: string): void {
     const below = `${path}/`;
-    if (!this.#real.delete(path) && !this.#modes.has(path)) return;
-    for (const known of this.#real) if (known.startsWith(below)) this.#real.delete(known);
+    if (this.#real.delete(path)) {
+      for (const known of this.#real) if (known.startsWith(below)) this.#real.delete(known);
+    }
     for (const known of this.#modes.keys()) if (known === path || known.startsWith(below)) this.#modes.delete(known);
   }
 
@@ -303,9 +312,14 @@ export class TreeWriter {
     const file = Deno.openSync(staged, { read: true, write: true, create: true, mode: 0o600 });
     this.#receiving = { entry, file, staged, sum, size: offset };
     if (offset > 0) {
-      file.truncateSync(offset);
-      const buffer = new Uint8Array(PIECE_BYTES);
-      for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) sum.update(buffer.subarray(0, n));
+      try {
+        file.truncateSync(offset);
+        const buffer = new Uint8Array(PIECE_BYTES);
+        for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) sum.update(buffer.subarray(0, n));
+      } catch (e) {
+        this.#discardReceiving();
+        throw e;
+      }
     }
     this.#continue(record);
   }
@@ -315,6 +329,9 @@ export class TreeWriter {
     if (!receiving) throw new TreeError("a part of a file came without its beginning");
     const { entry, file, staged, sum } = receiving;
     const content = record.content ?? new Uint8Array();
+    if (record.offset && record.offset !== receiving.size) {
+      throw new TreeError(`a part of ${shown(entry.path)} does not go on where the one before ended`);
+    }
     if (receiving.size + content.length > entry.size) {
       this.#discardReceiving();
       throw new TreeError(`${shown(entry.path)} is longer than it was said to be`);
@@ -333,7 +350,8 @@ export class TreeWriter {
     this.#guard(entry.path, () => {
       try {
         this.#prove(entry, receiving.size, sum.digest(), record.digest);
-        // It may be long since the folder was looked at.
+        // It may be long since the folders were looked at.
+        this.#real.clear();
         this.#parent(entry.path);
         this.#finish(staged, entry, true);
       } catch (e) {
@@ -356,8 +374,9 @@ export class TreeWriter {
   /** Gives a staged file its time and, if it has not got it yet, its mode, and puts it in place. */
   #finish(staged: string, entry: Entry, chmod: boolean): void {
     if (chmod) Deno.chmodSync(staged, entry.mode);
-    const seconds = entry.mtimeMs / 1000;
-    Deno.utimeSync(staged, seconds, seconds);
+    // Of seconds with a fraction, Deno loses a millisecond now and then.
+    const time = new Date(entry.mtimeMs);
+    Deno.utimeSync(staged, time, time);
     this.#place(staged, entry.path);
   }
 

@@ -104,7 +104,7 @@ export class FolderWatcher implements Disposable {
   #cookies = 0;
   #cookie = "";
 
-  /** @param cookieFolder An absolute path: a folder of ours, in which folders come and go so that their events come. */
+  /** @param cookieFolder An absolute path: a folder of ours, with a file that is touched so that its event comes. */
   constructor(cookieFolder: string, options: WatcherOptions = {}) {
     this.#cookieFolder = cookieFolder;
     this.#options = {
@@ -162,9 +162,12 @@ export class FolderWatcher implements Disposable {
     this.#doubt = undefined;
     try {
       Deno.mkdirSync(this.#cookieFolder, { recursive: true });
-      for (const { name, isDirectory } of Deno.readDirSync(this.#cookieFolder)) {
-        if (isDirectory && name.startsWith("cookie-")) Deno.removeSync(`${this.#cookieFolder}/${name}`);
+      for (const { name, isFile } of Deno.readDirSync(this.#cookieFolder)) {
+        if (isFile && name.startsWith("cookie-")) Deno.removeSync(`${this.#cookieFolder}/${name}`);
       }
+      // Each time another one, so that late events of an old one are not taken for it.
+      this.#cookie = `${this.#cookieFolder}/cookie-${Deno.pid}-${++this.#cookies}`;
+      Deno.writeFileSync(this.#cookie, new Uint8Array());
     } catch (e) {
       return this.#mistrust(`${this.#cookieFolder} cannot be written (${(e as Error).message})`);
     }
@@ -212,15 +215,13 @@ export class FolderWatcher implements Disposable {
     this.#options.onLoss();
   }
 
-  /** Makes a cookie, and waits until all watchers have seen it: then they have seen all before it. */
+  /** Touches the cookie, and waits until all watchers have seen that: then they have seen all before it. */
   async #settled(): Promise<boolean> {
     const handles = [...this.#handles, ...this.#retired];
     for (const handle of handles) handle.cookie = Promise.withResolvers();
     let timer: ReturnType<typeof setTimeout> | undefined;
-    // A folder: its coming is one event, and a new name each time cannot be mistaken for an older one.
-    this.#cookie = `${this.#cookieFolder}/cookie-${Deno.pid}-${++this.#cookies}`;
     try {
-      Deno.mkdirSync(this.#cookie);
+      Deno.utimeSync(this.#cookie, new Date(), new Date());
       return await Promise.race([
         Promise.all(handles.map((h) => h.cookie.promise)).then(() => true),
         new Promise<false>((resolve) => timer = setTimeout(resolve, this.#options.cookieMs, false)),
@@ -229,9 +230,6 @@ export class FolderWatcher implements Disposable {
       return false;
     } finally {
       clearTimeout(timer);
-      try {
-        Deno.removeSync(this.#cookie);
-      } catch { /* it could not be made */ }
     }
   }
 
@@ -336,7 +334,7 @@ export class FolderWatcher implements Disposable {
     if (flag || kind === "other" || kind === "any") this.#lost("events were lost");
     const same = kind === "modify" || kind === "access";
     for (const path of paths) {
-      if (path === this.#cookie) handle.cookie.resolve();
+      if (path === this.#cookie && kind === "modify") handle.cookie.resolve();
       else if (!path.startsWith(this.#cookieFolder)) {
         this.#hints.changed.add(path);
         if (!same) this.#hints.replaced.add(path);

@@ -12,8 +12,9 @@ const PROGRESS = [
   /^ {4}(currently loading|Fetching |checking cached actions|\S.*\[(Sched|Prepa|Scann)\])/,
   // Once for both sides.
   /^Extracting Bazel installation/,
-  // RBS's own, for waits of more than a second.
-  /^rbs: .* \d+\.\ds$/,
+  // RBS's own, for what takes more than a second.
+  /^rbs: .* \d+\.\d ?s$/,
+  /^rbs: (syncing|bringing home) \d/,
 ];
 
 /** A build's result, which Bazel prints several times: how often, and between which other lines, is a matter of time. */

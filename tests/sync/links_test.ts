@@ -95,9 +95,8 @@ function pause(seconds: number): Promise<void> {
 async function endsWell(command: Running) {
   const finished = await command.finished;
   assert.equal(finished.code, Exit.OK, finished.stderr);
-  const said = finished.stderr.split("\n").filter((line) =>
-    line.startsWith("rbs: ") && !/[\d.]+ ?s( left)?$/.test(line)
-  );
+  const progress = /^rbs: .*( \d+\.\ds| left)$|^rbs: (syncing|synced|bringing home|brought home) /;
+  const said = finished.stderr.split("\n").filter((line) => line.startsWith("rbs: ") && !progress.test(line));
   assert.deepEqual(said, []);
   return finished;
 }

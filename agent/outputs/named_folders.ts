@@ -1,0 +1,46 @@
+import { sentence } from "../../proto/errors.ts";
+import { TreeWriter } from "../../proto/tree/writer.ts";
+
+/**
+ * Makes the folders in which a command's flags have it write files, where the session does not have them: they are there
+ * on the developer's machine. By the tree writer, since something in the session may have put a symlink on the way.
+ *
+ * @param files Absolute paths of the developer's.
+ * @param root What the session sees as `/`.
+ * @param isKept Whether the session keeps the path, and not the machine.
+ */
+export function makeNamedFolders(
+  files: readonly string[],
+  { root, staging, isKept, log }: {
+    root: string;
+    staging: string;
+    isKept(path: string): boolean;
+    log(line: string): void;
+  },
+): void {
+  const missing = new Set<string>();
+  for (const file of files) {
+    const folder = file.slice(0, file.lastIndexOf("/"));
+    if (folder !== "" && isKept(folder) && !isThere(root + folder)) missing.add(folder);
+  }
+  if (missing.size === 0) return;
+  const writer = new TreeWriter({ root, staging });
+  for (const folder of missing) {
+    try {
+      writer.apply({ entry: { path: folder.slice(1), kind: "directory", mode: 0o755, size: 0, mtimeMs: 0 } });
+    } catch (e) {
+      // Bazel will say that it cannot write there.
+      log(`the folder ${folder} cannot be made: ${sentence(e)}`);
+    }
+  }
+  writer.close();
+}
+
+function isThere(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}

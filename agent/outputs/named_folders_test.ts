@@ -1,0 +1,24 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { makeNamedFolders } from "./named_folders.ts";
+
+Deno.test("folders of named files are made where they are missing, and never through a symlink", async () => {
+  const directory = await Deno.makeTempDir({ prefix: "rbs-named-" });
+  const root = join(directory, "root"), outside = join(directory, "outside");
+  await Deno.mkdir(join(root, "home"), { recursive: true });
+  await Deno.mkdir(outside);
+  await Deno.symlink(outside, join(root, "home/link"));
+  const logged: string[] = [];
+  makeNamedFolders(["/home/ann/logs/profile.gz", "/home/link/deep/x.json", "/usr/share/x", "/x"], {
+    root,
+    staging: join(directory, "staging"),
+    isKept: (path) => !path.startsWith("/usr"),
+    log: (line) => void logged.push(line),
+  });
+  assert.ok(Deno.lstatSync(join(root, "home/ann/logs")).isDirectory);
+  assert.deepEqual([...Deno.readDirSync(outside)], []);
+  assert.deepEqual([...Deno.readDirSync(root)].map(({ name }) => name), ["home"]);
+  assert.equal(logged.length, 1);
+  assert.match(logged[0], /^the folder \/home\/link\/deep cannot be made: /);
+  await Deno.remove(directory, { recursive: true });
+});

@@ -1,0 +1,170 @@
+import assert from "node:assert/strict";
+import { random } from "../testing/pipe.ts";
+import { changeTree, describeFolder, describeTree, makeTree, writeMadeTree } from "../testing/trees.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
+import { sameDigest } from "./entry.ts";
+import { decodeName } from "./names.ts";
+import { renameSync } from "./raw_names.ts";
+import { digestFile, digestOf } from "./read.ts";
+import { scanTree } from "./scan.ts";
+
+const at = (seconds: number) => new Date(1_600_000_000_000 + seconds * 1000);
+
+Deno.test("a scan finds what is there, whatever its name", async () => {
+  for (let seed = 0; seed < 15; seed++) {
+    await using directory = await tempDir();
+    const tree = makeTree(random(seed), 60, seed % 3 === 0);
+    writeMadeTree(directory.path, tree);
+    assert.deepEqual(await describeFolder(directory.path), describeTree(tree, digestOf), `seed ${seed}`);
+  }
+});
+
+Deno.test("a scan follows no symlink", async () => {
+  await using directory = await tempDir();
+  Deno.mkdirSync(directory.join("real"));
+  Deno.writeTextFileSync(directory.join("real/file"), "x");
+  Deno.symlinkSync("real", directory.join("link"));
+  Deno.symlinkSync(".", directory.join("loop"));
+  Deno.symlinkSync("gone", directory.join("dangling"));
+  assert.deepEqual([...(await scanTree(directory.path)).keys()].sort(), [
+    "dangling",
+    "link",
+    "loop",
+    "real",
+    "real/file",
+  ]);
+  assert.equal((await scanTree(directory.path)).get("dangling")!.target, "gone");
+  assert.equal((await scanTree(directory.path, { under: "link/file" })).size, 0);
+  assert.deepEqual([...(await scanTree(directory.path, { under: "link" })).keys()], ["link"]);
+  assert.deepEqual([...(await scanTree(directory.path, { under: "real" })).keys()].sort(), ["real", "real/file"]);
+  // The root itself may be one: whoever names it knows.
+  assert.deepEqual([...(await scanTree(directory.join("link"))).keys()], ["file"]);
+});
+
+Deno.test("pipes, sockets and devices are left out, and named", async () => {
+  await using directory = await tempDir();
+  const made = await new Deno.Command("mkfifo", { args: [directory.join("pipe")] }).output();
+  assert.ok(made.success);
+  using _socket = Deno.listen({ transport: "unix", path: directory.join("socket") });
+  const device = await new Deno.Command("mknod", { args: [directory.join("null"), "c", "1", "3"], stderr: "null" })
+    .output();
+  const skipped: string[] = [];
+  const found = await scanTree(directory.path, { onSkipped: (path, what) => skipped.push(`${path} ${what}`) });
+  assert.equal(found.size, 0);
+  const expected = ["pipe", "socket", ...device.success ? ["null"] : []];
+  assert.deepEqual(skipped.sort(), expected.sort().map((name) => `${name} is no file, folder or symlink`));
+});
+
+Deno.test("what is skipped is not looked into", async () => {
+  await using directory = await tempDir();
+  for (const name of [".git/objects", "bazel-out/x", "src"]) Deno.mkdirSync(directory.join(name), { recursive: true });
+  const asked: string[] = [];
+  const found = await scanTree(directory.path, {
+    skip(path) {
+      asked.push(path);
+      return path === ".git" || path.startsWith("bazel-");
+    },
+  });
+  assert.deepEqual([...found.keys()], ["src"]);
+  assert.deepEqual(asked.sort(), [".git", "bazel-out", "src"]);
+});
+
+Deno.test("digests are carried over to files that look the same, and to no others", async () => {
+  await using directory = await tempDir();
+  const names = ["same", "content", "size", "replaced", "turned"];
+  for (const name of names) {
+    Deno.writeTextFileSync(directory.join(name), "before");
+    Deno.utimeSync(directory.join(name), at(0), at(0));
+  }
+  const digest = digestOf(new Uint8Array());
+  const previous = await scanTree(directory.path);
+  for (const entry of previous.values()) entry.digest = digest;
+  Deno.writeTextFileSync(directory.join("content"), "after!");
+  Deno.utimeSync(directory.join("content"), at(1), at(1));
+  Deno.writeTextFileSync(directory.join("size"), "longer than before");
+  Deno.utimeSync(directory.join("size"), at(0), at(0));
+  Deno.writeTextFileSync(directory.join("new"), "after!");
+  Deno.utimeSync(directory.join("new"), at(0), at(0));
+  Deno.renameSync(directory.join("new"), directory.join("replaced"));
+  Deno.removeSync(directory.join("turned"));
+  Deno.symlinkSync("same", directory.join("turned"));
+  const found = await scanTree(directory.path, { previous });
+  assert.deepEqual([...found.values()].filter((e) => e.digest).map((e) => e.path), ["same"]);
+});
+
+Deno.test("a file that was changed a moment ago is not trusted the next time", async () => {
+  await using directory = await tempDir();
+  Deno.writeTextFileSync(directory.join("fresh"), "x");
+  Deno.writeTextFileSync(directory.join("old"), "x");
+  Deno.utimeSync(directory.join("old"), at(0), at(0));
+  const soon = new Date(Date.now() + 3600_000);
+  Deno.writeTextFileSync(directory.join("future"), "x");
+  Deno.utimeSync(directory.join("future"), soon, soon);
+  const now = new Date();
+  Deno.utimeSync(directory.join("fresh"), now, now);
+  const previous = await scanTree(directory.path);
+  for (const entry of previous.values()) entry.digest = digestFile(directory.join(entry.path));
+  assert.ok(!previous.get("old")!.racy);
+  assert.ok(previous.get("future")!.racy);
+  const found = await scanTree(directory.path, { previous });
+  assert.equal(found.get("fresh")!.digest === undefined, previous.get("fresh")!.racy);
+  assert.ok(found.get("old")!.digest);
+  assert.equal(found.get("future")!.digest, undefined);
+});
+
+Deno.test("any change is seen by a scan that knows what was there before", async () => {
+  for (let seed = 100; seed < 110; seed++) {
+    await using directory = await tempDir();
+    const below = random(seed);
+    const before = makeTree(below, 40), after = changeTree(below, before);
+    const root = directory.join("tree");
+    Deno.mkdirSync(root);
+    writeMadeTree(root, before);
+    const previous = await scanTree(root);
+    for (const e of previous.values()) if (e.kind === "file") e.digest = digestFile(`${root}/${e.path}`);
+    Deno.renameSync(root, directory.join("old"));
+    Deno.mkdirSync(root);
+    writeMadeTree(root, after);
+    const found = await scanTree(root, { previous });
+    for (const e of found.values()) {
+      if (e.digest) assert.ok(sameDigest(e.digest, digestFile(`${root}/${e.path}`)), `seed ${seed}`);
+    }
+  }
+});
+
+Deno.test("a folder that cannot be read is named; a root that cannot be is an error, and one that is not there is empty", async () => {
+  await using directory = await tempDir();
+  assert.equal((await scanTree(directory.join("gone"))).size, 0);
+  Deno.writeTextFileSync(directory.join("file"), "x");
+  assert.equal((await scanTree(directory.join("file"))).size, 0);
+  // Root may read everything; a folder whose listing needs bash, and none to be had, cannot be read by anybody.
+  Deno.mkdirSync(directory.join("tree/closed"), { recursive: true });
+  Deno.writeTextFileSync(directory.join("x"), "x");
+  renameSync(directory.join("x"), directory.join("tree/closed", decodeName(Uint8Array.of(0xff))));
+  const script = `import { scanTree } from ${JSON.stringify(new URL("./scan.ts", import.meta.url))};
+    const scan = async (root) => console.log(
+      [...(await scanTree(root, { onSkipped: (...what) => console.log(...what) })).keys()]);
+    await scan(Deno.args[0]);
+    await scan(Deno.args[0] + "/closed").catch((e) => console.log(e.name, e.message));`;
+  Deno.writeTextFileSync(directory.join("scan.ts"), script);
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-config", "--allow-read", "--no-prompt", directory.join("scan.ts"), directory.join("tree")],
+    stderr: "null",
+  }).output();
+  const [skipped, found, error] = new TextDecoder().decode(stdout).split("\n");
+  assert.equal(skipped, "closed cannot be read");
+  assert.equal(found, '[ "closed" ]');
+  assert.match(error, /^RbsError The folder .*closed cannot be read/);
+});
+
+Deno.test("a scan is ended by its signal, and lets others work meanwhile", async () => {
+  await using directory = await tempDir();
+  for (let i = 0; i < 300; i++) {
+    Deno.mkdirSync(directory.join(`d${i}`));
+    for (let j = 0; j < 20; j++) Deno.writeTextFileSync(directory.join(`d${i}/f${j}`), "");
+  }
+  const stop = new AbortController();
+  const timer = setTimeout(() => stop.abort(), 0);
+  await assert.rejects(scanTree(directory.path, { signal: stop.signal }), { name: "AbortError" });
+  clearTimeout(timer);
+});
