@@ -198,12 +198,18 @@ export class OutgoingCall {
     this.#messages = queue.read();
   }
 
-  /** Sends one message, which belongs to the call from now on. @returns what to wait for before more is sent, if so */
-  send(message: Uint8Array): Promise<void> | undefined {
+  /**
+   * Sends one message, in one piece or several, which belong to the call from now on.
+   *
+   * @returns what to wait for before more is sent, if so
+   */
+  send(...pieces: Uint8Array[]): Promise<void> | undefined {
     const prefix = Buffer.alloc(5);
-    prefix.writeUInt32BE(message.length, 1);
+    prefix.writeUInt32BE(pieces.reduce((sum, { length }) => sum + length, 0), 1);
     void this.#stream.write(prefix);
-    return this.#stream.write(message) ?? undefined;
+    let drained: Promise<void> | undefined;
+    for (const piece of pieces) drained = this.#stream.write(piece);
+    return drained;
   }
 
   /** Says that no more messages come. */

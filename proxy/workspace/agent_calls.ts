@@ -1,5 +1,4 @@
 /** The calls of rbs.v1.Workspace as the proxy makes them. */
-import { Buffer } from "node:buffer";
 import { fromBinary } from "@bufbuild/protobuf";
 import { RbsError } from "../../proto/errors.ts";
 import { ApplyResponseSchema, RootSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
@@ -151,7 +150,7 @@ export class ApplyCall {
   async start(generation: string, root: string, readOnly: boolean, single: boolean): Promise<void> {
     await this.flush();
     const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single]]);
-    await this.#send(Buffer.concat([lengthPrefix(1, start.length), start]));
+    await this.#send(lengthPrefix(1, start.length), start);
   }
 
   /** Adds a record. Resolves when more may be added; undefined: at once. Rejects when the call has failed. */
@@ -183,15 +182,17 @@ export class ApplyCall {
   }
 
   #batch(batch: Uint8Array): Promise<void> {
-    return this.#send(Buffer.concat([lengthPrefix(2, batch.length), batch]));
+    return this.#send(lengthPrefix(2, batch.length), batch);
   }
 
-  async #send(message: Uint8Array): Promise<void> {
+  async #send(...pieces: Uint8Array[]): Promise<void> {
     if (this.#signal.aborted) throw interrupted();
     if (this.#failure) throw this.#failure.error;
-    this.sentBytes += message.length;
-    this.#window.bytes += message.length;
-    const wait = this.#call.send(message);
+    for (const { length } of pieces) {
+      this.sentBytes += length;
+      this.#window.bytes += length;
+    }
+    const wait = this.#call.send(...pieces);
     if (wait) {
       const began = performance.now();
       await wait;

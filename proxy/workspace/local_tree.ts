@@ -255,8 +255,9 @@ export class LocalTree {
 
   /** What was sent, as it was when it was read; undefined: it was gone. */
   sent(path: string, entry: ScannedEntry | undefined): void {
-    if (entry) this.#entries.set(path, { ...entry, digest: entry.digest && this.#keep(entry.digest) });
-    else this.#entries.delete(path);
+    if (!entry) return void this.#entries.delete(path);
+    if (entry.digest) entry.digest = this.#keep(entry.digest);
+    if (this.#entries.get(path) !== entry) this.#entries.set(path, entry);
   }
 
   /** A copy that shares its memory with many others: a buffer for each digest is larger than all else of an entry. */

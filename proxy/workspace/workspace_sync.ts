@@ -75,6 +75,8 @@ export class WorkspaceSync implements Disposable {
   #generation?: string;
   /** Folders that were not watched when they were looked at, absolute. */
   #unproven = new Set<string>();
+  /** All files were read, and nothing is watched yet. */
+  #unwatched = false;
   readonly #warned = new Set<string>();
   /** Looks in the background since the last barrier. */
   #looks = 0;
@@ -126,7 +128,7 @@ export class WorkspaceSync implements Disposable {
       clearInterval(timer);
       done();
       this.#looks = 0;
-      if (this.#unproven.size > 0 && this.#watcher.doubt === undefined) this.#lookSoon(0);
+      if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
   }
 
@@ -176,11 +178,14 @@ export class WorkspaceSync implements Disposable {
     const roots = this.#choose(options.outside ?? []);
     const unreadable = new Map<string, string>();
     progress.look("looking at the workspace");
+    // Who watches folders is told of each file that is read there: all files are read before anything is watched, and a
+    // look in the background proves afterwards that nothing was missed.
+    const first = this.#generation === undefined && this.#roots.get(this.#workspace)!.tree.entries.size === 0;
     await this.#refresh(roots, {
       signal,
       onProgress: (entries) => progress.looked(entries),
       onUnreadable: (path) => unreadable.set(path, "cannot be read"),
-    });
+    }, !first);
     const until = performance.now() + (options.patienceMs ?? 0);
     const backoff = new Backoff();
     for (let round = 1;;) {
@@ -243,7 +248,7 @@ export class WorkspaceSync implements Disposable {
   }
 
   /** Looks at what may have changed since the last time. */
-  async #refresh(roots: SyncedRoot[], options: LookOptions): Promise<void> {
+  async #refresh(roots: SyncedRoot[], options: LookOptions, watch = true): Promise<void> {
     const workspace = this.#roots.get(this.#workspace)!.tree;
     if (workspace.single || !isFolder(this.#workspace)) {
       throw new RbsError(`The workspace ${this.#workspace} is not there any more.`, { culprit: "caller" });
@@ -261,8 +266,9 @@ export class WorkspaceSync implements Disposable {
     } else {
       for (const { tree } of this.#roots.values()) tree.distrust();
       // First, so that what changes behind the scan's back is noticed the next time.
-      await this.#watcher.restart([...this.#roots.values()].flatMap(({ tree }) => [...tree.folders()]));
+      if (watch) await this.#watcher.restart([...this.#roots.values()].flatMap(({ tree }) => [...tree.folders()]));
     }
+    this.#unwatched = !watch;
     options.signal?.throwIfAborted();
     const unproven = new Set<string>();
     for (const { tree } of roots) {
@@ -272,7 +278,7 @@ export class WorkspaceSync implements Disposable {
       for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
     }
     this.#unproven = unproven;
-    this.#watcher.add(unproven);
+    if (watch) this.#watcher.add(unproven);
   }
 
   /** A quiet look in the background, so that the next barrier need not wait for it. */

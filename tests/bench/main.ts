@@ -2,6 +2,8 @@
  * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync]`: RBS against the same without it, both sides in turns in
  * one run. Prints medians and ratios, and what must be reached.
  */
+import { compile } from "../../tools/compile.ts";
+import { PROGRAMS } from "../../tools/permissions.ts";
 import { IP, RSYNC, setup } from "../../tools/setup.ts";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
@@ -18,6 +20,9 @@ if (unknown.length > 0) {
   console.error(`bench: there is no part ${unknown.join(", ")}; there are ${PARTS.join(", ")}.`);
   Deno.exit(2);
 }
+
+if (!await setup(console.log, wanted.includes("sync") ? [IP, RSYNC] : [])) Deno.exit(1);
+await compile(PROGRAMS);
 
 const say = (text: string) => {
   if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
@@ -47,7 +52,6 @@ if (wanted.some((part) => part !== "sync")) {
   if (wanted.includes("memory")) results.push(...await benchMemory(rbs));
 }
 if (wanted.includes("sync")) {
-  if (!await setup(console.log, [IP, RSYNC])) Deno.exit(1);
   results.push(...await benchSync(bazel, say));
 }
 say("");

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { repoHash } from "../../proto/workspace.ts";
-import type { Bazel } from "../support/bazels.ts";
+import { type Bazel, onPath } from "../support/bazels.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";
 import { PROGRAMS } from "../support/repository.ts";
 import { type Finished, output, run, type RunOptions } from "../support/run.ts";
@@ -126,6 +126,7 @@ export class Mirror implements AsyncDisposable {
   async #prepare() {
     const cluster = await startCluster({ env: { RBS_BAZEL: this.#bazel.path } });
     const workspace = await testWorkspace(this.#bazel, { env: cluster.env });
+    await putOnPath(workspace);
     const rc = join(workspace.path, ".bazelrc");
     // In the rc file and not on the command line, so that jbazel and a person who just types "bazel" have it as well.
     const lines = (await Deno.readTextFile(rc)).split("\n");
@@ -162,6 +163,15 @@ export class Mirror implements AsyncDisposable {
     await setUp?.workspace[Symbol.asyncDispose]();
     await setUp?.cluster[Symbol.asyncDispose]();
   }
+}
+
+/** Makes this Bazel the `bazel` of all commands on either side: jbazel runs the one on the PATH. */
+async function putOnPath({ bazel, path, env }: TestWorkspace): Promise<void> {
+  if (await onPath("bazel") === bazel.path) return;
+  const bin = join(dirname(path), "bin");
+  await Deno.mkdir(bin);
+  await Deno.symlink(bazel.path, join(bin, "bazel"));
+  env.PATH = `${bin}:${Deno.env.get("PATH")}`;
 }
 
 /** Runs a scenario; its failure is part of the recording. */
