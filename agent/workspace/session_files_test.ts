@@ -3,7 +3,6 @@ import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { Status } from "../../proto/relay/calls.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { CompressionChoice } from "./compression_choice.ts";
 import { SessionFiles } from "./session_files.ts";
 import { OUTPUT_BASE, status, Storage, TestService, WS } from "./testing.ts";
 
@@ -134,14 +133,4 @@ Deno.test("files with names that are not UTF-8", async () => {
   await agent.change(records);
   const path = `${WS}/\udcff`;
   assert.ok((await agent.fetch({ path, digest: digestOf(content) })).get(path)!.equals(content));
-});
-
-Deno.test("a link that makes us wait gets compressed batches, as long as it is no fast one", async () => {
-  const choice = new CompressionChoice();
-  await choice.watch(1000, undefined);
-  assert.equal(choice.worth, false);
-  await choice.watch(1000, new Promise((resolve) => setTimeout(resolve, 120)));
-  assert.equal(choice.worth, true);
-  await choice.watch(1e9, new Promise((resolve) => setTimeout(resolve, 120)));
-  assert.equal(choice.worth, false);
 });

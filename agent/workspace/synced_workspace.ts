@@ -85,6 +85,8 @@ interface Root {
   single: boolean;
   readOnly: boolean;
   entries: Map<string, ScannedEntry>;
+  /** Paths of files that were not looked at since they were written, see {@link UNSEEN}. */
+  unseen: Set<string>;
   /** Its entries are those of the present generation, as far as only we have written. */
   known: boolean;
 }
@@ -187,7 +189,9 @@ export class SyncedWorkspace {
   #known(): Map<string, Root> {
     if (this.#roots) return this.#roots;
     this.#roots = new Map();
-    for (const root of readIndex(this.#indexFile)?.roots ?? []) this.#roots.set(root.path, { ...root, known: false });
+    for (const root of readIndex(this.#indexFile)?.roots ?? []) {
+      this.#roots.set(root.path, { ...root, unseen: new Set(), known: false });
+    }
     // What a former agent was about when it was killed. Large files are gone on with.
     this.#clear(this.#staging, (name) => !name.startsWith("partial-"));
     this.#clear(this.#options.storageDirectory, (name) => name.startsWith("workspace.index."));
@@ -197,7 +201,10 @@ export class SyncedWorkspace {
   #root(path: string): Root {
     const roots = this.#known();
     let root = roots.get(path);
-    if (!root) roots.set(path, root = { path, single: false, readOnly: false, entries: new Map(), known: false });
+    if (!root) {
+      root = { path, single: false, readOnly: false, entries: new Map(), unseen: new Set(), known: false };
+      roots.set(path, root);
+    }
     return root;
   }
 
@@ -251,6 +258,8 @@ export class SyncedWorkspace {
     const base = folder === "/" ? this.#top : this.#top + folder;
     const { outputBase, limit = MAX_ENTRIES } = this.#options;
     const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
+    const pace = new Pace(signal);
+    for (const _ of this.#settle(root)) if (pace.due) await pace.rest();
     const found = await scanTree(base, {
       under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
@@ -263,7 +272,6 @@ export class SyncedWorkspace {
     });
     if (found.size > limit) throw tooMany(root.path, limit);
     let read = 0;
-    const pace = new Pace(signal);
     for (const [path, entry] of found) {
       if (entry.kind !== "file" || entry.digest) continue;
       read++;
@@ -319,9 +327,30 @@ export class SyncedWorkspace {
   }
 
   /** Entries are never changed, only replaced: they can be written while others work. */
-  #writing(): Generator<void> {
-    const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: [...root.entries.values()] }));
-    return writeIndex(this.#indexFile, { generation: "", roots });
+  *#writing(): Generator<void> {
+    for (const root of this.#roots!.values()) yield* this.#settle(root);
+    // What came meanwhile is for the next time.
+    const seen = ({ entries }: Root) => [...entries.values()].filter(({ ino }) => ino !== UNSEEN);
+    const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: seen(root) }));
+    yield* writeIndex(this.#indexFile, { generation: "", roots });
+  }
+
+  /** Looks at the files that were written since the last time, in slices. */
+  *#settle({ path, single, entries, unseen }: Root): Generator<void> {
+    const folder = single ? dirname(path) : path;
+    const base = folder === "/" ? this.#top : this.#top + folder;
+    for (const path of unseen) {
+      unseen.delete(path);
+      const entry = entries.get(path);
+      if (entry?.ino !== UNSEEN) continue;
+      const now = lookAt(base, path);
+      // What was changed since is another file, which has to be read.
+      const same = typeof now === "object" && sameEntry({ ...now, digest: entry.digest }, entry) &&
+        now.ctimeMs <= entry.ctimeMs;
+      if (same) entries.set(path, { ...now, digest: entry.digest });
+      else entries.delete(path);
+      yield;
+    }
   }
 
   #notSaved(e: unknown): void {
@@ -436,12 +465,9 @@ class Change {
     if (entry.kind !== "directory" && entries.get(path)?.kind === "directory") this.#forget(root, path);
     if (entry.kind === "symlink" && isBelow(entry.target!, `/${this.#outputBase}`)) return void entries.delete(path);
     if (entry.kind !== "file") return void entries.set(path, { ...entry, digest: undefined, ...NO_STAT });
-    const full = this.#own(root, path);
-    const now = lookAt(this.#top, full);
-    if (typeof now !== "object" || now.kind !== "file") return void entries.delete(path);
-    now.path = path;
-    now.digest = digest ?? entry.digest;
-    entries.set(path, now);
+    const known = { ...entry, digest: digest ?? entry.digest, ino: UNSEEN, ctimeMs: Date.now(), racy: false };
+    entries.set(path, known);
+    root.unseen.add(path);
   }
 
   #forget(root: Root, path: string): void {
@@ -454,6 +480,11 @@ class Change {
   }
 }
 
+/**
+ * The inode of a file that was written and not looked at yet: a hundred thousand looks can wait until nobody does. Its
+ * ctimeMs is when it was written: what has a later one was changed by somebody else.
+ */
+const UNSEEN = -1;
 /** Only files are recognized by it. */
 const NO_STAT = { ino: 0, ctimeMs: 0, racy: false };
 

@@ -24,9 +24,9 @@ import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/
 import { requestMessages } from "../../proto/relay/messages.ts";
 import { bytesValue, type Field, lengthPrefix, scanFields, WireError } from "../../proto/relay/wire.ts";
 import { decodeBatch, MAX_BATCH_BYTES } from "../../proto/tree/batch.ts";
+import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName, TreeError } from "../../proto/tree/names.ts";
-import { CompressionChoice } from "./compression_choice.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 import { NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
@@ -93,14 +93,15 @@ export class WorkspaceService {
     await explained(async () => {
       const { files } = parsed(FetchRequestSchema, await request);
       const reader = new SessionFiles(this.#paths, call.gone);
-      const choice = new CompressionChoice();
+      const choice = new CompressionChoice(call);
       const wanted = files.map(({ path, digest, offset }) => ({
         path: decodeName(path),
         digest,
         offset: Number(offset),
       }));
       for await (const batch of reader.read(wanted)) {
-        await choice.watch(batch.length, call.write(batch));
+        await call.write(batch, () => reader.encoder.reuse(batch));
+        choice.sent(batch.length);
         call.gone.throwIfAborted();
         reader.encoder.compress = choice.worth;
       }

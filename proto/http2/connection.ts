@@ -92,6 +92,8 @@ export class Stream {
   /** @ignore */ received = 0;
   /** @ignore */ credit = 0;
   /** @ignore */ queue: Uint8Array[] = [];
+  /** @ignore Who wants to know when some of the queue's bytes are not needed any more. */
+  released = new Map<Uint8Array, () => void>();
   /** @ignore */ queuedTrailers: { headers?: Headers } | undefined;
   /** @ignore */ localClosed = false;
   /** @ignore */ remoteClosed = false;
@@ -131,10 +133,16 @@ export class Stream {
     this.connection.sendHeaderBlock(this, headers, endStream);
   }
 
-  /** Queues bytes. Resolves when more may be queued, or when it makes no sense any more. The bytes are ours now. */
-  write(bytes: Uint8Array): Promise<void> | undefined {
+  /**
+   * Queues bytes. Resolves when more may be queued, or when it makes no sense any more. The bytes are ours now.
+   *
+   * @param released Called when they are not needed any more: their memory may be used again. Not called for what was
+   * never sent.
+   */
+  write(bytes: Uint8Array, released?: () => void): Promise<void> | undefined {
     if (this.localClosed || bytes.length === 0) return;
     this.queue.push(bytes);
+    if (released) this.released.set(bytes, released);
     this.connection.pump(this);
     return this.drained;
   }
@@ -166,6 +174,7 @@ export class Stream {
   settle(error?: StreamError): void {
     this.localClosed = this.remoteClosed = true;
     this.queue = [];
+    this.released.clear();
     if (error) this.#gone.abort(error);
     this.#closed.resolve(error);
     this.wake();
@@ -197,6 +206,9 @@ export class Http2Connection {
   #peerMaxFrame = 16_384;
   #unacknowledged = 0;
   #outbox: Uint8Array[] = [];
+  #writingMs = 0;
+  /** Of the outbox: who wants to know when a piece is not needed any more. */
+  readonly #released = new Map<Uint8Array, () => void>();
   #outboxBytes = 0;
   #writeBuffer: Buffer = Buffer.alloc(0);
   #answers = 0;
@@ -252,6 +264,11 @@ export class Http2Connection {
     return this.#outboxBytes > OUTBOX_HIGH_WATER;
   }
 
+  /** For how long the transport has been busy with taking what was written, in milliseconds. */
+  get writingMs(): number {
+    return this.#writingMs;
+  }
+
   /** Begins a request. Set the stream's callbacks before the next turn of the event loop. */
   request(headers: Headers): Stream {
     const stream = new Stream(this.#nextId, this, this.#peerStreamWindow);
@@ -295,18 +312,21 @@ export class Http2Connection {
   pump(stream: Stream): void {
     if (stream.localClosed) return;
     while (stream.queue.length > 0) {
-      const bytes = stream.queue[0];
+      const bytes = stream.queue[0], released = stream.released.get(bytes);
       const length = Math.min(bytes.length, stream.sendWindow, this.#sendWindow, this.#peerMaxFrame);
       if (length <= 0) {
         this.#blocked.add(stream);
         return;
       }
       this.#send(frameHeader(length, FrameType.DATA, 0, stream.id));
+      if (released) stream.released.delete(bytes);
       if (length === bytes.length) {
         stream.queue.shift();
+        if (released) this.#released.set(bytes, released);
         this.#send(bytes);
       } else {
-        stream.queue[0] = bytes.subarray(length);
+        const rest = stream.queue[0] = bytes.subarray(length);
+        if (released) stream.released.set(rest, released);
         this.#send(bytes.subarray(0, length));
       }
       stream.sendWindow -= length;
@@ -382,7 +402,10 @@ export class Http2Connection {
           const before = this.#outbox.length;
           const batch = this.#gather();
           pieces -= before - this.#outbox.length;
+          const began = performance.now();
           for (let at = 0; at < batch.length;) at += await this.#transport.write(batch.subarray(at));
+          this.#writingMs += performance.now() - began;
+          this.#release(batch);
           this.#outboxBytes -= batch.length;
         }
         this.#answers = 0;
@@ -415,11 +438,19 @@ export class Http2Connection {
     for (const piece of this.#outbox) {
       if (filled + piece.length > this.#writeBuffer.length) break;
       this.#writeBuffer.set(piece, filled);
+      this.#release(piece);
       filled += piece.length;
       taken++;
     }
     this.#outbox.splice(0, taken);
     return this.#writeBuffer.subarray(0, filled);
+  }
+
+  #release(piece: Uint8Array): void {
+    const released = this.#released.get(piece);
+    if (!released) return;
+    this.#released.delete(piece);
+    released();
   }
 
   /** Sends what is a mere answer to the peer's frame. */
@@ -747,6 +778,7 @@ export class Http2Connection {
     clearTimeout(this.#lastWords);
     clearInterval(this.#keepAlive);
     this.#outbox = [];
+    this.#released.clear();
     try {
       this.#transport.close();
     } catch { /* closed already */ }

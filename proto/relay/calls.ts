@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { sentence } from "../errors.ts";
 import type { Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
-import { frame, MessageStream } from "./message_stream.ts";
+import { frame, framePrefix, MessageStream } from "./message_stream.ts";
 import { WireError } from "./wire.ts";
 
 /** The gRPC status codes that the relay makes itself. */
@@ -67,14 +67,25 @@ export class ServerCall {
     return this.#stream.write(frames);
   }
 
+  /** For how long the connection has been busy with writing, in milliseconds. */
+  get writingMs(): number {
+    return this.#stream.connection.writingMs;
+  }
+
   /** Undefined if the caller has read nearly all that was written, else a promise for that. */
   get drained(): Promise<void> | undefined {
     return this.#stream.drained;
   }
 
-  /** Writes one message. */
-  write(message: Uint8Array): Promise<void> | undefined {
-    return this.writeFrames(frame(message));
+  /**
+   * Writes one message.
+   *
+   * @param released Called when the message's memory may be used again; with it, the message is not copied before.
+   */
+  write(message: Uint8Array, released?: () => void): Promise<void> | undefined {
+    if (!released) return this.writeFrames(frame(message));
+    void this.writeFrames(framePrefix(message.length));
+    return this.#ended ? undefined : this.#stream.write(message, released);
   }
 
   /** Ends the call with OK, or the error's status. */

@@ -86,9 +86,11 @@ export class Connection implements Disposable {
   /**
    * Begins a call in which both sides may send many messages. Throws a {@link StatusError} (UNAVAILABLE) if there is no
    * connection: then the peer has certainly seen nothing.
+   *
+   * @param options.lends Each of the peer's messages is only lent, until the next is asked for. @default false
    */
-  async call(path: string, headers?: Headers): Promise<OutgoingCall> {
-    return new OutgoingCall(await this.#request(path, headers), MAX_MESSAGE_BYTES);
+  async call(path: string, headers?: Headers, options: { lends?: boolean } = {}): Promise<OutgoingCall> {
+    return new OutgoingCall(await this.#request(path, headers), MAX_MESSAGE_BYTES, options);
   }
 
   /** Finds out soon whether the peer is still there, see {@link Http2Connection.probe}. */

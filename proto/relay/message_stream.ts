@@ -86,8 +86,13 @@ export class MessageStream {
 
 /** One message with its prefix. */
 export function frame(message: Uint8Array): Buffer {
+  return Buffer.concat([framePrefix(message.length), message]);
+}
+
+/** What stands in front of a message of so many bytes. */
+export function framePrefix(length: number): Buffer {
   const prefix = Buffer.allocUnsafe(5);
   prefix[0] = 0;
-  prefix.writeUInt32BE(message.length, 1);
-  return Buffer.concat([prefix, message]);
+  prefix.writeUInt32BE(length, 1);
+  return prefix;
 }

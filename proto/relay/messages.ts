@@ -6,6 +6,7 @@ import { Buffer } from "node:buffer";
 import type { Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { endOf, Status, StatusError } from "./calls.ts";
+import { framePrefix } from "./message_stream.ts";
 import { WireError } from "./wire.ts";
 
 /** Smaller messages are not worth their memory's being used again. */
@@ -178,10 +179,10 @@ export class OutgoingCall {
   readonly #messages: AsyncGenerator<Buffer, void>;
 
   /** @ignore Call it in the turn in which the stream was made. */
-  constructor(stream: Stream, limit: number) {
+  constructor(stream: Stream, limit: number, options: { lends?: boolean } = {}) {
     this.#stream = stream;
     const headers: Headers = {};
-    const { queue } = gather(stream, limit, false, (error) => {
+    const { queue } = gather(stream, limit, options.lends ?? false, (error) => {
       queue.end(new WireError(error.message));
       stream.reset();
     });
@@ -201,15 +202,22 @@ export class OutgoingCall {
   /**
    * Sends one message, in one piece or several, which belong to the call from now on.
    *
+   * @param released Called when the last piece's memory may be used again.
    * @returns what to wait for before more is sent, if so
    */
-  send(...pieces: Uint8Array[]): Promise<void> | undefined {
-    const prefix = Buffer.alloc(5);
-    prefix.writeUInt32BE(pieces.reduce((sum, { length }) => sum + length, 0), 1);
-    void this.#stream.write(prefix);
+  send(message: Uint8Array | readonly Uint8Array[], released?: () => void): Promise<void> | undefined {
+    const pieces = message instanceof Uint8Array ? [message] : message;
+    void this.#stream.write(framePrefix(pieces.reduce((sum, { length }) => sum + length, 0)));
     let drained: Promise<void> | undefined;
-    for (const piece of pieces) drained = this.#stream.write(piece);
+    for (const [i, piece] of pieces.entries()) {
+      drained = this.#stream.write(piece, i === pieces.length - 1 ? released : undefined);
+    }
     return drained;
+  }
+
+  /** For how long the connection has been busy with writing, in milliseconds. */
+  get writingMs(): number {
+    return this.#stream.connection.writingMs;
   }
 
   /** Says that no more messages come. */
@@ -223,7 +231,7 @@ export class OutgoingCall {
   }
 
   /**
-   * The peer's messages; their buffers belong to the reader. Ends after the status OK. Throws a {@link StatusError}
+   * The peer's messages; their buffers belong to the reader, unless the call lends them. Ends after the status OK. Throws a {@link StatusError}
    * otherwise; one of a call that was cut off has UNAVAILABLE, no `grpc-status` among its details, and the stream's
    * StreamError as its cause. Throws a {@link WireError} for what are no messages.
    */

@@ -80,6 +80,11 @@ export class BatchEncoder {
     return ++this.#count >= MAX_RECORDS || this.#records.length >= this.#full ? this.flush() : undefined;
   }
 
+  /** Takes the memory of a batch back that nobody needs any more, to be used again. */
+  reuse(batch: Uint8Array): void {
+    this.#records.reuse(batch);
+  }
+
   /** The batch of what was gathered, if anything. */
   flush(): Uint8Array | undefined {
     const size = this.#records.length;
@@ -92,7 +97,9 @@ export class BatchEncoder {
     const [compression, body] = packed.length <= size * WORTH
       ? [Compression.zstd, packed]
       : [Compression.none, records];
-    return Buffer.concat([header(compression, size, body.length), body]);
+    const batch = Buffer.concat([header(compression, size, body.length), body]);
+    this.#records.reuse(records);
+    return batch;
   }
 }
 

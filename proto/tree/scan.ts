@@ -24,7 +24,7 @@ export interface ScannedEntry extends Entry {
 export interface ScanOptions {
   /** Leaves an entry out, with all below it. The path is relative to the root. */
   skip?(path: string, kind: EntryKind, target?: string): boolean;
-  /** What was found before: digests of files that look the same are carried over. */
+  /** What was found before: of what looks the same, the very entry is found again, with its digest. */
   previous?: ReadonlyMap<string, ScannedEntry>;
   /** Only what is at and below this path. @default the whole tree */
   under?: string;
@@ -87,10 +87,31 @@ function list(
   }
   const raw = names.filter(isRaw).map((name) => `${root}/${prefix}${name}`);
   const infos = raw.length > 0 ? lstatMany(raw) : undefined;
+  const { previous, skip } = options;
   for (const name of names) {
     const path = prefix + name;
+    const before = infos ? undefined : previous?.get(path);
+    if (before?.kind === "file" && stillThere(root, before)) {
+      if (!skip?.(path, "file")) found.set(path, before);
+      continue;
+    }
     const info = infos && isRaw(name) ? infos.get(`${root}/${path}`) : undefined;
     if (look(root, path, found, options, info) === "directory") folders.push(path);
+  }
+}
+
+/**
+ * Whether a file looks as it did: what most files do in most scans, and so without an entry of its own, that would only
+ * be compared and thrown away.
+ */
+function stillThere(root: string, before: ScannedEntry): boolean {
+  if (before.racy || isRaw(root)) return false;
+  try {
+    const info = Deno.lstatSync(`${root}/${before.path}`);
+    return info.isFile && info.size === before.size && info.mtime?.getTime() === before.mtimeMs &&
+      info.ino === before.ino && info.ctime?.getTime() === before.ctimeMs && (info.mode! & 0o7777) === before.mode;
+  } catch {
+    return false;
   }
 }
 

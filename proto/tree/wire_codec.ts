@@ -10,6 +10,8 @@ export class WireWriter {
   readonly #headroom: number;
   #buffer = Buffer.alloc(0);
   #end: number;
+  /** What {@link reuse} gave back. */
+  #spare?: Buffer<ArrayBuffer>;
 
   /**
    * @param capacity Bytes to begin with.
@@ -28,7 +30,9 @@ export class WireWriter {
   #reserve(bytes: number): Buffer {
     const buffer = this.#buffer;
     if (this.#end + bytes <= buffer.length) return buffer;
-    const larger = Buffer.allocUnsafe(Math.max(this.#capacity, buffer.length * 2, this.#end + bytes));
+    const needed = Math.max(this.#capacity, buffer.length * 2, this.#end + bytes);
+    const larger = this.#spare && this.#spare.length >= needed ? this.#spare : Buffer.allocUnsafe(needed);
+    if (larger === this.#spare) this.#spare = undefined;
     buffer.copy(larger, 0, 0, this.#end);
     return this.#buffer = larger;
   }
@@ -97,9 +101,16 @@ export class WireWriter {
     return done;
   }
 
+  /** Takes memory back that {@link finish} gave away and nobody needs any more: fresh memory costs more than its use. */
+  reuse(done: Uint8Array): void {
+    // Of Node's pool for small buffers others have a part.
+    if (done.buffer.byteLength >= this.#capacity) this.#spare = Buffer.from(done.buffer as ArrayBuffer);
+  }
+
   /** A copy of what was written. The writer begins anew, with the same buffer. */
   take(): Buffer {
-    const done = Buffer.from(this.#buffer.subarray(this.#headroom, this.#end));
+    const done = Buffer.allocUnsafe(this.#end - this.#headroom);
+    done.set(this.#buffer.subarray(this.#headroom, this.#end));
     this.#end = this.#headroom;
     return done;
   }
@@ -172,7 +183,10 @@ export class WireReader {
   /** A copy of the present field's bytes, which keeps nothing of the message in memory. */
   copy(): Uint8Array {
     const start = this.#delimited();
-    return Buffer.from(this.#message.subarray(start, this.#at));
+    // Many times faster than Buffer.from(bytes), in Deno 2.9.6.
+    const copy = Buffer.allocUnsafe(this.#at - start);
+    copy.set(this.#message.subarray(start, this.#at));
+    return copy;
   }
 
   /** The present field's bytes as a name. */

@@ -84,7 +84,7 @@ async function begin(
   { connection, headers }: FetchOptions<Wanted>["link"],
   signal: AbortSignal,
 ): Promise<OutgoingCall> {
-  const calling = connection.call(FETCH, headers());
+  const calling = connection.call(FETCH, headers(), { lends: true }); // What came is written at once.
   const aborted = Promise.withResolvers<never>();
   const abort = () => aborted.reject(signal.reason);
   signal.addEventListener("abort", abort);

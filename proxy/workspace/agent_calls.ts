@@ -7,6 +7,7 @@ import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { Connection } from "../../proto/relay/connection.ts";
 import type { OutgoingCall } from "../../proto/relay/messages.ts";
 import { bytesValue, encodeFields, lengthPrefix, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { encodeName } from "../../proto/tree/names.ts";
@@ -101,13 +102,6 @@ export async function openRoots(
   return generation;
 }
 
-/** How long sends must have waited for the link before records are compressed, as a share of the time. */
-const SLOW_SHARE = 0.5;
-/** A link that carries more than this, in bytes per second, is faster than what compression gains. */
-const FAST_LINK = 60e6;
-/** How often that is looked at, in milliseconds. */
-const LOOK_MS = 100;
-
 /** One Apply call: records go in, and the next generation comes out. */
 export class ApplyCall {
   readonly #call: OutgoingCall;
@@ -115,12 +109,13 @@ export class ApplyCall {
   readonly #encoder = new BatchEncoder();
   readonly #answer: Promise<Uint8Array>;
   #failure?: { error: unknown };
-  #window = { began: performance.now(), waited: 0, bytes: 0 };
+  readonly #choice: CompressionChoice;
   /** Bytes that went to the network, for people and tests. */
   sentBytes = 0;
 
   private constructor(call: OutgoingCall, signal: AbortSignal) {
     this.#call = call;
+    this.#choice = new CompressionChoice(call);
     this.#signal = signal;
     signal.addEventListener("abort", this.#abort);
     this.#answer = this.#read().finally(() => signal.removeEventListener("abort", this.#abort));
@@ -141,16 +136,11 @@ export class ApplyCall {
     return answer;
   }
 
-  /** Whether records are compressed at the moment. */
-  get compresses(): boolean {
-    return this.#encoder.compress;
-  }
-
   /** The records that follow change this root, absolute. */
   async start(generation: string, root: string, readOnly: boolean, single: boolean): Promise<void> {
     await this.flush();
     const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single]]);
-    await this.#send(lengthPrefix(1, start.length), start);
+    await this.#send([lengthPrefix(1, start.length), start]);
   }
 
   /** Adds a record. Resolves when more may be added; undefined: at once. Rejects when the call has failed. */
@@ -182,34 +172,19 @@ export class ApplyCall {
   }
 
   #batch(batch: Uint8Array): Promise<void> {
-    return this.#send(lengthPrefix(2, batch.length), batch);
+    return this.#send([lengthPrefix(2, batch.length), batch], () => this.#encoder.reuse(batch));
   }
 
-  async #send(...pieces: Uint8Array[]): Promise<void> {
+  async #send(pieces: readonly Uint8Array[], released?: () => void): Promise<void> {
     if (this.#signal.aborted) throw interrupted();
     if (this.#failure) throw this.#failure.error;
-    for (const { length } of pieces) {
-      this.sentBytes += length;
-      this.#window.bytes += length;
-    }
-    const wait = this.#call.send(...pieces);
-    if (wait) {
-      const began = performance.now();
-      await wait;
-      this.#window.waited += performance.now() - began;
-    } else await new Promise((resolve) => setImmediate(resolve));
-    this.#adapt();
+    const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
+    this.sentBytes += bytes;
+    await (this.#call.send(pieces, released) ?? new Promise((resolve) => setImmediate(resolve)));
+    this.#choice.sent(bytes);
+    this.#encoder.compress = this.#choice.worth;
     if (this.#signal.aborted) throw interrupted();
     // The reason that it failed for comes with the answer, a moment after the stream let us go on.
     if (this.#failure) throw (this.#failure as { error: unknown }).error;
-  }
-
-  /** A link that makes us wait has time for compression; one that does not, has not. */
-  #adapt(): void {
-    const now = performance.now(), { began, waited, bytes } = this.#window;
-    if (now - began < LOOK_MS) return;
-    const share = waited / (now - began), rate = bytes * 1000 / (now - began);
-    this.#encoder.compress = share > SLOW_SHARE && rate < FAST_LINK;
-    this.#window = { began: now, waited: 0, bytes: 0 };
   }
 }

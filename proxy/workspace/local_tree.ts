@@ -180,11 +180,13 @@ export class LocalTree {
     const unsure: string[] = [];
     for (const [path, now] of next) {
       const before = previous.get(path);
+      if (before === now) continue;
       if (!before || !sameEntry(before, now)) this.#note(path, before);
       // Without a digest it was never sent, and is among the pending already.
       else if (now.kind === "file" && !now.digest && before.digest && !isUnchanged(before, now)) unsure.push(path);
     }
     for (const [path, before] of previous) if (!next.has(path)) this.#note(path, before);
+    if (unsure.length === 0) return;
     for await (const [path, now] of this.#digests(unsure, next, options)) {
       const before = previous.get(path)!;
       if (!now || !sameEntry(now, before)) this.#note(path, before);

@@ -294,13 +294,15 @@ async function* lines(from: ReadableStream<Uint8Array>): AsyncGenerator<string, 
 }
 
 /** A build with nothing to do: on the laptop of two machines, with and without RBS. */
-async function benchLink(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
+export async function benchLink(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
   await using machines = await twoMachines({ delayMs: RTT / 2, loss: 0 });
   const { laptop: on } = machines;
   await using cluster = await startCluster({ machines });
   await using direct = await testWorkspace(bazel, { on });
   const startupOptions = [cluster.serverJavabase];
-  await using rbs = await testWorkspace(bazel, { on, startupOptions, env: cluster.env });
+  // What a user gets, and not all of bazel-out, which the mirror test compares.
+  const env = { ...cluster.env, RBS_OUTPUTS: undefined };
+  await using rbs = await testWorkspace(bazel, { on, startupOptions, env });
   const build = (workspace: typeof direct) => async () => {
     const { code, stderr, took } = await workspace.run(["build", "//..."]);
     if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
