@@ -18,7 +18,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import { sentence } from "../proto/errors.ts";
+import { RbsError, sentence } from "../proto/errors.ts";
 import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { type Stream, StreamError } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
@@ -34,8 +34,14 @@ import { withoutExpunge } from "../proto/expunge.ts";
 
 /** As in the proxy: a command line and an environment, with room to spare. */
 const MAX_REQUEST_BYTES = 64 << 20;
-/** What a caller whose connection was closed, and did not just fall silent, gets to come back: it may have died. */
-const RETURN_MS = 5_000;
+/** What a caller gets to come back whose connection was closed in order: it has died, most likely. Milliseconds. */
+const CLOSED_MS = 5_000;
+/**
+ * The same for a connection that was reset. A NAT or VPN that forgets it does so, and then the caller comes back within
+ * seconds, or as soon as its link works again; but the kernel of a caller that was killed in the midst of output does so,
+ * too, and a build that nobody waits for shall not run for the whole grace period. Milliseconds.
+ */
+const RESET_MS = 60_000;
 /** Field numbers of RunResponse. */
 const Response = { finished: 4, exitCode: 5, commandId: 6, terminationExpected: 7, execRequest: 8 };
 
@@ -54,8 +60,10 @@ export interface CommandServiceParts {
     readonly generation: string;
     outputs: CommandOutputs;
   };
-  /** How long a command goes on without its caller. Milliseconds. */
+  /** How long a command goes on at the most without its caller. Milliseconds. */
   graceMs: number;
+  /** For tests: how long when the caller's connection was closed in order. */
+  closedMs?: number;
   onError(what: string, error: unknown): void;
 }
 
@@ -185,9 +193,11 @@ export class CommandService {
   /** Nobody has the command: it goes on for a while, as long as its caller may come back. */
   #orphan(command: Command, reason: unknown): void {
     const lost = reason instanceof StreamError ? reason.lost : undefined;
-    const patience = lost === "silent" ? this.#parts.graceMs : lost === "closed" ? RETURN_MS : 0;
-    if (patience === 0) return this.#abandon(command);
-    command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, this.#parts.graceMs));
+    // The caller itself has ended the call: it does not come back.
+    if (lost === undefined) return this.#abandon(command);
+    const { graceMs, closedMs = CLOSED_MS } = this.#parts;
+    const patience = { closed: closedMs, reset: RESET_MS, silent: graceMs }[lost];
+    command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, graceMs));
     Deno.unrefTimer(command.orphaned as unknown as number);
   }
 
@@ -217,7 +227,10 @@ export class CommandService {
       (backend) => runRequest(message, backend, sent),
       headers,
       cancelled,
-    );
+    ).catch((e) => {
+      // No server can be had (another version, a full disk): that is said before anything was run.
+      throw e instanceof RbsError ? new StatusError(Status.INTERNAL, sentence(e), { "rbs-reason": "no-server" }) : e;
+    });
 
     let commandId: string | undefined, terminates = false;
     let last: { message: Buffer; exitCode: number; execRequest?: Uint8Array } | undefined;

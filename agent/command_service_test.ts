@@ -1,6 +1,7 @@
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { type AddressInfo, connect as connectTo, createServer } from "node:net";
 import { CancelRequestSchema, RunRequestSchema, RunResponseSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1/command_pb.ts";
@@ -9,6 +10,7 @@ import { Connection } from "../proto/relay/connection.ts";
 import { listenForCalls } from "../proto/relay/server.ts";
 import { encodeFields } from "../proto/relay/wire.ts";
 import { Code } from "../proto/rpc.ts";
+import { RbsError } from "../proto/errors.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { Activity } from "./activity.ts";
 import { type Backend, BazelUpstream } from "./bazel_upstream.ts";
@@ -87,7 +89,7 @@ interface Ended {
 }
 
 /** An agent's command port in front of a server, with a proxy's connection to it. */
-function agent(script?: Script, { graceMs = 60_000 } = {}) {
+function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: number; closedMs?: number } = {}) {
   const bazel = new FakeBazel(script);
   const servers = [bazel];
   const events: string[] = [];
@@ -114,6 +116,7 @@ function agent(script?: Script, { graceMs = 60_000 } = {}) {
       expunge: () => Promise.resolve(void events.push("expunged")),
     },
     graceMs,
+    closedMs,
     onError,
   });
   const port = listenForProxy({
@@ -124,8 +127,8 @@ function agent(script?: Script, { graceMs = 60_000 } = {}) {
     onError,
   });
   const connections: Connection[] = [];
-  const connect = () => {
-    const connection = new Connection("127.0.0.1", port.port);
+  const connect = (to = port.port) => {
+    const connection = new Connection("127.0.0.1", to);
     connections.push(connection);
     return connection;
   };
@@ -145,6 +148,7 @@ function agent(script?: Script, { graceMs = 60_000 } = {}) {
     activity,
     gate,
     service,
+    port,
     connection,
     connect,
     headers,
@@ -356,6 +360,16 @@ Deno.test("a start that fails gives its sentence to the caller", async () => {
   assert.deepEqual([end.code, end.message], [Status.INTERNAL, "The Bazel server ended with code 1: see jvm.out."]);
 });
 
+Deno.test("a caller is told that no server can be had, so that it need not think that one has died", async () => {
+  await using r = agent();
+  r.onEnsure(() => Promise.reject(new RbsError("It is another version: install the same one.", { exitCode: 36 })));
+  const { end } = await (await r.run()).ended;
+  assert.deepEqual([end.message, end.details["rbs-reason"]], [
+    "It is another version: install the same one.",
+    "no-server",
+  ]);
+});
+
 Deno.test("a command that the server does not hear about is cancelled as soon as it has a name", async () => {
   const named = Promise.withResolvers<void>();
   await using r = agent(untilCancelled(named.promise));
@@ -444,6 +458,58 @@ Deno.test("a command without a caller is cancelled when the grace period is over
   connection.close();
   await eventually(() => r.activity.running === 0);
   assert.deepEqual(r.bazel.cancels(), ["id"]);
+});
+
+/** A connection to a port that can be broken as a NAT or VPN breaks one that it has forgotten: the far end gets a reset. */
+async function forgetful(port: number) {
+  // Only node:net can reset a connection.
+  const server = createServer((near) => {
+    near.pipe(far).pipe(near);
+    near.on("error", () => {});
+    far.on("close", () => near.destroy());
+  });
+  const far = connectTo(port, "127.0.0.1");
+  far.on("error", () => {});
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    port: (server.address() as AddressInfo).port,
+    forget: () => void far.resetAndDestroy(),
+    [Symbol.dispose]() {
+      far.destroy();
+      server.close();
+    },
+  };
+}
+
+Deno.test("a connection that was reset leaves its command more time than one that was closed", async () => {
+  const cancelled = Promise.withResolvers<void>();
+  await using r = agent(async (called) => {
+    const { method, message, call } = called;
+    if (method !== "Run") {
+      obedient(called);
+      return method === "Cancel" ? cancelled.resolve() : undefined;
+    }
+    const commandId = String(Buffer.from(fromBinary(RunRequestSchema, message).arg[0]));
+    call.write(response({ commandId }));
+    await cancelled.promise;
+    call.write(response({ commandId, finished: true, exitCode: 8 }));
+    call.end();
+  }, { closedMs: 20 });
+  using link = await forgetful(r.port.port);
+  const reset = await r.run({ arg: [Buffer.from("reset")] }, { on: r.connect(link.port) });
+  const connection = r.connect();
+  const closed = await r.run({ arg: [Buffer.from("closed")] }, { on: connection });
+  await eventually(() => reset.seen.responses.length === 1 && closed.seen.responses.length === 1);
+  link.forget();
+  await reset.ended;
+  // The reset has been read when a later call was answered.
+  assert.equal((await r.call("Ping")).code, 0);
+  connection.close();
+  await eventually(() => r.bazel.cancels().length > 0);
+  assert.deepEqual(r.bazel.cancels(), ["closed"]);
+  const { responses } = await (await r.run({}, { id: reset.id, received: 1, attach: true })).ended;
+  assert.equal(fromBinary(RunResponseSchema, responses.at(-1)!).exitCode, 8);
+  assert.deepEqual(r.bazel.cancels(), ["closed"]);
 });
 
 Deno.test("a newer owner does not wait for a command that nobody has any more", async () => {

@@ -12,7 +12,10 @@ export class CommandLog implements Disposable {
     const path = join(outputBase, "command.log");
     try {
       // Not over the old file, which somebody may have open, nor through a link that another mode has left.
-      const fresh = join(outputBase, "rbs", `command.log.${Deno.pid}`);
+      const ours = join(outputBase, "rbs");
+      // Of a fresh output base, nobody has made it yet.
+      if (!isThere(ours)) Deno.mkdirSync(ours);
+      const fresh = join(ours, `command.log.${Deno.pid}`);
       this.#file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o644 });
       Deno.renameSync(fresh, path);
     } catch {
@@ -32,5 +35,14 @@ export class CommandLog implements Disposable {
   [Symbol.dispose](): void {
     this.#file?.close();
     this.#file = undefined;
+  }
+}
+
+function isThere(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
   }
 }

@@ -5,7 +5,6 @@ import { CommandLog } from "./command_log.ts";
 Deno.test("command.log holds what the last command printed, and replaces a link that stood there", async () => {
   const outputBase = await Deno.makeTempDir({ prefix: "rbs-log-" });
   const log = join(outputBase, "command.log");
-  await Deno.mkdir(join(outputBase, "rbs"));
   await Deno.writeTextFile(join(outputBase, "elsewhere"), "untouched");
   await Deno.symlink("elsewhere", log);
   for (const words of [["one ", "command\n"], ["another\n"]]) {

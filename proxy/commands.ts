@@ -276,6 +276,12 @@ export class Commands {
       if (outcome.kind === "cancelled") {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
+      if (outcome.kind === "no server") {
+        const text = `rbs: ${outcome.why}\n`;
+        if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
+        say(text);
+        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
+      }
       this.#session.lost(link, outcome.why);
       return {
         exitCode: ExitCode.INTERNAL_ERROR,

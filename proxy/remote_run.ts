@@ -51,13 +51,15 @@ export interface RemoteCommand {
 }
 
 /**
- * How it ended. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). broken: it
- * has, perhaps, and then something died. finished: the last response was taken.
+ * How it ended. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
+ * it has run nothing, because it cannot have a Bazel server. broken: it has, perhaps, and then something died. finished:
+ * the last response was taken.
  */
 export type RemoteOutcome =
   | { kind: "finished" }
   | { kind: "cancelled" }
   | { kind: "stale"; why: string; generation?: boolean }
+  | { kind: "no server"; why: string }
   | { kind: "broken"; why: string };
 
 /** Runs a command to its end. */
@@ -174,7 +176,11 @@ async function listen(
         over: { kind: "broken", why: `The agent at ${link.name} sent what is no response (${sentence(e)}).` },
       };
     }
-    if (!(e instanceof StatusError)) throw e;
+    if (!(e instanceof StatusError)) {
+      // Nobody reads any more: the agent would keep the command, and what it says, as long as there is a connection.
+      call.cancel();
+      throw e;
+    }
     if (gone.aborted) return { received, over: { kind: "cancelled" } };
     if (isLost(e)) return { received, error: e };
     return { received, over: refused(e, command, received) };
@@ -197,6 +203,7 @@ function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: n
   if (received === 0 && (e.code === Status.FAILED_PRECONDITION || e.code === Status.UNAUTHENTICATED)) {
     return { kind: "stale", why: e.message, generation: e.details["rbs-reason"] === "generation" };
   }
+  if (received === 0 && e.details["rbs-reason"] === "no-server") return { kind: "no server", why: e.message };
   if (e.details["grpc-status"] === undefined) {
     return { kind: "broken", why: `The agent at ${link.name} was lost in mid-command (${e.message}).` };
   }

@@ -44,6 +44,11 @@ class NumberedAgent implements Disposable {
     );
   }
 
+  /** The calls that are open. */
+  get calls(): number {
+    return this.#calls.size;
+  }
+
   /** Says the next `count` things to whoever listens. */
   say(count: number): void {
     for (; count > 0 && this.said < this.total; count--) {
@@ -204,6 +209,28 @@ Deno.test("an agent that leaves a response out, or says one twice, is not believ
   }
 });
 
+Deno.test("a command whose response this machine cannot take is given up at the agent, too", async () => {
+  const failures: Partial<RemoteCommand>[] = [
+    { onResponse: () => Promise.reject(new Error("the disk is full")) },
+    {
+      onResponse: () => {
+        throw new Error("the disk is full");
+      },
+    },
+  ];
+  for (const failure of failures) {
+    using agent = new NumberedAgent(5);
+    using run = running(agent, failure);
+    const failed = assert.rejects(run.outcome, /the disk is full/);
+    await eventually(() => agent.starts.length === 1);
+    assert.equal(agent.calls, 1);
+    agent.say(1);
+    await failed;
+    // While the connection is still there.
+    await eventually(() => agent.calls === 0);
+  }
+});
+
 Deno.test("an agent that runs nothing says why: another epoch, or another workspace", async () => {
   for (const reason of ["epoch", "generation"]) {
     const refusal = new StatusError(Status.FAILED_PRECONDITION, "no", { "rbs-reason": reason });
@@ -212,4 +239,12 @@ Deno.test("an agent that runs nothing says why: another epoch, or another worksp
     assert.deepEqual(await run.outcome, { kind: "stale", why: "no", generation: reason === "generation" });
     server.close();
   }
+});
+
+Deno.test("an agent that can have no Bazel server says why, before anything was run", async () => {
+  const refusal = new StatusError(Status.INTERNAL, "It is another version.", { "rbs-reason": "no-server" });
+  const server = listenForCalls("127.0.0.1", () => Promise.reject(refusal), () => {});
+  using run = running({ server });
+  assert.deepEqual(await run.outcome, { kind: "no server", why: "It is another version." });
+  server.close();
 });

@@ -6,18 +6,36 @@ import { create } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
 import { withoutExpunge } from "../proto/expunge.ts";
 import { type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { Pace } from "../proto/pace.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { encodeName } from "../proto/tree/names.ts";
 import { filterClientEnv } from "./arguments/client_env.ts";
 import { namedOutputFiles } from "./arguments/named_outputs.ts";
 import { outputsPolicy } from "./arguments/outputs_policy.ts";
-import { findOutsideRoots, type OutsideRoot } from "./arguments/outside_roots.ts";
-import { allValues, clientVariable, parseRunArguments } from "./arguments/run_arguments.ts";
+import {
+  findOutsideRoots,
+  type FolderLimit,
+  type LinkedRoots,
+  linkedRoots,
+  type OutsideRoot,
+} from "./arguments/outside_roots.ts";
+import { allValues, clientVariable, fileName, parseRunArguments } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
+import { ManifestParts } from "./outputs/manifest.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink } from "./session.ts";
+import { interrupted } from "./workspace/agent_calls.ts";
 import { WorkspaceSync } from "./workspace/workspace_sync.ts";
+
+/** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
+const PATIENCE_MS = 30 * 60_000;
+
+/** Bazel's exit code after Ctrl-C. */
+const INTERRUPTED = 8;
+
+/** Of the paths that symlinks lead to and where nothing is: how many are looked at again before each command. */
+const MISSING_LOOKS = 100;
 
 /** Who waits for a command. */
 export interface Waiting {
@@ -38,7 +56,7 @@ export interface ReadyCommand {
   outputs: OutputsRequest;
   /** What the command prints is written down in the local output base, as a server beside it would do. */
   log?: CommandLog;
-  /** Takes an encoded Outputs message, of those that come before the last response. */
+  /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
   onOutputs(part: Uint8Array): void;
   /** Has all of it here when it resolves. Throws an RbsError. */
   bringHome(exitCode: number): Promise<void>;
@@ -49,6 +67,8 @@ export class TwoMachines {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
+  /** What the workspace's symlinks lead to, as they were in this version. */
+  #linked: LinkedRoots & { version: number; home?: string } = { version: 0, roots: [], warnings: [], missing: [] };
   /** Said once. */
   readonly #warned = new Set<string>();
 
@@ -83,9 +103,23 @@ export class TwoMachines {
       missingInstallBase && this.#server.argv.includes(`--install_base=${missingInstallBase}`)
         ? [{ path: missingInstallBase, why: "this Bazel's own files", leaveOut: [] }]
         : [];
-    const outside = [...installBase, ...roots].map(({ path }) => ({ path, readOnly: true }));
-    const { generation } = await this.#sync.barrier({ ...waiting, outside });
-    const parts: Uint8Array[] = [];
+    const home = clientVariable(args, "HOME");
+    // Who would rather run here than wait says so.
+    const patienceMs = clientVariable(args, "RBS_FALLBACK") === "local" ? 0 : PATIENCE_MS;
+    const barrier = (linked: OutsideRoot[]) => {
+      const outside = [...installBase, ...roots, ...linked].map(({ path }) => ({ path, readOnly: true }));
+      return this.#sync.barrier({ ...waiting, outside, patienceMs });
+    };
+    let linked = await this.#followLinks(home, waiting);
+    let { generation } = await barrier(linked);
+    // Where the links lead is known when they were looked at; seldom is it somewhere else than before.
+    for (;;) {
+      const before = new Set(linked.map(({ path }) => path));
+      linked = await this.#followLinks(home, waiting);
+      if (linked.every(({ path }) => before.has(path))) break;
+      ({ generation } = await barrier(linked));
+    }
+    const parts = new ManifestParts();
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.
       log: latin1(args[0]) === "clean" ? undefined : new CommandLog(outputBase),
@@ -96,8 +130,10 @@ export class TwoMachines {
         knownManifest: this.#home.known,
         namedFiles: namedFiles.map(encodeName),
       }),
-      onOutputs: (part) => void parts.push(part),
+      onOutputs: (part) => parts.add(part),
       bringHome: async (exitCode) => {
+        // Who pressed Ctrl-C wants to go: what was made until then comes with the next command.
+        if (exitCode === INTERRUPTED) return;
         if (exitCode === 0 && withoutExpunge(args.map(latin1)).expunge) return await this.#home.expunge();
         const symlinkPrefix = allValues(options, "symlink_prefix").at(-1) || undefined;
         if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
@@ -108,6 +144,30 @@ export class TwoMachines {
   /** The agent has another workspace than we thought: the next {@link prepare} asks what it has. */
   forget(): void {
     this.#sync.forget();
+  }
+
+  /** What the workspace's symlinks lead to. As long as they are the same, and what was missing still is, it costs nothing. */
+  async #followLinks(home: string | undefined, waiting: Waiting): Promise<OutsideRoot[]> {
+    const { workspace, outputBase } = this.#server;
+    const { linksVersion: version } = this.#sync;
+    const before = this.#linked;
+    const isSame = version === before.version && (home === before.home || version === 0) &&
+      !before.missing.slice(0, MISSING_LOOKS).some(FILES.exists);
+    if (isSame) return before.roots;
+    const found = await linkedRoots(this.#sync.links(), {
+      workspace,
+      outputBase,
+      home: home && fileName(home),
+      ...FILES,
+      readLink,
+      // What went once goes on, however large it grows.
+      holdsMore: async (path, limit) =>
+        !before.roots.some((root) => root.path === path) &&
+        await holdsMore(path, limit, [workspace, outputBase], waiting.signal),
+    });
+    this.#linked = { ...found, version, home };
+    for (const warning of found.warnings) this.#warn(warning, waiting);
+    return found.roots;
   }
 
   #warn(warning: string, { say }: Waiting): void {
@@ -142,6 +202,42 @@ const FILES = {
     }
   },
 };
+
+/** The target of a link that does not lead to a folder; undefined if there is no such link. */
+function readLink(path: string): string | undefined {
+  try {
+    if (!Deno.lstatSync(path).isSymlink || Deno.statSync(path).isDirectory) return undefined;
+    return Deno.readLinkSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether what is at a path holds more than a limit, without the folders of `leaveOut`. Symlinks in it are not followed. */
+async function holdsMore(
+  path: string,
+  limit: FolderLimit,
+  leaveOut: readonly string[],
+  signal: AbortSignal,
+): Promise<boolean> {
+  let { entries, bytes } = limit;
+  const pace = new Pace();
+  const waiting = [path];
+  for (let at = waiting.pop(); at !== undefined; at = waiting.pop()) {
+    if (leaveOut.includes(at)) continue;
+    try {
+      const { isDirectory, size } = at === path ? Deno.statSync(at) : Deno.lstatSync(at);
+      if (!isDirectory) bytes -= size;
+      else for (const { name } of Deno.readDirSync(at)) waiting.push(`${at}/${name}`);
+    } catch {
+      // It is gone, or cannot be read, and then the sync says so.
+    }
+    if (--entries < 0 || bytes < 0 || entries < waiting.length) return true;
+    if (pace.due) await pace.rest();
+    if (signal.aborted) throw interrupted();
+  }
+  return false;
+}
 
 function latin1(bytes: Uint8Array = new Uint8Array()): string {
   return Buffer.from(bytes).toString("latin1");

@@ -6,7 +6,8 @@ import { Status } from "../../proto/relay/calls.ts";
 import { encodeFields } from "../../proto/relay/wire.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { batchMessage, file, folder, link, pieces, status, Storage, TestService, WS } from "./testing.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
+import { answer, batchMessage, file, folder, link, pieces, status, Storage, TestService, WS } from "./testing.ts";
 
 const refused = status(Status.INVALID_ARGUMENT, /^This was refused: /);
 
@@ -42,6 +43,15 @@ class Prey extends Storage {
 
   override [Symbol.dispose](): void {
     Deno.removeSync(this.around, { recursive: true });
+  }
+}
+
+function isThere(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -131,6 +141,22 @@ Deno.test("folders that become symlinks between two records of one change are fo
   );
   await assert.rejects(agent.change([link("e", victim), file("e/f", "x")]), refused);
   await agent.change([link("g", victim), folder("g"), file("g/f", "x")]);
+  storage.check();
+});
+
+Deno.test("a folder that the session's program swaps for a symlink between two messages is not written through", async () => {
+  using storage = new Prey();
+  using agent = new TestService(storage);
+  const call = await agent.call("Apply");
+  await agent.send(call, { start: {} });
+  await agent.send(call, { records: [folder("d"), file("d/before", "x")] });
+  const at = storage.at(`${WS}/d`);
+  await eventually(() => isThere(`${at}/before`));
+  Deno.removeSync(at, { recursive: true });
+  Deno.symlinkSync(`${storage.around}/victim`, at);
+  await agent.send(call, { records: [file("d/f", "x"), { remove: "d/f" }, folder("d/new")] });
+  call.end();
+  await assert.rejects(answer(call), refused);
   storage.check();
 });
 

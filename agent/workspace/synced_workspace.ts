@@ -64,7 +64,7 @@ export interface RootStart {
   path: string;
   /** A root that is a single file is the one entry of a tree, whose root is the folder that it is in. */
   single: boolean;
-  /** Bazel must not write there. */
+  /** Nothing that is written there comes back to the developer. */
   readOnly: boolean;
 }
 
@@ -120,7 +120,7 @@ export class SyncedWorkspace {
     return `${this.#life}.${this.#changes}`;
   }
 
-  /** The roots that Bazel must not write. Absolute, the developer's. */
+  /** The roots from which nothing comes back. Absolute, the developer's. */
   get readOnlyRoots(): string[] {
     return [...this.#known().values()].filter(({ readOnly }) => readOnly).map(({ path }) => path);
   }
@@ -145,12 +145,13 @@ export class SyncedWorkspace {
     // Nobody waits for one who has nothing to say.
     let step = await iterator.next();
     using turn = await this.#turns.take(caller);
-    const change = new Change(this.#top, this.#staging, this.#options);
+    const change = new Change(this.#top, this.#staging, this.#options, caller.gone);
     const { generation } = this;
     let root: Root | undefined;
     const pace = new Pace();
     try {
       for (; !step.done; step = await turn.listen(iterator.next())) {
+        change.doubt();
         if ("start" in step.value) {
           root = this.#begin(step.value.start, generation, change);
           continue;
@@ -158,7 +159,8 @@ export class SyncedWorkspace {
         if (!root) throw new TreeError("files came before their root was named");
         for (const record of step.value.records) {
           this.#touch();
-          change.apply(root, record);
+          const long = change.apply(root, record);
+          if (long) await long;
           if (pace.due) await pace.rest();
         }
       }
@@ -373,11 +375,22 @@ class Change {
   files = 0;
   bytes = 0;
 
-  constructor(top: string, staging: string, { outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions) {
+  /** @param signal Ends a record that takes long. */
+  constructor(
+    top: string,
+    staging: string,
+    { outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions,
+    signal: AbortSignal,
+  ) {
     this.#top = top;
-    this.#writer = new TreeWriter({ root: top, staging });
+    this.#writer = new TreeWriter({ root: top, staging, signal });
     this.#outputBase = outputBase.slice(1);
     this.#limit = limit;
+  }
+
+  /** The session's own programs may have put a symlink in the place of a folder since the last message. */
+  doubt(): void {
+    this.#writer.doubt();
   }
 
   /** Makes sure that a folder is there, and each folder on the way to it is one. @param path Absolute. */
@@ -396,8 +409,12 @@ class Change {
     this.changes++;
   }
 
-  /** Throws TreeErrors and RbsErrors; nothing of this record is in place then. */
-  apply(root: Root, record: TreeRecord): void {
+  /**
+   * Throws TreeErrors and RbsErrors; nothing of this record is in place then.
+   *
+   * @returns undefined when it is in place; a promise for the few large files that take long, as {@link TreeWriter.apply}
+   */
+  apply(root: Root, record: TreeRecord): Promise<void> | undefined {
     const { entry, remove, copyFrom } = record;
     const own = (path: string) => this.#own(root, path);
     if (remove !== undefined) {
@@ -405,7 +422,7 @@ class Change {
       if (root.single && remove !== nameOf(root.path)) return;
       this.#remove(own(remove));
       this.changes++;
-      return this.#forget(root, remove);
+      return void this.#forget(root, remove);
     }
     const full = entry && own(entry.path);
     if (entry) {
@@ -413,11 +430,18 @@ class Change {
       const { entries } = root;
       if (entries.size >= this.#limit && !entries.has(entry.path)) throw tooMany(root.path, this.#limit);
     }
-    this.#writer.apply({
+    const long = this.#writer.apply({
       ...record,
       entry: entry && { ...entry, path: full! },
       copyFrom: copyFrom === undefined ? undefined : own(copyFrom),
     });
+    if (long) return long.then(() => this.#applied(root, record));
+    this.#applied(root, record);
+  }
+
+  /** Takes into account what the writer has taken. */
+  #applied(root: Root, record: TreeRecord): void {
+    const { entry } = record;
     this.changes++;
     this.bytes += record.content?.length ?? 0;
     const done = this.#receiving = entry ?? this.#receiving!;
@@ -454,7 +478,7 @@ class Change {
   /** Removes what is at a path, but not the folder that the output base is mounted on. */
   #remove(full: string): void {
     const base = this.#outputBase;
-    if (!isAtOrBelow(base, full)) return this.#writer.apply({ remove: full });
+    if (!isAtOrBelow(base, full)) return void this.#writer.apply({ remove: full });
     if (full === base || kindOf(this.#top, full) !== "directory") return;
     for (const name of readdirSync(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
   }

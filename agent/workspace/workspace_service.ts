@@ -94,6 +94,7 @@ export class WorkspaceService {
       const { files } = parsed(FetchRequestSchema, await request);
       const reader = new SessionFiles(this.#paths, call.gone);
       const choice = new CompressionChoice(call);
+      reader.encoder.compress = choice.worth;
       const wanted = files.map(({ path, digest, offset }) => ({
         path: decodeName(path),
         digest,

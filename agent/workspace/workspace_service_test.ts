@@ -222,6 +222,21 @@ Deno.test("a file with the size and time of the one before it is found out by th
   assert.deepEqual(await second.list(), [`f 644 1 ${short("2")}`]);
 });
 
+Deno.test("a file that was replaced before the agent looked at what it had written is read", async () => {
+  using storage = new Storage();
+  using agent = new TestService(storage, { saveMs: 60_000 });
+  await agent.change([file("f", "1")]);
+  const path = storage.at(`${WS}/f`);
+  const { mtime } = Deno.statSync(path);
+  // Deno tells the time of a change in whole seconds.
+  await new Promise((resolve) => setTimeout(resolve, 1_010));
+  storage.write(`${path}.new`, "2");
+  Deno.chmodSync(`${path}.new`, 0o644);
+  Deno.utimeSync(`${path}.new`, mtime!, mtime!);
+  Deno.renameSync(`${path}.new`, path);
+  assert.deepEqual(await agent.list(), [`f 644 1 ${short("2")}`]);
+});
+
 Deno.test("an agent that was killed in the middle of a change left all that had come", async () => {
   using storage = new Storage();
   const content = randomBytes(17 << 20);

@@ -32,7 +32,6 @@ export const INHERITED_VARIABLES = [
   "RBS_NAMESPACE",
   "RBS_INSTALL_BASES",
   "RBS_GRACE_SECONDS",
-  "RBS_GRACE_SECONDS",
 ] as const;
 
 /**

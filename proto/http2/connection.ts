@@ -66,16 +66,22 @@ const LAST_WORDS_MS = 1_000;
 /** HPACK for "my table is empty from here on". */
 const NO_TABLE = Uint8Array.of(0x20);
 
+/**
+ * How a connection was lost. "closed": the peer ended it in order, or this side did. "reset": it broke, as when a system on
+ * the way (a NAT, a VPN) has forgotten it; but the kernel of a peer that died says the same when there was something that
+ * the peer had not read. "silent": nothing is heard of the peer any more.
+ */
+export type Loss = "closed" | "reset" | "silent";
+
 /** Why a stream ended before its time. */
 export class StreamError extends Error {
   override readonly name = "StreamError";
   /**
    * @param code An HTTP/2 error code.
    * @param refused The peer certainly did nothing with the stream.
-   * @param lost The connection is gone: "closed" if the peer or a system on the way said so, "silent" if nothing is heard
-   * of the peer any more.
+   * @param lost The connection is gone, and how.
    */
-  constructor(readonly code: number, message: string, readonly refused = false, readonly lost?: "closed" | "silent") {
+  constructor(readonly code: number, message: string, readonly refused = false, readonly lost?: Loss) {
     super(message);
   }
 }
@@ -264,6 +270,9 @@ export class Http2Connection {
     return this.#outboxBytes > OUTBOX_HIGH_WATER;
   }
 
+  /** What a sender has found out about the transport: see CompressionChoice. */
+  slow = false;
+
   /** For how long the transport has been busy with taking what was written, in milliseconds. */
   get writingMs(): number {
     return this.#writingMs;
@@ -415,7 +424,7 @@ export class Http2Connection {
         }
       }
     } catch (e) {
-      this.#finish(sentence(e));
+      this.#finish(sentence(e), "reset");
     }
     this.#flushing = false;
     if (this.#failure !== undefined) this.#finish(this.#failure);
@@ -548,7 +557,7 @@ export class Http2Connection {
       if (e instanceof ConnectionError || e instanceof HpackError) {
         return this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
       }
-      this.#finish(sentence(e));
+      this.#finish(sentence(e), "reset");
     }
   }
 
@@ -772,7 +781,7 @@ export class Http2Connection {
     this.#pumpAll();
   }
 
-  #finish(reason: string, lost: "closed" | "silent" = "closed"): void {
+  #finish(reason: string, lost: Loss = "closed"): void {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#lastWords);

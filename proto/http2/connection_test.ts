@@ -604,6 +604,27 @@ Deno.test("a transport that breaks at its nth read or write ends every stream wi
   }
 });
 
+Deno.test("a connection that the peer ended, one that broke and one that was closed here tell so", async () => {
+  const breaks: [string, (ours: PipeEnd, theirs: PipeEnd, connection: Http2Connection) => void][] = [
+    ["closed", (_, theirs) => theirs.close()],
+    ["closed", (_ours, _theirs, connection) => connection.close()],
+    ...(["read", "write"] as const).map((operation): typeof breaks[number] => ["reset", (ours) => {
+      ours.fault = (what) => what === operation ? new Deno.errors.ConnectionReset("reset by peer") : undefined;
+      ours.poke();
+    }]),
+  ];
+  for (const [lost, end] of breaks) {
+    const [ours, theirs] = PipeEnd.pair();
+    const connection = new Http2Connection(ours, { role: "client" });
+    const stream = connection.request(POST);
+    await eventually(() => ours.written > PREFACE.length);
+    end(ours, theirs, connection);
+    void stream.write(Buffer.alloc(10));
+    assert.equal((await stream.closed)!.lost, lost);
+    await connection.closed;
+  }
+});
+
 Deno.test("closing in the midst of everything wakes every writer", async () => {
   using c = await client(64);
   const streams = [1, 2, 3].map(() => c.connection.request(POST));

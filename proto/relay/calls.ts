@@ -72,6 +72,15 @@ export class ServerCall {
     return this.#stream.connection.writingMs;
   }
 
+  /** Whether the connection was found to be slow. */
+  get slow(): boolean {
+    return this.#stream.connection.slow;
+  }
+
+  set slow(slow: boolean) {
+    this.#stream.connection.slow = slow;
+  }
+
   /** Undefined if the caller has read nearly all that was written, else a promise for that. */
   get drained(): Promise<void> | undefined {
     return this.#stream.drained;

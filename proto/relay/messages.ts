@@ -220,6 +220,15 @@ export class OutgoingCall {
     return this.#stream.connection.writingMs;
   }
 
+  /** Whether the connection was found to be slow. */
+  get slow(): boolean {
+    return this.#stream.connection.slow;
+  }
+
+  set slow(slow: boolean) {
+    this.#stream.connection.slow = slow;
+  }
+
   /** Says that no more messages come. */
   end(): void {
     this.#stream.end();

@@ -12,6 +12,8 @@ export interface ObservedLink {
    * would have to unpack as well.
    */
   readonly writingMs: number;
+  /** Whether it was slow when it was judged last: what is sent next need not find that out anew. */
+  slow: boolean;
 }
 
 /** Decides by what a link does whether it pays to compress what goes over it. */
@@ -21,7 +23,6 @@ export class CompressionChoice {
   #began: number;
   #writingMs: number;
   #bytes = 0;
-  #worth = false;
 
   /** @param now A clock in milliseconds; for tests. */
   constructor(link: ObservedLink, now = () => performance.now()) {
@@ -31,9 +32,9 @@ export class CompressionChoice {
     this.#writingMs = link.writingMs;
   }
 
-  /** What to do with the next message. At first a link is taken for a fast one. */
+  /** What to do with the next message. A link that nothing is known of is taken for a fast one. */
   get worth(): boolean {
-    return this.#worth;
+    return this.#link.slow;
   }
 
   /** Notes that a message of `bytes` was sent, and that the sender may send the next. */
@@ -42,7 +43,8 @@ export class CompressionChoice {
     const elapsedMs = this.#now() - this.#began;
     if (elapsedMs < WINDOW_MS) return;
     const { writingMs } = this.#link;
-    this.#worth = (writingMs - this.#writingMs) / elapsedMs > SLOW_SHARE && this.#bytes * 1000 / elapsedMs < FAST_LINK;
+    this.#link.slow = (writingMs - this.#writingMs) / elapsedMs > SLOW_SHARE &&
+      this.#bytes * 1000 / elapsedMs < FAST_LINK;
     this.#began += elapsedMs;
     this.#writingMs = writingMs;
     this.#bytes = 0;

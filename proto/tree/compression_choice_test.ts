@@ -4,7 +4,7 @@ import { CompressionChoice } from "./compression_choice.ts";
 /** What is chosen after windows of 100 ms each, in which so many bytes went, and the link took so long to take them. */
 function choices(windows: { bytes: number; writingMs: number }[]): boolean[] {
   let now = 1000;
-  const link = { writingMs: 500 };
+  const link = { writingMs: 500, slow: false };
   const choice = new CompressionChoice(link, () => now);
   assert.equal(choice.worth, false, "at first a link is taken for a fast one");
   return windows.map(({ bytes, writingMs }) => {
@@ -26,4 +26,14 @@ Deno.test("for a receiver that is slow nothing is compressed: it would have to u
 
 Deno.test("a link that carries more than compression makes needs none, however busy it is", () => {
   assert.deepEqual(choices([{ bytes: 7_000_000, writingMs: 99 }]), [false]);
+});
+
+Deno.test("a link that was slow is so for the next call as well, until it shows that it is not", () => {
+  let now = 0;
+  const link = { writingMs: 0, slow: true };
+  const choice = new CompressionChoice(link, () => now);
+  assert.equal(choice.worth, true);
+  now += 100;
+  choice.sent(20_000_000);
+  assert.deepEqual([choice.worth, link.slow], [false, false]);
 });

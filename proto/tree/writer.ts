@@ -9,9 +9,10 @@
 import { Buffer } from "node:buffer";
 import { createHash, type Hash, randomBytes } from "node:crypto";
 import { RbsError, sentence } from "../errors.ts";
+import { Pace } from "../pace.ts";
 import type { TreeRecord } from "./batch.ts";
 import { type Entry, sameDigest } from "./entry.ts";
-import { checkPath, TreeError } from "./names.ts";
+import { checkPath, isRaw, TreeError } from "./names.ts";
 import {
   chmodSync,
   copyFileSync,
@@ -25,6 +26,8 @@ import {
 } from "./raw_names.ts";
 import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
 
+/** Larger files are copied with other work between the pieces. Bytes. */
+const LONG_BYTES = 4 << 20;
 /** Larger files are kept when their sender is cut off, so that it can go on. Bytes. */
 const RESUMABLE_BYTES = 16 << 20;
 const PARTIAL = /^partial-([0-9a-f]{64})$/;
@@ -60,15 +63,20 @@ export class TreeWriter {
   readonly #modes = new Map<string, number>();
   /** The staging folder's path in the tree, if it lies there: nothing can be put into it or in its place. */
   readonly #closed?: string;
+  readonly #signal?: AbortSignal;
   #receiving?: Receiving;
+  /** A record that takes long is under way. */
+  #busy = false;
 
   /**
    * @param options.root Absolute; is made if it is not there. It is trusted, also if a symlink leads to it.
    * @param options.staging Absolute, on the root's file system, seen by nobody else; is made if it is not there.
+   * @param options.signal Ends a record that takes long: {@link apply} rejects with its reason.
    */
-  constructor({ root, staging }: { root: string; staging: string }) {
+  constructor({ root, staging, signal }: { root: string; staging: string; signal?: AbortSignal }) {
     this.#root = root;
     this.#staging = staging;
+    this.#signal = signal;
     if (staging.startsWith(`${root}/`)) this.#closed = staging.slice(root.length + 1);
     try {
       Deno.mkdirSync(root, { recursive: true });
@@ -92,9 +100,13 @@ export class TreeWriter {
   /**
    * Makes one change. Throws a {@link TreeError} for what no honest sender asks for, and an RbsError if the disk does not
    * take it; nothing of the file in question is in place then.
+   *
+   * @returns undefined when it is done, as it is for nearly every record. For a large file that is gone on with, or copied,
+   * a promise, which rejects with the same errors: wait for it before anything else is asked of the writer.
    */
-  apply(record: TreeRecord): void {
+  apply(record: TreeRecord): Promise<void> | undefined {
     const { entry, remove } = record;
+    if (this.#busy) throw new TypeError("The writer was given a record before the last one was in place: wait for it.");
     if (this.#receiving && (entry || remove !== undefined)) {
       throw new TreeError(`the file ${shown(this.#receiving.entry.path)} was not sent to its end`);
     }
@@ -102,22 +114,29 @@ export class TreeWriter {
       this.#check(remove);
       return this.#guard(remove, () => this.#remove(remove));
     }
-    if (!entry) return this.#continue(record);
+    if (!entry) return void this.#continue(record);
     this.#check(entry.path);
-    this.#guard(entry.path, () => {
+    return this.#guard(entry.path, () => {
       if (entry.kind === "directory") this.#directory(entry);
       else if (entry.kind === "symlink") this.#symlink(entry);
-      else if (record.copyFrom !== undefined) this.#copy(entry, record.copyFrom, record.digest);
-      else if (record.more || record.offset) this.#begin(entry, record);
+      else if (record.copyFrom !== undefined) return this.#copy(entry, record.copyFrom, record.digest);
+      else if (record.more || record.offset) return this.#begin(entry, record);
       else this.#small(entry, record);
     });
+  }
+
+  /**
+   * Forgets which folders were looked at: somebody else may have put a symlink in the place of one. Call it before each
+   * batch of records; within one a folder is looked at once.
+   */
+  doubt(): void {
+    this.#real.clear();
   }
 
   /** Ends: folders get their modes, and what was not received to its end is removed, or kept to be resumed. */
   close(): void {
     this.#abandon();
-    // Others may have been here since.
-    this.#real.clear();
+    this.doubt();
     for (const [path, mode] of [...this.#modes].sort(([a], [b]) => b.length - a.length)) {
       try {
         if (this.#hasParent(path) && this.#look(path)?.kind === "directory") chmodSync(this.#full(path), mode);
@@ -156,13 +175,28 @@ export class TreeWriter {
   }
 
   /** Has the disk's errors explained. */
-  #guard(path: string, change: () => void): void {
+  #guard(path: string, change: () => Promise<void> | void): Promise<void> | undefined {
     try {
-      change();
+      const long = change();
+      return long ? this.#wait(path, long) : undefined;
     } catch (e) {
-      if (e instanceof TreeError || e instanceof RbsError) throw e;
-      throw unwritable(this.#full(path), e);
+      throw this.#explained(path, e);
     }
+  }
+
+  async #wait(path: string, long: Promise<void>): Promise<void> {
+    this.#busy = true;
+    try {
+      await long;
+    } catch (e) {
+      throw this.#signal?.aborted ? e : this.#explained(path, e);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #explained(path: string, e: unknown): unknown {
+    return e instanceof TreeError || e instanceof RbsError ? e : unwritable(this.#full(path), e);
   }
 
   // --- folders on the way
@@ -279,13 +313,16 @@ export class TreeWriter {
     }
   }
 
-  #copy(entry: Entry, from: string, digest: Uint8Array | undefined): void {
+  #copy(entry: Entry, from: string, digest: Uint8Array | undefined): Promise<void> | undefined {
     this.#check(from);
-    if (!this.#hasParent(from) || this.#look(from)?.kind !== "file") {
-      throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
-    }
+    const info = this.#hasParent(from) ? this.#look(from) : undefined;
+    if (info?.kind !== "file") throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
+    // What cannot be right is not copied first.
+    if (info.size !== entry.size) throw wrongSize(entry, info.size);
     this.#parent(entry.path);
     const staged = this.#stagedName();
+    // Bash copies what Deno cannot name, in one go: it is rare.
+    if (info.size > LONG_BYTES && !isRaw(from)) return this.#copyLarge(entry, this.#full(from), staged, digest);
     try {
       copyFileSync(this.#full(from), staged);
       this.#prove(entry, Deno.lstatSync(staged).size, digestFile(staged), digest);
@@ -296,7 +333,42 @@ export class TreeWriter {
     }
   }
 
-  #begin(entry: Entry, record: TreeRecord): void {
+  async #copyLarge(entry: Entry, from: string, staged: string, digest: Uint8Array | undefined): Promise<void> {
+    try {
+      // By the system, which may share the blocks; not on this thread.
+      await Deno.copyFile(from, staged);
+      this.#signal?.throwIfAborted();
+      const sum = createHash("sha256");
+      let size: number;
+      {
+        using file = Deno.openSync(staged);
+        size = await this.#digest(file, sum);
+      }
+      this.#prove(entry, size, sum.digest(), digest);
+      // It may be long since the folders were looked at.
+      this.doubt();
+      this.#parent(entry.path);
+      this.#finish(staged, entry, true);
+    } catch (e) {
+      discard(staged);
+      throw e;
+    }
+  }
+
+  /** Adds the rest of a file to a digest, in slices. @returns its bytes */
+  async #digest(file: Deno.FsFile, sum: Hash): Promise<number> {
+    const pace = new Pace(this.#signal);
+    const buffer = new Uint8Array(PIECE_BYTES);
+    let size = 0;
+    for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) {
+      sum.update(buffer.subarray(0, n));
+      size += n;
+      if (pace.due) await pace.rest();
+    }
+    return size;
+  }
+
+  #begin(entry: Entry, record: TreeRecord): Promise<void> | undefined {
     const { offset = 0 } = record;
     this.#parent(entry.path);
     const resumable = entry.digest !== undefined && entry.size > RESUMABLE_BYTES;
@@ -311,15 +383,21 @@ export class TreeWriter {
     } else discard(staged);
     const file = Deno.openSync(staged, { read: true, write: true, create: true, mode: 0o600 });
     this.#receiving = { entry, file, staged, sum, size: offset };
-    if (offset > 0) {
-      try {
-        file.truncateSync(offset);
-        const buffer = new Uint8Array(PIECE_BYTES);
-        for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) sum.update(buffer.subarray(0, n));
-      } catch (e) {
-        this.#discardReceiving();
-        throw e;
-      }
+    if (offset > 0) return this.#resume(record);
+    this.#continue(record);
+  }
+
+  /** Reads what was kept of a large file, so that its digest can go on, and then its next part. */
+  async #resume(record: TreeRecord): Promise<void> {
+    const { file, sum, size } = this.#receiving!;
+    try {
+      file.truncateSync(size);
+      await this.#digest(file, sum);
+    } catch (e) {
+      // Whoever was cut off in the middle of it comes again.
+      if (this.#signal?.aborted) this.#abandon();
+      else this.#discardReceiving();
+      throw e;
     }
     this.#continue(record);
   }
@@ -351,7 +429,7 @@ export class TreeWriter {
       try {
         this.#prove(entry, receiving.size, sum.digest(), record.digest);
         // It may be long since the folders were looked at.
-        this.#real.clear();
+        this.doubt();
         this.#parent(entry.path);
         this.#finish(staged, entry, true);
       } catch (e) {
@@ -363,9 +441,7 @@ export class TreeWriter {
 
   /** Throws unless a file is what it was said to be. */
   #prove(entry: Entry, size: number, digest: Uint8Array, said = entry.digest): void {
-    if (size !== entry.size) {
-      throw new TreeError(`${shown(entry.path)} has ${size} bytes instead of ${entry.size}`);
-    }
+    if (size !== entry.size) throw wrongSize(entry, size);
     if (!said || !sameDigest(said, digest) || (entry.digest && !sameDigest(entry.digest, digest))) {
       throw new TreeError(`${shown(entry.path)} has not the content that its digest says`);
     }
@@ -407,10 +483,16 @@ export class TreeWriter {
   }
 
   #discardReceiving(): void {
-    this.#receiving!.file.close();
-    discard(this.#receiving!.staged);
+    const receiving = this.#receiving;
+    if (!receiving) return;
+    receiving.file.close();
+    discard(receiving.staged);
     this.#receiving = undefined;
   }
+}
+
+function wrongSize({ path, size }: Entry, found: number): TreeError {
+  return new TreeError(`${shown(path)} has ${found} bytes instead of ${size}`);
 }
 
 /** The error of a disk that does not take something. */

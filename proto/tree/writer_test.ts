@@ -34,7 +34,12 @@ class Place implements AsyncDisposable {
   }
 
   apply(...records: TreeRecord[]): void {
-    for (const record of records) this.writer.apply(record);
+    for (const record of records) assert.equal(this.writer.apply(record), undefined, "it takes long");
+  }
+
+  /** The same for records that may take long. */
+  async applyLong(...records: TreeRecord[]): Promise<void> {
+    for (const record of records) await this.writer.apply(record);
   }
 
   close(): void {
@@ -332,11 +337,11 @@ Deno.test("a large file that was cut off goes on where it was", async () => {
   assert.ok(!readdirSync(place.root).includes("f"));
 
   // Again, and from a place before the last one.
-  place.apply(...pieces("f", content, 512 << 10, 5 << 20).slice(0, 2));
+  await place.applyLong(...pieces("f", content, 512 << 10, 5 << 20).slice(0, 2));
   place.close();
   assert.equal(place.writer.partials()[0].received, 6 << 20);
   assert.throws(() => place.apply(...pieces("f", content, 512 << 10, 7 << 20)), TreeError);
-  place.apply(...pieces("other name", content, 512 << 10, (5 << 20) + 77));
+  await place.applyLong(...pieces("other name", content, 512 << 10, (5 << 20) + 77));
   place.close();
   assert.ok(Buffer.from(Deno.readFileSync(`${place.root}/other name`)).equals(content));
   assert.deepEqual(place.writer.partials(), []);
@@ -345,15 +350,133 @@ Deno.test("a large file that was cut off goes on where it was", async () => {
   place.apply(...all.slice(0, -1), { ...all.at(-1)!, more: true });
   place.close();
   assert.equal(place.writer.partials()[0].received, content.length);
-  place.apply(...pieces("f", content, 512 << 10, content.length));
+  await place.applyLong(...pieces("f", content, 512 << 10, content.length));
   assert.ok(Buffer.from(Deno.readFileSync(`${place.root}/f`)).equals(content));
 
   // A beginning that is another file's is not taken for its own.
   place.apply(...all.slice(0, 4));
   place.close();
   Deno.writeFileSync(`${place.staging}/${place.staged[0]}`, randomBytes(2 << 20));
-  assert.throws(() => place.apply(...pieces("g", content, 512 << 10, 2 << 20)), TreeError);
+  await assert.rejects(place.applyLong(...pieces("g", content, 512 << 10, 2 << 20)), TreeError);
   assert.deepEqual(place.staged, []);
+});
+
+/** SHA-256 of so many zeros. */
+const ZEROS = {
+  [512 << 20]: "9acca8e8c22201155389f65abbf6bc9723edc7384ead80503839f49dcc56d767",
+  [256 << 20]: "a6d72ac7690f53be6ae46ba88506bd97302a093f7108472bd9efc3cefda06484",
+};
+
+/** A file of zeros that takes no room. @returns its entry */
+function zeros(path: string, name: string, size: keyof typeof ZEROS & number): Entry {
+  using file = Deno.openSync(path, { create: true, write: true });
+  file.truncateSync(size);
+  return { path: name, kind: "file", mode: 0o644, size, mtimeMs: 0, digest: Buffer.from(ZEROS[size], "hex") };
+}
+
+/** For how long others had to wait at the most while something was done, as a part of all the time that it took. */
+async function longestWait(work: () => Promise<void> | undefined): Promise<number> {
+  let longest = 0, before = performance.now();
+  const began = before;
+  const look = () => {
+    const now = performance.now();
+    longest = Math.max(longest, now - before);
+    before = now;
+  };
+  const timer = setInterval(look, 1);
+  try {
+    await work();
+    look();
+  } finally {
+    clearInterval(timer);
+  }
+  return longest / (performance.now() - began);
+}
+
+Deno.test("others have their turn while a large file is gone on with", async () => {
+  await using place = await Place.make();
+  const size = 512 << 20, last = new Uint8Array(1000);
+  Deno.mkdirSync(place.staging);
+  const partial = `${place.staging}/partial-${ZEROS[size]}`;
+  const entry = zeros(partial, "f", size);
+  const part = await longestWait(() =>
+    place.writer.apply({ entry, offset: size - last.length, content: last, more: false })
+  );
+  assert.ok(part < 1 / 4, `others had to wait for ${(part * 100).toFixed()} % of the time at once`);
+  assert.equal(Deno.lstatSync(`${place.root}/f`).size, size);
+  assert.deepEqual(place.staged, []);
+});
+
+Deno.test("others have their turn while a large file is copied", async () => {
+  await using place = await Place.make();
+  Deno.mkdirSync(place.root);
+  const entry = zeros(`${place.root}/source`, "f", 256 << 20);
+  const part = await longestWait(() => place.writer.apply({ entry, copyFrom: "source" }));
+  assert.ok(part < 1 / 4, `others had to wait for ${(part * 100).toFixed()} % of the time at once`);
+  assert.equal(Deno.lstatSync(`${place.root}/f`).size, 256 << 20);
+
+  const wrong = { ...entry, digest: sha256(Buffer.from("x")) };
+  await assert.rejects(place.applyLong({ entry: wrong, copyFrom: "source" }), TreeError);
+  assert.deepEqual(place.staged, []);
+});
+
+Deno.test("no record is taken while another one takes long, and what was cut off in it can be gone on with", async () => {
+  await using place = await Place.make();
+  const content = randomBytes(20 << 20), all = pieces("f", content);
+  place.apply(file("before", "1"), ...all.slice(0, 30));
+  place.close();
+  const gone = new AbortController();
+  const writer = new TreeWriter({ root: place.root, staging: place.staging, signal: gone.signal });
+  const cutOff = writer.apply(pieces("f", content, 512 << 10, 15 << 20)[0])!;
+  for (const record of [file("after", "2"), { remove: "before" }, { content: Buffer.from("x") }]) {
+    assert.throws(() => writer.apply(record), TypeError);
+  }
+  gone.abort(new Error("the caller is gone"));
+  await assert.rejects(cutOff, /^Error: the caller is gone$/);
+  writer.close();
+  assert.equal(place.writer.partials()[0].received, 15 << 20);
+  await place.applyLong(...pieces("f", content, 512 << 10, 15 << 20));
+  assert.ok(Buffer.from(Deno.readFileSync(`${place.root}/f`)).equals(content));
+  assert.deepEqual(readdirSync(place.root).sort(), ["before", "f"]);
+});
+
+Deno.test("a folder that another program swaps for a symlink between two batches is not written through", async () => {
+  await using place = await Place.make();
+  const out = place.directory.join("canary");
+  const first = [folder("d"), folder("d/folder", 0o500), file("d/file", "mine"), file("source", "stolen")];
+  const large = pieces("d/file", randomBytes(1 << 20)).slice(0, 1);
+  for (
+    const second of [
+      file("d/file", "other"),
+      file("d/folder/file", "other"),
+      link("d/link", "x"),
+      folder("d/folder", 0o700),
+      copy("d/file", "source", "stolen"),
+      copy("source", "d/file", "untouched"),
+      ...large,
+    ]
+  ) {
+    place.apply(...first);
+    Deno.removeSync(`${place.root}/d`, { recursive: true });
+    Deno.symlinkSync(out, `${place.root}/d`);
+    place.writer.doubt();
+    assert.throws(() => place.apply(second), TreeError);
+    // Nor is what stands behind it removed, or given the mode of what was there before.
+    place.writer.doubt();
+    place.apply({ remove: "d/file" }, { remove: "d/folder" });
+    place.close();
+    place.check();
+    place.apply({ remove: "d" });
+  }
+  // An entry that goes over the symlink itself replaces it.
+  place.apply(...first);
+  Deno.removeSync(`${place.root}/d`, { recursive: true });
+  Deno.symlinkSync(out, `${place.root}/d`);
+  place.writer.doubt();
+  place.apply(...first);
+  place.close();
+  assert.equal(place.text("d/file"), "mine");
+  place.check();
 });
 
 Deno.test("what was left behind long ago is cleaned up", async () => {

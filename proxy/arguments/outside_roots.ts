@@ -164,45 +164,82 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
 }
 
 /** A symlink of the workspace. */
-export interface WorkspaceLink {
+export interface SourceLink {
   /** Absolute. */
   path: string;
   /** As it stands in the link. */
   target: string;
 }
 
+/** How much a folder may hold, at all depths. */
+export interface FolderLimit {
+  /** Files, folders and links. */
+  entries: number;
+  bytes: number;
+}
+
+/** What the workspace's symlinks lead to. */
+export interface LinkedRoots extends OutsideRoots {
+  /** Absolute paths that they lead to, and where nothing is. */
+  missing: string[];
+}
+
 /**
  * The folders and files outside of the workspace that its symlinks lead to. The links themselves are synced as links, and
  * Bazel follows them, so what they lead to must be there as well. Links into system folders lead to the agent machine's
- * own files; links into the output base are convenience symlinks. A folder behind a link is no clear wish: one with more
- * than `maxEntries` files, folders and links in it stays here, and a sentence says how to ask for it.
+ * own files; links into the output base are convenience symlinks. A folder or file behind a link is no clear wish: what
+ * is beyond the limit stays here, and a sentence says how to ask for it.
  *
- * @param options.entries Counts what is in a folder, at all depths; may stop at `limit` and give any number above it.
- * @param options.maxEntries @default 20,000
+ * @param options.holdsMore Whether what is at a path holds more than a limit.
+ * @param options.readLink The target of a link that does not lead to a folder; undefined if there is no such link.
+ * @param options.limit @default 20,000 entries, 1 GB
  */
-export function linkedRoots(
-  links: Iterable<WorkspaceLink>,
-  options: Place & Files & { home?: string; entries(path: string, limit: number): number; maxEntries?: number },
-): OutsideRoots {
-  const { workspace, maxEntries = 20_000 } = options;
+export async function linkedRoots(
+  links: Iterable<SourceLink>,
+  options: Place & Files & {
+    home?: string;
+    holdsMore(path: string, limit: FolderLimit): Promise<boolean>;
+    readLink(path: string): string | undefined;
+    limit?: FolderLimit;
+  },
+): Promise<LinkedRoots> {
+  const { workspace, outputBase, limit = { entries: 20_000, bytes: 1e9 } } = options;
   const finder = new Finder(options, options.home);
-  for (const { path, target } of links) {
-    const lead = join(target.startsWith("/") ? "/" : dirname(path), target).replace(/(?<=.)\/$/, "");
-    if (isWithin(lead, workspace) || isWithin(lead, options.outputBase)) continue;
-    // Such links (a Python environment's, for example) are many, and mean the machine that they are on.
-    if (systemFolderOf(lead)) continue;
+  const missing = new Set<string>();
+  const seen = new Set<string>();
+  for (const link of links) {
+    const { path } = link;
+    let lead: string | undefined = leadOf(link);
     // Another workspace's convenience symlinks, in a folder of this one.
-    if (/\/bazel-[^/]+$/.test(path) && target.includes("/execroot/")) continue;
-    const why = `the link ${path}`;
-    if (!finder.canGo(lead, why, false)) continue;
-    if (options.entries(lead, maxEntries) > maxEntries) {
-      finder.warn(
-        `${lead}, which ${path} leads to, is not synced, since it holds more than ${maxEntries} files: ` +
-          `name it in a local_repository if the build needs it, or take the link away.`,
-      );
-    } else finder.add(lead, why, false);
+    if (/\/bazel-[^/]+$/.test(path) && link.target.includes("/execroot/")) continue;
+    // A file may be a link again, and what that leads to is needed as well.
+    while (lead !== undefined && !seen.has(lead)) {
+      if (isWithin(lead, workspace) || isWithin(lead, outputBase)) break;
+      // Such links (a Python environment's, for example) are many, and mean the machine that they are on.
+      if (systemFolderOf(lead)) break;
+      seen.add(lead);
+      const why = `the link ${path}`;
+      if (!options.exists(lead)) missing.add(lead);
+      if (!finder.canGo(lead, why, false)) break;
+      if (await options.holdsMore(lead, limit)) {
+        finder.warn(
+          `${lead}, which ${path} leads to, is not synced, since it holds more than ` +
+            `${limit.entries.toLocaleString("en-US")} files or ${limit.bytes / 1e6} MB: ` +
+            `name it in a local_repository if the build needs it, or the link in .rbsignore if not.`,
+        );
+        break;
+      }
+      finder.add(lead, why, false);
+      const target = options.readLink(lead);
+      lead = target === undefined ? undefined : leadOf({ path: lead, target });
+    }
   }
-  return finder.found();
+  return { ...finder.found(), missing: [...missing] };
+}
+
+/** Where a link leads. Absolute. */
+function leadOf({ path, target }: SourceLink): string {
+  return join(target.startsWith("/") ? "/" : dirname(path), target).replace(/(?<=.)\/$/, "");
 }
 
 /** Options whose value counts: all, or the last. */

@@ -145,29 +145,53 @@ Deno.test("a profile to analyze is a file that the server reads", () => {
   assert.deepEqual(roots({ command: "analyze-profile", typed: there }, there), ["/tmp/p.gz"]);
 });
 
-Deno.test("links lead to roots, unless that is the system's, the output base's, or too much", () => {
-  const links = [
-    { path: `${place.workspace}/inside`, target: "sub/x" },
-    { path: `${place.workspace}/data`, target: "/data/set/" },
-    { path: `${place.workspace}/sub/up`, target: "../../other/file" },
-    { path: `${place.workspace}/deeper`, target: "/data/set/deep" },
-    { path: `${place.workspace}/bazel-bin`, target: `${place.outputBase}/execroot/ws/bazel-out/k8-fastbuild/bin` },
+/** What links of the workspace lead to; `others` are links outside of it, by path and target. */
+function linked(links: Record<string, string>, there: string[], others: Record<string, string> = {}) {
+  const files = machine(Object.fromEntries(there.map((path) => [path, ""])), others);
+  return linkedRoots(
+    Object.entries(links).map(([name, target]) => ({ path: `${place.workspace}/${name}`, target })),
     {
-      path: `${place.workspace}/sub/bazel-bin`,
-      target: "/home/ann/.cache/bazel/_bazel_ann/1/execroot/x/bazel-out/bin",
+      ...place,
+      ...files,
+      home: "/home/ann",
+      holdsMore: (path) => Promise.resolve(path === "/data/huge"),
+      readLink: (path) => others[path],
     },
-    { path: `${place.workspace}/venv/bin/python`, target: "/usr/bin/python3" },
-    { path: `${place.workspace}/dangling`, target: "/data/gone" },
-    { path: `${place.workspace}/home`, target: "/home/ann" },
-    { path: `${place.workspace}/huge`, target: "/data/huge" },
+  );
+}
+
+Deno.test("links lead to roots, unless that is the system's, the output base's, or too much", async () => {
+  const links = {
+    "inside": "sub/x",
+    "data": "/data/set/",
+    "sub/up": "../../other/file",
+    "deeper": "/data/set/deep",
+    "bazel-bin": `${place.outputBase}/execroot/ws/bazel-out/k8-fastbuild/bin`,
+    "sub/bazel-bin": "/home/ann/.cache/bazel/_bazel_ann/1/execroot/x/bazel-out/bin",
+    "venv/bin/python": "/usr/bin/python3",
+    "dangling": "/data/gone",
+    "home": "/home/ann",
+    "huge": "/data/huge",
+    "keys": "/home/ann/.ssh",
+  };
+  const there = [
+    "/data/set/deep/x",
+    "/home/ann/src/other/file",
+    "/home/ann/.ssh/id_ed25519",
+    "/usr/bin/python3",
+    "/data/huge/x",
   ];
-  const files = machine(Object.fromEntries(
-    ["/data/set/deep/x", "/home/ann/src/other/file", "/usr/bin/python3", "/data/huge/x"].map((path) => [path, ""]),
-  ));
-  const entries = (path: string, limit: number) => path === "/data/huge" ? limit + 1 : 2;
-  const { roots, warnings } = linkedRoots(links, { ...place, ...files, home: "/home/ann", entries });
+  const { roots, warnings, missing } = await linked(links, there);
   assert.deepEqual(roots.map(({ path }) => path), ["/data/set", "/home/ann/src/other/file"]);
-  assert.deepEqual(warnings.map((warning) => warning.split(/[ ,]/)[0]), ["/home/ann", "/data/huge"]);
+  assert.deepEqual(warnings.map((warning) => warning.split(/[ ,]/)[0]), ["/home/ann", "/data/huge", "/home/ann/.ssh"]);
+  assert.deepEqual(missing, ["/data/gone"]);
+});
+
+Deno.test("a link that leads to the link of a file takes along all on the way, and a circle ends", async () => {
+  const others = { "/data/latest": "2024/set", "/data/2024/set": "/data/store/1", "/data/a": "b", "/data/b": "a" };
+  const { roots } = await linked({ one: "/data/latest", two: "/data/a" }, ["/data/store/1"], others);
+  const paths = ["/data/latest", "/data/2024/set", "/data/store/1", "/data/a", "/data/b"];
+  assert.deepEqual(roots.map(({ path }) => path), paths);
 });
 
 Deno.test("whatever the arguments are, nothing is thrown, and roots are absolute", () => {

@@ -33,8 +33,13 @@ export interface FetchOptions<W extends Wanted> {
   signal: AbortSignal;
   /** Whether the agent is, as far as anybody knows, still the session's. */
   isCurrent?(): boolean;
-  /** Takes a part of a file's content: its first, or what follows on the part before. */
-  take(file: W, record: Pick<TreeRecord, "content" | "more" | "offset">, first: boolean): void;
+  /** Called before what a message holds is taken. */
+  onMessage?(): void;
+  /**
+   * Takes a part of a file's content: its first, or what follows on the part before. What it returns is waited for before
+   * the next.
+   */
+  take(file: W, record: Pick<TreeRecord, "content" | "more" | "offset">, first: boolean): Promise<void> | undefined;
   /** How many bytes of a file's beginning are here already. Asked at each new connection. */
   received(): (file: W) => number;
   /** Shows why it takes longer. */
@@ -102,7 +107,7 @@ async function begin(
 async function receive<W extends Wanted>(
   call: OutgoingCall,
   left: Map<string, W>,
-  { signal, take, received }: FetchOptions<W>,
+  { signal, take, received, onMessage }: FetchOptions<W>,
   onAlive: () => void,
 ): Promise<void> {
   const asked = new Map<string, { file: W; offset: number }>();
@@ -130,6 +135,7 @@ async function receive<W extends Wanted>(
       signal.throwIfAborted();
       const records = decoded(message);
       if (records.length === 0) throw refusal("a batch of files", "is empty");
+      onMessage?.();
       for (const record of records) {
         if (pace.due) await pace.rest();
         const first = record.entry !== undefined;
@@ -151,7 +157,8 @@ async function receive<W extends Wanted>(
         if (current.at > file.entry.size || (more && content.length === 0) || (!more && current.at < file.entry.size)) {
           throw refusal(file.entry.path, "has not the size that it was said to have");
         }
-        take(file, { content, more, offset: first ? record.offset : undefined }, first);
+        const long = take(file, { content, more, offset: first ? record.offset : undefined }, first);
+        if (long) await long;
         if (more) continue;
         left.delete(file.entry.path);
         current = undefined;

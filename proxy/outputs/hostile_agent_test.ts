@@ -7,7 +7,7 @@ import { random } from "../../proto/testing/pipe.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { type FetchScript, OutputsAgent, sha256 } from "../testing/outputs_agent.ts";
 import { AllowedPaths } from "./allowed_paths.ts";
-import { readManifest } from "./manifest.ts";
+import { ManifestParts, readManifest } from "./manifest.ts";
 import { OutputsHome } from "./outputs_home.ts";
 
 const KINDS = { file: 1, directory: 2, symlink: 3 };
@@ -265,6 +265,16 @@ Deno.test("a manifest of millions of entries, or one that never ends, is cut off
   };
   await assert.rejects(t.take(endless()), /larger than 268435456 bytes/);
   assert.ok(sent < 300);
+  // The same while the command still runs, also for messages with nothing in them.
+  for (const part of [Buffer.alloc(1 << 20), new Uint8Array()]) {
+    const kept = new ManifestParts(64 << 20);
+    const keepAll = () => {
+      for (sent = 0;; sent++) kept.add(part);
+    };
+    assert.throws(keepAll, (e: RbsError) => e.exitCode === 37 && /larger than 67108864 bytes/.test(e.message));
+    assert.ok(sent < 300_000, `${sent} were kept`);
+    assert.equal(kept.length, 0);
+  }
   const many = async function* () {
     for (sent = 0;; sent++) {
       const lies = Array.from({ length: 100 }, (_, i) => ({ path: t.out(`${sent}-${i}`), target: "x" }));

@@ -1,4 +1,5 @@
 /** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
+import type { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
@@ -6,6 +7,8 @@ import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.t
 
 /** The most that a manifest may have, see {@link readManifest}. */
 const LIMITS = { entries: 1_000_000, bytes: 256 << 20 };
+/** What a message costs that has nothing in it. Bytes. */
+const PART_BYTES = 256;
 /** Warnings that are shown to the developer. */
 const MAX_WARNINGS = 20;
 const DIGEST_BYTES = 32;
@@ -39,6 +42,41 @@ export interface Manifest {
   warnings: string[];
 }
 
+/** Outputs messages that are kept until a command has ended: no more than {@link readManifest} takes. */
+export class ManifestParts implements Iterable<Uint8Array> {
+  readonly #parts: Uint8Array[] = [];
+  readonly #limit: number;
+  #bytes = 0;
+
+  /** @param limit Bytes of all messages. */
+  constructor(limit = LIMITS.bytes) {
+    this.#limit = limit;
+  }
+
+  /** How many there are. */
+  get length(): number {
+    return this.#parts.length;
+  }
+
+  /** Keeps one more. Throws an RbsError when there are too many for an honest agent. */
+  add(part: Uint8Array): void {
+    this.#bytes += part.length + PART_BYTES;
+    if (this.#bytes > this.#limit) {
+      this.#parts.length = 0;
+      throw tooLarge(this.#limit);
+    }
+    this.#parts.push(part);
+  }
+
+  [Symbol.iterator](): Iterator<Uint8Array> {
+    return this.#parts.values();
+  }
+}
+
+function tooLarge(limit: number): RbsError {
+  return refusal("a list of outputs", `is larger than ${limit} bytes`);
+}
+
 /**
  * Reads a manifest. Throws an RbsError for what no honest agent sends, and a TreeError or WireError for what is no
  * message at all.
@@ -66,7 +104,7 @@ export async function readManifest(
   let bytes = 0;
   for await (const part of parts) {
     bytes += part.length;
-    if (bytes > limits.bytes) throw refusal("a list of outputs", `is larger than ${limits.bytes} bytes`);
+    if (bytes > limits.bytes) throw tooLarge(limits.bytes);
     const encoded: Uint8Array[] = [];
     scanFields(part, (field) => {
       switch (field.number * 8 + field.wireType) {

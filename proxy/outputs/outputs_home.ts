@@ -250,18 +250,31 @@ export class OutputsHome {
     const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
     const pace = new Pace(signal);
     const staging = tree.join(`${OURS}/staging`);
-    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging }));
-    const write = ({ path, entry, named }: Missing, record: TreeRecord, first = true) => {
+    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging, signal }));
+    const write = (
+      { path, entry, named }: Missing,
+      record: TreeRecord,
+      first = true,
+    ): Promise<void> | undefined => {
       if (first) tree.makeFolder(parent(path));
-      writer.apply({ ...record, entry: first ? { ...entry, path } : undefined });
-      if (!record.more && !named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
+      const long = writer.apply({ ...record, entry: first ? { ...entry, path } : undefined });
+      const note = () => {
+        if (!record.more && !named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
+      };
+      if (long) return long.then(note);
+      note();
+    };
+    const rest = async () => {
+      await pace.rest();
+      // Others had their turn.
+      writer.doubt();
     };
 
     for (const entry of others) {
-      if (pace.due) await pace.rest();
+      if (pace.due) await rest();
       tree.makeFolder(entry.kind === "directory" ? entry.path : parent(entry.path));
       if (entry.kind === "directory") tree.setMode(entry.path, entry.mode);
-      else writer.apply({ entry });
+      else void writer.apply({ entry });
     }
     const contents = groupByDigest(files, here);
     const fetched = contents.filter(({ source, wanted: [{ entry }] }) => source === undefined && entry.size > 0);
@@ -277,20 +290,26 @@ export class OutputsHome {
         const partial = new Map(writer.partials().map((p) => [hex(p.digest), p.received]));
         return (file) => partial.get(hex(file.entry.digest!)) ?? 0;
       },
+      onMessage: () => writer.doubt(),
       take(file, record, first) {
-        write(file, record, first);
-        const isLast = record.more ? 0 : 1;
-        transferred.files += isLast;
-        transferred.bytes += record.content!.length;
-        progress.sent(isLast, record.content!.length);
+        const long = write(file, record, first);
+        const count = () => {
+          const isLast = record.more ? 0 : 1;
+          transferred.files += isLast;
+          transferred.bytes += record.content!.length;
+          progress.sent(isLast, record.content!.length);
+        };
+        if (long) return long.then(count);
+        count();
       },
     });
     for (const { source, wanted: [first, ...more] } of contents) {
       if (source !== undefined) more.unshift(first);
-      else if (first.entry.size === 0) write(first, {});
+      else if (first.entry.size === 0) void write(first, {});
       for (const file of more) {
-        if (pace.due) await pace.rest();
-        write(file, { copyFrom: source ?? first.path });
+        if (pace.due) await rest();
+        const long = write(file, { copyFrom: source ?? first.path });
+        if (long) await long;
       }
     }
     for (const { entry, path, named } of files) {
@@ -426,7 +445,11 @@ async function isHome(
       (info.size < LARGE_BYTES ? digestFile(path) : (await digestLarge(dirname(path), basename(path)))?.digest);
     if (!digest || !sameDigest(digest, entry.digest!)) return false;
     if ((info.mode & 0o7777) !== entry.mode) Deno.chmodSync(path, entry.mode);
-    if (info.mtimeMs !== entry.mtimeMs) Deno.utimeSync(path, entry.mtimeMs / 1000, entry.mtimeMs / 1000);
+    if (info.mtimeMs !== entry.mtimeMs) {
+      // Of seconds with a fraction, Deno loses a millisecond now and then.
+      const time = new Date(entry.mtimeMs);
+      Deno.utimeSync(path, time, time);
+    }
     index.set(key, digest, lookAt(path)!);
     return true;
   } catch (e) {

@@ -121,7 +121,7 @@ export class WorkspaceAgent implements Disposable {
           this.receivedBytes += batch.length;
           for (const record of decodeBatch(batch)) {
             this.records.push(record);
-            writer!.apply(record);
+            await writer!.apply(record);
           }
         }
       }

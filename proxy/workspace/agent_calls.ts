@@ -1,18 +1,35 @@
 /** The calls of rbs.v1.Workspace as the proxy makes them. */
 import { fromBinary } from "@bufbuild/protobuf";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/errors.ts";
 import { ApplyResponseSchema, RootSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
 import type { Headers } from "../../proto/http2/hpack.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { Connection } from "../../proto/relay/connection.ts";
 import type { OutgoingCall } from "../../proto/relay/messages.ts";
-import { bytesValue, encodeFields, lengthPrefix, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import {
+  bytesValue,
+  encodeFields,
+  lengthPrefix,
+  scanFields,
+  textValue,
+  varintValue,
+  WireError,
+} from "../../proto/relay/wire.ts";
 import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
-import { encodeName } from "../../proto/tree/names.ts";
+import { encodeName, TreeError } from "../../proto/tree/names.ts";
 
 const SERVICE = "/rbs.v1.Workspace/";
+/** The most that an agent may say to an Open. Bytes are those of what is said of one root, or of what follows on all. */
+const LIMITS = { entries: 5_000_000, partials: 100_000, bytes: 1 << 30 };
+/** What a message costs that has nothing in it. Bytes. */
+const MESSAGE_BYTES = 64;
+/** A generation is a short word of the agent's. Characters. */
+const MAX_GENERATION = 200;
+/** A refusal is one sentence. Characters. */
+const MAX_REFUSAL = 1_000;
+const DIGEST_BYTES = 32;
 
 /** A way to the session's agent. */
 export interface WorkspaceLink {
@@ -52,37 +69,70 @@ async function begin(link: WorkspaceLink, method: string, signal: AbortSignal): 
   }
 }
 
+/** The error of an agent that says what no honest agent says. */
+function refused(why: string, cause?: unknown): RbsError {
+  return new RbsError(
+    `The agent's answer about the workspace was refused, since ${why}: run the command on another agent, and report this one.`,
+    { cause, exitCode: 37 },
+  );
+}
+
+/** What could steer a terminal is no part of a sentence. */
+function plain(text: string): string {
+  return text.slice(0, MAX_REFUSAL).replaceAll(/\p{C}/gu, "\ufffd");
+}
+
 /**
  * Asks what the agent has of some roots. @param roots Absolute paths. @returns the generation
  *
- * Throws a {@link StatusError} as it came, or an {@link RbsError} when interrupted.
+ * Throws a {@link StatusError} as it came, or an {@link RbsError} when interrupted, and for an answer that no honest agent
+ * gives; what was visited until then is not to be believed.
  */
 export async function openRoots(
   link: WorkspaceLink,
   roots: string[],
   visit: OpenVisitor,
   signal: AbortSignal,
+  limits = LIMITS,
 ): Promise<string> {
   const call = await begin(link, "Open", signal);
   const abort = () => call.cancel();
   signal.addEventListener("abort", abort);
-  let generation: string | undefined, index = -1;
+  let generation: string | undefined, index = -1, bytes = 0, entries = 0, partials = 0;
   try {
     void call.send(encodeFields(roots.map((root) => [1, encodeName(root)])));
     call.end();
     for await (const message of call.responses()) {
+      bytes += message.length + MESSAGE_BYTES;
+      if (bytes > limits.bytes) throw refused("it does not end");
       scanFields(message, (field) => {
+        if (field.number > 4) return;
+        if (field.wireType !== 2) throw refused("a message of it is none");
         const value = bytesValue(message, field);
-        if (field.number === 1) generation = textValue(message, field);
-        else if (field.number === 2) visit.root(++index, fromBinary(RootSchema, value).refusal);
-        else if (field.number === 3) {
-          scanFields(value, (f) => f.number === 1 && visit.entry(decodeEntry(bytesValue(value, f))));
+        if (field.number === 1) generation = generationOf(textValue(message, field));
+        else if (field.number === 2) {
+          if (++index >= roots.length) throw refused("it has more than what was asked for");
+          bytes = entries = 0;
+          visit.root(index, plain(rootOf(value)));
+        } else if (field.number === 3) {
+          if (index < 0) throw refused("it has files of nothing that was asked for");
+          scanFields(value, (f) => {
+            if (f.number !== 1) return;
+            if (++entries > limits.entries) {
+              throw refused(`it has more than ${limits.entries.toLocaleString("en-US")} files in ${roots[index]}`);
+            }
+            visit.entry(decodeEntry(bytesValue(value, f)));
+          });
         } else if (field.number === 4) {
+          if (++partials > limits.partials) {
+            throw refused(`it has more than ${limits.partials.toLocaleString("en-US")} files that were cut off`);
+          }
           let digest: Uint8Array = new Uint8Array(), received = 0;
           scanFields(value, (f) => {
             if (f.number === 1) digest = bytesValue(value, f);
             else if (f.number === 2) received = varintValue(value, f);
           });
+          if (digest.length !== DIGEST_BYTES) throw refused("a digest in it is none");
           visit.partial(digest, received);
         }
       });
@@ -90,7 +140,8 @@ export async function openRoots(
     }
   } catch (e) {
     call.cancel();
-    throw signal.aborted ? interrupted() : e;
+    if (signal.aborted) throw interrupted();
+    throw e instanceof WireError || e instanceof TreeError ? refused(sentence(e), e) : e;
   } finally {
     signal.removeEventListener("abort", abort);
   }
@@ -102,6 +153,30 @@ export async function openRoots(
   return generation;
 }
 
+function appliedGeneration(answer: Uint8Array): string {
+  let generation: string;
+  try {
+    ({ generation } = fromBinary(ApplyResponseSchema, answer));
+  } catch (e) {
+    throw refused("it is none", e);
+  }
+  return generationOf(generation);
+}
+
+function rootOf(value: Uint8Array): string {
+  try {
+    return fromBinary(RootSchema, value).refusal;
+  } catch (e) {
+    throw refused("a message of it is none", e);
+  }
+}
+
+/** Throws an RbsError for what is none. */
+function generationOf(said: string): string {
+  if (said === "" || said.length > MAX_GENERATION) throw refused("the generation in it is none");
+  return said;
+}
+
 /** One Apply call: records go in, and the next generation comes out. */
 export class ApplyCall {
   readonly #call: OutgoingCall;
@@ -109,6 +184,8 @@ export class ApplyCall {
   readonly #encoder = new BatchEncoder();
   readonly #answer: Promise<Uint8Array>;
   #failure?: { error: unknown };
+  /** All was sent. */
+  #complete = false;
   readonly #choice: CompressionChoice;
   /** Bytes that went to the network, for people and tests. */
   sentBytes = 0;
@@ -116,6 +193,7 @@ export class ApplyCall {
   private constructor(call: OutgoingCall, signal: AbortSignal) {
     this.#call = call;
     this.#choice = new CompressionChoice(call);
+    this.#encoder.compress = this.#choice.worth;
     this.#signal = signal;
     signal.addEventListener("abort", this.#abort);
     this.#answer = this.#read().finally(() => signal.removeEventListener("abort", this.#abort));
@@ -131,7 +209,12 @@ export class ApplyCall {
 
   async #read(): Promise<Uint8Array> {
     let answer: Uint8Array | undefined;
-    for await (const message of this.#call.responses()) answer = message;
+    for await (const message of this.#call.responses()) {
+      if (answer) throw refused("there is more than one");
+      answer = message;
+    }
+    // Whoever believed it would run a command on files that never arrived.
+    if (!this.#complete) throw refused("it came before all changes were sent");
     if (!answer) throw new StatusError(Status.INTERNAL, "The agent applied the changes without an answer.");
     return answer;
   }
@@ -158,12 +241,16 @@ export class ApplyCall {
   /** Waits until all is in place at the agent. @returns the generation that this makes */
   async finish(): Promise<string> {
     await this.flush();
+    this.#complete = true;
     this.#call.end();
+    let answer: Uint8Array;
     try {
-      return fromBinary(ApplyResponseSchema, await this.#answer).generation;
+      answer = await this.#answer;
     } catch (e) {
-      throw this.#signal.aborted ? interrupted() : e;
+      if (this.#signal.aborted) throw interrupted();
+      throw e instanceof WireError ? refused(sentence(e), e) : e;
     }
+    return appliedGeneration(answer);
   }
 
   /** Cuts the call off. */

@@ -39,6 +39,7 @@ export class LocalTree {
   readonly #dirty = new Set<string>();
   readonly #replaced = new Set<string>();
   #stale = true;
+  #linksVersion = 0;
   /** Folders that were looked at since {@link takeFolders}. */
   #looked = new Set<string>();
   /** What stays home. @default nothing */
@@ -66,6 +67,11 @@ export class LocalTree {
   /** Whether only a look at everything can tell what there is. */
   get stale(): boolean {
     return this.#stale;
+  }
+
+  /** Another number whenever a symlink has come, gone or got another target: a pass over all entries finds them. */
+  get linksVersion(): number {
+    return this.#linksVersion;
   }
 
   /** The folders of the tree, absolute, itself first. */
@@ -103,6 +109,7 @@ export class LocalTree {
   restore(entries: Map<string, ScannedEntry>): void {
     this.#entries = entries;
     this.#stale = true;
+    this.#linksVersion++;
   }
 
   /** Looks at what {@link hint} named, or at everything if need be. */
@@ -181,7 +188,7 @@ export class LocalTree {
     for (const [path, now] of next) {
       const before = previous.get(path);
       if (before === now) continue;
-      if (!before || !sameEntry(before, now)) this.#note(path, before);
+      if (!before || !sameEntry(before, now)) this.#note(path, before, now);
       // Without a digest it was never sent, and is among the pending already.
       else if (now.kind === "file" && !now.digest && before.digest && !isUnchanged(before, now)) unsure.push(path);
     }
@@ -193,7 +200,8 @@ export class LocalTree {
     }
   }
 
-  #note(path: string, before: Entry | undefined): void {
+  #note(path: string, before: Entry | undefined, now?: Entry): void {
+    if (before?.kind === "symlink" || now?.kind === "symlink") this.#linksVersion++;
     if (!this.#pending.has(path)) this.#pending.set(path, before);
   }
 

@@ -2,6 +2,8 @@
 
 /** How often a line is shown, and how long nothing is, in milliseconds. */
 const STEP_MS = 1_000;
+/** The same where nothing can be counted, after so long: a link that is gone may be so for long. Milliseconds. */
+const LONG_MS = 10_000;
 
 /** Where {@link Progress} finds the time; for tests. */
 export interface ProgressClock {
@@ -65,7 +67,8 @@ export class Progress {
   /** Shows a line if it is time for one. Cheap: call it often. */
   tick(): void {
     const now = this.#clock.now();
-    if (now - this.#shown < STEP_MS) return;
+    const step = this.#total || this.#looked > 0 || now - this.#began < LONG_MS ? STEP_MS : LONG_MS;
+    if (now - this.#shown < step) return;
     this.#shown = now;
     this.#loud = true;
     this.#say(`rbs: ${this.#line(now)}\n`);
@@ -82,7 +85,7 @@ export class Progress {
     if (!this.#loud) return;
     const seconds = ((this.#clock.now() - this.#began) / 1000).toFixed(1);
     const what = this.#total
-      ? `${this.#verbs.done} ${count(this.#files)} files, ${megabytes(this.#bytes)} MB,`
+      ? `${this.#verbs.done} ${files(this.#files)}, ${megabytes(this.#bytes)} MB,`
       : this.#verbs.done;
     this.#say(`rbs: ${what} in ${seconds} s\n`);
   }
@@ -90,10 +93,10 @@ export class Progress {
   #line(now: number): string {
     const total = this.#total;
     if (!total) {
-      const counted = this.#looked > 0 ? `, ${count(this.#looked)} files` : "";
+      const counted = this.#looked > 0 ? `, ${files(this.#looked)}` : "";
       return `${this.#looking}${counted} ${((now - this.#began) / 1000).toFixed(1)}s`;
     }
-    const line = `${this.#verbs.doing} ${count(this.#files)} of ${count(total.files)} files, ` +
+    const line = `${this.#verbs.doing} ${count(this.#files)} of ${files(total.files)}, ` +
       `${megabytes(this.#bytes)} of ${megabytes(total.bytes)} MB`;
     // A small file costs about as much as 10 kB of a large one.
     const done = this.#bytes + this.#files * 10_000, all = total.bytes + total.files * 10_000;
@@ -101,6 +104,10 @@ export class Progress {
     if (elapsed < 500 || done === 0 || done >= all) return line;
     return `${line}, ${Math.ceil(elapsed * (all - done) / done / 1000)} s left`;
   }
+}
+
+function files(n: number): string {
+  return n === 1 ? "1 file" : `${count(n)} files`;
 }
 
 function count(n: number): string {

@@ -22,6 +22,22 @@ Deno.test("what takes less than a second is silent", () => {
   assert.deepEqual(lines, []);
 });
 
+Deno.test("one file is one file", () => {
+  const { lines, pass, progress } = setUp();
+  pass(1_000);
+  progress.looked(1);
+  progress.begin(1, 900e6);
+  pass(1_000);
+  progress.sent(0, 0);
+  progress.sent(1, 900e6);
+  progress.finish();
+  assert.deepEqual(lines, [
+    "rbs: looking at the workspace, 1 file 1.0s\n",
+    "rbs: syncing 0 of 1 file, 0 of 900 MB\n",
+    "rbs: synced 1 file, 900 MB, in 2.0 s\n",
+  ]);
+});
+
 Deno.test("what takes longer shows a line each second, and a last one", () => {
   const { lines, pass, progress } = setUp();
   progress.look("looking at the workspace");
@@ -44,4 +60,15 @@ Deno.test("what takes longer shows a line each second, and a last one", () => {
     "rbs: syncing 12,345 of 80,000 files, 310 of 900 MB, 17 s left\n",
     "rbs: synced 12,345 files, 310 MB, in 6.7 s\n",
   ]);
+});
+
+Deno.test("a long wait in which nothing can be counted says so less and less often", () => {
+  const { lines, pass, progress } = setUp();
+  progress.look("syncing again after the connection was lost");
+  for (let second = 0; second < 60; second++) {
+    pass(1_000);
+    progress.tick();
+  }
+  const times = lines.map((line) => Number(/([\d.]+)s\n$/.exec(line)![1]));
+  assert.deepEqual(times, [1, 2, 3, 4, 5, 6, 7, 8, 9, 19, 29, 39, 49, 59]);
 });

@@ -176,7 +176,9 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
     options.progress.sent(1, entry.size);
     return await call.add({ entry, copyFrom: from });
   }
-  const offset = Math.min(options.partials.get(entry.digest!.toHex()) ?? 0, entry.size);
+  const there = options.partials.get(entry.digest!.toHex()) ?? 0;
+  // More than there is: something else.
+  const offset = there > entry.size ? 0 : there;
   options.progress.sent(1, offset);
   // Each piece is sent when the next is there, since the last one is marked.
   let held: Uint8Array = new Uint8Array(), first = true;

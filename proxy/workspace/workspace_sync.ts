@@ -28,6 +28,8 @@ const LOOK_AFTER_MS = 1_000;
 const MAX_LOOKS = 3;
 /** How often a barrier begins again because a generation is not the agent's, or a large file was changed meanwhile. */
 const MAX_ROUNDS = 5;
+/** An agent's port that refuses so often in a row is nobody's any more. */
+const REFUSALS = 2;
 /** Unreadable files that a warning names. */
 const NAMED_FILES = 3;
 
@@ -50,8 +52,15 @@ export interface BarrierOptions {
   signal: AbortSignal;
   /** What the command uses outside of the workspace: folders or files, absolute. */
   outside?: readonly { path: string; readOnly: boolean }[];
-  /** How long an agent that cannot be reached is tried, in milliseconds. @default 0: once */
+  /**
+   * How long an agent that cannot be reached is tried, in milliseconds, since it was last heard of. One whose port refuses
+   * connections is given up at once if there was none before in this barrier, and else when it refuses a second time.
+   *
+   * @default 0: once
+   */
   patienceMs?: number;
+  /** Whether the agent is, as far as anybody knows, still the session's: another is not waited for. @default it is */
+  isCurrent?(): boolean;
 }
 
 /** A tree that the agent shall have. */
@@ -132,6 +141,18 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
+  /** Another number whenever a symlink of the workspace was found changed: then {@link links} are to be looked at again. */
+  get linksVersion(): number {
+    return this.#roots.get(this.#workspace)!.tree.linksVersion;
+  }
+
+  /** The workspace's symlinks as the last barrier found them, but for those that stay home. It is a pass over all files. */
+  *links(): Generator<{ path: string; target: string }> {
+    for (const { path, target } of this.#roots.get(this.#workspace)!.tree.entries.values()) {
+      if (target !== undefined) yield { path: `${this.#workspace}/${path}`, target };
+    }
+  }
+
   /** The agent refused the generation: the next barrier asks what it has. */
   forget(): void {
     this.#generation = undefined;
@@ -186,11 +207,10 @@ export class WorkspaceSync implements Disposable {
       onProgress: (entries) => progress.looked(entries),
       onUnreadable: (path) => unreadable.set(path, "cannot be read"),
     }, !first);
-    const until = performance.now() + (options.patienceMs ?? 0);
-    const backoff = new Backoff();
+    const patience = new Patience(options);
     for (let round = 1;;) {
       try {
-        const generation = await this.#push(roots, options, progress, unreadable);
+        const generation = await this.#push(roots, options, progress, unreadable, patience);
         this.#warn(unreadable, options.say);
         for (const { tree, refusal } of roots) {
           if (refusal && !this.#warned.has(tree.path)) options.say(`rbs: warning: ${refusal}\n`);
@@ -205,9 +225,9 @@ export class WorkspaceSync implements Disposable {
         if (e instanceof FileChanged && ++round <= MAX_ROUNDS) continue;
         if (!(e instanceof StatusError)) throw e;
         if (e.code === Status.FAILED_PRECONDITION && knew && ++round <= MAX_ROUNDS) continue;
-        if (e.code === Status.UNAVAILABLE && performance.now() < until) {
+        if (e.code === Status.UNAVAILABLE && patience.lasts(e)) {
           progress.look(`syncing again after the connection was lost (${sentence(e)})`);
-          await backoff.wait(signal);
+          await patience.wait(signal);
           if (signal.aborted) throw interrupted();
           continue;
         }
@@ -308,17 +328,19 @@ export class WorkspaceSync implements Disposable {
     { link, signal }: BarrierOptions,
     progress: Progress,
     unreadable: Map<string, string>,
+    patience: Patience,
   ): Promise<string> {
     let partials: ReadonlyMap<string, number> = new Map();
     const fresh = roots.filter((root) => !root.known && !root.refusal);
     if (this.#generation !== undefined && fresh.length > 0) {
-      const opened = await this.#open(fresh, link, signal, progress);
+      const opened = await this.#open(fresh, link, signal, progress, patience);
       partials = opened.partials;
       // Somebody else was there meanwhile: what is known of the others may be wrong.
       if (opened.generation !== this.#generation) this.#generation = undefined;
     }
     if (this.#generation === undefined) {
-      const opened = await this.#open([...new Set([...roots, ...this.#roots.values()])], link, signal, progress);
+      const all = [...new Set([...roots, ...this.#roots.values()])];
+      const opened = await this.#open(all, link, signal, progress, patience);
       partials = opened.partials;
       this.#generation = opened.generation;
     }
@@ -352,13 +374,23 @@ export class WorkspaceSync implements Disposable {
   }
 
   /** Asks the agent what it has of some roots. What is pending of them is what it lacks. */
-  async #open(roots: SyncedRoot[], link: WorkspaceLink, signal: AbortSignal, progress: Progress) {
-    progress.look("comparing with the agent's files");
+  async #open(
+    roots: SyncedRoot[],
+    link: WorkspaceLink,
+    signal: AbortSignal,
+    progress: Progress,
+    patience: Patience,
+  ) {
+    const compare = () => progress.look("comparing with the agent's files");
+    // Who waits for a link that broke reads that until it is back.
+    if (!patience.tried) compare();
     const partials = new Map<string, number>();
     const comparisons: ManifestComparison[] = [];
     let entries = 0;
     const generation = await openRoots(link, roots.map(({ tree }) => tree.path), {
       root: (index, refusal) => {
+        if (patience.tried) compare();
+        patience.renew();
         roots[index].refusal = refusal || undefined;
         comparisons[index] = roots[index].tree.compare();
       },
@@ -453,6 +485,55 @@ export class WorkspaceSync implements Disposable {
 
   #notSaved(e: unknown): void {
     console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
+  }
+}
+
+/** How long one barrier tries an agent that cannot be reached. */
+class Patience {
+  readonly #options: Pick<BarrierOptions, "patienceMs" | "isCurrent">;
+  readonly #backoff = new Backoff();
+  /** There was a connection. */
+  #connected = false;
+  /** In a row. */
+  #refusals = 0;
+  /** When the first of the attempts failed that got no answer, by performance.now(). */
+  #lostAt?: number;
+
+  constructor(options: Pick<BarrierOptions, "patienceMs" | "isCurrent">) {
+    this.#options = options;
+  }
+
+  /** The agent has not answered since the link broke. */
+  get tried(): boolean {
+    return this.#lostAt !== undefined;
+  }
+
+  /**
+   * The agent has answered. The waits grow all the same: an agent that answers, and then breaks each connection off, shall
+   * not be asked ten times in a second for half an hour.
+   */
+  renew(): void {
+    this.#connected = true;
+    this.#refusals = 0;
+    this.#lostAt = undefined;
+  }
+
+  /** Whether the agent shall be tried again after an attempt that ended so. */
+  lasts(e: StatusError): boolean {
+    const { patienceMs = 0, isCurrent } = this.#options;
+    // What was cut off has a cause, and what the agent itself said has a status.
+    const connected = e.cause !== undefined || e.details["grpc-status"] !== undefined;
+    this.#connected ||= connected;
+    this.#refusals = !connected && /refused/i.test(e.message) ? this.#refusals + 1 : 0;
+    const now = performance.now();
+    this.#lostAt ??= now;
+    if (this.#refusals >= (this.#connected ? REFUSALS : 1)) return false;
+    return isCurrent?.() !== false && now - this.#lostAt < patienceMs;
+  }
+
+  /** Waits for the next attempt's time, or until the signal is aborted. */
+  async wait(signal: AbortSignal): Promise<void> {
+    await this.#backoff.wait(signal);
   }
 }
 

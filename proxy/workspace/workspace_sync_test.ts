@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
+import type { Connection } from "../../proto/relay/connection.ts";
 import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
 import { type BarrierOptions, WorkspaceSync } from "./workspace_sync.ts";
 
@@ -57,6 +58,36 @@ function setUp(script: AgentScript = {}) {
   };
   return t;
 }
+
+const REFUSED = "Connection refused (os error 111)";
+const SILENT = "no answer within 5 s";
+
+/** A way to the agent on which a call finds no connection when `fails` says why, and `calls` of what became of each. */
+function unreliable(agent: WorkspaceAgent, fails: () => string | undefined | Promise<string>) {
+  const calls: string[] = [];
+  const connection: Pick<Connection, "call"> = {
+    async call(path, headers) {
+      const why = await fails();
+      calls.push(why ?? path.split("/").at(-1)!);
+      if (why) throw new StatusError(Status.UNAVAILABLE, why);
+      return await agent.connection.call(path, headers);
+    },
+  };
+  return { calls, link: { ...agent.link, connection: connection as Connection } };
+}
+
+/** An agent that breaks off so many Apply calls. */
+function breaking(times: number): AgentScript {
+  return {
+    message(_, cut) {
+      if (times-- <= 0) return;
+      cut();
+      throw new Error("cut");
+    },
+  };
+}
+
+const unavailable = (e: unknown) => e instanceof StatusError && e.code === Status.UNAVAILABLE;
 
 /** All that can be seen of a tree: names, kinds, modes, times, targets, contents. */
 function listing(root: string): string[] {
@@ -356,10 +387,82 @@ Deno.test("without patience a cut connection is UNAVAILABLE, and the next barrie
       throw new Error("cut");
     },
   };
-  await assert.rejects(t.barrier(), (e) => e instanceof StatusError && e.code === Status.UNAVAILABLE);
+  await assert.rejects(t.barrier(), unavailable);
   t.agent.script = {};
   t.agent.takeCalls();
   assert.deepEqual(await t.synced(), ["Open", "Apply"]);
+});
+
+Deno.test("an agent whose port refuses the first connection is given up at once, whatever the patience", async () => {
+  using t = setUp();
+  t.write("f");
+  const { link, calls } = unreliable(t.agent, () => REFUSED);
+  await assert.rejects(t.barrier({ link, patienceMs: 60_000 }), unavailable);
+  assert.deepEqual(calls, [REFUSED]);
+  const silent = [SILENT, SILENT];
+  const later = unreliable(t.agent, () => silent.shift() ?? REFUSED);
+  await assert.rejects(t.barrier({ link: later.link, patienceMs: 60_000 }), unavailable);
+  assert.deepEqual(later.calls, [SILENT, SILENT, REFUSED]);
+});
+
+Deno.test("an agent that dies in mid-sync is given up when its port has refused twice in a row", async () => {
+  using t = setUp(breaking(1));
+  t.write("f");
+  const fails = [undefined, undefined, REFUSED, SILENT, REFUSED];
+  const { link, calls } = unreliable(t.agent, () => fails.length > 0 ? fails.shift() : REFUSED);
+  await assert.rejects(t.barrier({ link, patienceMs: 60_000 }), unavailable);
+  assert.deepEqual(calls, ["Open", "Apply", REFUSED, SILENT, REFUSED, REFUSED]);
+  await t.synced();
+});
+
+Deno.test("a sync outlasts one refusal and a long silence", async () => {
+  using t = setUp(breaking(1));
+  t.write("f");
+  const fails = [undefined, undefined, REFUSED, SILENT, SILENT];
+  const { link, calls } = unreliable(t.agent, () => fails.shift());
+  await t.synced({ link, patienceMs: 60_000 });
+  assert.deepEqual(calls, ["Open", "Apply", REFUSED, SILENT, SILENT, "Open", "Apply"]);
+});
+
+Deno.test("an agent that is not the session's any more is not waited for", async () => {
+  using t = setUp();
+  t.write("f");
+  let current = true;
+  const { link, calls } = unreliable(t.agent, () => {
+    if (calls.length === 2) current = false;
+    return SILENT;
+  });
+  await assert.rejects(t.barrier({ link, patienceMs: 60_000, isCurrent: () => current }), unavailable);
+  assert.deepEqual(calls, [SILENT, SILENT, SILENT]);
+});
+
+Deno.test("patience ends, and begins anew with each answer of the agent", async () => {
+  using t = setUp(breaking(4));
+  t.write("f");
+  // The four waits together are longer than that, since each is at least 50, 100, 200, 400 ms.
+  await t.synced({ patienceMs: 500 });
+  t.write("f", "other");
+  const { link, calls } = unreliable(t.agent, () => SILENT);
+  await assert.rejects(t.barrier({ link, patienceMs: 200 }), unavailable);
+  assert.ok(calls.length > 1);
+});
+
+Deno.test("who waits for an agent that is silent sees why, and Ctrl-C ends it", async () => {
+  using t = setUp();
+  t.write("f");
+  const stop = new AbortController(), connecting = Promise.withResolvers<void>();
+  // Once it was said, nobody answers any more, not even that there is no connection.
+  const { link } = unreliable(t.agent, () => {
+    if (t.said.length === 0) return SILENT;
+    connecting.resolve();
+    return new Promise<never>(() => {});
+  });
+  const barrier = t.barrier({ link, signal: stop.signal, patienceMs: 60_000 });
+  await Promise.race([connecting.promise, barrier]);
+  assert.match(t.said[0], /^rbs: syncing again after the connection was lost \(no answer within 5 s\) \d\.\ds\n$/);
+  stop.abort();
+  await assert.rejects(barrier, { message: "The sync of the workspace was interrupted." });
+  await t.synced();
 });
 
 Deno.test("a large file that was cut off is not sent from its beginning again", async () => {
@@ -497,5 +600,5 @@ Deno.test("a slow agent is progress on stderr", async () => {
   t.write("f");
   t.agent.script = { applied: () => new Promise((resolve) => setTimeout(resolve, 1_300)) };
   await t.synced();
-  assert.match(t.said.join(""), /^rbs: syncing 1 of 1 files, 0 of 0 MB\nrbs: synced 1 files, 0 MB, in 1\.\d s\n$/);
+  assert.match(t.said.join(""), /^rbs: syncing 1 of 1 file, 0 of 0 MB\nrbs: synced 1 file, 0 MB, in 1\.\d s\n$/);
 });

@@ -125,7 +125,8 @@ export class Mirror implements AsyncDisposable {
 
   async #prepare() {
     const cluster = await startCluster({ env: { RBS_BAZEL: this.#bazel.path } });
-    const workspace = await testWorkspace(this.#bazel, { env: cluster.env });
+    // What is compared with the stock client is all of bazel-out. Where both share a disk it says nothing.
+    const workspace = await testWorkspace(this.#bazel, { env: { ...cluster.env, RBS_OUTPUTS: "all" } });
     await putOnPath(workspace);
     const rc = join(workspace.path, ".bazelrc");
     // In the rc file and not on the command line, so that jbazel and a person who just types "bazel" have it as well.

@@ -78,8 +78,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     port: first.port,
     state,
     synced,
-    // What is compared with the stock client is all of bazel-out.
-    env: { RBS_STATE_DIR: clientState, RBS_ORCHESTRATOR_ADDR: address, ...synced && { RBS_OUTPUTS: "all" } },
+    env: { RBS_STATE_DIR: clientState, RBS_ORCHESTRATOR_ADDR: address },
     orchestrator: first.orchestrator,
     serverJavabase: `--server_javabase=${PROGRAMS.javabase}`,
     async stop() {

@@ -1,6 +1,8 @@
 /**
  * A link between two network namespaces: has a TUN device in each, and carries the packets from one to the other, late and
- * not all of them. A program of its own (see link.ts), since it must look at its queues each millisecond.
+ * not all of them. A program of its own (see link.ts), since it must look at its queues each millisecond. tc's netem would
+ * delay and lose as well, but it is a module that many kernels lack, those of CI machines and microVMs for example ("qdisc
+ * kind is unknown"); and it resets no connections.
  *
  * Its only argument is a {@link LinkPlan} as JSON. It prints a line of JSON, a {@link LinkCount}, when the devices are
  * there, and another for each line on its standard input, a partial {@link LinkState}. It ends with its standard input.

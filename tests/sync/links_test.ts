@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { repoHash } from "../../proto/workspace.ts";
 import { eventually } from "../mirror/support/eventually.ts";
 import { ended, signal } from "../mirror/support/processes.ts";
 import { BAZEL, Exit, type Rig, rig } from "../mirror/support/rig.ts";
@@ -29,6 +30,15 @@ genrule(
     name = "random",
     outs = ["random.bin", "random.sha256"],
     cmd = "head -c 20M /dev/urandom > $(location random.bin); sha256sum < $(location random.bin) > $(location random.sha256)",
+)
+`;
+
+/** An action that waits, and then prints much. @param marker See {@link Rig.marker}. */
+const loud = (marker: string) => `
+genrule(
+    name = "loud",
+    outs = ["loud.txt"],
+    cmd = "sleep ${marker} || true; seq -f 'line %.0f' 50000 | tee $@ >&2",
 )
 `;
 
@@ -169,6 +179,53 @@ test("a link that breaks several times in one command costs time only", async ({
   await endsWell(build);
 });
 
+/** New files in the workspace. */
+interface Content {
+  bytes: number;
+  /** Expects that the agent has just these files. */
+  arrived(): Promise<void>;
+}
+
+/** Writes so many files of so many bytes each, which nothing can compress, in the place of those before. */
+async function writeContent(
+  { machines, rig: { workspace, cluster } }: Pair,
+  count: number,
+  size: number,
+): Promise<Content> {
+  const folder = join(workspace.path, "content");
+  await Deno.remove(folder, { recursive: true }).catch(() => {});
+  await Deno.mkdir(folder);
+  for (let i = 0; i < count; i++) await Deno.writeFile(join(folder, `${i}`), randomBytes(size));
+  const digests = (on: Machine, folder: string) => output(["sh", "-c", `cd ${folder} && sha256sum *`], { on });
+  const here = await digests(machines.laptop, folder);
+  return {
+    bytes: count * size,
+    async arrived() {
+      const there = join(cluster!.state, "storage/*", repoHash(workspace.path), "root", folder);
+      assert.equal(await digests(machines.cloud, there), here);
+    },
+  };
+}
+
+test("a first sync of many small files outlasts a link that is silent for long", async (pair) => {
+  const { machines, link, rig: { cluster } } = pair;
+  await using one = await rig({ bazel: BAZEL, machines, cluster });
+  const content = await writeContent({ ...pair, rig: one }, 3_000, 4_000);
+  await link.set({ rate: 40e6 });
+  await using query = one.start(["query", "//:quick"]);
+  await query.says(/^rbs: syncing /m);
+  const before = (await link.count()).there.bytes;
+  await carried(link, "there", content.bytes / 4);
+  await link.cut();
+  // Who gave up the agent with the connection (after 8 s) would wait for the orchestrator for 10 s more.
+  await pause(22);
+  await link.heal();
+  await endsWell(query);
+  await content.arrived();
+  const sent = (await link.count()).there.bytes - before;
+  assert(sent < content.bytes * 1.3, `${sent} bytes were sent for ${content.bytes}`);
+});
+
 test("a cut in mid-sync goes on where it was", async ({ link, rig }) => {
   const size = 20e6;
   await Deno.writeFile(join(rig.workspace.path, "large.bin"), randomBytes(size));
@@ -184,6 +241,13 @@ test("a cut in mid-sync goes on where it was", async ({ link, rig }) => {
   assert(sent < size * 1.3, `${sent} bytes were sent for a file of ${size}`);
 });
 
+/** Expects that {@link RANDOM} of this package is here as it was made. */
+async function randomIsHome({ workspace }: Rig, name: string) {
+  const bin = join(workspace.path, "bazel-bin", name);
+  const sum = createHash("sha256").update(await Deno.readFile(join(bin, "random.bin"))).digest("hex");
+  assert.equal((await Deno.readTextFile(join(bin, "random.sha256"))).split(" ")[0], sum);
+}
+
 test("a cut while outputs come home goes on where it was", async ({ link, rig }) => {
   await link.set({ rate: 40e6 });
   const before = (await link.count()).back.bytes;
@@ -194,10 +258,87 @@ test("a cut while outputs come home goes on where it was", async ({ link, rig })
   await link.heal();
   await endsWell(build);
   const received = (await link.count()).back.bytes - before;
-  const bin = join(rig.workspace.path, "bazel-bin/random");
-  const sum = createHash("sha256").update(await Deno.readFile(join(bin, "random.bin"))).digest("hex");
-  assert.equal((await Deno.readTextFile(join(bin, "random.sha256"))).split(" ")[0], sum);
+  await randomIsHome(rig, "random");
   assert(received < 20e6 * 1.3, `${received} bytes were received for 20 MB`);
+});
+
+// --- processes that die, or stand still, while bytes are on their way
+
+/** A proxy is killed. Its client ends. */
+async function killProxy(rig: Rig, command: Running) {
+  const proxy = await rig.proxy();
+  signal(proxy, "SIGKILL");
+  await ended(proxy);
+  assert.equal((await command.finished).code, Exit.SERVER_DIED);
+}
+
+test("a proxy that is killed in mid-sync leaves the rest to the next one", async (pair) => {
+  const { link, rig } = pair;
+  const content = await writeContent(pair, 1, 20e6);
+  await link.set({ rate: 60e6 });
+  const before = (await link.count()).there.bytes;
+  await using build = rig.start(["build", "//:quick"]);
+  await carried(link, "there", content.bytes / 2);
+  await killProxy(rig, build);
+  await endsWell(rig.start(["build", "//:quick"]));
+  await content.arrived();
+  const sent = (await link.count()).there.bytes - before;
+  assert(sent < content.bytes * 1.3, `${sent} bytes were sent for ${content.bytes}`);
+});
+
+test("an agent that is killed in mid-sync costs time only, and what it had got is not sent again", async (pair) => {
+  const { link, rig } = pair;
+  // What lay in the buffers of both ends is lost with it: a few megabytes.
+  const content = await writeContent(pair, 1_000, 20e3);
+  await link.set({ rate: 40e6 });
+  const before = (await link.count()).there.bytes;
+  const agent = await rig.agent();
+  await using build = rig.start(["build", "//:quick"]);
+  await carried(link, "there", content.bytes / 2);
+  signal(agent.pid, "SIGKILL");
+  await endsWell(build);
+  assert.notEqual((await rig.agent()).pid, agent.pid);
+  await content.arrived();
+  const sent = (await link.count()).there.bytes - before;
+  assert(sent < content.bytes * 1.3, `${sent} bytes were sent for ${content.bytes}`);
+});
+
+test("a proxy that is killed while outputs come home leaves the rest to the next one", async ({ link, rig }) => {
+  const folder = join(rig.workspace.path, "more");
+  await Deno.mkdir(folder);
+  await Deno.writeTextFile(join(folder, "BUILD"), RANDOM);
+  await link.set({ rate: 60e6 });
+  const before = (await link.count()).back.bytes;
+  await using build = rig.start(["build", "//more:random"]);
+  await carried(link, "back", 10e6);
+  await killProxy(rig, build);
+  await endsWell(rig.start(["build", "//more:random"]));
+  await randomIsHome(rig, "more");
+  const received = (await link.count()).back.bytes - before;
+  assert(received < 20e6 * 1.3, `${received} bytes were received for 20 MB`);
+});
+
+test("a laptop that sleeps in mid-action goes on, and no byte of output is lost or doubled", async ({ rig }) => {
+  const folder = join(rig.workspace.path, "loud");
+  await Deno.mkdir(folder);
+  await Deno.writeTextFile(join(folder, "BUILD"), loud(rig.marker));
+  await using build = rig.start(["build", "//loud"]);
+  await rig.acting();
+  const proxy = await rig.proxy();
+  signal(proxy, "SIGSTOP");
+  try {
+    await rig.go();
+    await pause(10); // Longer than the agent waits for a sign of life.
+  } finally {
+    signal(proxy, "SIGCONT");
+  }
+  const { stderr } = await endsWell(build);
+  const lines = Array.from({ length: 50_000 }, (_, i) => `line ${i + 1}\n`).join("");
+  const at = stderr.indexOf("line 1\n");
+  // Not assert.equal: it would compare two long texts for minutes to say where they differ.
+  assert(stderr.slice(at, at + lines.length) === lines, `the output differs: …${stderr.slice(-1_000)}`);
+  assert.equal(stderr.match(/^line \d+$/gm)?.length, 50_000);
+  assert.equal(await rig.proxy(), proxy);
 });
 
 test("a link that was down between two commands is not noticed", async ({ link, rig }) => {

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
+import { repoHash } from "../../proto/workspace.ts";
 import { processesNaming } from "../mirror/support/processes.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";
@@ -29,7 +30,7 @@ genrule(
 genrule(
     name = "environment",
     outs = ["environment.txt"],
-    cmd = "env > $@; cat $$CANARIES >> $@ 2>&1 || true",
+    cmd = "env > $@; set +u; cat $$CANARIES < /dev/null >> $@ 2>&1 || true",
     tags = ["local", "manual"],
 )
 `,
@@ -42,6 +43,11 @@ sh_binary(
     data = ["data.txt", ":made"],
 )
 
+sh_binary(
+    name = "under",
+    srcs = ["under.sh"],
+)
+
 genrule(name = "made", outs = ["made.txt"], cmd = "echo made there > $@")
 `,
   "showing/show.sh": `#!/bin/bash
@@ -49,6 +55,38 @@ printf 'on %s with %s and VALUE=%s\n' "$(hostname -I | tr -d ' ')" "$*" "$VALUE"
 cat "$0.runfiles/rbs_cpp/showing/data.txt" "$0.runfiles/rbs_cpp/showing/made.txt" -
 `,
   "showing/data.txt": "data from here\n",
+  "showing/under.sh": `#!/bin/bash
+echo "under, on $(hostname -I)"
+exec "$@"
+`,
+  // What comes home of targets that nothing has built before, for each value of RBS_OUTPUTS.
+  "bringing/BUILD": `
+load("@rules_shell//shell:sh_binary.bzl", "sh_binary")
+
+[[
+    genrule(name = "inner_" + to, outs = ["inner_%s.txt" % to], cmd = "echo inner > $@", tags = ["manual"]),
+    genrule(
+        name = "named_" + to,
+        srcs = ["inner_" + to],
+        outs = ["named_%s.txt" % to],
+        cmd = "cat $< > $@; echo named >> $@",
+        tags = ["manual"],
+    ),
+    genrule(name = "data_" + to, outs = ["data_%s.txt" % to], cmd = "echo data > $@", tags = ["manual"]),
+    sh_binary(name = "tool_" + to, srcs = ["tool.sh"], data = ["data_" + to], tags = ["manual"]),
+] for to in ["toplevel", "minimal", "all"]]
+
+genrule(
+    name = "compressible",
+    outs = ["compressible.txt"],
+    cmd = "seq 500000 | sed 's/$$/ and the same words in each line/' > $@",
+    tags = ["manual"],
+)
+`,
+  "bringing/tool.sh": `#!/bin/bash
+echo "on $(hostname -I)"
+cat "$0".runfiles/rbs_cpp/bringing/data_*.txt
+`,
 };
 
 interface Pair extends AsyncDisposable {
@@ -248,6 +286,74 @@ test("secrets stay here: the environment, the home directory, the keys", async (
   await sh(`rm ${canaries.join(" ")}`);
 });
 
+test("links that lead out of the workspace lead to the same things there, as they are now", async ({ bazel, machines, path, sh }) => {
+  const outside = join(machines.laptop.directory, "set"), latest = join(machines.laptop.directory, "latest");
+  await Deno.mkdir(join(outside, "deep"), { recursive: true });
+  await Deno.writeTextFile(join(outside, "deep/file.txt"), "from the set\n");
+  await Deno.symlink("set/deep/file.txt", latest);
+  await sh(`
+    mkdir linking; ln -s ${outside} linking/set; ln -s ${latest} linking/latest; ln -s /nowhere/at-all linking/dangling
+    echo 'genrule(name = "all", srcs = ["set/deep/file.txt", "latest"], outs = ["all.txt"], cmd = "cat $(SRCS) > $@")' \
+      > linking/BUILD`);
+  const built = async () => {
+    await bazel(["build", "//linking:all"]);
+    return await Deno.readTextFile(path("bazel-bin/linking/all.txt"));
+  };
+  assert.equal(await built(), "from the set\n".repeat(2));
+  await Deno.writeTextFile(join(outside, "deep/file.txt"), "other\n");
+  assert.equal(await built(), "other\n".repeat(2));
+  await sh("rm -r linking");
+});
+
+test("repositories and packages outside of the workspace are built as they are now", async ({ bazel, machines, path }) => {
+  const root = (name: string) => join(machines.laptop.directory, name);
+  const write = async (file: string, text: string) => {
+    await Deno.mkdir(dirname(root(file)), { recursive: true });
+    await Deno.writeTextFile(root(file), text);
+  };
+  const rule = `genrule(name = "it", srcs = ["in.txt"], outs = ["out.txt"], cmd = "cp $< $@")`;
+  await write("repository/WORKSPACE", "");
+  await write("repository/BUILD", rule);
+  await write("packages/other/BUILD", rule);
+  const workspace = await Deno.readTextFile(path("WORKSPACE"));
+  await Deno.writeTextFile(
+    path("WORKSPACE"),
+    `${workspace}\nlocal_repository(name = "elsewhere", path = "${root("repository")}")\n`,
+  );
+  for (const text of ["first", "second"]) {
+    await write("repository/in.txt", `${text} repository`);
+    await write("packages/other/in.txt", `${text} package`);
+    await bazel(["build", `--package_path=%workspace%:${root("packages")}`, "@elsewhere//:it", "//other:it"]);
+    assert.equal(await Deno.readTextFile(path("bazel-bin/external/elsewhere/out.txt")), `${text} repository`);
+    assert.equal(await Deno.readTextFile(path("bazel-bin/other/out.txt")), `${text} package`);
+  }
+  await Deno.writeTextFile(path("WORKSPACE"), workspace);
+});
+
+test("the home directory's .bazelrc counts, and what it imports from the workspace", async ({ bazel, path, workspace }) => {
+  const rc = join(workspace.env.HOME!, ".bazelrc");
+  await Deno.writeTextFile(rc, "import %workspace%/more.bazelrc\ntry-import %workspace%/none.bazelrc\n");
+  await Deno.writeTextFile(path("more.bazelrc"), "build --action_env=IMPORTED=by_home\n");
+  await bazel(["build", "//looking:environment"]);
+  assert.match(await Deno.readTextFile(path("bazel-bin/looking/environment.txt")), /^IMPORTED=by_home$/m);
+  await Deno.remove(rc);
+  await Deno.remove(path("more.bazelrc"));
+});
+
+test("over a slow link what compresses well is sent as little, in both directions", async (pair) => {
+  const { bazel, machines, path } = pair;
+  await bazel(["build", "//data:names"]);
+  const text = Array.from({ length: 420_000 }, (_, i) => `line ${i} of a file with the same words in each\n`).join("");
+  await Deno.writeTextFile(path("compressible.txt"), text);
+  await machines.link.set({ rate: 20e6 });
+  const went = await traffic(pair, () => bazel(["build", "//bringing:compressible"]));
+  const { size } = await Deno.stat(path("bazel-bin/bringing/compressible.txt"));
+  assert(text.length > 19e6 && size > 19e6, `${text.length} and ${size} bytes are too few to tell`);
+  // That a link is slow shows only when its buffers are full, and they may take 5 MB.
+  assert(went.there < text.length / 2 && went.back < size / 2, JSON.stringify(went));
+  await Deno.remove(path("compressible.txt"));
+});
+
 // --- home
 
 test("a second identical build transfers nothing", async (pair) => {
@@ -275,6 +381,44 @@ test("run runs here, with arguments, standard input, environment, and data files
   assert.match((await bazel(under, options)).stdout, /VALUE=under\ndata/);
 });
 
+test("run runs a target under another one here", async ({ bazel }) => {
+  const { stdout } = await bazel(["run", "--run_under=//showing:under", "//showing:show", "--", "one"], { stdin: "" });
+  assert.match(stdout, /^under, on 192\.0\.2\.1 ?\non 192\.0\.2\.1 with one and VALUE=\ndata from here\nmade there\n$/);
+});
+
+/** Which of the outputs in `//bringing` that are made for a policy are here, runfiles included. */
+async function broughtFor(policy: string, { sh }: Pair): Promise<string[]> {
+  const find = `find -L bazel-bin/bringing -name '*_${policy}.txt' -printf '%P\\n'`;
+  const found = await sh(`if [ -d bazel-bin/bringing ]; then ${find}; fi`);
+  return found.split("\n").filter((name) => name !== "").sort();
+}
+
+const POLICIES = {
+  toplevel: { what: "what was named comes home, with its runfiles", outputs: ["data", "named", "runfiles"] },
+  minimal: { what: "nothing comes home", outputs: [] },
+  all: { what: "all comes home", outputs: ["data", "inner", "named", "runfiles"] },
+};
+
+for (const [policy, { what, outputs }] of Object.entries(POLICIES)) {
+  test(`with RBS_OUTPUTS=${policy} ${what}, and run runs here`, async (pair) => {
+    // The first is what is done without it.
+    const options = { env: { RBS_OUTPUTS: policy === "toplevel" ? undefined : policy } };
+    await pair.bazel(["build", `//bringing:named_${policy}`, `//bringing:tool_${policy}`], options);
+    const runfiles = `tool_${policy}.runfiles/rbs_cpp/bringing/data_${policy}.txt`;
+    const files = outputs.map((name) => name === "runfiles" ? runfiles : `${name}_${policy}.txt`);
+    assert.deepEqual(await broughtFor(policy, pair), files);
+    const { stdout } = await pair.bazel(["run", `//bringing:tool_${policy}`], options);
+    assert.match(stdout, /^on 192\.0\.2\.1 ?\ndata\n$/);
+  });
+}
+
+test("a test's log and XML come home", async ({ bazel, path }) => {
+  await bazel(["test", "--cache_test_results=no", "//greeting:greeting_test"]);
+  const file = (name: string) => Deno.readTextFile(path("bazel-testlogs/greeting/greeting_test", name));
+  assert.match(await file("test.log"), /^greetings are right$/m);
+  assert.match(await file("test.xml"), /<testsuite name="greeting\/greeting_test"/);
+});
+
 test("a script that run writes runs here, later", async ({ bazel, machines, path, sh, workspace }) => {
   const script = join(workspace.env.HOME!, "later.sh");
   await bazel(["run", `--script_path=${script}`, "//showing:show"]);
@@ -300,6 +444,24 @@ test("coverage comes home, of each test and of all", async ({ bazel, path }) => 
   await bazel(["coverage", "--combined_report=lcov", "//greeting:greeting_test"]);
   assert((await Deno.stat(path("bazel-testlogs/greeting/greeting_test/coverage.dat"))).isFile);
   assert.match(await Deno.readTextFile(path("bazel-out/_coverage/_coverage_report.dat")), /greeting\.cc/);
+});
+
+test("after clean, and after clean --expunge, none of the outputs is here, and no link to them", async (pair) => {
+  const { bazel, sh, workspace } = pair;
+  const outputBase = join(workspace.outputUserRoot, repoHash(workspace.path));
+  const links = () => sh(String.raw`find . -maxdepth 1 \( -name 'bazel-*' -o -xtype l \)`);
+  const outputs = () => sh("if [ -d execroot ]; then find execroot -type f; fi", { cwd: outputBase });
+  for (const flags of [[], ["--expunge"]]) {
+    await bazel(["build", "//data:names"]);
+    assert.notEqual(await links(), "");
+    assert.match(await outputs(), /data\/names\.txt/);
+    await bazel(["clean", ...flags]);
+    assert.deepEqual([await links(), await outputs()], ["", ""]);
+  }
+  // What is the client's and the proxy's own stays.
+  const own = ["install", "lock", "rbs", "server"];
+  const names = (await Array.fromAsync(Deno.readDir(outputBase))).map(({ name }) => name);
+  assert.deepEqual(names.filter((name) => !own.includes(name)), []);
 });
 
 function randomBytes(length: number): Uint8Array {

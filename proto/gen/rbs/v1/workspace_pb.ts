@@ -202,7 +202,7 @@ export type ApplyStart = Message<"rbs.v1.ApplyStart"> & {
   root: Uint8Array;
 
   /**
-   * Bazel must not write there.
+   * It is not the developer's workspace, but something that the build uses: nothing that is written there comes back.
    *
    * @generated from field: bool read_only = 3;
    */
