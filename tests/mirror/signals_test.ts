@@ -151,9 +151,12 @@ testEach("a client that is killed takes its action along, and frees the lock", a
 /** A shared rig whose agent is held, and a command that waits for it. */
 async function starting(): Promise<{ rbs: Rig; build: Running } & AsyncDisposable> {
   const [, rbs] = await rigs(BAZEL);
-  const server = await rbs.server();
+  await rbs.buildsQuickly();
+  const [server, agent] = [await rbs.server(), await rbs.agent()];
   await rbs.run(["shutdown"]);
   await ended(server.pid);
+  // The word that the session is over may be on its way while the client is back already: over a link it takes longer.
+  await ended(agent.pid);
   await rbs.hold();
   const build = rbs.start(["build", "//:quick"]);
   await build.says(/rbs: agent starting \(.*\) \d+\.\ds/);
