@@ -27,6 +27,7 @@ import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
+import { DigestCache } from "./outputs/digest_cache.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
@@ -174,9 +175,11 @@ function syncedParts(
 ) {
   const paths = new DeveloperPaths({ storageDirectory: spec.storageDirectory, outputBase, storageOutputBase });
   const workspace = new SyncedWorkspace({ storageDirectory: spec.storageDirectory, paths, outputBase, log });
+  const digests = new DigestCache();
   const outputs = new OutputsCollector({
     outputBase,
     workspace: spec.sourcePath,
+    digests,
     hostPath: (path) => paths.hostPath(path),
   });
   return {
@@ -195,7 +198,7 @@ function syncedParts(
       },
     },
     workspace,
-    service: new WorkspaceService(workspace, paths),
+    service: new WorkspaceService(workspace, paths, digests),
   };
 }
 

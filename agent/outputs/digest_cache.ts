@@ -28,6 +28,12 @@ const MAX_KNOWN = 1_000_000;
 export class DigestCache {
   readonly #known = new Map<string, Known>();
 
+  /** The digest of a file, if it was made when the file looked as it looks now. */
+  known(path: string, stat: Stat): Uint8Array | undefined {
+    const known = this.#known.get(path);
+    return known && !known.racy && isSame(known, stat) ? known.digest : undefined;
+  }
+
   /**
    * The digest of a file, or undefined if it is gone or goes on changing.
    *
@@ -35,8 +41,8 @@ export class DigestCache {
    * @param stat As it was just looked at; afterwards as it was when the digest was made.
    */
   async digest(path: string, stat: Stat): Promise<Uint8Array | undefined> {
-    const known = this.#known.get(path);
-    if (known && !known.racy && isSame(known, stat)) return known.digest;
+    const known = this.known(path, stat);
+    if (known) return known;
     for (let attempt = 0; attempt < 3; attempt++) {
       const before = Date.now() - TICK_MS;
       const digest = await digestOf(path);

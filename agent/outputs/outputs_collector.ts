@@ -33,6 +33,8 @@ export interface OutputsCollectorOptions {
   workspace: string;
   /** Where a path of the developer's is kept here; undefined: nowhere. */
   hostPath(path: string): string | undefined;
+  /** Digests that were made already. @default none */
+  digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
   limit?: number;
 }
@@ -73,11 +75,12 @@ export class OutputsCollector {
   readonly #options: OutputsCollectorOptions;
   /** Where the output base is kept here. */
   readonly #storage: string;
-  readonly #digests = new DigestCache();
+  readonly #digests: DigestCache;
   #commands = 0;
 
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
+    this.#digests = options.digests ?? new DigestCache();
     this.#storage = options.hostPath(options.outputBase)!;
   }
 

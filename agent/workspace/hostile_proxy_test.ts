@@ -171,7 +171,7 @@ Deno.test("what is not what its digest says is not put in place", async () => {
     [file("f", "lying", { digest: other })],
     [file("f", "longer", { size: 3 })],
     [file("f", "short", { size: 1000 })],
-    [file("f", "nothing", { digest: undefined })],
+    [file("f", "nothing", { digest: undefined, size: 3 })],
     [{ ...file("f", "other"), digest: digestOf(Buffer.from("x")) }],
     pieces("f", Buffer.alloc(2 << 20, "x")).slice(0, 3).concat({ content: Buffer.from("end"), more: false }),
     [{ ...file("f", "right", { digest: other }), content: undefined, copyFrom: "f" }],

@@ -22,6 +22,12 @@ export class NotThere extends Error {
   override readonly name = "NotThere";
 }
 
+/** Digests that were made already. */
+export interface KnownDigests {
+  /** The digest of a file of this machine, if it was made when the file looked so. */
+  known(path: string, look: Pick<RawInfo, "ino" | "size" | "mtimeMs" | "ctimeMs">): Uint8Array | undefined;
+}
+
 /**
  * Reads files of a session as batches. What is given away lies in the session's own storage, behind no symlink, and is
  * what the caller knows already by its digest: not a byte is sent before that is proven.
@@ -29,13 +35,15 @@ export class NotThere extends Error {
 export class SessionFiles {
   readonly #paths: DeveloperPaths;
   readonly #pace: Pace;
+  readonly #digests?: KnownDigests;
   /** Folders of this machine that are ones. */
   readonly #real = new Set<string>();
   readonly encoder = new BatchEncoder();
 
-  /** @param signal Aborted when nobody wants the files any more. */
-  constructor(paths: DeveloperPaths, signal?: AbortSignal) {
+  /** @param options.signal Aborted when nobody wants the files any more. */
+  constructor(paths: DeveloperPaths, { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {}) {
     this.#paths = paths;
+    this.#digests = digests;
     this.#pace = new Pace(signal);
   }
 
@@ -65,16 +73,43 @@ export class SessionFiles {
     const { size, mtimeMs } = info;
     if (offset > size) throw changed(path);
     const entry: Entry = { path: path.slice(1), kind: "file", mode: info.mode & 0o7777, size, mtimeMs, digest };
-    if (size > PIECE_BYTES && !isRaw(host)) return this.#large(host, entry, offset);
-    const content = contentOf(host, path);
-    if (content.length !== size || !sameDigest(digestOf(content), digest)) throw changed(path);
+    const known = this.#digests?.known(host, info);
+    if (known && !sameDigest(known, digest)) throw changed(path);
+    const proof = known && !isRaw(host) ? info : undefined;
+    if (size > PIECE_BYTES && !isRaw(host)) return this.#large(host, entry, offset, proof);
+    let content: Uint8Array;
+    if (proof) {
+      using file = open(host, path);
+      content = readExactly(file, new Uint8Array(size), path);
+      if (!looks(file, proof)) throw changed(path);
+    } else {
+      content = contentOf(host, path);
+      if (content.length !== size || !sameDigest(digestOf(content), digest)) throw changed(path);
+    }
     return this.#pieces(entry, offset, (at, length) => content.subarray(at, at + length));
   }
 
-  /** Reads a large file twice, through one descriptor: for its digest, and then to send it. */
-  async *#large(host: string, entry: Entry, offset: number): AsyncGenerator<Uint8Array> {
+  /**
+   * Reads a large file through one descriptor: for its digest, and then to send it.
+   *
+   * @param proof How it looks with the digest that is wanted, if that is known: then it is looked at, and read once.
+   */
+  async *#large(host: string, entry: Entry, offset: number, proof?: RawInfo): AsyncGenerator<Uint8Array> {
     using file = open(host, `/${entry.path}`);
-    const buffer = new Uint8Array(PIECE_BYTES), sum = createHash("sha256");
+    const buffer = new Uint8Array(PIECE_BYTES);
+    // By the descriptor: a symlink that has just taken its place would lead anywhere.
+    if (!proof) await this.#prove(file, entry, buffer);
+    else if (!looks(file, proof)) throw changed(`/${entry.path}`);
+    file.seekSync(offset, Deno.SeekMode.Start);
+    yield* this.#pieces(entry, offset, (at, length) => {
+      const piece = readExactly(file, buffer.subarray(0, length), `/${entry.path}`);
+      if (proof && at + length === entry.size && !looks(file, proof)) throw changed(`/${entry.path}`);
+      return piece;
+    });
+  }
+
+  async #prove(file: Deno.FsFile, entry: Entry, buffer: Uint8Array): Promise<void> {
+    const sum = createHash("sha256");
     let size = 0;
     for (let n = file.readSync(buffer); n !== null && size <= entry.size; n = file.readSync(buffer)) {
       sum.update(buffer.subarray(0, n));
@@ -82,16 +117,6 @@ export class SessionFiles {
       if (this.#pace.due) await this.#pace.rest();
     }
     if (size !== entry.size || !sameDigest(sum.digest(), entry.digest!)) throw changed(`/${entry.path}`);
-    file.seekSync(offset, Deno.SeekMode.Start);
-    yield* this.#pieces(entry, offset, (_, length) => {
-      let filled = 0;
-      while (filled < length) {
-        const n = file.readSync(buffer.subarray(filled, length));
-        if (n === null) throw changed(`/${entry.path}`);
-        filled += n;
-      }
-      return buffer.subarray(0, length);
-    });
   }
 
   /** The records of a file from `offset` on. @param take Gets its bytes, in their order; they are lent. */
@@ -146,6 +171,23 @@ function open(host: string, path: string): Deno.FsFile {
   } catch (e) {
     throw isGone(e) ? changed(path) : e;
   }
+}
+
+/** Whether an open file looks as it looked before: then it is the one, and was the same all the time. */
+function looks(file: Deno.FsFile, { ino, size, mtimeMs, ctimeMs }: RawInfo): boolean {
+  const now = file.statSync();
+  return now.isFile && now.ino === ino && now.size === size && now.mtime?.getTime() === mtimeMs &&
+    now.ctime?.getTime() === ctimeMs;
+}
+
+/** Fills a buffer. */
+function readExactly(file: Deno.FsFile, buffer: Uint8Array, path: string): Uint8Array {
+  for (let filled = 0; filled < buffer.length;) {
+    const n = file.readSync(buffer.subarray(filled));
+    if (n === null) throw changed(path);
+    filled += n;
+  }
+  return buffer;
 }
 
 function changed(path: string): NotThere {

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { Status } from "../../proto/relay/calls.ts";
+import { decodeBatch } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { SessionFiles } from "./session_files.ts";
+import { NotThere, SessionFiles } from "./session_files.ts";
 import { OUTPUT_BASE, status, Storage, TestService, WS } from "./testing.ts";
 
 const OUT = `${OUTPUT_BASE}/execroot/ws/bazel-out`;
@@ -70,6 +71,63 @@ Deno.test("a file with another content than what is wanted is not found, and tho
     assert.ok(batches[0].length < 200);
   }
 });
+
+/** What a reader gives of one file whose digest is said to be known; `before` is done in the moment of the question. */
+async function readKnown(agent: TestService, path: string, digest: Uint8Array, before: () => void = () => {}) {
+  const known = () => {
+    before();
+    return digest;
+  };
+  const batches: Uint8Array[] = [];
+  try {
+    for await (
+      const batch of new SessionFiles(agent.paths, { digests: { known } }).read([{ path, digest, offset: 0 }])
+    ) {
+      batches.push(Buffer.from(batch));
+    }
+    return batches;
+  } catch (e) {
+    assert.ok(e instanceof NotThere, String(e));
+    return { batches };
+  }
+}
+
+for (const [what, size] of [["small", 20_000], ["large", 3 << 20]] as const) {
+  Deno.test(`the digest of a ${what} file is not made again if it is known, and the file is still the one`, async () => {
+    using storage = new Storage();
+    using agent = new TestService(storage);
+    const content = randomBytes(size), host = `${storage.path}/out/f`, path = `${OUTPUT_BASE}/f`;
+    storage.write(host, content);
+    // Not its digest: nobody notices, so nobody made it.
+    const digest = digestOf(Buffer.from("another"));
+    const batches = await readKnown(agent, path, digest);
+    assert.ok(Array.isArray(batches));
+    assert.ok(content.equals(Buffer.concat(batches.flatMap(decodeBatch).map((r) => r.content!))));
+    using elsewhere = new Storage();
+    const secret = `${elsewhere.path}/secret`;
+    Deno.writeFileSync(secret, randomBytes(size));
+    const hostile: Record<string, () => void> = {
+      "replaced by a symlink": () => {
+        Deno.removeSync(host);
+        Deno.symlinkSync(secret, host);
+      },
+      "replaced by another file": () => {
+        Deno.removeSync(host);
+        Deno.writeFileSync(host, randomBytes(size));
+      },
+      "shorter": () => Deno.truncateSync(host, 100),
+      "gone": () => Deno.removeSync(host),
+    };
+    for (const [how, replace] of Object.entries(hostile)) {
+      Deno.removeSync(host);
+      storage.write(host, content);
+      // What is changed in the same moment is nothing that a cache takes for known.
+      Deno.utimeSync(host, 1_000_000, 1_000_000);
+      assert.deepEqual(await readKnown(agent, path, digest, replace), { batches: [] }, how);
+      storage.write(host, content);
+    }
+  });
+}
 
 Deno.test("nothing is given that is not in the session's storage, not even to who knows its digest", async () => {
   using storage = new Storage();

@@ -25,6 +25,8 @@ import { type Caller, Turns } from "./turns.ts";
 
 /** How long after a change what is known is written down, in milliseconds. */
 const SAVE_MS = 2_000;
+/** The same while changes come in: what a short one brings is read again as fast as it is written down. Milliseconds. */
+const SAVE_MEANWHILE_MS = 10_000;
 /** What of the time may go into that, as a divisor, while a large tree comes in. */
 const SAVE_SHARE = 20;
 /** The most files, folders and symlinks of a root. */
@@ -66,6 +68,8 @@ export interface RootStart {
   single: boolean;
   /** Nothing that is written there comes back to the developer. */
   readOnly: boolean;
+  /** There must be nothing in it. */
+  fresh: boolean;
 }
 
 /** A part of a change. */
@@ -102,7 +106,8 @@ export class SyncedWorkspace {
   #changes = 0;
   #roots?: Map<string, Root>;
   #saveTimer?: ReturnType<typeof setTimeout>;
-  #saveAfterMs: number;
+  #saveTookMs = 0;
+  #applying = false;
   /** Raised when a save begins: one that is under way in slices gives up. */
   #saves = 0;
 
@@ -112,7 +117,6 @@ export class SyncedWorkspace {
     this.#staging = join(options.storageDirectory, "staging");
     this.#indexFile = join(options.storageDirectory, "workspace.index");
     this.#turns = options.turns ?? new Turns();
-    this.#saveAfterMs = options.saveMs ?? SAVE_MS;
   }
 
   /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
@@ -149,6 +153,7 @@ export class SyncedWorkspace {
     const { generation } = this;
     let root: Root | undefined;
     const pace = new Pace();
+    this.#applying = true;
     try {
       for (; !step.done; step = await turn.listen(iterator.next())) {
         change.doubt();
@@ -170,6 +175,8 @@ export class SyncedWorkspace {
       return { generation: this.generation, files: change.files, bytes: change.bytes };
     } finally {
       change.close();
+      this.#applying = false;
+      if (this.#saveTimer !== undefined) this.#saveSoon();
     }
   }
 
@@ -210,7 +217,7 @@ export class SyncedWorkspace {
     return root;
   }
 
-  #begin({ generation, path, single, readOnly }: RootStart, expected: string, change: Change): Root {
+  #begin({ generation, path, single, readOnly, fresh }: RootStart, expected: string, change: Change): Root {
     if (generation !== expected) {
       throw new StatusError(
         Status.FAILED_PRECONDITION,
@@ -225,8 +232,13 @@ export class SyncedWorkspace {
     root.single = single;
     root.readOnly = readOnly;
     const before = change.changes;
-    change.makeWay(single ? dirname(path) : path);
+    change.begin(root);
     if (change.changes > before) this.#touch();
+    if (fresh && !change.isUnused(root)) {
+      throw new StatusError(Status.FAILED_PRECONDITION, `There is something in ${path} already.`, {
+        "rbs-reason": "not-empty",
+      });
+    }
     return root;
   }
 
@@ -261,7 +273,7 @@ export class SyncedWorkspace {
     const { outputBase, limit = MAX_ENTRIES } = this.#options;
     const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
     const pace = new Pace(signal);
-    for (const _ of this.#settle(root)) if (pace.due) await pace.rest();
+    for (const _ of this.#settle(root, { digests: false })) if (pace.due) await pace.rest();
     const found = await scanTree(base, {
       under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
@@ -310,46 +322,52 @@ export class SyncedWorkspace {
   }
 
   #saveSoon(): void {
-    if (this.#saveTimer !== undefined) return;
+    if (this.#saveTimer !== undefined && this.#applying) return;
+    clearTimeout(this.#saveTimer);
+    const least = this.#applying ? SAVE_MEANWHILE_MS : SAVE_MS;
     this.#saveTimer = setTimeout(async () => {
       this.#saveTimer = undefined;
       const save = ++this.#saves, began = performance.now();
       const pace = new Pace();
       try {
-        for (const _ of this.#writing()) {
+        for (const _ of this.#writing({ digests: true })) {
           if (pace.due) await pace.rest();
           if (save !== this.#saves) return;
         }
       } catch (e) {
         this.#notSaved(e);
       }
-      this.#saveAfterMs = Math.max(this.#options.saveMs ?? SAVE_MS, SAVE_SHARE * (performance.now() - began));
-    }, this.#saveAfterMs);
+      this.#saveTookMs = performance.now() - began;
+    }, Math.max(this.#options.saveMs ?? least, SAVE_SHARE * this.#saveTookMs));
     Deno.unrefTimer(this.#saveTimer as unknown as number);
   }
 
   /** Entries are never changed, only replaced: they can be written while others work. */
-  *#writing(): Generator<void> {
-    for (const root of this.#roots!.values()) yield* this.#settle(root);
+  *#writing(options: { digests: boolean } = { digests: false }): Generator<void> {
+    for (const root of this.#roots!.values()) yield* this.#settle(root, options);
     // What came meanwhile is for the next time.
     const seen = ({ entries }: Root) => [...entries.values()].filter(({ ino }) => ino !== UNSEEN);
     const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: seen(root) }));
     yield* writeIndex(this.#indexFile, { generation: "", roots });
   }
 
-  /** Looks at the files that were written since the last time, in slices. */
-  *#settle({ path, single, entries, unseen }: Root): Generator<void> {
+  /**
+   * Looks at the files that were written since the last time, in slices.
+   *
+   * @param options.digests Those that came without one get theirs, which takes reading. It can wait until nobody waits.
+   */
+  *#settle({ path, single, entries, unseen }: Root, options: { digests: boolean }): Generator<void> {
     const folder = single ? dirname(path) : path;
     const base = folder === "/" ? this.#top : this.#top + folder;
     for (const path of unseen) {
       unseen.delete(path);
       const entry = entries.get(path);
       if (entry?.ino !== UNSEEN) continue;
-      const now = lookAt(base, path);
+      const now = options.digests && !entry.digest ? readQuietly(base, path) : lookAt(base, path);
       // What was changed since is another file, which has to be read.
       const same = typeof now === "object" && sameEntry({ ...now, digest: entry.digest }, entry) &&
         now.ctimeMs <= entry.ctimeMs;
-      if (same) entries.set(path, { ...now, digest: entry.digest });
+      if (same) entries.set(path, { ...now, digest: entry.digest ?? now.digest });
       else entries.delete(path);
       yield;
     }
@@ -369,6 +387,8 @@ class Change {
   readonly #outputBase: string;
   /** The file whose parts are coming. */
   #receiving?: Entry;
+  /** Roots in which there was nothing before: no program works in them. */
+  readonly #unused = new Set<Root>();
   /** Folders that are gone, by root: what was known below them is to be forgotten. */
   readonly #gone = new Map<Root, Set<string>>();
   changes = 0;
@@ -383,7 +403,8 @@ class Change {
     signal: AbortSignal,
   ) {
     this.#top = top;
-    this.#writer = new TreeWriter({ root: top, staging, signal });
+    // It is the proxy's tree: whatever it sends is what there is.
+    this.#writer = new TreeWriter({ root: top, staging, signal, digests: "optional" });
     this.#outputBase = outputBase.slice(1);
     this.#limit = limit;
   }
@@ -393,8 +414,20 @@ class Change {
     this.#writer.doubt();
   }
 
+  /** Begins with a root. */
+  begin(root: Root): void {
+    const folder = root.single ? dirname(root.path) : root.path;
+    this.#makeWay(folder);
+    if (!root.single && isEmpty(this.#top + folder)) this.#unused.add(root);
+  }
+
+  /** Whether there was nothing in a root. */
+  isUnused(root: Root): boolean {
+    return this.#unused.has(root);
+  }
+
   /** Makes sure that a folder is there, and each folder on the way to it is one. @param path Absolute. */
-  makeWay(path: string): void {
+  #makeWay(path: string): void {
     const relative = path.slice(1);
     if (relative === "" || kindOf(this.#top, relative) === "directory") return;
     for (let slash = 0; slash >= 0;) {
@@ -434,7 +467,7 @@ class Change {
       ...record,
       entry: entry && { ...entry, path: full! },
       copyFrom: copyFrom === undefined ? undefined : own(copyFrom),
-    });
+    }, { unused: this.#unused.has(root) });
     if (long) return long.then(() => this.#applied(root, record));
     this.#applied(root, record);
   }
@@ -525,6 +558,21 @@ function kindOf(top: string, path: string): "file" | "directory" | undefined {
     if (!(e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory)) throw e;
   }
   return undefined;
+}
+
+function isEmpty(folder: string): boolean {
+  for (const _ of Deno.readDirSync(folder)) return false;
+  return true;
+}
+
+/** A small file as it is, with its digest; undefined if that cannot be had. */
+function readQuietly(root: string, path: string): ScannedEntry | undefined {
+  try {
+    return readSmall(root, path)?.entry;
+  } catch (e) {
+    if (e instanceof RbsError) return undefined;
+    throw e;
+  }
 }
 
 /** Forgets what is below folders that are gone. What came there anew is but looked at once more. */

@@ -28,7 +28,7 @@ import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName, TreeError } from "../../proto/tree/names.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
-import { NotThere, SessionFiles } from "./session_files.ts";
+import { type KnownDigests, NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
 import type { Caller } from "./turns.ts";
 
@@ -46,10 +46,13 @@ const Request = { start: 1, batch: 2 }, Response = { entries: 3 }, RootEntries =
 export class WorkspaceService {
   readonly #workspace: SyncedWorkspace;
   readonly #paths: DeveloperPaths;
+  readonly #digests?: KnownDigests;
 
-  constructor(workspace: SyncedWorkspace, paths: DeveloperPaths) {
+  /** @param digests Of files that are asked for; what they say need not be found out again. */
+  constructor(workspace: SyncedWorkspace, paths: DeveloperPaths, digests?: KnownDigests) {
     this.#workspace = workspace;
     this.#paths = paths;
+    this.#digests = digests;
   }
 
   /** The Open method. */
@@ -92,7 +95,7 @@ export class WorkspaceService {
     const request = unaryRequest(stream, MAX_REQUEST_BYTES);
     await explained(async () => {
       const { files } = parsed(FetchRequestSchema, await request);
-      const reader = new SessionFiles(this.#paths, call.gone);
+      const reader = new SessionFiles(this.#paths, { signal: call.gone, digests: this.#digests });
       const choice = new CompressionChoice(call);
       reader.encoder.compress = choice.worth;
       const wanted = files.map(({ path, digest, offset }) => ({
@@ -148,8 +151,8 @@ async function* applySteps(messages: AsyncIterable<Uint8Array>): AsyncGenerator<
     const value = bytesValue(message, last);
     if (last.number === Request.batch) yield { records: decodeBatch(value) };
     else {
-      const { root, singleFile, readOnly, generation } = parsed(ApplyStartSchema, value);
-      yield { start: { generation, path: decodeName(root), single: singleFile, readOnly } };
+      const { root, singleFile, readOnly, generation, fresh } = parsed(ApplyStartSchema, value);
+      yield { start: { generation, path: decodeName(root), single: singleFile, readOnly, fresh } };
     }
   }
 }

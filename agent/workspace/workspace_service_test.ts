@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
 import { TreeEntryKind } from "../../proto/gen/rbs/v1/tree_pb.ts";
-import { Status } from "../../proto/relay/calls.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import {
   answer,
@@ -282,6 +282,39 @@ Deno.test("what is known is written down while a large change comes in", async (
   using second = new TestService(storage);
   assert.deepEqual(await second.list(), ["d/ 755", `d/f 644 1 ${short("1")}`]);
   assert.deepEqual(second.log, [], "nothing was read");
+});
+
+Deno.test("files that came without a digest get theirs when what is known is written down", async () => {
+  using storage = new Storage();
+  {
+    using first = new TestService(storage, { saveMs: 1 });
+    await first.change([file("f", "1", { digest: undefined })]);
+    await until(() => isThere(`${storage.path}/workspace.index`));
+    first.workspace.save = () => {};
+  }
+  using second = new TestService(storage);
+  assert.deepEqual(await second.list(), [`f 644 1 ${short("1")}`]);
+  assert.deepEqual(second.log, [], "nothing was read");
+  // Asked before that, it reads them at once.
+  await second.change([file("g", "2", { digest: undefined })]);
+  assert.deepEqual(await second.list(), [`f 644 1 ${short("1")}`, `g 644 1 ${short("2")}`]);
+});
+
+Deno.test("a fresh root must be empty, and is written without a detour", async () => {
+  using storage = new Storage();
+  using agent = new TestService(storage);
+  const records = [folder("d"), file("d/f", "1", { digest: undefined }), file("d/g", "2"), link("l", "d")];
+  const { generation, files } = await agent.change(records, { fresh: true });
+  assert.equal(generation, agent.workspace.generation);
+  assert.equal(files, 4);
+  const expected = ["d/ 755", `d/f 644 1 ${short("1")}`, `d/g 644 1 ${short("2")}`, "l -> d"];
+  assert.deepEqual(await agent.list(), expected);
+  const refused = (e: unknown) => e instanceof StatusError && e.details["rbs-reason"] === "not-empty";
+  await assert.rejects(agent.change([file("d/f", "3")], { fresh: true }), refused);
+  assert.deepEqual(await agent.list(), expected);
+  // Also what nobody knows of counts.
+  storage.write(storage.at("/home/ann/other/stray"), "x");
+  await assert.rejects(agent.change([], { root: "/home/ann/other", fresh: true }), refused);
 });
 
 Deno.test("a cut connection: what came before stays, and the next call goes on", async () => {

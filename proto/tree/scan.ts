@@ -33,6 +33,8 @@ export interface ScanOptions {
   onSkipped?(path: string, what: string): void;
   /** Told now and then how many entries were found. */
   onProgress?(entries: number): void;
+  /** Told of each folder's entries once it was listed. A promise is waited for. */
+  onFound?(entries: ScannedEntry[]): Promise<void> | undefined;
 }
 
 /**
@@ -40,15 +42,20 @@ export interface ScanOptions {
  * not there has nothing; throws an RbsError for one that cannot be read.
  */
 export async function scanTree(root: string, options: ScanOptions = {}): Promise<Map<string, ScannedEntry>> {
-  const { under, signal, onProgress } = options;
+  const { under, signal, onProgress, onFound } = options;
   const found = new Map<string, ScannedEntry>();
   const folders: string[] = [];
   const pace = new Pace(signal);
+  const guess = new Guess(options.previous ?? new Map());
   if (under !== undefined) {
-    if (isBelowFolders(root, under) && look(root, under, found, options) === "directory") folders.push(under);
+    if (isBelowFolders(root, under) && look(root, under, found, options)?.kind === "directory") folders.push(under);
   } else folders.push("");
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
-    list(root, folder, found, folders, options);
+    const entries = list(root, folder, found, folders, options, guess);
+    if (onFound) {
+      const wait = onFound(entries);
+      if (wait) await wait;
+    }
     if (!pace.due) continue;
     onProgress?.(found.size);
     await pace.rest();
@@ -71,58 +78,119 @@ function list(
   found: Map<string, ScannedEntry>,
   folders: string[],
   options: ScanOptions,
-): void {
+  guess: Guess,
+): ScannedEntry[] {
+  const listed: ScannedEntry[] = [];
   const prefix = folder === "" ? "" : `${folder}/`;
   let names: string[];
   try {
     names = readdirSync(folder === "" ? root : `${root}/${folder}`);
   } catch (e) {
-    if (isGone(e)) return;
+    if (isGone(e)) return listed;
     // Nothing can be said about the tree then; that it is empty least of all.
     if (folder === "") {
       throw new RbsError(`The folder ${root} cannot be read (${sentence(e)}): mend its rights.`, { cause: e });
     }
     options.onSkipped?.(folder, "cannot be read");
-    return;
+    return listed;
   }
   const raw = names.filter(isRaw).map((name) => `${root}/${prefix}${name}`);
   const infos = raw.length > 0 ? lstatMany(raw) : undefined;
-  const { previous, skip } = options;
+  const { skip } = options;
   for (const name of names) {
-    const path = prefix + name;
-    const before = infos ? undefined : previous?.get(path);
-    if (before?.kind === "file" && stillThere(root, before)) {
-      if (!skip?.(path, "file")) found.set(path, before);
+    const before = guess.at(prefix, name);
+    const path = before ? before.path : prefix + name;
+    if (before && !infos && stillThere(root, before)) {
+      if (skip?.(path, before.kind)) continue;
+      found.set(path, before);
+      listed.push(before);
+      if (before.kind === "directory") folders.push(path);
       continue;
     }
     const info = infos && isRaw(name) ? infos.get(`${root}/${path}`) : undefined;
-    if (look(root, path, found, options, info) === "directory") folders.push(path);
+    const entry = look(root, path, found, options, info);
+    if (!entry) continue;
+    listed.push(entry);
+    if (entry.kind === "directory") folders.push(path);
+  }
+  return listed;
+}
+
+/** Misses in a row after which a {@link Guess} that is out of step is of no more use. */
+const MAX_MISSES = 1_000;
+
+/**
+ * Finds what was known of a path. Folders mostly list what they listed before, in the same order: the entry that follows
+ * in the previous scan is tried first, which needs neither a path to be put together nor a look into a large map.
+ */
+class Guess {
+  readonly #previous: ReadonlyMap<string, ScannedEntry>;
+  readonly #entries: Iterator<ScannedEntry>;
+  #next?: ScannedEntry;
+  #misses = 0;
+
+  constructor(previous: ReadonlyMap<string, ScannedEntry>) {
+    this.#previous = previous;
+    this.#entries = previous.values();
+    this.#advance();
+  }
+
+  /** What was known of `name` in the folder that all of `prefix` names. */
+  at(prefix: string, name: string): ScannedEntry | undefined {
+    const next = this.#next;
+    if (next && isAt(next.path, prefix, name)) {
+      this.#misses = 0;
+      this.#advance();
+      return next;
+    }
+    const before = this.#previous.get(prefix + name);
+    // The one that was tried has gone, perhaps.
+    if (before && ++this.#misses < MAX_MISSES) {
+      this.#advance();
+      if (this.#next === before) this.#advance();
+    }
+    return before;
+  }
+
+  #advance(): void {
+    this.#next = this.#entries.next().value;
   }
 }
 
+function isAt(path: string, prefix: string, name: string): boolean {
+  return path.length === prefix.length + name.length && path.endsWith(name) && path.startsWith(prefix);
+}
+
 /**
- * Whether a file looks as it did: what most files do in most scans, and so without an entry of its own, that would only
- * be compared and thrown away.
+ * Whether a file or folder looks as it did: what most do in most scans, and so without an entry of its own, that would
+ * only be compared and thrown away.
  */
 function stillThere(root: string, before: ScannedEntry): boolean {
-  if (before.racy || isRaw(root)) return false;
+  if (before.kind === "symlink" || isRaw(root)) return false;
   try {
-    const info = Deno.lstatSync(`${root}/${before.path}`);
-    return info.isFile && info.size === before.size && info.mtime?.getTime() === before.mtimeMs &&
-      info.ino === before.ino && info.ctime?.getTime() === before.ctimeMs && (info.mode! & 0o7777) === before.mode;
+    const now = Deno.lstatSync(`${root}/${before.path}`);
+    if (before.kind === "file") return looksSame(before, now);
+    return now.isDirectory && now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs &&
+      (now.mode! & 0o7777) === before.mode;
   } catch {
     return false;
   }
 }
 
-/** Looks at one entry. @returns its kind, if it is one that is wanted */
+/** Whether a file looks as it did when it was found, and did not change too shortly before that. */
+export function looksSame(before: ScannedEntry, now: Deno.FileInfo): boolean {
+  return !before.racy && now.isFile && now.size === before.size && now.mtime?.getTime() === before.mtimeMs &&
+    now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs && (now.mode! & 0o7777) === before.mode;
+}
+
+/** Looks at one entry. @returns it, if it is one that is wanted */
 function look(
   root: string,
   path: string,
   found: Map<string, ScannedEntry>,
   options: ScanOptions,
   info?: RawInfo,
-): EntryKind | undefined {
+): ScannedEntry | undefined {
   const entry = lookAt(root, path, info);
   if (entry === undefined) return undefined;
   if (typeof entry === "string") {
@@ -133,7 +201,7 @@ function look(
   const before = options.previous?.get(path);
   if (before?.digest && isUnchanged(before, entry)) entry.digest = before.digest;
   found.set(path, entry);
-  return entry.kind;
+  return entry;
 }
 
 /**

@@ -168,3 +168,61 @@ Deno.test("a scan is ended by its signal, and lets others work meanwhile", async
   await assert.rejects(scanTree(directory.path, { signal: stop.signal }), { name: "AbortError" });
   clearTimeout(timer);
 });
+
+Deno.test("what looks the same is the very entry that was found before, whatever came and went around it", async () => {
+  await using directory = await tempDir();
+  const root = directory.path;
+  for (let i = 0; i < 20; i++) {
+    Deno.mkdirSync(`${root}/d${i}/e`, { recursive: true });
+    for (let j = 0; j < 10; j++) {
+      Deno.writeTextFileSync(`${root}/d${i}/e/f${j}`, `${i} ${j}`);
+      Deno.utimeSync(`${root}/d${i}/e/f${j}`, at(0), at(0));
+    }
+  }
+  let previous = await scanTree(root);
+  const changes = [
+    () => {},
+    () => Deno.removeSync(`${root}/d3`, { recursive: true }),
+    () => Deno.removeSync(`${root}/d7/e/f2`),
+    () => Deno.writeTextFileSync(`${root}/d9/e/new`, "new"),
+    () => Deno.renameSync(`${root}/d11`, `${root}/renamed`),
+    () => {
+      Deno.removeSync(`${root}/d13/e`, { recursive: true });
+      Deno.writeTextFileSync(`${root}/d13/e`, "a file");
+    },
+  ];
+  for (const [i, change] of changes.entries()) {
+    change();
+    const found = await scanTree(root, { previous });
+    const fresh = await scanTree(root);
+    assert.deepEqual([...found.keys()].sort(), [...fresh.keys()].sort(), `change ${i}`);
+    let others = 0;
+    for (const [path, entry] of found) {
+      assert.deepEqual({ ...entry, racy: false }, { ...fresh.get(path)!, racy: false });
+      if (previous.get(path) !== entry) others++;
+    }
+    assert.ok(others <= (i === 4 ? 13 : i === 0 ? 0 : 3), `change ${i}: ${others} entries are others`);
+    // As a tree that was changed in places: in another order than the next scan's.
+    previous = new Map([...found].sort(([a], [b]) => i % 2 ? a < b ? -1 : 1 : 0));
+  }
+});
+
+Deno.test("each folder's entries are told once it was listed, and who is told may ask for time", async () => {
+  await using directory = await tempDir();
+  for (const path of ["a/b", "c"]) Deno.mkdirSync(directory.join(path), { recursive: true });
+  for (const path of ["a/f", "a/b/g", "h"]) Deno.writeTextFileSync(directory.join(path), path);
+  const told: string[] = [];
+  let waited = 0;
+  const found = await scanTree(directory.path, {
+    onFound(entries) {
+      told.push(...entries.map(({ path }) => path));
+      for (const { path } of entries) {
+        const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+        assert.ok(folder === "" || told.indexOf(folder) < told.indexOf(path));
+      }
+      return new Promise((resolve) => setTimeout(() => resolve(void waited++)));
+    },
+  });
+  assert.deepEqual(told.sort(), [...found.keys()].sort());
+  assert.equal(waited, 4);
+});

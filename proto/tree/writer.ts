@@ -4,7 +4,7 @@
  * - A path is relative, without "..", and every folder on its way is looked at and must be one: what would be written
  *   through a symlink is refused.
  * - A file is written to a staging folder that nobody else sees, its digest is checked, and only then it is renamed into
- *   place: there is never half of one.
+ *   place: there is never half of one. Only of a tree that nobody uses yet, small files are written into place.
  */
 import { Buffer } from "node:buffer";
 import { createHash, type Hash, randomBytes } from "node:crypto";
@@ -42,6 +42,25 @@ export interface PartialContent {
   received: number;
 }
 
+/** See {@link TreeWriter}. */
+export interface WriterOptions {
+  root: string;
+  staging: string;
+  signal?: AbortSignal;
+  digests?: "required" | "optional";
+}
+
+/** How a record is applied. */
+export interface ApplyOptions {
+  /**
+   * Nobody uses the tree yet: a small file may be written where it belongs, which saves the renaming. One that was cut off
+   * by a kill stands there then, and its digest tells.
+   *
+   * @default false
+   */
+  unused?: boolean;
+}
+
 /** A file that is being received. */
 interface Receiving {
   entry: Entry;
@@ -64,6 +83,7 @@ export class TreeWriter {
   /** The staging folder's path in the tree, if it lies there: nothing can be put into it or in its place. */
   readonly #closed?: string;
   readonly #signal?: AbortSignal;
+  readonly #digestRequired: boolean;
   #receiving?: Receiving;
   /** A record that takes long is under way. */
   #busy = false;
@@ -72,11 +92,13 @@ export class TreeWriter {
    * @param options.root Absolute; is made if it is not there. It is trusted, also if a symlink leads to it.
    * @param options.staging Absolute, on the root's file system, seen by nobody else; is made if it is not there.
    * @param options.signal Ends a record that takes long: {@link apply} rejects with its reason.
+   * @param options.digests Whether each file must have one, or what comes without is taken as it comes. @default required
    */
-  constructor({ root, staging, signal }: { root: string; staging: string; signal?: AbortSignal }) {
+  constructor({ root, staging, signal, digests }: WriterOptions) {
     this.#root = root;
     this.#staging = staging;
     this.#signal = signal;
+    this.#digestRequired = digests !== "optional";
     if (staging.startsWith(`${root}/`)) this.#closed = staging.slice(root.length + 1);
     try {
       Deno.mkdirSync(root, { recursive: true });
@@ -104,7 +126,7 @@ export class TreeWriter {
    * @returns undefined when it is done, as it is for nearly every record. For a large file that is gone on with, or copied,
    * a promise, which rejects with the same errors: wait for it before anything else is asked of the writer.
    */
-  apply(record: TreeRecord): Promise<void> | undefined {
+  apply(record: TreeRecord, options: ApplyOptions = {}): Promise<void> | undefined {
     const { entry, remove } = record;
     if (this.#busy) throw new TypeError("The writer was given a record before the last one was in place: wait for it.");
     if (this.#receiving && (entry || remove !== undefined)) {
@@ -121,8 +143,33 @@ export class TreeWriter {
       else if (entry.kind === "symlink") this.#symlink(entry);
       else if (record.copyFrom !== undefined) return this.#copy(entry, record.copyFrom, record.digest);
       else if (record.more || record.offset) return this.#begin(entry, record);
-      else this.#small(entry, record);
+      else this.#small(entry, record, options.unused === true);
     });
+  }
+
+  /**
+   * Puts a file in place of which all content is there: other threads digest and write it, and other records may be
+   * applied meanwhile. Rejects as {@link apply} throws.
+   *
+   * @param content Is lent until the promise is settled.
+   */
+  async place(entry: Entry, content: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#check(entry.path);
+    const staged = this.#stagedName();
+    try {
+      const [digest, written] = await Promise.allSettled([
+        crypto.subtle.digest("SHA-256", content),
+        Deno.writeFile(staged, content, { createNew: true, mode: entry.mode & 0o777 }),
+      ]);
+      if (digest.status === "rejected") throw digest.reason;
+      if (written.status === "rejected") throw written.reason;
+      this.#prove(entry, content.length, () => new Uint8Array(digest.value));
+      this.#parentAgain(entry.path);
+      this.#finish(staged, entry, entry.mode > 0o777);
+    } catch (e) {
+      discard(staged);
+      throw this.#explained(entry.path, e);
+    }
   }
 
   /**
@@ -215,6 +262,15 @@ export class TreeWriter {
     this.#real.add(parent);
   }
 
+  /** The same when it may be long since these folders were looked at. */
+  #parentAgain(path: string): void {
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      this.#real.delete(path.slice(0, slash));
+    }
+    this.#real.delete("");
+    this.#parent(path);
+  }
+
   /** Lets its owner write into a folder until the end. */
   #unlock(folder: string, { mode }: RawInfo): void {
     if ((mode & 0o300) === 0o300) return;
@@ -298,10 +354,11 @@ export class TreeWriter {
     this.#place(staged, entry.path);
   }
 
-  #small(entry: Entry, record: TreeRecord): void {
+  #small(entry: Entry, record: TreeRecord, unused: boolean): void {
     const content = record.content ?? new Uint8Array();
-    this.#prove(entry, content.length, digestOf(content), record.digest);
+    this.#prove(entry, content.length, () => digestOf(content), record.digest);
     this.#parent(entry.path);
+    if (unused && this.#inPlace(entry, content)) return;
     const staged = this.#stagedName();
     try {
       // The mode is kept whatever the umask.
@@ -311,6 +368,23 @@ export class TreeWriter {
       discard(staged);
       throw e;
     }
+  }
+
+  /** Writes a small file where it belongs. @returns false if something is there */
+  #inPlace(entry: Entry, content: Uint8Array): boolean {
+    const { path, mode } = entry;
+    if (isRaw(path)) return false;
+    const full = this.#full(path);
+    try {
+      Deno.writeFileSync(full, content, { createNew: true, mode: mode & 0o777 });
+    } catch (e) {
+      if (e instanceof Deno.errors.AlreadyExists) return false;
+      // Half of it, perhaps.
+      discard(full);
+      throw e;
+    }
+    this.#attributes(full, entry, mode > 0o777);
+    return true;
   }
 
   #copy(entry: Entry, from: string, digest: Uint8Array | undefined): Promise<void> | undefined {
@@ -325,7 +399,7 @@ export class TreeWriter {
     if (info.size > LONG_BYTES && !isRaw(from)) return this.#copyLarge(entry, this.#full(from), staged, digest);
     try {
       copyFileSync(this.#full(from), staged);
-      this.#prove(entry, Deno.lstatSync(staged).size, digestFile(staged), digest);
+      this.#prove(entry, Deno.lstatSync(staged).size, () => digestFile(staged), digest);
       this.#finish(staged, entry, true);
     } catch (e) {
       discard(staged);
@@ -344,10 +418,8 @@ export class TreeWriter {
         using file = Deno.openSync(staged);
         size = await this.#digest(file, sum);
       }
-      this.#prove(entry, size, sum.digest(), digest);
-      // It may be long since the folders were looked at.
-      this.doubt();
-      this.#parent(entry.path);
+      this.#prove(entry, size, () => sum.digest(), digest);
+      this.#parentAgain(entry.path);
       this.#finish(staged, entry, true);
     } catch (e) {
       discard(staged);
@@ -427,10 +499,8 @@ export class TreeWriter {
     this.#receiving = undefined;
     this.#guard(entry.path, () => {
       try {
-        this.#prove(entry, receiving.size, sum.digest(), record.digest);
-        // It may be long since the folders were looked at.
-        this.doubt();
-        this.#parent(entry.path);
+        this.#prove(entry, receiving.size, () => sum.digest(), record.digest);
+        this.#parentAgain(entry.path);
         this.#finish(staged, entry, true);
       } catch (e) {
         discard(staged);
@@ -439,21 +509,28 @@ export class TreeWriter {
     });
   }
 
-  /** Throws unless a file is what it was said to be. */
-  #prove(entry: Entry, size: number, digest: Uint8Array, said = entry.digest): void {
+  /** Throws unless a file is what it was said to be. @param digestOf Makes the digest of what came. */
+  #prove(entry: Entry, size: number, digestOf: () => Uint8Array, said = entry.digest): void {
     if (size !== entry.size) throw wrongSize(entry, size);
+    if (!said && !this.#digestRequired) return;
+    const digest = digestOf();
     if (!said || !sameDigest(said, digest) || (entry.digest && !sameDigest(entry.digest, digest))) {
       throw new TreeError(`${shown(entry.path)} has not the content that its digest says`);
     }
   }
 
-  /** Gives a staged file its time and, if it has not got it yet, its mode, and puts it in place. */
+  /** Gives a staged file its attributes, and puts it in place. */
   #finish(staged: string, entry: Entry, chmod: boolean): void {
-    if (chmod) Deno.chmodSync(staged, entry.mode);
+    this.#attributes(staged, entry, chmod);
+    this.#place(staged, entry.path);
+  }
+
+  /** Gives a file its time and, if it has not got it yet, its mode. */
+  #attributes(file: string, entry: Entry, chmod: boolean): void {
+    if (chmod) Deno.chmodSync(file, entry.mode);
     // Of seconds with a fraction, Deno loses a millisecond now and then.
     const time = new Date(entry.mtimeMs);
-    Deno.utimeSync(staged, time, time);
-    this.#place(staged, entry.path);
+    Deno.utimeSync(file, time, time);
   }
 
   /** Renames what is staged to `path`, whose folder was looked at, over whatever is there. */

@@ -319,6 +319,82 @@ Deno.test("content that is not what was said is put nowhere", async () => {
   }
 });
 
+Deno.test("where digests are optional, a file without is what came, and one with another content is still refused", async () => {
+  await using place = await Place.make();
+  const writer = new TreeWriter({ ...place, digests: "optional" });
+  writer.apply(file("small", "small", { digest: undefined }));
+  const content = randomBytes(600_000);
+  const [first, last] = pieces("large", content);
+  writer.apply({ ...first, entry: { ...first.entry!, digest: undefined } });
+  writer.apply(last);
+  assert.equal(place.text("small"), "small");
+  assert.ok(content.equals(Deno.readFileSync(`${place.root}/large`)));
+  const lies = [
+    file("small", "shorter", { digest: undefined, size: 8 }),
+    file("small", "lie", { digest: sha256(content) }),
+  ];
+  for (const lie of lies) assert.throws(() => writer.apply(lie), TreeError);
+  assert.equal(place.text("small"), "small");
+  assert.deepEqual(place.staged, []);
+});
+
+Deno.test("in a tree that nobody uses, a small file is written where it belongs, and never over or through something", async () => {
+  await using place = await Place.make();
+  const { writer } = place;
+  const before = Deno.umask(0o077);
+  try {
+    writer.apply(folder("d"));
+    writer.apply(file("d/f", "first", { mode: 0o4755 }), { unused: true });
+  } finally {
+    Deno.umask(before);
+  }
+  assert.equal(place.text("d/f"), "first");
+  assert.equal(place.mode("d/f"), 0o4755);
+  assert.equal(Deno.statSync(`${place.root}/d/f`).mtime!.getTime(), 1_700_000_000_123);
+  // Whoever has it open keeps what was there.
+  using open = Deno.openSync(`${place.root}/d/f`);
+  writer.apply(file("d/f", "second"), { unused: true });
+  assert.equal(place.text("d/f"), "second");
+  const content = new Uint8Array(10);
+  assert.equal(open.readSync(content), 5);
+  Deno.symlinkSync("../canary/file", `${place.root}/out`);
+  writer.apply(file("out", "third"), { unused: true });
+  assert.equal(place.text("out"), "third");
+  assert.throws(() => writer.apply(file("lie", "lie", { digest: sha256(content) }), { unused: true }), TreeError);
+  Deno.removeSync(`${place.root}/d`, { recursive: true });
+  Deno.symlinkSync("../canary/folder", `${place.root}/d`);
+  writer.doubt();
+  assert.throws(() => writer.apply(file("d/file", "hit"), { unused: true }), TreeError);
+  assert.deepEqual(readdirSync(place.root).sort(), ["d", "out"]);
+  assert.deepEqual(place.staged, []);
+  place.check();
+});
+
+Deno.test("a whole file is placed while others are, or not at all", async () => {
+  await using place = await Place.make();
+  const { writer } = place;
+  const contents = [1, 2, 3].map((n) => new Uint8Array(randomBytes(n << 20)));
+  const placing = contents.map((content, i) => {
+    const { entry } = file(`d/${i}`, content, { mode: 0o555 });
+    return writer.place(entry, content);
+  });
+  writer.apply(file("d/small", "meanwhile"));
+  await Promise.all(placing);
+  for (const [i, content] of contents.entries()) {
+    assert.equal(Buffer.compare(Deno.readFileSync(`${place.root}/d/${i}`), content), 0);
+    assert.equal(place.mode(`d/${i}`), 0o555);
+  }
+  assert.equal(place.text("d/small"), "meanwhile");
+  const { entry } = file("d/small", "expected");
+  await assert.rejects(writer.place(entry, new TextEncoder().encode("surprise")), TreeError);
+  await assert.rejects(writer.place({ ...entry, digest: undefined }, new TextEncoder().encode("expected")), TreeError);
+  Deno.removeSync(`${place.root}/d`, { recursive: true });
+  Deno.symlinkSync("../canary/folder", `${place.root}/d`);
+  await assert.rejects(writer.place({ ...entry, path: "d/file" }, new TextEncoder().encode("expected")), TreeError);
+  assert.deepEqual(place.staged, []);
+  place.check();
+});
+
 Deno.test("a digest may come with the last part of a file", async () => {
   await using place = await Place.make();
   const content = randomBytes(600_000);

@@ -1,14 +1,14 @@
 /** The content of outputs, from the agent: what was asked for, and not a byte more. */
-import { Buffer } from "node:buffer";
 import { Backoff } from "../../proto/backoff.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { OutgoingCall } from "../../proto/relay/messages.ts";
-import { encodeFields, lengthPrefix, WireError } from "../../proto/relay/wire.ts";
+import { WireError } from "../../proto/relay/wire.ts";
 import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
-import { encodeName, TreeError } from "../../proto/tree/names.ts";
+import { TreeError } from "../../proto/tree/names.ts";
+import { WireWriter } from "../../proto/tree/wire_codec.ts";
 import type { AgentLink } from "../session.ts";
 import { refusal } from "./allowed_paths.ts";
 
@@ -111,21 +111,22 @@ async function receive<W extends Wanted>(
   onAlive: () => void,
 ): Promise<void> {
   const asked = new Map<string, { file: W; offset: number }>();
-  const request: Uint8Array[] = [];
+  const request = new WireWriter(1 << 16);
   const has = received();
-  let bytes = 0;
   for (const [path, file] of left) {
-    if (asked.size >= REQUEST_FILES || bytes >= REQUEST_BYTES) break;
+    if (asked.size >= REQUEST_FILES || request.length >= REQUEST_BYTES) break;
     const offset = has(file);
-    const one = encodeFields([[1, encodeName(path)], [2, file.entry.digest], [3, offset]]);
-    request.push(lengthPrefix(1, one.length), one);
-    bytes += one.length;
+    request.message(1, (out) => {
+      out.text(1, path);
+      out.bytes(2, file.entry.digest!);
+      if (offset > 0) out.varint(3, offset);
+    });
     asked.set(path, { file, offset });
   }
   const cut = () => call.cancel();
   signal.addEventListener("abort", cut);
   try {
-    void call.send(Buffer.concat(request));
+    void call.send(request.take());
     call.end();
     const pace = new Pace(signal);
     /** The file whose next part is due, and how many bytes of it were taken. */

@@ -15,7 +15,7 @@ import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { TreeError } from "../../proto/tree/names.ts";
 import { type RawInfo, readdirSync } from "../../proto/tree/raw_names.ts";
-import { digestFile, digestLarge } from "../../proto/tree/read.ts";
+import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 import type { AgentLink } from "../session.ts";
 import { Progress } from "../workspace/progress.ts";
@@ -23,6 +23,7 @@ import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_
 import { fetchFiles } from "./fetch.ts";
 import { HomeIndex } from "./home_index.ts";
 import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
+import { WholeFiles } from "./whole_files.ts";
 import { type Manifest, parent, readManifest } from "./manifest.ts";
 
 /** Where we keep the index and what is on its way, below the output base. */
@@ -30,6 +31,9 @@ const OURS = "rbs";
 /** What is a link to an agent's storage while laptop and agent share a disk. */
 const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz", "java.log", "sandbox"];
 
+const NOTHING = new Uint8Array();
+/** How long folders count as looked at while files come in, in milliseconds. */
+const DOUBT_MS = 50;
 /** Larger files are digested in pieces, so that others have their turn. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
@@ -251,6 +255,14 @@ export class OutputsHome {
     const pace = new Pace(signal);
     const staging = tree.join(`${OURS}/staging`);
     using writer = disposable(new TreeWriter({ root: this.#outputBase, staging, signal }));
+    const note = ({ path, entry, named }: Missing) => {
+      if (!named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
+    };
+    const whole = new WholeFiles<Missing>(async (file, content) => {
+      tree.makeFolder(parent(file.path));
+      await writer.place({ ...file.entry, path: file.path }, content);
+      note(file);
+    });
     const write = (
       { path, entry, named }: Missing,
       record: TreeRecord,
@@ -258,12 +270,11 @@ export class OutputsHome {
     ): Promise<void> | undefined => {
       if (first) tree.makeFolder(parent(path));
       const long = writer.apply({ ...record, entry: first ? { ...entry, path } : undefined });
-      const note = () => {
-        if (!record.more && !named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
-      };
-      if (long) return long.then(note);
-      note();
+      const done = () => record.more || note({ path, entry, named });
+      if (long) return long.then(() => void done());
+      done();
     };
+    let doubted = performance.now();
     const rest = async () => {
       await pace.rest();
       // Others had their turn.
@@ -277,9 +288,12 @@ export class OutputsHome {
       else void writer.apply({ entry });
     }
     const contents = groupByDigest(files, here);
-    const fetched = contents.filter(({ source, wanted: [{ entry }] }) => source === undefined && entry.size > 0);
-    progress.begin(fetched.length, fetched.reduce((sum, { wanted: [{ entry }] }) => sum + entry.size, 0));
-    await fetchFiles(fetched.map(({ wanted }) => wanted[0]), {
+    const fetched = mixed(
+      contents.filter(({ source, wanted: [{ entry }] }) => source === undefined && entry.size > 0)
+        .map(({ wanted }) => wanted[0]),
+    );
+    progress.begin(fetched.length, fetched.reduce((sum, { entry }) => sum + entry.size, 0));
+    await fetchFiles(fetched, {
       link,
       signal,
       isCurrent,
@@ -290,19 +304,26 @@ export class OutputsHome {
         const partial = new Map(writer.partials().map((p) => [hex(p.digest), p.received]));
         return (file) => partial.get(hex(file.entry.digest!)) ?? 0;
       },
-      onMessage: () => writer.doubt(),
+      onMessage() {
+        // Nobody but this user's own programs can put a symlink there meanwhile.
+        if (performance.now() - doubted < DOUBT_MS) return;
+        writer.doubt();
+        doubted = performance.now();
+      },
       take(file, record, first) {
-        const long = write(file, record, first);
+        const { content = NOTHING, more = false } = record;
+        const long = whole.wants(file.entry) ? whole.add(file, { content, more, first }) : write(file, record, first);
         const count = () => {
-          const isLast = record.more ? 0 : 1;
+          const isLast = more ? 0 : 1;
           transferred.files += isLast;
-          transferred.bytes += record.content!.length;
-          progress.sent(isLast, record.content!.length);
+          transferred.bytes += content.length;
+          progress.sent(isLast, content.length);
         };
         if (long) return long.then(count);
         count();
       },
     });
+    await whole.finish();
     for (const { source, wanted: [first, ...more] } of contents) {
       if (source !== undefined) more.unshift(first);
       else if (first.entry.size === 0) void write(first, {});
@@ -491,6 +512,18 @@ function groupByDigest(files: readonly Missing[], here: Difference["here"]): Con
     }
   }
   return [...byDigest.values()];
+}
+
+/**
+ * Large files among small ones: a large one is more work for who reads it, many small ones for who writes them, and so
+ * neither waits for the other.
+ */
+function mixed(files: readonly Missing[]): Missing[] {
+  const small = files.filter(({ entry }) => entry.size <= PIECE_BYTES);
+  const large = files.filter(({ entry }) => entry.size > PIECE_BYTES);
+  const between = Math.floor(small.length / (large.length + 1));
+  return [...large.flatMap((file, i) => [...small.slice(i * between, (i + 1) * between), file])]
+    .concat(small.slice(large.length * between));
 }
 
 /** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */

@@ -99,7 +99,7 @@ export class WorkspaceAgent implements Disposable {
   }
 
   #writer(root: string): TreeWriter {
-    return new TreeWriter({ root: this.root(root), staging: `${this.folder}/staging` });
+    return new TreeWriter({ root: this.root(root), staging: `${this.folder}/staging`, digests: "optional" });
   }
 
   async #apply(stream: Stream, call: ServerCall): Promise<void> {
@@ -113,6 +113,10 @@ export class WorkspaceAgent implements Disposable {
         if (message.case === "start") {
           if (message.value.generation !== `g${this.generation}`) {
             throw new StatusError(Status.FAILED_PRECONDITION, "The generation is another one.");
+          }
+          const root = this.root(decodeName(message.value.root));
+          if (message.value.fresh && (await scanTree(root)).size > 0) {
+            throw new StatusError(Status.FAILED_PRECONDITION, "It has something.", { "rbs-reason": "not-empty" });
           }
           writer?.close();
           writer = this.#writer(decodeName(message.value.root));

@@ -177,6 +177,17 @@ function generationOf(said: string): string {
   return said;
 }
 
+/** See ApplyStart in workspace.proto. */
+export interface ApplyStart {
+  generation: string;
+  /** Absolute. */
+  root: string;
+  readOnly: boolean;
+  single: boolean;
+  /** @default false */
+  fresh?: boolean;
+}
+
 /** One Apply call: records go in, and the next generation comes out. */
 export class ApplyCall {
   readonly #call: OutgoingCall;
@@ -189,6 +200,10 @@ export class ApplyCall {
   readonly #choice: CompressionChoice;
   /** Bytes that went to the network, for people and tests. */
   sentBytes = 0;
+  /** Whether what was added waits for the network. */
+  blocked = false;
+  /** Told when that begins. */
+  onBlocked?: () => void;
 
   private constructor(call: OutgoingCall, signal: AbortSignal) {
     this.#call = call;
@@ -219,10 +234,10 @@ export class ApplyCall {
     return answer;
   }
 
-  /** The records that follow change this root, absolute. */
-  async start(generation: string, root: string, readOnly: boolean, single: boolean): Promise<void> {
+  /** The records that follow change this root. */
+  async start({ generation, root, readOnly, single, fresh = false }: ApplyStart): Promise<void> {
     await this.flush();
-    const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single]]);
+    const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single], [5, fresh]]);
     await this.#send([lengthPrefix(1, start.length), start]);
   }
 
@@ -267,7 +282,13 @@ export class ApplyCall {
     if (this.#failure) throw this.#failure.error;
     const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
     this.sentBytes += bytes;
-    await (this.#call.send(pieces, released) ?? new Promise((resolve) => setImmediate(resolve)));
+    const room = this.#call.send(pieces, released);
+    if (room) {
+      this.blocked = true;
+      this.onBlocked?.();
+      await room;
+      this.blocked = false;
+    } else await new Promise((resolve) => setImmediate(resolve));
     this.#choice.sent(bytes);
     this.#encoder.compress = this.#choice.worth;
     if (this.#signal.aborted) throw interrupted();

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
+import { fromBinary } from "@bufbuild/protobuf";
 import { RbsError } from "../../proto/errors.ts";
+import { OpenRequestSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
 import type { Stream } from "../../proto/http2/connection.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
 import { Connection } from "../../proto/relay/connection.ts";
@@ -38,11 +40,22 @@ async function laptop() {
   const said: string[] = [];
   const server = listenForCalls("127.0.0.1", async (stream, headers, call) => {
     const method = headers[":path"].split("/").at(-1)!;
+    if (method === "Apply") {
+      const refused = fresh && !it.empty;
+      calls.push(refused ? "Apply refused" : method);
+      if (refused) {
+        throw new StatusError(Status.FAILED_PRECONDITION, "It has something.", { "rbs-reason": "not-empty" });
+      }
+      return await it.apply(call, stream);
+    }
     calls.push(method);
-    if (method === "Apply") return await it.apply(call, stream);
-    await unaryRequest(stream, 1 << 20);
-    await it.open(call, stream);
+    // Who asks for no root begins with an empty agent, and is told only of what was cut off.
+    fresh = fromBinary(OpenRequestSchema, await unaryRequest(stream, 1 << 20)).roots.length === 0;
+    if (!fresh) return await it.open(call, stream);
+    for (const message of it.first) await call.write(message);
+    call.end();
   }, () => {});
+  let fresh = false;
   const connection = new Connection("127.0.0.1", server.port);
   const link = { connection, headers: () => ({}) };
   const sync = new WorkspaceSync({ workspace, outputBase });
@@ -65,6 +78,9 @@ async function laptop() {
     link,
     calls,
     said,
+    /** Whether the agent takes a workspace without a look at what it has. */
+    empty: false,
+    first: [generation("g1")],
     /** An agent that has nothing. */
     open: (async (call) => {
       for (const message of [generation("g1"), root(workspace)]) await call.write(message);
@@ -175,17 +191,23 @@ Deno.test("a manifest that never ends is cut off, with little kept of it", async
   }
 });
 
-Deno.test("the beginning of a file that is larger than the file does no harm", async () => {
+for (const empty of [true, false]) {
+  const name = `the beginning of a file that is larger than the file does no harm, ${empty ? "first" : "later"}`;
+  Deno.test(name, () => largerBeginning(empty));
+}
+
+async function largerBeginning(empty: boolean) {
   await using t = await laptop();
   const content = randomBytes(1 << 20);
   Deno.writeFileSync(`${t.workspace}/large`, content);
   const before = t.files();
-  t.opens(
-    generation("g1"),
-    root(t.workspace),
+  const partials = [
     partial(digestOf(content), Number.MAX_SAFE_INTEGER),
     partial(digestOf(Buffer.from("mine")), 1 << 20),
-  );
+  ];
+  t.empty = empty;
+  t.first = [generation("g1"), ...partials];
+  t.opens(generation("g1"), root(t.workspace), ...partials);
   const records: TreeRecord[] = [];
   t.apply = async (call, stream) => {
     for await (const message of requestMessages(stream, 8 << 20)) {
@@ -199,40 +221,43 @@ Deno.test("the beginning of a file that is larger than the file does no harm", a
   assert.deepEqual(sent, ["BUILD", "large", "src", "src/a.cc"]);
   for (const { offset = 0, entry } of records) assert.ok(offset <= (entry?.size ?? 0));
   assert.deepEqual(t.files(), before);
-});
+}
 
 Deno.test("an answer to changes that no honest agent gives is refused in a sentence", async () => {
-  await using t = await laptop();
   const answers: Record<string, Uint8Array[]> = {
     "garbage": [Uint8Array.of(255, 255, 255)],
     "no generation": [new Uint8Array()],
     "an endless generation": [generation("g".repeat(1 << 20))],
     "two answers": [generation("g2"), generation("g3")],
   };
+  const hear = async (answer: Script, what: string, why?: RegExp) => {
+    for (const empty of [true, false]) {
+      await using t = await laptop();
+      t.empty = empty;
+      t.apply = async (call, stream) => {
+        for await (const _ of requestMessages(stream, 8 << 20));
+        await answer(call, stream);
+      };
+      await t.refuses(what, why);
+    }
+  };
   for (const [what, messages] of Object.entries(answers)) {
-    t.apply = async (call, stream) => {
-      for await (const _ of requestMessages(stream, 8 << 20));
+    await hear(async (call) => {
       for (const message of messages) await call.write(message);
       call.end();
-    };
-    await t.refuses(what);
+    }, what);
   }
-  t.apply = async (call, stream) => {
-    for await (const _ of requestMessages(stream, 8 << 20));
+  await hear(async (call) => {
     while (!call.gone.aborted) await (call.write(generation("g2")) ?? new Promise((resolve) => setTimeout(resolve)));
-  };
-  await t.refuses("endless answers");
-  t.apply = async (call, stream) => {
-    for await (const _ of requestMessages(stream, 8 << 20));
-    call.end();
-  };
-  await t.refuses("no answer", /^The workspace cannot be synced: .* without an answer\.$/);
+  }, "endless answers");
+  await hear((call) => call.end(), "no answer", /^The workspace cannot be synced: .* without an answer\.$/);
 });
 
 Deno.test("an answer that comes before all changes were sent is not believed", async () => {
   await using t = await laptop();
   // More than what the network takes while nobody reads.
   for (let i = 0; i < 3; i++) Deno.writeFileSync(`${t.workspace}/large ${i}`, randomBytes(8 << 20));
+  t.empty = true;
   t.apply = (call) => {
     call.write(generation("g2"));
     call.end();

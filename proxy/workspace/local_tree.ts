@@ -25,6 +25,16 @@ export interface LookOptions {
   onProgress?(entries: number): void;
   /** Told about what cannot be read: an absolute path. */
   onUnreadable?(path: string): void;
+  /** Told what a look at everything finds. */
+  finder?: Finder;
+}
+
+/** Who takes what a look at everything finds; promises are waited for. */
+export interface Finder {
+  /** What is in one folder. */
+  found(entries: ScannedEntry[]): Promise<void> | undefined;
+  /** That was all. What was given to {@link LocalTree.sent} until this ends is not pending afterwards. */
+  foundAll(): Promise<void>;
 }
 
 /** See the file's head. Paths are relative to the root, if not said otherwise. */
@@ -38,6 +48,7 @@ export class LocalTree {
   /** Paths that may have changed since they were looked at, and those of them that may be others than before. */
   readonly #dirty = new Set<string>();
   readonly #replaced = new Set<string>();
+  readonly #undigested = new Set<ScannedEntry>();
   #stale = true;
   #linksVersion = 0;
   /** Folders that were looked at since {@link takeFolders}. */
@@ -108,6 +119,7 @@ export class LocalTree {
   /** Begins with what an earlier process knew, and its agent had. */
   restore(entries: Map<string, ScannedEntry>): void {
     this.#entries = entries;
+    for (const entry of entries.values()) if (entry.kind === "file" && !entry.digest) this.#undigested.add(entry);
     this.#stale = true;
     this.#linksVersion++;
   }
@@ -129,6 +141,7 @@ export class LocalTree {
     this.#stale = true;
     this.rules?.begin();
     const next = await this.#scan(this.#only, options);
+    await options.finder?.foundAll();
     this.rules?.begin();
     if (!this.single) this.#looked.add(this.root);
     await this.#replace(this.#entries, next, options);
@@ -161,12 +174,14 @@ export class LocalTree {
   }
 
   async #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
+    const { finder } = options;
     const found = await scanTree(this.root, {
       under,
       previous: this.#entries,
       skip: (path, kind, target) => this.leaveOut.includes(path) || this.#staysHome(path, kind, target),
       signal: options.signal,
       onProgress: options.onProgress,
+      onFound: finder && ((entries) => finder.found(entries)),
       // Sockets and the like are nobody's business.
       onSkipped: (path, what) => what.startsWith("is ") || options.onUnreadable?.(`${this.root}/${path}`),
     });
@@ -184,13 +199,17 @@ export class LocalTree {
     next: Map<string, ScannedEntry>,
     options: LookOptions,
   ): Promise<void> {
+    if (isSame(previous, next)) return;
     const unsure: string[] = [];
     for (const [path, now] of next) {
       const before = previous.get(path);
       if (before === now) continue;
       if (!before || !sameEntry(before, now)) this.#note(path, before, now);
-      // Without a digest it was never sent, and is among the pending already.
-      else if (now.kind === "file" && !now.digest && before.digest && !isUnchanged(before, now)) unsure.push(path);
+      else if (now.kind === "file" && !now.digest && !isUnchanged(before, now)) {
+        // What nobody knows the content of is sent once more.
+        if (before.digest) unsure.push(path);
+        else this.#note(path, before, now);
+      }
     }
     for (const [path, before] of previous) if (!next.has(path)) this.#note(path, before);
     if (unsure.length === 0) return;
@@ -267,7 +286,33 @@ export class LocalTree {
   sent(path: string, entry: ScannedEntry | undefined): void {
     if (!entry) return void this.#entries.delete(path);
     if (entry.digest) entry.digest = this.#keep(entry.digest);
+    else if (entry.kind === "file") this.#undigested.add(entry);
     if (this.#entries.get(path) !== entry) this.#entries.set(path, entry);
+  }
+
+  /**
+   * Makes the digests of small files that were sent without: it is a sixth of a first sync's work, and can wait until nobody
+   * waits for it. Rejects with the signal's reason when it is aborted.
+   */
+  async digestAll(signal: AbortSignal): Promise<void> {
+    const pace = new Pace(signal);
+    for (const entry of this.#undigested) {
+      if (pace.due) await pace.rest();
+      this.#undigested.delete(entry);
+      if (entry.digest || this.#entries.get(entry.path) !== entry) continue;
+      try {
+        const read = readSmall(this.root, entry.path);
+        // What was changed since is found by the next look.
+        if (read && isUnchanged(entry, read.entry)) entry.digest = this.#keep(read.entry.digest!);
+      } catch (e) {
+        if (!(e instanceof RbsError)) throw e;
+      }
+    }
+  }
+
+  /** Files that were sent without a digest. */
+  get undigested(): number {
+    return this.#undigested.size;
   }
 
   /** A copy that shares its memory with many others: a buffer for each digest is larger than all else of an entry. */
@@ -287,6 +332,14 @@ export class LocalTree {
   settled(): void {
     this.#pending.clear();
   }
+}
+
+/** Whether the very same entries were found again, in the same order: the rule, and quickly seen. */
+function isSame(previous: ReadonlyMap<string, ScannedEntry>, next: ReadonlyMap<string, ScannedEntry>): boolean {
+  if (previous.size !== next.size) return false;
+  const before = previous.values();
+  for (const now of next.values()) if (before.next().value !== now) return false;
+  return true;
 }
 
 /** See {@link LocalTree.compare}. */

@@ -21,7 +21,7 @@ export class Progress {
   /** What is being done before it is known how much there is to send, and the entries that were looked at. */
   #looking = "looking at the workspace";
   #looked = 0;
-  #total?: { files: number; bytes: number; began: number };
+  #total?: { files: number; bytes: number; began: number; complete: boolean };
   #files = 0;
   #bytes = 0;
 
@@ -51,10 +51,22 @@ export class Progress {
     this.tick();
   }
 
-  /** Begins to send: so much in all. Bytes count before compression. */
-  begin(files: number, bytes: number): void {
-    this.#total = { files, bytes, began: this.#clock.now() };
+  /** Begins to send: so much in all, or at least, if it is not complete. Bytes count before compression. */
+  begin(files: number, bytes: number, { complete = true } = {}): void {
+    this.#total = { files, bytes, began: this.#clock.now(), complete };
     this.#files = this.#bytes = 0;
+  }
+
+  /** So much more is to be sent. */
+  more(files: number, bytes: number): void {
+    if (!this.#total) return;
+    this.#total.files += files;
+    this.#total.bytes += bytes;
+  }
+
+  /** No more will come. */
+  complete(): void {
+    if (this.#total) this.#total.complete = true;
   }
 
   /** So much more was sent. */
@@ -96,12 +108,13 @@ export class Progress {
       const counted = this.#looked > 0 ? `, ${files(this.#looked)}` : "";
       return `${this.#looking}${counted} ${((now - this.#began) / 1000).toFixed(1)}s`;
     }
-    const line = `${this.#verbs.doing} ${count(this.#files)} of ${files(total.files)}, ` +
+    const least = total.complete ? "" : "at least ";
+    const line = `${this.#verbs.doing} ${count(this.#files)} of ${least}${files(total.files)}, ` +
       `${megabytes(this.#bytes)} of ${megabytes(total.bytes)} MB`;
     // A small file costs about as much as 10 kB of a large one.
     const done = this.#bytes + this.#files * 10_000, all = total.bytes + total.files * 10_000;
     const elapsed = now - total.began;
-    if (elapsed < 500 || done === 0 || done >= all) return line;
+    if (!total.complete || elapsed < 500 || done === 0 || done >= all) return line;
     return `${line}, ${Math.ceil(elapsed * (all - done) / done / 1000)} s left`;
   }
 }

@@ -38,6 +38,22 @@ Deno.test("one file is one file", () => {
   ]);
 });
 
+Deno.test("while it is not known how much there is, what was found counts as the least", () => {
+  const { lines, pass, progress } = setUp();
+  progress.begin(0, 0, { complete: false });
+  progress.more(2_000, 20e6);
+  pass(1_000);
+  progress.sent(1_000, 10e6);
+  progress.more(2_000, 20e6);
+  progress.complete();
+  pass(1_000);
+  progress.sent(1_000, 10e6);
+  assert.deepEqual(lines, [
+    "rbs: syncing 1,000 of at least 2,000 files, 10 of 20 MB\n",
+    "rbs: syncing 2,000 of 4,000 files, 20 of 40 MB, 2 s left\n",
+  ]);
+});
+
 Deno.test("what takes longer shows a line each second, and a last one", () => {
   const { lines, pass, progress } = setUp();
   progress.look("looking at the workspace");

@@ -7,7 +7,7 @@ import { Pace } from "../../proto/pace.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
 import { digestLarge, digestOf, PIECE_BYTES, readLarge, readSmall, type StableFile } from "../../proto/tree/read.ts";
-import { isUnchanged, lookAt, type ScannedEntry } from "../../proto/tree/scan.ts";
+import { looksSame, type ScannedEntry } from "../../proto/tree/scan.ts";
 import type { ApplyCall } from "./agent_calls.ts";
 import type { LocalTree } from "./local_tree.ts";
 import type { Progress } from "./progress.ts";
@@ -29,6 +29,13 @@ export interface Plan {
   /** Of `others`; of what is sent for sure. */
   files: number;
   bytes: number;
+}
+
+/** What was found of a tree of which the agent has nothing. */
+export function planOf(tree: LocalTree, entries: readonly ScannedEntry[]): Plan {
+  const folders = entries.filter(({ kind }) => kind === "directory");
+  const others = entries.filter(({ kind }) => kind !== "directory");
+  return { tree, removals: [], folders, others, sources: new Map(), lateRemovals: [], files: others.length, bytes: 0 };
 }
 
 /** Orders what is pending of a tree. */
@@ -101,11 +108,14 @@ export interface SendOptions {
  */
 export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions): Promise<void> {
   for (const remove of plan.removals) await call.add({ remove });
-  for (const entry of plan.folders) await call.add({ entry });
+  for (const entry of plan.folders) {
+    await call.add({ entry });
+    plan.tree.sent(entry.path, entry);
+  }
   const pace = new Pace(options.signal);
   for (const entry of plan.others) {
     const sending = entry.kind === "symlink"
-      ? call.add({ entry })
+      ? sendLink(call, plan, entry)
       : entry.size > PIECE_BYTES
       ? sendLarge(call, plan, entry.path, options)
       : sendSmall(call, plan, entry, options);
@@ -123,8 +133,10 @@ const buffer = new Uint8Array(PIECE_BYTES);
 /**
  * The content of a small file that still looks as it did when it was scanned: then it looked so all the time. Undefined
  * if it does not, or something is wrong with it: then {@link readSmall} finds out.
+ *
+ * @param wantsDigest Otherwise the entry gets none: it is a sixth of the work, see {@link LocalTree.digestAll}.
  */
-function readScanned(root: string, entry: ScannedEntry): StableFile | undefined {
+function readScanned(root: string, entry: ScannedEntry, wantsDigest: boolean): StableFile | undefined {
   if (entry.racy || isRaw(entry.path)) return undefined;
   let size = 0;
   try {
@@ -134,14 +146,13 @@ function readScanned(root: string, entry: ScannedEntry): StableFile | undefined 
       if (n === null) return undefined;
       size += n;
     }
+    if (!looksSame(entry, file.statSync())) return undefined;
   } catch {
     return undefined;
   }
-  const now = lookAt(root, entry.path);
-  if (typeof now !== "object" || !isUnchanged(entry, now)) return undefined;
   const content = buffer.subarray(0, size);
   // The very object: a hundred thousand new ones would be a quarter of a heap.
-  entry.digest = digestOf(content);
+  if (wantsDigest) entry.digest = digestOf(content);
   return { entry, content };
 }
 
@@ -149,7 +160,7 @@ function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: Se
   const { tree } = plan;
   let read: StableFile | undefined;
   try {
-    read = readScanned(tree.root, entry) ?? readSmall(tree.root, entry.path);
+    read = readScanned(tree.root, entry, mayBeCopied(plan, entry)) ?? readSmall(tree.root, entry.path);
   } catch (e) {
     return sendUnreadable(call, plan, entry.path, e, options);
   }
@@ -159,6 +170,11 @@ function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: Se
   return call.add(
     from === undefined ? { entry: read.entry, content: read.content } : { entry: read.entry, copyFrom: from },
   );
+}
+
+function sendLink(call: ApplyCall, { tree }: Plan, entry: ScannedEntry): Promise<void> | undefined {
+  tree.sent(entry.path, entry);
+  return call.add({ entry });
 }
 
 async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: SendOptions): Promise<void> {
@@ -197,14 +213,21 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
   await send(false);
 }
 
+/** Whether the agent may have a file's content: its digest tells. */
+function mayBeCopied({ tree, sources }: Plan, { path, size }: ScannedEntry): boolean {
+  const theirs = tree.pending.get(path);
+  return sources.size > 0 || (theirs?.digest !== undefined && theirs.size === size);
+}
+
 /** A path of the agent's that has this content. */
 function copySource(plan: Plan, entry: ScannedEntry): string | undefined {
+  if (!entry.digest) return undefined;
   const theirs = plan.tree.pending.get(entry.path);
   // Only its mode or time changed.
-  if (theirs?.digest && sameDigest(theirs.digest, entry.digest!) && entry.size >= WORTH_COPYING && !isRaw(entry.path)) {
+  if (theirs?.digest && sameDigest(theirs.digest, entry.digest) && entry.size >= WORTH_COPYING && !isRaw(entry.path)) {
     return entry.path;
   }
-  return plan.sources.size > 0 ? plan.sources.get(entry.digest!.toHex()) : undefined;
+  return plan.sources.size > 0 ? plan.sources.get(entry.digest.toHex()) : undefined;
 }
 
 /** A small file that became something else after it was looked at. */

@@ -14,8 +14,9 @@ import { Pace } from "../../proto/pace.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
+import { FirstSync } from "./first_sync.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
-import { LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
+import { type Finder, LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
 import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
@@ -94,6 +95,8 @@ export class WorkspaceSync implements Disposable {
   #restored = false;
   #changed = false;
   #saving?: ReturnType<typeof setTimeout>;
+  /** Aborted to end what {@link #digestSoon} has begun. */
+  #digesting?: AbortController;
   #looking?: ReturnType<typeof setTimeout>;
   #closed = false;
 
@@ -124,6 +127,7 @@ export class WorkspaceSync implements Disposable {
    * barrier goes on where this one was.
    */
   async barrier(options: BarrierOptions): Promise<{ generation: string }> {
+    this.#digesting?.abort();
     const done = await this.#myTurn(options.signal);
     const progress = new Progress(options.say);
     const timer = setInterval(() => progress.tick(), 200);
@@ -137,6 +141,7 @@ export class WorkspaceSync implements Disposable {
       clearInterval(timer);
       done();
       this.#looks = 0;
+      this.#digestSoon();
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
   }
@@ -163,6 +168,7 @@ export class WorkspaceSync implements Disposable {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#looking);
+    this.#digesting?.abort();
     this.#watcher.close();
     this.#save();
   }
@@ -202,14 +208,20 @@ export class WorkspaceSync implements Disposable {
     // Who watches folders is told of each file that is read there: all files are read before anything is watched, and a
     // look in the background proves afterwards that nothing was missed.
     const first = this.#generation === undefined && this.#roots.get(this.#workspace)!.tree.entries.size === 0;
-    await this.#refresh(roots, {
+    const look: LookOptions = {
       signal,
       onProgress: (entries) => progress.looked(entries),
       onUnreadable: (path) => unreadable.set(path, "cannot be read"),
-    }, !first);
+    };
     const patience = new Patience(options);
-    for (let round = 1;;) {
+    for (let round = 1, looked = false, untried = first;;) {
       try {
+        if (untried) {
+          untried = false;
+          looked = await this.#syncFirst(roots, look, options, progress, patience);
+        }
+        if (!looked) await this.#refresh(roots, look, !first);
+        looked = true;
         const generation = await this.#push(roots, options, progress, unreadable, patience);
         this.#warn(unreadable, options.say);
         for (const { tree, refusal } of roots) {
@@ -221,7 +233,7 @@ export class WorkspaceSync implements Disposable {
         if (signal.aborted) throw interrupted();
         const knew = this.#generation !== undefined;
         // Whatever was applied of it stays applied; only the agent can tell.
-        this.#generation = undefined;
+        if (looked) this.#generation = undefined;
         if (e instanceof FileChanged && ++round <= MAX_ROUNDS) continue;
         if (!(e instanceof StatusError)) throw e;
         if (e.code === Status.FAILED_PRECONDITION && knew && ++round <= MAX_ROUNDS) continue;
@@ -234,6 +246,39 @@ export class WorkspaceSync implements Disposable {
         if (PASSED_ON.has(e.code)) throw e;
         throw new RbsError(`The workspace cannot be synced: ${sentence(e)}`, { cause: e });
       }
+    }
+  }
+
+  /**
+   * Sends the workspace while it is looked at, to an agent that has nothing of it. What could not be sent as it was found
+   * is pending afterwards. @returns false if the agent has something
+   */
+  async #syncFirst(
+    roots: SyncedRoot[],
+    look: LookOptions,
+    { link, signal }: BarrierOptions,
+    progress: Progress,
+    patience: Patience,
+  ): Promise<boolean> {
+    const workspace = this.#roots.get(this.#workspace)!;
+    let sync: FirstSync | undefined;
+    try {
+      sync = await FirstSync.begin(link, this.#checkWorkspace(), {
+        signal,
+        progress,
+        onAnswer: () => patience.renew(),
+        onUnreadable: (path) => look.onUnreadable?.(path),
+      });
+      await this.#refresh(roots, look, false, sync);
+      this.#generation = await sync.finish();
+      workspace.known = true;
+      this.#changed = true;
+      this.#saveSoon();
+      return true;
+    } catch (e) {
+      sync?.cancel();
+      if (e instanceof StatusError && e.code === Status.FAILED_PRECONDITION) return false;
+      throw e;
     }
   }
 
@@ -267,16 +312,30 @@ export class WorkspaceSync implements Disposable {
     return chosen;
   }
 
-  /** Looks at what may have changed since the last time. */
-  async #refresh(roots: SyncedRoot[], options: LookOptions, watch = true): Promise<void> {
-    const workspace = this.#roots.get(this.#workspace)!.tree;
-    if (workspace.single || !isFolder(this.#workspace)) {
+  /** Sees whether the workspace can be looked at, and by which rules. */
+  #checkWorkspace(): LocalTree {
+    const { tree } = this.#roots.get(this.#workspace)!;
+    if (tree.single || !isFolder(this.#workspace)) {
       throw new RbsError(`The workspace ${this.#workspace} is not there any more.`, { culprit: "caller" });
     }
     const rules = IgnoreRules.load(this.#workspace, this.#outputBase, this.#rules);
-    if (!this.#rules || !rules.same(this.#rules)) workspace.distrust();
-    this.#rules = workspace.rules = rules;
+    if (!this.#rules || !rules.same(this.#rules)) tree.distrust();
+    this.#rules = tree.rules = rules;
+    return tree;
+  }
 
+  /**
+   * Looks at what may have changed since the last time.
+   *
+   * @param finder Told what is found in the workspace.
+   */
+  async #refresh(
+    roots: SyncedRoot[],
+    options: LookOptions,
+    watch = true,
+    finder?: Finder,
+  ): Promise<void> {
+    const workspace = this.#checkWorkspace();
     const hints = await this.#watcher.collect();
     if (hints) {
       for (const { tree } of this.#roots.values()) {
@@ -293,7 +352,7 @@ export class WorkspaceSync implements Disposable {
     const unproven = new Set<string>();
     for (const { tree } of roots) {
       const before = tree.pending.size;
-      await tree.refresh(options);
+      await tree.refresh(tree === workspace ? { ...options, finder } : options);
       if (tree.pending.size > before) this.#changed = true;
       for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
     }
@@ -318,6 +377,22 @@ export class WorkspaceSync implements Disposable {
       }
     }, afterMs);
     this.#looking.unref();
+  }
+
+  /** Makes digests that were left out, in the background: whoever compares with an agent needs them. */
+  #digestSoon(): void {
+    const trees = [...this.#roots.values()].map(({ tree }) => tree).filter(({ undigested }) => undigested > 0);
+    if (trees.length === 0 || this.#closed) return;
+    const digesting = this.#digesting = new AbortController();
+    const timer = setTimeout(async () => {
+      try {
+        for (const tree of trees) await tree.digestAll(digesting.signal);
+        this.#changed = true;
+        this.#saveSoon();
+      } catch { /* there is a barrier, which begins it again */ }
+    }, LOOK_AFTER_MS);
+    timer.unref();
+    digesting.signal.addEventListener("abort", () => clearTimeout(timer));
   }
 
   // --- the agent's side
@@ -354,7 +429,8 @@ export class WorkspaceSync implements Disposable {
     const call = await ApplyCall.begin(link, signal);
     try {
       for (const { root, plan } of plans) {
-        await call.start(this.#generation, root.tree.path, root.readOnly, root.tree.single);
+        const { readOnly, tree: { path, single } } = root;
+        await call.start({ generation: this.#generation, root: path, readOnly, single });
         await sendPlan(call, plan, {
           signal,
           progress,
@@ -404,6 +480,8 @@ export class WorkspaceSync implements Disposable {
       await comparisons[index].finish({ signal, onProgress: (n) => progress.looked(n) });
       root.known = !root.refusal;
     }
+    this.#changed = true;
+    this.#saveSoon();
     return { generation, partials };
   }
 

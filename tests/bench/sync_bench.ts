@@ -219,6 +219,9 @@ async function measureFiles(folder: string) {
 
     const message = makeOutputs(pool, join(storage, "out"), outputBase);
     await Deno.writeFile(at("outputs"), message);
+    // An agent makes digests once more of what was written in the same second.
+    await new Promise((resolve) => setTimeout(resolve, 1_200));
+    await pair.agent.ask(join(storage, "out"));
     const here = at("home");
     const [home, homeCopy] = await interleaved(7, 1, [
       async () => {

@@ -134,7 +134,7 @@ export const RecordsSchema: GenMessage<Records> = /*@__PURE__*/
 export type Record = Message<"rbs.v1.Record"> & {
   /**
    * Absent: this goes on with the file of the record before. For a file, its digest may be absent in the first record
-   * and stand in `digest` of its last.
+   * and stand in `digest` of its last. A proxy that syncs its own tree may leave it out in both.
    *
    * @generated from field: rbs.v1.TreeEntry entry = 1;
    */
