@@ -80,7 +80,7 @@ export const PROXY: Program = {
   output: "javabase/bin/java",
   // It runs on laptops, mostly idle. After 300 MB of output it holds 78 MB so, and 131 MB without: a small young
   // generation, a collection by itself when it falls idle, and one heap of the C library for all threads. The heap grows
-  // in small steps: with 100,000 files in a workspace that is 187 MB instead of 236 MB at the most.
+  // in small steps, for the sake of workspaces with 100,000 files.
   v8Flags: ["--max-semi-space-size=2", "--expose-gc", "--heap-growing-percent=50"],
   prepare: "export MALLOC_ARENA_MAX=1\n",
   variables: { orchestrator: ORCHESTRATOR },
