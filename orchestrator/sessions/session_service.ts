@@ -32,6 +32,8 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps">
   readonly stopGraceMs: number;
 }
 
+/** An owner that was noted so shortly before need not be noted again. Milliseconds. */
+const NOTED_MS = 1_000;
 /** Why a caller that waited for a start got no server, when the session went away under it. */
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
@@ -101,8 +103,29 @@ export class SessionService {
    * @param onStep Called with the latest step of the start and with each that follows.
    */
   async getServer(request: ServerRequest, signal: AbortSignal, onStep?: (step: string) => void): Promise<Session> {
-    const either = AbortSignal.any([signal, this.#ending.signal]);
     const stopReading = onStep && this.#steps.read(request, onStep);
+    try {
+      return await this.#warm(request) ?? await this.#wait(request, signal);
+    } finally {
+      stopReading?.();
+    }
+  }
+
+  /** The caller's own server, if nothing has to be done or noted for that: nearly every call's case. */
+  async #warm(request: ServerRequest): Promise<Session | undefined> {
+    if (this.#ending.signal.aborted) return undefined;
+    const session = await this.#options.store.get(request);
+    const isMine = session?.status === "READY" && session.sessionId === request.sessionId &&
+      session.synced === this.#options.synced && Date.now() - session.lastHeartbeat < NOTED_MS;
+    if (!isMine || !this.#runners.get(keyText(session))?.isConnected) return undefined;
+    if (request.startupOptions.length === 0) return session;
+    const hash = startupOptionsHash(request.startupOptions);
+    return hash === "" || hash === session.startupOptionsHash ? session : undefined;
+  }
+
+  /** Decides, and waits, until the caller has its server. */
+  async #wait(request: ServerRequest, signal: AbortSignal): Promise<Session> {
+    const either = AbortSignal.any([signal, this.#ending.signal]);
     const gone = Promise.withResolvers<never>();
     gone.promise.catch(() => {});
     const leave = () => gone.reject(either.reason);
@@ -124,7 +147,6 @@ export class SessionService {
         }
       }
     } finally {
-      stopReading?.();
       either.removeEventListener("abort", leave);
     }
   }
@@ -282,7 +304,7 @@ export class SessionService {
       return await store.transition({ ...session, state: "READY" }, "takeOver", change);
     }
     // A thousand callers of one moment need not write a thousand times.
-    if (now - session.lastHeartbeat < 1000) return session;
+    if (now - session.lastHeartbeat < NOTED_MS) return session;
     return await store.touch(session, session.sessionId, now) ? session : undefined;
   }
 

@@ -325,6 +325,7 @@ test("of many who release at once one did it, and all wait for the end", async (
 test("a caller that comes while a session is STOPPING gets a new one after it", async (world) => {
   const first = await world.get();
   const released = world.service.release(request(), A);
+  await world.until("STOPPING");
   const second = await world.get();
   assert.equal(await released, true);
   assert(second.epoch > first.epoch);

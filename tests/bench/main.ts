@@ -1,5 +1,5 @@
 /**
- * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync]`: RBS against the same without it, both sides in turns in
+ * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync] [control]`: RBS against the same without it, both sides in turns in
  * one run. Prints medians and ratios, and what must be reached.
  */
 import { compile } from "../../tools/compile.ts";
@@ -9,11 +9,12 @@ import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { testWorkspace } from "../support/workspace.ts";
 import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./commands_bench.ts";
+import { benchControl } from "./control_bench.ts";
 import { benchHandshake } from "./handshake_bench.ts";
 import { type Result, table } from "./report.ts";
 import { benchSync } from "./sync_bench.ts";
 
-const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync"];
+const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "control"];
 const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
 const unknown = wanted.filter((part) => !PARTS.includes(part));
 if (unknown.length > 0) {
@@ -37,7 +38,7 @@ const bazel = found[0];
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];
-if (wanted.some((part) => part !== "sync")) {
+if (wanted.some((part) => part !== "sync" && part !== "control")) {
   await using cluster = await startCluster();
   await using direct = await testWorkspace(bazel);
   await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
@@ -54,6 +55,7 @@ if (wanted.some((part) => part !== "sync")) {
 if (wanted.includes("sync")) {
   results.push(...await benchSync(bazel, say));
 }
+if (wanted.includes("control")) results.push(...await benchControl(say));
 say("");
 console.log(table(results));
 Deno.exit(results.every((r) => r.reached) ? 0 : 1);

@@ -1,0 +1,170 @@
+/** The control plane: the real orchestrator with real agents, against a bare grpc-js server where there is a like. */
+import * as grpc from "@grpc/grpc-js";
+import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import { SqliteSessionStore } from "../../orchestrator/sessions/sqlite_store.ts";
+import { fields } from "../../orchestrator/sessions/store_contract.ts";
+import { Orchestrator } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { createRpcClient, type RpcClient } from "../../proto/rpc.ts";
+import { randomToken, readLocalToken } from "../../proto/state.ts";
+import { repoHash } from "../../proto/workspace.ts";
+import { type Cluster, startCluster } from "../support/cluster.ts";
+import { ROOT } from "../support/repository.ts";
+import { output, start } from "../support/run.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { ECHO } from "./echo_server.ts";
+import { interleaved, median, ms, type Result } from "./report.ts";
+
+/** Calls of one round, and how many of them are on their way at a time. */
+const CALLS = 1_000, AT_A_TIME = 16;
+const HERD = 1_000;
+const FEW = 10, MANY = 10_000;
+
+/** All of it. */
+export async function benchControl(say: (text: string) => void): Promise<Result[]> {
+  return [...await benchReady(say), await benchHerd(), await benchMany(say), await benchColdStart(say)];
+}
+
+/** A caller of an orchestrator, for one workspace. */
+class Caller implements Disposable {
+  readonly #client: RpcClient<typeof Orchestrator>;
+  readonly key: { userId: string; repoHash: string };
+
+  constructor({ address, env }: Cluster, readonly sourcePath: string, readonly sessionId = randomToken()) {
+    this.#client = createRpcClient(Orchestrator, address, { token: readLocalToken(env.RBS_STATE_DIR) });
+    this.key = { userId: "bench", repoHash: repoHash(sourcePath) };
+  }
+
+  async getServer() {
+    const { key, sessionId, sourcePath } = this;
+    return await this.#client.getServer({ ...key, sessionId, sourcePath });
+  }
+
+  async release(): Promise<void> {
+    await this.#client.releaseServer({ ...this.key, sessionId: "" });
+  }
+
+  [Symbol.dispose](): void {
+    this.#client.close();
+  }
+}
+
+/** Calls in one second. */
+async function rate(call: () => Promise<unknown>): Promise<number> {
+  const began = performance.now();
+  let left = CALLS;
+  await Promise.all(Array.from({ length: AT_A_TIME }, async () => {
+    while (left-- > 0) await call();
+  }));
+  return CALLS / (performance.now() - began) * 1000;
+}
+
+async function benchReady(say: (text: string) => void): Promise<Result[]> {
+  await using workspace = await tempDir();
+  await using cluster = await startCluster();
+  await using server = start([Deno.execPath(), "run", "--allow-all", join(ROOT, "tests/bench/echo_server.ts")]);
+  const [port] = await server.says(/^\d+/);
+  const client = new grpc.Client(`127.0.0.1:${port}`, grpc.credentials.createInsecure());
+  const asIs = (bytes: Buffer) => bytes;
+  // About what a GetServer and its answer take.
+  const payload = randomBytes(250);
+  const echo = () =>
+    new Promise<Buffer>((resolve, reject) =>
+      client.makeUnaryRequest(ECHO, asIs, asIs, payload, (e, answer) => e ? reject(e) : resolve(answer!))
+    );
+  using caller = new Caller(cluster, workspace.path);
+  await caller.getServer();
+  const sides = [() => rate(echo), () => rate(() => caller.getServer())];
+  const [bare, ours] = (await interleaved(9, 2, sides, (round) => say(`GetServer, round ${round}`))).map(median);
+  client.close();
+  server.kill("SIGKILL");
+  await server.finished.catch(() => {});
+  const ratio = ours / bare;
+  return [{
+    what: "GetServer on a READY session, SQLite",
+    measured: `bare echo ${bare.toFixed(0)}/s, RBS ${ours.toFixed(0)}/s, ratio ${ratio.toFixed(2)}`,
+    target: "ratio ≥ 0.60",
+    reached: ratio >= 0.6,
+  }];
+}
+
+/** Many callers of one moment for one workspace that has no server yet. */
+async function benchHerd(): Promise<Result> {
+  await using workspace = await tempDir();
+  await using cluster = await startCluster();
+  const began = performance.now();
+  const callers = Array.from({ length: HERD }, () => new Caller(cluster, workspace.path, "5".repeat(32)));
+  const answers = await Promise.allSettled(callers.map((caller) => caller.getServer()));
+  const took = performance.now() - began;
+  for (const caller of callers) caller[Symbol.dispose]();
+  const answered = answers.filter(({ status }) => status === "fulfilled").length;
+  const agents = (await output(["pgrep", "-c", "-P", String(cluster.orchestrator.pid)]).catch(() => "0")).trim();
+  return {
+    what: `${HERD.toLocaleString("en-US")} concurrent GetServers for one key`,
+    measured: `${agents} agent, ${answered} answered, ${ms(took)}`,
+    target: "1 agent, all answered",
+    reached: agents === "1" && answered === HERD,
+  };
+}
+
+/** A store with many other sessions in it. */
+async function benchMany(say: (text: string) => void): Promise<Result> {
+  await using workspace = await tempDir();
+  await using few = await startFilled(FEW);
+  await using many = await startFilled(MANY);
+  const sides = [few, many].map(({ cluster }) => {
+    const caller = new Caller(cluster, workspace.path);
+    return async () => {
+      const began = performance.now();
+      for (let i = 0; i < 50; i++) await caller.getServer();
+      return (performance.now() - began) / 50;
+    };
+  });
+  for (const side of sides) await side();
+  const [a, b] = (await interleaved(20, 3, sides, (round) => say(`many sessions, round ${round}`))).map(median);
+  return {
+    what: `GetServer with ${MANY.toLocaleString("en-US")} sessions in the store`,
+    measured: `with ${FEW} ${ms(a)}, with ${MANY} ${ms(b)}, ratio ${(b / a).toFixed(2)}`,
+    target: "ratio ≤ 1.20",
+    reached: b <= 1.2 * a,
+  };
+}
+
+async function startFilled(sessions: number): Promise<{ cluster: Cluster } & AsyncDisposable> {
+  await using cleanup = new AsyncDisposableStack();
+  const state = cleanup.use(await tempDir("rbs-state-")).path;
+  {
+    await using store = SqliteSessionStore.open(join(state, "sessions.sqlite"));
+    for (let i = 0; i < sessions; i++) {
+      const key = { userId: `user${i % 100}`, repoHash: repoHash(`/home/user/workspace${i}`) };
+      const now = Date.now();
+      const start = fields({ createdAt: now, lastHeartbeat: now });
+      const session = await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);
+      // Those that failed stay where they are until they are forgotten: no agent is needed for them.
+      await store.transition({ ...key, state: "PENDING", epoch: session!.epoch }, "fail", { failure: "bench" });
+    }
+  }
+  const cluster = cleanup.use(await startCluster({ state }));
+  const all = cleanup.move();
+  return { cluster, [Symbol.asyncDispose]: () => all.disposeAsync() };
+}
+
+async function benchColdStart(say: (text: string) => void): Promise<Result> {
+  await using cluster = await startCluster();
+  const [cold] = await interleaved(12, 2, [async () => {
+    await using workspace = await tempDir();
+    using caller = new Caller(cluster, workspace.path);
+    const began = performance.now();
+    await caller.getServer();
+    const took = performance.now() - began;
+    await caller.release();
+    return took;
+  }], (round) => say(`agent from cold, round ${round}`));
+  return {
+    what: "process agent: GetServer to READY, cold",
+    measured: ms(median(cold)),
+    target: "≤ 400 ms",
+    reached: median(cold) <= 400,
+  };
+}
