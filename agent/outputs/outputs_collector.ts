@@ -77,6 +77,13 @@ export class OutputsCollector {
   readonly #storage: string;
   readonly #digests: DigestCache;
   #commands = 0;
+  #prepared = 0;
+  /**
+   * The last command, if it was a build that succeeded. The same build of the same files makes the same outputs: where
+   * they are need not be told again, and Bazel's events cost more than all else of a build with nothing to do. What they
+   * are is looked at each time.
+   */
+  #lastBuild?: { key: string; events: BuildEvents };
 
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
@@ -84,14 +91,26 @@ export class OutputsCollector {
     this.#storage = options.hostPath(options.outputBase)!;
   }
 
-  /** Call it when a command is about to be given to the server. @param args One character per byte. */
-  prepare(args: readonly string[], { outputs }: { outputs?: OutputsRequest }): Promise<PreparedOutputs> {
+  /**
+   * Call it when a command is about to be given to the server.
+   *
+   * @param args One character per byte.
+   * @param start.workspaceGeneration Stands for the files that the command sees.
+   */
+  prepare(
+    args: readonly string[],
+    { outputs, workspaceGeneration }: { outputs?: OutputsRequest; workspaceGeneration?: string },
+  ): Promise<PreparedOutputs> {
     const { outputBase, workspace } = this.#options;
+    const before = this.#lastBuild, number = ++this.#prepared;
+    this.#lastBuild = undefined;
     if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
     if (this.#commands === 0) remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
-    const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL;
+    const key = workspaceGeneration && args[0] === "build" ? buildKey(args, workspaceGeneration) : undefined;
+    const repeated = key !== undefined && before?.key === key ? before.events : undefined;
+    const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
     if (injected) Deno.mkdirSync(`${this.#storage}/rbs`, { recursive: true, mode: 0o700 });
     const written = new WrittenFiles(
@@ -104,7 +123,12 @@ export class OutputsCollector {
       filter: notice && ((response) => notice.filter(response)),
       collect: async (end) => {
         try {
-          return await this.#collect({ args, end, request: outputs, written, events: injected?.files ?? [] });
+          const events = repeated ?? await this.#events(injected?.files ?? [], written);
+          const parts = await this.#collect({ args, end, request: outputs, written, events, wantsEvents });
+          // Unless another command waits behind it, or runs beside it.
+          const isLast = number === this.#prepared;
+          if (isLast && key !== undefined && events?.whole && end.exitCode === 0) this.#lastBuild = { key, events };
+          return parts;
         } catch (e) {
           // The command has ended, and its result is not to be lost.
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
@@ -121,10 +145,11 @@ export class OutputsCollector {
     end: CommandEnd;
     request: OutputsRequest;
     written: WrittenFiles;
-    /** Files in which build events may be. */
-    events: readonly string[];
+    events: BuildEvents | undefined;
+    /** There should be some. */
+    wantsEvents: boolean;
   }): Promise<Uint8Array[]> {
-    const { args, end, request, written } = command;
+    const { args, end, request, written, events, wantsEvents } = command;
     const { outputBase, workspace, limit = 500_000 } = this.#options;
     const tree = new OutputTree({ outputBase, storage: this.#storage, limit });
     const entries: Found[] = [];
@@ -152,12 +177,9 @@ export class OutputsCollector {
       if (args[0] === "run") {
         for (const path of scripts.flatMap(readScript)) await tree.addExecutable(path);
       }
-      if (command.events.length > 0) {
-        const events = await this.#events(command.events, written);
-        if (events) await addOutputs(tree, events, args[0], request.policy);
-        else if (end.exitCode === 0) {
-          warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
-        }
+      if (events) await addOutputs(tree, events, args[0], request.policy);
+      else if (wantsEvents && end.exitCode === 0) {
+        warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
       }
     } else if (entries.length === 0 && !cleaned) return [];
 
@@ -222,6 +244,14 @@ export class OutputsCollector {
     ]);
     return [...parts, Buffer.concat([...part, rest])];
   }
+}
+
+/** What the client says of itself in each command: how long it took to begin, and why it started a server. */
+const OF_THE_CLIENT = /^--(startup_time|command_wait_time|extract_data_time|restart_reason)=/;
+
+/** The same for the same build on the same files. */
+function buildKey(args: readonly string[], generation: string): string {
+  return JSON.stringify([generation, ...args.filter((arg) => !OF_THE_CLIENT.test(arg))]);
 }
 
 /** What the build events promise. */

@@ -23,6 +23,7 @@ class Session {
     known?: Uint8Array;
     named?: string[];
     end?: CommandEnd;
+    generation?: string;
     bazel?(eventsFile: string): void;
   } = {}): Promise<Manifest | undefined> {
     const outputs = create(OutputsRequestSchema, {
@@ -30,7 +31,7 @@ class Session {
       knownManifest: options.known,
       namedFiles: options.named?.map(encodeName),
     });
-    const prepared = await this.collector.prepare(args, { outputs });
+    const prepared = await this.collector.prepare(args, { outputs, workspaceGeneration: options.generation });
     const flag = prepared.args.find((arg) => arg.includes("--build_event_binary_file=/"));
     const path = flag?.slice(flag.lastIndexOf("=") + 1);
     options.bazel?.(path === undefined ? "" : this.files.hostPath(path)!);
@@ -94,6 +95,49 @@ Deno.test("the same again is only said to be the same; a change is not", async (
   const other = await session.run(["build"], { bazel, known: first!.id });
   assert.equal(other!.unchanged, false);
   assert.deepEqual(session.paths(other), ["BIN/a"]);
+});
+
+Deno.test("a build that repeats the last one on the same files needs no build events, and finds what is there now", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  files.write({ [`${files.bin}/a`]: "one", [`${files.bin}/b`]: "b" });
+  /** Whether it was asked for build events, and what came. */
+  const build = async (generation: string | undefined, args = ["build", "//..."], end?: CommandEnd) => {
+    let asked = false;
+    const manifest = await session.run(args, {
+      generation,
+      end,
+      bazel(eventsFile) {
+        asked = eventsFile !== "";
+        if (asked) session.build("a", "b")(eventsFile);
+      },
+    });
+    return { asked, paths: session.paths(manifest), manifest };
+  };
+  const first = await build("g1", ["build", "--startup_time=1635", "--restart_reason=no_daemon", "//..."]);
+  assert.deepEqual([first.asked, first.paths], [true, ["BIN/a", "BIN/b"]]);
+  const same = await build("g1", ["build", "--startup_time=16", "//..."]);
+  assert.deepEqual([same.asked, same.manifest], [false, first.manifest]);
+  // Somebody else's hand: it is seen all the same.
+  files.write({ [`${files.bin}/a`]: "two" });
+  Deno.removeSync(files.hostPath(`${files.bin}/b`)!);
+  const changed = await build("g1");
+  assert.deepEqual([changed.asked, changed.paths], [false, ["BIN/a"]]);
+  assert.notDeepEqual(changed.manifest!.entries, first.manifest!.entries.slice(0, 1));
+
+  const asked = async (...run: Parameters<typeof build>) => (await build(...run)).asked;
+  assert.equal(await asked("g2"), true, "other files");
+  assert.equal(await asked("g2", ["build", "//...", "-c", "opt"]), true, "other arguments");
+  assert.equal(await asked("g2"), true, "not the last command");
+  assert.equal(await asked("g2"), false);
+  assert.equal(await asked("g2", ["info"]), false, "a command that builds nothing");
+  assert.equal(await asked("g2"), true, "which may have been a clean");
+  assert.equal(await asked("g2", ["build", "//..."], { exitCode: 1 }), false);
+  assert.equal(await asked("g2"), true, "the last one failed");
+  assert.equal(await asked("g2", ["test", "//..."]), true);
+  assert.equal(await asked("g2", ["test", "//..."]), true, "tests may have run again");
+  assert.equal(await asked(undefined), true);
+  assert.equal(await asked(undefined), true, "nothing is known of the files");
 });
 
 Deno.test("a failed build promises what there is", async () => {
