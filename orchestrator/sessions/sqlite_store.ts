@@ -1,7 +1,8 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { ChangeFeed } from "./change_feed.ts";
-import type { Session, SessionFields, SessionKey, SessionStatus } from "./session.ts";
+import type { Session, SessionKey } from "./session.ts";
+import { changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { Expected, SessionChange, SessionStore } from "./store.ts";
 
@@ -43,54 +44,6 @@ const MIGRATIONS = [
   `ALTER TABLE BuildSessions ADD COLUMN Synced INTEGER NOT NULL DEFAULT 0;
    ALTER TABLE BuildSessions ADD COLUMN MissingInstallBase TEXT NOT NULL DEFAULT '';`,
 ];
-
-const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
-  sessionId: "SessionId",
-  sourcePath: "SourcePath",
-  region: "Region",
-  startupOptions: "StartupOptions",
-  startupOptionsHash: "StartupOptionsHash",
-  computeService: "ComputeService",
-  processId: "ProcessId",
-  podIp: "PodIP",
-  agentPort: "AgentPort",
-  commandPort: "CommandPort",
-  accessToken: "AccessToken",
-  controlToken: "ControlToken",
-  storageDirectory: "StorageDirectory",
-  warnings: "Warnings",
-  samePaths: "SamePaths",
-  synced: "Synced",
-  missingInstallBase: "MissingInstallBase",
-  failure: "Failure",
-  failureTransient: "FailureTransient",
-  createdAt: "CreatedAt",
-  lastHeartbeat: "LastHeartbeat",
-};
-const FIELDS = Object.keys(COLUMNS) as (keyof SessionFields)[];
-
-function toColumn(value: SessionFields[keyof SessionFields]): SQLInputValue {
-  if (typeof value === "boolean") return value ? 1 : 0;
-  return Array.isArray(value) ? JSON.stringify(value) : value;
-}
-
-type Row = Record<string, string | number>;
-
-function fromRow(row: Row): Session {
-  const fields = Object.fromEntries(FIELDS.map((field) => [field, row[COLUMNS[field]]]));
-  return {
-    ...fields as unknown as SessionFields,
-    userId: row.UserId as string,
-    repoHash: row.RepoHash as string,
-    status: row.Status as SessionStatus,
-    epoch: row.Epoch as number,
-    startupOptions: JSON.parse(row.StartupOptions as string),
-    warnings: JSON.parse(row.Warnings as string),
-    samePaths: row.SamePaths === 1,
-    synced: row.Synced === 1,
-    failureTransient: row.FailureTransient === 1,
-  };
-}
 
 /**
  * A SessionStore in one SQLite file. Each change is on the disk when its promise resolves (WAL, synchronous FULL).
@@ -135,7 +88,7 @@ export class SqliteSessionStore implements SessionStore {
   // deno-lint-ignore require-await
   async get(key: SessionKey): Promise<Session | undefined> {
     const [row] = this.#all("SELECT * FROM BuildSessions WHERE UserId = ? AND RepoHash = ?", key.userId, key.repoHash);
-    return row && fromRow(row);
+    return row && toSession(row);
   }
 
   // deno-lint-ignore require-await
@@ -144,7 +97,7 @@ export class SqliteSessionStore implements SessionStore {
     const rows = userId === undefined
       ? this.#all(`SELECT * FROM BuildSessions ${order}`)
       : this.#all(`SELECT * FROM BuildSessions WHERE UserId = ? ${order}`, userId);
-    return rows.map(fromRow);
+    return rows.map(toSession);
   }
 
   // deno-lint-ignore require-await
@@ -156,7 +109,7 @@ export class SqliteSessionStore implements SessionStore {
       ? this.#remove(expected)
       : this.#update(expected, to, raisesEpoch ? 1 : 0, change);
     if (row) this.#feed.changed(expected);
-    return row && fromRow(row);
+    return row && toSession(row);
   }
 
   // deno-lint-ignore require-await
@@ -184,31 +137,30 @@ export class SqliteSessionStore implements SessionStore {
   }
 
   #insert(key: SessionKey, change: SessionChange): Row | undefined {
-    const missing = FIELDS.filter((field) => change[field] === undefined);
-    if (missing.length > 0) throw new TypeError(`a session starts without ${missing.join(", ")}`);
+    const columns = startColumns(change);
     return this.#all(
-      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${FIELDS.map((field) => COLUMNS[field]).join(", ")})
+      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${Object.keys(columns).join(", ")})
        VALUES (?, ?, 'PENDING',
          1 + coalesce((SELECT Epoch FROM SessionEpochs WHERE UserId = ? AND RepoHash = ?), 0),
-         ${FIELDS.map(() => "?").join(", ")})
+         ${Object.keys(columns).map(() => "?").join(", ")})
        ON CONFLICT DO NOTHING RETURNING *`,
       key.userId,
       key.repoHash,
       key.userId,
       key.repoHash,
-      ...FIELDS.map((field) => toColumn(change[field]!)),
+      ...Object.values(columns),
     )[0];
   }
 
   #update(expected: Expected, to: string, raise: number, change: SessionChange): Row | undefined {
-    const fields = FIELDS.filter((field) => change[field] !== undefined);
+    const columns = changedColumns(change);
     return this.#all(
       `UPDATE BuildSessions
-       SET Status = ?, Epoch = Epoch + ?${fields.map((field) => `, ${COLUMNS[field]} = ?`).join("")}
+       SET Status = ?, Epoch = Epoch + ?${Object.keys(columns).map((column) => `, ${column} = ?`).join("")}
        WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *`,
       to,
       raise,
-      ...fields.map((field) => toColumn(change[field]!)),
+      ...Object.values(columns),
       expected.userId,
       expected.repoHash,
       expected.epoch,

@@ -54,9 +54,13 @@ async function lead(store: SessionStore, state: SessionState, key = KEY): Promis
 }
 
 /** Registers the tests. @param open Makes an empty store. */
-export function storeContract(name: string, open: () => Promise<SessionStore> | SessionStore): void {
+export function storeContract(
+  name: string,
+  open: () => Promise<SessionStore> | SessionStore,
+  options: Pick<Deno.TestDefinition, "ignore"> = {},
+): void {
   const test = (promise: string, run: (store: SessionStore) => Promise<void>) =>
-    Deno.test(`${name}: ${promise}`, async () => {
+    Deno.test(`${name}: ${promise}`, options, async () => {
       await using store = await open();
       await run(store);
     });

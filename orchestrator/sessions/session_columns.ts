@@ -1,0 +1,76 @@
+/** How a session stands in a row of the table BuildSessions, which is the same in each store. */
+import type { Session, SessionFields, SessionStatus } from "./session.ts";
+import type { SessionChange } from "./store.ts";
+
+/** A row of BuildSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
+export type Row = Record<string, string | number>;
+
+const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
+  sessionId: "SessionId",
+  sourcePath: "SourcePath",
+  region: "Region",
+  startupOptions: "StartupOptions",
+  startupOptionsHash: "StartupOptionsHash",
+  computeService: "ComputeService",
+  processId: "ProcessId",
+  podIp: "PodIP",
+  agentPort: "AgentPort",
+  commandPort: "CommandPort",
+  accessToken: "AccessToken",
+  controlToken: "ControlToken",
+  storageDirectory: "StorageDirectory",
+  warnings: "Warnings",
+  samePaths: "SamePaths",
+  synced: "Synced",
+  missingInstallBase: "MissingInstallBase",
+  failure: "Failure",
+  failureTransient: "FailureTransient",
+  createdAt: "CreatedAt",
+  lastHeartbeat: "LastHeartbeat",
+};
+const FIELDS = Object.keys(COLUMNS) as (keyof SessionFields)[];
+
+/** All columns of BuildSessions; the first two are its key. */
+export const ALL_COLUMNS: readonly string[] = [
+  "UserId",
+  "RepoHash",
+  "Status",
+  "Epoch",
+  ...FIELDS.map((field) => COLUMNS[field]),
+];
+
+/** The columns that a change sets, with their values. */
+export function changedColumns(change: SessionChange): Row {
+  return Object.fromEntries(
+    FIELDS.filter((field) => change[field] !== undefined).map((field) => [COLUMNS[field], toColumn(change[field]!)]),
+  );
+}
+
+/** The same for the event "start". Throws a TypeError when a field is missing: a fault of our own. */
+export function startColumns(change: SessionChange): Row {
+  const missing = FIELDS.filter((field) => change[field] === undefined);
+  if (missing.length > 0) throw new TypeError(`a session starts without ${missing.join(", ")}`);
+  return changedColumns(change);
+}
+
+/** The session of a whole row. */
+export function toSession(row: Row): Session {
+  const fields = Object.fromEntries(FIELDS.map((field) => [field, row[COLUMNS[field]]]));
+  return {
+    ...fields as unknown as SessionFields,
+    userId: row.UserId as string,
+    repoHash: row.RepoHash as string,
+    status: row.Status as SessionStatus,
+    epoch: row.Epoch as number,
+    startupOptions: JSON.parse(row.StartupOptions as string),
+    warnings: JSON.parse(row.Warnings as string),
+    samePaths: row.SamePaths === 1,
+    synced: row.Synced === 1,
+    failureTransient: row.FailureTransient === 1,
+  };
+}
+
+function toColumn(value: SessionFields[keyof SessionFields]): string | number {
+  if (typeof value === "boolean") return value ? 1 : 0;
+  return Array.isArray(value) ? JSON.stringify(value) : value;
+}

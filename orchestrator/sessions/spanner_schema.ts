@@ -1,0 +1,98 @@
+/** The tables of a SpannerSessionStore: the same as those of the SqliteSessionStore. */
+import type { Database } from "@google-cloud/spanner";
+import { RbsError } from "../../proto/errors.ts";
+
+/**
+ * The statements that lead from each schema version to the next one; the table SchemaVersion counts them. Each may run
+ * twice, as Spanner changes a schema outside of transactions.
+ */
+const MIGRATIONS: readonly (readonly string[])[] = [
+  [
+    `CREATE TABLE IF NOT EXISTS SchemaVersion (
+       Id INT64 NOT NULL,
+       Version INT64 NOT NULL,
+     ) PRIMARY KEY (Id)`,
+    `CREATE TABLE IF NOT EXISTS BuildSessions (
+       UserId STRING(MAX) NOT NULL,
+       RepoHash STRING(MAX) NOT NULL,
+       SessionId STRING(MAX) NOT NULL,
+       PodIP STRING(MAX) NOT NULL,
+       Status STRING(MAX) NOT NULL,
+       Epoch INT64 NOT NULL,
+       AgentPort INT64 NOT NULL,
+       CommandPort INT64 NOT NULL,
+       ComputeService STRING(MAX) NOT NULL,
+       ProcessId STRING(MAX) NOT NULL,
+       Region STRING(MAX) NOT NULL,
+       StartupOptionsHash STRING(MAX) NOT NULL,
+       StartupOptions STRING(MAX) NOT NULL,
+       SourcePath STRING(MAX) NOT NULL,
+       StorageDirectory STRING(MAX) NOT NULL,
+       AccessToken STRING(MAX) NOT NULL,
+       ControlToken STRING(MAX) NOT NULL,
+       Warnings STRING(MAX) NOT NULL,
+       SamePaths INT64 NOT NULL,
+       Synced INT64 NOT NULL,
+       MissingInstallBase STRING(MAX) NOT NULL,
+       Failure STRING(MAX) NOT NULL,
+       FailureTransient INT64 NOT NULL,
+       CreatedAt INT64 NOT NULL,
+       LastHeartbeat INT64 NOT NULL,
+       CONSTRAINT KnownStatus CHECK (Status IN ('PENDING', 'READY', 'STOPPING', 'FAILED')),
+     ) PRIMARY KEY (UserId, RepoHash)`,
+    // The highest epoch of keys whose session is gone: a fencing token must never be given out twice.
+    `CREATE TABLE IF NOT EXISTS SessionEpochs (
+       UserId STRING(MAX) NOT NULL,
+       RepoHash STRING(MAX) NOT NULL,
+       Epoch INT64 NOT NULL,
+     ) PRIMARY KEY (UserId, RepoHash)`,
+  ],
+];
+
+/** Another orchestrator changes the same schema at this moment. Milliseconds until the next look. */
+const CONCURRENT_CHANGE_MS = 200;
+
+/**
+ * Brings a database to the newest schema; several orchestrators may do so at once. Throws an RbsError when it is of a
+ * newer version.
+ *
+ * @param store What the message calls it.
+ */
+export async function migrate(database: Database, store: string): Promise<void> {
+  for (;;) {
+    const version = await schemaVersion(database);
+    if (version > MIGRATIONS.length) {
+      throw new RbsError(
+        `The session store ${store} was written by a newer orchestrator (schema ${version}, this one knows ` +
+          `${MIGRATIONS.length}): use that one, or name another database with --store.`,
+        { culprit: "caller" },
+      );
+    }
+    if (version === MIGRATIONS.length) return;
+    try {
+      const [operation] = await database.updateSchema([...MIGRATIONS[version]]);
+      await operation.promise();
+    } catch (e) {
+      if (!/concurrent schema change/i.test(String(e))) throw e;
+      await new Promise((resolve) => setTimeout(resolve, CONCURRENT_CHANGE_MS));
+      continue;
+    }
+    await database.runTransactionAsync(async (transaction) => {
+      // Not lowered, should a newer orchestrator have come by meanwhile.
+      const [rows] = await transaction.read("SchemaVersion", { keys: [["1"]], columns: ["Version"], json: true });
+      const now = Number((rows[0] as unknown as { Version: number } | undefined)?.Version ?? 0);
+      transaction.upsert("SchemaVersion", { Id: 1, Version: Math.max(now, version + 1) });
+      await transaction.commit();
+    });
+  }
+}
+
+/** 0: the tables were never made. */
+async function schemaVersion(database: Database): Promise<number> {
+  const [tables] = await database.run(
+    "SELECT 1 FROM information_schema.tables WHERE table_schema = '' AND table_name = 'SchemaVersion'",
+  );
+  if (tables.length === 0) return 0;
+  const [rows] = await database.run({ sql: "SELECT Version FROM SchemaVersion WHERE Id = 1", json: true });
+  return Number((rows[0] as unknown as { Version: number } | undefined)?.Version ?? 0);
+}

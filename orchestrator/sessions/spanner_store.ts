@@ -1,0 +1,249 @@
+import type { Database, Spanner, Transaction } from "@google-cloud/spanner";
+import { RbsError, sentence } from "../../proto/errors.ts";
+import { KeyedMutex } from "./keyed_mutex.ts";
+import { keyText, type Session, type SessionKey, type SessionStatus } from "./session.ts";
+import { ALL_COLUMNS, changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
+import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
+import { loadSpanner } from "./spanner_library.ts";
+import { migrate } from "./spanner_schema.ts";
+import { type SessionEvent, transition } from "./state_machine.ts";
+import type { Expected, SessionChange, SessionStore } from "./store.ts";
+
+/** Options of {@link SpannerSessionStore.open}. */
+export interface SpannerStoreOptions {
+  /** What each method may take, with all its retries. Milliseconds. @default 10000 */
+  readonly timeoutMs?: number;
+  /** What changes to the schema may take. Milliseconds. @default 300000 */
+  readonly schemaTimeoutMs?: number;
+}
+
+/** gRPC's status codes, as the library's errors have them. */
+const enum Status {
+  NOT_FOUND = 5,
+  PERMISSION_DENIED = 7,
+  UNAUTHENTICATED = 16,
+}
+
+/** What came of a transition. */
+interface Outcome {
+  readonly happened: boolean;
+  /** After it, or instead of it. */
+  readonly moment: Moment;
+  /** The session after it, or as it last was. */
+  readonly row?: Row;
+}
+
+/**
+ * A SessionStore in a Cloud Spanner database, which several orchestrators may use at once. Each change is one read-write
+ * transaction; the library runs those again that Spanner aborts.
+ *
+ * A method that fails at its deadline may have happened nevertheless, as with every store behind a network: the next
+ * look tells.
+ */
+export class SpannerSessionStore implements SessionStore {
+  readonly #spanner: Spanner;
+  readonly #database: Database;
+  readonly #name: string;
+  readonly #timeoutMs: number;
+  /** Spares racers of this process an aborted transaction each. */
+  readonly #mutex = new KeyedMutex();
+  readonly #changes = new SharedChanges({ look: (keys) => this.#look(keys) });
+
+  private constructor(spanner: Spanner, database: Database, name: string, timeoutMs: number) {
+    this.#spanner = spanner;
+    this.#database = database;
+    this.#name = name;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /**
+   * Opens the store, and makes its tables where there are none. Throws an RbsError when the database is not there, of a
+   * newer version, or out of reach. SPANNER_EMULATOR_HOST in the environment ("HOST:PORT") names an emulator.
+   *
+   * @param name "projects/P/instances/I/databases/D".
+   */
+  static async open(name: string, options: SpannerStoreOptions = {}): Promise<SpannerSessionStore> {
+    const { timeoutMs = 10_000, schemaTimeoutMs = 300_000 } = options;
+    const [, projectId, instance, id] = /^projects\/([^/]+)\/instances\/([^/]+)\/databases\/([^/]+)$/.exec(name) ?? [];
+    if (!projectId) throw new TypeError(`not a database's name: ${name}`);
+    const { Spanner } = await loadSpanner().catch((cause) => {
+      throw new RbsError(
+        `The session store spanner:${name} needs the library @google-cloud/spanner, which cannot be loaded ` +
+          `(${sentence(cause)}): run \`deno task compile\` again where there is a network.`,
+        { cause },
+      );
+    });
+    const spanner = new Spanner({ projectId, disableBuiltInMetrics: true });
+    const database = spanner.instance(instance).database(id, { min: 1, acquireTimeout: timeoutMs });
+    database.on("error", () => {}); // Whoever uses the store hears of it there.
+    const store = new SpannerSessionStore(spanner, database, name, timeoutMs);
+    try {
+      await store.#within(timeoutMs, database.run("SELECT 1"));
+      await store.#within(schemaTimeoutMs, migrate(database, `spanner:${name}`));
+      return store;
+    } catch (e) {
+      await store[Symbol.asyncDispose]();
+      throw e;
+    }
+  }
+
+  async get(key: SessionKey): Promise<Session | undefined> {
+    const sql = `SELECT ${ALL_COLUMNS.join(", ")} FROM BuildSessions WHERE UserId = @userId AND RepoHash = @repoHash`;
+    const [row] = await this.#query(sql, { userId: key.userId, repoHash: key.repoHash });
+    const session = row && toSession(row);
+    this.#changes.show(key, momentOf(session));
+    return session;
+  }
+
+  async list(userId?: string): Promise<Session[]> {
+    const rows = await this.#query(
+      `SELECT ${ALL_COLUMNS.join(", ")} FROM BuildSessions ${userId === undefined ? "" : "WHERE UserId = @userId"}
+       ORDER BY CreatedAt, UserId, RepoHash`,
+      userId === undefined ? {} : { userId },
+    );
+    return rows.map(toSession);
+  }
+
+  async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
+    const { to, raisesEpoch } = transition(expected.state, event);
+    const columns = expected.state === "NONE" ? startColumns(change) : changedColumns(change);
+    const key = { UserId: expected.userId, RepoHash: expected.repoHash };
+    const { happened, row } = await this.#changes.write(
+      expected,
+      () =>
+        this.#transaction<Outcome>(expected, async (transaction) => {
+          const found = await readRow(transaction, "BuildSessions", ALL_COLUMNS, expected);
+          const moment = momentOf(found && toSession(found));
+          if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
+            return { happened: false, moment };
+          }
+          if (to === "NONE") {
+            transaction.deleteRows("BuildSessions", [[expected.userId, expected.repoHash]]);
+            transaction.upsert("SessionEpochs", { ...key, Epoch: moment.epoch });
+            return { happened: true, moment: momentOf(undefined), row: found };
+          }
+          const before = found ? moment.epoch : await lastEpoch(transaction, expected);
+          const changed = { ...key, Status: to, Epoch: before + (raisesEpoch ? 1 : 0), ...columns };
+          if (found) transaction.update("BuildSessions", changed);
+          else transaction.insert("BuildSessions", changed);
+          return { happened: true, moment: { status: to, epoch: changed.Epoch }, row: { ...found, ...changed } };
+        }),
+    );
+    return happened && row ? toSession(row) : undefined;
+  }
+
+  async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
+    const { touched } = await this.#transaction(key, async (transaction) => {
+      const columns = ["SessionId", "Status", "LastHeartbeat"];
+      const found = await readRow(transaction, "BuildSessions", columns, key);
+      const touched = found !== undefined && (found.Status === "PENDING" || found.Status === "READY") &&
+        (sessionId === undefined || found.SessionId === sessionId);
+      const happened = touched && Number(found.LastHeartbeat) < at;
+      if (happened) {
+        transaction.update("BuildSessions", { UserId: key.userId, RepoHash: key.repoHash, LastHeartbeat: at });
+      }
+      return { happened, touched };
+    });
+    return touched;
+  }
+
+  watch(key: SessionKey, listener: () => void): () => void {
+    return this.#changes.watch(key, listener);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#changes[Symbol.asyncDispose]();
+    // They give the server's sessions back, which end by themselves if that fails.
+    await this.#within(this.#timeoutMs, this.#database.close()).catch(() => {});
+    await this.#within(this.#timeoutMs, Promise.resolve(this.#spanner.close())).catch(() => {});
+  }
+
+  async #look(keys: readonly SessionKey[]): Promise<Moment[]> {
+    const rows = await this.#query(
+      `SELECT UserId, RepoHash, Status, Epoch FROM BuildSessions
+       WHERE UserId IN UNNEST(@userIds) AND RepoHash IN UNNEST(@repoHashes)`,
+      { userIds: [...new Set(keys.map((key) => key.userId))], repoHashes: keys.map((key) => key.repoHash) },
+    );
+    const moments = new Map(rows.map((row) => [
+      keyText({ userId: row.UserId as string, repoHash: row.RepoHash as string }),
+      { status: row.Status as SessionStatus, epoch: row.Epoch as number },
+    ]));
+    return keys.map((key) => moments.get(keyText(key)) ?? momentOf(undefined));
+  }
+
+  async #query(sql: string, params: Record<string, string | string[]>): Promise<Row[]> {
+    const [rows] = await this.#within(this.#timeoutMs, this.#database.run({ sql, params, json: true }));
+    return rows as Row[];
+  }
+
+  /** Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. */
+  async #transaction<T extends { happened: boolean }>(
+    key: SessionKey,
+    work: (transaction: Transaction) => Promise<T>,
+  ): Promise<T> {
+    return await this.#mutex.run(keyText(key), () => {
+      const run = this.#database.runTransactionAsync({ timeout: this.#timeoutMs }, async (transaction) => {
+        const result = await work(transaction);
+        if (result.happened) await transaction.commit();
+        else await transaction.rollback();
+        return result;
+      });
+      return this.#within(this.#timeoutMs, run);
+    });
+  }
+
+  /** Waits for the library, but not longer than `timeoutMs`, and makes its errors ours. */
+  async #within<T>(timeoutMs: number, result: Promise<T>): Promise<T> {
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(new Error(`no answer within ${timeoutMs / 1000} s`)), timeoutMs);
+    try {
+      return await Promise.race([result, late.promise]);
+    } catch (cause) {
+      throw cause instanceof RbsError ? cause : failure(this.#name, cause);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+async function readRow(
+  transaction: Transaction,
+  table: string,
+  columns: readonly string[],
+  key: SessionKey,
+): Promise<Row | undefined> {
+  const keys = [[key.userId, key.repoHash]];
+  const [rows] = await transaction.read(table, { keys, columns: [...columns], json: true });
+  return rows[0] as unknown as Row | undefined;
+}
+
+/** The epoch of the key's last session that is gone; 0: there was none. */
+async function lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
+  const row = await readRow(transaction, "SessionEpochs", ["Epoch"], key);
+  return Number(row?.Epoch ?? 0);
+}
+
+function failure(name: string, cause: unknown): RbsError {
+  const message = sentence(cause).replace(/[.:\s]+$/, "");
+  const code = (cause as { code?: unknown } | undefined)?.code;
+  const store = `The session store spanner:${name}`;
+  if (code === Status.NOT_FOUND && !message.includes("Session not found")) {
+    return new RbsError(`${store} is not there (${message}): create the database, or name another with --store.`, {
+      cause,
+      culprit: "caller",
+    });
+  }
+  if (code === Status.PERMISSION_DENIED || code === Status.UNAUTHENTICATED || /credentials/i.test(message)) {
+    return new RbsError(
+      `${store} does not let this orchestrator in (${message}): name a service account's key with ` +
+        `GOOGLE_APPLICATION_CREDENTIALS, and grant it the role Cloud Spanner Database User.`,
+      { cause, culprit: "caller" },
+    );
+  }
+  const where = Deno.env.get("SPANNER_EMULATOR_HOST");
+  return new RbsError(
+    `${store} failed (${message}): check that ${where ? `the emulator at ${where}` : "Spanner"} can be reached, and ` +
+      `try again.`,
+    { cause },
+  );
+}
