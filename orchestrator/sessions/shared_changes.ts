@@ -17,7 +17,7 @@ export function momentOf(row: { readonly status: SessionState; readonly epoch: n
 /** Options of {@link SharedChanges}. */
 export interface SharedChangesOptions {
   /** What the database says of each of these keys now, in their order. May throw: it is asked again after the interval. */
-  readonly look: (keys: readonly SessionKey[]) => Promise<readonly Moment[]>;
+  readonly look: (keys: readonly SessionKey[]) => Promise<readonly Moment[]> | readonly Moment[];
   /** Milliseconds between two looks. @default 250 */
   readonly intervalMs?: number;
 }
@@ -35,10 +35,10 @@ interface Watched {
 
 /**
  * The ChangeFeed of a database that several orchestrators share. Own transitions wake at once. Those of others are
- * found by looking at (epoch, status) of all watched keys together, once per interval and only while somebody watches:
- * people wait for a start for seconds, so that a quarter of one is little, and one small query is cheap. Spanner's
- * change streams would tell the same without looking, but only by a standing query for each partition of the stream, which
- * comes and goes, with heartbeats of a second at best.
+ * found by looking at (epoch, status) of all watched keys together, once per interval and only while somebody watches.
+ * That is a decision: people wait for a start for seconds, so that a quarter of one is little, and one small query is
+ * cheap. Spanner's change streams would say the same unasked, but each reader has to follow the partitions of the
+ * stream by a standing query each, and SQLite has nothing like them.
  *
  * Several changes between two looks are one; a change that leaves epoch and status alone wakes nobody elsewhere.
  */
@@ -143,9 +143,9 @@ export class SharedChanges {
   async #lookOnce(): Promise<void> {
     const before = [...this.#watched.values()].filter(({ writing }) => writing === 0)
       .map((watched) => ({ watched, news: watched.news }));
-    let moments;
+    let moments: readonly Moment[] = [];
     try {
-      moments = await this.#look(before.map(({ watched }) => watched.key));
+      if (before.length > 0) moments = await this.#look(before.map(({ watched }) => watched.key));
     } catch {
       return; // Whoever uses the store hears of it there.
     }

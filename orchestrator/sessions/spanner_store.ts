@@ -1,5 +1,7 @@
 import type { Database, Spanner, Transaction } from "@google-cloud/spanner";
+import type { ServiceError } from "@grpc/grpc-js";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { Code } from "../../proto/rpc.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
 import { keyText, type Session, type SessionKey, type SessionStatus } from "./session.ts";
 import { ALL_COLUMNS, changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
@@ -17,12 +19,7 @@ export interface SpannerStoreOptions {
   readonly schemaTimeoutMs?: number;
 }
 
-/** gRPC's status codes, as the library's errors have them. */
-const enum Status {
-  NOT_FOUND = 5,
-  PERMISSION_DENIED = 7,
-  UNAUTHENTICATED = 16,
-}
+type CallOptions = NonNullable<Parameters<Transaction["rollback"]>[0]>;
 
 /** What came of a transition. */
 interface Outcome {
@@ -45,6 +42,8 @@ export class SpannerSessionStore implements SessionStore {
   readonly #database: Database;
   readonly #name: string;
   readonly #timeoutMs: number;
+  /** For each call of the library. */
+  readonly #call: CallOptions;
   /** Spares racers of this process an aborted transaction each. */
   readonly #mutex = new KeyedMutex();
   readonly #changes = new SharedChanges({ look: (keys) => this.#look(keys) });
@@ -54,6 +53,7 @@ export class SpannerSessionStore implements SessionStore {
     this.#database = database;
     this.#name = name;
     this.#timeoutMs = timeoutMs;
+    this.#call = callOptions(timeoutMs);
   }
 
   /**
@@ -73,7 +73,10 @@ export class SpannerSessionStore implements SessionStore {
         { cause },
       );
     });
-    const spanner = new Spanner({ projectId, disableBuiltInMetrics: true });
+    // The other way to retry, which is the default, also repeats reads of aborted transactions, after two seconds each.
+    // It is an option of the calls below that SpannerOptions does not name.
+    const retries = { gaxServerStreamingRetries: true };
+    const spanner = new Spanner({ projectId, disableBuiltInMetrics: true, ...retries });
     const database = spanner.instance(instance).database(id, { min: 1, acquireTimeout: timeoutMs });
     database.on("error", () => {}); // Whoever uses the store hears of it there.
     const store = new SpannerSessionStore(spanner, database, name, timeoutMs);
@@ -112,7 +115,7 @@ export class SpannerSessionStore implements SessionStore {
       expected,
       () =>
         this.#transaction<Outcome>(expected, async (transaction) => {
-          const found = await readRow(transaction, "BuildSessions", ALL_COLUMNS, expected);
+          const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
           const moment = momentOf(found && toSession(found));
           if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
             return { happened: false, moment };
@@ -122,7 +125,7 @@ export class SpannerSessionStore implements SessionStore {
             transaction.upsert("SessionEpochs", { ...key, Epoch: moment.epoch });
             return { happened: true, moment: momentOf(undefined), row: found };
           }
-          const before = found ? moment.epoch : await lastEpoch(transaction, expected);
+          const before = found ? moment.epoch : await this.#lastEpoch(transaction, expected);
           const changed = { ...key, Status: to, Epoch: before + (raisesEpoch ? 1 : 0), ...columns };
           if (found) transaction.update("BuildSessions", changed);
           else transaction.insert("BuildSessions", changed);
@@ -135,7 +138,7 @@ export class SpannerSessionStore implements SessionStore {
   async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
     const { touched } = await this.#transaction(key, async (transaction) => {
       const columns = ["SessionId", "Status", "LastHeartbeat"];
-      const found = await readRow(transaction, "BuildSessions", columns, key);
+      const found = await this.#row(transaction, "BuildSessions", columns, key);
       const touched = found !== undefined && (found.Status === "PENDING" || found.Status === "READY") &&
         (sessionId === undefined || found.SessionId === sessionId);
       const happened = touched && Number(found.LastHeartbeat) < at;
@@ -171,8 +174,29 @@ export class SpannerSessionStore implements SessionStore {
     return keys.map((key) => moments.get(keyText(key)) ?? momentOf(undefined));
   }
 
+  async #row(
+    transaction: Transaction,
+    table: string,
+    columns: readonly string[],
+    key: SessionKey,
+  ): Promise<Row | undefined> {
+    const keys = [[key.userId, key.repoHash]];
+    const request = { keys, columns: [...columns], json: true, gaxOptions: this.#call };
+    const [rows] = await transaction.read(table, request);
+    return rows[0] as unknown as Row | undefined;
+  }
+
+  /** The epoch of the key's last session that is gone; 0: there was none. */
+  async #lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
+    const row = await this.#row(transaction, "SessionEpochs", ["Epoch"], key);
+    return Number(row?.Epoch ?? 0);
+  }
+
   async #query(sql: string, params: Record<string, string | string[]>): Promise<Row[]> {
-    const [rows] = await this.#within(this.#timeoutMs, this.#database.run({ sql, params, json: true }));
+    const [rows] = await this.#within(
+      this.#timeoutMs,
+      this.#database.run({ sql, params, json: true, gaxOptions: this.#call }),
+    );
     return rows as Row[];
   }
 
@@ -181,15 +205,27 @@ export class SpannerSessionStore implements SessionStore {
     key: SessionKey,
     work: (transaction: Transaction) => Promise<T>,
   ): Promise<T> {
-    return await this.#mutex.run(keyText(key), () => {
-      const run = this.#database.runTransactionAsync({ timeout: this.#timeoutMs }, async (transaction) => {
-        const result = await work(transaction);
-        if (result.happened) await transaction.commit();
-        else await transaction.rollback();
-        return result;
+    return await this.#mutex.run(keyText(key), () => this.#within(this.#timeoutMs, this.#untilDone(work)));
+  }
+
+  async #untilDone<T extends { happened: boolean }>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
+    const deadline = Date.now() + this.#timeoutMs;
+    for (let attempt = 1;; attempt++) {
+      const timeout = Math.max(0, deadline - Date.now());
+      const result = await this.#database.runTransactionAsync<T | undefined>({ timeout }, async (transaction) => {
+        try {
+          const result = await work(transaction);
+          if (result.happened) await transaction.commit({ gaxOptions: this.#call });
+          else await transaction.rollback(this.#call);
+          return result;
+        } catch (e) {
+          if (!wasAbortedWithoutAdvice(e) || Date.now() > deadline) throw e;
+          return undefined;
+        }
       });
-      return this.#within(this.#timeoutMs, run);
-    });
+      if (result) return result;
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(200, 5 * 2 ** attempt)));
+    }
   }
 
   /** Waits for the library, but not longer than `timeoutMs`, and makes its errors ours. */
@@ -206,34 +242,47 @@ export class SpannerSessionStore implements SessionStore {
   }
 }
 
-async function readRow(
-  transaction: Transaction,
-  table: string,
-  columns: readonly string[],
-  key: SessionKey,
-): Promise<Row | undefined> {
-  const keys = [[key.userId, key.repoHash]];
-  const [rows] = await transaction.read(table, { keys, columns: [...columns], json: true });
-  return rows[0] as unknown as Row | undefined;
+/** Calls that find nobody are made again soon, and until the deadline. The library's own limit is ten minutes. */
+function callOptions(timeoutMs: number): CallOptions {
+  return {
+    timeout: timeoutMs,
+    retry: {
+      retryCodes: [Code.UNAVAILABLE],
+      backoffSettings: {
+        initialRetryDelayMillis: 100,
+        retryDelayMultiplier: 1.5,
+        maxRetryDelayMillis: 1_000,
+        initialRpcTimeoutMillis: timeoutMs,
+        rpcTimeoutMultiplier: 1,
+        maxRpcTimeoutMillis: timeoutMs,
+        totalTimeoutMillis: timeoutMs,
+      },
+    },
+  };
 }
 
-/** The epoch of the key's last session that is gone; 0: there was none. */
-async function lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
-  const row = await readRow(transaction, "SessionEpochs", ["Epoch"], key);
-  return Number(row?.Epoch ?? 0);
+/**
+ * Spanner says when an aborted transaction is to be tried again, and the library does it. The emulator does not, and then
+ * the library waits for seconds.
+ */
+function wasAbortedWithoutAdvice(thrown: unknown): boolean {
+  const { code, metadata } = thrown as Partial<ServiceError>;
+  return code === Code.ABORTED && !metadata?.get("google.rpc.retryinfo-bin").length;
 }
 
 function failure(name: string, cause: unknown): RbsError {
-  const message = sentence(cause).replace(/[.:\s]+$/, "");
+  // The library's own deadline hides what it ran into.
+  const [hidden = cause] = (cause as { errors?: unknown[] } | undefined)?.errors ?? [];
+  const message = sentence(hidden).replace(/[.:\s]+$/, "");
   const code = (cause as { code?: unknown } | undefined)?.code;
   const store = `The session store spanner:${name}`;
-  if (code === Status.NOT_FOUND && !message.includes("Session not found")) {
+  if (code === Code.NOT_FOUND && !message.includes("Session not found")) {
     return new RbsError(`${store} is not there (${message}): create the database, or name another with --store.`, {
       cause,
       culprit: "caller",
     });
   }
-  if (code === Status.PERMISSION_DENIED || code === Status.UNAUTHENTICATED || /credentials/i.test(message)) {
+  if (code === Code.PERMISSION_DENIED || code === Code.UNAUTHENTICATED || /credentials/i.test(message)) {
     return new RbsError(
       `${store} does not let this orchestrator in (${message}): name a service account's key with ` +
         `GOOGLE_APPLICATION_CREDENTIALS, and grant it the role Cloud Spanner Database User.`,

@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { RbsError } from "../../proto/errors.ts";
 import { EMULATOR, SpannerEmulator } from "../testing/spanner_emulator.ts";
 import { SpannerSessionStore } from "./spanner_store.ts";
-import { storeContract } from "./store_contract.ts";
+import { fields, storeContract } from "./store_contract.ts";
+
+const KEY = { userId: "ann", repoHash: "a".repeat(32) };
+const OPTIONS = { ignore: !EMULATOR };
 
 let emulator: SpannerEmulator;
 Deno.test.beforeAll(async () => {
@@ -10,4 +13,80 @@ Deno.test.beforeAll(async () => {
 });
 Deno.test.afterAll(() => emulator?.[Symbol.asyncDispose]());
 
-storeContract("Spanner", async () => SpannerSessionStore.open(await emulator.newDatabase()), { ignore: !EMULATOR });
+storeContract("Spanner", async () => {
+  const name = await emulator.newDatabase();
+  return { open: () => SpannerSessionStore.open(name), [Symbol.asyncDispose]: () => emulator.dropDatabase(name) };
+}, OPTIONS);
+
+/** Checks that a method fails by one sentence that names the store. */
+async function refused(promise: Promise<unknown>, name: string, pattern: RegExp): Promise<void> {
+  await assert.rejects(promise, (e: unknown) => {
+    assert(e instanceof RbsError, String(e));
+    assert.match(e.message, pattern);
+    assert(e.message.includes(`spanner:${name} `), e.message);
+    assert(!e.message.includes("\n"), e.message);
+    return true;
+  });
+}
+
+Deno.test(
+  "Spanner: several orchestrators may make the tables at once, and find what was written",
+  OPTIONS,
+  async () => {
+    const name = await emulator.newDatabase();
+    const stores = await Promise.all([1, 2, 3].map(() => SpannerSessionStore.open(name)));
+    const written = await stores[0].transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+    for (const store of stores) {
+      assert.deepEqual(await store.get(KEY), written);
+      await store[Symbol.asyncDispose]();
+    }
+    await using store = await SpannerSessionStore.open(name);
+    assert.deepEqual(await store.get(KEY), written);
+  },
+);
+
+Deno.test("Spanner: a database of a newer orchestrator is refused, and left as it is", OPTIONS, async () => {
+  const name = await emulator.newDatabase();
+  await (await SpannerSessionStore.open(name))[Symbol.asyncDispose]();
+  await emulator.use(name, (database) => database.table("SchemaVersion").update({ Id: 1, Version: 99 }));
+  await refused(
+    SpannerSessionStore.open(name),
+    name,
+    /written by a newer orchestrator \(schema 99, this one knows \d+\)/,
+  );
+  await emulator.use(name, async (database) => {
+    const [rows] = await database.run({ sql: "SELECT Version FROM SchemaVersion", json: true });
+    assert.deepEqual(rows, [{ Version: 99 }]);
+  });
+});
+
+Deno.test("Spanner: a database, instance or project that is not there is named", OPTIONS, async () => {
+  for (
+    const name of [
+      emulator.databaseName("gone"),
+      "projects/rbs-test/instances/gone/databases/gone",
+      "projects/gone/instances/gone/databases/gone",
+    ]
+  ) await refused(SpannerSessionStore.open(name), name, /is not there \(.*\): create the database, or name another/);
+});
+
+Deno.test("Spanner: when it is out of reach every method says so within its deadline", OPTIONS, async () => {
+  await using mortal = await SpannerEmulator.start();
+  const name = await mortal.newDatabase();
+  await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
+  const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+  store.watch(KEY, () => {});
+  const underWay = store.touch(KEY, undefined, 2_000).catch(() => {});
+  await mortal.kill();
+  const started = performance.now();
+  const failed = /failed \(.+\): check that the emulator at 127\.0\.0\.1:\d+ can be reached, and try again\.$/;
+  await Promise.all([
+    underWay,
+    refused(store.get(KEY), name, failed),
+    refused(store.list(), name, failed),
+    refused(store.touch(KEY, undefined, 2_000), name, failed),
+    refused(store.transition({ ...session!, state: "PENDING" }, "ready"), name, failed),
+    refused(SpannerSessionStore.open(name, { timeoutMs: 1_000 }), name, failed),
+  ]);
+  assert(performance.now() - started < 10_000);
+});

@@ -1,8 +1,8 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { RbsError, sentence } from "../../proto/errors.ts";
-import { ChangeFeed } from "./change_feed.ts";
-import type { Session, SessionKey } from "./session.ts";
+import type { Session, SessionKey, SessionStatus } from "./session.ts";
 import { changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
+import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { Expected, SessionChange, SessionStore } from "./store.ts";
 
@@ -52,7 +52,7 @@ const MIGRATIONS = [
 export class SqliteSessionStore implements SessionStore {
   readonly #file: string;
   readonly #database: DatabaseSync;
-  readonly #feed = new ChangeFeed();
+  readonly #changes = new SharedChanges({ look: (keys) => keys.map((key) => this.#moment(key)) });
   readonly #statements = new Map<string, StatementSync>();
 
   private constructor(file: string, database: DatabaseSync) {
@@ -88,7 +88,9 @@ export class SqliteSessionStore implements SessionStore {
   // deno-lint-ignore require-await
   async get(key: SessionKey): Promise<Session | undefined> {
     const [row] = this.#all("SELECT * FROM BuildSessions WHERE UserId = ? AND RepoHash = ?", key.userId, key.repoHash);
-    return row && toSession(row);
+    const session = row && toSession(row);
+    this.#changes.show(key, momentOf(session));
+    return session;
   }
 
   // deno-lint-ignore require-await
@@ -100,16 +102,20 @@ export class SqliteSessionStore implements SessionStore {
     return rows.map(toSession);
   }
 
-  // deno-lint-ignore require-await
   async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
     const { to, raisesEpoch } = transition(expected.state, event);
-    const row = expected.state === "NONE"
-      ? this.#insert(expected, change)
-      : to === "NONE"
-      ? this.#remove(expected)
-      : this.#update(expected, to, raisesEpoch ? 1 : 0, change);
-    if (row) this.#feed.changed(expected);
-    return row && toSession(row);
+    // deno-lint-ignore require-await
+    const { session } = await this.#changes.write(expected, async () => {
+      const row = expected.state === "NONE"
+        ? this.#insert(expected, change)
+        : to === "NONE"
+        ? this.#remove(expected)
+        : this.#update(expected, to, raisesEpoch ? 1 : 0, change);
+      const session = row && toSession(row);
+      const moment = session && to !== "NONE" ? momentOf(session) : this.#moment(expected);
+      return { happened: session !== undefined, moment, session };
+    });
+    return session;
   }
 
   // deno-lint-ignore require-await
@@ -127,13 +133,19 @@ export class SqliteSessionStore implements SessionStore {
   }
 
   watch(key: SessionKey, listener: () => void): () => void {
-    return this.#feed.watch(key, listener);
+    return this.#changes.watch(key, listener);
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#changes[Symbol.asyncDispose]();
     this.#statements.clear();
     this.#database.close();
-    return Promise.resolve();
+  }
+
+  #moment({ userId, repoHash }: SessionKey): Moment {
+    const sql = "SELECT Status, Epoch FROM BuildSessions WHERE UserId = ? AND RepoHash = ?";
+    const [row] = this.#all(sql, userId, repoHash);
+    return momentOf(row && { status: row.Status as SessionStatus, epoch: row.Epoch as number });
   }
 
   #insert(key: SessionKey, change: SessionChange): Row | undefined {

@@ -10,13 +10,11 @@ const KEY = { userId: "ann", repoHash: "a".repeat(32) };
 
 storeContract("SQLite", () => {
   const temp = tempDirectory();
-  const store = SqliteSessionStore.open(join(temp.path, "s.sqlite"));
-  const close = store[Symbol.asyncDispose].bind(store);
-  store[Symbol.asyncDispose] = async () => {
-    await close();
-    temp[Symbol.dispose]();
+  return {
+    open: () => SqliteSessionStore.open(join(temp.path, "s.sqlite")),
+    // deno-lint-ignore require-await
+    [Symbol.asyncDispose]: async () => temp[Symbol.dispose](),
   };
-  return store;
 });
 
 Deno.test("SQLite: what was written is there after the store was opened anew, for its owner only", async () => {
@@ -52,7 +50,7 @@ Deno.test("SQLite: a file of the first version is taken on, with all that it hol
   }
 });
 
-Deno.test("SQLite: damaged files and other programs' files are named, and left as they are", () => {
+Deno.test("SQLite: damaged files and other programs' files are named, and left as they are", async () => {
   using temp = tempDirectory();
   const file = join(temp.path, "s.sqlite");
   const refused = (pattern: RegExp) =>
@@ -74,7 +72,7 @@ Deno.test("SQLite: damaged files and other programs' files are named, and left a
   Deno.removeSync(file);
 
   // A page in the middle that was overwritten.
-  SqliteSessionStore.open(file)[Symbol.asyncDispose]();
+  await SqliteSessionStore.open(file)[Symbol.asyncDispose]();
   const bytes = Deno.readFileSync(file);
   assert(bytes.length > 8192);
   bytes.fill(0x5a, 4096, 8192);

@@ -40,6 +40,13 @@ export interface SessionStore extends AsyncDisposable {
    * @returns Whether there is such a session.
    */
   touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean>;
-  /** Calls `listener` after each transition of the key's session (not for touches). @returns the end of it */
+  /**
+   * Calls `listener` after each transition of the key's session (not for touches), whichever store on the same database
+   * made it. Transitions that other stores make are noticed within a second, compared with what {@link get} said last:
+   * whoever watches first and then looks misses nothing. Several of them may be one call, and those that change neither
+   * status nor epoch none.
+   *
+   * @returns the end of it
+   */
   watch(key: SessionKey, listener: () => void): () => void;
 }

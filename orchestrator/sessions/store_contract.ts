@@ -53,16 +53,23 @@ async function lead(store: SessionStore, state: SessionState, key = KEY): Promis
   return epoch;
 }
 
-/** Registers the tests. @param open Makes an empty store. */
+/** An empty database for one test. */
+export interface TestDatabase extends AsyncDisposable {
+  /** A store on it. Each is one orchestrator's; the test closes it. */
+  open(): Promise<SessionStore> | SessionStore;
+}
+
+/** Registers the tests. @param create Makes a database. */
 export function storeContract(
   name: string,
-  open: () => Promise<SessionStore> | SessionStore,
+  create: () => Promise<TestDatabase> | TestDatabase,
   options: Pick<Deno.TestDefinition, "ignore"> = {},
 ): void {
-  const test = (promise: string, run: (store: SessionStore) => Promise<void>) =>
+  const test = (promise: string, run: (store: SessionStore, database: TestDatabase) => Promise<void>) =>
     Deno.test(`${name}: ${promise}`, options, async () => {
-      await using store = await open();
-      await run(store);
+      await using database = await create();
+      await using store = await database.open();
+      await run(store, database);
     });
 
   for (const [from, events] of Object.entries(TRANSITIONS) as [SessionState, typeof TRANSITIONS[SessionState]][]) {
@@ -126,12 +133,111 @@ export function storeContract(
     });
   }
 
+  for (const event of ["start", "takeOver", "stop"] as const) {
+    test(`of twenty racers for ${event} in two orchestrators one wins`, async (store, database) => {
+      await using other = await database.open();
+      const state = event === "start" ? "NONE" : "READY";
+      const epoch = await lead(store, state);
+      const won = await Promise.all(
+        Array.from(
+          { length: 20 },
+          (_, i) => [store, other][i % 2].transition({ ...KEY, state, epoch }, event, fields({ sessionId: String(i) })),
+        ),
+      );
+      const [winner, ...more] = won.filter((session) => session !== undefined);
+      assert.equal(more.length, 0);
+      assert.deepEqual(await store.get(KEY), winner);
+      assert.deepEqual(await other.get(KEY), winner);
+    });
+  }
+
+  test("a touch and a transition at once are both there afterwards", async (store, database) => {
+    await using other = await database.open();
+    let epoch = await lead(store, "READY");
+    for (let round = 1; round <= 10; round++) {
+      const at = 1_000 + round;
+      const [touched, taken] = await Promise.all([
+        other.touch(KEY, undefined, at),
+        store.transition({ ...KEY, state: "READY", epoch }, "takeOver", { sessionId: String(round) }),
+      ]);
+      assert.equal(touched, true);
+      assert.equal(taken?.epoch, ++epoch);
+      const { sessionId, lastHeartbeat } = (await store.get(KEY))!;
+      assert.deepEqual([sessionId, lastHeartbeat], [String(round), at]);
+    }
+  });
+
+  test("a listener hears of each change of state that another orchestrator makes", async (store, database) => {
+    await using other = await database.open();
+    let [state, epoch]: [SessionState, number] = ["NONE", 0];
+    for (const event of ["start", "ready", "takeOver", "fail", "start", "stop", "stopped", "start"] as const) {
+      const heard = Promise.withResolvers<void>();
+      const leave = other.watch(KEY, heard.resolve);
+      const seen = await other.get(KEY);
+      assert.deepEqual([seen?.status ?? "NONE", seen?.epoch ?? 0], [state, state === "NONE" ? 0 : epoch]);
+      const after = await store.transition({ ...KEY, state, epoch }, event, event === "start" ? fields() : {});
+      [state, epoch] = [TRANSITIONS[state][event]!.to, after!.epoch];
+      await heard.promise;
+      leave();
+    }
+  });
+
+  test(
+    "who looks at what another orchestrator has changed wakes those who have looked before",
+    async (store, database) => {
+      await using other = await database.open();
+      const heard = Promise.withResolvers<void>();
+      other.watch(KEY, heard.resolve);
+      assert.equal(await other.get(KEY), undefined);
+      await lead(store, "PENDING");
+      assert.equal(await other.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields()), undefined);
+      await heard.promise;
+    },
+  );
+
+  test("long, odd and empty values come back as they were", async (store) => {
+    const odd = [
+      "",
+      " ",
+      "line\nbreak\r\n\ttab",
+      `it's "quoted" \\ \`back\` $HOME @p ?`,
+      "größe 漢字 \u{1f980} e\u0301",
+      "\u0001\u007f\ufeff",
+      "null",
+      "[]",
+      "x".repeat(1 << 20),
+    ];
+    for (const [i, value] of odd.entries()) {
+      const key = { userId: value.slice(0, 40) || "empty", repoHash: String(i) };
+      const start = fields({
+        sourcePath: value,
+        failure: value,
+        startupOptions: [...odd.slice(0, -1), value],
+        warnings: value === "" ? [] : [value],
+        samePaths: i % 2 === 0,
+        agentPort: 65_535,
+        createdAt: Number.MAX_SAFE_INTEGER,
+      });
+      const started = await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);
+      assert.deepEqual(started, { ...start, ...key, status: "PENDING", epoch: 1 });
+      assert.deepEqual(await store.get(key), started);
+      const changed = await store.transition({ ...key, state: "PENDING", epoch: 1 }, "fail", { failure: `${value}!` });
+      assert.deepEqual(changed, { ...started, status: "FAILED", failure: `${value}!` });
+      assert.deepEqual(await store.list(key.userId), [changed]);
+    }
+    assert.equal((await store.list()).length, odd.length);
+  });
+
   test("epochs go on where a session that is gone left them", async (store) => {
     for (let round = 1; round <= 3; round++) {
       const epoch = await lead(store, "STOPPING");
       assert.equal(epoch, round);
       assert(await store.transition({ ...KEY, state: "STOPPING", epoch }, "stopped"));
     }
+    const epoch = await lead(store, "FAILED");
+    assert.equal(epoch, 4);
+    assert(await store.transition({ ...KEY, state: "FAILED", epoch }, "forget"));
+    assert.equal(await lead(store, "PENDING"), 5);
     assert.equal(await lead(store, "PENDING", { ...KEY, repoHash: "f".repeat(32) }), 1);
   });
 
@@ -161,6 +267,9 @@ export function storeContract(
     assert.deepEqual((await store.list()).map((s) => s.repoHash), ["d", "b", "c"]);
     assert.deepEqual((await store.list("ann")).map((s) => s.repoHash), ["d", "c"]);
     assert.deepEqual(await store.list("eve"), []);
+    await start("bob", "a", 1);
+    await start("ann", "a", 1);
+    assert.deepEqual((await store.list()).map((s) => s.userId + s.repoHash), ["anna", "annd", "boba", "bobb", "annc"]);
   });
 
   test("watchers hear of their own key only, and not after they have left", async (store) => {

@@ -1,5 +1,5 @@
 /** Google's Spanner emulator, for tests. */
-import type { Spanner } from "@google-cloud/spanner";
+import type { Database, Spanner } from "@google-cloud/spanner";
 import { loadSpanner } from "../sessions/spanner_library.ts";
 
 const PROJECT = "rbs-test";
@@ -76,6 +76,20 @@ export class SpannerEmulator implements AsyncDisposable {
     });
     await operation.promise();
     return this.databaseName(id);
+  }
+
+  /** Works on a database without a store. */
+  async use(name: string, work: (database: Database) => Promise<unknown>): Promise<void> {
+    const [, projectId, , instance, , id] = name.split("/");
+    const spanner = new (await loadSpanner()).Spanner({ projectId });
+    const database = spanner.instance(instance).database(id, { min: 1 });
+    await work(database);
+    await database.close();
+    await Promise.resolve(spanner.close());
+  }
+
+  async dropDatabase(database: string): Promise<void> {
+    await this.#admin!.getDatabaseAdminClient().dropDatabase({ database });
   }
 
   /** The full name of a database, whether it is there or not. */
