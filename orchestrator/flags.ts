@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RbsError } from "../proto/errors.ts";
 import { stateDirectory } from "../proto/state.ts";
+import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
 
 /** What the orchestrator's command line says. All paths are absolute. */
 export interface Flags {
@@ -11,6 +12,7 @@ export interface Flags {
   readonly port: number;
   readonly stateDir: string;
   readonly storageRoot: string;
+  readonly store: StoreLocation;
   readonly agent: string;
   readonly leaseSeconds: number;
   readonly idleTimeoutSeconds: number;
@@ -43,6 +45,10 @@ Examples:
   orchestrator --local-mode --workspace=synced --listen=10.0.0.5
       Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and RBS_STATE_DIR to a folder with a
       copy of this state directory's keys/. Only for a network that you trust: nothing is encrypted yet.
+
+  orchestrator --local-mode --store=spanner:projects/p/instances/i/databases/rbs
+      Keeps the sessions in a Cloud Spanner database, which must exist; tables are made. GOOGLE_APPLICATION_CREDENTIALS
+      names the key to get in with, or SPANNER_EMULATOR_HOST=localhost:9010 an emulator that needs none.
 
 It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it and its
 agents. If it is killed, its agents go on, and the next start on the same state directory takes them over.
@@ -102,6 +108,13 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_STORAGE_ROOT"),
     )
     .addOption(
+      new Option(
+        "--store <where>",
+        `where sessions are kept: ${STORE_SYNTAX} (default: sqlite:<state dir>/sessions.sqlite)`,
+      )
+        .env("RBS_STORE").argParser(store),
+    )
+    .addOption(
       new Option("--agent <path>", "the agent program (default: `agent` beside this program)").env("RBS_AGENT"),
     )
     .addOption(
@@ -149,6 +162,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     port: options.port,
     stateDir,
     storageRoot: options.storageRoot ? resolve(options.storageRoot) : join(stateDir, "storage"),
+    store: options.store ?? { kind: "sqlite", file: join(stateDir, "sessions.sqlite") },
     agent: options.agent ? resolve(options.agent) : join(ownDirectory(program), "agent"),
     leaseSeconds: options.leaseSeconds,
     idleTimeoutSeconds: options.idleTimeout,
@@ -170,6 +184,12 @@ function usage(message: string): RbsError {
     culprit: "caller",
     exitCode: 2,
   });
+}
+
+function store(text: string): StoreLocation {
+  const location = parseStoreLocation(text);
+  if (!location) throw new InvalidArgumentError(`it must be ${STORE_SYNTAX}`);
+  return location;
 }
 
 function listenAddress(text: string): string {

@@ -1,5 +1,4 @@
 /** The control plane: parse flags, build the parts, connect them, run, and shut down in reverse. */
-import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
@@ -13,7 +12,7 @@ import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
 import { SessionService } from "./sessions/session_service.ts";
-import { SqliteSessionStore } from "./sessions/sqlite_store.ts";
+import { openStore } from "./sessions/store_location.ts";
 import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
 
 async function run(flags: Flags): Promise<void> {
@@ -22,7 +21,7 @@ async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
   const identity = new LocalIdentity(ensureLocalToken(flags.stateDir), localTokenFile(flags.stateDir));
-  await using store = new LoggingSessionStore(SqliteSessionStore.open(join(flags.stateDir, "sessions.sqlite")), log);
+  await using store = new LoggingSessionStore(await openStore(flags.store), log);
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );

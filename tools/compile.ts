@@ -7,6 +7,7 @@
  */
 import { dirname, join } from "node:path";
 import { compiledJavaFile, launcherFile, LOCAL_JDK } from "./launcher.ts";
+import { makePackages } from "./packages.ts";
 import { compiledFlags, type Program, PROGRAMS, PROXY } from "./permissions.ts";
 
 /** The repository. */
@@ -17,6 +18,7 @@ export const DIST = join(ROOT, "dist");
 /** `deno compile` downloads 40 MB once; a network that swallows connections must not cost more than this. */
 const DOWNLOAD_MS = 60_000;
 const CACHE = join(DIST, ".cache");
+const PACKAGES = join(DIST, ".packages");
 
 /** What became of a program. */
 export interface Compiled {
@@ -44,7 +46,7 @@ async function canCompile(): Promise<boolean> {
     await Deno.writeTextFile(join(directory, "probe.ts"), 'console.log("made by deno compile", Deno.args[0]);');
     const probe = join(directory, "probe");
     const signal = AbortSignal.timeout(DOWNLOAD_MS);
-    await deno(["compile", "--no-check", "--no-config", "--output", probe, join(directory, "probe.ts")], signal);
+    await deno(["compile", "--no-check", "--no-config", "--output", probe, join(directory, "probe.ts")], { signal });
     return (await output(probe, ["--version"])).includes("made by deno compile --version");
   } catch {
     return false;
@@ -84,12 +86,17 @@ async function compileBinary(program: Program): Promise<Compiled> {
 
 async function compileLauncher(program: Program): Promise<Compiled> {
   const target = join(DIST, program.output);
+  const { packages } = program;
+  if (packages) {
+    await makePackages(ROOT, PACKAGES, packages.names, (cwd) => deno(["install", "--frozen"], { cwd }));
+  }
+  const external = packages?.names.flatMap((name) => ["--external", name]) ?? [];
   await replace(target, async (fresh) => {
     const scratch = await Deno.makeTempDir({ prefix: "rbs-compile-" });
     try {
       const script = join(scratch, "bundle.js");
       const entry = join(ROOT, program.entry);
-      await deno(["bundle", "--no-check", "--frozen", "--platform", "deno", "--output", script, entry]);
+      await deno(["bundle", "--no-check", "--frozen", "--platform", "deno", ...external, "--output", script, entry]);
       const bundle = await Deno.readTextFile(script);
       const write = async (cache: string) => {
         const places = { deno: Deno.execPath(), cache };
@@ -130,10 +137,10 @@ async function prove(program: Program, file: string) {
   throw new Error(`${program.name} was made, but it is not ours: ${[file, ...args].join(" ")} printed\n  ${said}`);
 }
 
-async function deno(args: string[], signal?: AbortSignal) {
+async function deno(args: string[], { signal, cwd = ROOT }: { signal?: AbortSignal; cwd?: string } = {}) {
   const command = new Deno.Command(Deno.execPath(), {
     args: [args[0], "--quiet", ...args.slice(1)],
-    cwd: ROOT,
+    cwd,
     env: { NO_COLOR: "1" },
     stdin: "null",
     stdout: "piped",

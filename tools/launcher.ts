@@ -4,6 +4,7 @@
  *
  * What stands in the shell part is paid at each start, so it forks nothing: builtins only.
  */
+import { IMPORT_MAP } from "./packages.ts";
 import { byKind, type Program, v8Option } from "./permissions.ts";
 
 /** Where the things are that a launcher names. Absolute paths. */
@@ -32,13 +33,13 @@ export function shellWord(text: string): string {
 /**
  * A one-file launcher.
  *
- * @param bundle JavaScript without imports of files.
+ * @param bundle JavaScript without imports, but for those of the program's packages.
  * @param prelude A shell program that runs first; see {@link LOCAL_JDK}.
  */
 export function launcherFile(program: Program, bundle: string, places: Places, prelude = ""): string {
   const shell = `${prelude}${environment(program, places)}${permissions(program)}exec "$deno" run ${
     v8Option(program).map((o) => o + " ").join("")
-  }--quiet --ext=js --no-config --no-remote --no-npm "$@"\n`;
+  }--quiet --ext=js --no-config --no-remote ${program.packages ? "" : "--no-npm "}"$@"\n`;
   if (shell.includes("*/")) throw new Error(`The shell part of ${program.name}'s launcher would end its comment.`);
   return `#!/bin/sh\n":" /*\n${shell}*/;\n${bundle}`;
 }
@@ -129,7 +130,7 @@ fi
 
 /** Puts the permission flags and `$0` before the program's arguments. */
 function permissions(program: Program): string {
-  const kinds = byKind(program, (p) => p.of);
+  const kinds = byKind(program, (p) => p.of, program.permissions.filter(({ when }) => when === undefined));
   const paths = [...Object.keys(program.variables), ...program.prepared ?? []];
   const lines = [`set -- --no-prompt ${kinds.get("env") === "all" ? "" : "--ignore-env "}"$0" "$@"`];
   let network = "";
@@ -158,6 +159,21 @@ function permissions(program: Program): string {
     } else if (fixed.length > 0) {
       lines.push(flag);
     }
+  }
+  for (const { allow, of, when } of program.permissions) {
+    if (when === undefined) continue;
+    if (of === "all" || of.some((value) => value.startsWith("$"))) {
+      throw new Error(`${program.name}'s launcher cannot grant ${allow} at some starts only.`);
+    }
+    lines.push(`if [ -n "$${when}" ]; then set -- ${shellWord(`--allow-${allow}=${of.join(",")}`)} "$@"; fi`);
+  }
+  if (program.packages) {
+    const { folder } = program.packages;
+    const map = `$${folder}/${IMPORT_MAP}`;
+    lines.push(
+      `if [ -n "$${folder}" ] && [ -f "${map}" ]; then set -- --node-modules-dir=manual "--import-map=${map}" "$@"`,
+      `else set -- --no-npm "$@"; fi`,
+    );
   }
   return variables(program) + GRANTABLE + lines.join("\n") + "\n";
 }

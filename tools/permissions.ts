@@ -15,6 +15,8 @@ export interface Permission {
   /** Values of the flag. One that is a launcher variable without a value at a start is left out. */
   of: readonly string[] | "all";
   why: string;
+  /** A launcher variable: only at starts at which it has a value. A compiled program has it always. */
+  when?: string;
   /** What a compiled program gets instead; "all" is the flag without values. @default the same as `of` */
   compiled?: readonly string[] | "all";
 }
@@ -50,6 +52,11 @@ export interface Program {
   /** Its children get the user's environment: what the launcher hides from Deno it keeps as RBS_USER_ENV_…. */
   keepsUserEnvironment?: boolean;
   variables: Readonly<Record<string, LauncherVariable>>;
+  /**
+   * npm packages that cannot be bundled, and a launcher variable: it has a value at the starts that may import them,
+   * which is their folder (see packages.ts).
+   */
+  packages?: { names: readonly string[]; folder: string };
   permissions: readonly Permission[];
   /** Arguments with which the program says who it is, and what it then prints. */
   proof: { args: readonly string[]; prints: RegExp };
@@ -123,11 +130,47 @@ export const ORCHESTRATOR_PROGRAM: Program = {
     storage: { options: ["--storage-root"], otherwise: "${RBS_STORAGE_ROOT-}" },
     agent: { options: ["--agent"], otherwise: '${RBS_AGENT:-"${0%/*}/agent"}' },
     listen: { options: ["--listen"], otherwise: "${RBS_LISTEN-}", is: "address" },
+    store: { options: ["--store"], otherwise: "${RBS_STORE-}" },
+    spanner: { otherwise: "${SPANNER_EMULATOR_HOST:-elsewhere}", is: "network" },
   },
+  prepare: `\
+case $store in
+  spanner:?*)
+    packages=\${0%/*}/.packages
+    credentials=\${GOOGLE_APPLICATION_CREDENTIALS:-\${HOME-}/.config/gcloud/application_default_credentials.json} ;;
+  *) spanner= ;;
+esac
+case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
+`,
+  prepared: ["packages", "credentials", "file"],
+  packages: { names: ["@google-cloud/spanner"], folder: "packages" },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
     { allow: "net", of: ["$listen"], why: "the same, where other machines reach it", compiled: "all" },
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
+    { allow: "read", of: ["$file"], why: "the sessions, where --store names an SQLite file", compiled: "all" },
+    { allow: "write", of: ["$file"], why: "the sessions there", compiled: "all" },
+    { allow: "net", of: ["$spanner"], why: "Spanner, or its emulator, where --store names it", compiled: "all" },
+    { allow: "read", of: ["$packages"], why: "the Spanner library, which cannot be bundled", compiled: "all" },
+    { allow: "read", of: ["$credentials"], why: "the key to Spanner", compiled: "all" },
+    {
+      allow: "read",
+      of: ["/etc/ssl", "/etc/pki"],
+      when: "spanner",
+      why: "the Spanner library reads the system's certificate authorities by itself",
+    },
+    {
+      allow: "env",
+      of: ["SPANNER_*", "GOOGLE_*", "GCLOUD_PROJECT", "METADATA_SERVER_DETECTION"],
+      when: "spanner",
+      why: "the Spanner library's settings: the emulator, the credentials",
+    },
+    {
+      allow: "sys",
+      of: ["uid", "networkInterfaces"],
+      when: "spanner",
+      why: "the Spanner library names its clients apart, and looks whether it runs on one of Google's machines",
+    },
     { allow: "read", of: ["$agent"], why: "says at the start when there is no agent program", compiled: "all" },
     { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
     { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
@@ -255,9 +298,10 @@ export function v8Option({ v8Flags = [] }: Program): string[] {
 export function byKind(
   program: Program,
   values: (permission: Permission) => readonly string[] | "all",
+  permissions = program.permissions,
 ): Map<Kind, string[] | "all"> {
   const kinds = new Map<Kind, string[] | "all">();
-  for (const permission of program.permissions) {
+  for (const permission of permissions) {
     const known = kinds.get(permission.allow) ?? [];
     const more = values(permission);
     kinds.set(permission.allow, known === "all" || more === "all" ? "all" : [...known, ...more]);

@@ -18,5 +18,7 @@ export async function loadSpanner(): Promise<typeof Library> {
     // Or else the library asks the network whether this machine is one of Google's.
     if (!Deno.env.get("METADATA_SERVER_DETECTION")) Deno.env.set("METADATA_SERVER_DETECTION", "none");
   }
-  return await import("@google-cloud/spanner");
+  // A CommonJS package: its default export is all of it, also where a launcher imports it (see tools/packages.ts).
+  const { default: library } = await import("@google-cloud/spanner") as unknown as { default: typeof Library };
+  return library;
 }
