@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { Agent } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type GetServerResponse, Orchestrator, SessionStatus } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
@@ -6,6 +7,7 @@ import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
 import { randomToken, readLocalToken } from "../proto/state.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
+import { EMULATOR, SpannerEmulator } from "./testing/spanner_emulator.ts";
 import { tempDirectory } from "./testing/temp.ts";
 
 const MAIN = join(import.meta.dirname!, "main.ts");
@@ -15,6 +17,7 @@ const FLAG_VARIABLES = [
   "RBS_PORT",
   "RBS_STATE_DIR",
   "RBS_STORAGE_ROOT",
+  "RBS_STORE",
   "RBS_AGENT",
   "RBS_LEASE_SECONDS",
   "RBS_IDLE_TIMEOUT",
@@ -41,12 +44,24 @@ function permissions(stateDir: string, agent: string): string[] {
   ];
 }
 
+/** What it may do beside that when its store is on Spanner. */
+function spannerPermissions(): string[] {
+  const [packages] = createRequire(import.meta.url).resolve("@google-cloud/spanner").split("/@google-cloud/");
+  return [
+    `--allow-read=${packages}`,
+    "--allow-env=SPANNER_*,GOOGLE_*,GCLOUD_PROJECT,METADATA_SERVER_DETECTION",
+    "--allow-sys=uid,networkInterfaces",
+  ];
+}
+
 /** A state directory with a fake agent program, and the orchestrators that a test starts on it. */
 class World implements AsyncDisposable {
   readonly temp = tempDirectory();
   readonly stateDir = join(this.temp.path, "state");
   readonly agent = join(this.temp.path, "agent");
   readonly #started: Running[] = [];
+  /** Where the orchestrators find Spanner. */
+  emulator: SpannerEmulator | undefined;
 
   constructor() {
     const quoted = (s: string) => `'${s.replaceAll("'", "'\\''")}'`;
@@ -58,8 +73,9 @@ class World implements AsyncDisposable {
   }
 
   command(...flags: string[]): Deno.Command {
+    const more = this.emulator ? spannerPermissions() : [];
     return new Deno.Command(Deno.execPath(), {
-      args: ["run", ...permissions(this.stateDir, this.agent), MAIN, ...flags],
+      args: ["run", ...permissions(this.stateDir, this.agent), ...more, MAIN, ...flags],
       clearEnv: true,
       env: {
         HOME: Deno.env.get("HOME")!,
@@ -68,6 +84,7 @@ class World implements AsyncDisposable {
         NO_COLOR: "1",
         RBS_STATE_DIR: this.stateDir,
         RBS_AGENT: this.agent,
+        ...this.emulator && { SPANNER_EMULATOR_HOST: this.emulator.address },
       },
       stdout: "piped",
       stderr: "piped",
@@ -111,6 +128,7 @@ class World implements AsyncDisposable {
       }
       await child.status;
     }
+    await this.emulator?.[Symbol.asyncDispose]();
     this.temp[Symbol.dispose]();
   }
 }
@@ -152,9 +170,10 @@ function rejects(promise: Promise<unknown>, code: Code, message: RegExp): Promis
   });
 }
 
-function test(promise: string, run: (world: World) => Promise<void>): void {
+function test(promise: string, run: (world: World) => Promise<void>, ignore = false): void {
   Deno.test({
     name: promise,
+    ignore,
     sanitizeOps: false,
     sanitizeResources: false,
     fn: async () => {
@@ -259,8 +278,8 @@ test("all methods work, each with its errors", async (world) => {
   );
 });
 
-test("after a kill -9 the next one takes the agents over, and nobody notices", async (world) => {
-  const first = await world.start();
+async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<void> {
+  const first = await world.start(...flags);
   const wanted = request("--x");
   let before;
   {
@@ -271,7 +290,7 @@ test("after a kill -9 the next one takes the agents over, and nobody notices", a
   first.child.kill("SIGKILL");
   await first.child.status;
   assert(isAlive(pid));
-  const second = await world.start();
+  const second = await world.start(...flags);
   using client = world.client(second);
   const after = await client.getServer(wanted);
   assert.deepEqual(after.session?.agent, before.session?.agent);
@@ -279,6 +298,32 @@ test("after a kill -9 the next one takes the agents over, and nobody notices", a
   assert.equal(await agentPid(after), pid);
   await client.releaseServer(wanted);
   assert.deepEqual((await client.listSessions({ userId: "ann" })).sessions, []);
+}
+
+test("after a kill -9 the next one takes the agents over, and nobody notices", (world) => isAdoptedAfterAKill(world));
+
+test("the same with sessions in Spanner", async (world) => {
+  world.emulator = await SpannerEmulator.start();
+  await isAdoptedAfterAKill(world, `--store=spanner:${await world.emulator.newDatabase()}`);
+  assert(!Array.from(Deno.readDirSync(world.stateDir)).some(({ name }) => name.includes("sqlite")));
+}, !EMULATOR);
+
+test("a store in Spanner that cannot be used is named", async (world) => {
+  world.emulator = await SpannerEmulator.start();
+  const store = `--store=spanner:${world.emulator.databaseName("gone")}`;
+  await world.fails(
+    1,
+    /spanner:projects\/.*\/databases\/gone is not there .*: create the database/,
+    "--local-mode",
+    store,
+  );
+}, !EMULATOR);
+
+test("with --store=sqlite:PATH the sessions are in that file", async (world) => {
+  const file = join(world.stateDir, "elsewhere.sqlite");
+  await isAdoptedAfterAKill(world, `--store=sqlite:${file}`);
+  assert(Deno.statSync(file).size > 0);
+  await assert.rejects(Deno.stat(join(world.stateDir, "sessions.sqlite")), Deno.errors.NotFound);
 });
 
 test("a second one on the same state directory or port is refused, without harm to the first", async (world) => {
@@ -296,6 +341,9 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
   await world.fails(2, /--local-mode is required/);
   await world.fails(2, /'--port <number>' argument '65536' is invalid: it must be a whole number/, "--port=65536");
   await world.fails(2, /'--workspace <mode>' argument 'mixed' is invalid: Allowed choices/, "--workspace=mixed");
+  for (const store of ["", "sqlite:", "spanner:db", "spanner:projects/p/instances/i", "postgres:x"]) {
+    await world.fails(2, /'--store <where>' .* is invalid: it must be sqlite:PATH or spanner:/, `--store=${store}`);
+  }
   await world.fails(2, /'--listen <address>' .* is invalid: it must be localhost or an IP/, "--listen=example.org");
   await world.fails(2, /'--listen <address>' argument '::' is invalid: it must be one address/, "--listen=::");
   await world.fails(1, /This machine has no address 192\.0\.2\.1: name one/, "--local-mode", "--listen=192.0.2.1");
@@ -303,7 +351,9 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
   const { code, stdout } = await world.command("--help").output();
   const help = new TextDecoder().decode(stdout);
   assert.equal(code, 0);
-  for (const variable of FLAG_VARIABLES.slice(0, 9)) assert(help.includes(variable), variable);
+  for (const variable of FLAG_VARIABLES.filter((name) => name.startsWith("RBS_"))) {
+    assert(help.includes(variable), variable);
+  }
   assert.match(help, /Examples:/);
 });
 

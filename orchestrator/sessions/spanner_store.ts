@@ -32,7 +32,7 @@ interface Outcome {
 
 /**
  * A SessionStore in a Cloud Spanner database, which several orchestrators may use at once. Each change is one read-write
- * transaction; the library runs those again that Spanner aborts.
+ * transaction, which is run again when Spanner aborts it.
  *
  * A method that fails at its deadline may have happened nevertheless, as with every store behind a network: the next
  * look tells.
@@ -66,22 +66,12 @@ export class SpannerSessionStore implements SessionStore {
     const { timeoutMs = 10_000, schemaTimeoutMs = 300_000 } = options;
     const [, projectId, instance, id] = /^projects\/([^/]+)\/instances\/([^/]+)\/databases\/([^/]+)$/.exec(name) ?? [];
     if (!projectId) throw new TypeError(`not a database's name: ${name}`);
-    const { Spanner } = await loadSpanner().catch((cause) => {
-      throw new RbsError(
-        `The session store spanner:${name} needs the library @google-cloud/spanner, which cannot be loaded ` +
-          `(${sentence(cause)}): run \`deno task compile\` again where there is a network.`,
-        { cause },
-      );
-    });
-    // The other way to retry, which is the default, also repeats reads of aborted transactions, after two seconds each.
-    // It is an option of the calls below that SpannerOptions does not name.
-    const retries = { gaxServerStreamingRetries: true };
-    const spanner = new Spanner({ projectId, disableBuiltInMetrics: true, ...retries });
+    const spanner = await connect(name, projectId);
     const database = spanner.instance(instance).database(id, { min: 1, acquireTimeout: timeoutMs });
     database.on("error", () => {}); // Whoever uses the store hears of it there.
     const store = new SpannerSessionStore(spanner, database, name, timeoutMs);
     try {
-      await store.#within(timeoutMs, database.run("SELECT 1"));
+      await store.#within(timeoutMs, database.run({ sql: "SELECT 1", gaxOptions: store.#call }));
       await store.#within(schemaTimeoutMs, migrate(database, `spanner:${name}`));
       return store;
     } catch (e) {
@@ -205,21 +195,29 @@ export class SpannerSessionStore implements SessionStore {
     key: SessionKey,
     work: (transaction: Transaction) => Promise<T>,
   ): Promise<T> {
-    return await this.#mutex.run(keyText(key), () => this.#within(this.#timeoutMs, this.#untilDone(work)));
+    const deadline = Date.now() + this.#timeoutMs;
+    const decide = () => this.#within(Math.max(0, deadline - Date.now()), this.#untilDone(work, deadline));
+    return await this.#within(this.#timeoutMs, this.#mutex.run(keyText(key), decide));
   }
 
-  async #untilDone<T extends { happened: boolean }>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
-    const deadline = Date.now() + this.#timeoutMs;
+  /** @param deadline Nothing is begun after it. Milliseconds since 1970. */
+  async #untilDone<T extends { happened: boolean }>(
+    work: (transaction: Transaction) => Promise<T>,
+    deadline: number,
+  ): Promise<T> {
     for (let attempt = 1;; attempt++) {
-      const timeout = Math.max(0, deadline - Date.now());
+      const timeout = deadline - Date.now();
+      if (timeout <= 0) throw this.#late();
       const result = await this.#database.runTransactionAsync<T | undefined>({ timeout }, async (transaction) => {
         try {
+          // Left to the first read, it is also tried after a read that failed, and what then fails is caught by nobody.
+          await transaction.begin(this.#call);
           const result = await work(transaction);
           if (result.happened) await transaction.commit({ gaxOptions: this.#call });
           else await transaction.rollback(this.#call);
           return result;
         } catch (e) {
-          if (!wasAbortedWithoutAdvice(e) || Date.now() > deadline) throw e;
+          if (!wasAbortedWithoutAdvice(e)) throw e;
           return undefined;
         }
       });
@@ -228,10 +226,14 @@ export class SpannerSessionStore implements SessionStore {
     }
   }
 
+  #late(): RbsError {
+    return failure(this.#name, new Error("no answer in time"));
+  }
+
   /** Waits for the library, but not longer than `timeoutMs`, and makes its errors ours. */
   async #within<T>(timeoutMs: number, result: Promise<T>): Promise<T> {
     const late = Promise.withResolvers<never>();
-    const timer = setTimeout(() => late.reject(new Error(`no answer within ${timeoutMs / 1000} s`)), timeoutMs);
+    const timer = setTimeout(() => late.reject(this.#late()), timeoutMs);
     try {
       return await Promise.race([result, late.promise]);
     } catch (cause) {
@@ -239,6 +241,25 @@ export class SpannerSessionStore implements SessionStore {
     } finally {
       clearTimeout(timer);
     }
+  }
+}
+
+/** The library, ready for a project. It sends nothing yet. */
+async function connect(name: string, projectId: string): Promise<Spanner> {
+  const { Spanner } = await loadSpanner().catch((cause) => {
+    throw new RbsError(
+      `The session store spanner:${name} needs the library @google-cloud/spanner, which cannot be loaded ` +
+        `(${sentence(cause)}): run \`deno task compile\` again where there is a network.`,
+      { cause },
+    );
+  });
+  // The other way to retry, which is the default, also repeats reads of aborted transactions, after two seconds each. It
+  // is an option of the calls below that SpannerOptions does not name.
+  const retries = { gaxServerStreamingRetries: true };
+  try {
+    return new Spanner({ projectId, disableBuiltInMetrics: true, ...retries });
+  } catch (cause) {
+    throw failure(name, cause); // SPANNER_EMULATOR_HOST is no "HOST:PORT".
   }
 }
 
