@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { run } from "../tests/support/run.ts";
 import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
+import { ROOT } from "./compile.ts";
+import { makePackages } from "./packages.ts";
 import { compiledJavaFile, launcherFile, LOCAL_JDK, shellWord } from "./launcher.ts";
 import { AGENT, compiledFlags, JBAZEL, ORCHESTRATOR_PROGRAM, type Program, PROGRAMS, PROXY } from "./permissions.ts";
 
@@ -109,6 +111,61 @@ Deno.test("the orchestrator and the agent may use the address that they are told
   await check([orchestrator, "--listen", "localhost"], ["connect:localhost"], ["connect:127.0.0.2"], state);
   await check([agent], ["connect:::2", "connect:::1"], ["connect:::3"], { ...state, RBS_AGENT_HOST: "::2" });
 });
+
+Deno.test("the orchestrator may use what Spanner needs only when its store is there, and a file that is its store", async () => {
+  await using directory = await tempDir();
+  for (const name of ["state", "beside"]) await Deno.mkdir(directory.join(name));
+  await Deno.writeTextFile(directory.join("key.json"), "{}");
+  const launcher = await probe(ORCHESTRATOR_PROGRAM, directory);
+  const emulator = "127.0.0.1:9010";
+  const env = {
+    RBS_STATE_DIR: directory.join("state"),
+    RBS_STORE: undefined,
+    SPANNER_EMULATOR_HOST: undefined,
+    GOOGLE_APPLICATION_CREDENTIALS: directory.join("key.json"),
+  };
+  const file = directory.join("beside/s.sqlite");
+  const spanner = "spanner:projects/p/instances/i/databases/d";
+  const forSpanner = ["env:GOOGLE_APPLICATION_CREDENTIALS", `read:${directory.join("key.json")}`];
+  const never = [`write:${directory.join("beside/other")}`, `write:${directory.join("key.json")}`, "run:/bin/true"];
+  await check([launcher], [], [...forSpanner, `write:${file}`, ...never, "connect:192.0.2.1"], env);
+  await check([launcher, `--store=sqlite:${file}`], [`write:${file}`], [...never, "connect:192.0.2.1"], env);
+  await check([launcher, "--store", spanner], [...forSpanner, "connect:192.0.2.1"], [`write:${file}`, ...never], env);
+  await check(
+    [launcher],
+    [...forSpanner, "env:SPANNER_EMULATOR_HOST", "connect:127.0.0.1"],
+    [...never, "connect:192.0.2.1"],
+    { ...env, RBS_STORE: spanner, SPANNER_EMULATOR_HOST: emulator },
+  );
+});
+
+Deno.test("a launcher imports packages that cannot be bundled, at starts that need them, without a cache or a network", async () => {
+  await using directory = await tempDir();
+  await makePackages(ROOT, directory.join(".packages"), ORCHESTRATOR_PROGRAM.packages!.names, install);
+  const places = { deno: Deno.execPath(), cache: directory.join("cache") };
+  const bundle = `
+    const { default: library } = await import("@google-cloud/spanner");
+    const { projectId } = new library.Spanner({ projectId: "p", disableBuiltInMetrics: true });
+    console.log(projectId);
+  `;
+  await Deno.writeTextFile(directory.join("program"), launcherFile(ORCHESTRATOR_PROGRAM, bundle, places), {
+    mode: 0o755,
+  });
+  const env = { RBS_STATE_DIR: directory.join("state"), RBS_STORE: undefined, SPANNER_EMULATOR_HOST: "127.0.0.1:1" };
+  const spanner = await run([directory.join("program"), "--store=spanner:x"], { env });
+  assert.deepEqual([spanner.stdout, spanner.stderr], ["p\n", ""]);
+  const sqlite = await run([directory.join("program")], { env });
+  assert.match(sqlite.stderr, /Import "@google-cloud\/spanner" not a dependency/);
+
+  const { mtime } = await Deno.stat(directory.join(".packages"));
+  await makePackages(ROOT, directory.join(".packages"), ORCHESTRATOR_PROGRAM.packages!.names, () => assert.fail());
+  assert.deepEqual((await Deno.stat(directory.join(".packages"))).mtime, mtime);
+});
+
+async function install(cwd: string) {
+  const { code, stderr } = await run([Deno.execPath(), "install", "--quiet", "--frozen"], { cwd });
+  assert.equal(code, 0, stderr);
+}
 
 Deno.test("the agent may use files and loopback, and run bash only", async () => {
   await using directory = await tempDir();

@@ -107,3 +107,25 @@ Deno.test("Spanner: when it is out of reach every method says so within its dead
   ]);
   assert(performance.now() - started < 10_000);
 });
+
+Deno.test("Spanner: it goes on when the network is back, and listeners hear what they missed", OPTIONS, async () => {
+  await using flaky = await SpannerEmulator.start();
+  const name = await flaky.newDatabase();
+  await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
+  await using other = await SpannerSessionStore.open(name);
+  const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+  const heard = Promise.withResolvers<void>();
+  store.watch(KEY, heard.resolve);
+  await store.get(KEY);
+  flaky.pause();
+  const noAnswer = /failed \(.+\): check that the emulator at/;
+  await Promise.all([
+    refused(store.get(KEY), name, noAnswer),
+    refused(store.touch(KEY, undefined, 2_000), name, noAnswer),
+  ]);
+  flaky.resume();
+  assert(await other.transition({ ...session!, state: "PENDING" }, "ready"));
+  await heard.promise;
+  assert.equal((await store.get(KEY))?.status, "READY");
+  assert.equal(await store.touch(KEY, undefined, 3_000), true);
+});

@@ -97,6 +97,15 @@ export class SpannerEmulator implements AsyncDisposable {
     return `projects/${PROJECT}/instances/${INSTANCE}/databases/${id}`;
   }
 
+  /** From now on it answers nobody, as behind a broken network, until {@link resume}. */
+  pause(): void {
+    this.#child.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#child.kill("SIGCONT");
+  }
+
   /** Ends the emulator's process at once. */
   async kill(): Promise<void> {
     try {
