@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { RbsError } from "../proto/errors.ts";
 import { stateDirectory } from "../proto/state.ts";
 import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
+import type { OnBounce } from "./sessions/session_service.ts";
 
 /** What the orchestrator's command line says. All paths are absolute. */
 export interface Flags {
@@ -23,6 +24,7 @@ export interface Flags {
   readonly listen: string;
   /** Whether agents share no files with those who build. */
   readonly synced: boolean;
+  readonly onBounce: OnBounce;
 }
 
 const EXAMPLES = `
@@ -133,6 +135,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_START_TIMEOUT").argParser(integer(1, 86_400)).default(120),
     )
     .addOption(
+      new Option(
+        "--on-bounce <rule>",
+        "what a restarted client finds: takeover, its warm server, if Bazel version and startup options are the same; " +
+          "replace, always a new one, after the former one has ended",
+      )
+        .env("RBS_ON_BOUNCE").choices(["takeover", "replace"]).default("takeover"),
+    )
+    .addOption(
       new Option("--region <name>", "refuse clients that ask for another region")
         .env("RBS_REGION").default("", "any"),
     )
@@ -170,6 +180,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     region: options.region,
     listen: options.listen,
     synced: options.workspace === "synced",
+    onBounce: options.onBounce,
   };
 }
 

@@ -37,6 +37,7 @@ async function run(flags: Flags): Promise<void> {
     hiddenPaths: [flags.stateDir, flags.storageRoot],
     storageRoot: flags.storageRoot,
     region: flags.region,
+    onBounce: flags.onBounce,
     leaseSeconds: flags.leaseSeconds,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
     startTimeoutMs: flags.startTimeoutSeconds * 1000,

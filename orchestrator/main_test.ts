@@ -25,6 +25,7 @@ const FLAG_VARIABLES = [
   "RBS_REGION",
   "RBS_LISTEN",
   "RBS_WORKSPACE",
+  "RBS_ON_BOUNCE",
   "XDG_STATE_HOME",
 ];
 
@@ -344,6 +345,7 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
   for (const store of ["", "sqlite:", "spanner:db", "spanner:projects/p/instances/i", "postgres:x"]) {
     await world.fails(2, /'--store <where>' .* is invalid: it must be sqlite:PATH or spanner:/, `--store=${store}`);
   }
+  await world.fails(2, /'--on-bounce <rule>' argument 'fight' is invalid: Allowed choices/, "--on-bounce=fight");
   await world.fails(2, /'--listen <address>' .* is invalid: it must be localhost or an IP/, "--listen=example.org");
   await world.fails(2, /'--listen <address>' argument '::' is invalid: it must be one address/, "--listen=::");
   await world.fails(1, /This machine has no address 192\.0\.2\.1: name one/, "--local-mode", "--listen=192.0.2.1");

@@ -18,6 +18,12 @@ export interface ServerRequest extends SessionKey {
   readonly region: string;
 }
 
+/**
+ * What happens when a proxy asks for a server of the right kind whose session another life of a proxy owns: the new one
+ * takes the warm agent over, or the agent is ended and the new one gets another.
+ */
+export type OnBounce = "takeover" | "replace";
+
 /** Options of {@link SessionService}. */
 export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps"> {
   /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
@@ -30,6 +36,8 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps">
   readonly idleTimeoutMs: number;
   /** What running commands get when their agent is ended. Milliseconds. */
   readonly stopGraceMs: number;
+  /** @default "takeover" */
+  readonly onBounce?: OnBounce;
 }
 
 /** An owner that was noted so shortly before need not be noted again. Milliseconds. */
@@ -37,14 +45,34 @@ const NOTED_MS = 1_000;
 /** Why a caller that waited for a start got no server, when the session went away under it. */
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
-const OTHER_OPTIONS = "was replaced by another client with other startup options; use the same ones, or take turns.";
+
+/** Someone who waits in {@link SessionService.getServer}. */
+interface Caller {
+  readonly request: ServerRequest;
+  /** The caller is gone, or the orchestrator is ending. */
+  readonly signal: AbortSignal;
+  /** The epoch of the start that the caller has been waiting for, if any. */
+  joined?: number;
+  /** The session's former agent was ended for this caller: once, since two who replace each other would go on for ever. */
+  hasReplaced?: true;
+}
+
+/** Why the agent of a session does not do for a caller. */
+interface Misfit {
+  /** What the former server is, for the person who waits: "which …". */
+  readonly which: string;
+  /** For the operator, and for whoever asks the session. */
+  readonly reason: string;
+  /** What a caller is told who waited for one agent and finds another: "was replaced …". */
+  readonly replaced: string;
+}
 
 /** One look at a session on behalf of a caller that wants its server. */
 type Decision =
   /** It is there. */
   | { server: Session }
   /** Something must happen to the session first. */
-  | { wait: true; joined: number | undefined }
+  | "wait"
   /** The agent's connection is being made anew. */
   | { settle: AgentRunner };
 
@@ -130,17 +158,17 @@ export class SessionService {
     gone.promise.catch(() => {});
     const leave = () => gone.reject(either.reason);
     either.addEventListener("abort", leave);
+    const caller: Caller = { request, signal: either };
     try {
-      for (let joined: number | undefined;;) {
+      for (;;) {
         either.throwIfAborted();
         const changed = Promise.withResolvers<void>();
         // Watched before it is looked at, so that nothing is missed in between.
         const stopWatching = this.#options.store.watch(request, changed.resolve);
         try {
-          const decision = await this.#mutex.run(keyText(request), () => this.#decide(request, joined, either));
-          if ("server" in decision) return decision.server;
-          if ("wait" in decision) joined = decision.joined;
-          const agent = "settle" in decision ? decision.settle.settled() : this.#runners.get(keyText(request))?.gone;
+          const decision = await this.#mutex.run(keyText(request), () => this.#decide(caller));
+          if (decision !== "wait" && "server" in decision) return decision.server;
+          const agent = decision === "wait" ? this.#runners.get(keyText(request))?.gone : decision.settle.settled();
           await Promise.race([gone.promise, changed.promise, ...agent ? [agent] : []]);
         } finally {
           stopWatching();
@@ -234,57 +262,92 @@ export class SessionService {
     for (const runner of this.#runners.values()) runner.kill();
   }
 
-  /** @param joined The epoch of the start that the caller has been waiting for, if any. */
-  async #decide(request: ServerRequest, joined: number | undefined, signal: AbortSignal): Promise<Decision> {
-    signal.throwIfAborted();
-    const { store } = this.#options;
-    const session = await store.get(request);
+  async #decide(caller: Caller): Promise<Decision> {
+    caller.signal.throwIfAborted();
+    const { request } = caller;
+    const session = await this.#options.store.get(request);
     const workspace = JSON.stringify(request.sourcePath);
     if (!session) {
-      if (joined !== undefined) throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
-      return { wait: true, joined: await this.#start(request, undefined) };
+      if (caller.joined !== undefined) throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
+      return await this.#begin(caller, undefined);
     }
     if (session.status === "FAILED") {
-      if (joined === undefined) return { wait: true, joined: await this.#start(request, session) };
+      if (caller.joined === undefined) return await this.#begin(caller, session);
       throw new RpcError(session.failureTransient ? Code.UNAVAILABLE : Code.FAILED_PRECONDITION, session.failure);
     }
     if (session.status === "STOPPING") {
-      if (joined !== undefined && session.failureTransient) {
+      if (caller.joined !== undefined && session.failureTransient) {
         throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
       }
       await this.#mendOrphan(session);
-      return { wait: true, joined };
+      return "wait";
     }
-    const hash = startupOptionsHash(request.startupOptions);
-    const isOtherKind = session.synced !== this.#options.synced;
-    if (isOtherKind || (hash !== "" && hash !== session.startupOptionsHash)) {
-      if (joined !== undefined) {
-        throw new RpcError(Code.FAILED_PRECONDITION, `The server of ${workspace} ${OTHER_OPTIONS}`);
+    const misfit = this.#misfit(session, request);
+    if (misfit) {
+      if (caller.joined !== undefined || caller.hasReplaced) {
+        throw new RpcError(Code.FAILED_PRECONDITION, `The server of ${workspace} ${misfit.replaced}`);
       }
-      const [has, reason] = isOtherKind
-        ? [
-          session.synced ? "a synced workspace" : "a shared workspace",
-          "The orchestrator was started in another mode.",
-        ]
-        : ["other startup options", "Another client wants other startup options."];
-      this.#steps.publish(request, `stopping the former server, which has ${has}`);
-      const stopping = await this.#stop(session, reason, false, request);
-      if (!stopping) return await this.#decide(request, joined, signal);
-      return { wait: true, joined };
+      this.#steps.publish(request, `stopping the former server, which ${misfit.which}`);
+      if (!await this.#stop(session, misfit.reason, false, request)) return await this.#decide(caller);
+      caller.hasReplaced = true;
+      return "wait";
     }
     if (session.status === "PENDING") {
       await this.#mendOrphan(session);
-      return { wait: true, joined: session.epoch };
+      caller.joined = session.epoch;
+      return "wait";
     }
     const runner = this.#runners.get(keyText(session));
     if (!runner) {
       await this.#mendOrphan(session);
-      return { wait: true, joined };
+      return "wait";
     }
     if (!runner.isConnected) return { settle: runner };
     const mine = await this.#own(session, request);
     if (mine && mine.epoch !== session.epoch) await runner.setEpoch(mine.epoch);
-    return mine ? { server: mine } : await this.#decide(request, joined, signal);
+    return mine ? { server: mine } : await this.#decide(caller);
+  }
+
+  /**
+   * Why the agent of a PENDING or READY session does not do for `request`; undefined: it does.
+   *
+   * Only who names startup options, a proxy, can be a bounce: its session id is one life's, and with "replace" no life
+   * gets the server of another. Who takes any server (jbazel) names the id that it found in ListSessions, or one of its
+   * own when it found none. If a proxy was faster meanwhile, the ids differ, and jbazel must not end the proxy's server,
+   * nor own it, for then the proxy's next request would be the bounce: see {@link #own}.
+   */
+  #misfit(session: Session, request: ServerRequest): Misfit | undefined {
+    if (session.synced !== this.#options.synced) {
+      return {
+        which: `has ${session.synced ? "a synced workspace" : "a shared workspace"}`,
+        reason: "The orchestrator was started in another mode.",
+        replaced: "was replaced by one of another mode; run the command again.",
+      };
+    }
+    const hash = startupOptionsHash(request.startupOptions);
+    if (hash === "") return undefined;
+    if (hash !== session.startupOptionsHash) {
+      return {
+        which: "has other startup options",
+        reason: "Another client wants other startup options.",
+        replaced: "was replaced by another client with other startup options; use the same ones, or take turns.",
+      };
+    }
+    if (this.#options.onBounce === "replace" && session.sessionId !== request.sessionId) {
+      return {
+        which: "an earlier life of the client has left behind",
+        reason: "Another life of the client wants a server of its own (--on-bounce=replace).",
+        replaced: "was replaced by another client of the same workspace, as --on-bounce=replace of the orchestrator " +
+          "asks for; take turns.",
+      };
+    }
+    return undefined;
+  }
+
+  /** Starts the agent that the caller waits for from now on, unless another caller is faster. */
+  async #begin(caller: Caller, failed: Session | undefined): Promise<Decision> {
+    caller.joined = await this.#start(caller.request, failed);
+    return "wait";
   }
 
   /** Moves a session on whose agent is gone, but whose row could not be written then (a full disk). */
@@ -295,11 +358,15 @@ export class SessionService {
     else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
   }
 
-  /** Makes the caller the owner of a READY session. @returns the session, or undefined if it has changed meanwhile */
+  /**
+   * Makes the caller the owner of a READY session that does for it; with "replace" a caller with another id is its guest.
+   *
+   * @returns the session, or undefined if it has changed meanwhile
+   */
   async #own(session: Session, request: ServerRequest): Promise<Session | undefined> {
-    const { store } = this.#options;
+    const { store, onBounce } = this.#options;
     const now = Date.now();
-    if (session.sessionId !== request.sessionId) {
+    if (session.sessionId !== request.sessionId && onBounce !== "replace") {
       const change = { sessionId: request.sessionId, lastHeartbeat: now };
       return await store.transition({ ...session, state: "READY" }, "takeOver", change);
     }

@@ -1,0 +1,125 @@
+/** What tests of the SessionService share: a service with a store and agents, and shorthands for asking it. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { Code, RpcError } from "../../proto/rpc.ts";
+import { repoHash } from "../../proto/workspace.ts";
+import type { Session } from "../sessions/session.ts";
+import { type ServerRequest, SessionService, type SessionServiceOptions } from "../sessions/session_service.ts";
+import { SqliteSessionStore } from "../sessions/sqlite_store.ts";
+import type { FakeAgentServer } from "./fake_agent_server.ts";
+import { InProcessCompute } from "./in_process_compute.ts";
+import { tempDirectory } from "./temp.ts";
+
+/** Two session ids. */
+export const A = "a".repeat(32);
+export const B = "b".repeat(32);
+/** Startup options of one and the same Bazel server. */
+export const OPTIONS = ["--one", "--two"];
+
+/** A request of ann for the workspace /ws, unless `change` says otherwise. */
+export function request(change: Partial<ServerRequest> = {}): ServerRequest {
+  const sourcePath = change.sourcePath ?? "/ws";
+  return {
+    userId: "ann",
+    repoHash: repoHash(sourcePath),
+    sessionId: A,
+    sourcePath,
+    startupOptions: OPTIONS,
+    region: "",
+    ...change,
+  };
+}
+
+/** A service with a store on the disk and agents in this process. */
+export class World implements AsyncDisposable {
+  readonly temp = tempDirectory();
+  readonly compute = new InProcessCompute();
+  store = SqliteSessionStore.open(join(this.temp.path, "s.sqlite"));
+  service = this.newService();
+
+  constructor(readonly change: Partial<SessionServiceOptions> = {}) {}
+
+  newService(change = this.change): SessionService {
+    return new SessionService({
+      store: this.store,
+      compute: this.compute,
+      log() {},
+      storageRoot: join(this.temp.path, "storage"),
+      region: "",
+      synced: false,
+      hiddenPaths: ["/state"],
+      leaseSeconds: 60,
+      idleTimeoutMs: 60_000,
+      startTimeoutMs: 20_000,
+      stopGraceMs: 0,
+      killAfterMs: 10_000,
+      ...change,
+    });
+  }
+
+  get(change: Partial<ServerRequest> = {}, onStep?: (step: string) => void, signal = new AbortController().signal) {
+    const answer = this.service.getServer(request(change), signal, onStep);
+    answer.catch(() => {});
+    return answer;
+  }
+
+  session(change: Partial<ServerRequest> = {}): Promise<Session | undefined> {
+    return this.store.get(request(change));
+  }
+
+  /** Resolves when the session is in that state. */
+  async until(
+    state: Session["status"] | "NONE",
+    holds = (_: Session | undefined) => true,
+  ): Promise<Session | undefined> {
+    for (;;) {
+      const changed = Promise.withResolvers<void>();
+      const leave = this.store.watch(request(), changed.resolve);
+      const session = await this.session();
+      if ((session?.status ?? "NONE") === state && holds(session)) return leave(), session;
+      await changed.promise;
+      leave();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const agent of this.compute.agents) agent.close();
+    await this.service.stop();
+    await this.compute[Symbol.asyncDispose]();
+    await this.store[Symbol.asyncDispose]();
+    this.temp[Symbol.dispose]();
+  }
+}
+
+/** Registers a test with a {@link World} of its own. */
+export function test(
+  promise: string,
+  run: (world: World) => Promise<void>,
+  change: Partial<SessionServiceOptions> = {},
+) {
+  Deno.test({
+    name: promise,
+    // gRPC's channels close a moment after they are told to.
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: async () => {
+      await using world = new World(change);
+      await run(world);
+    },
+  });
+}
+
+/** Resolves when `promise` rejects with an RpcError like that. */
+export function rejects(promise: Promise<unknown>, code: Code, message: RegExp): Promise<void> {
+  return assert.rejects(promise, (e: unknown) => {
+    assert(e instanceof RpcError, String(e));
+    assert.match(e.message, message);
+    assert.equal(e.code, code);
+    return true;
+  });
+}
+
+/** Resolves once the agent was told the epoch. */
+export async function told(agent: FakeAgentServer, epoch: number): Promise<void> {
+  while (!agent.epochs.includes(epoch)) await new Promise((resolve) => setTimeout(resolve, 1));
+}
