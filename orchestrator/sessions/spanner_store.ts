@@ -9,7 +9,7 @@ import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { loadSpanner } from "./spanner_library.ts";
 import { migrate } from "./spanner_schema.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { Expected, SessionChange, SessionStore } from "./store.ts";
+import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
 
 /** Options of {@link SpannerSessionStore.open}. */
 export interface SpannerStoreOptions {
@@ -18,6 +18,9 @@ export interface SpannerStoreOptions {
   /** What changes to the schema may take. Milliseconds. @default 300000 */
   readonly schemaTimeoutMs?: number;
 }
+
+/** The turn of starts that count all agents: each would abort the others. No key's, since those hold a slash. */
+const LIMITED = "limited";
 
 type CallOptions = NonNullable<Parameters<Transaction["rollback"]>[0]>;
 
@@ -104,10 +107,13 @@ export class SpannerSessionStore implements SessionStore {
     const { happened, row } = await this.#changes.write(
       expected,
       () =>
-        this.#transaction<Outcome>(expected, async (transaction) => {
+        this.#transaction<Outcome>(expected.limits ? LIMITED : keyText(expected), async (transaction) => {
           const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
           const moment = momentOf(found && toSession(found));
           if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
+            return { happened: false, moment };
+          }
+          if (expected.limits && !await this.#hasRoom(transaction, expected.userId, expected.limits)) {
             return { happened: false, moment };
           }
           if (to === "NONE") {
@@ -126,7 +132,7 @@ export class SpannerSessionStore implements SessionStore {
   }
 
   async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
-    const { touched } = await this.#transaction(key, async (transaction) => {
+    const { touched } = await this.#transaction(keyText(key), async (transaction) => {
       const columns = ["SessionId", "Status", "LastHeartbeat"];
       const found = await this.#row(transaction, "BuildSessions", columns, key);
       const touched = found !== undefined && (found.Status === "PENDING" || found.Status === "READY") &&
@@ -176,6 +182,18 @@ export class SpannerSessionStore implements SessionStore {
     return rows[0] as unknown as Row | undefined;
   }
 
+  /** Whether there is room for one more agent of a user. What it counts stays so until the transaction has ended. */
+  async #hasRoom(transaction: Transaction, userId: string, { agents, agentsPerUser }: AgentLimits): Promise<boolean> {
+    const [rows] = await transaction.run({
+      sql: `SELECT COUNT(*) AS Agents, COUNTIF(UserId = @userId) AS OfUser FROM BuildSessions WHERE Status != 'FAILED'`,
+      params: { userId },
+      json: true,
+      gaxOptions: this.#call,
+    });
+    const { Agents, OfUser } = rows[0] as unknown as { Agents: number; OfUser: number };
+    return (agents === 0 || Agents < agents) && (agentsPerUser === 0 || OfUser < agentsPerUser);
+  }
+
   /** The epoch of the key's last session that is gone; 0: there was none. */
   async #lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
     const row = await this.#row(transaction, "SessionEpochs", ["Epoch"], key);
@@ -192,12 +210,12 @@ export class SpannerSessionStore implements SessionStore {
 
   /** Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. */
   async #transaction<T extends { happened: boolean }>(
-    key: SessionKey,
+    turn: string,
     work: (transaction: Transaction) => Promise<T>,
   ): Promise<T> {
     const deadline = Date.now() + this.#timeoutMs;
     const decide = () => this.#within(Math.max(0, deadline - Date.now()), this.#untilDone(work, deadline));
-    return await this.#within(this.#timeoutMs, this.#mutex.run(keyText(key), decide));
+    return await this.#within(this.#timeoutMs, this.#mutex.run(turn, decide));
   }
 
   /** @param deadline Nothing is begun after it. Milliseconds since 1970. */

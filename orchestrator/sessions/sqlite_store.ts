@@ -4,7 +4,7 @@ import type { Session, SessionKey, SessionStatus } from "./session.ts";
 import { changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { Expected, SessionChange, SessionStore } from "./store.ts";
+import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
 
 /** The statements that lead from each schema version to the next one; `PRAGMA user_version` counts them. */
 const MIGRATIONS = [
@@ -148,28 +148,32 @@ export class SqliteSessionStore implements SessionStore {
     return momentOf(row && { status: row.Status as SessionStatus, epoch: row.Epoch as number });
   }
 
-  #insert(key: SessionKey, change: SessionChange): Row | undefined {
+  #insert(key: Expected, change: SessionChange): Row | undefined {
     const columns = startColumns(change);
+    const room = roomFor(key, key.limits);
     return this.#all(
       `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${Object.keys(columns).join(", ")})
-       VALUES (?, ?, 'PENDING',
+       SELECT ?, ?, 'PENDING',
          1 + coalesce((SELECT Epoch FROM SessionEpochs WHERE UserId = ? AND RepoHash = ?), 0),
-         ${Object.keys(columns).map(() => "?").join(", ")})
+         ${Object.keys(columns).map(() => "?").join(", ")}
+       WHERE ${room.sql}
        ON CONFLICT DO NOTHING RETURNING *`,
       key.userId,
       key.repoHash,
       key.userId,
       key.repoHash,
       ...Object.values(columns),
+      ...room.values,
     )[0];
   }
 
   #update(expected: Expected, to: string, raise: number, change: SessionChange): Row | undefined {
     const columns = changedColumns(change);
+    const room = roomFor(expected, expected.limits);
     return this.#all(
       `UPDATE BuildSessions
        SET Status = ?, Epoch = Epoch + ?${Object.keys(columns).map((column) => `, ${column} = ?`).join("")}
-       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *`,
+       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND ${room.sql} RETURNING *`,
       to,
       raise,
       ...Object.values(columns),
@@ -177,6 +181,7 @@ export class SqliteSessionStore implements SessionStore {
       expected.repoHash,
       expected.epoch,
       expected.state,
+      ...room.values,
     )[0];
   }
 
@@ -219,6 +224,21 @@ export class SqliteSessionStore implements SessionStore {
       );
     }
   }
+}
+
+/** A condition: there is room for one more agent of this user. */
+function roomFor({ userId }: SessionKey, limits?: AgentLimits): { sql: string; values: SQLInputValue[] } {
+  const room = { sql: "TRUE", values: [] as SQLInputValue[] };
+  const count = "(SELECT count(*) FROM BuildSessions WHERE Status <> 'FAILED'";
+  if (limits?.agents) {
+    room.sql += ` AND ${count}) < ?`;
+    room.values.push(limits.agents);
+  }
+  if (limits?.agentsPerUser) {
+    room.sql += ` AND ${count} AND UserId = ?) < ?`;
+    room.values.push(userId, limits.agentsPerUser);
+  }
+  return room;
 }
 
 function migrate(database: DatabaseSync, file: string): void {

@@ -1,11 +1,23 @@
 import type { Session, SessionFields, SessionKey } from "./session.ts";
 import type { SessionEvent, SessionState } from "./state_machine.ts";
 
+/** How many sessions may have an agent, that is, be PENDING, READY or STOPPING, at the same time. 0: any number. */
+export interface AgentLimits {
+  readonly agents: number;
+  /** For each user. */
+  readonly agentsPerUser: number;
+}
+
 /** What a transition expects to find; if the store holds anything else, nothing is changed. */
 export interface Expected extends SessionKey {
   readonly state: SessionState;
   /** Ignored for NONE. */
   readonly epoch: number;
+  /**
+   * For "start" only: that there is room for one more agent. Looked at in the same transaction as the rest, so that any
+   * number of starts at once, also of several orchestrators, never exceed it. @default no limits
+   */
+  readonly limits?: AgentLimits;
 }
 
 /** The values that a transition sets. */
@@ -29,7 +41,8 @@ export interface SessionStore extends AsyncDisposable {
    * Lets `event` happen to the session, if it still is what is expected, and durably so.
    *
    * @param change Must be complete for the event "start".
-   * @returns The session after it (for an event that leads to NONE: as it last was); undefined if another was faster.
+   * @returns The session after it (for an event that leads to NONE: as it last was); undefined if another was faster, or
+   *   there is no room.
    */
   transition(expected: Expected, event: SessionEvent, change?: SessionChange): Promise<Session | undefined>;
   /**

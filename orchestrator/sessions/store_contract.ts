@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { SessionFields, SessionKey } from "./session.ts";
 import { type SessionEvent, type SessionState, TRANSITIONS } from "./state_machine.ts";
-import type { SessionStore } from "./store.ts";
+import type { AgentLimits, SessionStore } from "./store.ts";
 
 const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef" };
 
@@ -63,7 +63,7 @@ export interface TestDatabase extends AsyncDisposable {
 export function storeContract(
   name: string,
   create: () => Promise<TestDatabase> | TestDatabase,
-  options: Pick<Deno.TestDefinition, "ignore"> = {},
+  { starts = 1000, ...options }: Pick<Deno.TestDefinition, "ignore"> & { starts?: number } = {},
 ): void {
   const test = (promise: string, run: (store: SessionStore, database: TestDatabase) => Promise<void>) =>
     Deno.test(`${name}: ${promise}`, options, async () => {
@@ -239,6 +239,60 @@ export function storeContract(
     assert(await store.transition({ ...KEY, state: "FAILED", epoch }, "forget"));
     assert.equal(await lead(store, "PENDING"), 5);
     assert.equal(await lead(store, "PENDING", { ...KEY, repoHash: "f".repeat(32) }), 1);
+  });
+
+  const start = (store: SessionStore, userId: string, repoHash: string, limits?: AgentLimits) =>
+    store.transition({ userId, repoHash, state: "NONE", epoch: 0, limits }, "start", fields());
+
+  test("a start beyond the limit changes nothing, whoever wants it, until an agent is gone", async (store) => {
+    const limits = { agents: 3, agentsPerUser: 0 };
+    for (const state of ["PENDING", "READY", "STOPPING"] as const) {
+      await lead(store, state, { userId: state, repoHash: "a" });
+    }
+    const epoch = await lead(store, "FAILED");
+    let told = 0;
+    store.watch(KEY, () => told++);
+    const before = await store.list();
+    const again = () => store.transition({ ...KEY, state: "FAILED", epoch, limits }, "start", fields());
+    assert.equal(await start(store, "eve", "e", limits), undefined);
+    assert.equal(await again(), undefined);
+    assert.deepEqual(await store.list(), before);
+    assert.equal(told, 0);
+    assert(await store.transition({ userId: "STOPPING", repoHash: "a", state: "STOPPING", epoch: 1 }, "stopped"));
+    assert.equal((await again())?.status, "PENDING");
+    assert.equal(told, 1);
+    assert.equal(await start(store, "eve", "e", limits), undefined);
+    assert(await store.transition({ ...KEY, state: "PENDING", epoch: epoch + 1 }, "fail"));
+    assert(await start(store, "eve", "e", limits));
+  });
+
+  test("a limit for each user is nothing to other users", async (store) => {
+    const limits = { agents: 4, agentsPerUser: 2 };
+    assert(await start(store, "ann", "1", limits));
+    assert(await start(store, "ann", "2", limits));
+    assert.equal(await start(store, "ann", "3", limits), undefined);
+    assert(await start(store, "bob", "1", limits));
+    assert(await start(store, "bob", "2", limits));
+    assert.equal(await start(store, "eve", "1", limits), undefined);
+    assert(await store.transition({ userId: "ann", repoHash: "1", state: "PENDING", epoch: 1 }, "fail"));
+    assert(await start(store, "ann", "3", limits));
+  });
+
+  test("a start without limits, and limits of 0, know no bounds", async (store) => {
+    assert(await start(store, "ann", "1", { agents: 1, agentsPerUser: 1 }));
+    assert(await start(store, "ann", "2"));
+    assert(await start(store, "ann", "3", { agents: 0, agentsPerUser: 0 }));
+  });
+
+  test(`of ${starts} starts at once as many win as there is room for`, async (store) => {
+    const limits = { agents: 7, agentsPerUser: 2 };
+    const started = await Promise.all(
+      Array.from({ length: starts }, (_, i) => start(store, `user${i % 5}`, String(i), limits)),
+    );
+    assert.equal(started.filter((session) => session !== undefined).length, 7);
+    const users = (await store.list()).map((session) => session.userId);
+    assert.equal(users.length, 7);
+    for (const user of users) assert(users.filter((other) => other === user).length <= 2);
   });
 
   test("a start without all fields is refused", async (store) => {
