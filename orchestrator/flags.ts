@@ -6,6 +6,7 @@ import { RbsError } from "../proto/errors.ts";
 import { stateDirectory } from "../proto/state.ts";
 import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
 import type { OnBounce } from "./sessions/session_service.ts";
+import type { AgentLimits } from "./sessions/store.ts";
 
 /** What the orchestrator's command line says. All paths are absolute. */
 export interface Flags {
@@ -25,6 +26,7 @@ export interface Flags {
   /** Whether agents share no files with those who build. */
   readonly synced: boolean;
   readonly onBounce: OnBounce;
+  readonly limits: AgentLimits;
 }
 
 const EXAMPLES = `
@@ -39,6 +41,10 @@ Examples:
 
   orchestrator --local-mode --storage-root=/mnt/fast/rbs --idle-timeout=600
       Puts Bazel's output bases on another disk, and ends servers that nobody used for ten minutes.
+
+  orchestrator --local-mode --max-agents=8 --max-agents-per-user=2 --idle-timeout=1800
+      Shares a machine that has memory for eight Bazel servers: the ninth workspace waits until a server ends, and so
+      does anybody's third. Servers that nobody used for half an hour make room.
 
   orchestrator --local-mode --workspace=synced
       Agents on this machine live as if they were on another: each sees a copy of its workspace, which travels over the
@@ -143,6 +149,20 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_ON_BOUNCE").choices(["takeover", "replace"]).default("takeover"),
     )
     .addOption(
+      new Option(
+        "--max-agents <number>",
+        "so many agents run at the same time; who wants one more waits in turn, and is told so; 0: no limit",
+      )
+        .env("RBS_MAX_AGENTS").argParser(integer(0, 1_000_000)).default(0),
+    )
+    .addOption(
+      new Option(
+        "--max-agents-per-user <number>",
+        "the same for each user; one whose limit is reached holds up nobody else; 0: no limit",
+      )
+        .env("RBS_MAX_AGENTS_PER_USER").argParser(integer(0, 1_000_000)).default(0),
+    )
+    .addOption(
       new Option("--region <name>", "refuse clients that ask for another region")
         .env("RBS_REGION").default("", "any"),
     )
@@ -181,6 +201,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     listen: options.listen,
     synced: options.workspace === "synced",
     onBounce: options.onBounce,
+    limits: { agents: options.maxAgents, agentsPerUser: options.maxAgentsPerUser },
   };
 }
 

@@ -38,6 +38,7 @@ async function run(flags: Flags): Promise<void> {
     storageRoot: flags.storageRoot,
     region: flags.region,
     onBounce: flags.onBounce,
+    limits: flags.limits,
     leaseSeconds: flags.leaseSeconds,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
     startTimeoutMs: flags.startTimeoutSeconds * 1000,

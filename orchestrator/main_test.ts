@@ -26,6 +26,8 @@ const FLAG_VARIABLES = [
   "RBS_LISTEN",
   "RBS_WORKSPACE",
   "RBS_ON_BOUNCE",
+  "RBS_MAX_AGENTS",
+  "RBS_MAX_AGENTS_PER_USER",
   "XDG_STATE_HOME",
 ];
 
@@ -279,6 +281,26 @@ test("all methods work, each with its errors", async (world) => {
   );
 });
 
+test("who wants an agent too many is told by steps, waits as long as the deadline says, and is served in turn", async (world) => {
+  const running = await world.start("--max-agents=1", "--on-bounce=replace");
+  using client = world.client(running);
+  const first = request();
+  await client.getServer(first);
+  const other = { ...request("--x"), repoHash: repoHash("/other"), sourcePath: "/other" };
+  await rejects(client.getServer(other, { timeoutMs: 300 }), Code.DEADLINE_EXCEEDED, /./);
+  const steps: string[] = [];
+  for await (const { event } of client.getServerStream(other)) {
+    if (event.case === "step") steps.push(event.value.description);
+    if (steps.length === 1) await client.releaseServer(first);
+  }
+  assert.deepEqual(steps.slice(0, 2), ["waiting for a free agent: 1 of 1 run, you are next", "starting agent"]);
+  steps.length = 0;
+  for await (const { event } of client.getServerStream({ ...other, sessionId: randomToken() })) {
+    if (event.case === "step") steps.push(event.value.description);
+  }
+  assert.equal(steps[0], "stopping the former server, which an earlier life of the client has left behind");
+});
+
 async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<void> {
   const first = await world.start(...flags);
   const wanted = request("--x");
@@ -345,6 +367,11 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
   for (const store of ["", "sqlite:", "spanner:db", "spanner:projects/p/instances/i", "postgres:x"]) {
     await world.fails(2, /'--store <where>' .* is invalid: it must be sqlite:PATH or spanner:/, `--store=${store}`);
   }
+  await world.fails(
+    2,
+    /'--max-agents-per-user <number>' argument '-1' is invalid: it must be a whole number/,
+    "--max-agents-per-user=-1",
+  );
   await world.fails(2, /'--on-bounce <rule>' argument 'fight' is invalid: Allowed choices/, "--on-bounce=fight");
   await world.fails(2, /'--listen <address>' .* is invalid: it must be localhost or an IP/, "--listen=example.org");
   await world.fails(2, /'--listen <address>' argument '::' is invalid: it must be one address/, "--listen=::");

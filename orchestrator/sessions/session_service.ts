@@ -7,8 +7,9 @@ import { IdleReaper } from "./idle_reaper.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
+import { type Place, StartQueue } from "./start_queue.ts";
 import { StepBoard } from "./step_board.ts";
-import type { SessionChange } from "./store.ts";
+import type { AgentLimits, SessionChange } from "./store.ts";
 
 /** What a caller wants a server for; already checked, see request_checks.ts. */
 export interface ServerRequest extends SessionKey {
@@ -38,6 +39,10 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps">
   readonly stopGraceMs: number;
   /** @default "takeover" */
   readonly onBounce?: OnBounce;
+  /** Who wants an agent beyond these waits. @default no limits */
+  readonly limits?: AgentLimits;
+  /** See StartQueueOptions. */
+  readonly lookAgainMs?: number;
 }
 
 /** An owner that was noted so shortly before need not be noted again. Milliseconds. */
@@ -49,12 +54,16 @@ const LOST = "The agent was lost while it started or while the orchestrator was 
 /** Someone who waits in {@link SessionService.getServer}. */
 interface Caller {
   readonly request: ServerRequest;
+  /** Whoever has the smaller number came first. */
+  readonly arrival: number;
   /** The caller is gone, or the orchestrator is ending. */
   readonly signal: AbortSignal;
   /** The epoch of the start that the caller has been waiting for, if any. */
   joined?: number;
   /** The session's former agent was ended for this caller: once, since two who replace each other would go on for ever. */
   hasReplaced?: true;
+  /** Where the caller waits for an agent to be allowed. */
+  place?: Place;
 }
 
 /** Why the agent of a session does not do for a caller. */
@@ -71,10 +80,8 @@ interface Misfit {
 type Decision =
   /** It is there. */
   | { server: Session }
-  /** Something must happen to the session first. */
-  | "wait"
-  /** The agent's connection is being made anew. */
-  | { settle: AgentRunner };
+  /** Something must happen first: to the session, or what `until` stands for. Then it is looked at again. */
+  | { until?: Promise<unknown> };
 
 /**
  * Decides who starts an agent and who waits for it, keeps sessions alive and ends them. Nobody polls: those who wait
@@ -88,6 +95,9 @@ export class SessionService {
   /** The keys of STOPPING sessions that {@link #finishStop} will see to the end. */
   readonly #finishing = new Set<string>();
   readonly #reaper: IdleReaper;
+  /** Undefined: no limits. */
+  readonly #queue?: StartQueue<Caller>;
+  #arrivals = 0;
   readonly #ending = new AbortController();
 
   constructor(options: SessionServiceOptions) {
@@ -98,6 +108,14 @@ export class SessionService {
       log: options.log,
       isBusy: (session) => (this.#runners.get(keyText(session))?.runningCommands ?? 0) > 0,
       expire: (session) => this.#expire(session),
+    });
+    const { limits } = options;
+    if (!limits?.agents && !limits?.agentsPerUser) return;
+    this.#queue = new StartQueue({
+      ...options,
+      limits,
+      steps: this.#steps,
+      start: (callers) => this.#startQueued(callers),
     });
   }
 
@@ -132,8 +150,9 @@ export class SessionService {
    */
   async getServer(request: ServerRequest, signal: AbortSignal, onStep?: (step: string) => void): Promise<Session> {
     const stopReading = onStep && this.#steps.read(request, onStep);
+    const arrival = this.#arrivals++;
     try {
-      return await this.#warm(request) ?? await this.#wait(request, signal);
+      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal);
     } finally {
       stopReading?.();
     }
@@ -152,13 +171,13 @@ export class SessionService {
   }
 
   /** Decides, and waits, until the caller has its server. */
-  async #wait(request: ServerRequest, signal: AbortSignal): Promise<Session> {
+  async #untilServed(request: ServerRequest, arrival: number, signal: AbortSignal): Promise<Session> {
     const either = AbortSignal.any([signal, this.#ending.signal]);
     const gone = Promise.withResolvers<never>();
     gone.promise.catch(() => {});
     const leave = () => gone.reject(either.reason);
     either.addEventListener("abort", leave);
-    const caller: Caller = { request, signal: either };
+    const caller: Caller = { request, signal: either, arrival };
     try {
       for (;;) {
         either.throwIfAborted();
@@ -167,14 +186,14 @@ export class SessionService {
         const stopWatching = this.#options.store.watch(request, changed.resolve);
         try {
           const decision = await this.#mutex.run(keyText(request), () => this.#decide(caller));
-          if (decision !== "wait" && "server" in decision) return decision.server;
-          const agent = decision === "wait" ? this.#runners.get(keyText(request))?.gone : decision.settle.settled();
-          await Promise.race([gone.promise, changed.promise, ...agent ? [agent] : []]);
+          if ("server" in decision) return decision.server;
+          await Promise.race([gone.promise, changed.promise, ...decision.until ? [decision.until] : []]);
         } finally {
           stopWatching();
         }
       }
     } finally {
+      caller.place?.leave();
       either.removeEventListener("abort", leave);
     }
   }
@@ -266,6 +285,7 @@ export class SessionService {
     caller.signal.throwIfAborted();
     const { request } = caller;
     const session = await this.#options.store.get(request);
+    if (session && session.status !== "FAILED") caller.place?.leave();
     const workspace = JSON.stringify(request.sourcePath);
     if (!session) {
       if (caller.joined !== undefined) throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
@@ -280,7 +300,7 @@ export class SessionService {
         throw new RpcError(Code.UNAVAILABLE, `The server of ${workspace} ${RELEASED}`);
       }
       await this.#mendOrphan(session);
-      return "wait";
+      return this.#wait(request);
     }
     const misfit = this.#misfit(session, request);
     if (misfit) {
@@ -290,19 +310,19 @@ export class SessionService {
       this.#steps.publish(request, `stopping the former server, which ${misfit.which}`);
       if (!await this.#stop(session, misfit.reason, false, request)) return await this.#decide(caller);
       caller.hasReplaced = true;
-      return "wait";
+      return this.#wait(request);
     }
     if (session.status === "PENDING") {
       await this.#mendOrphan(session);
       caller.joined = session.epoch;
-      return "wait";
+      return this.#wait(request);
     }
     const runner = this.#runners.get(keyText(session));
     if (!runner) {
       await this.#mendOrphan(session);
-      return "wait";
+      return this.#wait(request);
     }
-    if (!runner.isConnected) return { settle: runner };
+    if (!runner.isConnected) return { until: runner.settled() };
     const mine = await this.#own(session, request);
     if (mine && mine.epoch !== session.epoch) await runner.setEpoch(mine.epoch);
     return mine ? { server: mine } : await this.#decide(caller);
@@ -344,10 +364,34 @@ export class SessionService {
     return undefined;
   }
 
-  /** Starts the agent that the caller waits for from now on, unless another caller is faster. */
+  /** For a change of the session, or the end of its agent. */
+  #wait(key: SessionKey): Decision {
+    return { until: this.#runners.get(keyText(key))?.gone };
+  }
+
+  /** Starts the agent that the caller waits for from now on, unless another caller is faster, or when there is room. */
   async #begin(caller: Caller, failed: Session | undefined): Promise<Decision> {
+    this.#checkRegion(caller.request);
+    if (this.#queue) {
+      // Whoever waits there already keeps the place.
+      caller.place = this.#queue.join(caller);
+      return { until: caller.place.started };
+    }
     caller.joined = await this.#start(caller.request, failed);
-    return "wait";
+    return this.#wait(caller.request);
+  }
+
+  /** Starts the agent that `callers` wait for. @returns false when the store says that there is no room */
+  #startQueued(callers: ReadonlySet<Caller>): Promise<boolean> {
+    const [{ request: key }] = callers;
+    return this.#mutex.run(keyText(key), async () => {
+      const session = await this.#options.store.get(key);
+      const [first] = callers;
+      if (!first || (session && session.status !== "FAILED")) return true;
+      const epoch = await this.#start(first.request, session);
+      for (const caller of callers) caller.joined = epoch;
+      return epoch !== undefined;
+    });
   }
 
   /** Moves a session on whose agent is gone, but whose row could not be written then (a full disk). */
@@ -356,6 +400,7 @@ export class SessionService {
     const expected = { ...session, state: session.status };
     if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
     else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
+    this.#queue?.look();
   }
 
   /**
@@ -375,15 +420,23 @@ export class SessionService {
     return await store.touch(session, session.sessionId, now) ? session : undefined;
   }
 
-  /** Starts an agent, if no one else does. @returns the epoch of the start; undefined if another was faster */
+  #checkRegion(request: ServerRequest): void {
+    const { region } = this.#options;
+    if (region === "" || request.region === "" || request.region === region) return;
+    throw new RpcError(
+      Code.FAILED_PRECONDITION,
+      `This orchestrator serves the region ${region}, not ${request.region}; set RBS_REGION or RBS_ORCHESTRATOR_ADDR.`,
+    );
+  }
+
+  /**
+   * Starts an agent, if no one else does. Throws when the orchestrator is ending.
+   *
+   * @returns the epoch of the start; undefined if another was faster, or there is no room
+   */
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
-    const { store, compute, storageRoot, region, synced } = this.#options;
-    if (region !== "" && request.region !== "" && request.region !== region) {
-      throw new RpcError(
-        Code.FAILED_PRECONDITION,
-        `This orchestrator serves the region ${region}, not ${request.region}; set RBS_REGION or RBS_ORCHESTRATOR_ADDR.`,
-      );
-    }
+    const { store, compute, storageRoot, region, synced, limits } = this.#options;
+    this.#ending.signal.throwIfAborted();
     const now = Date.now();
     const session = await store.transition(
       {
@@ -391,6 +444,7 @@ export class SessionService {
         repoHash: request.repoHash,
         state: failed ? "FAILED" : "NONE",
         epoch: failed?.epoch ?? 0,
+        limits,
       },
       "start",
       {
@@ -428,6 +482,7 @@ export class SessionService {
     this.#runners.set(keyText(session), runner);
     runner.gone.then(() => {
       if (this.#runners.get(keyText(session)) === runner) this.#runners.delete(keyText(session));
+      this.#queue?.look();
     });
     return runner;
   }
@@ -460,9 +515,12 @@ export class SessionService {
     // One decision: nobody who waits can come in between with a start of another kind.
     await this.#mutex.run(keyText(session), async () => {
       this.#finishing.delete(keyText(session));
+      // Those who wait for an agent come after the one that is replaced.
+      using _room = successor && this.#queue?.hold(session);
       const stopped = await store.transition({ ...session, state: "STOPPING" }, "stopped");
       if (stopped && successor && !this.#ending.signal.aborted) await this.#start(successor, undefined);
     }).catch((e) => log(`session ${keyText(session)}: ${sentence(e)}`));
+    this.#queue?.look();
   }
 
   async #expire(session: Session): Promise<void> {

@@ -1,0 +1,209 @@
+import { sentence } from "../../proto/errors.ts";
+import type { Log } from "../log.ts";
+import { keyText, type SessionKey } from "./session.ts";
+import type { StepBoard } from "./step_board.ts";
+import type { AgentLimits, SessionStore } from "./store.ts";
+
+/** Someone who waits for an agent of the key's session. */
+export interface Queued {
+  readonly request: SessionKey;
+  /** Whoever has the smaller number came first. */
+  readonly arrival: number;
+}
+
+/** Options of {@link StartQueue}. */
+export interface StartQueueOptions<Caller extends Queued> {
+  readonly store: SessionStore;
+  readonly steps: StepBoard;
+  readonly log: Log;
+  readonly limits: AgentLimits;
+  /**
+   * Starts an agent for the first of `callers`, who all want the same session; there is one at least, and all may leave any time.
+   *
+   * @returns false when the store says that there is no room; true: nothing is left to do.
+   */
+  start(callers: ReadonlySet<Caller>): Promise<boolean>;
+  /**
+   * How often to look at the store without a reason of our own, in milliseconds: another orchestrator may have ended an
+   * agent. @default 5000
+   */
+  readonly lookAgainMs?: number;
+}
+
+/** A place in the queue. */
+export interface Place {
+  /** Resolves when the session was started, rejects when it could not be. */
+  readonly started: Promise<void>;
+  /** Gives the place up; without effect on others of the same session. May be called again. */
+  leave(): void;
+}
+
+/** All who wait for the same session. */
+interface Entry<Caller> {
+  readonly key: SessionKey;
+  readonly arrival: number;
+  readonly callers: Set<Caller>;
+  readonly started: PromiseWithResolvers<void>;
+}
+
+/**
+ * Starts agents in the order in which they were asked for, as many as {@link AgentLimits} allow, and tells those who
+ * wait why and for how many others. A user whose own limit is reached is passed over and holds nobody up.
+ *
+ * How many agents there are is the store's business alone: it is asked anew at each {@link look}, and it has the last
+ * word at each start. The queue itself is only in memory; after a restart its callers ask again.
+ */
+export class StartQueue<Caller extends Queued> {
+  readonly #options: StartQueueOptions<Caller>;
+  /** In the order of arrival. */
+  readonly #entries: Entry<Caller>[] = [];
+  /** The keys whose agent is being replaced: its room is the next one's. */
+  readonly #held = new Map<string, SessionKey>();
+  #looking = false;
+  #lookAgain = false;
+  #timer?: ReturnType<typeof setTimeout>;
+
+  constructor(options: StartQueueOptions<Caller>) {
+    this.#options = options;
+  }
+
+  /** Waits for a start of the caller's session, with those who wait for it already. */
+  join(caller: Caller): Place {
+    const { userId, repoHash } = caller.request;
+    let entry = this.#entries.find(({ key }) => key.repoHash === repoHash && key.userId === userId);
+    if (!entry) {
+      entry = { key: caller.request, arrival: caller.arrival, callers: new Set(), started: Promise.withResolvers() };
+      // Those who are not there any more need not hear of it.
+      entry.started.promise.catch(() => {});
+      const next = this.#entries.findIndex((other) => other.arrival > caller.arrival);
+      this.#entries.splice(next < 0 ? this.#entries.length : next, 0, entry);
+    }
+    entry.callers.add(caller);
+    this.look();
+    return { started: entry.started.promise, leave: () => this.#leave(entry, caller) };
+  }
+
+  /** Keeps the room of a session whose agent is about to be replaced, until it is disposed of. */
+  hold(key: SessionKey): Disposable {
+    this.#held.set(keyText(key), key);
+    return {
+      [Symbol.dispose]: () => {
+        this.#held.delete(keyText(key));
+        this.look();
+      },
+    };
+  }
+
+  /** Something has changed: starts whose turn it is, and tells the others how it stands. */
+  look(): void {
+    this.#lookAgain = true;
+    if (!this.#looking) void this.#lookUntilQuiet();
+  }
+
+  #leave(entry: Entry<Caller>, caller: Caller): void {
+    if (!entry.callers.delete(caller) || entry.callers.size > 0 || !this.#remove(entry)) return;
+    this.#options.steps.clear(entry.key);
+    this.look();
+  }
+
+  /** @returns whether it was still there */
+  #remove(entry: Entry<Caller>): boolean {
+    const at = this.#entries.indexOf(entry);
+    if (at >= 0) this.#entries.splice(at, 1);
+    return at >= 0;
+  }
+
+  async #lookUntilQuiet(): Promise<void> {
+    this.#looking = true;
+    clearTimeout(this.#timer);
+    while (this.#lookAgain) {
+      this.#lookAgain = false;
+      if (this.#entries.length === 0) continue;
+      try {
+        await this.#serve();
+      } catch (e) {
+        this.#options.log(`agents that are waited for could not be started: ${sentence(e)}`);
+      }
+    }
+    this.#looking = false;
+    if (this.#entries.length === 0) return;
+    this.#timer = setTimeout(() => this.look(), this.#options.lookAgainMs ?? 5000);
+  }
+
+  /** Goes through the queue once. */
+  async #serve(): Promise<void> {
+    const { limits } = this.#options;
+    const running = await this.#running();
+    /** Nobody is started any more when the first of the queue cannot be. */
+    let isFull = false;
+    let before = 0;
+    const beforeOfUser = new Map<string, number>();
+    for (const entry of [...this.#entries]) {
+      const { userId } = entry.key;
+      // Its callers have left, or hear from the store that there is nothing to wait for.
+      if (entry.callers.size === 0 || running.has(entry.key)) continue;
+      if (limits.agentsPerUser > 0 && running.of(userId) >= limits.agentsPerUser) {
+        const mine = beforeOfUser.get(userId) ?? 0;
+        beforeOfUser.set(userId, mine + 1);
+        this.#tell(
+          entry,
+          `waiting for one of your own agents to end: ${standing(running.of(userId), limits.agentsPerUser, mine)}`,
+        );
+        continue;
+      }
+      isFull ||= limits.agents > 0 && running.all >= limits.agents;
+      if (!isFull && await this.#start(entry)) {
+        running.add(entry.key);
+        continue;
+      }
+      isFull = true;
+      this.#tell(entry, `waiting for a free agent: ${standing(running.all, limits.agents, before++)}`);
+    }
+  }
+
+  #tell(entry: Entry<Caller>, step: string): void {
+    // Nothing is to be left on the board for who has left meanwhile.
+    if (entry.callers.size > 0) this.#options.steps.publish(entry.key, step);
+  }
+
+  /** @returns false when there is no room */
+  async #start(entry: Entry<Caller>): Promise<boolean> {
+    try {
+      if (!await this.#options.start(entry.callers)) return false;
+      entry.started.resolve();
+    } catch (e) {
+      entry.started.reject(e);
+      // It was counted as one that runs.
+      this.#lookAgain = true;
+    }
+    this.#remove(entry);
+    return true;
+  }
+
+  /** The sessions that have an agent, or are to have one without waiting. */
+  async #running() {
+    const keys = new Map(this.#held);
+    for (const session of await this.#options.store.list()) {
+      if (session.status !== "FAILED") keys.set(keyText(session), session);
+    }
+    const users = new Map<string, number>();
+    for (const { userId } of keys.values()) users.set(userId, (users.get(userId) ?? 0) + 1);
+    return {
+      has: (key: SessionKey) => keys.has(keyText(key)),
+      of: (userId: string) => users.get(userId) ?? 0,
+      get all() {
+        return keys.size;
+      },
+      add(key: SessionKey) {
+        keys.set(keyText(key), key);
+        users.set(key.userId, (users.get(key.userId) ?? 0) + 1);
+      },
+    };
+  }
+}
+
+/** How it stands, for the person who waits. */
+function standing(running: number, limit: number, before: number): string {
+  const others = before === 0 ? "you are next" : before === 1 ? "1 is before you" : `${before} are before you`;
+  return `${running} of ${limit} run, ${others}`;
+}
