@@ -1,6 +1,6 @@
 import { sentence } from "../../proto/errors.ts";
 import type { Log } from "../log.ts";
-import type { Session } from "./session.ts";
+import { keyText, type Session } from "./session.ts";
 import type { SessionStore } from "./store.ts";
 
 /** Options of {@link IdleReaper}. */
@@ -11,7 +11,7 @@ export interface IdleReaperOptions {
   readonly log: Log;
   /** Whether a command runs in the session. */
   isBusy(session: Session): boolean;
-  /** Ends a session that is READY, or FAILED. */
+  /** Begins to end a session that is READY, or FAILED; does not wait for its agent's end. */
   expire(session: Session): Promise<void>;
 }
 
@@ -60,12 +60,20 @@ export class IdleReaper {
     this.#timer = undefined;
     try {
       let nearest = Infinity;
+      const expired: Session[] = [];
       for (const session of await store.list()) {
         const busy = isBusy(session) || session.status === "PENDING" || session.status === "STOPPING";
         const expiry = (busy ? Date.now() : session.lastHeartbeat) + idleTimeoutMs;
         if (expiry > Date.now()) nearest = Math.min(nearest, expiry);
-        else if (!this.#stopped) await expire(session);
+        else if (!this.#stopped) expired.push(session);
       }
+      // All at once; one that cannot be ended now is no reason for the others to go on.
+      await Promise.all(expired.map((session) =>
+        expire(session).catch((e) => {
+          log(`session ${keyText(session)}, which is idle, could not be ended: ${sentence(e)}`);
+          nearest = Math.min(nearest, Date.now() + idleTimeoutMs);
+        })
+      ));
       if (nearest < Infinity) this.#schedule(nearest);
     } catch (e) {
       log(`idle sessions could not be ended: ${sentence(e)}`);

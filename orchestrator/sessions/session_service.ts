@@ -5,6 +5,7 @@ import { storageDirectory } from "../compute/storage_path.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
 import { IdleReaper } from "./idle_reaper.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
+import { OrphanSweep } from "./orphan_sweep.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
@@ -43,6 +44,8 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps">
   readonly limits?: AgentLimits;
   /** See StartQueueOptions. */
   readonly lookAgainMs?: number;
+  /** How often sessions are looked for whose agent nobody serves. Milliseconds. @default 60_000 */
+  readonly sweepIntervalMs?: number;
 }
 
 /** An owner that was noted so shortly before need not be noted again. Milliseconds. */
@@ -95,6 +98,7 @@ export class SessionService {
   /** The keys of STOPPING sessions that {@link #finishStop} will see to the end. */
   readonly #finishing = new Set<string>();
   readonly #reaper: IdleReaper;
+  readonly #sweep: OrphanSweep;
   /** Undefined: no limits. */
   readonly #queue?: StartQueue<Caller>;
   #arrivals = 0;
@@ -108,6 +112,12 @@ export class SessionService {
       log: options.log,
       isBusy: (session) => (this.#runners.get(keyText(session))?.runningCommands ?? 0) > 0,
       expire: (session) => this.#expire(session),
+    });
+    this.#sweep = new OrphanSweep({
+      store: options.store,
+      intervalMs: options.sweepIntervalMs ?? 60_000,
+      log: options.log,
+      mend: (session) => this.#mendIfOrphan(session),
     });
     const { limits } = options;
     if (!limits?.agents && !limits?.agentsPerUser) return;
@@ -139,6 +149,7 @@ export class SessionService {
       await this.#mendOrphan(session);
     }
     await this.#reaper.start();
+    this.#sweep.start();
   }
 
   /**
@@ -264,6 +275,7 @@ export class SessionService {
   async stop(): Promise<void> {
     this.#ending.abort(new RpcError(Code.UNAVAILABLE, "The orchestrator is being stopped; start it again."));
     this.#reaper.stop();
+    this.#sweep.stop();
     // Once more, if a start was on its way while the first ones were looked up.
     for (;;) {
       const sessions = (await this.#options.store.list()).filter((session) => session.status !== "FAILED");
@@ -401,6 +413,15 @@ export class SessionService {
     if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
     else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
     this.#queue?.look();
+  }
+
+  /** The same for a session as it was a moment ago: a start whose agent is about to be ours is not disturbed. */
+  async #mendIfOrphan(session: Session): Promise<void> {
+    if (session.status === "FAILED" || this.#runners.has(keyText(session))) return;
+    await this.#mutex.run(keyText(session), async () => {
+      const now = await this.#options.store.get(session);
+      if (now && now.status !== "FAILED") await this.#mendOrphan(now);
+    });
   }
 
   /**

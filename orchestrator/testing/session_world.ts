@@ -71,11 +71,12 @@ export class World implements AsyncDisposable {
   async until(
     state: Session["status"] | "NONE",
     holds = (_: Session | undefined) => true,
+    change: Partial<ServerRequest> = {},
   ): Promise<Session | undefined> {
     for (;;) {
       const changed = Promise.withResolvers<void>();
-      const leave = this.store.watch(request(), changed.resolve);
-      const session = await this.session();
+      const leave = this.store.watch(request(change), changed.resolve);
+      const session = await this.session(change);
       if ((session?.status ?? "NONE") === state && holds(session)) return leave(), session;
       await changed.promise;
       leave();

@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test } from "../testing/session_world.ts";
+import { tempDirectory } from "../testing/temp.ts";
+import { IdleReaper } from "./idle_reaper.ts";
+import { keyText } from "./session.ts";
+import { SqliteSessionStore } from "./sqlite_store.ts";
+import { fields } from "./store_contract.ts";
+
+const PATHS = Array.from({ length: 20 }, (_, i) => `/${i}`);
+
+Deno.test("all that have expired are ended at once, and one that cannot be is no trouble for the others", async () => {
+  using temp = tempDirectory();
+  await using store = SqliteSessionStore.open(join(temp.path, "s.sqlite"));
+  for (const repoHash of PATHS) {
+    const key = { userId: "ann", repoHash };
+    const { epoch } = (await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", fields()))!;
+    await store.transition({ ...key, state: "PENDING", epoch }, "ready");
+  }
+  const begun: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  const allBegun = Promise.withResolvers<void>();
+  const log: string[] = [];
+  const reaper = new IdleReaper({
+    store,
+    idleTimeoutMs: 60_000,
+    log: (line) => log.push(line),
+    isBusy: () => false,
+    async expire(session) {
+      if (begun.push(session.repoHash) === PATHS.length) allBegun.resolve();
+      if (session.repoHash === "/3") throw new Error("the disk is full");
+      await gate.promise;
+    },
+  });
+  const reaped = reaper.start();
+  await allBegun.promise;
+  assert.deepEqual(begun.toSorted(), PATHS.toSorted());
+  gate.resolve();
+  await reaped;
+  reaper.stop();
+  const text = keyText({ userId: "ann", repoHash: "/3" });
+  assert.deepEqual(log, [`session ${text}, which is idle, could not be ended: the disk is full`]);
+});
+
+test("twenty idle sessions whose agents are slow to end take the time of one", async (world) => {
+  const stopping = PATHS.map(async (sourcePath) => {
+    void world.get({ sourcePath, startupOptions: ["--fake=deaf"] });
+    await world.until("STOPPING", () => true, { sourcePath });
+  });
+  await Promise.all(stopping);
+  assert.equal(world.compute.alive.size, PATHS.length, "not one has ended before the last is asked to");
+  for (const agent of world.compute.alive) agent.close();
+  await Promise.all(PATHS.map((sourcePath) => world.until("NONE", () => true, { sourcePath })));
+  assert.equal(world.compute.alive.size, 0);
+}, { idleTimeoutMs: 300, killAfterMs: 600_000 });
