@@ -31,17 +31,20 @@ const CLOCK: BackoffClock = {
 export class Backoff {
   readonly #least: number;
   readonly #most: number;
+  readonly #factor: number;
   readonly #clock: BackoffClock;
   #next: number;
 
   /**
    * @param options.least The first wait's greatest length, in milliseconds. @default 100
    * @param options.most The same for the longest. @default 5_000
+   * @param options.factor How many times as long as the one before each wait is. @default 2
    * @param options.clock For tests.
    */
-  constructor(options: { least?: number; most?: number; clock?: BackoffClock } = {}) {
+  constructor(options: { least?: number; most?: number; factor?: number; clock?: BackoffClock } = {}) {
     this.#least = this.#next = options.least ?? 100;
     this.#most = options.most ?? 5_000;
+    this.#factor = options.factor ?? 2;
     this.#clock = options.clock ?? CLOCK;
   }
 
@@ -58,7 +61,7 @@ export class Backoff {
     const clock = this.#clock;
     // Half to once the length, so that many who lost the same peer don't come back at once.
     const milliseconds = this.#next * (0.5 + clock.random() / 2);
-    this.#next = Math.min(this.#next * 2, this.#most);
+    this.#next = Math.min(this.#next * this.#factor, this.#most);
     if (signal?.aborted) return;
     const lead = () => clock.wall() - clock.now();
     const before = lead();

@@ -82,6 +82,7 @@ Deno.test("other bounds are kept to", async () => {
   const clock = new FakeClock();
   clock.dice = ALMOST_ONE;
   assert.deepEqual(await waits(new Backoff({ least: 30, most: 100, clock }), clock, 4), [30, 60, 100, 100]);
+  assert.deepEqual(await waits(new Backoff({ least: 30, most: 300, factor: 4, clock }), clock, 3), [30, 120, 300]);
 });
 
 Deno.test("after an attempt that went well, waits are short again", async () => {

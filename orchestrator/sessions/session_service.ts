@@ -1,3 +1,4 @@
+import { Backoff, type BackoffClock } from "../../proto/backoff.ts";
 import { sentence } from "../../proto/errors.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
@@ -46,6 +47,8 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps">
   readonly lookAgainMs?: number;
   /** How often sessions are looked for whose agent nobody serves. Milliseconds. @default 60_000 */
   readonly sweepIntervalMs?: number;
+  /** The time between attempts to start an agent, for tests. */
+  readonly backoffClock?: BackoffClock;
 }
 
 /** An owner that was noted so shortly before need not be noted again. Milliseconds. */
@@ -53,6 +56,9 @@ const NOTED_MS = 1_000;
 /** Why a caller that waited for a start got no server, when the session went away under it. */
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
+
+/** How often a start is tried again for a caller when it failed for a transient reason. */
+const RETRIES = 2;
 
 /** Someone who waits in {@link SessionService.getServer}. */
 interface Caller {
@@ -65,6 +71,14 @@ interface Caller {
   joined?: number;
   /** The session's former agent was ended for this caller: once, since two who replace each other would go on for ever. */
   hasReplaced?: true;
+  /** How often a start has been tried again for this caller. */
+  retries: number;
+  /** The waits before that. */
+  readonly backoff: Backoff;
+  /** Ends such a wait. */
+  pause?: AbortController;
+  /** Tells the caller, and nobody else, what happens. */
+  say?(step: string): void;
   /** Where the caller waits for an agent to be allowed. */
   place?: Place;
 }
@@ -153,8 +167,8 @@ export class SessionService {
   }
 
   /**
-   * Answers when the session has an agent that answered; starts one if needed. Throws an RpcError with UNAVAILABLE or
-   * FAILED_PRECONDITION when it cannot have one.
+   * Answers when the session has an agent that answered; starts one if needed, and again if the start failed for a
+   * transient reason. Throws an RpcError with UNAVAILABLE or FAILED_PRECONDITION when it cannot have one.
    *
    * @param signal The caller is gone; a start that it caused goes on.
    * @param onStep Called with the latest step of the start and with each that follows.
@@ -163,7 +177,7 @@ export class SessionService {
     const stopReading = onStep && this.#steps.read(request, onStep);
     const arrival = this.#arrivals++;
     try {
-      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal);
+      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal, onStep);
     } finally {
       stopReading?.();
     }
@@ -182,13 +196,25 @@ export class SessionService {
   }
 
   /** Decides, and waits, until the caller has its server. */
-  async #untilServed(request: ServerRequest, arrival: number, signal: AbortSignal): Promise<Session> {
+  async #untilServed(
+    request: ServerRequest,
+    arrival: number,
+    signal: AbortSignal,
+    onStep?: (step: string) => void,
+  ): Promise<Session> {
     const either = AbortSignal.any([signal, this.#ending.signal]);
     const gone = Promise.withResolvers<never>();
     gone.promise.catch(() => {});
     const leave = () => gone.reject(either.reason);
     either.addEventListener("abort", leave);
-    const caller: Caller = { request, signal: either, arrival };
+    const caller: Caller = {
+      request,
+      signal: either,
+      arrival,
+      retries: 0,
+      backoff: new Backoff({ least: 500, most: 2000, factor: 4, clock: this.#options.backoffClock }),
+      say: onStep,
+    };
     try {
       for (;;) {
         either.throwIfAborted();
@@ -205,6 +231,7 @@ export class SessionService {
       }
     } finally {
       caller.place?.leave();
+      caller.pause?.abort();
       either.removeEventListener("abort", leave);
     }
   }
@@ -295,6 +322,7 @@ export class SessionService {
 
   async #decide(caller: Caller): Promise<Decision> {
     caller.signal.throwIfAborted();
+    caller.pause?.abort();
     const { request } = caller;
     const session = await this.#options.store.get(request);
     if (session && session.status !== "FAILED") caller.place?.leave();
@@ -305,6 +333,7 @@ export class SessionService {
     }
     if (session.status === "FAILED") {
       if (caller.joined === undefined) return await this.#begin(caller, session);
+      if (this.#mayRetry(caller, session)) return this.#beforeRetry(caller, session);
       throw new RpcError(session.failureTransient ? Code.UNAVAILABLE : Code.FAILED_PRECONDITION, session.failure);
     }
     if (session.status === "STOPPING") {
@@ -374,6 +403,24 @@ export class SessionService {
       };
     }
     return undefined;
+  }
+
+  /**
+   * Whether the caller, who waited for the start that failed, gets another attempt. Not after one that took long: a start
+   * that hangs until --start-timeout would try the caller's patience three times.
+   */
+  #mayRetry(caller: Caller, failed: Session): boolean {
+    const tookLong = Date.now() - failed.createdAt > this.#options.startTimeoutMs / 2;
+    return failed.failureTransient && caller.retries < RETRIES && !tookLong;
+  }
+
+  /** For some time, unless another caller is faster; then the session's start is the caller's own again. */
+  #beforeRetry(caller: Caller, failed: Session): Decision {
+    caller.retries++;
+    caller.joined = undefined;
+    caller.pause = new AbortController();
+    caller.say?.(`${asStep(failed.failure)}; trying again`);
+    return { until: caller.backoff.wait(caller.pause.signal) };
   }
 
   /** For a change of the session, or the end of its agent. */
@@ -562,4 +609,9 @@ export class SessionService {
       }
     }
   }
+}
+
+/** A failure's sentence as a part of a step: without the advice at its end, which is for those who get no server. */
+function asStep(failure: string): string {
+  return failure.replace(/(; [^;()"]*)?\.$/, "").replace(/^The /, "the ");
 }

@@ -41,7 +41,8 @@ export interface Place {
 /** All who wait for the same session. */
 interface Entry<Caller> {
   readonly key: SessionKey;
-  readonly arrival: number;
+  /** Of the first of them. */
+  arrival: number;
   readonly callers: Set<Caller>;
   readonly started: PromiseWithResolvers<void>;
 }
@@ -75,8 +76,12 @@ export class StartQueue<Caller extends Queued> {
       entry = { key: caller.request, arrival: caller.arrival, callers: new Set(), started: Promise.withResolvers() };
       // Those who are not there any more need not hear of it.
       entry.started.promise.catch(() => {});
-      const next = this.#entries.findIndex((other) => other.arrival > caller.arrival);
-      this.#entries.splice(next < 0 ? this.#entries.length : next, 0, entry);
+      this.#insert(entry);
+    } else if (caller.arrival < entry.arrival) {
+      // Back from a start that failed.
+      this.#remove(entry);
+      entry.arrival = caller.arrival;
+      this.#insert(entry);
     }
     entry.callers.add(caller);
     this.look();
@@ -104,6 +109,11 @@ export class StartQueue<Caller extends Queued> {
     if (!entry.callers.delete(caller) || entry.callers.size > 0 || !this.#remove(entry)) return;
     this.#options.steps.clear(entry.key);
     this.look();
+  }
+
+  #insert(entry: Entry<Caller>): void {
+    const next = this.#entries.findIndex((other) => other.arrival > entry.arrival);
+    this.#entries.splice(next < 0 ? this.#entries.length : next, 0, entry);
   }
 
   /** @returns whether it was still there */
