@@ -174,10 +174,13 @@ export class SessionService {
    * @param onStep Called with the latest step of the start and with each that follows.
    */
   async getServer(request: ServerRequest, signal: AbortSignal, onStep?: (step: string) => void): Promise<Session> {
-    const stopReading = onStep && this.#steps.read(request, onStep);
+    let last: string | undefined;
+    // The board is wiped between two starts, and when the last of the queue has left: the same again is no news.
+    const say = onStep && ((step: string) => void (step !== last && onStep(last = step)));
+    const stopReading = say && this.#steps.read(request, say);
     const arrival = this.#arrivals++;
     try {
-      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal, onStep);
+      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal, say);
     } finally {
       stopReading?.();
     }
@@ -200,7 +203,7 @@ export class SessionService {
     request: ServerRequest,
     arrival: number,
     signal: AbortSignal,
-    onStep?: (step: string) => void,
+    say?: (step: string) => void,
   ): Promise<Session> {
     const either = AbortSignal.any([signal, this.#ending.signal]);
     const gone = Promise.withResolvers<never>();
@@ -213,7 +216,7 @@ export class SessionService {
       arrival,
       retries: 0,
       backoff: new Backoff({ least: 500, most: 2000, factor: 4, clock: this.#options.backoffClock }),
-      say: onStep,
+      say,
     };
     try {
       for (;;) {
