@@ -34,6 +34,26 @@ test("replace: a start for an earlier life is given up, and its caller does not 
   assert.equal(world.compute.alive.size, 1);
 }, { onBounce: "replace" });
 
+test(
+  "replace: who was replaced while its own agent was to start is told so, and does not fight either",
+  async (world) => {
+    await world.get();
+    const transition = world.store.transition.bind(world.store);
+    const last = Promise.withResolvers<Awaited<ReturnType<typeof world.get>>>();
+    world.store.transition = (...change) => {
+      if (change[1] === "stopped") {
+        world.store.transition = transition;
+        last.resolve(world.get({ sessionId: C }));
+      }
+      return transition(...change);
+    };
+    await rejects(world.get({ sessionId: B }), Code.FAILED_PRECONDITION, /replaced by another client of the same/);
+    assert.equal((await last.promise).sessionId, C);
+    assert.equal(world.compute.alive.size, 1);
+  },
+  { onBounce: "replace" },
+);
+
 test("replace: of many lives at once each replaces at most once, and the last one has the server", async (world) => {
   const ids = Array.from({ length: 20 }, (_, i) => String(i).padStart(32, "0"));
   const answers = await Promise.allSettled(ids.map((sessionId) => world.get({ sessionId })));

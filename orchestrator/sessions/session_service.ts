@@ -75,8 +75,8 @@ interface Caller {
   retries: number;
   /** The waits before that. */
   readonly backoff: Backoff;
-  /** Ends such a wait. */
-  pause?: AbortController;
+  /** The caller has its answer. */
+  readonly over: AbortController;
   /** Tells the caller, and nobody else, what happens. */
   say?(step: string): void;
   /** Where the caller waits for an agent to be allowed. */
@@ -216,6 +216,7 @@ export class SessionService {
       arrival,
       retries: 0,
       backoff: new Backoff({ least: 500, most: 2000, factor: 4, clock: this.#options.backoffClock }),
+      over: new AbortController(),
       say,
     };
     try {
@@ -234,7 +235,7 @@ export class SessionService {
       }
     } finally {
       caller.place?.leave();
-      caller.pause?.abort();
+      caller.over.abort();
       either.removeEventListener("abort", leave);
     }
   }
@@ -325,7 +326,6 @@ export class SessionService {
 
   async #decide(caller: Caller): Promise<Decision> {
     caller.signal.throwIfAborted();
-    caller.pause?.abort();
     const { request } = caller;
     const session = await this.#options.store.get(request);
     if (session && session.status !== "FAILED") caller.place?.leave();
@@ -421,9 +421,8 @@ export class SessionService {
   #beforeRetry(caller: Caller, failed: Session): Decision {
     caller.retries++;
     caller.joined = undefined;
-    caller.pause = new AbortController();
     caller.say?.(`${asStep(failed.failure)}; trying again`);
-    return { until: caller.backoff.wait(caller.pause.signal) };
+    return { until: caller.backoff.wait(caller.over.signal) };
   }
 
   /** For a change of the session, or the end of its agent. */

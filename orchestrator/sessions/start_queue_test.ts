@@ -79,12 +79,28 @@ test("who leaves is dropped from the queue, and no agent is started for him", as
   assert.deepEqual(world.compute.agents.map(({ spec }) => spec.sourcePath), ["/ws", "/4"]);
   const late = caller(world, "/2");
   await late.waits(`1 of 1 run, ${NEXT}`);
-  late.leave();
-  // It reads the board before the other one has left the queue, and wiped it.
-  const latest = caller(world, "/2");
-  await release(world, "/4");
-  await latest.server;
-  assert.deepEqual(latest.log.steps.slice(0, 2), [`waiting for a free agent: 1 of 1 run, ${NEXT}`, "starting agent"]);
+}, limits(1));
+
+test("the queue's steps are told once, and not to those who come when it is over", async (world) => {
+  await world.get();
+  const first = caller(world, "/2");
+  await first.waits(`1 of 1 run, ${NEXT}`);
+  // The next one reads the board before the first has left and wiped it, and joins the queue after that.
+  const get = world.store.get.bind(world.store);
+  world.store.get = (key) => first.server.catch(() => {}).then(() => get(key));
+  const second = caller(world, "/2");
+  first.leave();
+  await second.waits(`1 of 1 run, ${NEXT}`);
+  const third = caller(world, "/3");
+  await third.waits("1 of 1 run, 1 is before you");
+  assert.equal(second.log.steps.length, 1);
+  second.leave();
+  third.leave();
+  await Promise.allSettled([second.server, third.server]);
+  await release(world, "/ws");
+  const late = caller(world, "/3");
+  await late.server;
+  assert.equal(late.log.steps[0], "starting agent");
 }, limits(1));
 
 test("a user's own limit holds up no other user", async (world) => {
@@ -137,9 +153,23 @@ test("an agent that replaces another takes its room, whoever waits", async (worl
   await world.get();
   const two = caller(world, "/2");
   await two.waits(`1 of 1 run, ${NEXT}`);
+  const three = Promise.withResolvers<ReturnType<typeof caller>>();
+  const transition = world.store.transition.bind(world.store);
+  world.store.transition = async (...change) => {
+    const session = await transition(...change);
+    if (change[1] === "stopped") {
+      // The queue looks around just when the room is empty.
+      world.store.transition = transition;
+      const late = caller(world, "/3");
+      await late.waits("1 of 1 run, 1 is before you");
+      three.resolve(late);
+    }
+    return session;
+  };
   const anew = await world.get({ sessionId: B, startupOptions: ["--three"] });
   assert.equal(anew.sourcePath, "/ws");
   assert.deepEqual(two.log.steps, [`waiting for a free agent: 1 of 1 run, ${NEXT}`]);
+  (await three.promise).leave();
   await release(world, "/ws");
   await two.server;
 }, limits(1));
@@ -173,6 +203,24 @@ test("of two orchestrators on one store each sees the room that the other makes"
   assert.equal(await first.release(request(), ""), true);
   await two.server;
 }, { ...limits(1), lookAgainMs: 20 });
+
+test("two orchestrators on one store do not exceed the limit together", async (world) => {
+  const services = [world.service, world.newService()];
+  const list = world.store.list.bind(world.store);
+  // What each of them knows is always old: only the store's own transaction can hold the limit.
+  world.store.list = async () => (await list()).slice(0, 1);
+  const { signal } = new AbortController();
+  await Promise.all(Array.from({ length: 40 }, async (_, i) => {
+    const service = services[i % 2];
+    const session = await service.getServer(request({ sourcePath: `/${i}` }), signal);
+    const running = (await list()).filter(({ status }) => status !== "FAILED");
+    assert(running.length <= 2, `${running.length} run`);
+    await service.release(session, "");
+  }));
+  assert.equal(world.compute.agents.length, 40);
+  world.store.list = list;
+  await services[1].stop();
+}, { ...limits(2), lookAgainMs: 20 });
 
 test("who waits when the orchestrator ends is told so, and nothing is started any more", async (world) => {
   await world.get();
