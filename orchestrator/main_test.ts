@@ -7,7 +7,7 @@ import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
 import { randomToken, readLocalToken } from "../proto/state.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
-import { EMULATOR, SpannerEmulator } from "./testing/spanner_emulator.ts";
+import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 import { tempDirectory } from "./testing/temp.ts";
 
 const MAIN = join(import.meta.dirname!, "main.ts");
@@ -173,10 +173,9 @@ function rejects(promise: Promise<unknown>, code: Code, message: RegExp): Promis
   });
 }
 
-function test(promise: string, run: (world: World) => Promise<void>, ignore = false): void {
+function test(promise: string, run: (world: World) => Promise<void>): void {
   Deno.test({
     name: promise,
-    ignore,
     sanitizeOps: false,
     sanitizeResources: false,
     fn: async () => {
@@ -325,22 +324,24 @@ async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<vo
 
 test("after a kill -9 the next one takes the agents over, and nobody notices", (world) => isAdoptedAfterAKill(world));
 
-test("the same with sessions in Spanner", async (world) => {
-  world.emulator = await SpannerEmulator.start();
-  await isAdoptedAfterAKill(world, `--store=spanner:${await world.emulator.newDatabase()}`);
-  assert(!Array.from(Deno.readDirSync(world.stateDir)).some(({ name }) => name.includes("sqlite")));
-}, !EMULATOR);
+withEmulator(() => {
+  test("the same with sessions in Spanner", async (world) => {
+    world.emulator = await SpannerEmulator.start();
+    await isAdoptedAfterAKill(world, `--store=spanner:${await world.emulator.newDatabase()}`);
+    assert(!Array.from(Deno.readDirSync(world.stateDir)).some(({ name }) => name.includes("sqlite")));
+  });
 
-test("a store in Spanner that cannot be used is named", async (world) => {
-  world.emulator = await SpannerEmulator.start();
-  const store = `--store=spanner:${world.emulator.databaseName("gone")}`;
-  await world.fails(
-    1,
-    /spanner:projects\/.*\/databases\/gone is not there .*: create the database/,
-    "--local-mode",
-    store,
-  );
-}, !EMULATOR);
+  test("a store in Spanner that cannot be used is named", async (world) => {
+    world.emulator = await SpannerEmulator.start();
+    const store = `--store=spanner:${world.emulator.databaseName("gone")}`;
+    await world.fails(
+      1,
+      /spanner:projects\/.*\/databases\/gone is not there .*: create the database/,
+      "--local-mode",
+      store,
+    );
+  });
+});
 
 test("with --store=sqlite:PATH the sessions are in that file", async (world) => {
   const file = join(world.stateDir, "elsewhere.sqlite");

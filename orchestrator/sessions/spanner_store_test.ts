@@ -1,23 +1,10 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../../proto/errors.ts";
-import { EMULATOR, SpannerEmulator } from "../testing/spanner_emulator.ts";
+import { SpannerEmulator, withEmulator } from "../testing/spanner_emulator.ts";
 import { SpannerSessionStore } from "./spanner_store.ts";
 import { fields, storeContract } from "./store_contract.ts";
 
 const KEY = { userId: "ann", repoHash: "a".repeat(32) };
-const OPTIONS = { ignore: !EMULATOR };
-
-let emulator: SpannerEmulator;
-Deno.test.beforeAll(async () => {
-  if (EMULATOR) emulator = await SpannerEmulator.start();
-});
-Deno.test.afterAll(() => emulator?.[Symbol.asyncDispose]());
-
-storeContract("Spanner", async () => {
-  const name = await emulator.newDatabase();
-  return { open: () => SpannerSessionStore.open(name), [Symbol.asyncDispose]: () => emulator.dropDatabase(name) };
-  // The emulator runs one read-write transaction at a time.
-}, { ...OPTIONS, starts: 100 });
 
 /** Checks that a method fails by one sentence that names the store. */
 async function refused(promise: Promise<unknown>, name: string, pattern: RegExp): Promise<void> {
@@ -30,103 +17,116 @@ async function refused(promise: Promise<unknown>, name: string, pattern: RegExp)
   });
 }
 
-Deno.test(
-  "Spanner: several orchestrators may make the tables at once, and find what was written",
-  OPTIONS,
-  async () => {
-    const name = await emulator.newDatabase();
-    const stores = await Promise.all([1, 2, 3].map(() => SpannerSessionStore.open(name)));
-    const written = await stores[0].transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
-    for (const store of stores) {
-      assert.deepEqual(await store.get(KEY), written);
-      await store[Symbol.asyncDispose]();
-    }
-    await using store = await SpannerSessionStore.open(name);
-    assert.deepEqual(await store.get(KEY), written);
-  },
-);
-
-Deno.test("Spanner: a database of a newer orchestrator is refused, and left as it is", OPTIONS, async () => {
-  const name = await emulator.newDatabase();
-  await (await SpannerSessionStore.open(name))[Symbol.asyncDispose]();
-  await emulator.use(name, (database) => database.table("SchemaVersion").update({ Id: 1, Version: 99 }));
-  await refused(
-    SpannerSessionStore.open(name),
-    name,
-    /written by a newer orchestrator \(schema 99, this one knows \d+\)/,
-  );
-  await emulator.use(name, async (database) => {
-    const [rows] = await database.run({ sql: "SELECT Version FROM SchemaVersion", json: true });
-    assert.deepEqual(rows, [{ Version: 99 }]);
+withEmulator(() => {
+  let emulator: SpannerEmulator;
+  Deno.test.beforeAll(async () => {
+    emulator = await SpannerEmulator.start();
   });
-});
+  Deno.test.afterAll(() => emulator[Symbol.asyncDispose]());
 
-Deno.test("Spanner: a database, instance or project that is not there is named", OPTIONS, async () => {
-  for (
-    const name of [
-      emulator.databaseName("gone"),
-      "projects/rbs-test/instances/gone/databases/gone",
-      "projects/gone/instances/gone/databases/gone",
-    ]
-  ) await refused(SpannerSessionStore.open(name), name, /is not there \(.*\): create the database, or name another/);
-});
+  storeContract("Spanner", async () => {
+    const name = await emulator.newDatabase();
+    return { open: () => SpannerSessionStore.open(name), [Symbol.asyncDispose]: () => emulator.dropDatabase(name) };
+    // The emulator runs one read-write transaction at a time.
+  }, { starts: 100 });
 
-Deno.test("Spanner: an emulator's address that is none is a sentence", OPTIONS, async () => {
-  Deno.env.set("SPANNER_EMULATOR_HOST", "localhost:http");
-  try {
-    const name = emulator.databaseName("any");
+  Deno.test(
+    "Spanner: several orchestrators may make the tables at once, and find what was written",
+    async () => {
+      const name = await emulator.newDatabase();
+      const stores = await Promise.all([1, 2, 3].map(() => SpannerSessionStore.open(name)));
+      const written = await stores[0].transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+      for (const store of stores) {
+        assert.deepEqual(await store.get(KEY), written);
+        await store[Symbol.asyncDispose]();
+      }
+      await using store = await SpannerSessionStore.open(name);
+      assert.deepEqual(await store.get(KEY), written);
+    },
+  );
+
+  Deno.test("Spanner: a database of a newer orchestrator is refused, and left as it is", async () => {
+    const name = await emulator.newDatabase();
+    await (await SpannerSessionStore.open(name))[Symbol.asyncDispose]();
+    await emulator.use(name, (database) => database.table("SchemaVersion").update({ Id: 1, Version: 99 }));
     await refused(
       SpannerSessionStore.open(name),
       name,
-      /failed \(Invalid port number: http\): check that the emulator at/,
+      /written by a newer orchestrator \(schema 99, this one knows \d+\)/,
     );
-  } finally {
-    Deno.env.set("SPANNER_EMULATOR_HOST", emulator.address);
-  }
-});
+    await emulator.use(name, async (database) => {
+      const [rows] = await database.run({ sql: "SELECT Version FROM SchemaVersion", json: true });
+      assert.deepEqual(rows, [{ Version: 99 }]);
+    });
+  });
 
-Deno.test("Spanner: when it is out of reach every method says so within its deadline", OPTIONS, async () => {
-  await using mortal = await SpannerEmulator.start();
-  const name = await mortal.newDatabase();
-  await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
-  const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
-  store.watch(KEY, () => {});
-  const underWay = store.touch(KEY, undefined, 2_000).catch(() => {});
-  await mortal.kill();
-  const started = performance.now();
-  const failed = /failed \(.+\): check that the emulator at 127\.0\.0\.1:\d+ can be reached, and try again\.$/;
-  await Promise.all([
-    underWay,
-    refused(store.get(KEY), name, failed),
-    refused(store.list(), name, failed),
-    refused(store.touch(KEY, undefined, 2_000), name, failed),
-    ...Array.from(
-      { length: 20 },
-      () => refused(store.transition({ ...session!, state: "PENDING" }, "ready"), name, failed),
-    ),
-    refused(SpannerSessionStore.open(name, { timeoutMs: 1_000 }), name, failed),
-  ]);
-  assert(performance.now() - started < 10_000);
-});
+  Deno.test("Spanner: a database, instance or project that is not there is named", async () => {
+    for (
+      const name of [
+        emulator.databaseName("gone"),
+        "projects/rbs-test/instances/gone/databases/gone",
+        "projects/gone/instances/gone/databases/gone",
+      ]
+    ) await refused(SpannerSessionStore.open(name), name, /is not there \(.*\): create the database, or name another/);
+  });
 
-Deno.test("Spanner: it goes on when the network is back, and listeners hear what they missed", OPTIONS, async () => {
-  await using flaky = await SpannerEmulator.start();
-  const name = await flaky.newDatabase();
-  await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
-  await using other = await SpannerSessionStore.open(name);
-  const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
-  const heard = Promise.withResolvers<void>();
-  store.watch(KEY, heard.resolve);
-  await store.get(KEY);
-  flaky.pause();
-  const noAnswer = /failed \(.+\): check that the emulator at/;
-  await Promise.all([
-    refused(store.get(KEY), name, noAnswer),
-    refused(store.touch(KEY, undefined, 2_000), name, noAnswer),
-  ]);
-  flaky.resume();
-  assert(await other.transition({ ...session!, state: "PENDING" }, "ready"));
-  await heard.promise;
-  assert.equal((await store.get(KEY))?.status, "READY");
-  assert.equal(await store.touch(KEY, undefined, 3_000), true);
+  Deno.test("Spanner: an emulator's address that is none is a sentence", async () => {
+    Deno.env.set("SPANNER_EMULATOR_HOST", "localhost:http");
+    try {
+      const name = emulator.databaseName("any");
+      await refused(
+        SpannerSessionStore.open(name),
+        name,
+        /failed \(Invalid port number: http\): check that the emulator at/,
+      );
+    } finally {
+      Deno.env.set("SPANNER_EMULATOR_HOST", emulator.address);
+    }
+  });
+
+  Deno.test("Spanner: when it is out of reach every method says so within its deadline", async () => {
+    await using mortal = await SpannerEmulator.start();
+    const name = await mortal.newDatabase();
+    await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
+    const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+    store.watch(KEY, () => {});
+    const underWay = store.touch(KEY, undefined, 2_000).catch(() => {});
+    await mortal.kill();
+    const started = performance.now();
+    const failed = /failed \(.+\): check that the emulator at 127\.0\.0\.1:\d+ can be reached, and try again\.$/;
+    await Promise.all([
+      underWay,
+      refused(store.get(KEY), name, failed),
+      refused(store.list(), name, failed),
+      refused(store.touch(KEY, undefined, 2_000), name, failed),
+      ...Array.from(
+        { length: 20 },
+        () => refused(store.transition({ ...session!, state: "PENDING" }, "ready"), name, failed),
+      ),
+      refused(SpannerSessionStore.open(name, { timeoutMs: 1_000 }), name, failed),
+    ]);
+    assert(performance.now() - started < 10_000);
+  });
+
+  Deno.test("Spanner: it goes on when the network is back, and listeners hear what they missed", async () => {
+    await using flaky = await SpannerEmulator.start();
+    const name = await flaky.newDatabase();
+    await using store = await SpannerSessionStore.open(name, { timeoutMs: 1_000 });
+    await using other = await SpannerSessionStore.open(name);
+    const session = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+    const heard = Promise.withResolvers<void>();
+    store.watch(KEY, heard.resolve);
+    await store.get(KEY);
+    flaky.pause();
+    const noAnswer = /failed \(.+\): check that the emulator at/;
+    await Promise.all([
+      refused(store.get(KEY), name, noAnswer),
+      refused(store.touch(KEY, undefined, 2_000), name, noAnswer),
+    ]);
+    flaky.resume();
+    assert(await other.transition({ ...session!, state: "PENDING" }, "ready"));
+    await heard.promise;
+    assert.equal((await store.get(KEY))?.status, "READY");
+    assert.equal(await store.touch(KEY, undefined, 3_000), true);
+  });
 });

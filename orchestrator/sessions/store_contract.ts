@@ -63,10 +63,10 @@ export interface TestDatabase extends AsyncDisposable {
 export function storeContract(
   name: string,
   create: () => Promise<TestDatabase> | TestDatabase,
-  { starts = 1000, ...options }: Pick<Deno.TestDefinition, "ignore"> & { starts?: number } = {},
+  { starts = 1000 }: { starts?: number } = {},
 ): void {
   const test = (promise: string, run: (store: SessionStore, database: TestDatabase) => Promise<void>) =>
-    Deno.test(`${name}: ${promise}`, options, async () => {
+    Deno.test(`${name}: ${promise}`, async () => {
       await using database = await create();
       await using store = await database.open();
       await run(store, database);
