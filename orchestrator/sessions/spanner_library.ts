@@ -3,7 +3,7 @@
  */
 import type * as Library from "@google-cloud/spanner";
 
-/** What Google's emulator lacks: of these, releases before 2026 know none, and the library fails without them. */
+/** What the library uses by default, and emulators up to (at least) that of June 2025 lack: it fails on them. */
 const NEWER_THAN_THE_EMULATOR = [
   "GOOGLE_CLOUD_SPANNER_MULTIPLEXED_SESSIONS",
   "GOOGLE_CLOUD_SPANNER_MULTIPLEXED_SESSIONS_PARTITIONED_OPS",

@@ -1,6 +1,7 @@
 /** The tables of a SpannerSessionStore: the same as those of the SqliteSessionStore. */
 import type { Database } from "@google-cloud/spanner";
 import { RbsError } from "../../proto/errors.ts";
+import { readWrite } from "./spanner_transaction.ts";
 
 /**
  * The statements that lead from each schema version to the next one; the table SchemaVersion counts them. Each may run
@@ -57,8 +58,9 @@ const CONCURRENT_CHANGE_MS = 200;
  * newer version.
  *
  * @param store What the message calls it.
+ * @param timeoutMs What one transaction may take. Milliseconds.
  */
-export async function migrate(database: Database, store: string): Promise<void> {
+export async function migrate(database: Database, store: string, timeoutMs: number): Promise<void> {
   for (;;) {
     const version = await schemaVersion(database);
     if (version > MIGRATIONS.length) {
@@ -77,12 +79,12 @@ export async function migrate(database: Database, store: string): Promise<void> 
       await new Promise((resolve) => setTimeout(resolve, CONCURRENT_CHANGE_MS));
       continue;
     }
-    await database.runTransactionAsync(async (transaction) => {
+    await readWrite(database, timeoutMs, async (transaction) => {
       // Not lowered, should a newer orchestrator have come by meanwhile.
       const [rows] = await transaction.read("SchemaVersion", { keys: [["1"]], columns: ["Version"], json: true });
       const now = Number((rows[0] as unknown as { Version: number } | undefined)?.Version ?? 0);
       transaction.upsert("SchemaVersion", { Id: 1, Version: Math.max(now, version + 1) });
-      await transaction.commit();
+      return { happened: true };
     });
   }
 }

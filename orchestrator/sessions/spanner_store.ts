@@ -1,5 +1,4 @@
 import type { Database, Spanner, Transaction } from "@google-cloud/spanner";
-import type { ServiceError } from "@grpc/grpc-js";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Code } from "../../proto/rpc.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
@@ -8,6 +7,7 @@ import { ALL_COLUMNS, changedColumns, type Row, startColumns, toSession } from "
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { loadSpanner } from "./spanner_library.ts";
 import { migrate } from "./spanner_schema.ts";
+import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
 
@@ -21,8 +21,6 @@ export interface SpannerStoreOptions {
 
 /** The turn of starts that count all agents: each would abort the others. No key's, since those hold a slash. */
 const LIMITED = "limited";
-
-type CallOptions = NonNullable<Parameters<Transaction["rollback"]>[0]>;
 
 /** What came of a transition. */
 interface Outcome {
@@ -75,7 +73,7 @@ export class SpannerSessionStore implements SessionStore {
     const store = new SpannerSessionStore(spanner, database, name, timeoutMs);
     try {
       await store.#within(timeoutMs, database.run({ sql: "SELECT 1", gaxOptions: store.#call }));
-      await store.#within(schemaTimeoutMs, migrate(database, `spanner:${name}`));
+      await store.#within(schemaTimeoutMs, migrate(database, `spanner:${name}`, timeoutMs));
       return store;
     } catch (e) {
       await store[Symbol.asyncDispose]();
@@ -208,50 +206,23 @@ export class SpannerSessionStore implements SessionStore {
     return rows as Row[];
   }
 
-  /** Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. */
+  /** {@link readWrite}, after the others of this process whose turn it is before. */
   async #transaction<T extends { happened: boolean }>(
     turn: string,
     work: (transaction: Transaction) => Promise<T>,
   ): Promise<T> {
     const deadline = Date.now() + this.#timeoutMs;
-    const decide = () => this.#within(Math.max(0, deadline - Date.now()), this.#untilDone(work, deadline));
+    const decide = () => {
+      const left = Math.max(0, deadline - Date.now());
+      return this.#within(left, readWrite(this.#database, left, work));
+    };
     return await this.#within(this.#timeoutMs, this.#mutex.run(turn, decide));
-  }
-
-  /** @param deadline Nothing is begun after it. Milliseconds since 1970. */
-  async #untilDone<T extends { happened: boolean }>(
-    work: (transaction: Transaction) => Promise<T>,
-    deadline: number,
-  ): Promise<T> {
-    for (let attempt = 1;; attempt++) {
-      const timeout = deadline - Date.now();
-      if (timeout <= 0) throw this.#late();
-      const result = await this.#database.runTransactionAsync<T | undefined>({ timeout }, async (transaction) => {
-        try {
-          // Left to the first read, it is also tried after a read that failed, and what then fails is caught by nobody.
-          await transaction.begin(this.#call);
-          const result = await work(transaction);
-          if (result.happened) await transaction.commit({ gaxOptions: this.#call });
-          else await transaction.rollback(this.#call);
-          return result;
-        } catch (e) {
-          if (!wasAbortedWithoutAdvice(e)) throw e;
-          return undefined;
-        }
-      });
-      if (result) return result;
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(200, 5 * 2 ** attempt)));
-    }
-  }
-
-  #late(): RbsError {
-    return failure(this.#name, new Error("no answer in time"));
   }
 
   /** Waits for the library, but not longer than `timeoutMs`, and makes its errors ours. */
   async #within<T>(timeoutMs: number, result: Promise<T>): Promise<T> {
     const late = Promise.withResolvers<never>();
-    const timer = setTimeout(() => late.reject(this.#late()), timeoutMs);
+    const timer = setTimeout(() => late.reject(new Error("no answer in time")), timeoutMs);
     try {
       return await Promise.race([result, late.promise]);
     } catch (cause) {
@@ -279,34 +250,6 @@ async function connect(name: string, projectId: string): Promise<Spanner> {
   } catch (cause) {
     throw failure(name, cause); // SPANNER_EMULATOR_HOST is no "HOST:PORT".
   }
-}
-
-/** Calls that find nobody are made again soon, and until the deadline. The library's own limit is ten minutes. */
-function callOptions(timeoutMs: number): CallOptions {
-  return {
-    timeout: timeoutMs,
-    retry: {
-      retryCodes: [Code.UNAVAILABLE],
-      backoffSettings: {
-        initialRetryDelayMillis: 100,
-        retryDelayMultiplier: 1.5,
-        maxRetryDelayMillis: 1_000,
-        initialRpcTimeoutMillis: timeoutMs,
-        rpcTimeoutMultiplier: 1,
-        maxRpcTimeoutMillis: timeoutMs,
-        totalTimeoutMillis: timeoutMs,
-      },
-    },
-  };
-}
-
-/**
- * Spanner says when an aborted transaction is to be tried again, and the library does it. The emulator does not, and then
- * the library waits for seconds.
- */
-function wasAbortedWithoutAdvice(thrown: unknown): boolean {
-  const { code, metadata } = thrown as Partial<ServiceError>;
-  return code === Code.ABORTED && !metadata?.get("google.rpc.retryinfo-bin").length;
 }
 
 function failure(name: string, cause: unknown): RbsError {
