@@ -117,7 +117,7 @@ withEmulator(() => {
     const heard = Promise.withResolvers<void>();
     store.watch(KEY, heard.resolve);
     await store.get(KEY);
-    flaky.pause();
+    await flaky.pause();
     const noAnswer = /failed \(.+\): check that the emulator at/;
     await Promise.all([
       refused(store.get(KEY), name, noAnswer),

@@ -98,8 +98,10 @@ export class SpannerEmulator implements AsyncDisposable {
   }
 
   /** From now on it answers nobody, as behind a broken network, until {@link resume}. */
-  pause(): void {
+  async pause(): Promise<void> {
     this.#child.kill("SIGSTOP");
+    // The signal is on its way, and the system tells nobody but by this.
+    while (!this.#isStopped()) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   resume(): void {
@@ -122,5 +124,11 @@ export class SpannerEmulator implements AsyncDisposable {
     await this.kill();
     if (this.#before === undefined) Deno.env.delete("SPANNER_EMULATOR_HOST");
     else Deno.env.set("SPANNER_EMULATOR_HOST", this.#before);
+  }
+
+  #isStopped(): boolean {
+    const tasks = `/proc/${this.#child.pid}/task`;
+    const states = Array.from(Deno.readDirSync(tasks), ({ name }) => Deno.readTextFileSync(`${tasks}/${name}/stat`));
+    return states.every((stat) => /\) T /.test(stat));
   }
 }
