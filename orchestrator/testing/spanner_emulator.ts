@@ -9,6 +9,9 @@ const DEBIAN_PACKAGE = "google-cloud-cli-spanner-emulator";
 /** Its program: what RBS_SPANNER_EMULATOR names, or that of Google's Debian package; undefined: none. */
 const EMULATOR: string | undefined = Deno.env.get("RBS_SPANNER_EMULATOR") || fromPackage();
 
+/** Whether it is here. */
+export const hasEmulator = EMULATOR !== undefined;
+
 /** Registers tests that need the emulator. Where it is missing, one ignored test says so in their place. */
 export function withEmulator(register: () => void): void {
   if (EMULATOR) return register();
