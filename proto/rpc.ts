@@ -94,7 +94,7 @@ export interface RpcClientOptions {
 const CHANNEL_DEFAULTS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": -1,
   "grpc.max_send_message_length": -1,
-  "grpc.keepalive_time_ms": 6_000,
+  "grpc.keepalive_time_ms": 5_000,
   "grpc.keepalive_timeout_ms": 3_000,
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 2_000,
@@ -294,7 +294,7 @@ export class RpcServer implements AsyncDisposable {
     this.#server = new grpc.Server({
       "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
       "grpc.max_send_message_length": -1,
-      "grpc.keepalive_time_ms": 6_000,
+      "grpc.keepalive_time_ms": 5_000,
       "grpc.keepalive_timeout_ms": 3_000,
     });
   }

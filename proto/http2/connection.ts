@@ -56,7 +56,7 @@ const MAX_UNREAD_ANSWERS = 10_000;
 /** A connection with keep-alive on which nothing came for this long is asked for a sign of life. Milliseconds. */
 const QUIET_MS = 4_000;
 /** How long the peer has for that sign. With QUIET_MS and the clock's own step it stays below 10 s. */
-const ANSWER_MS = 4_000;
+const ANSWER_MS = 3_500;
 /** The same when somebody waits for it, or this machine has slept and the peer may have forgotten us. */
 const ANSWER_SOON_MS = 1_500;
 /** How often the clock of a keep-alive is looked at. */
