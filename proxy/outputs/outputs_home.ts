@@ -322,7 +322,7 @@ export class OutputsHome {
         if (long) return long.then(count);
         count();
       },
-    });
+    }).finally(() => whole.settled());
     await whole.finish();
     for (const { source, wanted: [first, ...more] } of contents) {
       if (source !== undefined) more.unshift(first);

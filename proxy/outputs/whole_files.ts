@@ -55,9 +55,14 @@ export class WholeFiles<F extends { readonly entry: Entry }> {
     if (this.#placing.size >= MAX_PLACING) return Promise.race(this.#placing);
   }
 
+  /** Resolves when nothing is on its way any more, be it in place or not: whoever comes next finds nobody at work. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#placing);
+  }
+
   /** Waits until all is in place. */
   async finish(): Promise<void> {
-    await Promise.all(this.#placing);
+    await this.settled();
     if (this.#failure) throw this.#failure.error;
   }
 }

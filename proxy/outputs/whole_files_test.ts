@@ -64,3 +64,17 @@ Deno.test("what goes wrong with one ends the next, and all of it", async () => {
   await assert.rejects(whole.finish(), { message: "the disk is full" });
   assert.throws(() => whole.add(file("b", 1), part("b")), { message: "the disk is full" });
 });
+
+Deno.test("settled waits for what is on its way, whatever becomes of it", async () => {
+  const { placing, whole } = setUp();
+  whole.add(file("a", 1), part("a"));
+  whole.add(file("b", 1), part("b"));
+  let over = false;
+  const settled = whole.settled().then(() => over = true);
+  placing[0].end.reject(new Error("the disk is full"));
+  await new Promise((resolve) => setTimeout(resolve));
+  assert.equal(over, false);
+  placing[1].end.resolve();
+  await settled;
+  await assert.rejects(whole.finish(), { message: "the disk is full" });
+});
