@@ -1,0 +1,85 @@
+/**
+ * Who somebody is: the SPIFFE URI that a certificate of RBS carries as its one URI in subjectAltName.
+ * Source of the form: https://github.com/spiffe/spiffe, standards/SPIFFE-ID.md.
+ */
+
+/** The holder of a certificate. */
+export type Identity =
+  /** A developer. */
+  | { readonly kind: "user"; readonly userId: string }
+  /** The agent of one session; `sessionId` is the one under which the agent was started. */
+  | { readonly kind: "agent"; readonly sessionId: string }
+  | { readonly kind: "orchestrator" };
+
+/** The longest SPIFFE ID, in bytes. */
+const SPIFFE_ID_MAX = 2048;
+/** A trust domain's name: lower-case letters, digits, dots, dashes and underscores. */
+const TRUST_DOMAIN = /^[a-z0-9._-]{1,255}$/;
+
+/** The URI of `identity` in `trustDomain`. A user id may be any text: what a path segment cannot hold is escaped. */
+export function spiffeUri(trustDomain: string, identity: Identity): string {
+  if (!TRUST_DOMAIN.test(trustDomain)) throw new TypeError(`${JSON.stringify(trustDomain)} is no trust domain.`);
+  return `spiffe://${trustDomain}${path(identity)}`;
+}
+
+function path(identity: Identity): string {
+  switch (identity.kind) {
+    case "user":
+      return `/user/${escaped(identity.userId)}`;
+    case "agent":
+      return `/session/${identity.sessionId}/agent`;
+    case "orchestrator":
+      return "/orchestrator";
+  }
+}
+
+/**
+ * Who a URI of `trustDomain` names; undefined if it names nobody that RBS knows. There is exactly one URI for an
+ * identity: another spelling of it (another case, an escape that was not needed) is nobody.
+ */
+export function parseSpiffeUri(trustDomain: string, uri: string): Identity | undefined {
+  if (uri.length > SPIFFE_ID_MAX) return undefined;
+  const prefix = `spiffe://${trustDomain}/`;
+  if (!uri.startsWith(prefix)) return undefined;
+  const parts = uri.slice(prefix.length).split("/");
+  const identity = identityOf(parts);
+  return identity && spiffeUri(trustDomain, identity) === uri ? identity : undefined;
+}
+
+function identityOf(parts: string[]): Identity | undefined {
+  if (parts.length === 1 && parts[0] === "orchestrator") return { kind: "orchestrator" };
+  if (parts.length === 2 && parts[0] === "user" && parts[1] !== "") {
+    const userId = unescaped(parts[1]);
+    return userId === undefined ? undefined : { kind: "user", userId };
+  }
+  if (parts.length === 3 && parts[0] === "session" && parts[2] === "agent" && /^[0-9a-f]{32}$/.test(parts[1])) {
+    return { kind: "agent", sessionId: parts[1] };
+  }
+  return undefined;
+}
+
+/**
+ * A path segment of a SPIFFE ID has letters, digits, dots, dashes and underscores only, and no percent-encoding; so all
+ * else, and the underscore itself, is `_` and two hex digits for each byte of its UTF-8.
+ */
+function escaped(text: string): string {
+  const segment = Array.from(new TextEncoder().encode(text), (byte) => {
+    const character = String.fromCharCode(byte);
+    return /[A-Za-z0-9.-]/.test(character) ? character : `_${byte.toString(16).padStart(2, "0")}`;
+  }).join("");
+  // These two are no segments, in whatever sense a reader of paths gives them.
+  return segment === "." || segment === ".." ? segment.replaceAll(".", "_2e") : segment;
+}
+
+function unescaped(segment: string): string | undefined {
+  if (!/^(?:[A-Za-z0-9.-]|_[0-9a-f]{2})+$/.test(segment)) return undefined;
+  const bytes = Array.from(
+    segment.matchAll(/_([0-9a-f]{2})|(.)/g),
+    ([, hex, character]) => hex === undefined ? character.charCodeAt(0) : parseInt(hex, 16),
+  );
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(Uint8Array.from(bytes));
+  } catch {
+    return undefined;
+  }
+}
