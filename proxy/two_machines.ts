@@ -3,23 +3,13 @@
  * made is brought home before the client hears that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
-import { Buffer } from "node:buffer";
-import { withoutExpunge } from "../proto/expunge.ts";
 import { type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../proto/pace.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { encodeName } from "../proto/tree/names.ts";
-import { filterClientEnv } from "./arguments/client_env.ts";
-import { namedOutputFiles } from "./arguments/named_outputs.ts";
-import { outputsPolicy } from "./arguments/outputs_policy.ts";
-import {
-  findOutsideRoots,
-  type FolderLimit,
-  type LinkedRoots,
-  linkedRoots,
-  type OutsideRoot,
-} from "./arguments/outside_roots.ts";
-import { allValues, clientVariable, fileName, parseRunArguments } from "./arguments/run_arguments.ts";
+import { ArgumentReader } from "./arguments/command_arguments.ts";
+import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } from "./arguments/outside_roots.ts";
+import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
@@ -67,6 +57,7 @@ export class TwoMachines {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
+  readonly #arguments: ArgumentReader;
   /** What the workspace's symlinks lead to, as they were in this version. */
   #linked: LinkedRoots & { version: number; home?: string } = { version: 0, roots: [], warnings: [], missing: [] };
   /** Said once. */
@@ -76,6 +67,7 @@ export class TwoMachines {
     this.#server = server;
     this.#sync = new WorkspaceSync(server);
     this.#home = new OutputsHome(server);
+    this.#arguments = new ArgumentReader(server, FILES);
   }
 
   /** One line for the log. */
@@ -90,22 +82,15 @@ export class TwoMachines {
    * @param request The RunRequest as the client sent it.
    */
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
-    const { workspace, outputBase } = this.#server;
-    const args = runArguments(request);
-    const { cwd, options } = parseRunArguments(args, ["symlink_prefix"]);
-    const place = { args, cwd: cwd || workspace, workspace };
-    const policy = outputsPolicy(clientVariable(args, "RBS_OUTPUTS"));
-    const namedFiles = namedOutputFiles(place);
-    const { roots, warnings } = findOutsideRoots({ ...place, outputBase, ...FILES });
+    const command = this.#arguments.read(runArguments(request));
+    const { home, namedFiles, outside: { roots, warnings }, symlinkPrefix } = command;
     for (const warning of warnings) this.#warn(warning, waiting);
     const { missingInstallBase } = waiting.link;
     const installBase: OutsideRoot[] =
       missingInstallBase && this.#server.argv.includes(`--install_base=${missingInstallBase}`)
         ? [{ path: missingInstallBase, why: "this Bazel's own files", leaveOut: [] }]
         : [];
-    const home = clientVariable(args, "HOME");
-    // Who would rather run here than wait says so.
-    const patienceMs = clientVariable(args, "RBS_FALLBACK") === "local" ? 0 : PATIENCE_MS;
+    const patienceMs = command.fallsBack ? 0 : PATIENCE_MS;
     const barrier = (linked: OutsideRoot[]) => {
       const outside = [...installBase, ...roots, ...linked].map(({ path }) => ({ path, readOnly: true }));
       return this.#sync.barrier({ ...waiting, outside, patienceMs });
@@ -122,11 +107,11 @@ export class TwoMachines {
     const parts = new ManifestParts();
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.
-      log: latin1(args[0]) === "clean" ? undefined : new CommandLog(outputBase),
-      request: withRunArguments(request, filterClientEnv(args)),
+      log: command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase),
+      request: withRunArguments(request, command.sent),
       generation,
       outputs: create(OutputsRequestSchema, {
-        policy,
+        policy: command.policy,
         knownManifest: this.#home.known,
         namedFiles: namedFiles.map(encodeName),
       }),
@@ -134,8 +119,7 @@ export class TwoMachines {
       bringHome: async (exitCode) => {
         // Who pressed Ctrl-C wants to go: what was made until then comes with the next command.
         if (exitCode === INTERRUPTED) return;
-        if (exitCode === 0 && withoutExpunge(args.map(latin1)).expunge) return await this.#home.expunge();
-        const symlinkPrefix = allValues(options, "symlink_prefix").at(-1) || undefined;
+        if (exitCode === 0 && command.expunge) return await this.#home.expunge();
         if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
       },
     };
@@ -237,8 +221,4 @@ async function holdsMore(
     if (signal.aborted) throw interrupted();
   }
   return false;
-}
-
-function latin1(bytes: Uint8Array = new Uint8Array()): string {
-  return Buffer.from(bytes).toString("latin1");
 }

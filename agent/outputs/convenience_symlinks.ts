@@ -1,7 +1,7 @@
 /** The symlinks that Bazel leaves in the workspace: `bazel-bin` and its like. */
 import { Buffer } from "node:buffer";
 import { basename, dirname, normalize, resolve } from "node:path";
-import { lstat } from "./output_tree.ts";
+import type { Looks } from "../../proto/tree/looks.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { optionValues } from "./command_arguments.ts";
 
@@ -22,6 +22,8 @@ export interface ConvenienceSymlinkSearch {
   prefix: string;
   /** Where a path of the developer's is kept here. */
   hostPath(path: string): string | undefined;
+  /** Remembers what was looked at. */
+  looks: Looks;
 }
 
 /** The `--symlink_prefix` of a command. An rc file's may be meant for other commands; then no links are found. */
@@ -33,18 +35,19 @@ export function symlinkPrefix(args: readonly string[]): string {
 
 /** The links that stand in the workspace and lead to outputs. None for a prefix that is not below the workspace. */
 export function findConvenienceSymlinks(search: ConvenienceSymlinkSearch): ConvenienceSymlink[] {
-  const { workspace, outputBase, prefix, hostPath } = search;
+  const { workspace, outputBase, prefix, hostPath, looks } = search;
   // With a name, since the prefix may end in "/".
   const example = resolve(workspace, `${prefix}bin`);
   const folder = dirname(example), beginning = basename(example).slice(0, -"bin".length);
   if (folder !== workspace && !folder.startsWith(`${workspace}/`)) return [];
-  const isFolder = (path: string) => lstat(hostPath(path) ?? "")?.isDirectory;
+  const isFolder = (path: string) => looks.look(hostPath(path) ?? "")?.isDirectory;
   for (let at = folder; at !== workspace; at = dirname(at)) if (!isFolder(at)) return [];
   if (!isFolder(workspace)) return [];
-  const here = hostPath(folder);
+  const here = hostPath(folder)!;
+  looks.list(here);
   const found: ConvenienceSymlink[] = [];
-  for (const { name, isSymlink } of Deno.readDirSync(here!)) {
-    const info = isSymlink && name.startsWith(beginning) ? lstat(`${here}/${name}`) : undefined;
+  for (const { name, isSymlink } of Deno.readDirSync(here)) {
+    const info = isSymlink && name.startsWith(beginning) ? looks.look(`${here}/${name}`) : undefined;
     if (!info?.isSymlink) continue;
     const target = Deno.readLinkSync(`${here}/${name}`);
     if (target.startsWith(`${outputBase}/execroot/`) && normalize(target) === target) {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Looks } from "../../proto/tree/looks.ts";
 import { findConvenienceSymlinks, symlinkPrefix } from "./convenience_symlinks.ts";
 import { sessionFiles } from "./testing/session_files.ts";
 
@@ -17,7 +18,7 @@ Deno.test("the links that lead to outputs are found, by their prefix", async () 
     [`${workspace}/bazel-old`]: { link: "/nowhere/home/ann/.cache/bazel/_bazel_ann/4567/execroot/ws" },
   });
   const found = (prefix: string) =>
-    findConvenienceSymlinks({ ...files, prefix }).map(({ path, target }) => [path, target]).sort();
+    findConvenienceSymlinks({ ...files, prefix, looks: new Looks(0) }).map(({ path, target }) => [path, target]).sort();
   assert.deepEqual(found("bazel-"), [[`${workspace}/bazel-bin`, bin], [`${workspace}/bazel-ws`, execRoot]]);
   assert.deepEqual(found("out/"), [[`${workspace}/out/bin`, bin]]);
   assert.deepEqual(found(`${workspace}/out/`), [[`${workspace}/out/bin`, bin]]);

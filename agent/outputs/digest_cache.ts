@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { lstat } from "./output_tree.ts";
+import { lstat } from "../../proto/tree/looks.ts";
 import { Pace } from "../../proto/pace.ts";
 
 /** What stays the same as long as a file's content does. */

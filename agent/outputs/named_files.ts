@@ -1,5 +1,5 @@
 import { dirname } from "node:path";
-import { lstat } from "./output_tree.ts";
+import { lstat } from "../../proto/tree/looks.ts";
 
 /** The most symlinks that a path may lead through, as in Linux. */
 const MAX_LINKS = 40;

@@ -1,6 +1,7 @@
 import { basename, dirname, resolve } from "node:path";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { Pace } from "../../proto/pace.ts";
+import type { Looks } from "../../proto/tree/looks.ts";
 
 /** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
 export interface Found extends Entry {
@@ -17,6 +18,8 @@ export interface OutputTreeOptions {
   storage: string;
   /** The most entries. */
   limit: number;
+  /** Remembers what was looked at. */
+  looks: Looks;
 }
 
 /** Of an output base: where outputs are, and the external repositories that runfiles lead to. */
@@ -131,7 +134,7 @@ export class OutputTree {
       this.#whole.add(next);
       this.#folders.set(next, next);
       if (this.#pace.due) await this.#pace.rest();
-      for (const { name } of list(this.#here(next))) {
+      for (const { name } of this.#list(next)) {
         if (this.#pace.due) await this.#pace.rest();
         const path = `${next}/${name}`;
         const info = this.#lstat(path);
@@ -234,12 +237,18 @@ export class OutputTree {
 
   #namesIn(folder: string): ReadonlySet<string> {
     let names = this.#names.get(folder);
-    if (!names) this.#names.set(folder, names = new Set(list(this.#here(folder)).map(({ name }) => name)));
+    if (!names) this.#names.set(folder, names = new Set(this.#list(folder).map(({ name }) => name)));
     return names;
   }
 
   #lstat(path: string): Deno.FileInfo | undefined {
-    return lstat(this.#here(path));
+    return this.#options.looks.look(this.#here(path));
+  }
+
+  #list(folder: string): Deno.DirEntry[] {
+    const here = this.#here(folder);
+    this.#options.looks.list(here);
+    return list(here);
   }
 
   #here(path: string): string {
@@ -260,15 +269,6 @@ export function found(path: string, kind: Entry["kind"], info: Deno.FileInfo, ta
     ctimeMs: info.ctime!.getTime(),
     ...target !== undefined && { target },
   };
-}
-
-/** Without following a symlink; undefined if there is nothing that can be looked at. */
-export function lstat(path: string): Deno.FileInfo | undefined {
-  try {
-    return Deno.lstatSync(path);
-  } catch {
-    return undefined;
-  }
 }
 
 function list(folder: string): Deno.DirEntry[] {

@@ -1,9 +1,15 @@
 import assert from "node:assert/strict";
+import { Looks } from "../../proto/tree/looks.ts";
 import { OutputTree } from "./output_tree.ts";
 import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
 
 function treeOf(files: SessionFiles, limit = 1_000) {
-  return new OutputTree({ outputBase: files.outputBase, storage: files.hostPath(files.outputBase)!, limit });
+  return new OutputTree({
+    outputBase: files.outputBase,
+    storage: files.hostPath(files.outputBase)!,
+    limit,
+    looks: new Looks(0),
+  });
 }
 
 /** Paths relative to the output base. */

@@ -14,6 +14,7 @@ import { sentence } from "../../proto/errors.ts";
 import { OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
+import { Looks } from "../../proto/tree/looks.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
 import { BuildEventsNotice } from "./build_events_notice.ts";
@@ -67,8 +68,32 @@ const PART_BYTES = 512 << 10;
 const MAX_EVENTS_BYTES = 512 << 20;
 /** A longer file is no script. Bytes. */
 const MAX_SCRIPT_BYTES = 1 << 20;
+/** More outputs are collected anew each time. */
+const MAX_LOOKS = 10_000;
 /** In an output base: ours, and Bazel's own for which no flag is meant. */
 const NO_NAMED_FILES = ["server", "install", "lock", "rbs", "action_cache"];
+
+/** A command that has ended, and what is known of it. */
+interface EndedCommand {
+  args: readonly string[];
+  end: CommandEnd;
+  request: OutputsRequest;
+  written: WrittenFiles;
+  events: BuildEvents | undefined;
+  /** There should be some. */
+  wantsEvents: boolean;
+}
+
+/** What was collected. */
+interface Collected {
+  /** Encoded Outputs messages. */
+  parts: Uint8Array[];
+  /** The manifest's id, if it says all that there is. */
+  manifest?: Buffer;
+  /** Whether it would be the same again. */
+  looks: Looks;
+  policy: OutputsPolicy;
+}
 
 /** See the file's head. Serves one session; commands may overlap. */
 export class OutputsCollector {
@@ -83,7 +108,7 @@ export class OutputsCollector {
    * they are need not be told again, and Bazel's events cost more than all else of a build with nothing to do. What they
    * are is looked at each time.
    */
-  #lastBuild?: { key: string; events: BuildEvents };
+  #lastBuild?: { key: string; events: BuildEvents; collected: Collected };
 
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
@@ -109,7 +134,7 @@ export class OutputsCollector {
     if (this.#commands === 0) remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
     const key = workspaceGeneration && args[0] === "build" ? buildKey(args, workspaceGeneration) : undefined;
-    const repeated = key !== undefined && before?.key === key ? before.events : undefined;
+    const repeated = key !== undefined && before?.key === key ? before : undefined;
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
     if (injected) Deno.mkdirSync(`${this.#storage}/rbs`, { recursive: true, mode: 0o700 });
@@ -123,12 +148,15 @@ export class OutputsCollector {
       filter: notice && ((response) => notice.filter(response)),
       collect: async (end) => {
         try {
-          const events = repeated ?? await this.#events(injected?.files ?? [], written);
-          const parts = await this.#collect({ args, end, request: outputs, written, events, wantsEvents });
+          const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
+          const command = { args, end, request: outputs, written, events, wantsEvents };
+          const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
-          if (isLast && key !== undefined && events?.whole && end.exitCode === 0) this.#lastBuild = { key, events };
-          return parts;
+          if (isLast && key !== undefined && events?.whole && end.exitCode === 0) {
+            this.#lastBuild = { key, events, collected: { ...collected, parts: [] } };
+          }
+          return collected.parts;
         } catch (e) {
           // The command has ended, and its result is not to be lost.
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
@@ -140,23 +168,29 @@ export class OutputsCollector {
     });
   }
 
-  async #collect(command: {
-    args: readonly string[];
-    end: CommandEnd;
-    request: OutputsRequest;
-    written: WrittenFiles;
-    events: BuildEvents | undefined;
-    /** There should be some. */
-    wantsEvents: boolean;
-  }): Promise<Uint8Array[]> {
+  /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
+  #again({ end, request, written }: EndedCommand, { manifest, looks, policy }: Collected): Collected | undefined {
+    if (!manifest || !manifest.equals(request.knownManifest) || policy !== request.policy) return undefined;
+    if (end.exitCode !== 0 || end.execRequest || !looks.same) return undefined;
+    if (this.#promisedFiles(request).some((path) => written.find(path))) return undefined;
+    return { manifest, looks, policy, parts: [unchanged(manifest)] };
+  }
+
+  /** Files outside of any target. */
+  #promisedFiles({ namedFiles }: OutputsRequest): string[] {
+    return [...new Set([...namedFiles.map(decodeName), `${this.#options.workspace}/MODULE.bazel.lock`])];
+  }
+
+  async #collect(command: EndedCommand): Promise<Collected> {
     const { args, end, request, written, events, wantsEvents } = command;
-    const { outputBase, workspace, limit = 500_000 } = this.#options;
-    const tree = new OutputTree({ outputBase, storage: this.#storage, limit });
+    const { outputBase, limit = 500_000 } = this.#options;
+    const looks = new Looks(MAX_LOOKS);
+    const tree = new OutputTree({ outputBase, storage: this.#storage, limit, looks });
     const entries: Found[] = [];
     const warnings: string[] = [];
 
     const scripts: NamedFile[] = [];
-    for (const path of new Set([...request.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`])) {
+    for (const path of this.#promisedFiles(request)) {
       const file = written.find(path);
       if (!file) continue;
       const [below] = isBelow(file.path, outputBase) ? file.path.slice(outputBase.length + 1).split("/") : [];
@@ -168,7 +202,7 @@ export class OutputsCollector {
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
     if (builds(args[0])) {
-      const links = findConvenienceSymlinks({ ...this.#options, prefix: symlinkPrefix(args) });
+      const links = findConvenienceSymlinks({ ...this.#options, prefix: symlinkPrefix(args), looks });
       for (const { path, target, info } of links) {
         entries.push(found(path, "symlink", info, target));
         tree.addFolder(target);
@@ -181,12 +215,15 @@ export class OutputsCollector {
       else if (wantsEvents && end.exitCode === 0) {
         warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
       }
-    } else if (entries.length === 0 && !cleaned) return [];
+    } else if (entries.length === 0 && !cleaned) return { parts: [], looks, policy: request.policy };
 
     warnings.push(...tree.warnings);
     const known = new Set(entries.map(({ path }) => path));
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
-    return await this.#encode(entries, { cleaned, warnings, known: request.knownManifest });
+    const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest });
+    // What such a file looks like is known to those only who saw it before the command.
+    const manifest = scripts.length === 0 ? encoded.manifest : undefined;
+    return { parts: encoded.parts, manifest, looks, policy: request.policy };
   }
 
   async #events(files: readonly string[], written: WrittenFiles): Promise<BuildEvents | undefined> {
@@ -206,7 +243,7 @@ export class OutputsCollector {
   async #encode(
     entries: Found[],
     about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array },
-  ): Promise<Uint8Array[]> {
+  ): Promise<{ parts: Uint8Array[]; manifest: Buffer }> {
     entries.sort((a, b) => a.path < b.path ? -1 : 1);
     const { outputBase, hostPath } = this.#options;
     const id = createHash("sha256");
@@ -234,16 +271,19 @@ export class OutputsCollector {
       bytes = 0;
     }
     const manifest = id.digest();
-    if (!about.cleaned && manifest.equals(about.known)) {
-      return [encodeFields([[Outputs.manifest, manifest], [Outputs.unchanged, true]])];
-    }
+    if (!about.cleaned && manifest.equals(about.known)) return { manifest, parts: [unchanged(manifest)] };
     const rest = encodeFields([
       [Outputs.manifest, manifest],
       [Outputs.cleaned, about.cleaned],
       ...about.warnings.map((warning) => [Outputs.warnings, warning] as [number, string]),
     ]);
-    return [...parts, Buffer.concat([...part, rest])];
+    return { manifest, parts: [...parts, Buffer.concat([...part, rest])] };
   }
+}
+
+/** A manifest that the caller has. */
+function unchanged(manifest: Uint8Array): Uint8Array {
+  return encodeFields([[Outputs.manifest, manifest], [Outputs.unchanged, true]]);
 }
 
 /** What the client says of itself in each command: how long it took to begin, and why it started a server. */

@@ -140,6 +140,86 @@ Deno.test("a build that repeats the last one on the same files needs no build ev
   assert.equal(await asked(undefined), true, "nothing is known of the files");
 });
 
+Deno.test("of a build that repeats the last one nothing is listed again, and whatever happened to its outputs is seen", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const here = (path: string) => files.hostPath(path)!;
+  const { bin, workspace } = files;
+  files.write({
+    [`${bin}/a`]: "one",
+    [`${bin}/tool`]: "tool",
+    [`${bin}/tool.runfiles/ws/data`]: "data",
+    [`${bin}/tool.runfiles/ws/link`]: { link: `${bin}/a` },
+    [`${workspace}/bazel-bin`]: { link: bin },
+  });
+  let known: Uint8Array | undefined;
+  let lists = 0;
+  const { readDirSync } = Deno;
+  const { now } = Date;
+  let later = 0;
+  const build = async () => {
+    lists = 0;
+    Deno.readDirSync = (path) => (lists++, readDirSync(path));
+    Date.now = () => now() + later;
+    try {
+      const manifest = await session.run(["build", "//..."], {
+        generation: "g",
+        known,
+        bazel: (eventsFile) => {
+          if (eventsFile !== "") session.build("a", "tool")(eventsFile);
+        },
+      });
+      known = manifest!.id;
+      return manifest!;
+    } finally {
+      Deno.readDirSync = readDirSync;
+      Date.now = now;
+    }
+  };
+  const settle = async () => {
+    // Times of changes are known in whole seconds only.
+    later += 2_000;
+    await build();
+    assert.equal((await build()).unchanged, true);
+    assert.equal(lists, 0);
+  };
+  const first = await build();
+  assert.deepEqual(session.paths(first), [
+    "BIN",
+    "BIN/a",
+    "BIN/tool",
+    "BIN/tool.runfiles",
+    "BIN/tool.runfiles/ws",
+    "BIN/tool.runfiles/ws/data",
+    "BIN/tool.runfiles/ws/link",
+    "WS/bazel-bin",
+  ]);
+  const changes: Record<string, () => void> = {
+    "a file's content": () => Deno.writeTextFileSync(here(`${bin}/a`), "two"),
+    "a mode": () => Deno.chmodSync(here(`${bin}/a`), 0o700),
+    "a new file in a tree": () => Deno.writeTextFileSync(here(`${bin}/tool.runfiles/ws/more`), ""),
+    "a file that went": () => Deno.removeSync(here(`${bin}/tool.runfiles/ws/more`)),
+    "another link": () => {
+      Deno.removeSync(here(`${bin}/tool.runfiles/ws/link`));
+      Deno.symlinkSync(`${bin}/tool`, here(`${bin}/tool.runfiles/ws/link`));
+    },
+    "a convenience symlink that went": () => Deno.removeSync(here(`${workspace}/bazel-bin`)),
+    "a folder instead of a file": () => {
+      Deno.removeSync(here(`${bin}/a`));
+      Deno.mkdirSync(here(`${bin}/a`));
+    },
+  };
+  for (const [what, change] of Object.entries(changes)) {
+    await settle();
+    change();
+    assert.equal((await build()).unchanged, false, what);
+  }
+  await settle();
+  // A caller that lost what it had gets all of it.
+  known = undefined;
+  assert.equal((await build()).unchanged, false);
+});
+
 Deno.test("a failed build promises what there is", async () => {
   await using files = await sessionFiles();
   const session = new Session(files);
@@ -289,14 +369,15 @@ Deno.test("a caller that wants no outputs gets none, and its command as it is", 
 Deno.test("the user's own build events are read, be they relative or in a file of before", async () => {
   await using files = await sessionFiles();
   const session = new Session(files);
-  files.write({ [`${files.bin}/a`]: "", [`${files.bin}/b`]: "" });
+  // Of other lengths: what is written twice in a millisecond looks the same otherwise.
+  files.write({ [`${files.bin}/a`]: "", [`${files.bin}/bb`]: "" });
   const path = files.hostPath(`${files.workspace}/bep`)!;
   const build = (name: string) => () => session.build(name)(path);
   const args = ["build", "--build_event_binary_file=bep"];
   assert.deepEqual(session.paths(await session.run(args, { bazel: build("a") })), ["BIN/a"]);
-  assert.deepEqual(session.paths(await session.run(args, { bazel: build("b") })), ["BIN/b"]);
+  assert.deepEqual(session.paths(await session.run(args, { bazel: build("bb") })), ["BIN/bb"]);
   const rc = ["build", "--default_override=1:build:ci=--build_event_binary_file=bep"];
-  assert.deepEqual(session.paths(await session.run(rc, { bazel: session.build("b") })), ["BIN/b"]);
+  assert.deepEqual(session.paths(await session.run(rc, { bazel: session.build("bb") })), ["BIN/bb"]);
 });
 
 Deno.test("a build that wrote no events is told of, if it should have", async () => {

@@ -11,9 +11,10 @@ import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { WireError } from "../../proto/relay/wire.ts";
+import { Looks } from "../../proto/tree/looks.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
-import { TreeError } from "../../proto/tree/names.ts";
+import { isRaw, TreeError } from "../../proto/tree/names.ts";
 import { type RawInfo, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
@@ -34,6 +35,8 @@ const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz
 const NOTHING = new Uint8Array();
 /** How long folders count as looked at while files come in, in milliseconds. */
 const DOUBT_MS = 50;
+/** More outputs are compared each time. */
+const MAX_LOOKS = 10_000;
 /** Larger files are digested in pieces, so that others have their turn. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
@@ -85,6 +88,8 @@ export class OutputsHome {
   readonly #workspace: string;
   #index?: HomeIndex;
   #manifest?: Manifest;
+  /** All of the manifest was here, for a command with this symlink prefix, and looked like this. */
+  #settled?: { manifest: Manifest; symlinkPrefix?: string; looks: Looks };
   #turn: Promise<unknown> = Promise.resolve();
 
   /** @param options Absolute paths without "." or ".."; the output base must be there. */
@@ -151,6 +156,7 @@ export class OutputsHome {
   ): Promise<Transferred> {
     const { signal, say } = options;
     signal.throwIfAborted();
+    const began = Date.now();
     const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
     let manifest = await readManifest(parts, allowed, signal);
     const { cleaned } = manifest;
@@ -161,6 +167,7 @@ export class OutputsHome {
         throw refusal("a list of outputs", "is said to be one that was not sent");
       }
       // This command may name other files.
+      if (this.#isSettled(known, options)) return { files: 0, bytes: 0 };
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
       manifest = { ...known, outputs };
     }
@@ -175,11 +182,45 @@ export class OutputsHome {
     const tree = new LocalTree(this.#outputBase);
     try {
       const difference = await this.#compare(manifest, allowed, tree, index, signal);
-      if (!difference.changed) return { files: 0, bytes: 0 };
+      if (!difference.changed) {
+        setTimeout(() => this.#settle(manifest, options, began), 0);
+        return { files: 0, bytes: 0 };
+      }
       return await this.#bring(difference, allowed, tree, index, options);
     } finally {
       tree.finish();
     }
+  }
+
+  /** Whether all of a manifest was here, and nothing has happened to it since. */
+  #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions): boolean {
+    const settled = this.#settled;
+    // The same outputs with a new list of places are another manifest, see below.
+    return settled !== undefined && settled.manifest === manifest && settled.symlinkPrefix === symlinkPrefix &&
+      isEmpty(namedFiles) && settled.looks.same;
+  }
+
+  /** All of a manifest was here when it was compared, which began at `began`: looks at it for the next time. */
+  #settle(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions, began: number): void {
+    this.#settled = undefined;
+    if (manifest !== this.#manifest || manifest.outputs.length > MAX_LOOKS || !isEmpty(namedFiles)) return;
+    const looks = new Looks(2 * MAX_LOOKS, began);
+    for (const name of SHARED_NAMES) looks.look(join(this.#outputBase, name));
+    const folders = new Set<string>();
+    for (const { place, entry } of manifest.outputs) {
+      if (place.where === "named file" || isRaw(entry.path)) return;
+      const path = place.where === "output base" ? join(this.#outputBase, place.path) : place.path;
+      // The symlink could not be made, or somebody was quicker than we.
+      if (kindOf(looks.look(path)) !== entry.kind) return;
+      if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
+      if (entry.kind === "directory" && place.where === "output base" && isTree(place.path)) looks.list(path);
+      for (let folder = dirname(path); !folders.has(folder) && folder !== this.#outputBase; folder = dirname(folder)) {
+        if (folder.length <= 1) break;
+        folders.add(folder);
+        looks.look(folder);
+      }
+    }
+    if (looks.steady) this.#settled = { manifest, symlinkPrefix, looks };
   }
 
   #openIndex(): HomeIndex {
@@ -549,6 +590,15 @@ function replaceFile(from: string, to: string): void {
 
 function hex(digest: Uint8Array): string {
   return Buffer.from(digest.buffer, digest.byteOffset, digest.length).toString("hex");
+}
+
+function kindOf(info: Deno.FileInfo | undefined): Entry["kind"] | undefined {
+  return info?.isFile ? "file" : info?.isDirectory ? "directory" : info?.isSymlink ? "symlink" : undefined;
+}
+
+function isEmpty(items: Iterable<unknown> = []): boolean {
+  for (const _ of items) return false;
+  return true;
 }
 
 function isDiskFull(e: unknown): boolean {

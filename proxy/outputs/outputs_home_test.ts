@@ -127,6 +127,73 @@ Deno.test("an unchanged manifest brings back what was removed or changed here", 
   assert.deepEqual(t.asked(), [t.out("bin/a"), t.out("bin/b"), t.out("bin/c")]);
 });
 
+Deno.test("what was all here, and looks as it did then, is not compared again; whatever happened to it is seen", async () => {
+  await using t = await laptop();
+  await t.take([
+    { path: t.out("k8/bin/a"), content: "a" },
+    { path: t.out("k8/bin/l"), target: "a" },
+    { path: t.out("k8/bin/tree"), kind: "directory" },
+    { path: t.out("k8/bin/tree/leaf"), content: "leaf" },
+    { path: `${t.ws}/bazel-bin`, target: t.out("k8/bin") },
+  ]);
+  const state = () =>
+    ["a", "l", "tree", "tree/leaf", "tree/more"].map((name) => {
+      try {
+        const { mode, isSymlink, isDirectory } = Deno.lstatSync(t.out(`k8/bin/${name}`));
+        return isSymlink || isDirectory ? mode : [mode, t.read(t.out(`k8/bin/${name}`))];
+      } catch {
+        return undefined;
+      }
+    });
+  const right = state();
+  const { now } = Date, { readLinkSync } = Deno;
+  let later = 0, links = 0;
+  const again = async () => {
+    links = 0;
+    Date.now = () => now() + later;
+    Deno.readLinkSync = (path) => (links++, readLinkSync(path));
+    try {
+      return await t.take([encodeFields([[2, t.home.known!], [3, true]])]);
+    } finally {
+      // It looks at all of it for the next time, after the command has ended.
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      Date.now = now;
+      Deno.readLinkSync = readLinkSync;
+    }
+  };
+  const leaf = t.out("k8/bin/tree/leaf");
+  const changes: Record<string, () => void> = {
+    "another content": () => {
+      Deno.chmodSync(t.out("k8/bin/a"), 0o755);
+      Deno.writeTextFileSync(t.out("k8/bin/a"), "A");
+    },
+    "another mode": () => Deno.chmodSync(t.out("k8/bin/a"), 0o777),
+    "a file that went": () => Deno.removeSync(leaf),
+    "one more in a tree": () => Deno.writeTextFileSync(t.out("k8/bin/tree/more"), ""),
+    "a link that went": () => Deno.removeSync(t.out("k8/bin/l")),
+    "a folder of another's": () => {
+      Deno.renameSync(t.out("k8"), t.out("k9"));
+      Deno.mkdirSync(t.out("k8"));
+    },
+    "a convenience symlink that went": () => Deno.removeSync(`${t.ws}/bazel-bin`),
+  };
+  for (const [what, change] of Object.entries(changes)) {
+    // Times of changes are known in whole seconds only.
+    later += 2_000;
+    await again();
+    await again();
+    assert.equal(links, 0, what);
+    change();
+    await again();
+    assert.deepEqual(state(), right, what);
+    assert.equal(Deno.readLinkSync(`${t.ws}/bazel-bin`), t.out("k8/bin"), what);
+  }
+  later += 2_000;
+  await again();
+  await t.take([encodeFields([[2, t.home.known!], [3, true]])], { symlinkPrefix: "other-" }).catch(() => {});
+  assert.deepEqual(state(), right);
+});
+
 Deno.test("what changed is fetched, and nothing else; a new mtime is no change", async () => {
   await using t = await laptop();
   await t.take([{ path: t.out("a"), content: "a" }, { path: t.out("b"), content: "b" }]);

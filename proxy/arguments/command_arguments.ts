@@ -1,0 +1,103 @@
+/**
+ * All that the arguments of a command mean for two machines. A developer gives the same command again and again, with a
+ * thousand arguments most of which are the environment: what was understood of them once is kept as long as they, and the
+ * files that were looked at for them, are the same.
+ */
+import type { Buffer } from "node:buffer";
+import { withoutExpunge } from "../../proto/expunge.ts";
+import type { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { filterClientEnv } from "./client_env.ts";
+import { namedOutputFiles } from "./named_outputs.ts";
+import { outputsPolicy } from "./outputs_policy.ts";
+import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
+import { RecordedFiles } from "./recorded_files.ts";
+import { allValues, clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
+
+/** What the client says of itself, other in each command: how long it took to begin, and why it started a server. */
+const OF_THE_CLIENT = ["--startup_time=", "--command_wait_time=", "--extract_data_time=", "--restart_reason="];
+
+/** A command, understood. */
+export interface CommandArguments {
+  /** "build". */
+  command: string;
+  /** What the server gets: the arguments without the variables that stay here. */
+  sent: Buffer[];
+  policy: OutputsPolicy;
+  /** Absolute paths of files that its options make the server write. */
+  namedFiles: string[];
+  /** What it uses outside of the workspace. */
+  outside: OutsideRoots;
+  /** The user's home folder, in latin1. */
+  home?: string;
+  /** Of the last `--symlink_prefix`. */
+  symlinkPrefix?: string;
+  /** `clean --expunge`. */
+  expunge: boolean;
+  /** Who would rather run here than wait: RBS_FALLBACK=local. */
+  fallsBack: boolean;
+}
+
+/** See the file's head. Serves one workspace. */
+export class ArgumentReader {
+  readonly #place: Place;
+  readonly #files: Files;
+  #last?: { args: readonly Buffer[]; kept: number[]; understood: CommandArguments; files: RecordedFiles };
+
+  constructor(place: Place, files: Files) {
+    this.#place = place;
+    this.#files = files;
+  }
+
+  /**
+   * Understands the arguments of a RunRequest.
+   *
+   * @throws RbsError with exit code 2 for an RBS_OUTPUTS that names no policy.
+   */
+  read(args: readonly Buffer[]): CommandArguments {
+    const last = this.#last;
+    if (last && sameCommand(args, last.args) && last.files.same) {
+      return { ...last.understood, sent: last.kept.map((index) => args[index]) };
+    }
+    this.#last = undefined;
+    const files = new RecordedFiles(this.#files);
+    const understood = understand([...args], this.#place, files);
+    const sent = new Set(understood.sent);
+    const kept = [...args.keys()].filter((index) => sent.has(args[index]));
+    this.#last = { args, kept, understood, files };
+    return understood;
+  }
+}
+
+function understand(args: Buffer[], { workspace, outputBase }: Place, files: Files): CommandArguments {
+  const policy = outputsPolicy(clientVariable(args, "RBS_OUTPUTS"));
+  const { command, cwd, options } = parseRunArguments(args, ["symlink_prefix"]);
+  const place = { args, cwd: cwd || workspace, workspace };
+  return {
+    command,
+    sent: filterClientEnv(args),
+    policy,
+    namedFiles: namedOutputFiles(place),
+    outside: findOutsideRoots({ ...place, ...recording(files), outputBase }),
+    home: clientVariable(args, "HOME"),
+    symlinkPrefix: allValues(options, "symlink_prefix").at(-1) || undefined,
+    expunge: withoutExpunge(args.map((arg) => latin1(arg))).expunge,
+    fallsBack: clientVariable(args, "RBS_FALLBACK") === "local",
+  };
+}
+
+/** As an object whose methods may be taken out of it. */
+function recording(files: Files): Files {
+  return {
+    readFile: (path) => files.readFile(path),
+    exists: (path) => files.exists(path),
+    realPath: (path) => files.realPath(path),
+  };
+}
+
+/** The same, but for what the client says of itself. */
+function sameCommand(a: readonly Buffer[], b: readonly Buffer[]): boolean {
+  return a.length === b.length && a.every((arg, index) => {
+    const other = b[index];
+    return arg.equals(other) || OF_THE_CLIENT.some((prefix) => startsWith(arg, prefix) && startsWith(other, prefix));
+  });
+}
