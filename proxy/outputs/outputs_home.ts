@@ -205,7 +205,6 @@ export class OutputsHome {
     this.#settled = undefined;
     if (manifest !== this.#manifest || manifest.outputs.length > MAX_LOOKS || !isEmpty(namedFiles)) return;
     const looks = new Looks(2 * MAX_LOOKS, began);
-    for (const name of SHARED_NAMES) looks.look(join(this.#outputBase, name));
     const folders = new Set<string>();
     for (const { place, entry } of manifest.outputs) {
       if (place.where === "named file" || isRaw(entry.path)) return;
