@@ -222,9 +222,11 @@ export class CommandService {
     const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
     const prepared = await synced?.outputs.prepare(args, start);
     const sent = prepared?.args ?? args;
+    // Most often they are as they came: there are many, and the developer waits.
+    const other = expunge || sent !== args ? sent : undefined;
     const run = await upstream.start(
       `${COMMAND_SERVER}Run`,
-      (backend) => runRequest(message, backend, sent),
+      (backend) => runRequest(message, backend, other),
       headers,
       cancelled,
     ).catch((e) => {
@@ -298,9 +300,9 @@ function request(bytes: Uint8Array): ExecuteRequest {
   }
 }
 
-/** The request with the server's cookie, and other arguments. */
-function runRequest(message: Uint8Array, { requestCookie }: Backend, args: readonly string[]): Uint8Array {
-  const request = withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1")));
+/** The request with the server's cookie, and perhaps other arguments. */
+function runRequest(message: Uint8Array, { requestCookie }: Backend, args?: readonly string[]): Uint8Array {
+  const request = args ? withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1"))) : message;
   return Buffer.concat(patchFields(request, (f) => f.number === 1 ? Buffer.from(requestCookie) : undefined));
 }
 

@@ -322,16 +322,20 @@ export async function benchLink(bazel: Bazel, say: (text: string) => void): Prom
   await using machines = await twoMachines({ delayMs: RTT / 2, loss: 0 });
   const { laptop: on } = machines;
   await using cluster = await startCluster({ machines });
+  // Two servers for each side: one JVM is faster than the next by more than what is measured.
   await using direct = await testWorkspace(bazel, { on });
-  const startupOptions = [cluster.serverJavabase];
-  await using rbs = await testWorkspace(bazel, { on, startupOptions, env: cluster.env });
+  await using direct2 = await testWorkspace(bazel, { on });
+  const through = { on, startupOptions: [cluster.serverJavabase], env: cluster.env };
+  await using rbs = await testWorkspace(bazel, through);
+  await using rbs2 = await testWorkspace(bazel, through);
   const build = (workspace: typeof direct) => async () => {
     const { code, stderr, took } = await workspace.run(["build", "//..."]);
     if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
     return took;
   };
-  const sides = [build(direct), build(rbs)];
-  const [a, b] = await interleaved(40, 5, sides, (round) => say(`no-op build over a link, round ${round}`));
+  const sides = [direct, rbs, direct2, rbs2].map(build);
+  const times = await interleaved(40, 5, sides, (round) => say(`no-op build over a link, round ${round}`));
+  const a = [...times[0], ...times[2]], b = [...times[1], ...times[3]];
   const added = median(b) - median(a), rtt = await roundTrip(machines);
   return [{
     what: `no-op build on a link of ${RTT} ms RTT`,
