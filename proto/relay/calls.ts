@@ -6,6 +6,7 @@ import { Buffer } from "node:buffer";
 import { sentence } from "../errors.ts";
 import type { Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
+import type { Identity } from "../identity/spiffe.ts";
 import { frame, framePrefix, MessageStream } from "./message_stream.ts";
 import { WireError } from "./wire.ts";
 
@@ -16,6 +17,7 @@ export const Status = {
   UNKNOWN: 2,
   INVALID_ARGUMENT: 3,
   NOT_FOUND: 5,
+  PERMISSION_DENIED: 7,
   RESOURCE_EXHAUSTED: 8,
   FAILED_PRECONDITION: 9,
   ABORTED: 10,
@@ -39,7 +41,8 @@ export class ServerCall {
   readonly #stream: Stream;
   #ended = false;
 
-  constructor(stream: Stream) {
+  /** @param peer Who the caller has proved to be; undefined in plain text. */
+  constructor(stream: Stream, readonly peer?: Identity) {
     this.#stream = stream;
   }
 

@@ -1,8 +1,9 @@
 import { Buffer } from "node:buffer";
 import { sentence } from "../errors.ts";
-import { Http2Connection, type Stream } from "../http2/connection.ts";
+import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
 import { ErrorCode } from "../http2/frames.ts";
 import type { Headers } from "../http2/hpack.ts";
+import { connectTls, type TlsClientOptions, TrustError } from "../tls/client.ts";
 import { type CallEnd, callHeaders, readCall, Status, StatusError } from "./calls.ts";
 import { frame } from "./message_stream.ts";
 import { OutgoingCall } from "./messages.ts";
@@ -18,9 +19,11 @@ const CONNECT_MS = 5_000;
 export interface ConnectionOptions {
   /** Notices a peer that is silent, see {@link Http2Options.keepAlive}. @default false: a peer on this machine */
   keepAlive?: boolean;
+  /** Mutual TLS. @default plain text, to a peer on this machine */
+  tls?: TlsClientOptions;
 }
 
-/** One HTTP/2 connection (prior knowledge, plain text) to a gRPC peer, made when it is needed and again when it broke. */
+/** One HTTP/2 connection (prior knowledge) to a gRPC peer, made when it is needed and again when it broke. */
 export class Connection implements Disposable {
   readonly #host: string;
   readonly #port: number;
@@ -60,9 +63,8 @@ export class Connection implements Disposable {
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), CONNECT_MS);
     try {
-      const tcp = await Deno.connect({ hostname: this.#host, port: this.#port, signal: late.signal });
-      tcp.setNoDelay(true);
-      const connection = new Http2Connection(tcp, { role: "client", keepAlive });
+      const transport = await this.#dial(late.signal);
+      const connection = new Http2Connection(transport, { role: "client", keepAlive });
       if (this.#closed) connection.close();
       return connection;
     } catch (e) {
@@ -72,20 +74,29 @@ export class Connection implements Disposable {
     }
   }
 
+  async #dial(signal: AbortSignal): Promise<Transport> {
+    const { tls } = this.#options;
+    if (tls) return await connectTls(this.#host, this.#port, tls, signal);
+    const tcp = await Deno.connect({ hostname: this.#host, port: this.#port, signal });
+    tcp.setNoDelay(true);
+    return tcp;
+  }
+
   async #request(path: string, headers?: Headers): Promise<Stream> {
     let connection: Http2Connection;
     try {
       if (this.#closed) throw new Error("closed");
       connection = await this.#connected();
     } catch (e) {
-      throw new StatusError(Status.UNAVAILABLE, sentence(e));
+      throw new StatusError(e instanceof TrustError ? Status.UNAUTHENTICATED : Status.UNAVAILABLE, sentence(e));
     }
     return connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
   }
 
   /**
-   * Begins a call in which both sides may send many messages. Throws a {@link StatusError} (UNAVAILABLE) if there is no
-   * connection: then the peer has certainly seen nothing.
+   * Begins a call in which both sides may send many messages. Throws a {@link StatusError} if there is no connection:
+   * then the peer has certainly seen nothing. UNAVAILABLE: it cannot be reached. UNAUTHENTICATED: it is not who it must
+   * be, or does not take us for who we are.
    *
    * @param options.lends Each of the peer's messages is only lent, until the next is asked for. @default false
    */
@@ -106,8 +117,8 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Begins a call with one request message. Throws a {@link StatusError} (UNAVAILABLE) if there is no connection: then
-   * the peer has certainly seen nothing. Later errors show in {@link readCall}'s result.
+   * Begins a call with one request message. Throws a {@link StatusError} if there is no connection, see {@link call}.
+   * Later errors show in {@link readCall}'s result.
    */
   async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
     const stream = await this.#request(path, headers);

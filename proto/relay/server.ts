@@ -1,7 +1,20 @@
 import { sentence } from "../errors.ts";
-import { Http2Connection, type Stream } from "../http2/connection.ts";
+import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
+import type { Identity } from "../identity/spiffe.ts";
 import { ServerCall, Status, StatusError } from "./calls.ts";
+
+/** Takes a caller over. @param peer Who it is, if that was found out: the caller has proved it. */
+export type OnCaller = (transport: Transport, peer?: Identity) => void;
+
+/** Where callers come from: plain TCP here, or TLS (see ../tls/listener.ts). */
+export interface CallListener {
+  readonly port: number;
+  /** Has each caller handed over. Call it once, before the next turn of the event loop. */
+  start(onCaller: OnCaller): void;
+  /** Stops listening. Who was handed over stays. */
+  close(): void;
+}
 
 /** A listening server of bare gRPC calls. */
 export interface CallServer {
@@ -11,30 +24,59 @@ export interface CallServer {
 }
 
 /**
- * Listens on a free port of `hostname` and has each call served by `serve`, which gets the stream in the turn in which it
- * came. With `keepAlive`, callers that fall silent are noticed. What `serve` throws ends the call: a {@link StatusError} as it is, anything else as INTERNAL, after `onError`.
+ * Has each call served by `serve`, which gets the stream in the turn in which it came, and finds in `call.peer` who calls
+ * if the listener knows. With `keepAlive`, callers that fall silent are noticed. What `serve` throws ends the call: a
+ * {@link StatusError} as it is, anything else as INTERNAL, after `onError`.
+ *
+ * @param at Where callers come from; or a host name: plain text, on a free port of it.
  */
 export function listenForCalls(
-  hostname: string,
+  at: string | CallListener,
   serve: (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>,
   onError: (path: string, error: unknown) => void,
   options: { keepAlive?: boolean } = {},
 ): CallServer {
-  const listener = Deno.listen({ hostname, port: 0 });
+  const listener = typeof at === "string" ? new TcpListener(at) : at;
   const connections = new Set<Http2Connection>();
-  const onStream = (stream: Stream, headers: Headers) => {
-    const call = new ServerCall(stream);
-    serve(stream, headers, call).catch((e) => {
-      if (e instanceof StatusError) return call.end(e);
-      if (!call.gone.aborted) onError(headers[":path"], e);
-      call.end(new StatusError(Status.INTERNAL, sentence(e)));
-    });
+  listener.start((transport, peer) => {
+    const onStream = (stream: Stream, headers: Headers) => {
+      const call = new ServerCall(stream, peer);
+      serve(stream, headers, call).catch((e) => {
+        if (e instanceof StatusError) return call.end(e);
+        if (!call.gone.aborted) onError(headers[":path"], e);
+        call.end(new StatusError(Status.INTERNAL, sentence(e)));
+      });
+    };
+    const connection = new Http2Connection(transport, { role: "server", onStream, ...options });
+    connections.add(connection);
+    void connection.closed.then(() => connections.delete(connection));
+  });
+  return {
+    port: listener.port,
+    close() {
+      listener.close();
+      for (const connection of connections) connection.close();
+    },
   };
-  (async () => {
+}
+
+/** Callers in plain text: those of this machine, and those of tests. */
+class TcpListener implements CallListener {
+  readonly #listener: Deno.TcpListener;
+
+  constructor(hostname: string) {
+    this.#listener = Deno.listen({ hostname, port: 0 });
+  }
+
+  get port(): number {
+    return (this.#listener.addr as Deno.NetAddr).port;
+  }
+
+  async start(onCaller: OnCaller): Promise<void> {
     for (;;) {
       let tcp: Deno.TcpConn;
       try {
-        tcp = await listener.accept();
+        tcp = await this.#listener.accept();
         tcp.setNoDelay(true);
       } catch (e) {
         if (e instanceof Deno.errors.BadResource || e instanceof Deno.errors.Interrupted) return;
@@ -42,18 +84,13 @@ export function listenForCalls(
         await new Promise((r) => setTimeout(r, 10));
         continue;
       }
-      const connection = new Http2Connection(tcp, { role: "server", onStream, ...options });
-      connections.add(connection);
-      void connection.closed.then(() => connections.delete(connection));
+      onCaller(tcp);
     }
-  })();
-  return {
-    port: (listener.addr as Deno.NetAddr).port,
-    close() {
-      try {
-        listener.close();
-      } catch { /* closed before */ }
-      for (const connection of connections) connection.close();
-    },
-  };
+  }
+
+  close(): void {
+    try {
+      this.#listener.close();
+    } catch { /* closed before */ }
+  }
 }

@@ -8,6 +8,8 @@ const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 /** Ten minutes: nobody's clock is that far off. Milliseconds. */
 const LEEWAY_MS = 600_000;
 
+const USAGES = { server: x509.ExtendedKeyUsage.serverAuth, client: x509.ExtendedKeyUsage.clientAuth };
+
 /** The trust domain of {@link TestAuthority}. */
 export const TRUST_DOMAIN = "rbs.test";
 /** The DNS name in the certificate of each agent, whatever its address. */
@@ -24,7 +26,7 @@ export interface CertificateOptions {
   /** @default in an hour */
   notAfter?: Date;
   /** @default both, as each program is a client of one and the server of another */
-  usages?: readonly x509.ExtendedKeyUsage[];
+  usages?: readonly (keyof typeof USAGES)[];
 }
 
 /** A certificate authority. */
@@ -75,9 +77,9 @@ export class TestAuthority {
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-        new x509.ExtendedKeyUsageExtension([
-          ...options.usages ?? [x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth],
-        ]),
+        new x509.ExtendedKeyUsageExtension(
+          (options.usages ?? ["server", "client"] as const).map((usage) => USAGES[usage]),
+        ),
         await x509.AuthorityKeyIdentifierExtension.create(this.#keys.publicKey),
         ...uris.length + names.length > 0
           ? [
