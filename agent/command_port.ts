@@ -1,8 +1,9 @@
 /** The agent's second port: all that the proxy calls, on our own HTTP/2. Each call is admitted, then served by its service. */
+import type { Identity } from "../proto/identity/spiffe.ts";
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
-import { type CallServer, listenForCalls } from "../proto/relay/server.ts";
+import { type CallListener, type CallServer, listenForCalls } from "../proto/relay/server.ts";
 import { RpcError } from "../proto/rpc.ts";
 import { COMMAND_SERVER } from "./bazel_upstream.ts";
 
@@ -11,9 +12,10 @@ export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) =
 
 /** What the port works with. */
 export interface CommandPortParts {
-  host: string;
+  /** Where callers come from: mutual TLS (a TlsListener), or plain text on a free port of a host of this name. */
+  at: string | CallListener;
   /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
-  gate: { admit(authorization: string | undefined, epoch: string | undefined): void };
+  gate: { admit(authorization: string | undefined, epoch: string | undefined, peer?: Identity): void };
   /** By "/package.Service/Method". */
   handlers: Readonly<Record<string, CallHandler>>;
   /** Methods of Bazel's own service that have no handler of their own. */
@@ -21,12 +23,12 @@ export interface CommandPortParts {
   onError(what: string, error: unknown): void;
 }
 
-/** Starts to listen on a free port. */
-export function listenForProxy({ host, gate, handlers, relay, onError }: CommandPortParts): CallServer {
+/** Starts to serve. */
+export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPortParts): CallServer {
   const serve: CallHandler = (stream, headers, call) => {
     const path = headers[":path"] ?? "";
     try {
-      gate.admit(headers.authorization, headers["rbs-epoch"]);
+      gate.admit(headers.authorization, headers["rbs-epoch"], call.peer);
     } catch (e) {
       throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
     }
@@ -39,5 +41,5 @@ export function listenForProxy({ host, gate, handlers, relay, onError }: Command
     return handler(stream, headers, call);
   };
   // Async, so that what it throws in the same turn is a rejection as well.
-  return listenForCalls(host, async (...args) => await serve(...args), onError, { keepAlive: true });
+  return listenForCalls(at, async (...args) => await serve(...args), onError, { keepAlive: true });
 }

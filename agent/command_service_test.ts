@@ -120,7 +120,7 @@ function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: numb
     onError,
   });
   const port = listenForProxy({
-    host: "127.0.0.1",
+    at: "127.0.0.1",
     gate,
     handlers: { "/rbs.v1.Command/Execute": (...call) => service.execute(...call) },
     relay: (...call) => relayCall(upstream, ...call),

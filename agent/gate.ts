@@ -1,3 +1,4 @@
+import type { Identity } from "../proto/identity/spiffe.ts";
 import { bearer, sameSecret } from "../proto/state.ts";
 import { Code, RpcError } from "../proto/rpc.ts";
 
@@ -9,11 +10,16 @@ export interface GateOptions {
   controlToken: string;
   /** The session's current epoch. */
   epoch: number;
+  /**
+   * The session's owner, a user id: who calls must have proved to be that user, by a certificate, and have the token
+   * beside it. @default the token is enough
+   */
+  owner?: string;
 }
 
 /**
- * Decides who may call. The owner shows the access token and the epoch of its takeover; an older epoch is refused, so
- * that somebody who has lost the session cannot go on using it. Tokens are compared in constant time.
+ * Decides who may call. The owner has a certificate, if there are any, and shows the access token and the epoch of its
+ * takeover; an older epoch is refused, so that somebody who has lost the session cannot go on using it. Tokens are compared in constant time.
  */
 export class Gate {
   readonly #options: GateOptions;
@@ -35,13 +41,15 @@ export class Gate {
   }
 
   /**
-   * Lets the owner pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token, FAILED_PRECONDITION for a
-   * missing or older epoch. A newer epoch is taken over: its owner may be here before the orchestrator's own message.
+   * Lets the owner pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token or no certificate,
+   * PERMISSION_DENIED for somebody else's certificate, FAILED_PRECONDITION for a missing or older epoch. A newer epoch is taken over: its owner may be here before the orchestrator's own message.
    *
    * @param authorization The `authorization` header.
    * @param epochHeader The `rbs-epoch` header: a decimal number.
+   * @param peer Who the caller has proved to be.
    */
-  admit(authorization: string | undefined, epochHeader: string | undefined): void {
+  admit(authorization: string | undefined, epochHeader: string | undefined, peer?: Identity): void {
+    this.#identify(peer);
     this.#authenticate(this.#options.accessToken, authorization);
     const epoch = /^\d{1,10}$/.test(epochHeader ?? "") ? Number(epochHeader) : NaN;
     if (!(epoch >= this.#epoch)) {
@@ -58,6 +66,19 @@ export class Gate {
   /** Lets the orchestrator pass, or throws an {@link RpcError} with UNAUTHENTICATED. */
   admitControl(authorization: string | undefined): void {
     this.#authenticate(this.#options.controlToken, authorization);
+  }
+
+  #identify(peer: Identity | undefined): void {
+    const { owner } = this.#options;
+    if (owner === undefined) return;
+    if (!peer) throw new RpcError(Code.UNAUTHENTICATED, "This agent takes nobody without a certificate.");
+    if (peer.kind !== "user" || peer.userId !== owner) {
+      const who = peer.kind === "user" ? `the user ${peer.userId}` : `the ${peer.kind}`;
+      throw new RpcError(
+        Code.PERMISSION_DENIED,
+        `This agent takes commands from its session's owner only, and not from ${who}: use the owner's certificate.`,
+      );
+    }
   }
 
   #authenticate(expected: string, authorization: string | undefined): void {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { Identity } from "../proto/identity/spiffe.ts";
 import { Code, RpcError } from "../proto/rpc.ts";
 import { Gate } from "./gate.ts";
 
@@ -30,4 +31,22 @@ Deno.test("each token opens its own door only, and an empty one none", () => {
   assert.throws(() => gate.admitControl("Bearer a"), code(Code.UNAUTHENTICATED));
   assert.throws(() => gate.admitControl("Bearer "), code(Code.UNAUTHENTICATED));
   new Gate({ accessToken: "a", controlToken: "c", epoch: 1 }).admitControl("Bearer c");
+});
+
+Deno.test("with certificates, only the owner's own opens the door, and the token is still needed", () => {
+  const gate = new Gate({ accessToken: "a", controlToken: "c", epoch: 1, owner: "ann" });
+  gate.admit("Bearer a", "1", { kind: "user", userId: "ann" });
+  const others: [Identity | undefined, number][] = [
+    [undefined, Code.UNAUTHENTICATED],
+    [{ kind: "user", userId: "bob" }, Code.PERMISSION_DENIED],
+    [{ kind: "user", userId: "Ann" }, Code.PERMISSION_DENIED],
+    [{ kind: "agent", sessionId: "a".repeat(32) }, Code.PERMISSION_DENIED],
+    [{ kind: "orchestrator" }, Code.PERMISSION_DENIED],
+  ];
+  for (const [peer, expected] of others) {
+    assert.throws(() => gate.admit("Bearer a", "5", peer), code(expected), JSON.stringify(peer));
+  }
+  assert.equal(gate.epoch, 1);
+  assert.throws(() => gate.admit("Bearer b", "1", { kind: "user", userId: "ann" }), code(Code.UNAUTHENTICATED));
+  assert.throws(() => gate.admit(undefined, "1", { kind: "user", userId: "ann" }), code(Code.UNAUTHENTICATED));
 });

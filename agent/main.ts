@@ -126,7 +126,7 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     onError,
   });
   const commandPort = listenForProxy({
-    host: flags.host,
+    at: flags.host,
     gate,
     handlers: {
       "/rbs.v1.Command/Execute": (...call) => bazelCommands.execute(...call),

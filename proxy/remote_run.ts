@@ -75,7 +75,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
       refusals = 0;
     } catch (e) {
       failure = e;
-      if (/refused/i.test(sentence(e))) refusals++;
+      if (isRefusal(e)) refusals++;
     }
     if (call) {
       const attempt = await listen(call, command, received, () => {
@@ -191,6 +191,11 @@ async function listen(
   }
 }
 
+/** Whether a connection cannot be made because nobody, or another than the agent, is there; or we are nobody to it. */
+function isRefusal(e: unknown): boolean {
+  return (e instanceof StatusError && e.code === Status.UNAUTHENTICATED) || /refused/i.test(sentence(e));
+}
+
 /** Whether it was the connection that ended, while the command goes on. */
 function isLost(e: StatusError): boolean {
   return e.details["grpc-status"] === undefined && e.cause instanceof StreamError &&
@@ -220,7 +225,7 @@ async function deliverCancel(command: RemoteCommand, received: number): Promise<
   let refusals = 0;
   while (performance.now() < until && refusals < REFUSALS && command.isCurrent()) {
     const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers)).catch((e) => {
-      if (/refused/i.test(sentence(e))) refusals++;
+      if (isRefusal(e)) refusals++;
     });
     if (call) {
       void call.send(start(command, received, true));

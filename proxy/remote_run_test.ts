@@ -5,9 +5,12 @@ import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1
 import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { requestMessages } from "../proto/relay/messages.ts";
-import { listenForCalls } from "../proto/relay/server.ts";
+import { type CallListener, listenForCalls } from "../proto/relay/server.ts";
 import { encodeFields } from "../proto/relay/wire.ts";
+import { TestAuthority } from "../proto/testing/certificates.ts";
 import { eventually } from "../proto/testing/pipe.ts";
+import type { TlsClientOptions } from "../proto/tls/client.ts";
+import { TlsListener } from "../proto/tls/listener.ts";
 import { type RemoteCommand, runRemotely } from "./remote_run.ts";
 import { TestLink } from "./testing/link.ts";
 
@@ -23,9 +26,9 @@ class NumberedAgent implements Disposable {
   size = 1000;
   readonly #calls = new Set<ServerCall>();
 
-  constructor(readonly total: number) {
+  constructor(readonly total: number, at: string | CallListener = "127.0.0.1") {
     this.server = listenForCalls(
-      "127.0.0.1",
+      at,
       async (stream, _, call) => {
         this.#calls.add(call);
         call.gone.addEventListener("abort", () => this.#calls.delete(call));
@@ -71,9 +74,12 @@ class NumberedAgent implements Disposable {
 }
 
 /** A command through a link, and what it said. */
-function running(agent: { server: { port: number } }, options: Partial<RemoteCommand> = {}) {
+function running(
+  agent: { server: { port: number } },
+  { tls, ...options }: Partial<RemoteCommand> & { tls?: TlsClientOptions } = {},
+) {
   const link = new TestLink(agent.server.port);
-  const connection = new Connection("127.0.0.1", link.port, { keepAlive: true });
+  const connection = new Connection("127.0.0.1", link.port, { keepAlive: true, tls });
   const cancelled = new AbortController(), gone = new AbortController();
   const seen: number[] = [], said: string[] = [];
   const outcome = runRemotely({
@@ -107,11 +113,34 @@ function running(agent: { server: { port: number } }, options: Partial<RemoteCom
   };
 }
 
+const authority = await TestAuthority.make();
+const AGENT = { kind: "agent", sessionId: "a".repeat(32) } as const;
+const ann = await authority.identify({ kind: "user", userId: "ann" });
+const agentCredentials = await authority.identify(AGENT);
+
+/** A way to the agent. */
+interface Way {
+  listen(): Promise<string | CallListener>;
+  tls?: TlsClientOptions;
+}
+
+const PLAIN: Way = { listen: () => Promise.resolve("127.0.0.1") };
+const SECURE: Way = {
+  listen: () => TlsListener.listen({ hostname: "127.0.0.1", credentials: agentCredentials }),
+  tls: { credentials: () => ann, expected: AGENT },
+};
+
+/** A promise that holds in plain text and by TLS alike. */
+function testBoth(name: string, body: (way: Way) => Promise<void>): void {
+  Deno.test(name, () => body(PLAIN));
+  Deno.test(`by TLS, ${name}`, () => body(SECURE));
+}
+
 const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
 
-Deno.test("a link that is cut again and again loses no response and doubles none", async () => {
-  using agent = new NumberedAgent(50);
-  using run = running(agent);
+testBoth("a link that is cut again and again loses no response and doubles none", async (way) => {
+  using agent = new NumberedAgent(50, await way.listen());
+  using run = running(agent, { tls: way.tls });
   await eventually(() => agent.starts.length === 1);
   for (let cut = 0; agent.said < 50; cut++) {
     agent.say(7);
@@ -124,23 +153,26 @@ Deno.test("a link that is cut again and again loses no response and doubles none
   assert.ok(agent.starts.length > 3, `${agent.starts}`);
 });
 
-Deno.test("a peer that falls silent is noticed within 10 s, and the command goes on over a new connection", async () => {
-  using agent = new NumberedAgent(4);
-  using run = running(agent);
-  await eventually(() => agent.starts.length === 1);
-  agent.say(2);
-  await eventually(() => run.seen.length === 2);
-  const began = performance.now();
-  run.link.silence();
-  agent.say(1);
-  // The first connection stays dead; whoever connects anew gets through.
-  setTimeout(() => run.link.heal(), 5_000);
-  await eventually(() => agent.starts.length === 2, "the proxy comes back", 20_000);
-  assert.ok(performance.now() - began < 10_000, `${performance.now() - began} ms`);
-  agent.say(1);
-  assert.deepEqual(await run.outcome, { kind: "finished" });
-  assert.deepEqual(run.seen, upTo(4));
-});
+testBoth(
+  "a peer that falls silent is noticed within 10 s, and the command goes on over a new connection",
+  async (way) => {
+    using agent = new NumberedAgent(4, await way.listen());
+    using run = running(agent, { tls: way.tls });
+    await eventually(() => agent.starts.length === 1);
+    agent.say(2);
+    await eventually(() => run.seen.length === 2);
+    const began = performance.now();
+    run.link.silence();
+    agent.say(1);
+    // The first connection stays dead; whoever connects anew gets through.
+    setTimeout(() => run.link.heal(), 5_000);
+    await eventually(() => agent.starts.length === 2, "the proxy comes back", 20_000);
+    assert.ok(performance.now() - began < 10_000, `${performance.now() - began} ms`);
+    agent.say(1);
+    assert.deepEqual(await run.outcome, { kind: "finished" });
+    assert.deepEqual(run.seen, upTo(4));
+  },
+);
 
 Deno.test("what has arrived is acknowledged soon, and at the end at once", async () => {
   using agent = new NumberedAgent(3);
@@ -153,9 +185,9 @@ Deno.test("what has arrived is acknowledged soon, and at the end at once", async
   await eventually(() => agent.acknowledged === 3);
 });
 
-Deno.test("an agent that is gone in mid-command breaks it; one that never had it is stale", async () => {
-  const agent = new NumberedAgent(3);
-  using run = running(agent);
+testBoth("an agent that is gone in mid-command breaks it; one that never had it is stale", async (way) => {
+  const agent = new NumberedAgent(3, await way.listen());
+  using run = running(agent, { tls: way.tls });
   await eventually(() => agent.starts.length === 1);
   agent.say(1);
   await eventually(() => run.seen.length === 1);
@@ -165,16 +197,16 @@ Deno.test("an agent that is gone in mid-command breaks it; one that never had it
   const outcome = await run.outcome;
   assert.equal(outcome.kind, "broken");
   assert.match((outcome as { why: string }).why, /^The agent at the agent was lost in mid-command \(.*refused.*\)\.$/);
-  const connection = new Connection("127.0.0.1", port);
+  const connection = new Connection("127.0.0.1", port, { tls: way.tls });
   using other = running({ server: { port } }, {
     link: { name: "nobody", connection, synced: false, missingInstallBase: "", headers: () => ({}) },
   });
   assert.equal((await other.outcome).kind, "stale");
 });
 
-Deno.test("Ctrl-C while the agent cannot be reached ends the command, and reaches the agent later", async () => {
-  using agent = new NumberedAgent(3);
-  using run = running(agent);
+testBoth("Ctrl-C while the agent cannot be reached ends the command, and reaches the agent later", async (way) => {
+  using agent = new NumberedAgent(3, await way.listen());
+  using run = running(agent, { tls: way.tls });
   await eventually(() => agent.starts.length === 1);
   agent.say(1);
   await eventually(() => run.seen.length === 1);
@@ -247,4 +279,49 @@ Deno.test("an agent that can have no Bazel server says why, before anything was 
   using run = running({ server });
   assert.deepEqual(await run.outcome, { kind: "no server", why: "It is another version." });
   server.close();
+});
+
+Deno.test("an agent that is another's, or that does not take us, is asked for anew and not tried for half an hour", async () => {
+  using agent = new NumberedAgent(3, await SECURE.listen());
+  const other = await TestAuthority.make();
+  const stranger = { ...await other.identify({ kind: "user", userId: "ann" }), authorities: authority.certificate };
+  const cases: [TlsClientOptions, RegExp][] = [
+    [
+      { credentials: () => ann, expected: { kind: "agent", sessionId: "b".repeat(32) } },
+      /it is not spiffe:.*b\/agent that/,
+    ],
+    [
+      { credentials: () => stranger, expected: AGENT },
+      /the peer does not accept this side's certificate, which is not of/,
+    ],
+    [{ credentials: () => ({ ...ann, privateKey: "" }), expected: AGENT }, /The certificate, its private key or/],
+  ];
+  for (const [tls, why] of cases) {
+    using run = running(agent, { tls });
+    const outcome = await run.outcome;
+    assert.equal(outcome.kind, "stale");
+    assert.match((outcome as { why: string }).why, why);
+  }
+  assert.deepEqual(agent.starts, []);
+});
+
+Deno.test("an agent that has a new certificate in mid-command goes on, and takes connections that are made anew", async () => {
+  const listener = await TlsListener.listen({ hostname: "127.0.0.1", credentials: agentCredentials });
+  using agent = new NumberedAgent(30, listener);
+  let own = ann;
+  using run = running(agent, { tls: { credentials: () => own, expected: AGENT } });
+  await eventually(() => agent.starts.length === 1);
+  agent.say(10);
+  // Both sides get a new key from a new authority.
+  const next = await TestAuthority.make();
+  listener.replaceCredentials(await next.identify(AGENT));
+  own = await next.identify({ kind: "user", userId: "ann" });
+  agent.say(10);
+  await eventually(() => run.seen.length === 20);
+  assert.equal(agent.starts.length, 1, "on the same connection");
+  run.link.cut();
+  await eventually(() => agent.starts.length === 2);
+  agent.say(10);
+  assert.deepEqual(await run.outcome, { kind: "finished" });
+  assert.deepEqual(run.seen, upTo(30));
 });

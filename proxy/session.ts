@@ -5,6 +5,7 @@ import type { Headers } from "../proto/http2/hpack.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { Code, createRpcClient, type RpcClient, RpcError } from "../proto/rpc.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, randomToken, readLocalToken, stateDirectory } from "../proto/state.ts";
+import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
 import type { ServerArgs } from "./server_args.ts";
@@ -58,6 +59,8 @@ export interface SessionSettings {
   /** The orchestrator's "host:port". */
   address: string;
   userId: string;
+  /** How the agent of an answer is called by mutual TLS; undefined: in plain text. */
+  agentTls(server: GetServerResponse): TlsClientOptions | undefined;
   /** Where the local token is. */
   stateDirectory(): string;
   patienceMs: number;
@@ -69,6 +72,7 @@ export interface SessionSettings {
 
 /** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
 const DEFAULTS = {
+  agentTls: () => undefined,
   stateDirectory,
   patienceMs: PATIENCE_MS,
   impatienceMs: IMPATIENCE_MS,
@@ -307,7 +311,10 @@ export class Session {
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
     const link: AgentLink = {
       name,
-      connection: new Connection(agent.host, agent.commandPort, { keepAlive: true }),
+      connection: new Connection(agent.host, agent.commandPort, {
+        keepAlive: true,
+        tls: this.#settings.agentTls(server),
+      }),
       synced: server.synced,
       missingInstallBase: server.missingInstallBase,
       headers(from = {}) {

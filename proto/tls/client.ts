@@ -48,11 +48,11 @@ export async function connectTls(
   signal: AbortSignal,
 ): Promise<Transport> {
   signal.throwIfAborted();
-  const own = credentials();
+  const { own, context } = usable(credentials);
   const socket = connect({
     host: hostname,
     port,
-    ...secureContext(own),
+    ...context,
     servername: SERVER_NAME,
     ALPNProtocols: PROTOCOLS,
     rejectUnauthorized: true,
@@ -85,6 +85,15 @@ export async function connectTls(
   }
 }
 
+function usable(credentials: () => Credentials) {
+  try {
+    const own = credentials();
+    return { own, context: secureContext(own) };
+  } catch (cause) {
+    throw new TrustError(sentence(cause), { cause });
+  }
+}
+
 function mismatch(der: Uint8Array | undefined, trustDomain: string, expected: Identity): TrustError | undefined {
   const found = der && certificateIdentity(der, trustDomain);
   const wanted = spiffeUri(trustDomain, expected);
@@ -97,6 +106,8 @@ function mismatch(der: Uint8Array | undefined, trustDomain: string, expected: Id
 function explain(error: Error | undefined, at: { connected: boolean; secure: boolean; own: Credentials }): Error {
   const code = (error as { code?: string } | undefined)?.code ?? "";
   const said = error ? ` (${sentence(error)})` : "";
+  // Of several addresses of a name, node tells in an error without a text.
+  if (code === "ECONNREFUSED") return new Error("connection refused", { cause: error });
   if (error instanceof TrustError || (error && !at.connected)) return error;
   if (at.secure || code.includes("_ALERT_")) {
     return new TrustError(`the peer does not accept this side's certificate, ${doubt(at.own.certificate)}${said}`, {

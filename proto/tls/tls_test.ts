@@ -103,6 +103,17 @@ Deno.test("tls: a certificate needs no name, and the address does not matter", a
   client.close();
 });
 
+Deno.test("tls: a port where nobody listens is told as that", async () => {
+  for (const hostname of ["127.0.0.1", "localhost"]) {
+    const { port } = await (async () => {
+      using server = await listen();
+      return server;
+    })();
+    const options = { credentials: () => ann, expected: AGENT };
+    await assert.rejects(connectTls(hostname, port, options, never), /^Error: connection refused$/);
+  }
+});
+
 Deno.test("tls: who does not prove who he is gets no word, and is told why", async (t) => {
   const certify = (options: CertificateOptions) => authority.certify(options);
   const cases: [string, Credentials, RegExp][] = [

@@ -18,7 +18,7 @@ const workspace = new SyncedWorkspace({ storageDirectory, paths, outputBase, log
 const digests = new DigestCache();
 const service = new WorkspaceService(workspace, paths, digests);
 const { port } = listenForProxy({
-  host: "127.0.0.1",
+  at: "127.0.0.1",
   gate: { admit() {} },
   handlers: {
     "/rbs.v1.Workspace/Open": (...call) => service.open(...call),

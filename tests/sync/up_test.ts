@@ -21,7 +21,7 @@ function startAgent(storageDirectory: string, outputBase: string) {
   const service = new WorkspaceService(workspace, paths);
   const calls: string[] = [];
   const server = listenForProxy({
-    host: "127.0.0.1",
+    at: "127.0.0.1",
     gate: { admit() {} },
     handlers: {
       "/rbs.v1.Workspace/Open": (...call) => (calls.push("Open"), service.open(...call)),
