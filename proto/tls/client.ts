@@ -5,6 +5,7 @@
  * authorities beside ours, tells nothing of the peer's certificate, and looks the certificate's name up in DNS.
  */
 import { X509Certificate } from "node:crypto";
+import type { OnReadOpts } from "node:net";
 import { connect } from "node:tls";
 import { sentence } from "../errors.ts";
 import type { Transport } from "../http2/connection.ts";
@@ -19,6 +20,8 @@ import { SocketTransport } from "./socket_transport.ts";
  * name. (There must be one: Deno takes none that is an address.)
  */
 const SERVER_NAME = "agent.rbs.internal";
+/** The most that is received at once, in bytes. */
+const READ_BYTES = 256 << 10;
 
 /** How a connection is made with TLS. */
 export interface TlsClientOptions {
@@ -49,6 +52,14 @@ export async function connectTls(
 ): Promise<Transport> {
   signal.throwIfAborted();
   const { own, context } = usable(credentials);
+  // Into the same memory again and again: that takes two thirds of the time of a new piece for each read.
+  const onread: OnReadOpts = {
+    buffer: new Uint8Array(READ_BYTES),
+    callback(length, buffer) {
+      transport.receive(buffer.subarray(0, length));
+      return true;
+    },
+  };
   const socket = connect({
     host: hostname,
     port,
@@ -56,8 +67,10 @@ export async function connectTls(
     servername: SERVER_NAME,
     ALPNProtocols: PROTOCOLS,
     rejectUnauthorized: true,
+    ...{ onread },
     checkServerIdentity: (_, certificate) => mismatch(certificate.raw, own.trustDomain, expected),
   });
+  const transport = new SocketTransport(socket, false);
   const settled = Promise.withResolvers<Transport>();
   let connected = false, secure = false;
   const onAbort = () => settled.reject(signal.reason);
@@ -72,7 +85,7 @@ export async function connectTls(
       (peerIdentity(socket, own.trustDomain) ? undefined : new TrustError("the peer's certificate is not verified")) ??
       (socket.alpnProtocol === PROTOCOLS[0] ? undefined : new TrustError("the peer does not speak HTTP/2 in TLS"));
     if (wrong) return settled.reject(wrong);
-    const transport = new SocketTransport(socket);
+    socket.setNoDelay(true);
     transport.readable().then((alive) => alive ? settled.resolve(transport) : failed(), failed);
   });
   try {

@@ -124,6 +124,7 @@ export class TlsListener implements CallListener {
 
   #onSecure(socket: TLSSocket): void {
     this.#handshakes.delete(address(socket));
+    socket.setNoDelay(true);
     const transport = new SocketTransport(socket);
     const peer = peerIdentity(socket, this.#trustDomain);
     if (peer && socket.alpnProtocol === PROTOCOLS[0] && this.#onCaller) return this.#onCaller(transport, peer);

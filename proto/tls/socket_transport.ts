@@ -20,22 +20,19 @@ export class SocketTransport implements Transport {
   readonly #held: Uint8Array[] = [];
   #at = 0;
   #heldBytes = 0;
+  /** A reader that waits. */
+  #into?: { bytes: Uint8Array; done: (length: number) => void };
   #ended: boolean;
   #error?: Error;
   #changed = () => {};
   /** Those who wait for their writes: a socket that is destroyed need not call them all back. */
   readonly #writes = new Set<(e: Error) => void>();
 
-  constructor(socket: TLSSocket) {
+  /** @param flows False: whoever made the socket calls {@link receive}. @default true */
+  constructor(socket: TLSSocket, flows = true) {
     this.#socket = socket;
     this.#ended = socket.destroyed;
-    socket.setNoDelay(true);
-    socket.on("data", (chunk: Uint8Array) => {
-      this.#held.push(chunk);
-      this.#heldBytes += chunk.length;
-      if (this.#heldBytes > MAX_HELD) socket.destroy(new Error("more came than was read"));
-      this.#changed();
-    });
+    if (flows) socket.on("data", (chunk: Uint8Array) => this.receive(chunk));
     socket.on("end", () => this.#end());
     socket.on("close", () => this.#end(new Error("the connection was closed")));
     socket.on("error", (e) => {
@@ -53,6 +50,24 @@ export class SocketTransport implements Transport {
     this.#writes.clear();
   }
 
+  /** Takes what came; the bytes are only lent. */
+  receive(chunk: Uint8Array): void {
+    if (this.#into) {
+      // The usual case: the reader waits already.
+      const { bytes, done } = this.#into;
+      const length = Math.min(chunk.length, bytes.length);
+      bytes.set(chunk.subarray(0, length));
+      this.#into = undefined;
+      done(length);
+      chunk = chunk.subarray(length);
+    }
+    if (chunk.length === 0) return;
+    this.#held.push(new Uint8Array(chunk)); // a copy
+    this.#heldBytes += chunk.length;
+    if (this.#heldBytes > MAX_HELD) this.#socket.destroy(new Error("more came than was read"));
+    this.#changed();
+  }
+
   /** Waits until something can be read. False: that is the end. */
   async readable(): Promise<boolean> {
     while (this.#heldBytes === 0) {
@@ -65,6 +80,14 @@ export class SocketTransport implements Transport {
 
   /** One read at a time. */
   async read(into: Uint8Array): Promise<number | null> {
+    if (this.#heldBytes === 0 && !this.#ended) {
+      const length = await new Promise<number>((resolve) => {
+        this.#into = { bytes: into, done: resolve };
+        this.#changed = () => resolve(0);
+      });
+      this.#into = undefined;
+      if (length > 0) return length;
+    }
     if (this.#heldBytes === 0 && !await this.readable()) return null;
     let length = 0;
     while (this.#held.length > 0 && length < into.length) {
