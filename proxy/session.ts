@@ -309,12 +309,13 @@ export class Session {
     if (!agent) throw new RpcError(Code.INTERNAL, "the orchestrator's answer names no agent");
     const name = `${agent.host}:${agent.commandPort}`;
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
+    const tls = this.#settings.agentTls(server);
+    const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
+    // A handshake takes two ways there and back; nobody may be waiting yet.
+    if (tls) connection.open();
     const link: AgentLink = {
       name,
-      connection: new Connection(agent.host, agent.commandPort, {
-        keepAlive: true,
-        tls: this.#settings.agentTls(server),
-      }),
+      connection,
       synced: server.synced,
       missingInstallBase: server.missingInstallBase,
       headers(from = {}) {

@@ -104,6 +104,11 @@ export class Connection implements Disposable {
     return new OutgoingCall(await this.#request(path, headers), MAX_MESSAGE_BYTES, options);
   }
 
+  /** Makes the connection now, so that the first call need not wait for it. It may fail: then the call says so. */
+  open(): void {
+    this.#connected().catch(() => {});
+  }
+
   /** Finds out soon whether the peer is still there, see {@link Http2Connection.probe}. */
   probe(): void {
     void this.#connection?.then((c) => c.probe(), () => {});

@@ -1,5 +1,5 @@
 /**
- * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync] [control]`: RBS against the same without it, both sides in turns in
+ * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync] [control] [tls]`: RBS against the same without it, both sides in turns in
  * one run. Prints medians and ratios, and what must be reached.
  */
 import { compile } from "../../tools/compile.ts";
@@ -13,8 +13,9 @@ import { benchControl } from "./control_bench.ts";
 import { benchHandshake } from "./handshake_bench.ts";
 import { type Result, table } from "./report.ts";
 import { benchSync } from "./sync_bench.ts";
+import { benchTls } from "./tls_bench.ts";
 
-const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "control"];
+const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "control", "tls"];
 const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
 const unknown = wanted.filter((part) => !PARTS.includes(part));
 if (unknown.length > 0) {
@@ -38,7 +39,7 @@ const bazel = found[0];
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];
-if (wanted.some((part) => part !== "sync" && part !== "control")) {
+if (wanted.some((part) => !["sync", "control", "tls"].includes(part))) {
   await using cluster = await startCluster();
   await using direct = await testWorkspace(bazel);
   await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
@@ -56,6 +57,7 @@ if (wanted.includes("sync")) {
   results.push(...await benchSync(bazel, say));
 }
 if (wanted.includes("control")) results.push(...await benchControl(say));
+if (wanted.includes("tls")) results.push(...await benchTls(say));
 say("");
 console.log(table(results));
 Deno.exit(results.every((r) => r.reached) ? 0 : 1);
