@@ -101,11 +101,20 @@ export async function readSpec(stdin: ReadableStream<Uint8Array>, isTerminal: bo
     // The parser quotes what it read, and that may be a token.
     throw wrong("standard input is not an AgentSpec in JSON", new Error(sentence(cause).slice(0, 40)));
   }
+  const fault = specFault(spec);
+  if (fault) throw wrong(fault);
+  return spec;
+}
+
+/** Why nothing can be done with a spec; undefined: all is there. */
+export function specFault(spec: AgentSpec): string | undefined {
   for (const field of ["sourcePath", "storageDirectory"] as const) {
-    if (!spec[field].startsWith("/")) throw wrong(`the AgentSpec's ${field} is not an absolute path`);
+    const isNeeded = !spec.warm || field === "storageDirectory";
+    if (isNeeded && !spec[field].startsWith("/")) return `the AgentSpec's ${field} is not an absolute path`;
   }
   for (const field of ["accessToken", "controlToken"] as const) {
-    if (spec[field] === "") throw wrong(`the AgentSpec has no ${field}`);
+    const isNeeded = !spec.warm || field === "controlToken";
+    if (isNeeded && spec[field] === "") return `the AgentSpec has no ${field}`;
   }
-  return spec;
+  return undefined;
 }

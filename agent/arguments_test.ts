@@ -25,6 +25,7 @@ Deno.test("a spec that is none is refused with one sentence that holds nothing o
   const spec = (text: string) => readSpec(new Blob([text]).stream() as ReadableStream<Uint8Array>, false);
   const good = { sourcePath: "/w", storageDirectory: "/s", accessToken: "secret", controlToken: "secret" };
   assert.equal((await spec(JSON.stringify(good))).sourcePath, "/w");
+  assert.equal((await spec(JSON.stringify({ warm: true, storageDirectory: "/s", controlToken: "secret" }))).warm, true);
   assert.equal((await spec(JSON.stringify({ ...good, later: 1 }) + "\nrest")).sourcePath, "/w");
   for (
     const text of [
@@ -34,6 +35,8 @@ Deno.test("a spec that is none is refused with one sentence that holds nothing o
       "[]",
       JSON.stringify({ ...good, sourcePath: "w" }),
       JSON.stringify({ ...good, controlToken: "" }),
+      JSON.stringify({ ...good, accessToken: "" }),
+      JSON.stringify({ ...good, warm: true, controlToken: "" }),
     ]
   ) {
     await assert.rejects(spec(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);

@@ -4,7 +4,7 @@ import { Code, RpcError } from "../proto/rpc.ts";
 
 /** What a {@link Gate} knows at the start. */
 export interface GateOptions {
-  /** The owner's: for commands. */
+  /** The owner's: for commands. Empty: there is no owner yet, and nobody gets in as one. */
   accessToken: string;
   /** The orchestrator's: for Supervise. */
   controlToken: string;
@@ -19,14 +19,19 @@ export interface GateOptions {
 
 /**
  * Decides who may call. The owner has a certificate, if there are any, and shows the access token and the epoch of its
- * takeover; an older epoch is refused, so that somebody who has lost the session cannot go on using it. Tokens are compared in constant time.
+ * takeover; an older epoch is refused, so that somebody who has lost the session cannot go on using it. Tokens are compared
+ * in constant time.
  */
 export class Gate {
-  readonly #options: GateOptions;
+  readonly #controlToken: string;
+  #accessToken: string;
+  #owner?: string;
   #epoch: number;
 
   constructor(options: GateOptions) {
-    this.#options = options;
+    this.#controlToken = options.controlToken;
+    this.#accessToken = options.accessToken;
+    this.#owner = options.owner;
     this.#epoch = options.epoch;
   }
 
@@ -40,9 +45,17 @@ export class Gate {
     this.#epoch = Math.max(this.#epoch, epoch);
   }
 
+  /** An agent that was started ahead gets its owner. */
+  assign({ accessToken, owner, epoch }: Omit<GateOptions, "controlToken">): void {
+    this.#accessToken = accessToken;
+    this.#owner = owner;
+    this.raise(epoch);
+  }
+
   /**
    * Lets the owner pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token or no certificate,
-   * PERMISSION_DENIED for somebody else's certificate, FAILED_PRECONDITION for a missing or older epoch. A newer epoch is taken over: its owner may be here before the orchestrator's own message.
+   * PERMISSION_DENIED for somebody else's certificate, FAILED_PRECONDITION for a missing or older epoch. A newer epoch is
+   * taken over: its owner may be here before the orchestrator's own message.
    *
    * @param authorization The `authorization` header.
    * @param epochHeader The `rbs-epoch` header: a decimal number.
@@ -50,7 +63,7 @@ export class Gate {
    */
   admit(authorization: string | undefined, epochHeader: string | undefined, peer?: Identity): void {
     this.#identify(peer);
-    this.#authenticate(this.#options.accessToken, authorization);
+    this.#authenticate(this.#accessToken, authorization);
     const epoch = /^\d{1,10}$/.test(epochHeader ?? "") ? Number(epochHeader) : NaN;
     if (!(epoch >= this.#epoch)) {
       throw new RpcError(
@@ -65,11 +78,11 @@ export class Gate {
 
   /** Lets the orchestrator pass, or throws an {@link RpcError} with UNAUTHENTICATED. */
   admitControl(authorization: string | undefined): void {
-    this.#authenticate(this.#options.controlToken, authorization);
+    this.#authenticate(this.#controlToken, authorization);
   }
 
   #identify(peer: Identity | undefined): void {
-    const { owner } = this.#options;
+    const owner = this.#owner;
     if (owner === undefined) return;
     if (!peer) throw new RpcError(Code.UNAUTHENTICATED, "This agent takes nobody without a certificate.");
     if (peer.kind !== "user" || peer.userId !== owner) {

@@ -39,17 +39,20 @@ export class LocalOutputBase {
     const { outputBase, namespace: { storageOutputBase } } = this.#options;
     if (outputBase === undefined || LINKED_NAMES.every((name) => this.#isLinked(name))) return;
     await this.#script(
-      `mkdir -p -- "$ob" || exit
+      `[[ -d $ob ]] || mkdir -p -- "$ob" || exit
+new=()
 for name; do
   [[ -L $ob/$name && $(readlink -- "$ob/$name"; echo x) == "$storage/$name"$'\\n'x ]] && continue
   if [[ -L $ob/$name || ! -e $ob/$name ]]; then
-    ln -sfn -- "$storage/$name" "$ob/$name" || exit
+    new+=("$storage/$name")
   else
     # An older copy from before RBS is worth less than the present one.
     if [[ -e $ob/$name.before-rbs ]]; then chmod -R u+w -- "$ob/$name.before-rbs"; rm -rf -- "$ob/$name.before-rbs"; fi
     mv -T -- "$ob/$name" "$ob/$name.before-rbs" && ln -s -- "$storage/$name" "$ob/$name" || exit
   fi
-done`,
+done
+# All at once: a developer waits for it.
+((! \${#new[@]})) || ln -sfn -t "$ob" -- "\${new[@]}"`,
       outputBase,
       storageOutputBase,
     );

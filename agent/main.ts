@@ -13,7 +13,7 @@ import { Activity } from "./activity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
 import { BazelUpstream } from "./bazel_upstream.ts";
-import { listenForProxy } from "./command_port.ts";
+import { type CallHandler, listenForProxy } from "./command_port.ts";
 import { relay } from "./command_relay.ts";
 import { CommandService } from "./command_service.ts";
 import { ExecuteCommandService } from "./execute_command_service.ts";
@@ -31,6 +31,7 @@ import { DigestCache } from "./outputs/digest_cache.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
+import { waitForSession } from "./warm_agent.ts";
 import { SyncedWorkspace } from "./workspace/synced_workspace.ts";
 import { WorkspaceService } from "./workspace/workspace_service.ts";
 
@@ -44,21 +45,96 @@ async function main(): Promise<number> {
   return await serve(await readSpec(Deno.stdin.readable, Deno.stdin.isTerminal()), flags);
 }
 
-/** Serves a session until it is over. @returns the exit code */
-async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
-  const outputBase = startupOption(spec.startupOptions, "output_base") ??
-    (Deno.env.get("RBS_AGENT_OUTPUT_BASE") || undefined);
+/** Serves a session until it is over; an agent started ahead waits for one before. @returns the exit code */
+async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
 
-  const gate = new Gate(spec);
+  const gate = new Gate(first);
   const activity = new Activity();
   const lease = new Lease({
-    durationMs: (spec.leaseSeconds || DEFAULT_LEASE_SECONDS) * 1000,
+    durationMs: (first.leaseSeconds || DEFAULT_LEASE_SECONDS) * 1000,
     activity,
     onExpired: () => stop("nobody supervises it and nothing runs"),
   });
   const supervision = new Supervision({ gate, lease, activity, onStop: (graceMs) => stop("it was told to", graceMs) });
+  const onError = (what: string, error: unknown) =>
+    log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
+
+  /** Undefined while there is none: then the gate lets nobody in who would miss it. */
+  let session: SessionParts | undefined;
+  const handlers: Record<string, CallHandler> = {};
+  const server = new RpcServer({
+    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
+    authorize: (path, context) => {
+      if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
+      else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
+    },
+    onError,
+  }).add(Agent, {
+    executeCommand: (requests, context) => session!.commands.execute(requests, context),
+    supervise: (requests, context) => supervision.supervise(requests, context),
+  });
+
+  for (const name of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(name, () => stop(`it got ${name}`));
+  // The agent's own terminal is nobody's.
+  Deno.addSignalListener("SIGHUP", () => {});
+  globalThis.addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    onError("unexpected", event.reason);
+  });
+
+  const port = await server.listen();
+  const commandPort = listenForProxy({
+    at: flags.host,
+    gate,
+    handlers,
+    relay: (...call) => relay(session!.upstream, ...call),
+    onError,
+  });
+  if (!announce(port, commandPort.port)) {
+    commandPort.close();
+    server.close();
+    return 1;
+  }
+  const begin = (spec: AgentSpec) => {
+    log(
+      `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
+    );
+    session = sessionParts(spec, { flags, gate, activity, supervision, onError });
+    Object.assign(handlers, session.handlers);
+    gate.assign(spec);
+    start(spec, session, supervision).catch(async (error) => {
+      onError("the start failed", error);
+      supervision.failed(error);
+      await supervision.failureTaken;
+      stop("its start failed", 0, 1);
+    });
+  };
+  if (!first.warm) begin(first);
+  else waitForSession(first, flags, supervision).then(begin, (error) => stop(sentence(error), 0, 1));
+
+  const { why, graceMs, exitCode } = await end.promise;
+  log(`the agent stops, since ${why}`);
+  lease[Symbol.dispose]();
+  commandPort.close();
+  if (session) await endSession(session, graceMs);
+  server.close();
+  log("the agent has stopped");
+  return exitCode;
+}
+
+/** What serves a session. */
+type SessionParts = ReturnType<typeof sessionParts>;
+
+function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onError }: {
+  flags: AgentArguments;
+  gate: Gate;
+  activity: Activity;
+  supervision: Supervision;
+  onError(what: string, error: unknown): void;
+}) {
+  const outputBase = startupOption(spec.startupOptions, "output_base") ?? (spec.defaultOutputBase || undefined);
   const namespace = new SessionNamespace({
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
@@ -87,30 +163,6 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     activity,
     bazelProgram: flags.bazel,
   });
-  const onError = (what: string, error: unknown) =>
-    log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
-
-  const server = new RpcServer({
-    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
-    authorize: (path, context) => {
-      if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
-      else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
-    },
-    onError,
-  }).add(Agent, {
-    executeCommand: (requests, context) => commands.execute(requests, context),
-    supervise: (requests, context) => supervision.supervise(requests, context),
-  });
-
-  for (const name of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(name, () => stop(`it got ${name}`));
-  // The agent's own terminal is nobody's.
-  Deno.addSignalListener("SIGHUP", () => {});
-  globalThis.addEventListener("unhandledrejection", (event) => {
-    event.preventDefault();
-    onError("unexpected", event.reason);
-  });
-
-  const port = await server.listen();
   const upstream = new BazelUpstream(bazel);
   const synced = spec.synced && outputBase !== undefined
     ? syncedParts({ spec, outputBase, storageOutputBase: () => namespace.storageOutputBase })
@@ -125,48 +177,23 @@ async function serve(spec: AgentSpec, flags: AgentArguments): Promise<number> {
     graceMs: flags.graceSeconds * 1000,
     onError,
   });
-  const commandPort = listenForProxy({
-    at: flags.host,
-    gate,
-    handlers: {
-      "/rbs.v1.Command/Execute": (...call) => bazelCommands.execute(...call),
-      ...synced && {
-        "/rbs.v1.Workspace/Open": (...call) => synced.service.open(...call),
-        "/rbs.v1.Workspace/Apply": (...call) => synced.service.apply(...call),
-        "/rbs.v1.Workspace/Fetch": (...call) => synced.service.fetch(...call),
-      },
+  const handlers: Record<string, CallHandler> = {
+    "/rbs.v1.Command/Execute": (...call) => bazelCommands.execute(...call),
+    ...synced && {
+      "/rbs.v1.Workspace/Open": (...call) => synced.service.open(...call),
+      "/rbs.v1.Workspace/Apply": (...call) => synced.service.apply(...call),
+      "/rbs.v1.Workspace/Fetch": (...call) => synced.service.fetch(...call),
     },
-    relay: (stream, headers, call) => relay(upstream, stream, headers, call),
-    onError,
-  });
-  if (!announce(port, commandPort.port)) {
-    commandPort.close();
-    server.close();
-    return 1;
-  }
-  log(
-    `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
-  );
+  };
+  return { namespace, bazel, localOutputBase, commands, upstream, synced, handlers };
+}
 
-  start(spec, { namespace, bazel, localOutputBase, supervision }).catch(async (error) => {
-    onError("the start failed", error);
-    supervision.failed(error);
-    await supervision.failureTaken;
-    stop("its start failed", 0, 1);
-  });
-
-  const { why, graceMs, exitCode } = await end.promise;
-  log(`the agent stops, since ${why}`);
-  lease[Symbol.dispose]();
-  commandPort.close();
-  upstream.close();
-  await Promise.race([commands.cancelAll(graceMs), after(graceMs + 500)]);
-  await bazel.stop();
-  await namespace.close();
-  synced?.workspace.save();
-  server.close();
-  log("the agent has stopped");
-  return exitCode;
+async function endSession(session: SessionParts, graceMs: number): Promise<void> {
+  session.upstream.close();
+  await Promise.race([session.commands.cancelAll(graceMs), after(graceMs + 500)]);
+  await session.bazel.stop();
+  await session.namespace.close();
+  session.synced?.workspace.save();
 }
 
 /** What a session needs whose developer is on another machine. */
@@ -205,12 +232,8 @@ function syncedParts(
 /** Makes the namespace, and the Bazel server if the session's client has told how. */
 async function start(
   spec: AgentSpec,
-  { namespace, bazel, localOutputBase, supervision }: {
-    namespace: SessionNamespace;
-    bazel: BazelServer;
-    localOutputBase: LocalOutputBase;
-    supervision: Supervision;
-  },
+  { namespace, bazel, localOutputBase }: SessionParts,
+  supervision: Supervision,
 ): Promise<void> {
   // Held until the process ends.
   await lockStorage(spec.storageDirectory, {

@@ -224,7 +224,7 @@ Deno.test("a start that cannot be is told in one sentence, and the agent ends", 
 function permissions(workspace: TestWorkspace): string[] {
   return [
     "--ignore-env",
-    "--allow-env=RBS_AGENT_OUTPUT_BASE,RBS_NAMESPACE,RBS_BAZEL,RBS_INSTALL_BASES,RBS_AGENT_HOST",
+    "--allow-env=RBS_NAMESPACE,RBS_BAZEL,RBS_INSTALL_BASES,RBS_AGENT_HOST",
     "--allow-net=127.0.0.1,[::1]",
     `--allow-read=${workspace.storage},${workspace.outputBase}`,
     `--allow-write=${workspace.storage}`,

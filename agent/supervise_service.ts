@@ -1,6 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../proto/errors.ts";
-import type { SuperviseRequest, SuperviseResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
+import type { AgentSpec, SuperviseRequest, SuperviseResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
 import type { Activity } from "./activity.ts";
 import type { Gate } from "./gate.ts";
@@ -10,6 +10,7 @@ type Response = MessageInitShape<typeof SuperviseResponseSchema>;
 
 /** How far the agent's start is. */
 type State =
+  | { is: "waiting" }
   | { is: "starting"; step: string | undefined }
   | { is: "ready"; warnings: readonly string[]; samePaths: boolean; missingInstallBase: string }
   | { is: "failed"; reason: string; transient: boolean };
@@ -30,6 +31,7 @@ export class Supervision {
   #replace: (() => void) | undefined;
   #notify: (() => void) | undefined;
   readonly #failureTaken = Promise.withResolvers<void>();
+  #assigned?: (spec: AgentSpec) => void;
 
   constructor(options: SupervisionOptions) {
     this.#options = options;
@@ -38,6 +40,16 @@ export class Supervision {
   /** Resolves when a supervisor was told that the start failed, and has hung up or had the time to. */
   get failureTaken(): Promise<void> {
     return this.#failureTaken.promise;
+  }
+
+  /** Tells that the agent has no session yet. Resolves with the one that it gets; nobody else's is taken then. */
+  async waiting(): Promise<AgentSpec> {
+    const assigned = new Promise<AgentSpec>((resolve) => this.#assigned = resolve);
+    this.#become({ is: "waiting" });
+    const spec = await assigned;
+    this.#assigned = undefined;
+    this.#become({ is: "starting", step: undefined });
+    return spec;
   }
 
   /** Tells about a step of the start. Steps of later restarts are nobody's business. */
@@ -103,6 +115,7 @@ export class Supervision {
     for await (const { message } of requests) {
       if (message.case === "setEpoch") this.#options.gate.raise(message.value.epoch);
       if (message.case === "stop") this.#options.onStop(message.value.graceMs);
+      if (message.case === "assign") this.#assigned?.(message.value);
     }
   }
 
@@ -114,6 +127,8 @@ export class Supervision {
 
 function stateResponse(state: State): Response | undefined {
   switch (state.is) {
+    case "waiting":
+      return { message: { case: "waiting", value: {} } };
     case "starting":
       return state.step === undefined ? undefined : { message: { case: "step", value: state.step } };
     case "ready": {

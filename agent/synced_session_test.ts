@@ -213,7 +213,7 @@ Deno.test("a synced session that cannot be is refused in one sentence", async (t
     assert.match(await refusal({}, workspace), /workspace \/var\/tmp\/.* where \/var is the agent machine's own: move/);
   });
   await t.step("an output base in a system folder", async () => {
-    const reason = await refusal({ env: { RBS_AGENT_OUTPUT_BASE: "/usr/ob" }, startupOptions: [] });
+    const reason = await refusal({ defaultOutputBase: "/usr/ob", startupOptions: [] });
     assert.match(reason, /output base \/usr\/ob .*--output_base/);
   });
 });

@@ -5,6 +5,7 @@ import {
   Agent,
   AgentListeningSchema,
   type AgentReady,
+  type AgentSpec,
   AgentSpecSchema,
   type CommandInit,
   type CommandInitSchema,
@@ -112,6 +113,10 @@ export interface TestAgentOptions {
   storage?: string;
   /** Deno's permissions. @default all */
   permissions?: readonly string[];
+  /** It is started ahead: {@link TestAgent.spec} is for a test to assign. */
+  warm?: boolean;
+  /** Replaces the workspace's own output base. */
+  defaultOutputBase?: string;
   /** Folders that a synced session must not see; undefined: it is not synced. */
   syncedWithout?: readonly string[];
 }
@@ -132,7 +137,13 @@ export class TestAgent implements AsyncDisposable {
   log = "";
   epoch = 1;
 
-  private constructor(process: Deno.ChildProcess, workspace: TestWorkspace, port: number, commandPort: number) {
+  private constructor(
+    process: Deno.ChildProcess,
+    workspace: TestWorkspace,
+    readonly spec: AgentSpec,
+    port: number,
+    commandPort: number,
+  ) {
     this.process = process;
     this.workspace = workspace;
     this.port = port;
@@ -154,6 +165,7 @@ export class TestAgent implements AsyncDisposable {
       leaseSeconds: options.leaseSeconds ?? 60,
       synced: options.syncedWithout !== undefined,
       hiddenPaths: [...options.syncedWithout ?? []],
+      defaultOutputBase: options.defaultOutputBase ?? workspace.outputBase,
     });
     let command = [
       Deno.execPath(),
@@ -169,7 +181,6 @@ export class TestAgent implements AsyncDisposable {
       PATH: Deno.env.get("PATH")!,
       LANG: "C.UTF-8",
       DENO_DIR: JSON.parse((await shell(`"$1" info --json`, [Deno.execPath()])).stdout).denoDir,
-      RBS_AGENT_OUTPUT_BASE: workspace.outputBase,
       ...options.env,
     };
     if (options.unprivileged) {
@@ -202,7 +213,17 @@ export class TestAgent implements AsyncDisposable {
       cwd: workspace.root,
     }).spawn();
     const writer = process.stdin.getWriter();
-    await writer.write(new TextEncoder().encode(toJsonString(AgentSpecSchema, spec) + "\n"));
+    const first = options.warm
+      ? create(AgentSpecSchema, {
+        warm: true,
+        ...{
+          storageDirectory: join(workspace.root, "warm"),
+          controlToken: "control",
+          leaseSeconds: spec.leaseSeconds,
+        },
+      })
+      : spec;
+    await writer.write(new TextEncoder().encode(toJsonString(AgentSpecSchema, first) + "\n"));
     await writer.close();
     const log: string[] = [];
     const started: { agent?: TestAgent } = {};
@@ -220,7 +241,7 @@ export class TestAgent implements AsyncDisposable {
     }
     if (!line) throw new Error(`the agent did not start: ${(await process.status).code} ${log.join("")}`);
     const { port, commandPort } = fromJsonString(AgentListeningSchema, line);
-    const agent = started.agent = new TestAgent(process, workspace, port, commandPort);
+    const agent = started.agent = new TestAgent(process, workspace, spec, port, commandPort);
     agent.log = log.join("");
     return agent;
   }

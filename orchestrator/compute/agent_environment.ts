@@ -1,6 +1,4 @@
 import { join } from "node:path";
-import { startupOption } from "../../proto/startup_options.ts";
-import type { AgentSpec } from "./compute_service.ts";
 
 /** The variables of the orchestrator's own environment that its agents inherit; nothing else reaches them. */
 export const INHERITED_VARIABLES = [
@@ -35,13 +33,13 @@ export const INHERITED_VARIABLES = [
 ] as const;
 
 /**
- * An agent's environment: what it inherits, and the paths from which its launcher makes the agent's permissions.
+ * An agent's environment, which holds nothing of its session: an agent may be started before there is one.
  *
  * @param host The orchestrator's environment.
- * @param listenAddress Where the agent listens; undefined: on the loopback interface.
+ * @param listenAddress Where the agent listens, for its launcher to make a permission of; undefined: on the loopback
+ *   interface.
  */
 export function agentEnvironment(
-  spec: AgentSpec,
   host: Readonly<Record<string, string>>,
   listenAddress?: string,
 ): Record<string, string> {
@@ -49,15 +47,11 @@ export function agentEnvironment(
   for (const name of INHERITED_VARIABLES) {
     if (host[name] !== undefined) environment[name] = host[name];
   }
+  return listenAddress === undefined ? environment : { ...environment, RBS_AGENT_HOST: listenAddress };
+}
+
+/** Bazel's own default output base on Linux (`blaze_util_linux.cc`, `GetOutputRoot`), for who has this environment. */
+export function defaultOutputBase(repoHash: string, host: Readonly<Record<string, string>>): string {
   const cache = host.XDG_CACHE_HOME || join(host.HOME ?? "/", ".cache");
-  return {
-    ...environment,
-    ...(listenAddress === undefined ? {} : { RBS_AGENT_HOST: listenAddress }),
-    RBS_AGENT_STORAGE: spec.storageDirectory,
-    RBS_AGENT_WORKSPACE: spec.sourcePath,
-    RBS_AGENT_INSTALL_BASE: startupOption(spec.startupOptions, "install_base") ?? "",
-    // Bazel's own default on Linux (`blaze_util_linux.cc`, `GetOutputRoot`).
-    RBS_AGENT_OUTPUT_BASE: startupOption(spec.startupOptions, "output_base") ??
-      join(cache, "bazel", `_bazel_${host.USER || host.LOGNAME || "unknown"}`, spec.repoHash),
-  };
+  return join(cache, "bazel", `_bazel_${host.USER || host.LOGNAME || "unknown"}`, repoHash);
 }

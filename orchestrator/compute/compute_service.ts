@@ -1,8 +1,10 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 
-/** What an agent must know; see rbs.v1.AgentSpec. */
-export type AgentSpec = Required<Omit<MessageInitShape<typeof AgentSpecSchema>, "$typeName" | "$unknown">>;
+/** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
+export type AgentSpec = Required<
+  Omit<MessageInitShape<typeof AgentSpecSchema>, "$typeName" | "$unknown" | "defaultOutputBase" | "warm">
+>;
 
 /** Where an agent listens. */
 export interface AgentEndpoint {

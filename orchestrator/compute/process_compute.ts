@@ -4,7 +4,7 @@ import { closeSync, openSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { sentence } from "../../proto/errors.ts";
 import { type AgentListening, AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { agentEnvironment } from "./agent_environment.ts";
+import { agentEnvironment, defaultOutputBase } from "./agent_environment.ts";
 import { agentLogFile, lastLine, lastWords, rotateAgentLog } from "./agent_log.ts";
 import {
   type AgentEndpoint,
@@ -52,7 +52,11 @@ export class ProcessCompute implements ComputeService {
       // A process that could not be executed has no pid, and `ended` says why.
       if (child.pid === undefined) throw asError(await ended);
       onStep("agent process started");
-      child.stdin!.end(toJsonString(AgentSpecSchema, create(AgentSpecSchema, spec)) + "\n");
+      const message = create(AgentSpecSchema, {
+        ...spec,
+        defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment),
+      });
+      child.stdin!.end(toJsonString(AgentSpecSchema, message) + "\n");
       const { port, commandPort } = await listening(child, spec, ended);
       return {
         processId: String(child.pid),
@@ -98,7 +102,7 @@ export class ProcessCompute implements ComputeService {
       return spawn(program, args, {
         cwd: spec.storageDirectory,
         detached: true,
-        env: agentEnvironment(spec, this.options.environment, this.options.listenAddress),
+        env: agentEnvironment(this.options.environment, this.options.listenAddress),
         stdio: ["pipe", "pipe", log],
       });
     } catch (cause) {

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/agent.proto.
  */
 export const file_rbs_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlImcKEFN1cGVydmlzZVJlcXVlc3QSJQoJc2V0X2Vwb2NoGAEgASgLMhAucmJzLnYxLlNldEVwb2NoSAASIQoEc3RvcBgCIAEoCzIRLnJicy52MS5TdG9wQWdlbnRIAEIJCgdtZXNzYWdlIhkKCFNldEVwb2NoEg0KBWVwb2NoGAEgASgNIh0KCVN0b3BBZ2VudBIQCghncmFjZV9tcxgBIAEoDSKlAQoRU3VwZXJ2aXNlUmVzcG9uc2USDgoEc3RlcBgBIAEoCUgAEiMKBXJlYWR5GAIgASgLMhIucmJzLnYxLkFnZW50UmVhZHlIABIlCgZmYWlsZWQYAyABKAsyEy5yYnMudjEuQWdlbnRGYWlsZWRIABIpCghhY3Rpdml0eRgEIAEoCzIVLnJicy52MS5BZ2VudEFjdGl2aXR5SABCCQoHbWVzc2FnZSJQCgpBZ2VudFJlYWR5EhAKCHdhcm5pbmdzGAEgAygJEhIKCnNhbWVfcGF0aHMYAiABKAgSHAoUbWlzc2luZ19pbnN0YWxsX2Jhc2UYAyABKAkiMAoLQWdlbnRGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXRyYW5zaWVudBgCIAEoCCIpCg1BZ2VudEFjdGl2aXR5EhgKEHJ1bm5pbmdfY29tbWFuZHMYASABKA0ihQIKCUFnZW50U3BlYxIPCgd1c2VyX2lkGAEgASgJEhEKCXJlcG9faGFzaBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEg0KBWVwb2NoGAQgASgNEhMKC3NvdXJjZV9wYXRoGAUgASgJEhcKD3N0YXJ0dXBfb3B0aW9ucxgGIAMoCRIZChFzdG9yYWdlX2RpcmVjdG9yeRgHIAEoCRIUCgxhY2Nlc3NfdG9rZW4YCCABKAkSFQoNY29udHJvbF90b2tlbhgJIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNEg4KBnN5bmNlZBgLIAEoCBIUCgxoaWRkZW5fcGF0aHMYDCADKAkiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
+  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiGQoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0iHQoJU3RvcEFnZW50EhAKCGdyYWNlX21zGAEgASgNIs4BChFTdXBlcnZpc2VSZXNwb25zZRIOCgRzdGVwGAEgASgJSAASIwoFcmVhZHkYAiABKAsyEi5yYnMudjEuQWdlbnRSZWFkeUgAEiUKBmZhaWxlZBgDIAEoCzITLnJicy52MS5BZ2VudEZhaWxlZEgAEikKCGFjdGl2aXR5GAQgASgLMhUucmJzLnYxLkFnZW50QWN0aXZpdHlIABInCgd3YWl0aW5nGAUgASgLMhQucmJzLnYxLkFnZW50V2FpdGluZ0gAQgkKB21lc3NhZ2UiUAoKQWdlbnRSZWFkeRIQCgh3YXJuaW5ncxgBIAMoCRISCgpzYW1lX3BhdGhzGAIgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAMgASgJIjAKC0FnZW50RmFpbGVkEg4KBnJlYXNvbhgBIAEoCRIRCgl0cmFuc2llbnQYAiABKAgiDgoMQWdlbnRXYWl0aW5nIikKDUFnZW50QWN0aXZpdHkSGAoQcnVubmluZ19jb21tYW5kcxgBIAEoDSKwAgoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIVCg1jb250cm9sX3Rva2VuGAkgASgJEhUKDWxlYXNlX3NlY29uZHMYCiABKA0SDgoGc3luY2VkGAsgASgIEhQKDGhpZGRlbl9wYXRocxgMIAMoCRIbChNkZWZhdWx0X291dHB1dF9iYXNlGBQgASgJEgwKBHdhcm0YFSABKAgiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
 
 /**
  * @generated from message rbs.v1.ExecuteCommandRequest
@@ -204,6 +204,14 @@ export type SuperviseRequest = Message<"rbs.v1.SuperviseRequest"> & {
      */
     value: StopAgent;
     case: "stop";
+  } | {
+    /**
+     * For an agent that says `waiting`: the session that it serves from now on. Another agent ignores it.
+     *
+     * @generated from field: rbs.v1.AgentSpec assign = 3;
+     */
+    value: AgentSpec;
+    case: "assign";
   } | { case: undefined; value?: undefined };
 };
 
@@ -287,6 +295,14 @@ export type SuperviseResponse = Message<"rbs.v1.SuperviseResponse"> & {
      */
     value: AgentActivity;
     case: "activity";
+  } | {
+    /**
+     * It was started ahead and has no session yet. Sent at once to each new Supervise call while that is so.
+     *
+     * @generated from field: rbs.v1.AgentWaiting waiting = 5;
+     */
+    value: AgentWaiting;
+    case: "waiting";
   } | { case: undefined; value?: undefined };
 };
 
@@ -353,6 +369,19 @@ export const AgentFailedSchema: GenMessage<AgentFailed> = /*@__PURE__*/
   messageDesc(file_rbs_v1_agent, 10);
 
 /**
+ * @generated from message rbs.v1.AgentWaiting
+ */
+export type AgentWaiting = Message<"rbs.v1.AgentWaiting"> & {
+};
+
+/**
+ * Describes the message rbs.v1.AgentWaiting.
+ * Use `create(AgentWaitingSchema)` to create a new message.
+ */
+export const AgentWaitingSchema: GenMessage<AgentWaiting> = /*@__PURE__*/
+  messageDesc(file_rbs_v1_agent, 11);
+
+/**
  * @generated from message rbs.v1.AgentActivity
  */
 export type AgentActivity = Message<"rbs.v1.AgentActivity"> & {
@@ -367,7 +396,7 @@ export type AgentActivity = Message<"rbs.v1.AgentActivity"> & {
  * Use `create(AgentActivitySchema)` to create a new message.
  */
 export const AgentActivitySchema: GenMessage<AgentActivity> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 11);
+  messageDesc(file_rbs_v1_agent, 12);
 
 /**
  * What an agent must know to serve a session. Written by the orchestrator to the agent's standard input as JSON
@@ -447,6 +476,21 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
    * @generated from field: repeated string hidden_paths = 12;
    */
   hiddenPaths: string[];
+
+  /**
+   * The output base of a client that names none (jbazel): where its Bazel would have it. Absolute, or empty.
+   *
+   * @generated from field: string default_output_base = 20;
+   */
+  defaultOutputBase: string;
+
+  /**
+   * The agent is started ahead: it listens, and serves nobody until a supervisor assigns it a session. Only storage_directory
+   * (a folder of its own until then), control_token and lease_seconds are set; the token goes on in the session.
+   *
+   * @generated from field: bool warm = 21;
+   */
+  warm: boolean;
 };
 
 /**
@@ -454,7 +498,7 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
  * Use `create(AgentSpecSchema)` to create a new message.
  */
 export const AgentSpecSchema: GenMessage<AgentSpec> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 12);
+  messageDesc(file_rbs_v1_agent, 13);
 
 /**
  * What an agent prints on its standard output, as one line of JSON, once it listens. Nothing follows.
@@ -478,7 +522,7 @@ export type AgentListening = Message<"rbs.v1.AgentListening"> & {
  * Use `create(AgentListeningSchema)` to create a new message.
  */
 export const AgentListeningSchema: GenMessage<AgentListening> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 13);
+  messageDesc(file_rbs_v1_agent, 14);
 
 /**
  * One session's agent. Every call carries `authorization: Bearer <token>`: the session's access token for
