@@ -1,7 +1,8 @@
 import type { Log } from "../log.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { Expected, SessionChange, SessionStore } from "./store.ts";
+import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import type { WarmAgent, WarmChange } from "./warm_agents.ts";
 
 /** A SessionStore that tells the operator of each transition that happened. */
 export class LoggingSessionStore implements SessionStore {
@@ -30,6 +31,22 @@ export class LoggingSessionStore implements SessionStore {
 
   touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
     return this.store.touch(key, sessionId, at);
+  }
+
+  addWarm(agent: WarmAgent, limits?: AgentLimits): Promise<boolean> {
+    return this.store.addWarm(agent, limits);
+  }
+
+  changeWarm(id: string, change: WarmChange): Promise<boolean> {
+    return this.store.changeWarm(id, change);
+  }
+
+  removeWarm(id: string): Promise<boolean> {
+    return this.store.removeWarm(id);
+  }
+
+  listWarm(): Promise<WarmAgent[]> {
+    return this.store.listWarm();
   }
 
   watch(key: SessionKey, listener: () => void): () => void {

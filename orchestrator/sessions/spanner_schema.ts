@@ -48,6 +48,20 @@ const MIGRATIONS: readonly (readonly string[])[] = [
        Epoch INT64 NOT NULL,
      ) PRIMARY KEY (UserId, RepoHash)`,
   ],
+  [
+    `CREATE TABLE IF NOT EXISTS WarmAgents (
+       Id STRING(MAX) NOT NULL,
+       Owner STRING(MAX) NOT NULL,
+       ComputeService STRING(MAX) NOT NULL,
+       ProcessId STRING(MAX) NOT NULL,
+       PodIP STRING(MAX) NOT NULL,
+       AgentPort INT64 NOT NULL,
+       CommandPort INT64 NOT NULL,
+       ControlToken STRING(MAX) NOT NULL,
+       StorageDirectory STRING(MAX) NOT NULL,
+       CreatedAt INT64 NOT NULL,
+     ) PRIMARY KEY (Id)`,
+  ],
 ];
 
 /** Another orchestrator changes the same schema at this moment. Milliseconds until the next look. */

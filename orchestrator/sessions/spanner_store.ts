@@ -10,6 +10,15 @@ import { migrate } from "./spanner_schema.ts";
 import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import {
+  claimedColumns,
+  toWarmAgent,
+  WARM_COLUMNS,
+  type WarmAgent,
+  type WarmChange,
+  type WarmClaim,
+  warmColumns,
+} from "./warm_agents.ts";
 
 /** Options of {@link SpannerSessionStore.open}. */
 export interface SpannerStoreOptions {
@@ -19,8 +28,8 @@ export interface SpannerStoreOptions {
   readonly schemaTimeoutMs?: number;
 }
 
-/** The turn of starts that count all agents: each would abort the others. No key's, since those hold a slash. */
-const LIMITED = "limited";
+/** The turn of what looks at all agents: each would abort the others. No key's, since those hold a slash. */
+const SHARED = "shared";
 
 /** What came of a transition. */
 interface Outcome {
@@ -105,26 +114,30 @@ export class SpannerSessionStore implements SessionStore {
     const { happened, row } = await this.#changes.write(
       expected,
       () =>
-        this.#transaction<Outcome>(expected.limits ? LIMITED : keyText(expected), async (transaction) => {
-          const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
-          const moment = momentOf(found && toSession(found));
-          if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
-            return { happened: false, moment };
-          }
-          if (expected.limits && !await this.#hasRoom(transaction, expected.userId, expected.limits)) {
-            return { happened: false, moment };
-          }
-          if (to === "NONE") {
-            transaction.deleteRows("BuildSessions", [[expected.userId, expected.repoHash]]);
-            transaction.upsert("SessionEpochs", { ...key, Epoch: moment.epoch });
-            return { happened: true, moment: momentOf(undefined), row: found };
-          }
-          const before = found ? moment.epoch : await this.#lastEpoch(transaction, expected);
-          const changed = { ...key, Status: to, Epoch: before + (raisesEpoch ? 1 : 0), ...columns };
-          if (found) transaction.update("BuildSessions", changed);
-          else transaction.insert("BuildSessions", changed);
-          return { happened: true, moment: { status: to, epoch: changed.Epoch }, row: { ...found, ...changed } };
-        }),
+        this.#transaction<Outcome>(
+          expected.limits || expected.claim ? SHARED : keyText(expected),
+          async (transaction) => {
+            const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
+            const moment = momentOf(found && toSession(found));
+            if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
+              return { happened: false, moment };
+            }
+            if (expected.limits && !await this.#hasRoom(transaction, expected.userId, expected.limits)) {
+              return { happened: false, moment };
+            }
+            if (to === "NONE") {
+              transaction.deleteRows("BuildSessions", [[expected.userId, expected.repoHash]]);
+              transaction.upsert("SessionEpochs", { ...key, Epoch: moment.epoch });
+              return { happened: true, moment: momentOf(undefined), row: found };
+            }
+            const before = found ? moment.epoch : await this.#lastEpoch(transaction, expected);
+            const claimed = expected.claim && await this.#claim(transaction, expected.claim);
+            const changed = { ...key, Status: to, Epoch: before + (raisesEpoch ? 1 : 0), ...columns, ...claimed };
+            if (found) transaction.update("BuildSessions", changed);
+            else transaction.insert("BuildSessions", changed);
+            return { happened: true, moment: { status: to, epoch: changed.Epoch }, row: { ...found, ...changed } };
+          },
+        ),
     );
     return happened && row ? toSession(row) : undefined;
   }
@@ -142,6 +155,38 @@ export class SpannerSessionStore implements SessionStore {
       return { happened, touched };
     });
     return touched;
+  }
+
+  async addWarm(agent: WarmAgent, limits?: AgentLimits): Promise<boolean> {
+    const { happened } = await this.#transaction(SHARED, async (transaction) => {
+      const happened = !limits?.agents || await this.#agents(transaction) < limits.agents;
+      if (happened) transaction.insert("WarmAgents", warmColumns(agent));
+      return { happened };
+    });
+    return happened;
+  }
+
+  async changeWarm(id: string, change: WarmChange): Promise<boolean> {
+    const { happened } = await this.#transaction(id, async (transaction) => {
+      const happened = await this.#isWarm(transaction, id);
+      if (happened) transaction.update("WarmAgents", { Id: id, ...warmColumns(change) });
+      return { happened };
+    });
+    return happened;
+  }
+
+  async removeWarm(id: string): Promise<boolean> {
+    const { happened } = await this.#transaction(id, async (transaction) => {
+      const happened = await this.#isWarm(transaction, id);
+      if (happened) transaction.deleteRows("WarmAgents", [id]);
+      return { happened };
+    });
+    return happened;
+  }
+
+  async listWarm(): Promise<WarmAgent[]> {
+    return (await this.#query(`SELECT ${WARM_COLUMNS.join(", ")} FROM WarmAgents ORDER BY CreatedAt, Id`, {}))
+      .map(toWarmAgent);
   }
 
   watch(key: SessionKey, listener: () => void): () => void {
@@ -190,6 +235,38 @@ export class SpannerSessionStore implements SessionStore {
     });
     const { Agents, OfUser } = rows[0] as unknown as { Agents: number; OfUser: number };
     return (agents === 0 || Agents < agents) && (agentsPerUser === 0 || OfUser < agentsPerUser);
+  }
+
+  /** Takes a warm agent. @returns what the session has from it; undefined: there is none */
+  async #claim(transaction: Transaction, { owner, computeService }: WarmClaim): Promise<Row | undefined> {
+    const [rows] = await transaction.run({
+      sql: `SELECT ${WARM_COLUMNS.join(", ")} FROM WarmAgents
+            WHERE Owner = @owner AND ComputeService = @computeService
+            ORDER BY AgentPort = 0, CreatedAt, Id LIMIT 1`,
+      params: { owner, computeService },
+      json: true,
+      gaxOptions: this.#call,
+    });
+    const [agent] = rows as unknown as Row[];
+    if (!agent) return undefined;
+    transaction.deleteRows("WarmAgents", [String(agent.Id)]);
+    return claimedColumns(agent);
+  }
+
+  async #isWarm(transaction: Transaction, id: string): Promise<boolean> {
+    const [rows] = await transaction.read("WarmAgents", { keys: [id], columns: ["Id"], gaxOptions: this.#call });
+    return rows.length > 0;
+  }
+
+  /** How many agents there are, warm ones too. */
+  async #agents(transaction: Transaction): Promise<number> {
+    const [rows] = await transaction.run({
+      sql: `SELECT (SELECT COUNT(*) FROM BuildSessions WHERE Status != 'FAILED')
+                 + (SELECT COUNT(*) FROM WarmAgents) AS Agents`,
+      json: true,
+      gaxOptions: this.#call,
+    });
+    return Number((rows[0] as unknown as { Agents: number }).Agents);
   }
 
   /** The epoch of the key's last session that is gone; 0: there was none. */

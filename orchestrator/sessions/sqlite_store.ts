@@ -5,6 +5,14 @@ import { changedColumns, type Row, startColumns, toSession } from "./session_col
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import {
+  claimedColumns,
+  toWarmAgent,
+  type WarmAgent,
+  type WarmChange,
+  type WarmClaim,
+  warmColumns,
+} from "./warm_agents.ts";
 
 /** The statements that lead from each schema version to the next one; `PRAGMA user_version` counts them. */
 const MIGRATIONS = [
@@ -43,6 +51,18 @@ const MIGRATIONS = [
    ) STRICT, WITHOUT ROWID;`,
   `ALTER TABLE BuildSessions ADD COLUMN Synced INTEGER NOT NULL DEFAULT 0;
    ALTER TABLE BuildSessions ADD COLUMN MissingInstallBase TEXT NOT NULL DEFAULT '';`,
+  `CREATE TABLE WarmAgents (
+     Id TEXT NOT NULL PRIMARY KEY,
+     Owner TEXT NOT NULL,
+     ComputeService TEXT NOT NULL,
+     ProcessId TEXT NOT NULL,
+     PodIP TEXT NOT NULL,
+     AgentPort INTEGER NOT NULL,
+     CommandPort INTEGER NOT NULL,
+     ControlToken TEXT NOT NULL,
+     StorageDirectory TEXT NOT NULL,
+     CreatedAt INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;`,
 ];
 
 /**
@@ -106,11 +126,15 @@ export class SqliteSessionStore implements SessionStore {
     const { to, raisesEpoch } = transition(expected.state, event);
     // deno-lint-ignore require-await
     const { session } = await this.#changes.write(expected, async () => {
-      const row = expected.state === "NONE"
-        ? this.#insert(expected, change)
-        : to === "NONE"
+      const begin = (claimed: Row) =>
+        expected.state === "NONE"
+          ? this.#insert(expected, change, claimed)
+          : this.#update(expected, to, raisesEpoch ? 1 : 0, change, claimed);
+      const row = to === "NONE"
         ? this.#remove(expected)
-        : this.#update(expected, to, raisesEpoch ? 1 : 0, change);
+        : expected.claim
+        ? this.#claim(expected.claim, begin)
+        : begin({});
       const session = row && toSession(row);
       const moment = session && to !== "NONE" ? momentOf(session) : this.#moment(expected);
       return { happened: session !== undefined, moment, session };
@@ -132,6 +156,37 @@ export class SqliteSessionStore implements SessionStore {
     return rows.length > 0;
   }
 
+  // deno-lint-ignore require-await
+  async addWarm(agent: WarmAgent, limits?: AgentLimits): Promise<boolean> {
+    const columns = warmColumns(agent);
+    const rows = this.#all(
+      `INSERT INTO WarmAgents (${Object.keys(columns).join(", ")})
+       SELECT ${Object.keys(columns).map(() => "?").join(", ")}
+       WHERE ? = 0 OR ${AGENTS}) + (SELECT count(*) FROM WarmAgents) < ? RETURNING 1`,
+      ...Object.values(columns),
+      limits?.agents ?? 0,
+      limits?.agents ?? 0,
+    );
+    return rows.length > 0;
+  }
+
+  // deno-lint-ignore require-await
+  async changeWarm(id: string, change: WarmChange): Promise<boolean> {
+    const columns = warmColumns(change);
+    const set = Object.keys(columns).map((column) => `${column} = ?`).join(", ");
+    return this.#all(`UPDATE WarmAgents SET ${set} WHERE Id = ? RETURNING 1`, ...Object.values(columns), id).length > 0;
+  }
+
+  // deno-lint-ignore require-await
+  async removeWarm(id: string): Promise<boolean> {
+    return this.#all("DELETE FROM WarmAgents WHERE Id = ? RETURNING 1", id).length > 0;
+  }
+
+  // deno-lint-ignore require-await
+  async listWarm(): Promise<WarmAgent[]> {
+    return this.#all("SELECT * FROM WarmAgents ORDER BY CreatedAt, Id").map(toWarmAgent);
+  }
+
   watch(key: SessionKey, listener: () => void): () => void {
     return this.#changes.watch(key, listener);
   }
@@ -148,8 +203,8 @@ export class SqliteSessionStore implements SessionStore {
     return momentOf(row && { status: row.Status as SessionStatus, epoch: row.Epoch as number });
   }
 
-  #insert(key: Expected, change: SessionChange): Row | undefined {
-    const columns = startColumns(change);
+  #insert(key: Expected, change: SessionChange, claimed: Row): Row | undefined {
+    const columns = { ...startColumns(change), ...claimed };
     const room = roomFor(key, key.limits);
     return this.#all(
       `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${Object.keys(columns).join(", ")})
@@ -167,8 +222,8 @@ export class SqliteSessionStore implements SessionStore {
     )[0];
   }
 
-  #update(expected: Expected, to: string, raise: number, change: SessionChange): Row | undefined {
-    const columns = changedColumns(change);
+  #update(expected: Expected, to: string, raise: number, change: SessionChange, claimed: Row): Row | undefined {
+    const columns = { ...changedColumns(change), ...claimed };
     const room = roomFor(expected, expected.limits);
     return this.#all(
       `UPDATE BuildSessions
@@ -186,8 +241,7 @@ export class SqliteSessionStore implements SessionStore {
   }
 
   #remove(expected: Expected): Row | undefined {
-    this.#all("BEGIN IMMEDIATE");
-    try {
+    return this.#transaction(() => {
       const [row] = this.#all(
         "DELETE FROM BuildSessions WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *",
         expected.userId,
@@ -204,7 +258,30 @@ export class SqliteSessionStore implements SessionStore {
           expected.epoch,
         );
       }
-      this.#all("COMMIT");
+      return row;
+    });
+  }
+
+  /** Takes a warm agent, if there is one, and lets `begin` start a session with its columns. */
+  #claim({ owner, computeService }: WarmClaim, begin: (claimed: Row) => Row | undefined): Row | undefined {
+    return this.#transaction(() => {
+      const [agent] = this.#all(
+        `DELETE FROM WarmAgents WHERE Id = (
+           SELECT Id FROM WarmAgents WHERE Owner = ? AND ComputeService = ? ORDER BY AgentPort = 0, CreatedAt, Id LIMIT 1
+         ) RETURNING *`,
+        owner,
+        computeService,
+      );
+      return begin(agent ? claimedColumns(agent) : {});
+    });
+  }
+
+  /** Does all of it, or nothing when `work` throws or has no row. */
+  #transaction(work: () => Row | undefined): Row | undefined {
+    this.#all("BEGIN IMMEDIATE");
+    try {
+      const row = work();
+      this.#all(row ? "COMMIT" : "ROLLBACK");
       return row;
     } catch (e) {
       if (this.#database.isTransaction) this.#all("ROLLBACK");
@@ -226,16 +303,18 @@ export class SqliteSessionStore implements SessionStore {
   }
 }
 
+/** How many sessions have an agent; the parenthesis is open for one more condition. */
+const AGENTS = "(SELECT count(*) FROM BuildSessions WHERE Status <> 'FAILED'";
+
 /** A condition: there is room for one more agent of this user. */
 function roomFor({ userId }: SessionKey, limits?: AgentLimits): { sql: string; values: SQLInputValue[] } {
   const room = { sql: "TRUE", values: [] as SQLInputValue[] };
-  const count = "(SELECT count(*) FROM BuildSessions WHERE Status <> 'FAILED'";
   if (limits?.agents) {
-    room.sql += ` AND ${count}) < ?`;
+    room.sql += ` AND ${AGENTS}) < ?`;
     room.values.push(limits.agents);
   }
   if (limits?.agentsPerUser) {
-    room.sql += ` AND ${count} AND UserId = ?) < ?`;
+    room.sql += ` AND ${AGENTS} AND UserId = ?) < ?`;
     room.values.push(userId, limits.agentsPerUser);
   }
   return room;

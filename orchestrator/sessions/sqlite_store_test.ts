@@ -41,7 +41,7 @@ Deno.test("SQLite: a file of the first version is taken on, with all that it hol
   }
   const old = new DatabaseSync(file);
   for (const column of ["Synced", "MissingInstallBase"]) old.exec(`ALTER TABLE BuildSessions DROP COLUMN ${column}`);
-  old.exec("PRAGMA user_version = 1");
+  old.exec("DROP TABLE WarmAgents; PRAGMA user_version = 1");
   old.close();
   for (let opened = 1; opened <= 2; opened++) {
     await using store = SqliteSessionStore.open(file);

@@ -1,5 +1,6 @@
 import type { Session, SessionFields, SessionKey } from "./session.ts";
 import type { SessionEvent, SessionState } from "./state_machine.ts";
+import type { WarmAgentStore, WarmClaim } from "./warm_agents.ts";
 
 /** How many sessions may have an agent, that is, be PENDING, READY or STOPPING, at the same time. 0: any number. */
 export interface AgentLimits {
@@ -18,6 +19,11 @@ export interface Expected extends SessionKey {
    * number of starts at once, also of several orchestrators, never exceed it. @default no limits
    */
   readonly limits?: AgentLimits;
+  /**
+   * For "start" only: a warm agent of these is taken in the same transaction, if there is one, rather one that waits than
+   * one that is being started. Its endpoint and control token are the session's then, whatever the change says.
+   */
+  readonly claim?: WarmClaim;
 }
 
 /** The values that a transition sets. */
@@ -32,7 +38,7 @@ export type SessionStart = SessionFields;
  *
  * Every method throws an RbsError when the storage fails.
  */
-export interface SessionStore extends AsyncDisposable {
+export interface SessionStore extends WarmAgentStore, AsyncDisposable {
   /** The session of a key, or undefined. */
   get(key: SessionKey): Promise<Session | undefined>;
   /** All sessions, or those of a user, oldest first. */

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import type { SessionFields, SessionKey } from "./session.ts";
 import { type SessionEvent, type SessionState, TRANSITIONS } from "./state_machine.ts";
 import type { AgentLimits, SessionStore } from "./store.ts";
+import type { WarmAgent } from "./warm_agents.ts";
 
 const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef" };
 
@@ -293,6 +294,107 @@ export function storeContract(
     const users = (await store.list()).map((session) => session.userId);
     assert.equal(users.length, 7);
     for (const user of users) assert(users.filter((other) => other === user).length <= 2);
+  });
+
+  const warm = (id: string, change: Partial<WarmAgent> = {}): WarmAgent => ({
+    id,
+    owner: "me",
+    computeService: "process",
+    processId: `pid ${id}`,
+    podIp: "192.0.2.1",
+    agentPort: 1,
+    commandPort: 2,
+    controlToken: `control ${id}`,
+    storageDirectory: `/storage/.warm/${id}`,
+    createdAt: 1_000,
+    ...change,
+  });
+  const claim = { owner: "me", computeService: "process" };
+  const take = (store: SessionStore, repoHash: string, limits?: AgentLimits) =>
+    store.transition({ userId: "ann", repoHash, state: "NONE", epoch: 0, claim, limits }, "start", fields());
+
+  test("warm agents are kept as they are, changed and removed, until one is gone", async (store) => {
+    assert.equal(await store.changeWarm("a", { owner: "you" }), false);
+    assert.equal(await store.removeWarm("a"), false);
+    const starting = warm("b", { agentPort: 0, processId: "", podIp: "", createdAt: 500 });
+    for (const agent of [warm("a"), starting, warm("c", { createdAt: 500 })]) assert(await store.addWarm(agent));
+    assert.deepEqual(await store.listWarm(), [starting, warm("c", { createdAt: 500 }), warm("a")]);
+    const change = { owner: "you", agentPort: 7, commandPort: 8, podIp: "::1", processId: "9" };
+    assert.equal(await store.changeWarm("b", change), true);
+    assert.deepEqual((await store.listWarm())[0], { ...starting, ...change });
+    assert.equal(await store.removeWarm("b"), true);
+    assert.equal(await store.removeWarm("b"), false);
+    assert.deepEqual((await store.listWarm()).map(({ id }) => id), ["c", "a"]);
+  });
+
+  test("a start takes a warm agent of its own: one that waits, the oldest one, or one that is being started", async (store) => {
+    const agents = [
+      warm("a", { agentPort: 0, createdAt: 1 }),
+      warm("b", { owner: "you", createdAt: 1 }),
+      warm("c", { computeService: "kubernetes", createdAt: 1 }),
+      warm("d", { createdAt: 3 }),
+      warm("e", { createdAt: 2 }),
+    ];
+    for (const agent of agents) assert(await store.addWarm(agent));
+    for (const [i, id] of ["e", "d", "a"].entries()) {
+      const session = await take(store, String(i));
+      const { processId, podIp, agentPort, commandPort, controlToken } = agents.find((agent) => agent.id === id)!;
+      const expected = { ...fields(), processId, podIp, agentPort, commandPort, controlToken };
+      assert.deepEqual(session, { ...expected, userId: "ann", repoHash: String(i), status: "PENDING", epoch: 1 });
+    }
+    const cold = await take(store, "cold");
+    assert.deepEqual([cold?.processId, cold?.agentPort, cold?.controlToken], ["", 0, "control"]);
+    assert.deepEqual((await store.listWarm()).map(({ id }) => id), ["b", "c"]);
+  });
+
+  test("a session that FAILED takes a warm agent for its next start", async (store) => {
+    const epoch = await lead(store, "FAILED");
+    assert(await store.addWarm(warm("a")));
+    const session = await store.transition({ ...KEY, state: "FAILED", epoch, claim }, "start", fields());
+    assert.equal(session?.controlToken, "control a");
+    assert.deepEqual(await store.listWarm(), []);
+  });
+
+  test("a start that does not happen takes no warm agent", async (store) => {
+    const epoch = await lead(store, "READY");
+    assert(await store.addWarm(warm("a")));
+    assert.equal(await store.transition({ ...KEY, state: "NONE", epoch: 0, claim }, "start", fields()), undefined);
+    assert.equal(await store.transition({ ...KEY, state: "FAILED", epoch, claim }, "start", fields()), undefined);
+    assert.equal(await take(store, "full", { agents: 1, agentsPerUser: 0 }), undefined);
+    assert.equal((await store.listWarm()).length, 1);
+  });
+
+  test("warm agents count as agents: one that is taken makes no room, and there is none for more", async (store) => {
+    const limits = { agents: 3, agentsPerUser: 1 };
+    assert(await start(store, "bob", "1", limits));
+    assert(await store.addWarm(warm("a"), limits));
+    assert(await store.addWarm(warm("b"), limits));
+    assert.equal(await store.addWarm(warm("c"), limits), false);
+    assert(await take(store, "1", limits));
+    assert.equal(await store.addWarm(warm("c"), limits), false);
+    assert(await store.removeWarm("b"));
+    assert(await store.addWarm(warm("c"), limits));
+    assert(await store.addWarm(warm("d"), { agents: 0, agentsPerUser: 0 }));
+  });
+
+  test(`of ${starts} starts at once each warm agent is taken by one, and the others go without`, async (store) => {
+    const ids = Array.from({ length: 20 }, (_, i) => `agent ${i}`);
+    for (const [i, id] of ids.entries()) assert(await store.addWarm(warm(id, { agentPort: i % 2 })));
+    const started = await Promise.all(Array.from({ length: starts }, (_, i) => take(store, String(i))));
+    const tokens = started.map((session) => session!.controlToken);
+    assert.deepEqual(
+      tokens.filter((token) => token !== "control").sort(),
+      ids.map((id) => `control ${id}`).sort(),
+    );
+    assert.deepEqual(await store.listWarm(), []);
+  });
+
+  test("two orchestrators take no warm agent twice", async (store, database) => {
+    await using other = await database.open();
+    for (let i = 0; i < 5; i++) assert(await store.addWarm(warm(String(i))));
+    const started = await Promise.all(Array.from({ length: 20 }, (_, i) => take([store, other][i % 2], String(i))));
+    const tokens = started.map((session) => session!.controlToken).filter((token) => token !== "control");
+    assert.deepEqual(tokens.sort(), [0, 1, 2, 3, 4].map((i) => `control ${i}`));
   });
 
   test("a start without all fields is refused", async (store) => {
