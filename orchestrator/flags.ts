@@ -27,6 +27,8 @@ export interface Flags {
   readonly synced: boolean;
   readonly onBounce: OnBounce;
   readonly limits: AgentLimits;
+  /** How many agents are started ahead. */
+  readonly warm: number;
 }
 
 const EXAMPLES = `
@@ -45,6 +47,9 @@ Examples:
   orchestrator --local-mode --max-agents=8 --max-agents-per-user=2 --idle-timeout=1800
       Shares a machine that has memory for eight Bazel servers: the ninth workspace waits until a server ends, and so
       does anybody's third. Servers that nobody used for half an hour make room.
+
+  orchestrator --local-mode --warm=2
+      Starts two agents ahead, so that the next two workspaces have theirs within 50 ms, and then the two after those.
 
   orchestrator --local-mode --workspace=synced
       Agents on this machine live as if they were on another: each sees a copy of its workspace, which travels over the
@@ -163,6 +168,10 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_MAX_AGENTS_PER_USER").argParser(integer(0, 1_000_000)).default(0),
     )
     .addOption(
+      new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
+        .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
+    )
+    .addOption(
       new Option("--region <name>", "refuse clients that ask for another region")
         .env("RBS_REGION").default("", "any"),
     )
@@ -202,6 +211,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     synced: options.workspace === "synced",
     onBounce: options.onBounce,
     limits: { agents: options.maxAgents, agentsPerUser: options.maxAgentsPerUser },
+    warm: options.warm,
   };
 }
 

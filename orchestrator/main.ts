@@ -12,6 +12,7 @@ import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
 import { SessionService } from "./sessions/session_service.ts";
+import { WarmPool } from "./sessions/warm_pool.ts";
 import { openStore } from "./sessions/store_location.ts";
 import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
 
@@ -25,7 +26,7 @@ async function run(flags: Flags): Promise<void> {
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );
-  const sessions = new SessionService({
+  const agents = {
     store,
     compute: new ProcessCompute({
       command: [flags.agent],
@@ -33,17 +34,21 @@ async function run(flags: Flags): Promise<void> {
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
     }),
     log,
-    synced: flags.synced,
-    hiddenPaths: [flags.stateDir, flags.storageRoot],
     storageRoot: flags.storageRoot,
-    region: flags.region,
-    onBounce: flags.onBounce,
     limits: flags.limits,
     leaseSeconds: flags.leaseSeconds,
-    idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
     startTimeoutMs: flags.startTimeoutSeconds * 1000,
-    stopGraceMs: 5000,
     killAfterMs: 7000,
+  };
+  const sessions = new SessionService({
+    ...agents,
+    pool: new WarmPool({ ...agents, size: flags.warm }),
+    synced: flags.synced,
+    hiddenPaths: [flags.stateDir, flags.storageRoot],
+    region: flags.region,
+    onBounce: flags.onBounce,
+    idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
+    stopGraceMs: 5000,
   });
 
   const { port, servers } = await listenOn(flags.listen, flags.port, (address) =>

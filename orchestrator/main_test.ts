@@ -7,6 +7,7 @@ import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
 import { randomToken, readLocalToken } from "../proto/state.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
+import { SqliteSessionStore } from "./sessions/sqlite_store.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 import { tempDirectory } from "./testing/temp.ts";
 
@@ -28,6 +29,7 @@ const FLAG_VARIABLES = [
   "RBS_ON_BOUNCE",
   "RBS_MAX_AGENTS",
   "RBS_MAX_AGENTS_PER_USER",
+  "RBS_WARM",
   "XDG_STATE_HOME",
 ];
 
@@ -212,6 +214,39 @@ test("with --listen, it and its agents are at that address only", async (world) 
     (await Deno.connect({ hostname: OTHER_LOOPBACK, port })).close();
     await assert.rejects(Deno.connect({ hostname: "127.0.0.1", port }), Deno.errors.ConnectionRefused);
   }
+});
+
+test("agents that were started ahead outlive the orchestrator, are the next one's, and are replaced", async (world) => {
+  /** The process id of the agent that waits, once it is another one than `former`. */
+  const waiting = async (former?: number) => {
+    await using store = SqliteSessionStore.open(join(world.stateDir, "sessions.sqlite"));
+    for (;;) {
+      const [agent] = await store.listWarm();
+      if (agent && agent.agentPort !== 0 && Number(agent.processId) !== former) return Number(agent.processId);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  const first = await world.start("--warm=1", "--workspace=synced");
+  const killed = await waiting();
+  new Deno.Command("kill", { args: ["-9", String(killed)] }).outputSync();
+  const pid = await waiting(killed);
+  first.child.kill("SIGKILL");
+  await first.child.status;
+  assert(isAlive(pid));
+  const second = await world.start("--warm=1", "--workspace=synced");
+  using client = world.client(second);
+  const server = await client.getServer(request());
+  assert.equal(await agentPid(server), pid);
+  assert.equal(server.synced, true);
+  const next = await waiting(pid);
+  // Its log went along with the agent.
+  const storage = join(world.stateDir, "storage");
+  assert.equal(Deno.statSync(join(storage, "ann", repoHash("/ws"), "agent.log")).isFile, true);
+  second.child.kill("SIGTERM");
+  assert.equal((await second.child.status).code, 0);
+  assert.equal(isAlive(next), false);
+  // Of one that it took over it sees only its connection's end.
+  while (isAlive(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
 });
 
 test("synced sessions are told to agents and callers", async (world) => {

@@ -1,4 +1,4 @@
-import { renameSync } from "node:fs";
+import { mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 
 /** The file in a session's storage directory that takes the agent's standard error. */
@@ -12,6 +12,20 @@ export function rotateAgentLog(storageDirectory: string): void {
     renameSync(agentLogFile(storageDirectory), agentLogFile(storageDirectory) + ".old");
   } catch (e) {
     if ((e as { code?: string }).code !== "ENOENT") throw e;
+  }
+}
+
+/**
+ * Makes the log of an agent that was started ahead the log of its session: whoever writes there goes on. A log that is
+ * gone, or a disk that is full, keeps no agent from its session.
+ */
+export function moveAgentLog(from: string, to: string): void {
+  try {
+    mkdirSync(to, { recursive: true, mode: 0o700 });
+    rotateAgentLog(to);
+    renameSync(agentLogFile(from), agentLogFile(to));
+  } catch {
+    // Its lines are lost, and nothing else.
   }
 }
 

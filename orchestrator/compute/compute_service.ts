@@ -2,9 +2,12 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
-export type AgentSpec = Required<
-  Omit<MessageInitShape<typeof AgentSpecSchema>, "$typeName" | "$unknown" | "defaultOutputBase" | "warm">
->;
+export type AgentSpec =
+  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm">>
+  & Pick<WholeSpec, "warm">;
+
+/** All that an agent must know. */
+export type WholeSpec = MessageInitShape<typeof AgentSpecSchema>;
 
 /** Where an agent listens. */
 export interface AgentEndpoint {
@@ -25,6 +28,8 @@ export interface RunningAgent {
    * connection shows.
    */
   readonly ended?: Promise<AgentFailure>;
+  /** It was started ahead and is about to serve this session: its log goes along. */
+  assigned(spec: AgentSpec): void;
   /** Asks it to end by itself, for when it cannot be reached otherwise. Does nothing for an agent that is gone. */
   terminate(): void;
   /** Ends it at once. Does nothing for an agent that is gone, or that is not certain to be ours. */
@@ -59,6 +64,14 @@ export interface ComputeService {
    * @param onStep Called with progress for the person who waits.
    */
   start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent>;
-  /** Takes over an agent that a former orchestrator started. Whether it still lives is for the caller to find out. */
-  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent;
+  /**
+   * Takes over an agent that a former orchestrator started. Whether it still lives is for the caller to find out.
+   *
+   * @param storageDirectory The agent's.
+   */
+  adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
+  /** The spec of a session for an agent that was started ahead, with what only this service knows. */
+  complete(spec: AgentSpec): WholeSpec;
+  /** Removes what agents of the warm pool have left, but for the folders of these. Throws what the disk throws. */
+  sweep(warmFolder: string, keep: ReadonlySet<string>): void;
 }

@@ -1,11 +1,12 @@
 import { create, fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
+import { join } from "node:path";
 import type { Readable } from "node:stream";
 import { sentence } from "../../proto/errors.ts";
 import { type AgentListening, AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import { agentEnvironment, defaultOutputBase } from "./agent_environment.ts";
-import { agentLogFile, lastLine, lastWords, rotateAgentLog } from "./agent_log.ts";
+import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
 import {
   type AgentEndpoint,
   type AgentFailure,
@@ -13,6 +14,7 @@ import {
   AgentStartError,
   type ComputeService,
   type RunningAgent,
+  type WholeSpec,
 } from "./compute_service.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
@@ -41,7 +43,8 @@ export class ProcessCompute implements ComputeService {
 
   async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
     const child = this.#spawn(spec);
-    const ended = exitOf(child).then((how) => endFailure(spec, how));
+    let served = spec;
+    const ended = exitOf(child).then((how) => endFailure(served, how));
     // Both are told apart from the process's end by `ended`.
     child.stdin!.on("error", () => {});
     child.stdout!.on("error", () => {});
@@ -52,16 +55,16 @@ export class ProcessCompute implements ComputeService {
       // A process that could not be executed has no pid, and `ended` says why.
       if (child.pid === undefined) throw asError(await ended);
       onStep("agent process started");
-      const message = create(AgentSpecSchema, {
-        ...spec,
-        defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment),
-      });
-      child.stdin!.end(toJsonString(AgentSpecSchema, message) + "\n");
+      child.stdin!.end(toJsonString(AgentSpecSchema, create(AgentSpecSchema, this.complete(spec))) + "\n");
       const { port, commandPort } = await listening(child, spec, ended);
       return {
         processId: String(child.pid),
         endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
         ended,
+        assigned(next) {
+          served = next;
+          moveAgentLog(spec.storageDirectory, next.storageDirectory);
+        },
         terminate: () => void child.kill("SIGTERM"),
         kill: () => void child.kill("SIGKILL"),
       };
@@ -75,10 +78,25 @@ export class ProcessCompute implements ComputeService {
     }
   }
 
-  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
+  adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
+    const assigned = (next: AgentSpec) => moveAgentLog(storageDirectory, next.storageDirectory);
     // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
     // by its lease.
-    return { processId, endpoint, terminate() {}, kill() {} };
+    return { processId, endpoint, assigned, terminate() {}, kill() {} };
+  }
+
+  complete(spec: AgentSpec): WholeSpec {
+    return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment) };
+  }
+
+  sweep(warmFolder: string, keep: ReadonlySet<string>): void {
+    let left: string[] = [];
+    try {
+      left = Array.from(Deno.readDirSync(warmFolder), ({ name }) => join(warmFolder, name));
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotFound)) throw e;
+    }
+    for (const folder of left) if (!keep.has(folder)) Deno.removeSync(folder, { recursive: true });
   }
 
   #spawn(spec: AgentSpec): ChildProcess {
@@ -136,8 +154,9 @@ function endFailure(spec: AgentSpec, how: Exit): AgentFailure {
   if ("error" in how) return notExecuted(how.program, how.error);
   const words = lastWords(spec.storageDirectory);
   const log = agentLogFile(spec.storageDirectory);
+  const agent = spec.warm ? "An agent that was started ahead" : `The agent of ${JSON.stringify(spec.sourcePath)}`;
   return {
-    reason: `The agent of ${JSON.stringify(spec.sourcePath)} ended ` +
+    reason: `${agent} ended ` +
       `(${how.signal ? `signal ${how.signal}` : `exit code ${how.code}`})` +
       (words ? `: ${words.replace(/[.:\s]+$/, "")}; more stands in ${log}.` : `, and its log ${log} says nothing.`),
     // An agent that ends itself will most likely do so again; one that was killed need not.

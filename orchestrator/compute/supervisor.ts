@@ -6,10 +6,12 @@ import {
   type SuperviseResponseSchema,
 } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import { type BidiCall, createRpcClient } from "../../proto/rpc.ts";
-import type { AgentEndpoint, AgentFailure } from "./compute_service.ts";
+import type { AgentEndpoint, AgentFailure, WholeSpec } from "./compute_service.ts";
 
 /** What a supervised agent tells. */
 export interface SupervisorEvents {
+  /** The agent was started ahead and has no session yet; told anew after each connection. */
+  waiting?(): void;
   /** Progress of the start. */
   step(description: string): void;
   /** The agent takes commands; told anew after each connection. */
@@ -28,6 +30,8 @@ export interface SupervisorOptions {
   /** Whether the agent has been ready before, so that it must say so at once. */
   readonly wasReady: boolean;
   readonly events: SupervisorEvents;
+  /** What the agent is to serve, if it was started ahead and has no session yet. */
+  readonly spec?: WholeSpec;
   /** How long an agent that was ready may take to say so on a new connection. Milliseconds. @default 5000 */
   readonly answerTimeoutMs?: number;
 }
@@ -43,6 +47,9 @@ const STEADY_MS = 10_000;
  */
 export class Supervisor {
   readonly #options: SupervisorOptions;
+  #events: SupervisorEvents;
+  /** What the agent is to serve, should it not know. */
+  #spec?: WholeSpec;
   readonly #lost = Promise.withResolvers<string>();
   #call?: BidiCall<typeof SuperviseRequestSchema, typeof SuperviseResponseSchema>;
   #epoch: number;
@@ -54,6 +61,8 @@ export class Supervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
+    this.#events = options.events;
+    this.#spec = options.spec;
     this.#epoch = options.epoch;
     this.#wasReady = options.wasReady;
     this.#run();
@@ -72,6 +81,18 @@ export class Supervisor {
   /** Resolves when the agent has said `ready` on the present connection; never when it is lost. */
   get connected(): Promise<void> {
     return this.#connected.promise;
+  }
+
+  /**
+   * Gives the agent, which was started ahead, its session; `events` hears of it from now on. Should the connection break
+   * over it, it is told again on the next one.
+   */
+  assign(spec: WholeSpec, epoch: number, events: SupervisorEvents): void {
+    this.#events = events;
+    this.#epoch = epoch;
+    this.#wasReady = false;
+    this.#spec = spec;
+    void this.#call?.send({ message: { case: "assign", value: spec } });
   }
 
   /** Makes the agent refuse calls with an older epoch. Resolves when that is on its way. */
@@ -109,7 +130,7 @@ export class Supervisor {
 
   /** Serves one connection until it ends. */
   async #connect(): Promise<{ heard: boolean; reason: string }> {
-    const { endpoint, controlToken, events } = this.#options;
+    const { endpoint, controlToken } = this.#options;
     const host = endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
     // A channel that has seen its server die may not come back: each connection gets its own.
     using client = createRpcClient(Agent, `${host}:${endpoint.port}`, {
@@ -136,20 +157,24 @@ export class Supervisor {
         heard = true;
         clearTimeout(answerTimer);
         switch (message.case) {
+          case "waiting":
+            this.#events.waiting?.();
+            if (this.#spec) void call.send({ message: { case: "assign", value: this.#spec } });
+            break;
           case "step":
-            events.step(message.value);
+            this.#events.step(message.value);
             break;
           case "ready":
             this.#wasReady = true;
             this.#isConnected = true;
             this.#connected.resolve();
-            events.ready(message.value);
+            this.#events.ready(message.value);
             break;
           case "failed":
-            events.failed(message.value);
+            this.#events.failed(message.value);
             break;
           case "activity":
-            events.activity(message.value.runningCommands);
+            this.#events.activity(message.value.runningCommands);
             break;
         }
       }

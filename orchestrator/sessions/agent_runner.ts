@@ -1,21 +1,25 @@
 import { sentence } from "../../proto/errors.ts";
 import {
   type AgentFailure,
+  type AgentSpec,
   AgentStartError,
   type ComputeService,
   type RunningAgent,
 } from "../compute/compute_service.ts";
-import { Supervisor } from "../compute/supervisor.ts";
+import { Supervisor, type SupervisorEvents } from "../compute/supervisor.ts";
 import type { Log } from "../log.ts";
 import { keyText, type Session } from "./session.ts";
 import { type SessionEvent, TRANSITIONS } from "./state_machine.ts";
 import type { StepBoard } from "./step_board.ts";
 import type { SessionChange, SessionStore } from "./store.ts";
+import type { HeldAgent, WarmPool } from "./warm_pool.ts";
 
 /** What an {@link AgentRunner} works with. */
 export interface AgentRunnerOptions {
   readonly store: SessionStore;
   readonly compute: ComputeService;
+  /** Where a session finds the agent that the store gave it at its start. */
+  readonly pool?: Pick<WarmPool, "take">;
   readonly steps: StepBoard;
   readonly log: Log;
   /** An agent that is not ready after this time has failed. Milliseconds. */
@@ -39,12 +43,14 @@ export class AgentRunner {
   readonly #session: Session;
   readonly #givenUp = new AbortController();
   readonly #over = Promise.withResolvers<AgentFailure>();
-  readonly #held = Promise.withResolvers<Supervisor>();
+  readonly #held = Promise.withResolvers<void>();
   #agent?: RunningAgent;
   #supervisor?: Supervisor;
   /** Set when the agent is to end: what its commands get, in milliseconds. */
   #stopGraceMs?: number;
   #startTimer?: ReturnType<typeof setTimeout>;
+  /** The agent was started ahead, and has said nothing yet of the session that it was given. */
+  #isUntried = false;
   /** Commands that run on the agent, as it last told. */
   runningCommands = 0;
   /** Resolves when the agent is gone and the store knows. Never rejects. */
@@ -68,7 +74,7 @@ export class AgentRunner {
 
   /** Resolves when the agent of a READY session is known to answer, or to be gone. */
   async settled(): Promise<void> {
-    await Promise.race([this.#held.promise.then((supervisor) => supervisor.connected), this.gone]);
+    await Promise.race([this.#held.promise.then(() => this.#supervisor!.connected), this.gone]);
   }
 
   /** Whether the agent answers on the present connection. */
@@ -117,8 +123,17 @@ export class AgentRunner {
       if (this.#session.status !== "READY") {
         this.#startTimer = setTimeout(() => this.#startTimedOut(), startTimeoutMs);
       }
-      this.#agent = adopt ? this.#adopted() : await this.#started();
-      failure = await this.#supervised(this.#agent);
+      const warm = adopt ? undefined : await this.#takeWarm();
+      this.#agent = adopt ? this.#adopted() : warm?.agent ?? await this.#started();
+      failure = await this.#supervised(this.#agent, warm?.supervisor);
+      if (this.#isUntried && this.#stopGraceMs === undefined && !this.#givenUp.signal.aborted) {
+        log(`session ${keyText(this.#session)}: its warm agent was lost (${failure.reason}), so it gets another`);
+        this.#agent.kill();
+        await this.#end();
+        this.#isUntried = false;
+        this.#agent = await this.#started();
+        failure = await this.#supervised(this.#agent);
+      }
     } catch (e) {
       failure = e instanceof AgentStartError
         ? e
@@ -141,73 +156,94 @@ export class AgentRunner {
   }
 
   #adopted(): RunningAgent {
-    const { processId, podIp, agentPort, commandPort } = this.#session;
-    return this.#options.compute.adopt(processId, { host: podIp, port: agentPort, commandPort });
+    const { processId, podIp, agentPort, commandPort, storageDirectory } = this.#session;
+    return this.#options.compute.adopt(processId, { host: podIp, port: agentPort, commandPort }, storageDirectory);
+  }
+
+  /** The agent that the store gave to the session, if it did and the agent is still there. */
+  async #takeWarm(): Promise<HeldAgent | undefined> {
+    const { pool, steps } = this.#options;
+    const held = await pool?.take(this.#session.controlToken, this.#givenUp.signal);
+    this.#givenUp.signal.throwIfAborted();
+    if (!held) return undefined;
+    this.#agent = held.agent;
+    this.#supervisor = held.supervisor;
+    steps.publish(this.#session, "taking an agent that waits");
+    held.agent.assigned(this.#spec());
+    this.#isUntried = true;
+    // One that had not been started yet when the session took it.
+    if (this.#session.agentPort === 0) await this.#listening(held.agent);
+    return held;
   }
 
   async #started(): Promise<RunningAgent> {
-    const { compute, steps, leaseSeconds, hiddenPaths } = this.#options;
+    const { compute, steps } = this.#options;
     const session = this.#session;
     steps.publish(session, "starting agent");
     const agent = await compute.start(
-      {
-        userId: session.userId,
-        repoHash: session.repoHash,
-        sessionId: session.sessionId,
-        epoch: session.epoch,
-        sourcePath: session.sourcePath,
-        startupOptions: session.startupOptions,
-        storageDirectory: session.storageDirectory,
-        accessToken: session.accessToken,
-        controlToken: session.controlToken,
-        leaseSeconds,
-        synced: session.synced,
-        hiddenPaths: [...hiddenPaths],
-      },
+      this.#spec(),
       this.#givenUp.signal,
       (step) => steps.publish(session, step),
     );
-    // From here on an orchestrator after this one can adopt it.
-    await this.#advance("listening", {
-      processId: agent.processId,
-      podIp: agent.endpoint.host,
-      agentPort: agent.endpoint.port,
-      commandPort: agent.endpoint.commandPort,
-    });
+    await this.#listening(agent);
     return agent;
   }
 
-  /** Holds the agent until it is over. @returns why it is */
-  async #supervised(agent: RunningAgent): Promise<AgentFailure> {
-    const { store, steps, log } = this.#options;
+  /** From here on an orchestrator after this one can adopt the agent. */
+  async #listening({ processId, endpoint }: RunningAgent): Promise<void> {
+    await this.#advance("listening", {
+      processId,
+      podIp: endpoint.host,
+      agentPort: endpoint.port,
+      commandPort: endpoint.commandPort,
+    });
+  }
+
+  #spec(): AgentSpec {
     const session = this.#session;
-    const current = await store.get(session);
-    const supervisor = this.#supervisor = new Supervisor({
+    return {
+      userId: session.userId,
+      repoHash: session.repoHash,
+      sessionId: session.sessionId,
+      epoch: session.epoch,
+      sourcePath: session.sourcePath,
+      startupOptions: session.startupOptions,
+      storageDirectory: session.storageDirectory,
+      accessToken: session.accessToken,
+      controlToken: session.controlToken,
+      leaseSeconds: this.#options.leaseSeconds,
+      synced: session.synced,
+      hiddenPaths: [...this.#options.hiddenPaths],
+    };
+  }
+
+  /**
+   * Holds the agent until it is over.
+   *
+   * @param waiting The hold on an agent that was started ahead, and is told here what it serves.
+   * @returns why it is over
+   */
+  async #supervised(agent: RunningAgent, waiting?: Supervisor): Promise<AgentFailure> {
+    const { compute, answerTimeoutMs } = this.#options;
+    const session = this.#session;
+    const supervisor = this.#supervisor = waiting ?? new Supervisor({
       endpoint: agent.endpoint,
       controlToken: session.controlToken,
-      epoch: current && this.serves(current) ? current.epoch : session.epoch,
+      epoch: await this.#epoch(),
       wasReady: session.status === "READY",
-      answerTimeoutMs: this.#options.answerTimeoutMs,
-      events: {
-        step: (step) => steps.publish(session, step),
-        ready: ({ warnings, samePaths, missingInstallBase }) => {
-          clearTimeout(this.#startTimer);
-          for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
-          this.#advance("ready", { warnings, samePaths, missingInstallBase }).then(() => steps.clear(session), (e) => {
-            this.#over.resolve({ reason: sentence(e), transient: true });
-          });
-        },
-        failed: ({ reason, transient }) => this.#over.resolve({ reason, transient }),
-        activity: (runningCommands) => {
-          this.runningCommands = runningCommands;
-          store.touch(session, undefined, Date.now()).catch((e) => log(sentence(e)));
-        },
-      },
+      answerTimeoutMs,
+      events: this.#events(),
+      // An orchestrator before this one may have ended between taking a waiting agent and telling it.
+      spec: session.status === "PENDING" ? compute.complete(this.#spec()) : undefined,
     });
-    this.#held.resolve(supervisor);
+    waiting?.assign(compute.complete(this.#spec()), session.epoch, this.#events());
+    const unheard = waiting && setTimeout(() => {
+      if (this.#isUntried) waiting.close();
+    }, answerTimeoutMs ?? 5000);
+    this.#held.resolve();
     // A stop that came while the supervisor was being made.
     if (this.#stopGraceMs !== undefined) void supervisor.stop(this.#stopGraceMs);
-    return await Promise.race([
+    const over = Promise.race([
       this.#over.promise,
       // The agent's own words, which it says before it ends, explain more than that it ended.
       agent.ended?.then(async (failure) => await this.#saidBefore(failure)) ?? new Promise<never>(() => {}),
@@ -221,6 +257,40 @@ export class AgentRunner {
         return this.#stopGraceMs !== undefined && agent.ended ? await agent.ended : await this.#endOr(agent, failure);
       }),
     ]);
+    return await over.finally(() => clearTimeout(unheard));
+  }
+
+  /** The session's epoch by now. */
+  async #epoch(): Promise<number> {
+    const current = await this.#options.store.get(this.#session);
+    return current && this.serves(current) ? current.epoch : this.#session.epoch;
+  }
+
+  #events(): SupervisorEvents {
+    const { store, steps, log } = this.#options;
+    const session = this.#session;
+    return {
+      step: (step) => {
+        this.#isUntried = false;
+        steps.publish(session, step);
+      },
+      ready: ({ warnings, samePaths, missingInstallBase }) => {
+        this.#isUntried = false;
+        clearTimeout(this.#startTimer);
+        for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
+        this.#advance("ready", { warnings, samePaths, missingInstallBase }).then(() => steps.clear(session), (e) => {
+          this.#over.resolve({ reason: sentence(e), transient: true });
+        });
+      },
+      failed: ({ reason, transient }) => {
+        this.#isUntried = false;
+        this.#over.resolve({ reason, transient });
+      },
+      activity: (runningCommands) => {
+        this.runningCommands = runningCommands;
+        store.touch(session, undefined, Date.now()).catch((e) => log(sentence(e)));
+      },
+    };
   }
 
   /** What the agent said of its own failure, if it did so in what still arrives of its last connection. */

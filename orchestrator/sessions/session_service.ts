@@ -12,6 +12,7 @@ import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
 import { StepBoard } from "./step_board.ts";
 import type { AgentLimits, SessionChange } from "./store.ts";
+import type { WarmPool } from "./warm_pool.ts";
 
 /** What a caller wants a server for; already checked, see request_checks.ts. */
 export interface ServerRequest extends SessionKey {
@@ -28,7 +29,9 @@ export interface ServerRequest extends SessionKey {
 export type OnBounce = "takeover" | "replace";
 
 /** Options of {@link SessionService}. */
-export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps"> {
+export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "pool"> {
+  /** Agents that were started ahead. @default none */
+  readonly pool?: WarmPool;
   /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
   readonly storageRoot: string;
   /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
@@ -164,6 +167,7 @@ export class SessionService {
     }
     await this.#reaper.start();
     this.#sweep.start();
+    await this.#options.pool?.start();
   }
 
   /**
@@ -307,6 +311,10 @@ export class SessionService {
     this.#ending.abort(new RpcError(Code.UNAVAILABLE, "The orchestrator is being stopped; start it again."));
     this.#reaper.stop();
     this.#sweep.stop();
+    await Promise.all([this.#options.pool?.stop(), this.#endAll()]);
+  }
+
+  async #endAll(): Promise<void> {
     // Once more, if a start was on its way while the first ones were looked up.
     for (;;) {
       const sessions = (await this.#options.store.list()).filter((session) => session.status !== "FAILED");
@@ -322,6 +330,7 @@ export class SessionService {
   /** Ends all agents of this orchestrator at once, so that {@link stop} comes to its end. */
   kill(): void {
     for (const runner of this.#runners.values()) runner.kill();
+    this.#options.pool?.kill();
   }
 
   async #decide(caller: Caller): Promise<Decision> {
@@ -461,7 +470,7 @@ export class SessionService {
     const expected = { ...session, state: session.status };
     if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
     else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
-    this.#queue?.look();
+    this.#lookForRoom();
   }
 
   /** The same for a session as it was a moment ago: a start whose agent is about to be ours is not disturbed. */
@@ -505,7 +514,7 @@ export class SessionService {
    * @returns the epoch of the start; undefined if another was faster, or there is no room
    */
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
-    const { store, compute, storageRoot, region, synced, limits } = this.#options;
+    const { store, compute, storageRoot, region, synced, limits, pool } = this.#options;
     this.#ending.signal.throwIfAborted();
     const now = Date.now();
     const session = await store.transition(
@@ -515,6 +524,7 @@ export class SessionService {
         state: failed ? "FAILED" : "NONE",
         epoch: failed?.epoch ?? 0,
         limits,
+        claim: pool?.claim,
       },
       "start",
       {
@@ -552,7 +562,7 @@ export class SessionService {
     this.#runners.set(keyText(session), runner);
     runner.gone.then(() => {
       if (this.#runners.get(keyText(session)) === runner) this.#runners.delete(keyText(session));
-      this.#queue?.look();
+      this.#lookForRoom();
     });
     return runner;
   }
@@ -590,7 +600,13 @@ export class SessionService {
       const stopped = await store.transition({ ...session, state: "STOPPING" }, "stopped");
       if (stopped && successor && !this.#ending.signal.aborted) await this.#start(successor, undefined);
     }).catch((e) => log(`session ${keyText(session)}: ${sentence(e)}`));
+    this.#lookForRoom();
+  }
+
+  /** Agents have ended: there may be room for others, first for those who wait. */
+  #lookForRoom(): void {
     this.#queue?.look();
+    this.#options.pool?.look();
   }
 
   async #expire(session: Session): Promise<void> {

@@ -11,6 +11,7 @@ type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];
  *  - `slow`: it is ready only when it is told so;
  *  - `incomplete`: it is ready, but lacks the install base `/install`;
  *  - `deaf`: it does not end when it is asked to;
+ *  - `vanish`: started ahead, it is gone as soon as it is given this session;
  *  - `fail`, `fail-transient`: it says that it failed;
  *  - `exit`, `garbage`, `hang`: as a process, it ends at once, prints nonsense, or never says where it listens.
  */
@@ -22,7 +23,7 @@ export function behaviours(startupOptions: readonly string[]): Set<string> {
 /** An agent without a Bazel server: it serves Supervise, and does what a test tells it. */
 export class FakeAgentServer implements AsyncDisposable {
   readonly #server: RpcServer;
-  readonly #behaviours: Set<string>;
+  #behaviours: Set<string>;
   readonly #streams = new Set<(message: Response | "break") => void>();
   readonly #ended = Promise.withResolvers<void>();
   #ready: boolean;
@@ -36,13 +37,13 @@ export class FakeAgentServer implements AsyncDisposable {
   mute = false;
 
   /** @param host The address to listen on. */
-  constructor(readonly spec: AgentSpec, host = "127.0.0.1") {
+  constructor(public spec: AgentSpec, host = "127.0.0.1") {
     this.#behaviours = behaviours(spec.startupOptions);
     this.#ready = !this.#behaviours.has("slow");
     this.#server = new RpcServer({
       address: `${host}:0`,
       authorize: (path, context) => {
-        const token = path.endsWith("/Supervise") ? spec.controlToken : spec.accessToken;
+        const token = path.endsWith("/Supervise") ? this.spec.controlToken : this.spec.accessToken;
         if (bearer(context.metadata("authorization")) !== token) {
           throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
         }
@@ -63,6 +64,19 @@ export class FakeAgentServer implements AsyncDisposable {
   /** Resolves when the agent was asked to end, or nobody held it for its lease. */
   get ended(): Promise<void> {
     return this.#ended.promise;
+  }
+
+  /** Whether it was started ahead and has no session yet. */
+  get isWarm(): boolean {
+    return this.spec.warm === true;
+  }
+
+  #assign(spec: AgentSpec): void {
+    this.spec = spec;
+    this.#behaviours = behaviours(spec.startupOptions);
+    if (this.#behaviours.has("vanish")) return this.close();
+    this.step("starting Bazel server");
+    if (!this.#behaviours.has("slow")) this.becomeReady();
   }
 
   becomeReady(): void {
@@ -113,6 +127,7 @@ export class FakeAgentServer implements AsyncDisposable {
       try {
         for await (const { message } of requests) {
           if (message.case === "setEpoch") this.epochs.push((message.value as { epoch: number }).epoch);
+          if (message.case === "assign" && this.isWarm) this.#assign(message.value as AgentSpec);
           if (message.case === "stop") {
             this.stopGraceMs = (message.value as { graceMs: number }).graceMs;
             if (!this.#behaviours.has("deaf")) this.#ended.resolve();
@@ -136,12 +151,13 @@ export class FakeAgentServer implements AsyncDisposable {
         this.#ended.resolve();
         return;
       }
-      yield { message: { case: "step", value: "starting Bazel server" } };
+      if (this.isWarm) yield { message: { case: "waiting", value: {} } };
+      else yield { message: { case: "step", value: "starting Bazel server" } };
       if (this.#runningCommands > 0) {
         yield { message: { case: "activity", value: { runningCommands: this.#runningCommands } } };
       }
       const missingInstallBase = this.#behaviours.has("incomplete") ? "/install" : "";
-      if (this.#ready) {
+      if (this.#ready && !this.isWarm) {
         yield { message: { case: "ready", value: { warnings: [], samePaths: true, missingInstallBase } } };
       }
       for (;;) {

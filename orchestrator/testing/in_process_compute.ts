@@ -5,6 +5,7 @@ import {
   AgentStartError,
   type ComputeService,
   type RunningAgent,
+  type WholeSpec,
 } from "../compute/compute_service.ts";
 import { FakeAgentServer } from "./fake_agent_server.ts";
 
@@ -17,6 +18,10 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   readonly alive = new Set<FakeAgentServer>();
   /** The next starts wait for this. */
   gate: Promise<void> = Promise.resolve();
+  /** The same for agents of the warm pool. */
+  warmGate: Promise<void> = Promise.resolve();
+  /** How many agents of the warm pool were to be started. */
+  warmStarts = 0;
   #started = Promise.withResolvers<FakeAgentServer>();
 
   /** Resolves with the next agent that is started from now on. */
@@ -30,7 +35,8 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
       signal.addEventListener("abort", () => reject(signal.reason));
     });
     givenUp.catch(() => {});
-    await Promise.race([this.gate, givenUp]);
+    if (spec.warm) this.warmStarts++;
+    await Promise.race([spec.warm ? this.warmGate : this.gate, givenUp]);
     signal.throwIfAborted();
     if (spec.startupOptions.includes("--fake=exit")) {
       throw new AgentStartError("The agent ended (exit code 3): no JDK here.", false);
@@ -51,14 +57,21 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
       processId: String(this.agents.length),
       endpoint: { host: "127.0.0.1", port, commandPort: port },
       ended,
+      assigned() {},
       terminate: () => deaf || agent.close(),
       kill: () => agent.close(),
     };
   }
 
   adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
-    return { processId, endpoint, terminate() {}, kill() {} };
+    return { processId, endpoint, assigned() {}, terminate() {}, kill() {} };
   }
+
+  complete(spec: AgentSpec): WholeSpec {
+    return { ...spec, defaultOutputBase: "/output/base" };
+  }
+
+  sweep(): void {}
 
   [Symbol.asyncDispose](): Promise<void> {
     for (const agent of this.agents) agent.close();

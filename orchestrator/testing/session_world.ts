@@ -7,6 +7,9 @@ import type { Session } from "../sessions/session.ts";
 import { type ServerRequest, SessionService, type SessionServiceOptions } from "../sessions/session_service.ts";
 import { SqliteSessionStore } from "../sessions/sqlite_store.ts";
 import type { FakeAgentServer } from "./fake_agent_server.ts";
+import { InstantClock } from "./instant_clock.ts";
+import type { WarmAgent } from "../sessions/warm_agents.ts";
+import { WarmPool } from "../sessions/warm_pool.ts";
 import { InProcessCompute } from "./in_process_compute.ts";
 import { tempDirectory } from "./temp.ts";
 
@@ -30,17 +33,25 @@ export function request(change: Partial<ServerRequest> = {}): ServerRequest {
   };
 }
 
+/** What a test may choose. */
+export type WorldOptions = Partial<SessionServiceOptions> & {
+  /** The size of the warm pool, which starts with {@link SessionService.adopt}. @default 0 */
+  warm?: number;
+};
+
 /** A service with a store on the disk and agents in this process. */
 export class World implements AsyncDisposable {
   readonly temp = tempDirectory();
   readonly compute = new InProcessCompute();
   store = SqliteSessionStore.open(join(this.temp.path, "s.sqlite"));
+  pool?: WarmPool;
   service = this.newService();
 
-  constructor(readonly change: Partial<SessionServiceOptions> = {}) {}
+  constructor(readonly change: WorldOptions = {}) {}
 
   newService(change = this.change): SessionService {
     return new SessionService({
+      pool: this.#newPool(change),
       store: this.store,
       compute: this.compute,
       log() {},
@@ -55,6 +66,32 @@ export class World implements AsyncDisposable {
       killAfterMs: 10_000,
       ...change,
     });
+  }
+
+  #newPool({ warm = 0, limits }: WorldOptions): WarmPool | undefined {
+    if (warm === 0) return undefined;
+    return this.pool = new WarmPool({
+      store: this.store,
+      compute: this.compute,
+      log() {},
+      size: warm,
+      limits,
+      storageRoot: join(this.temp.path, "storage"),
+      leaseSeconds: 60,
+      startTimeoutMs: 20_000,
+      killAfterMs: 10_000,
+      settleMs: 0,
+      backoffClock: new InstantClock(),
+    });
+  }
+
+  /** Resolves when so many agents wait in the store, and they are all that there are. */
+  async untilWarm(count: number): Promise<WarmAgent[]> {
+    for (;;) {
+      const agents = await this.store.listWarm();
+      if (agents.length === count && agents.every(({ agentPort }) => agentPort !== 0)) return agents;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
   }
 
   get(change: Partial<ServerRequest> = {}, onStep?: (step: string) => void, signal = new AbortController().signal) {
@@ -96,7 +133,7 @@ export class World implements AsyncDisposable {
 export function test(
   promise: string,
   run: (world: World) => Promise<void>,
-  change: Partial<SessionServiceOptions> = {},
+  change: WorldOptions = {},
 ) {
   Deno.test({
     name: promise,

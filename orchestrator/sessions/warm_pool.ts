@@ -1,0 +1,361 @@
+import { join } from "node:path";
+import { Backoff, type BackoffClock } from "../../proto/backoff.ts";
+import { sentence } from "../../proto/errors.ts";
+import { randomToken } from "../../proto/state.ts";
+import type { AgentSpec, ComputeService, RunningAgent } from "../compute/compute_service.ts";
+import { warmFolder } from "../compute/storage_path.ts";
+import { Supervisor } from "../compute/supervisor.ts";
+import type { Log } from "../log.ts";
+import type { AgentLimits } from "./store.ts";
+import type { WarmAgent, WarmAgentStore, WarmClaim } from "./warm_agents.ts";
+
+/** What a {@link WarmPool} works with. */
+export interface WarmPoolOptions {
+  readonly store: WarmAgentStore;
+  readonly compute: ComputeService;
+  readonly log: Log;
+  /** So many agents wait for a session, as far as the limits allow. */
+  readonly size: number;
+  readonly limits?: AgentLimits;
+  /** Absolute. */
+  readonly storageRoot: string;
+  readonly leaseSeconds: number;
+  /** An agent that does not wait for a session after this time has failed. Milliseconds. */
+  readonly startTimeoutMs: number;
+  /** What an agent gets to end by itself before it is killed. Milliseconds. */
+  readonly killAfterMs: number;
+  /** See SupervisorOptions. */
+  readonly answerTimeoutMs?: number;
+  /** After an agent was taken, the machine is its session's for so long. Milliseconds. @default 1000 */
+  readonly settleMs?: number;
+  /** How often memory and store are compared. Milliseconds. @default 60_000 */
+  readonly sweepIntervalMs?: number;
+  /** The time between attempts to start an agent, for tests. */
+  readonly backoffClock?: BackoffClock;
+}
+
+/** An agent without a session, and the hold on it. */
+export interface HeldAgent {
+  readonly agent: RunningAgent;
+  readonly supervisor: Supervisor;
+}
+
+/**
+ * Agents that were started ahead: a session's start takes one in the store ({@link claim}) and then here ({@link take}),
+ * and the next one is started in the background. The store knows all of them, so that they count as agents, and that an
+ * orchestrator after this one takes them over; those that nobody takes over end by their lease.
+ */
+export class WarmPool {
+  readonly #options: WarmPoolOptions;
+  /** By control token: what tells agents apart in sessions, too. */
+  readonly #waiting = new Map<string, WarmHold>();
+  /** All that are not gone, those that are being ended, too; not those that were taken. */
+  readonly #alive = new Set<WarmHold>();
+  readonly #backoff: Backoff;
+  readonly #ending = new AbortController();
+  #filling = false;
+  #fillAgain = false;
+  #notBefore = 0;
+  #sweepTimer?: ReturnType<typeof setInterval>;
+  /** Those that were not in the store at the last sweep. */
+  #missing = new Set<WarmHold>();
+  /** What a start says to the store to take one of these. */
+  readonly claim: WarmClaim;
+
+  constructor(options: WarmPoolOptions) {
+    this.#options = options;
+    this.claim = { owner: randomToken(), computeService: options.compute.name };
+    this.#backoff = new Backoff({ least: 1000, most: 60_000, clock: options.backoffClock });
+  }
+
+  /** The agents that wait, or are about to. */
+  get size(): number {
+    return this.#waiting.size;
+  }
+
+  /** Takes over the agents that an orchestrator before this one left, ends those that are too many, and starts others. */
+  async start(): Promise<void> {
+    const { store, compute, storageRoot, log } = this.#options;
+    const kept = new Set<string>();
+    for (const row of await store.listWarm()) {
+      if (row.computeService !== compute.name) continue;
+      // One whose endpoint nobody knows ends by its lease.
+      const isKept = row.agentPort !== 0 && await store.changeWarm(row.id, { owner: this.claim.owner });
+      if (!isKept) {
+        await store.removeWarm(row.id);
+        continue;
+      }
+      kept.add(row.storageDirectory);
+      this.#hold({ ...row, owner: this.claim.owner });
+    }
+    try {
+      compute.sweep(warmFolder(storageRoot), kept);
+    } catch (e) {
+      log(`what former warm agents have left could not be removed: ${sentence(e)}`);
+    }
+    this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
+    // The timer alone is no reason for the program to go on.
+    Deno.unrefTimer(this.#sweepTimer as unknown as number);
+    for (const hold of [...this.#waiting.values()].slice(this.#options.size)) void this.#discard(hold);
+    this.look();
+  }
+
+  /** There may be room for more. */
+  look(): void {
+    this.#fillAgain = true;
+    if (!this.#filling) void this.#fill();
+  }
+
+  /**
+   * The agent that the store gave to a session, once it waits; undefined: it is none of this pool, or was and is gone. It
+   * is the caller's from now on, to be ended too.
+   *
+   * @param signal The session is given up.
+   */
+  async take(controlToken: string, signal: AbortSignal): Promise<HeldAgent | undefined> {
+    const hold = this.#waiting.get(controlToken);
+    if (!hold) return undefined;
+    this.#waiting.delete(controlToken);
+    this.#notBefore = performance.now() + (this.#options.settleMs ?? 1000);
+    this.look();
+    const giveUp = () => hold.end(0);
+    signal.addEventListener("abort", giveUp);
+    try {
+      const held = await hold.taken();
+      if (held) this.#alive.delete(hold);
+      return held;
+    } finally {
+      signal.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Ends all agents that wait, and starts no more. Resolves when they are gone. */
+  async stop(): Promise<void> {
+    this.#ending.abort();
+    clearInterval(this.#sweepTimer);
+    await Promise.all([...this.#alive].map((hold) => this.#discard(hold)));
+  }
+
+  /** Ends all agents that wait at once, so that {@link stop} comes to its end. */
+  kill(): void {
+    for (const hold of this.#alive) hold.end(0);
+  }
+
+  async #fill(): Promise<void> {
+    this.#filling = true;
+    const { signal } = this.#ending;
+    try {
+      while (this.#fillAgain && !signal.aborted) {
+        this.#fillAgain = false;
+        while (this.#waiting.size < this.#options.size && !signal.aborted) {
+          const wait = this.#notBefore - performance.now();
+          if (wait > 0) {
+            await sleep(wait, signal);
+            continue;
+          }
+          if (!await this.#startOne()) break;
+        }
+      }
+    } catch (e) {
+      this.#options.log(`the warm pool could not be filled: ${sentence(e)}`);
+    } finally {
+      this.#filling = false;
+    }
+  }
+
+  /** @returns whether there was room */
+  async #startOne(): Promise<boolean> {
+    const { store, limits, storageRoot } = this.#options;
+    const id = randomToken();
+    const row: WarmAgent = {
+      ...this.claim,
+      id,
+      processId: "",
+      podIp: "",
+      agentPort: 0,
+      commandPort: 0,
+      controlToken: randomToken(),
+      storageDirectory: join(warmFolder(storageRoot), id),
+      createdAt: Date.now(),
+    };
+    if (!await store.addWarm(row, limits)) return false;
+    const hold = this.#hold(row);
+    if (await hold.waits) this.#backoff.reset();
+    else await this.#backoff.wait(this.#ending.signal);
+    return true;
+  }
+
+  #hold(row: WarmAgent): WarmHold {
+    const hold = new WarmHold(row, this.#options);
+    this.#waiting.set(row.controlToken, hold);
+    this.#alive.add(hold);
+    hold.gone.then((why) => {
+      this.#alive.delete(hold);
+      // Who was taken is not the pool's to mourn.
+      if (!this.#waiting.delete(row.controlToken) || this.#ending.signal.aborted) return;
+      this.#options.log(`warm agent ${row.id}: ${why}`);
+      this.look();
+    });
+    if (this.#ending.signal.aborted) void this.#discard(hold);
+    return hold;
+  }
+
+  async #discard(hold: WarmHold): Promise<void> {
+    this.#waiting.delete(hold.row.controlToken);
+    // First, so that no session takes it.
+    await this.#forget(hold);
+    hold.end(this.#options.killAfterMs);
+    await hold.gone;
+  }
+
+  async #forget(hold: WarmHold): Promise<void> {
+    await this.#options.store.removeWarm(hold.row.id).catch((e) => {
+      this.#options.log(`warm agent ${hold.row.id}: ${sentence(e)}`);
+    });
+  }
+
+  /** Ends agents that the store does not know, and forgets those that only the store knows. */
+  async #sweep(): Promise<void> {
+    try {
+      const rows = await this.#options.store.listWarm();
+      const ids = new Set(rows.map(({ id }) => id));
+      const missing = new Set([...this.#waiting.values()].filter((hold) => !ids.has(hold.row.id)));
+      // A session that takes one has it in a moment, but not at this one.
+      for (const hold of missing) if (this.#missing.has(hold)) void this.#discard(hold);
+      this.#missing = missing;
+      const known = new Set([...this.#alive].map(({ row }) => row.id));
+      for (const { id, owner } of rows) {
+        if (owner === this.claim.owner && !known.has(id)) await this.#options.store.removeWarm(id);
+      }
+    } catch (e) {
+      this.#options.log(`warm agents could not be compared with the store: ${sentence(e)}`);
+    }
+    this.look();
+  }
+}
+
+/** One agent without a session: started or adopted, held, and ended unless a session takes it. */
+class WarmHold {
+  readonly #options: WarmPoolOptions;
+  readonly #givenUp = new AbortController();
+  readonly #waits = Promise.withResolvers<HeldAgent | undefined>();
+  #agent?: RunningAgent;
+  #supervisor?: Supervisor;
+  #isTaken = false;
+  /** Resolves when the agent is gone, or a session's, with what became of it. Never rejects. */
+  readonly gone: Promise<string>;
+
+  constructor(readonly row: WarmAgent, options: WarmPoolOptions) {
+    this.#options = options;
+    this.gone = this.#live();
+  }
+
+  /** Resolves with true when the agent waits for a session, with false when it is gone before. */
+  get waits(): Promise<boolean> {
+    return this.#waits.promise.then((held) => held !== undefined);
+  }
+
+  /** Hands the agent over once it waits; undefined: it is gone. */
+  async taken(): Promise<HeldAgent | undefined> {
+    const held = await this.#waits.promise;
+    if (held && !this.#givenUp.signal.aborted) this.#isTaken = true;
+    return this.#isTaken ? held : undefined;
+  }
+
+  /** @param graceMs What the agent gets before it is killed; 0: it is killed at once. */
+  end(graceMs: number): void {
+    if (this.#isTaken) return;
+    this.#givenUp.abort(new Error("It is not needed any more."));
+    void this.#supervisor?.stop(0);
+    if (graceMs === 0) return this.#kill();
+    const timer = setTimeout(() => this.#kill(), graceMs);
+    this.gone.then(() => clearTimeout(timer));
+  }
+
+  #kill(): void {
+    this.#agent?.kill();
+    this.#supervisor?.close();
+  }
+
+  async #live(): Promise<string> {
+    const { startTimeoutMs, compute, store } = this.#options;
+    const { row } = this;
+    const over = Promise.withResolvers<string>();
+    const timer = setTimeout(() => over.resolve(`it was not ready after ${startTimeoutMs / 1000} s`), startTimeoutMs);
+    try {
+      const endpoint = { host: row.podIp, port: row.agentPort, commandPort: row.commandPort };
+      const agent = this.#agent = row.agentPort === 0
+        ? await compute.start(this.#spec(), this.#givenUp.signal, () => {})
+        : compute.adopt(row.processId, endpoint, row.storageDirectory);
+      const supervisor = this.#supervisor = new Supervisor({
+        endpoint: agent.endpoint,
+        controlToken: row.controlToken,
+        epoch: 0,
+        wasReady: row.agentPort !== 0,
+        answerTimeoutMs: this.#options.answerTimeoutMs,
+        events: {
+          waiting: () => {
+            clearTimeout(timer);
+            this.#said().then(() => this.#waits.resolve({ agent, supervisor }), (e) => over.resolve(sentence(e)));
+          },
+          step() {},
+          ready() {},
+          failed: ({ reason }) => over.resolve(reason),
+          activity() {},
+        },
+      });
+      if (this.#givenUp.signal.aborted) void supervisor.stop(0);
+      const lost = supervisor.lost.then((reason) => `it does not answer any more (${reason})`);
+      const ended = agent.ended?.then(({ reason }) => reason) ?? new Promise<never>(() => {});
+      const why = await Promise.race([over.promise, lost, ended]);
+      if (this.#isTaken) return "it was taken";
+      supervisor.close();
+      agent.kill();
+      await agent.ended;
+      return why;
+    } catch (e) {
+      return sentence(e);
+    } finally {
+      clearTimeout(timer);
+      this.#waits.resolve(undefined);
+      if (!this.#isTaken) await store.removeWarm(row.id).catch(() => {});
+    }
+  }
+
+  /** Tells the store where the agent is, unless a session has taken it already. */
+  async #said(): Promise<void> {
+    if (this.row.agentPort !== 0) return;
+    const { processId, endpoint } = this.#agent!;
+    const change = { processId, podIp: endpoint.host, agentPort: endpoint.port, commandPort: endpoint.commandPort };
+    await this.#options.store.changeWarm(this.row.id, change);
+  }
+
+  #spec(): AgentSpec {
+    const { storageDirectory, controlToken } = this.row;
+    return {
+      userId: "",
+      repoHash: "",
+      sessionId: "",
+      epoch: 0,
+      sourcePath: "",
+      startupOptions: [],
+      storageDirectory,
+      accessToken: "",
+      controlToken,
+      leaseSeconds: this.#options.leaseSeconds,
+      synced: false,
+      hiddenPaths: [],
+      warm: true,
+    };
+  }
+}
+
+function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    }, { once: true });
+  });
+}
