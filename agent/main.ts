@@ -241,7 +241,12 @@ async function start(
     onWait: () => supervision.step("waiting for the session's former agent to end"),
   });
   supervision.step("making the session's mount namespace");
-  const init = await namespace.init();
+  const links = localOutputBase.ensure();
+  links.catch(() => {}); // It is heard of below, unless there is worse.
+  const init = await namespace.init().catch(async (e) => {
+    await links.then(() => localOutputBase.restore()).catch(() => {});
+    throw e;
+  });
   const warnings: string[] = [];
   if (!namespace.samePaths) {
     warnings.push(
@@ -253,7 +258,7 @@ async function start(
   const [sandbox] = await Promise.all([
     missing ? undefined : linuxSandboxWarning(init, options, namespace.outputBase),
     options.length > 0 && !missing ? bazel.ensure() : undefined,
-    localOutputBase.ensure(),
+    links,
   ]);
   if (sandbox) warnings.push(sandbox);
   for (const warning of warnings) log(`warning: ${warning}`);
