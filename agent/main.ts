@@ -139,6 +139,8 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
+    hidden: spec.hiddenPaths,
+    shown: [spec.sourcePath],
     synced: spec.synced
       ? {
         workspace: spec.sourcePath,

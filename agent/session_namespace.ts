@@ -28,6 +28,10 @@ export interface NamespaceBind {
   storage: string;
   /** The developer's output base. Undefined: nothing is bound. */
   outputBase?: string;
+  /** Folders that are empty in the namespace, none in another. Real paths of folders that are there. @default none */
+  hidden?: readonly string[];
+  /** Folders in those that are shown nevertheless. Real paths. @default none */
+  shown?: readonly string[];
 }
 
 /**
@@ -41,9 +45,16 @@ export interface NamespaceBind {
  * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
-  const { storage, outputBase } = bind;
-  const unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
-  const binds = ["--bind", "/tmp", "/tmp", ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]), "--"];
+  const { storage, outputBase, hidden = [], shown = [] } = bind;
+  const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+  const binds = [
+    ...["--bind", "/tmp", "/tmp"],
+    ...hidden.flatMap((path) => ["--tmpfs", path]),
+    ...shown.flatMap((path) => ["--bind", path, path]),
+    ...hidden.flatMap((path) => ["--remount-ro", path]),
+    ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]),
+    "--",
+  ];
   switch (kind) {
     case "bwrap":
       return root
@@ -52,14 +63,37 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
           ...["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-ipc"],
           ...["--dev-bind", "/", "/", "--proc", "/proc", ...binds],
         ];
-    case "unshare": {
-      const script = `mount --bind /tmp /tmp && { [ -z "$2" ] || mount --bind -- "$1" "$2"; } && shift 2 && exec "$@"`;
-      return [...unshare, "bash", "-c", script, "bash", storage, outputBase ?? ""];
-    }
+    case "unshare":
+      return [
+        ...[...unshare, "bash", "-c", UNSHARED, "bash", storage, outputBase ?? ""],
+        ...[String(shown.length), ...shown, String(hidden.length), ...hidden],
+      ];
     case "none":
       return ["setsid"];
   }
 }
+
+/**
+ * Does as root what bubblewrap does. $1: the output base in the storage. $2: by the developer's name, or empty. $3: the
+ * number of shown folders, which follow; then the number of hidden ones, and these; then the command.
+ */
+const UNSHARED = String.raw`
+mount --bind /tmp /tmp || exit
+storage=$1 output_base=$2 shown=() hidden=() held=()
+for ((n = $3; n > 0; n--)); do shown+=("$4"); set -- "$1" "$2" "$3" "${"${@:5}"}"; done
+shift 3
+for ((n = $1; n > 0; n--)); do hidden+=("$2"); set -- "$1" "${"${@:3}"}"; done
+shift
+for path in "${"${shown[@]}"}"; do exec {fd}<"$path" && held+=("$fd") || exit; done
+for path in "${"${hidden[@]}"}"; do mount -t tmpfs -o mode=755 rbs "$path" || exit; done
+for i in "${"${!shown[@]}"}"; do
+  mkdir -p -- "${"${shown[i]}"}" && mount --no-canonicalize --bind "/proc/self/fd/${"${held[i]}"}" "${"${shown[i]}"}" || exit
+  exec {held[i]}<&-
+done
+for path in "${"${hidden[@]}"}"; do mount -o remount,ro "$path" || exit; done
+[[ -z $output_base ]] || mount --bind -- "$storage" "$output_base" || exit
+exec "$@"
+`;
 
 let root: Promise<boolean> | undefined;
 
@@ -76,8 +110,12 @@ export interface SessionNamespaceOptions {
   storageDirectory: string;
   /** The developer's output base, if it is known. */
   outputBase?: string;
-  /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it. */
+  /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it, */
   synced?: SyncedView;
+  /** but for these folders, which are others' business: keys, and the storage of other sessions. @default none */
+  hidden?: readonly string[];
+  /** Folders that are shown wherever they are, beside the session's own storage. Absolute. @default none */
+  shown?: readonly string[];
 }
 
 /** The namespace of a session: made on demand, and made again when it was killed. */
@@ -169,7 +207,7 @@ export class SessionNamespace {
         const init = await SessionInit.start({
           command: mounts && kind !== "none"
             ? syncedNamespaceCommand(kind, root, syncedRoot(storageDirectory), mounts)
-            : namespaceCommand(kind, root, { storage, outputBase }),
+            : namespaceCommand(kind, root, { storage, outputBase, ...this.#covers() }),
           controlDirectory,
           serverDirectory: kind === "none" ? join(storage, "server") : undefined,
         });
@@ -190,6 +228,17 @@ export class SessionNamespace {
     );
   }
 
+  /** What a session that is not synced does not see, and what it does nevertheless. */
+  #covers(): { hidden: string[]; shown: string[] } {
+    const { storageDirectory, outputBase, hidden = [], shown = [] } = this.#options;
+    const real = (paths: readonly string[]) => [...new Set(paths.map(realFolder))].filter((path) => path !== undefined);
+    const all = real(hidden);
+    const isIn = (path: string, folders: string[]) => folders.some((folder) => path.startsWith(folder + "/"));
+    const outermost = all.filter((path) => path !== "/" && !isIn(path, all));
+    const own = real([storageDirectory, ...shown, ...outputBase === undefined ? [] : [outputBase]]);
+    return { hidden: outermost, shown: own.filter((path) => isIn(path, outermost) && !isIn(path, own)) };
+  }
+
   /** The kinds to try, in their order. Throws an RbsError when there is none. */
   #candidates(root: boolean): readonly NamespaceKind[] {
     const wanted = this.#kind ?? this.#options.kind;
@@ -202,6 +251,16 @@ export class SessionNamespace {
     }
     if (wanted !== "auto") return [wanted];
     return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || !this.synced);
+  }
+}
+
+/** The path without symlinks of a folder; undefined: there is none. */
+function realFolder(path: string): string | undefined {
+  try {
+    const real = Deno.realPathSync(path);
+    return Deno.lstatSync(real).isDirectory ? real : undefined;
+  } catch {
+    return undefined;
   }
 }
 

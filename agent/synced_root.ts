@@ -211,7 +211,7 @@ export function syncedNamespaceCommand(
   root: string,
   mounts: readonly Mount[],
 ): string[] {
-  const unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
   if (kind === "unshare") {
     return [...unshare, "bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--"];
   }

@@ -117,6 +117,8 @@ export interface TestAgentOptions {
   warm?: boolean;
   /** Replaces the workspace's own output base. */
   defaultOutputBase?: string;
+  /** Folders that a session that is not synced must not see. */
+  hidden?: readonly string[];
   /** Folders that a synced session must not see; undefined: it is not synced. */
   syncedWithout?: readonly string[];
 }
@@ -164,7 +166,7 @@ export class TestAgent implements AsyncDisposable {
       controlToken: "control",
       leaseSeconds: options.leaseSeconds ?? 60,
       synced: options.syncedWithout !== undefined,
-      hiddenPaths: [...options.syncedWithout ?? []],
+      hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
       defaultOutputBase: options.defaultOutputBase ?? workspace.outputBase,
     });
     let command = [

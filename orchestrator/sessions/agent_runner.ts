@@ -25,7 +25,7 @@ export interface AgentRunnerOptions {
   /** An agent that is not ready after this time has failed. Milliseconds. */
   readonly startTimeoutMs: number;
   readonly leaseSeconds: number;
-  /** Folders that no synced session may see, see rbs.v1.AgentSpec. Absolute. */
+  /** Folders that no session may see, see rbs.v1.AgentSpec. Absolute. */
   readonly hiddenPaths: readonly string[];
   /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
   readonly killAfterMs: number;

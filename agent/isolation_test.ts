@@ -1,0 +1,78 @@
+/** What a build of one session finds of other sessions, and of the orchestrator, on the machine that they share. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { isRoot } from "./session_namespace.ts";
+import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
+
+const OF_BAZEL = `genrule(
+  name = "spy",
+  outs = ["seen"],
+  cmd = "(cat STATE/storage/bob/secret STATE/keys/local.token; ls STATE STATE/storage; cat /proc/*/environ | tr '\\\\0' '\\\\n';" +
+        " ls -d /proc/[0-9]*) >$@ 2>&1 || true",
+  local = True,
+)
+`;
+
+/** A state directory with the storage of ann, whose agent it is, and of bob, who has a secret there. */
+async function inState(options: TestAgentOptions, run: (agent: TestAgent, state: string) => Promise<void>) {
+  await using workspace = await TestWorkspace.make();
+  const state = join(workspace.root, "state");
+  const storage = join(state, "storage/ann/ws");
+  for (const folder of ["keys", "storage/ann", "storage/bob"]) {
+    await Deno.mkdir(join(state, folder), { recursive: true });
+  }
+  await Deno.writeTextFile(join(state, "storage/bob/secret"), "bob's secret");
+  await Deno.writeTextFile(join(state, "keys/local.token"), "the token");
+  await Deno.writeTextFile(join(workspace.workspace, "BUILD"), OF_BAZEL.replaceAll("STATE", state));
+  await using agent = await TestAgent.start(workspace, {
+    startupOptions: workspace.startupOptions(),
+    storage,
+    hidden: [state, join(state, "storage")],
+    ...options,
+  });
+  using supervisor = agent.supervise();
+  assert.deepEqual((await supervisor.ready()).warnings, []);
+  await run(agent, state);
+}
+
+const KINDS: [string, TestAgentOptions][] = await isRoot()
+  ? [
+    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
+    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
+    ["of an ordinary user", { unprivileged: true }],
+  ]
+  : [["of an ordinary user", {}]];
+
+for (const [whose, options] of KINDS) {
+  Deno.test(`a session ${whose} sees no other's storage, keys or processes, also from within an action`, async () => {
+    await inState(options, async (agent, state) => {
+      const built = await agent.run(["bazel", "build", "//:spy"]);
+      assert.equal(built.code, 0, built.stderr);
+      const { workspace: { workspace, outputBase } } = agent;
+      const seen = await agent.sh(`cat ${workspace}/bazel-bin/seen`);
+      assert.match(seen, /\nstorage\n/, "only the way to its own storage is there");
+      assert.match(seen, /\nann\n/);
+      assert.match(seen, /PATH=/, "it can read what belongs to the session");
+      assert.doesNotMatch(seen, /secret"|bob\n|bob's|the token|keys\n/);
+      assert(!seen.split("\n").includes(`/proc/${agent.process.pid}`), "the agent's own process");
+      const pids = seen.split("\n").filter((line) => line.startsWith("/proc/")).length;
+      assert(pids > 0 && pids < 30, `${pids} processes`);
+      // What is its own is where it was: also through the links in the developer's output base.
+      assert.equal(await agent.sh(`ls ${state}/storage/ann/ws | grep -x out`), "out");
+      assert.equal(await agent.sh(`touch ${state}/storage/x ${state}/x 2>/dev/null || echo refused`), "refused");
+      assert.equal(await agent.sh(`cat ${outputBase}/../../state/keys/local.token 2>/dev/null || echo none`), "none");
+    });
+  });
+}
+
+Deno.test("a workspace in a hidden folder is shown, and nothing beside it", async () => {
+  await using workspace = await TestWorkspace.make();
+  const storage = join(workspace.root, "storage");
+  await using agent = await TestAgent.start(workspace, { storage, hidden: [workspace.root], startupOptions: [] });
+  using supervisor = agent.supervise();
+  await supervisor.ready();
+  const seen = await agent.sh(`cd / && ls ${workspace.root} ${workspace.workspace} ${workspace.outputBase}/..`);
+  assert.doesNotMatch(seen, /home/);
+  assert.match(seen, /WORKSPACE/);
+  assert.match(seen, /ob/);
+});

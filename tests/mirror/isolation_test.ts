@@ -1,0 +1,42 @@
+/** Two users' sessions on one machine, with the real programs: what a build action of the one finds of the other. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { findBazels } from "../support/bazels.ts";
+import { startCluster } from "../support/cluster.ts";
+import { testWorkspace } from "../support/workspace.ts";
+
+const SECRET = "a-secret-of-the-orchestrator";
+
+const { found: [bazel] } = await findBazels({ npm: false });
+
+if (bazel) {
+  Deno.test("an action finds neither the orchestrator's keys and environment, nor another user's storage and processes", async () => {
+    await using cluster = await startCluster({ env: { RBS_TEST_SECRET: SECRET, RBS_WARM: "1" } });
+    const workspaceOf = (user: string) =>
+      testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: { ...cluster.env, RBS_USER_ID: user } });
+    await using ann = await workspaceOf("ann");
+    await using bob = await workspaceOf("bob");
+    const built = await ann.run(["build", "//:hello"]);
+    assert.equal(built.code, 0, built.stderr);
+    const storages = join(cluster.state, "storage");
+    assert.deepEqual(Array.from(Deno.readDirSync(join(storages, "ann"))).length, 1, "there is something to be found");
+
+    const look = [
+      `ls ${cluster.state} ${storages} ${storages}/*`,
+      `cat ${cluster.state}/keys/local.token ${cluster.state}/sessions.sqlite`,
+      `cat /proc/*/environ | tr '\\\\0' '\\\\n'`,
+      `cat /proc/*/cmdline | tr '\\\\0' '\\\\n'`,
+    ].join("; ").replaceAll("$", "$$");
+    const spy = `genrule(name = "spy", outs = ["seen"], local = True, cmd = "(${look}) >$@ 2>&1 || true")\n`;
+    await Deno.writeTextFile(join(bob.path, "BUILD"), spy);
+    const spied = await bob.run(["build", "//:spy"]);
+    assert.equal(spied.code, 0, spied.stderr);
+    const seen = await Deno.readTextFile(join(bob.path, "bazel-bin/seen"));
+    assert.match(seen, /PATH=/, "what is its own can be read");
+    assert.match(seen, new RegExp(bob.path), "and its own server's command line");
+    const token = (await Deno.readTextFile(join(cluster.state, "keys/local.token"))).trim();
+    for (const hidden of [SECRET, token, ann.path, "/ann", "ann:", "SQLite format", ".warm"]) {
+      assert(!seen.includes(hidden), `${hidden}: ${seen.slice(0, 4000)}`);
+    }
+  });
+}
