@@ -7,7 +7,7 @@ import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts
 const OF_BAZEL = `genrule(
   name = "spy",
   outs = ["seen"],
-  cmd = "(cat STATE/storage/bob/secret STATE/keys/local.token; ls STATE STATE/storage; cat /proc/*/environ | tr '\\\\0' '\\\\n';" +
+  cmd = "(cat STATE/storage/bob/secret STATE/keys/user.pem; ls STATE STATE/storage; cat /proc/*/environ | tr '\\\\0' '\\\\n';" +
         " ls -d /proc/[0-9]*) >$@ 2>&1 || true",
   local = True,
 )
@@ -22,7 +22,7 @@ async function inState(options: TestAgentOptions, run: (agent: TestAgent, state:
     await Deno.mkdir(join(state, folder), { recursive: true });
   }
   await Deno.writeTextFile(join(state, "storage/bob/secret"), "bob's secret");
-  await Deno.writeTextFile(join(state, "keys/local.token"), "the token");
+  await Deno.writeTextFile(join(state, "keys/user.pem"), "the key");
   await Deno.writeTextFile(join(workspace.workspace, "BUILD"), OF_BAZEL.replaceAll("STATE", state));
   await using agent = await TestAgent.start(workspace, {
     startupOptions: workspace.startupOptions(),
@@ -53,14 +53,14 @@ for (const [whose, options] of KINDS) {
       assert.match(seen, /\nstorage\n/, "only the way to its own storage is there");
       assert.match(seen, /\nann\n/);
       assert.match(seen, /PATH=/, "it can read what belongs to the session");
-      assert.doesNotMatch(seen, /secret"|bob\n|bob's|the token|keys\n/);
+      assert.doesNotMatch(seen, /secret"|bob\n|bob's|the key|keys\n/);
       assert(!seen.split("\n").includes(`/proc/${agent.process.pid}`), "the agent's own process");
       const pids = seen.split("\n").filter((line) => line.startsWith("/proc/")).length;
       assert(pids > 0 && pids < 30, `${pids} processes`);
       // What is its own is where it was: also through the links in the developer's output base.
       assert.equal(await agent.sh(`ls ${state}/storage/ann/ws | grep -x out`), "out");
       assert.equal(await agent.sh(`touch ${state}/storage/x ${state}/x 2>/dev/null || echo refused`), "refused");
-      assert.equal(await agent.sh(`cat ${outputBase}/../../state/keys/local.token 2>/dev/null || echo none`), "none");
+      assert.equal(await agent.sh(`cat ${outputBase}/../../state/keys/user.pem 2>/dev/null || echo none`), "none");
     });
   });
 }

@@ -50,7 +50,7 @@ class TwoPlaces implements AsyncDisposable {
       join(HOME, `.rbs-test-${CANARY}`),
       `/var/tmp/.rbs-test-${CANARY}`,
       `/tmp/.rbs-test-${CANARY}`,
-      join(state, "keys/local.token"),
+      join(state, "keys/user.pem"),
       join(state, "storage/bob/secret"),
       join(dirname(this.storage), "other/root/secret"),
     ];

@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { RbsError } from "../proto/errors.ts";
 import { stateDirectory } from "../proto/state.ts";
 import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
+import type { OutsideAuthority } from "./identity/local_keys.ts";
 import type { OnBounce } from "./sessions/session_service.ts";
 import type { AgentLimits } from "./sessions/store.ts";
 
@@ -29,6 +30,8 @@ export interface Flags {
   readonly limits: AgentLimits;
   /** How many agents are started ahead. */
   readonly warm: number;
+  /** Who certifies users and agents; undefined: an authority of the state directory's own. */
+  readonly outsideAuthority?: OutsideAuthority;
 }
 
 const EXAMPLES = `
@@ -56,8 +59,11 @@ Examples:
       connection before each command, as the outputs do after it, and nothing else of anybody's files.
 
   orchestrator --local-mode --workspace=synced --listen=10.0.0.5
-      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and RBS_STATE_DIR to a folder with a
-      copy of this state directory's keys/. Only for a network that you trust: nothing is encrypted yet.
+      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and have ca.crt and user.pem of this
+      state directory's keys/ in their own.
+
+  orchestrator --local-mode --ca-cert=ca.crt --ca-key=ca.key
+      Certifies by your own authority instead of one that it makes itself.
 
   orchestrator --local-mode --store=spanner:projects/p/instances/i/databases/rbs
       Keeps the sessions in a Cloud Spanner database, which must exist; tables are made. GOOGLE_APPLICATION_CREDENTIALS
@@ -83,7 +89,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--local-mode",
-        "serve one machine: agents are local processes, and callers show the key file of the state directory",
+        "serve one machine: agents are local processes, and the state directory has the keys of its user",
       )
         .env("RBS_LOCAL_MODE").default(false),
     )
@@ -172,6 +178,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
     .addOption(
+      new Option(
+        "--ca-cert <file>",
+        "certificate of the authority that certifies users and agents, then those above it, the root last (default: the " +
+          "state directory's own)",
+      ).env("RBS_CA_CERT"),
+    )
+    .addOption(new Option("--ca-key <file>", "its private key, PKCS #8, readable for nobody else").env("RBS_CA_KEY"))
+    .addOption(
       new Option("--region <name>", "refuse clients that ask for another region")
         .env("RBS_REGION").default("", "any"),
     )
@@ -196,6 +210,9 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
   if (!localMode) {
     throw usage("--local-mode is required, since only one machine can be served so far");
   }
+  if (Boolean(options.caCert) !== Boolean(options.caKey)) {
+    throw usage("--ca-cert and --ca-key belong together");
+  }
   const stateDir = options.stateDir ? resolve(options.stateDir) : stateDirectory();
   return {
     port: options.port,
@@ -210,6 +227,9 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     listen: options.listen,
     synced: options.workspace === "synced",
     onBounce: options.onBounce,
+    outsideAuthority: options.caCert
+      ? { certificateFile: resolve(options.caCert), keyFile: resolve(options.caKey) }
+      : undefined,
     limits: { agents: options.maxAgents, agentsPerUser: options.maxAgentsPerUser },
     warm: options.warm,
   };

@@ -9,29 +9,26 @@ import {
   SessionStatus,
 } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../proto/rpc.ts";
-import type { Identity } from "./identity/local_identity.ts";
-import { checkKey, checkServerRequest, checkSessionId, checkUserId } from "./request_checks.ts";
+import { actingUser } from "../proto/rpc_rules.ts";
+import { checkKey, checkServerRequest, checkSessionId } from "./request_checks.ts";
 import type { Session } from "./sessions/session.ts";
 import type { SessionService } from "./sessions/session_service.ts";
 
-/** The service rbs.v1.Orchestrator over a SessionService. */
-export function orchestratorService(
-  sessions: SessionService,
-  identity: Identity,
-): RpcImplementation<typeof Orchestrator> {
-  const actFor = (userId: string, context: CallContext) =>
-    identity.authenticate(context.metadata("authorization")).actFor(checkUserId(userId));
+/** The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says. */
+export function orchestratorService(sessions: SessionService): RpcImplementation<typeof Orchestrator> {
+  const own = <R extends { userId: string }>(request: R, context: CallContext): R => ({
+    ...request,
+    userId: actingUser(context, request.userId),
+  });
   return {
     getServer(request, context) {
       return answer(async () => {
-        actFor(request.userId, context);
-        return serverResponse(await sessions.getServer(checkServerRequest(request), context.signal));
+        return serverResponse(await sessions.getServer(checkServerRequest(own(request, context)), context.signal));
       });
     },
 
     async *getServerStream(request, context) {
-      actFor(request.userId, context);
-      const checked = checkServerRequest(request);
+      const checked = checkServerRequest(own(request, context));
       const events: MessageInitShape<typeof GetServerStreamResponseSchema>[] = [];
       let arrived = Promise.withResolvers<void>();
       let over = false;
@@ -56,32 +53,27 @@ export function orchestratorService(
 
     heartbeat(request, context) {
       return answer(async () => {
-        actFor(request.userId, context);
-        const interval = await sessions.heartbeat(checkKey(request), checkSessionId(request.sessionId));
+        const key = checkKey(own(request, context));
+        const interval = await sessions.heartbeat(key, checkSessionId(request.sessionId));
         return { intervalSeconds: Math.ceil(interval / 1000) };
       });
     },
 
     releaseServer(request, context) {
       return answer(async () => {
-        actFor(request.userId, context);
+        const key = checkKey(own(request, context));
         const sessionId = request.sessionId && checkSessionId(request.sessionId);
-        return { released: await sessions.release(checkKey(request), sessionId) };
+        return { released: await sessions.release(key, sessionId) };
       });
     },
 
     listSessions(request, context) {
       return answer(async () => {
-        actFor(request.userId, context);
-        return { sessions: (await sessions.list(request.userId)).map(sessionMessage), synced: sessions.synced };
+        const { userId } = own(request, context);
+        return { sessions: (await sessions.list(userId)).map(sessionMessage), synced: sessions.synced };
       });
     },
   };
-}
-
-/** Refuses callers that are nobody before anything of their request is looked at. */
-export function authorizer(identity: Identity): (path: string, context: CallContext) => void {
-  return (_path, context) => void identity.authenticate(context.metadata("authorization"));
 }
 
 /** Turns our own errors into gRPC's. */

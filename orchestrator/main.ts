@@ -2,12 +2,13 @@
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
-import { ensureLocalToken, localTokenFile } from "../proto/state.ts";
+import { admit } from "../proto/rpc_rules.ts";
+import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
-import { authorizer, orchestratorService } from "./grpc_service.ts";
-import { LocalIdentity } from "./identity/local_identity.ts";
+import { orchestratorService } from "./grpc_service.ts";
+import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
@@ -21,7 +22,7 @@ async function run(flags: Flags): Promise<void> {
   using _lock = lockStateDirectory(flags.stateDir);
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
-  const identity = new LocalIdentity(ensureLocalToken(flags.stateDir), localTokenFile(flags.stateDir));
+  const keys = await LocalKeys.open(flags.stateDir, localUserId(), log, flags.outsideAuthority);
   await using store = new LoggingSessionStore(await openStore(flags.store), log);
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
@@ -54,9 +55,12 @@ async function run(flags: Flags): Promise<void> {
   const { port, servers } = await listenOn(flags.listen, flags.port, (address) =>
     new RpcServer({
       address,
-      authorize: authorizer(identity),
+      credentials: keys.credentials,
+      admitStrangers: true,
+      authorize: admit,
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
-    }).add(Orchestrator, orchestratorService(sessions, identity)));
+    }).add(Orchestrator, orchestratorService(sessions)));
+  keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
   await sessions.adopt();
   if (!isLoopback(flags.listen)) log(openNetworkWarning(flags));
   console.log(`rbs orchestrator ready on ${hostPort(flags.listen, port)} (state in ${flags.stateDir})`);
@@ -65,6 +69,7 @@ async function run(flags: Flags): Promise<void> {
   stopSignal().then(() => sessions.kill());
   await sessions.stop();
   for (const server of servers) server.close();
+  keys[Symbol.dispose]();
 }
 
 function isLoopback(address: string): boolean {

@@ -3,8 +3,11 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { Agent } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type GetServerResponse, Orchestrator, SessionStatus } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import type { Credentials } from "../proto/identity/credentials.ts";
+import { readCredentials } from "../proto/identity/key_directory.ts";
 import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
-import { randomToken, readLocalToken } from "../proto/state.ts";
+import { randomToken } from "../proto/state.ts";
+import { TestAuthority } from "../proto/testing/certificates.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { SqliteSessionStore } from "./sessions/sqlite_store.ts";
@@ -30,6 +33,8 @@ const FLAG_VARIABLES = [
   "RBS_MAX_AGENTS",
   "RBS_MAX_AGENTS_PER_USER",
   "RBS_WARM",
+  "RBS_CA_CERT",
+  "RBS_CA_KEY",
   "XDG_STATE_HOME",
 ];
 
@@ -86,6 +91,7 @@ class World implements AsyncDisposable {
         HOME: Deno.env.get("HOME")!,
         PATH: Deno.env.get("PATH")!,
         DENO_DIR: Deno.env.get("DENO_DIR") ?? "",
+        USER: "ann",
         NO_COLOR: "1",
         RBS_STATE_DIR: this.stateDir,
         RBS_AGENT: this.agent,
@@ -120,8 +126,11 @@ class World implements AsyncDisposable {
     assert.equal(output.code, code);
   }
 
-  client(running: Running, host = "localhost", token = readLocalToken(this.stateDir)) {
-    return createRpcClient(Orchestrator, `${host}:${running.port}`, { token });
+  /** As this machine's user, unless others are named. */
+  client(running: Running, host = "localhost", credentials: Credentials = readCredentials(this.stateDir)) {
+    return createRpcClient(Orchestrator, `${host}:${running.port}`, {
+      tls: { credentials, expected: { kind: "orchestrator" } },
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -147,7 +156,7 @@ interface Running {
 }
 
 function request(...startupOptions: string[]) {
-  return { userId: "ann", repoHash: repoHash("/ws"), sessionId: randomToken(), sourcePath: "/ws", startupOptions };
+  return { repoHash: repoHash("/ws"), sessionId: randomToken(), sourcePath: "/ws", startupOptions };
 }
 
 /** The process id of the agent of a session. */
@@ -255,7 +264,7 @@ test("synced sessions are told to agents and callers", async (world) => {
   const server = await client.getServer(request("--fake=incomplete"));
   assert.equal(server.synced, true);
   assert.equal(server.missingInstallBase, "/install");
-  assert.equal((await client.listSessions({ userId: "ann" })).synced, true);
+  assert.equal((await client.listSessions({})).synced, true);
 });
 
 test("what is kept is for its owner only", async (world) => {
@@ -265,7 +274,9 @@ test("what is kept is for its owner only", async (world) => {
   const mode = (path: string) => Deno.statSync(join(world.stateDir, path)).mode! & 0o777;
   assert.equal(mode(""), 0o700);
   assert.equal(mode("keys"), 0o700);
-  assert.equal(mode("keys/local.token"), 0o600);
+  const keys = Array.from(Deno.readDirSync(join(world.stateDir, "keys")), ({ name }) => name).sort();
+  assert.deepEqual(keys, ["authority.pem", "ca.crt", "orchestrator.pem", "user.pem"]);
+  for (const key of keys) assert.equal(mode(join("keys", key)), 0o600);
   assert.equal(mode("storage"), 0o700);
   for (const file of ["sessions.sqlite", "sessions.sqlite-wal", "sessions.sqlite-shm"]) assert.equal(mode(file), 0o600);
 });
@@ -273,15 +284,18 @@ test("what is kept is for its owner only", async (world) => {
 test("all methods work, each with its errors", async (world) => {
   const running = await world.start();
   {
-    using stranger = world.client(running, "localhost", "guess");
-    await rejects(stranger.getServer(request()), Code.UNAUTHENTICATED, /does not show the token in .*local\.token/);
-    await rejects(stranger.listSessions({ userId: "ann" }), Code.UNAUTHENTICATED, /local\.token/);
+    const { authorities, trustDomain } = readCredentials(world.stateDir);
+    const self = await (await TestAuthority.make()).certify({ uris: [`spiffe://${trustDomain}/user/ann`] });
+    using stranger = world.client(running, "localhost", { ...self, authorities, trustDomain });
+    await rejects(stranger.getServer(request()), Code.UNAUTHENTICATED, /not of the authority that is trusted here/);
+    await rejects(stranger.listSessions({}), Code.UNAUTHENTICATED, /run `jbazel login`/);
   }
   using client = world.client(running);
+  assert.equal((await client.listSessions({ userId: "ann" })).sessions.length, 0);
   await rejects(
-    client.getServer({ ...request(), userId: "a/b" }),
-    Code.INVALID_ARGUMENT,
-    /user_id "a\/b" holds a slash/,
+    client.getServer({ ...request(), userId: "bob" }),
+    Code.PERMISSION_DENIED,
+    /User "ann" may not act for user "bob"/,
   );
   await rejects(client.getServer(request("x".repeat(5 << 20))), Code.RESOURCE_EXHAUSTED, /./);
   await rejects(client.getServer(request("--fake=exit")), Code.FAILED_PRECONDITION, /no JDK here/);
@@ -296,7 +310,7 @@ test("all methods work, each with its errors", async (world) => {
   assert.deepEqual(steps, ["starting agent", "agent process started", "starting Bazel server"]);
   assert.equal(server?.session?.sessionId, wanted.sessionId);
   assert.equal((await client.heartbeat(wanted)).intervalSeconds, 30);
-  const { sessions } = await client.listSessions({ userId: "ann" });
+  const { sessions } = await client.listSessions({});
   assert.deepEqual(sessions.map((s) => ({ ...s, lastHeartbeat: undefined })), [
     { ...server!.session, lastHeartbeat: undefined },
   ]);
@@ -304,7 +318,7 @@ test("all methods work, each with its errors", async (world) => {
   await rejects(client.heartbeat(wanted), Code.NOT_FOUND, /no such session/);
 
   await rejects(client.getServer(request("--fake=slow"), { timeoutMs: 300 }), Code.DEADLINE_EXCEEDED, /./);
-  const [pending] = (await client.listSessions({ userId: "ann" })).sessions;
+  const [pending] = (await client.listSessions({})).sessions;
   assert.equal(pending.status, SessionStatus.PENDING);
   await rejects(
     (async () => {
@@ -354,7 +368,7 @@ async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<vo
   assert.equal(after.session?.epoch, before.session?.epoch);
   assert.equal(await agentPid(after), pid);
   await client.releaseServer(wanted);
-  assert.deepEqual((await client.listSessions({ userId: "ann" })).sessions, []);
+  assert.deepEqual((await client.listSessions({})).sessions, []);
 }
 
 test("after a kill -9 the next one takes the agents over, and nobody notices", (world) => isAdoptedAfterAKill(world));
@@ -392,7 +406,7 @@ test("a second one on the same state directory or port is refused, without harm 
   const taken = new RegExp(`Port ${running.port} is in use on this machine`);
   await world.fails(1, taken, "--local-mode", `--port=${running.port}`, `--state-dir=${other}`);
   using client = world.client(running);
-  assert.deepEqual((await client.listSessions({ userId: "ann" })).sessions, []);
+  assert.deepEqual((await client.listSessions({})).sessions, []);
 });
 
 test("wrong usage is one sentence and exit code 2, and help teaches", async (world) => {

@@ -18,13 +18,13 @@ function refuse(message: string): never {
 
 /** Checks a user id: 1 to 128 characters, none of them a slash or a control character. */
 export function checkUserId(userId: string): string {
-  if (userId === "") refuse("user_id is empty; set RBS_USER_ID.");
+  if (userId === "") refuse("user_id is empty.");
   if (userId.length > USER_ID_MAX) {
-    refuse(`user_id has ${userId.length} characters, and at most ${USER_ID_MAX} are allowed; set RBS_USER_ID.`);
+    refuse(`user_id has ${userId.length} characters, and at most ${USER_ID_MAX} are allowed.`);
   }
   // deno-lint-ignore no-control-regex
   if (/[\x00-\x1f\x7f-\x9f/]/.test(userId)) {
-    refuse(`user_id ${JSON.stringify(userId)} holds a slash or a control character; set RBS_USER_ID.`);
+    refuse(`user_id ${JSON.stringify(userId)} holds a slash or a control character.`);
   }
   return userId;
 }

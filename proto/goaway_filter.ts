@@ -93,11 +93,12 @@ export class GoawayFilter extends Duplex {
   readonly #received = new GoawayScanner("client");
   readonly #sent = new GoawayScanner("server");
 
-  constructor(socket: Duplex & { remoteAddress?: string; remotePort?: number }) {
+  /** @param name Stands for the peer's address where it is given: what a server of HTTP/2 calls the connection. */
+  constructor(socket: Duplex & { remoteAddress?: string; remotePort?: number }, name?: string) {
     super();
     this.#socket = socket;
     // Taken now, because a closed socket has forgotten them.
-    this.remoteAddress = socket.remoteAddress;
+    this.remoteAddress = name ?? socket.remoteAddress;
     this.remotePort = socket.remotePort;
     socket.on("data", (chunk: Uint8Array) => this.#receive(chunk));
     socket.on("end", () => this.push(null));

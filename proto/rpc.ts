@@ -16,8 +16,13 @@ import { Buffer } from "node:buffer";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { setImmediate } from "node:timers";
+import { createServer as createTlsServer, type Server as TlsServer, type TLSSocket } from "node:tls";
 import { sentence } from "./errors.ts";
 import { GoawayFilter } from "./goaway_filter.ts";
+import type { Credentials } from "./identity/credentials.ts";
+import type { Identity } from "./identity/spiffe.ts";
+import { channelTls, type ClientTls, type Peer, peerOf, trustFailure } from "./tls/grpc.ts";
+import { PROTOCOLS, secureContext } from "./tls/settings.ts";
 
 export { status as Code } from "@grpc/grpc-js";
 
@@ -34,8 +39,20 @@ export class RpcError extends Error {
   static from(thrown: unknown): RpcError {
     if (thrown instanceof RpcError) return thrown;
     const { code, details } = thrown as Partial<grpc.ServiceError>;
-    if (typeof code === "number" && typeof details === "string") return new RpcError(code, details, thrown);
+    if (typeof code === "number" && typeof details === "string") {
+      const distrust = code === grpc.status.UNAVAILABLE ? trustFailure(details) : undefined;
+      if (distrust) return new TrustError(distrust, thrown);
+      return new RpcError(code, details, thrown);
+    }
     return new RpcError(grpc.status.INTERNAL, sentence(thrown), thrown);
+  }
+}
+
+/** Whoever listens is not who it must be, or does not speak TLS at all: nothing was sent to it. */
+export class TrustError extends RpcError {
+  /** @param why A clause. */
+  constructor(readonly why: string, cause?: unknown) {
+    super(grpc.status.UNAUTHENTICATED, `The connection is not to be trusted: ${why}.`, cause);
   }
 }
 
@@ -85,8 +102,8 @@ export type RpcClient<S extends Service> =
 export interface RpcClientOptions {
   /** Sent as `authorization: Bearer …` with each call. */
   token?: string;
-  /** @default plain text */
-  credentials?: grpc.ChannelCredentials;
+  /** Mutual TLS. @default plain text, which no server of RBS takes */
+  tls?: ClientTls;
   channel?: grpc.ChannelOptions;
 }
 
@@ -113,8 +130,10 @@ export function createRpcClient<S extends Service>(
   address: string,
   options: RpcClientOptions = {},
 ): RpcClient<S> {
-  const client = new grpc.Client(address, options.credentials ?? grpc.credentials.createInsecure(), {
+  const tls = options.tls && channelTls(options.tls);
+  const client = new grpc.Client(address, tls?.credentials ?? grpc.credentials.createInsecure(), {
     ...CHANNEL_DEFAULTS,
+    ...tls && { "grpc.ssl_target_name_override": tls.name },
     ...options.channel,
   });
   const metadata = (call: CallOptions = {}) => {
@@ -245,8 +264,10 @@ export interface CallContext {
   readonly signal: AbortSignal;
   /** The caller's metadata value, or undefined. */
   metadata(name: string): string | undefined;
-  /** "host:port" of the caller. */
-  readonly peer: string;
+  /** Who calls, as the certificate says; undefined: somebody without one that counts here, or in plain text. */
+  readonly identity?: Identity;
+  /** Why it is nobody: a clause for a message. */
+  readonly stranger?: string;
 }
 
 /** The implementation of a service: a function for each method. Throw an {@link RpcError} to fail with its code. */
@@ -268,10 +289,15 @@ export type RpcImplementation<S extends Service> = {
 export interface RpcServerOptions {
   /** "host:port"; port 0 takes a free one. */
   address: string;
-  /** Plain text only so far; {@link RpcServer.listen} rejects others. @default plain text */
-  credentials?: grpc.ServerCredentials;
+  /** Mutual TLS: what the server proves itself with, and whom it trusts. @default plain text, which is for tests */
+  credentials?: Credentials;
+  /**
+   * Lets callers speak who have no certificate that counts, so that {@link authorize} can tell them why, and enrol them.
+   * @default false: their connection ends
+   */
+  admitStrangers?: boolean;
   /** Called before each handler; throws an {@link RpcError} to refuse. `path` is "/package.Service/Method". */
-  authorize(path: string, context: CallContext): void;
+  authorize(path: string, context: CallContext): void | Promise<void>;
   /** Called with what a handler threw that was not an RpcError. */
   onError?(path: string, error: unknown): void;
 }
@@ -279,18 +305,26 @@ export interface RpcServerOptions {
 /** A request larger than this is refused with RESOURCE_EXHAUSTED before it is read: our own requests are small. */
 export const MAX_REQUEST_BYTES = 4 << 20;
 
+/** How long a caller may take for its TLS handshake. Milliseconds. */
+const HANDSHAKE_MS = 5_000;
+
 /** A listening gRPC server. */
 export class RpcServer implements AsyncDisposable {
   readonly #server: grpc.Server;
   readonly #options: RpcServerOptions;
   readonly #sockets = new Set<Socket>();
-  #listener?: Server;
+  /** Who is at the other end of each connection, by the name that grpc-js has for it. */
+  readonly #peers = new Map<string, Peer>();
+  #connections = 0;
+  #listener?: Server | TlsServer;
+  #credentials?: Credentials;
   #closed?: Promise<void>;
   /** The port that it listens on; 0 before {@link listen}. */
   port = 0;
 
   constructor(options: RpcServerOptions) {
     this.#options = options;
+    this.#credentials = options.credentials;
     this.#server = new grpc.Server({
       "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
       "grpc.max_send_message_length": -1,
@@ -319,15 +353,16 @@ export class RpcServer implements AsyncDisposable {
           Buffer.from(toBinary(method.output, create(method.output, m as MessageInitShape<DescMessage>))),
         responseDeserialize: () => undefined,
       };
-      const prepare = (call: grpc.ServerDuplexStream<unknown, unknown>) => {
+      const prepare = async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
         const gone = new AbortController();
         call.on("cancelled", () => gone.abort(new RpcError(grpc.status.CANCELLED, "the caller is gone")));
         const context: CallContext = {
           signal: gone.signal,
           metadata: (name) => call.metadata.get(name)[0]?.toString(),
-          peer: call.getPeer(),
+          ...this.#peers.get(call.getPeer()),
         };
-        this.#options.authorize(path, context);
+        const decided = this.#options.authorize(path, context);
+        if (decided) await decided;
         return context;
       };
       const refuse = (thrown: unknown): Partial<grpc.StatusObject> => {
@@ -338,14 +373,14 @@ export class RpcServer implements AsyncDisposable {
       };
       handlers[method.localName] = method.methodKind === "unary"
         ? (call: grpc.ServerUnaryCall<unknown, unknown>, callback: grpc.sendUnaryData<unknown>) => {
-          (async () => await handler(call.request, prepare(call as never)))().then(
+          (async () => await handler(call.request, await prepare(call as never)))().then(
             (r) => callback(null, r),
             (e) => callback(refuse(e)),
           );
         }
         : async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
           try {
-            const context = prepare(call);
+            const context = await prepare(call);
             const request = method.methodKind === "bidi_streaming"
               ? requestsOf(call as unknown as Readable, context.signal)
               : (call as { request?: unknown }).request;
@@ -371,24 +406,80 @@ export class RpcServer implements AsyncDisposable {
    * @returns the port
    */
   async listen(): Promise<number> {
-    const credentials = this.#options.credentials ?? grpc.ServerCredentials.createInsecure();
     const at = /^(?:\[(?<ip6>.*)\]|(?<host>[^:]*)):(?<port>\d+)$/.exec(this.#options.address)?.groups;
     if (!at) throw new TypeError(`${this.#options.address}: not a HOST:PORT to listen on`);
-    if (credentials._isSecure()) {
-      throw new TypeError("RpcServer does not know TLS yet: GOAWAY must be filtered above it");
-    }
-    const injector = this.#server.createConnectionInjector(credentials);
-    const listener = this.#listener = createServer((socket) => {
+    const injector = this.#server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+    const inject = (socket: Socket, peer: Peer) => {
       socket.setNoDelay(true);
-      this.#sockets.add(socket);
-      socket.on("close", () => this.#sockets.delete(socket));
-      injector.injectConnection(new GoawayFilter(socket));
-    });
+      // A number of ours, since a port may be another connection's by the time that the last call is looked at.
+      const filter = new GoawayFilter(socket, `connection ${++this.#connections}`);
+      const name = `${filter.remoteAddress}:${filter.remotePort}`;
+      this.#peers.set(name, peer);
+      filter.on("close", () => this.#peers.delete(name));
+      injector.injectConnection(filter);
+    };
+    const listener = this.#listener = this.#credentials
+      ? this.#tlsListener(this.#credentials, inject)
+      : createServer((socket) => {
+        this.#keep(socket);
+        inject(socket, { stranger: "it speaks plain text" });
+      });
     await new Promise<void>((resolve, reject) => {
       listener.on("error", reject); // a connection that cannot be accepted later is its caller's trouble
       listener.listen({ host: at.ip6 ?? at.host, port: Number(at.port) }, resolve);
     });
     return this.port = (listener.address() as AddressInfo).port;
+  }
+
+  /** Proves itself with other credentials to those who come from here on. Who is there already stays. */
+  replaceCredentials(credentials: Credentials): void {
+    if (!this.#credentials) throw new TypeError("this server speaks plain text");
+    (this.#listener as TlsServer | undefined)?.setSecureContext(secureContext(credentials));
+    this.#credentials = credentials;
+  }
+
+  #keep(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.on("close", () => this.#sockets.delete(socket));
+  }
+
+  #tlsListener(credentials: Credentials, inject: (socket: Socket, peer: Peer) => void): TlsServer {
+    const { admitStrangers = false } = this.#options;
+    const listener = createTlsServer({
+      ...secureContext(credentials),
+      requestCert: true,
+      rejectUnauthorized: !admitStrangers,
+      ALPNProtocols: PROTOCOLS,
+    });
+    /** Those in mid-handshake, by their address. */
+    const timers = new Map<string, ReturnType<typeof setTimeout>>();
+    const settle = (socket: Socket) => {
+      const key = `${socket.remoteAddress} ${socket.remotePort}`;
+      clearTimeout(timers.get(key));
+      timers.delete(key);
+    };
+    listener.on("connection", (socket: Socket) => {
+      this.#keep(socket);
+      const key = `${socket.remoteAddress} ${socket.remotePort}`;
+      timers.set(key, setTimeout(() => socket.destroy(), HANDSHAKE_MS));
+      socket.on("close", () => {
+        clearTimeout(timers.get(key));
+        timers.delete(key);
+      });
+    });
+    listener.on("tlsClientError", (_: Error, socket: TLSSocket) => {
+      socket.on("error", () => {});
+      socket.destroy();
+    });
+    listener.on("secureConnection", (socket: TLSSocket) => {
+      settle(socket);
+      this.#keep(socket);
+      const peer = peerOf(socket, (this.#credentials ?? credentials).trustDomain);
+      if (socket.alpnProtocol === PROTOCOLS[0] && (peer.identity || admitStrangers)) return inject(socket, peer);
+      socket.on("error", () => {});
+      socket.destroy();
+    });
+    return listener;
   }
 
   /** Stops at once; calls in flight fail with UNAVAILABLE at their callers. */

@@ -68,7 +68,7 @@ Deno.test("a unary call brings the request, the token and the metadata, and take
   assert.equal(seen?.metadata("authorization"), "Bearer secret");
   assert.equal(seen?.metadata("rbs-epoch"), "7");
   assert.equal(seen?.metadata("absent"), undefined);
-  assert.match(seen!.peer, /^127\.0\.0\.1:\d+$/);
+  assert.equal(seen!.identity, undefined);
 });
 
 Deno.test("50 MB stream down to a slow start whole and in order, and are made only as they are read", async () => {
@@ -369,12 +369,9 @@ Deno.test("listening on a port in use rejects with the system's error", async ()
 });
 
 Deno.test("a server listens on an IPv6 address", async () => {
-  await using s = await serve(
-    { heartbeat: (_, { peer }) => Promise.reject(new RpcError(Code.ABORTED, peer)) },
-    { address: "[::1]:0" },
-  );
+  await using s = await serve({ heartbeat: () => Promise.resolve({ intervalSeconds: 6 }) }, { address: "[::1]:0" });
   using client = createRpcClient(Orchestrator, `[::1]:${s.server.port}`);
-  await fails(client.heartbeat({}), Code.ABORTED, /^::1:\d+$/);
+  assert.equal((await client.heartbeat({})).intervalSeconds, 6);
 });
 
 /** Runs in a process of its own, since what it looks for would end the tests' process. */

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
-import { bearer, ensureLocalToken, localTokenFile, randomToken, readLocalToken, sameSecret } from "./state.ts";
+import { bearer, randomToken, sameSecret } from "./state.ts";
 
 /** Evaluates an expression of this module in a process with just these variables. */
 async function evaluate(expression: string, env: Record<string, string>): Promise<unknown> {
@@ -26,43 +25,10 @@ Deno.test("the state directory comes from RBS_STATE_DIR, XDG_STATE_HOME or HOME,
   assert.match(String(await directory({})), /RBS_STATE_DIR/);
 });
 
-Deno.test("the local user is RBS_USER_ID, else the system's name of the user", async () => {
+Deno.test("the local user is the system's name of the user", async () => {
   const user = (env: Record<string, string>) => evaluate("s.localUserId()", env);
-  assert.equal(await user({ RBS_USER_ID: "ada", USER: "b", LOGNAME: "c" }), "ada");
   assert.equal(await user({ USER: "b", LOGNAME: "c" }), "b");
   assert.equal(await user({}), `uid-${Deno.uid()}`);
-});
-
-Deno.test("the local token is made once, for this user only, also by many at a time", async () => {
-  const state = Deno.makeTempDirSync();
-  try {
-    assert.throws(() => readLocalToken(state), /There is no key at .* yet: start the orchestrator/);
-    const tokens = await Promise.all(
-      Array.from({ length: 4 }, () => evaluate(`s.ensureLocalToken(${JSON.stringify(state)})`, {})),
-    );
-    assert.equal(new Set(tokens).size, 1);
-    assert.match(String(tokens[0]), /^[0-9a-f]{32}$/);
-    assert.equal(ensureLocalToken(state), tokens[0]);
-    assert.equal(readLocalToken(state), tokens[0]);
-    assert.equal(Deno.statSync(localTokenFile(state)).mode! & 0o777, 0o600);
-    assert.equal(Deno.statSync(join(state, "keys")).mode! & 0o777, 0o700);
-    assert.deepEqual([...Deno.readDirSync(join(state, "keys"))].map((e) => e.name), ["local.token"]);
-  } finally {
-    Deno.removeSync(state, { recursive: true });
-  }
-});
-
-Deno.test("a key that cannot be read or written is said to be so in one sentence", () => {
-  const state = Deno.makeTempDirSync();
-  try {
-    Deno.mkdirSync(localTokenFile(state), { recursive: true });
-    assert.throws(() => readLocalToken(state), /cannot be read/);
-    Deno.removeSync(join(state, "keys"), { recursive: true });
-    Deno.writeTextFileSync(join(state, "keys"), "");
-    assert.throws(() => ensureLocalToken(state), /cannot be written/);
-  } finally {
-    Deno.removeSync(state, { recursive: true });
-  }
 });
 
 Deno.test("secrets are equal only to themselves", () => {

@@ -2,9 +2,10 @@
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
+import { readValidCredentials } from "../proto/identity/key_directory.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { Code, createRpcClient, type RpcClient, RpcError } from "../proto/rpc.ts";
-import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, randomToken, readLocalToken, stateDirectory } from "../proto/state.ts";
+import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../proto/rpc.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
@@ -58,10 +59,9 @@ const HOP_HEADERS = new Set([
 export interface SessionSettings {
   /** The orchestrator's "host:port". */
   address: string;
-  userId: string;
   /** How the agent of an answer is called by mutual TLS; undefined: in plain text. */
   agentTls(server: GetServerResponse): TlsClientOptions | undefined;
-  /** Where the local token is. */
+  /** Where the keys are. */
   stateDirectory(): string;
   patienceMs: number;
   impatienceMs: number;
@@ -83,7 +83,7 @@ const DEFAULTS = {
 /** See the file's head. */
 export class Session {
   readonly #args: ServerArgs;
-  readonly #settings: Omit<SessionSettings, "address" | "userId">;
+  readonly #settings: Omit<SessionSettings, "address">;
   readonly #address: string;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
@@ -91,7 +91,6 @@ export class Session {
   #patience = 0;
   /** Ends the pause before the next attempt. */
   #tryNow = () => {};
-  readonly #userId: string;
   readonly #repoHash: string;
   readonly #sessionId = randomToken();
   #client?: RpcClient<typeof Orchestrator>;
@@ -108,7 +107,6 @@ export class Session {
     this.#args = args;
     this.#settings = { ...DEFAULTS, ...settings };
     this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
-    this.#userId = settings.userId ?? localUserId();
     this.#repoHash = repoHash(args.workspace);
   }
 
@@ -119,7 +117,7 @@ export class Session {
 
   /** One line for the log. */
   describe(): string {
-    return `session ${this.#sessionId} of ${this.#userId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
+    return `session ${this.#sessionId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
   }
 
   /** Begins to look for the agent, so that it is there when the first command comes. */
@@ -194,9 +192,7 @@ export class Session {
     clearTimeout(this.#heartbeat);
     const client = this.#client;
     if (!client) return;
-    await client.releaseServer({ userId: this.#userId, repoHash: this.#repoHash, sessionId: this.#sessionId }, {
-      timeoutMs,
-    })
+    await client.releaseServer({ repoHash: this.#repoHash, sessionId: this.#sessionId }, { timeoutMs })
       .catch((e) => {
         if (e.code !== Code.DEADLINE_EXCEEDED) console.error(`rbs: the session was not released: ${sentence(e)}`);
       });
@@ -226,6 +222,12 @@ export class Session {
     for (const listener of this.#listeners) listener();
   }
 
+  /** Reads the keys anew, since they may have been renewed. */
+  #newClient(): RpcClient<typeof Orchestrator> {
+    const credentials = readValidCredentials(this.#settings.stateDirectory());
+    return createRpcClient(Orchestrator, this.#address, { tls: { credentials, expected: { kind: "orchestrator" } } });
+  }
+
   /** Asks the orchestrator until it answers or patience ends. */
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
@@ -236,11 +238,8 @@ export class Session {
       try {
         // A channel that was refused once is not reliable any more under Deno: each attempt has its own.
         this.#client?.close();
-        this.#client = createRpcClient(Orchestrator, this.#address, {
-          token: readLocalToken(this.#settings.stateDirectory()),
-        });
+        this.#client = this.#newClient();
         const events = this.#client.getServerStream({
-          userId: this.#userId,
           repoHash: this.#repoHash,
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
@@ -256,7 +255,7 @@ export class Session {
         throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
       } catch (e) {
         const unreachable = e instanceof RpcError && e.code === Code.UNAVAILABLE;
-        const noKeyYet = e instanceof RbsError;
+        const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
         // It was there a moment ago, perhaps for longer than our patience: it may well come back.
         if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
         if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
@@ -297,7 +296,10 @@ export class Session {
     }
     if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
       return new RbsError(
-        `The orchestrator at ${this.#address} does not know this user's key: use the orchestrator's own RBS_STATE_DIR.`,
+        e instanceof TrustError
+          ? `The orchestrator at ${this.#address} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
+            `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
+          : `The orchestrator at ${this.#address} refuses this user's certificate: ${e.message}`,
         options,
       );
     }
@@ -341,7 +343,7 @@ export class Session {
       let next = 10_000;
       try {
         const r = await this.#client!.heartbeat(
-          { userId: this.#userId, repoHash: this.#repoHash, sessionId: this.#sessionId },
+          { repoHash: this.#repoHash, sessionId: this.#sessionId },
           { timeoutMs: 5_000 },
         );
         next = r.intervalSeconds * 1000 || next;
@@ -352,9 +354,7 @@ export class Session {
         if (code === Code.UNAVAILABLE && !this.#released) {
           this.#client?.close();
           try {
-            this.#client = createRpcClient(Orchestrator, this.#address, {
-              token: readLocalToken(this.#settings.stateDirectory()),
-            });
+            this.#client = this.#newClient();
           } catch { /* the next heartbeat tries again */ }
         }
       }

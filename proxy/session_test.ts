@@ -8,7 +8,10 @@ import {
 } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type CallContext, Code, RpcError, RpcServer } from "../proto/rpc.ts";
-import { bearer, ensureLocalToken } from "../proto/state.ts";
+import { authoritiesFile } from "../proto/identity/key_directory.ts";
+import { admit } from "../proto/rpc_rules.ts";
+import { TestAuthority } from "../proto/testing/certificates.ts";
+import { giveUserKeys, orchestratorCredentials } from "../proto/testing/keys.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { Session, type SessionSettings } from "./session.ts";
@@ -18,7 +21,6 @@ type Events = AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchem
 /** An orchestrator that does what the test says, and comes and goes on one port. */
 class FakeOrchestrator {
   readonly state = Deno.makeTempDirSync();
-  token = ensureLocalToken(this.state);
   readonly requests: GetServerRequest[] = [];
   heartbeats: string[] = [];
   released: string[] = [];
@@ -30,10 +32,13 @@ class FakeOrchestrator {
   #server?: RpcServer;
 
   async start(): Promise<this> {
-    const authorize = (_: string, context: CallContext) => {
-      if (bearer(context.metadata("authorization")) !== this.token) throw new RpcError(Code.UNAUTHENTICATED, "unknown");
-    };
-    this.#server = new RpcServer({ address: `127.0.0.1:${this.port}`, authorize }).add(Orchestrator, {
+    await giveUserKeys(this.state, "ada");
+    this.#server = new RpcServer({
+      address: `127.0.0.1:${this.port}`,
+      credentials: await orchestratorCredentials(),
+      admitStrangers: true,
+      authorize: admit,
+    }).add(Orchestrator, {
       getServer: () => Promise.reject(new Error("not used")),
       getServerStream: (request, context) => {
         this.requests.push(request);
@@ -83,7 +88,6 @@ function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSett
   const args = { argv: ["--output_base=/ob"], outputBase: "/ob", workspace: "/ws", maxIdleSeconds: 0 };
   const session = new Session(args, {
     address: orchestrator.address,
-    userId: "ada",
     stateDirectory: () => orchestrator.state,
     patienceMs: 5_000,
     silenceMs: 20,
@@ -118,10 +122,11 @@ Deno.test("a session asks for its server with all that the orchestrator needs, o
   assert.equal(await s.link(), a);
   assert.equal(orchestrator.requests.length, 1);
   const { userId, repoHash: hash, sessionId, sourcePath, startupOptions } = orchestrator.requests[0];
-  assert.deepEqual([userId, hash, sourcePath, startupOptions], ["ada", repoHash("/ws"), "/ws", ["--output_base=/ob"]]);
+  // Who it is the certificate says.
+  assert.deepEqual([userId, hash, sourcePath, startupOptions], ["", repoHash("/ws"), "/ws", ["--output_base=/ob"]]);
   assert.match(sessionId, /^[0-9a-f]{32}$/);
   assert.deepEqual([a.name, s.session.connected, s.said], ["127.0.0.1:2", true, []]);
-  assert.match(s.session.describe(), /ada: agent 127\.0\.0\.1:2/);
+  assert.match(s.session.describe(), /session [0-9a-f]{32}: agent 127\.0\.0\.1:2/);
   assert.deepEqual(
     a.headers({ ":path": "/x", authorization: "the client's", te: "trailers", "grpc-timeout": "1S", "x-own": "1" }),
     { "grpc-timeout": "1S", "x-own": "1", authorization: "Bearer secret", "rbs-epoch": "7" },
@@ -217,13 +222,24 @@ Deno.test("a wait that is interrupted ends at once", async () => {
   await s.session.release(1);
 });
 
-Deno.test("a wrong key, a missing key and a failed start are said in one sentence, with exit code 36", async () => {
+Deno.test("keys that do not fit, missing keys and a failed start are said in one sentence, with exit code 36", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   {
     await using s = sessionOf(orchestrator);
-    orchestrator.token = "another";
-    await fails(s.link(), /does not know this user's key: use the orchestrator's own RBS_STATE_DIR\.$/);
-    orchestrator.token = ensureLocalToken(orchestrator.state);
+    const [other, now] = [await TestAuthority.make(), Date.now()];
+    await giveUserKeys(orchestrator.state, "ada", {}, other);
+    await fails(s.link(), /is not to be trusted: its certificate is not valid, or not of the authority/);
+    const file = authoritiesFile(orchestrator.state);
+    Deno.writeTextFileSync(file, (await orchestratorCredentials()).authorities);
+    await fails(s.link(), /refuses this user's certificate: .* not of the authority that is trusted here/);
+    await giveUserKeys(orchestrator.state, "ada", {
+      notBefore: new Date(now - 2_000),
+      notAfter: new Date(now - 1_000),
+    });
+    await fails(s.link(), /user\.pem expired at 20.*: run `jbazel login` again/);
+    await giveUserKeys(orchestrator.state, "ada", { notBefore: new Date(now + 600_000) });
+    await fails(s.link(), /is valid from 20.* this machine's clock says/);
+    await giveUserKeys(orchestrator.state, "ada");
     for (const code of [Code.FAILED_PRECONDITION, Code.INTERNAL]) {
       orchestrator.events = () => {
         throw new RpcError(code, "The agent has Bazel 7, and the client is 4.2.3: install it.");

@@ -102,8 +102,7 @@ export const PROXY: Program = {
     {
       allow: "read",
       of: "all",
-      why:
-        "handshake files and the local token; the workspace, and what it uses outside of itself, for an agent elsewhere",
+      why: "handshake files and keys; the workspace, and what it uses outside of itself, for an agent elsewhere",
     },
     {
       allow: "write",
@@ -115,7 +114,6 @@ export const PROXY: Program = {
     { allow: "run", of: ["bash"], why: "file names that are not UTF-8, which Deno cannot name" },
     { allow: "sys", of: ["statfs"], why: "whether the workspace's file system tells of changes" },
     STATE_ENV,
-    USER_ID,
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
   proof: { args: [], prints: /rbs: this program stands in for a Bazel server's JVM/ },
@@ -131,6 +129,8 @@ export const ORCHESTRATOR_PROGRAM: Program = {
     agent: { options: ["--agent"], otherwise: '${RBS_AGENT:-"${0%/*}/agent"}' },
     listen: { options: ["--listen"], otherwise: "${RBS_LISTEN-}", is: "address" },
     store: { options: ["--store"], otherwise: "${RBS_STORE-}" },
+    authority: { options: ["--ca-cert"], otherwise: "${RBS_CA_CERT-}" },
+    key: { options: ["--ca-key"], otherwise: "${RBS_CA_KEY-}" },
     spanner: { otherwise: "${SPANNER_EMULATOR_HOST:-elsewhere}", is: "network" },
   },
   prepare: `\
@@ -148,6 +148,7 @@ case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
     { allow: "net", of: ["$listen"], why: "the same, where other machines reach it", compiled: "all" },
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
+    { allow: "read", of: ["$authority", "$key"], why: "an outside authority's files", compiled: "all" },
     { allow: "read", of: ["$file"], why: "the sessions, where --store names an SQLite file", compiled: "all" },
     { allow: "write", of: ["$file"], why: "the sessions there", compiled: "all" },
     { allow: "net", of: ["$spanner"], why: "Spanner, or its emulator, where --store names it", compiled: "all" },
@@ -270,8 +271,7 @@ fi
       compiled: "all",
     },
     { allow: "env", of: "all", why: "a Bazel command gets the user's whole environment" },
-    USER_ID,
-    { allow: "sys", of: ["statfs"], why: "doctor looks at the free space" },
+    { allow: "sys", of: ["uid", "statfs"], why: "doctor looks whose the folders are, and at the free space" },
   ],
   proof: { args: ["--version"], prints: /^jbazel \d/ },
 };

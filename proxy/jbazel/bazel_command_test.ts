@@ -3,6 +3,9 @@ import assert from "node:assert/strict";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import { SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RbsError } from "../../proto/errors.ts";
+import { authoritiesFile } from "../../proto/identity/key_directory.ts";
+import { TestAuthority } from "../../proto/testing/certificates.ts";
+import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { type Behaviour, concat, FakeAgent, FakeOrchestrator, next, TestIo, TestPlace, text } from "./fake_services.ts";
@@ -19,7 +22,6 @@ async function start(behaviour: Behaviour) {
   const settings: Settings = {
     orchestrator: orchestrator.address,
     stateDirectory: place.stateDirectory,
-    userId: "ada",
     region: "",
     fallback: "error",
   };
@@ -351,8 +353,9 @@ Deno.test("a state directory without a key: exit code 36, and what to do", async
 
 Deno.test("a key that the orchestrator does not know: exit code 36, and what to do", async () => {
   await using t = await start(async function* () {});
-  Deno.writeTextFileSync(`${t.place.stateDirectory}/keys/local.token`, "wrong\n");
-  await assert.rejects(t.run(["build"]), isRbsError(36, /refuses this user's key \(unknown key\): set RBS_STATE_DIR/));
+  await giveUserKeys(t.place.stateDirectory, "ada", {}, await TestAuthority.make());
+  Deno.writeTextFileSync(authoritiesFile(t.place.stateDirectory), (await orchestratorCredentials()).authorities);
+  await assert.rejects(t.run(["build"]), isRbsError(36, /refuses this user's certificate: .*: run `jbazel login`/));
 });
 
 Deno.test("an agent that cannot start: the orchestrator's sentence, exit code 36", async () => {
@@ -372,18 +375,19 @@ Deno.test("an orchestrator that speaks something else: exit code 36 and one sent
       c.write(text("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")).catch(() => {}).finally(() => c.close());
     }
   })().catch(() => {});
-  Deno.mkdirSync(`${place.stateDirectory}/keys`);
-  Deno.writeTextFileSync(`${place.stateDirectory}/keys/local.token`, "x\n");
+  await giveUserKeys(place.stateDirectory, "ada");
   const settings: Settings = {
     orchestrator: `127.0.0.1:${port}`,
     stateDirectory: place.stateDirectory,
-    userId: "ada",
     region: "",
     fallback: "error",
   };
   const options = { settings, workingDirectory: place.workspace, env: {}, io: new TestIo(), javabase: () => "/none" };
   const progress = { write() {}, columns: () => undefined };
-  await assert.rejects(runBazelCommand(["build"], { ...options, progress }), isRbsError(36, /orchestrator/));
+  await assert.rejects(
+    runBazelCommand(["build"], { ...options, progress }),
+    isRbsError(36, /is not to be trusted: what listens there does not speak TLS/),
+  );
   listener.close();
   await served;
 });

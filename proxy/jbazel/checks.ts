@@ -4,7 +4,7 @@ import { statfsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
 import { sentence } from "../../proto/errors.ts";
-import { localTokenFile } from "../../proto/state.ts";
+import { holderFile, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
@@ -119,17 +119,22 @@ function diskSpace({ settings }: DoctorContext): Finding {
   }
 }
 
+/** Programs renew certificates long before. */
+const EXPIRY_WARNING_DAYS = 5;
+
 function key({ settings }: DoctorContext): Finding {
-  const file = localTokenFile(settings.stateDirectory);
   try {
-    const info = Deno.statSync(file);
-    if (!Deno.readTextFileSync(file).trim()) return fail(`${file} is empty`, "remove it and restart the orchestrator");
-    const mode = (info.mode ?? 0) & 0o777;
-    return mode & 0o077 ? fail(`${file} can be read by others`, `chmod 600 '${file}'`) : ok(file);
+    const credentials = readValidCredentials(settings.stateDirectory);
+    const user = userOf(credentials);
+    const days = Math.floor((credentials.notAfter.getTime() - Date.now()) / 86_400_000);
+    const text = `${user}'s certificate in ${holderFile(settings.stateDirectory, "user")} is valid for ${days} days`;
+    return days < EXPIRY_WARNING_DAYS
+      ? warn(text, "let the orchestrator of this machine run, or run jbazel login")
+      : ok(text);
   } catch (e) {
-    return e instanceof Deno.errors.NotFound
-      ? fail(`there is no key at ${file}`, "start the orchestrator (orchestrator --local-mode), or set RBS_STATE_DIR")
-      : fail(`${file} cannot be read (${sentence(e)})`, `chown and chmod 600 '${file}'`);
+    // "What is wrong: what to do."
+    const [, what, mend] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
+    return fail(what ?? sentence(e), mend);
   }
 }
 
@@ -146,7 +151,7 @@ async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
     );
   }
   return ok(
-    `${settings.orchestrator} answers and knows ${settings.userId} (${sessions.length} session${
+    `${settings.orchestrator} answers and knows ${session.userId} (${sessions.length} session${
       sessions.length === 1 ? "" : "s"
     })`,
   );
@@ -157,7 +162,7 @@ function clock({ settings, javabase }: DoctorContext): Finding {
     const file of [
       join(javabase, "bin/java"),
       join(settings.stateDirectory, "sessions.sqlite"),
-      localTokenFile(settings.stateDirectory),
+      holderFile(settings.stateDirectory, "user"),
     ]
   ) {
     try {

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { TestAuthority } from "../../proto/testing/certificates.ts";
+import { giveUserKeys } from "../../proto/testing/keys.ts";
 import { runDoctor } from "./doctor.ts";
 import { FakeOrchestrator, TestPlace } from "./fake_services.ts";
 import type { ProgramResult } from "./programs.ts";
@@ -33,7 +35,6 @@ async function healthy() {
   const settings = {
     orchestrator: orchestrator.address,
     stateDirectory: place.stateDirectory,
-    userId: "ada",
     region: "",
     fallback: "error" as const,
   };
@@ -78,7 +79,7 @@ Deno.test("each thing that is wrong is found, with how to mend it", async () => 
   await using t = await healthy();
   await t.orchestrator[Symbol.asyncDispose]();
   Deno.chmodSync(t.place.stateDirectory, 0o755);
-  Deno.chmodSync(`${t.place.stateDirectory}/keys/local.token`, 0o644);
+  Deno.chmodSync(`${t.place.stateDirectory}/keys/user.pem`, 0o644);
   Deno.chmodSync(`${t.javabase}/bin/java`, 0o644);
   t.programs.bwrap = ran("", 1, "bwrap: No permissions to create new namespace");
   t.programs.unshare = t.programs.bwrap;
@@ -87,14 +88,23 @@ Deno.test("each thing that is wrong is found, with how to mend it", async () => 
   for (const name of ["bazel", "gcc"]) t.programs[name] = missing;
   const found = await t.run();
   assert.match(found["state directory"], /^FAIL: .* is open to others \(mode 755\) -> chmod 700/);
-  assert.match(found["key"], /^FAIL: .* can be read by others -> chmod 600/);
-  assert.match(found["orchestrator"], /^FAIL: No orchestrator can be reached/);
+  assert.match(found["key"], /^FAIL: .* can be read by other users \(mode 644\).* -> run `chmod 600`/);
+  assert.match(found["orchestrator"], /^FAIL: .* can be read by other users/);
   assert.match(found["bazel"], /^FAIL: there is no bazel on PATH -> install/);
   assert.match(found["mount namespace"], /^warn: .*No permissions to create new namespace.* -> /);
   assert.match(found["C++ compiler"], /^warn: .*apt install g\+\+/);
   assert.match(found["javabase"], /^FAIL: .*is not executable -> /);
   assert.match(found["bazelrc"], /^FAIL: .*bazelrc names .*not executable -> run "jbazel setup"/);
   assert.match(found["leftovers"], /^warn: .*77 of \/gone\/away -> kill 77$/);
+});
+
+Deno.test("a certificate that runs out, and an orchestrator that is away, are found", async () => {
+  await using t = await healthy();
+  await giveUserKeys(t.place.stateDirectory, "ada", { notAfter: new Date(Date.now() + 36 * 3600_000) });
+  await t.orchestrator[Symbol.asyncDispose]();
+  const found = await t.run();
+  assert.match(found["key"], /^warn: ada's certificate in .*user\.pem is valid for 1 days -> .*jbazel login/);
+  assert.match(found["orchestrator"], /^FAIL: No orchestrator can be reached/);
 });
 
 Deno.test("a JDK that is too old, or none, is found", async () => {
@@ -111,11 +121,11 @@ Deno.test("a bazelrc without the line, another program as javabase, no workspace
   await using t = await healthy();
   Deno.writeTextFileSync(`${t.place.workspace}/.bazelrc`, "");
   Deno.writeTextFileSync(`${t.javabase}/bin/java`, "#!/bin/sh\nexec other\n");
-  Deno.writeTextFileSync(`${t.place.stateDirectory}/keys/local.token`, "wrong\n");
+  await giveUserKeys(t.place.stateDirectory, "ada", {}, await TestAuthority.make());
   const found = await t.run();
   assert.match(found.bazelrc, /^warn: no bazelrc names RBS's javabase/);
   assert.match(found.javabase, /^FAIL: .* is not RBS's/);
-  assert.match(found.orchestrator, /^FAIL: .*refuses this user's key/);
+  assert.match(found.orchestrator, /^FAIL: .*is not to be trusted: its certificate is not valid/);
   assert.match((await t.run(t.place.root)).workspace, /^warn: you are not within one/);
 });
 

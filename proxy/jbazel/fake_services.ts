@@ -13,7 +13,10 @@ import {
   type SessionSchema,
   SessionStatus,
 } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { bearer, ensureLocalToken } from "../../proto/state.ts";
+import type { Credentials } from "../../proto/identity/credentials.ts";
+import { actingUser, admit } from "../../proto/rpc_rules.ts";
+import { bearer } from "../../proto/state.ts";
+import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
 import { type CallContext, Code, RpcError, RpcServer } from "../../proto/rpc.ts";
 import { type CommandIo } from "./remote_command.ts";
 import type { SignalSource } from "./signals.ts";
@@ -75,7 +78,7 @@ export class FakeAgent implements AsyncDisposable {
   }
 }
 
-/** An orchestrator whose sessions are all served by one agent. */
+/** An orchestrator whose sessions are all served by one agent. The place's user is "ada" to it. */
 export class FakeOrchestrator implements AsyncDisposable {
   readonly requests: GetServerRequest[] = [];
   readonly heartbeats: string[] = [];
@@ -92,12 +95,10 @@ export class FakeOrchestrator implements AsyncDisposable {
   beforeList: () => Promise<void> = () => Promise.resolve();
   epoch = 1;
   agentPort: number;
-  readonly token: string;
   readonly #server: RpcServer;
 
-  private constructor(place: TestPlace, agentPort: number) {
+  private constructor(credentials: Credentials, agentPort: number) {
     this.agentPort = agentPort;
-    this.token = ensureLocalToken(place.stateDirectory);
     const session = (r: { userId: string; repoHash: string; sessionId: string; sourcePath: string }) => ({
       userId: r.userId,
       repoHash: r.repoHash,
@@ -109,15 +110,12 @@ export class FakeOrchestrator implements AsyncDisposable {
     });
     // deno-lint-ignore no-this-alias
     const self = this;
-    const authorize = (_: string, context: CallContext) => {
-      if (bearer(context.metadata("authorization")) !== this.token) {
-        throw new RpcError(Code.UNAUTHENTICATED, "unknown key");
-      }
-    };
-    this.#server = new RpcServer({ address: "127.0.0.1:0", authorize }).add(Orchestrator, {
+    const options = { address: "127.0.0.1:0", credentials, admitStrangers: true, authorize: admit };
+    this.#server = new RpcServer(options).add(Orchestrator, {
       getServer: () => Promise.reject(new RpcError(Code.UNIMPLEMENTED, "not in this test")),
       getServerStream: async function* (request, context) {
         self.requests.push(request);
+        request = { ...request, userId: actingUser(context, request.userId) };
         yield* self.before(request, context);
         const response = {
           session: session(request),
@@ -132,15 +130,17 @@ export class FakeOrchestrator implements AsyncDisposable {
         return Promise.resolve({ intervalSeconds: 30 });
       },
       releaseServer: () => Promise.resolve({ released: false }),
-      listSessions: async (request) => {
+      listSessions: async (request, context) => {
         await this.beforeList();
-        return { sessions: this.sessions.filter((s) => s.userId === request.userId), synced: this.synced };
+        const user = actingUser(context, request.userId);
+        return { sessions: this.sessions.filter((s) => s.userId === user), synced: this.synced };
       },
     });
   }
 
   static async start(place: TestPlace, agentPort: number): Promise<FakeOrchestrator> {
-    const orchestrator = new FakeOrchestrator(place, agentPort);
+    await giveUserKeys(place.stateDirectory, "ada");
+    const orchestrator = new FakeOrchestrator(await orchestratorCredentials(), agentPort);
     await orchestrator.#server.listen();
     return orchestrator;
   }

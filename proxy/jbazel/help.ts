@@ -22,8 +22,8 @@ Bazel commands work from any directory of a workspace and need no setup. Where t
 
 Environment:
   RBS_ORCHESTRATOR_ADDR  HOST:PORT of the orchestrator (default localhost:50051)
-  RBS_STATE_DIR          its state directory, with your key (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs)
-  RBS_USER_ID            who you are, in local mode (default: your user name)
+  RBS_STATE_DIR          where your keys are (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs); a local orchestrator's
+                         state directory is the same
   RBS_REGION             where the build server should run
   RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
                          Bazel of this machine, saying so

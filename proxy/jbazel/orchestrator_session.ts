@@ -6,8 +6,9 @@ import {
   type Session,
   SessionStatus,
 } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { Code, createRpcClient, type RpcClient, RpcError } from "../../proto/rpc.ts";
-import { randomToken, readLocalToken } from "../../proto/state.ts";
+import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
+import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../../proto/rpc.ts";
+import { randomToken } from "../../proto/state.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { BazelExit } from "./exit_codes.ts";
 import type { Settings } from "./settings.ts";
@@ -25,14 +26,14 @@ export interface BuildServer {
 /** jbazel's side of the orchestrator. Every method throws an RbsError whose sentence says what to do. */
 export class OrchestratorSession implements Disposable {
   readonly #settings: Settings;
-  readonly #token: string;
+  readonly #credentials: HeldCredentials;
   #client: RpcClient<typeof Orchestrator>;
 
-  /** Reads the key; connects with the first call. */
+  /** Reads the keys; connects with the first call. */
   constructor(settings: Settings) {
     this.#settings = settings;
     try {
-      this.#token = readLocalToken(settings.stateDirectory);
+      this.#credentials = readValidCredentials(settings.stateDirectory);
     } catch (e) {
       throw environmentError((e as Error).message, e, "caller");
     }
@@ -40,7 +41,14 @@ export class OrchestratorSession implements Disposable {
   }
 
   #connect(): RpcClient<typeof Orchestrator> {
-    return createRpcClient(Orchestrator, this.#settings.orchestrator, { token: this.#token });
+    return createRpcClient(Orchestrator, this.#settings.orchestrator, {
+      tls: { credentials: this.#credentials, expected: { kind: "orchestrator" } },
+    });
+  }
+
+  /** Who the caller is, as its certificate says. */
+  get userId(): string {
+    return userOf(this.#credentials);
   }
 
   [Symbol.dispose](): void {
@@ -54,7 +62,7 @@ export class OrchestratorSession implements Disposable {
 
   async #list(signal: AbortSignal | undefined, timeoutMs: number): Promise<ListSessionsResponse> {
     try {
-      return await this.#client.listSessions({ userId: this.#settings.userId }, { signal, timeoutMs });
+      return await this.#client.listSessions({}, { signal, timeoutMs });
     } catch (e) {
       throw orchestratorError(e, this.#settings.orchestrator);
     }
@@ -83,7 +91,6 @@ export class OrchestratorSession implements Disposable {
     );
     try {
       const events = this.#client.getServerStream({
-        userId: this.#settings.userId,
         repoHash: key,
         sessionId: present?.sessionId || randomToken(),
         sourcePath: workspace,
@@ -110,8 +117,8 @@ export class OrchestratorSession implements Disposable {
     let seconds = 5;
     while (!signal.aborted) {
       try {
-        const { userId, repoHash, sessionId } = session;
-        const answer = await this.#client.heartbeat({ userId, repoHash, sessionId }, { signal, timeoutMs: 5_000 });
+        const { repoHash, sessionId } = session;
+        const answer = await this.#client.heartbeat({ repoHash, sessionId }, { signal, timeoutMs: 5_000 });
         seconds = Math.min(Math.max(answer.intervalSeconds, 1), 600);
       } catch (e) {
         const { code } = RpcError.from(e);
@@ -192,8 +199,10 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
     case Code.UNAUTHENTICATED:
     case Code.PERMISSION_DENIED:
       return environmentError(
-        `The orchestrator at ${address} refuses this user's key (${error.message}): set RBS_STATE_DIR to the state ` +
-          `directory that the orchestrator uses.`,
+        error instanceof TrustError
+          ? `The orchestrator at ${address} is not to be trusted: ${error.why}. Correct RBS_ORCHESTRATOR_ADDR, or use ` +
+            `the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
+          : `The orchestrator at ${address} refuses this user's certificate: ${error.message}`,
         error,
         "caller",
       );

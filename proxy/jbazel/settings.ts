@@ -1,5 +1,5 @@
 import { RbsError } from "../../proto/errors.ts";
-import { DEFAULT_ORCHESTRATOR_ADDR, localUserId, stateDirectory } from "../../proto/state.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/state.ts";
 
 /** What jbazel knows of its surroundings before it does anything. */
 export interface Settings {
@@ -7,7 +7,6 @@ export interface Settings {
   orchestrator: string;
   /** Absolute. */
   stateDirectory: string;
-  userId: string;
   /** Empty: wherever the orchestrator likes. */
   region: string;
   /** What to do with a Bazel command when no build server can be had. */
@@ -18,7 +17,6 @@ export interface Settings {
 export interface SettingOptions {
   orchestrator?: string;
   stateDir?: string;
-  userId?: string;
 }
 
 /** Reads the settings. Throws an RbsError (exit code 2) that names the variable whose value makes no sense. */
@@ -38,7 +36,6 @@ export function readSettings(options: SettingOptions = {}): Settings {
   return {
     orchestrator,
     stateDirectory: options.stateDir || stateDirectory(),
-    userId: options.userId || localUserId(),
     region: Deno.env.get("RBS_REGION") ?? "",
     fallback,
   };

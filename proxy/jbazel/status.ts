@@ -30,7 +30,7 @@ export async function runStatus(context: StatusContext): Promise<number> {
   if (context.json) {
     say(
       JSON.stringify(
-        { user: settings.userId, orchestrator: settings.orchestrator, sessions, workspace: here ?? null },
+        { user: orchestrator.userId, orchestrator: settings.orchestrator, sessions, workspace: here ?? null },
         null,
         2,
       ),
@@ -38,7 +38,7 @@ export async function runStatus(context: StatusContext): Promise<number> {
     return 0;
   }
   if (sessions.length === 0) {
-    say(`No sessions of ${settings.userId} at ${settings.orchestrator}.`);
+    say(`No sessions of ${orchestrator.userId} at ${settings.orchestrator}.`);
   } else {
     const now = Date.now();
     const age = (time: string | null) => time === null ? "-" : renderAge(now - Date.parse(time));

@@ -50,8 +50,7 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
     command.addOption(new Option(flags, description).env(variable));
   const connection = () => {
     option("--orchestrator <host:port>", "the orchestrator", "RBS_ORCHESTRATOR_ADDR");
-    option("--state-dir <dir>", "the orchestrator's state directory", "RBS_STATE_DIR");
-    option("--user-id <name>", "who you are, in local mode", "RBS_USER_ID");
+    option("--state-dir <dir>", "where your keys are (a local orchestrator's state directory)", "RBS_STATE_DIR");
     option("--json", "print JSON", "RBS_JSON");
   };
   const javabase = () => option("--javabase <dir>", "RBS's javabase (default: beside jbazel)", "RBS_JAVABASE");

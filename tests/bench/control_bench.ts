@@ -8,7 +8,8 @@ import { hasEmulator, SpannerEmulator } from "../../orchestrator/testing/spanner
 import { fields } from "../../orchestrator/sessions/store_contract.ts";
 import { Orchestrator } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { createRpcClient, type RpcClient } from "../../proto/rpc.ts";
-import { randomToken, readLocalToken } from "../../proto/state.ts";
+import { readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
+import { randomToken } from "../../proto/state.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";
 import { ROOT } from "../support/repository.ts";
@@ -40,8 +41,10 @@ class Caller implements Disposable {
   readonly key: { userId: string; repoHash: string };
 
   constructor({ address, env }: Cluster, readonly sourcePath: string, readonly sessionId = randomToken()) {
-    this.#client = createRpcClient(Orchestrator, address, { token: readLocalToken(env.RBS_STATE_DIR) });
-    this.key = { userId: "bench", repoHash: repoHash(sourcePath) };
+    const credentials = readValidCredentials(env.RBS_STATE_DIR);
+    const tls = { credentials, expected: { kind: "orchestrator" } } as const;
+    this.#client = createRpcClient(Orchestrator, address, { tls });
+    this.key = { userId: userOf(credentials), repoHash: repoHash(sourcePath) };
   }
 
   async getServer() {

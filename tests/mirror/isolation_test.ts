@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
+import { clusterUser } from "../support/users.ts";
 import { testWorkspace } from "../support/workspace.ts";
 
 const SECRET = "a-secret-of-the-orchestrator";
@@ -12,8 +13,11 @@ const { found: [bazel] } = await findBazels({ npm: false });
 if (bazel) {
   Deno.test("an action finds neither the orchestrator's keys and environment, nor another user's storage and processes", async () => {
     await using cluster = await startCluster({ env: { RBS_TEST_SECRET: SECRET, RBS_WARM: "1" } });
-    const workspaceOf = (user: string) =>
-      testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: { ...cluster.env, RBS_USER_ID: user } });
+    await using users = new AsyncDisposableStack();
+    const workspaceOf = async (userId: string) => {
+      const { env } = users.use(await clusterUser(cluster, userId));
+      return await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env });
+    };
     await using ann = await workspaceOf("ann");
     await using bob = await workspaceOf("bob");
     const built = await ann.run(["build", "//:hello"]);
@@ -23,7 +27,7 @@ if (bazel) {
 
     const look = [
       `ls ${cluster.state} ${storages} ${storages}/*`,
-      `cat ${cluster.state}/keys/local.token ${cluster.state}/sessions.sqlite`,
+      `cat ${cluster.state}/keys/* ${cluster.state}/sessions.sqlite`,
       `cat /proc/*/environ | tr '\\\\0' '\\\\n'`,
       `cat /proc/*/cmdline | tr '\\\\0' '\\\\n'`,
     ].join("; ").replaceAll("$", "$$");
@@ -34,8 +38,7 @@ if (bazel) {
     const seen = await Deno.readTextFile(join(bob.path, "bazel-bin/seen"));
     assert.match(seen, /PATH=/, "what is its own can be read");
     assert.match(seen, new RegExp(bob.path), "and its own server's command line");
-    const token = (await Deno.readTextFile(join(cluster.state, "keys/local.token"))).trim();
-    for (const hidden of [SECRET, token, ann.path, "/ann", "ann:", "SQLite format", ".warm"]) {
+    for (const hidden of [SECRET, "PRIVATE KEY", ann.path, "/ann", "ann:", "SQLite format", ".warm"]) {
       assert(!seen.includes(hidden), `${hidden}: ${seen.slice(0, 4000)}`);
     }
   });

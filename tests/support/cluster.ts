@@ -67,9 +67,12 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const address = `${first.host}:${first.port}`;
   const clientState = on ? cleanup.use(await tempDir("rbs-keys-", options.machines?.laptop.directory)).path : state;
   if (on) {
-    const token = await output(["cat", join(state, "keys/local.token")], { on });
+    const keys = ["ca.crt", "user.pem"];
+    const texts = await Promise.all(keys.map((key) => output(["cat", join(state, "keys", key)], { on })));
     await Deno.mkdir(join(clientState, "keys"), { mode: 0o700 });
-    await Deno.writeTextFile(join(clientState, "keys/local.token"), token, { mode: 0o600 });
+    for (const [i, key] of keys.entries()) {
+      await Deno.writeTextFile(join(clientState, "keys", key), texts[i], { mode: 0o600 });
+    }
   }
   const all = cleanup.move();
 

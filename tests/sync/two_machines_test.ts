@@ -269,7 +269,7 @@ test("secrets stay here: the environment, the home directory, the keys", async (
   const secret = `secret-${crypto.randomUUID()}`;
   const canaries = [join(workspace.env.HOME!, "canary"), join(machines.laptop.directory, "canary")];
   for (const canary of canaries) await Deno.writeTextFile(canary, secret);
-  const key = join(cluster.state, "keys/local.token");
+  const key = join(cluster.state, "keys/user.pem");
   const env = { API_TOKEN: secret, CANARIES: [...canaries, key].join(" ") };
   await bazel(["build", "--action_env=CANARIES", "//looking:environment"], { env });
   const seen = await Deno.readTextFile(path("bazel-bin/looking/environment.txt"));

@@ -468,9 +468,11 @@ export const SessionStatusSchema: GenEnum<SessionStatus> = /*@__PURE__*/
   enumDesc(file_rbs_v1_orchestrator, 0);
 
 /**
- * Sessions and the agents that serve them. Every call carries `authorization: Bearer <token>` in its metadata.
+ * Sessions and the agents that serve them. Whose sessions they are the caller's certificate says: user_id in a request is
+ * empty, or the same.
  *
- * Errors, for all methods: UNAUTHENTICATED (missing or wrong token), INVALID_ARGUMENT (a field is malformed; the
+ * Errors, for all methods: UNAUTHENTICATED (no certificate that counts here), PERMISSION_DENIED (not for this caller, see
+ * proto/rpc_rules.ts), INVALID_ARGUMENT (a field is malformed; the
  * message names it), NOT_FOUND (no such session), FAILED_PRECONDITION (the agent could not start for a reason that the
  * caller must mend, such as another Bazel version), UNAVAILABLE (a transient fault; trying again makes sense).
  *
