@@ -205,7 +205,7 @@ export const AGENT: Program = {
         "(proto/tree/writer.ts confines them)",
     },
     { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
-    { allow: "env", of: ["RBS_*"], why: "its flags" },
+    { allow: "env", of: ["RBS_*"], why: "the flags of the agent itself" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
   proof: { args: ["--help"], prints: /Usage: agent/ },
