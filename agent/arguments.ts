@@ -103,6 +103,9 @@ export async function readSpec(stdin: ReadableStream<Uint8Array>, isTerminal: bo
   }
   const fault = specFault(spec);
   if (fault) throw wrong(fault);
+  for (const field of ["orchestratorAddress", "bootstrapToken", "authorities", "trustDomain"] as const) {
+    if (spec[field] === "") throw wrong(`the AgentSpec has no ${field}`);
+  }
   return spec;
 }
 
@@ -112,9 +115,7 @@ export function specFault(spec: AgentSpec): string | undefined {
     const isNeeded = !spec.warm || field === "storageDirectory";
     if (isNeeded && !spec[field].startsWith("/")) return `the AgentSpec's ${field} is not an absolute path`;
   }
-  for (const field of ["accessToken", "controlToken"] as const) {
-    const isNeeded = !spec.warm || field === "controlToken";
-    if (isNeeded && spec[field] === "") return `the AgentSpec has no ${field}`;
-  }
+  if (!spec.warm && spec.accessToken === "") return "the AgentSpec has no accessToken";
+  if (spec.agentId === "") return "the AgentSpec has no agentId";
   return undefined;
 }

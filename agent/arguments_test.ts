@@ -23,9 +23,16 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
 
 Deno.test("a spec that is none is refused with one sentence that holds nothing of it", async () => {
   const spec = (text: string) => readSpec(new Blob([text]).stream() as ReadableStream<Uint8Array>, false);
-  const good = { sourcePath: "/w", storageDirectory: "/s", accessToken: "secret", controlToken: "secret" };
+  const identity = {
+    agentId: "a".repeat(32),
+    orchestratorAddress: "127.0.0.1:1",
+    bootstrapToken: "secret",
+    authorities: "secret",
+    trustDomain: "rbs.test",
+  };
+  const good = { sourcePath: "/w", storageDirectory: "/s", accessToken: "secret", ...identity };
   assert.equal((await spec(JSON.stringify(good))).sourcePath, "/w");
-  assert.equal((await spec(JSON.stringify({ warm: true, storageDirectory: "/s", controlToken: "secret" }))).warm, true);
+  assert.equal((await spec(JSON.stringify({ warm: true, storageDirectory: "/s", ...identity }))).warm, true);
   assert.equal((await spec(JSON.stringify({ ...good, later: 1 }) + "\nrest")).sourcePath, "/w");
   for (
     const text of [
@@ -34,9 +41,9 @@ Deno.test("a spec that is none is refused with one sentence that holds nothing o
       "secret",
       "[]",
       JSON.stringify({ ...good, sourcePath: "w" }),
-      JSON.stringify({ ...good, controlToken: "" }),
+      ...Object.keys(identity).map((field) => JSON.stringify({ ...good, [field]: "" })),
       JSON.stringify({ ...good, accessToken: "" }),
-      JSON.stringify({ ...good, warm: true, controlToken: "" }),
+      JSON.stringify({ ...good, warm: true, agentId: "" }),
     ]
   ) {
     await assert.rejects(spec(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);

@@ -1,11 +1,11 @@
 /** The agent's second port: all that the proxy calls, on our own HTTP/2. Each call is admitted, then served by its service. */
-import type { Identity } from "../proto/identity/spiffe.ts";
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { type CallListener, type CallServer, listenForCalls } from "../proto/relay/server.ts";
 import { RpcError } from "../proto/rpc.ts";
 import { COMMAND_SERVER } from "./bazel_upstream.ts";
+import type { Gate } from "./gate.ts";
 
 /** Serves a call; throws a StatusError to refuse it. */
 export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>;
@@ -15,7 +15,7 @@ export interface CommandPortParts {
   /** Where callers come from: mutual TLS (a TlsListener), or plain text on a free port of a host of this name. */
   at: string | CallListener;
   /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
-  gate: { admit(authorization: string | undefined, epoch: string | undefined, peer?: Identity): void };
+  gate: Pick<Gate, "admit">;
   /** By "/package.Service/Method". */
   handlers: Readonly<Record<string, CallHandler>>;
   /** Methods of Bazel's own service that have no handler of their own. */
@@ -28,7 +28,7 @@ export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPo
   const serve: CallHandler = (stream, headers, call) => {
     const path = headers[":path"] ?? "";
     try {
-      gate.admit(headers.authorization, headers["rbs-epoch"], call.peer);
+      gate.admit(path, { identity: call.peer }, headers.authorization, headers["rbs-epoch"]);
     } catch (e) {
       throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
     }

@@ -1,38 +1,31 @@
-import type { Identity } from "../proto/identity/spiffe.ts";
+import { admit, type Caller, ruleOf } from "../proto/rpc_rules.ts";
+import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
 import { bearer, sameSecret } from "../proto/state.ts";
-import { Code, RpcError } from "../proto/rpc.ts";
 
-/** What a {@link Gate} knows at the start. */
+/** What a {@link Gate} knows of its session. */
 export interface GateOptions {
   /** The owner's: for commands. Empty: there is no owner yet, and nobody gets in as one. */
   accessToken: string;
-  /** The orchestrator's: for Supervise. */
-  controlToken: string;
   /** The session's current epoch. */
   epoch: number;
-  /**
-   * The session's owner, a user id: who calls must have proved to be that user, by a certificate, and have the token
-   * beside it. @default the token is enough
-   */
-  owner?: string;
+  /** The session's owner, a user id. */
+  owner: string;
 }
 
 /**
- * Decides who may call. The owner has a certificate, if there are any, and shows the access token and the epoch of its
- * takeover; an older epoch is refused, so that somebody who has lost the session cannot go on using it. Tokens are compared
- * in constant time.
+ * Decides who may call, by the table of proto/rpc_rules.ts. The owner has a certificate, and beside it shows the access
+ * token and the epoch of its takeover; an older epoch is refused, so that somebody who has lost the session cannot go on
+ * using it. Tokens are compared in constant time.
  */
 export class Gate {
-  readonly #controlToken: string;
   #accessToken: string;
-  #owner?: string;
+  #owner: string;
   #epoch: number;
 
-  constructor(options: GateOptions) {
-    this.#controlToken = options.controlToken;
-    this.#accessToken = options.accessToken;
-    this.#owner = options.owner;
-    this.#epoch = options.epoch;
+  constructor({ accessToken, owner, epoch }: GateOptions) {
+    this.#accessToken = accessToken;
+    this.#owner = owner;
+    this.#epoch = epoch;
   }
 
   /** The epoch below which calls are refused. */
@@ -46,24 +39,34 @@ export class Gate {
   }
 
   /** An agent that was started ahead gets its owner. */
-  assign({ accessToken, owner, epoch }: Omit<GateOptions, "controlToken">): void {
+  assign({ accessToken, owner, epoch }: GateOptions): void {
     this.#accessToken = accessToken;
     this.#owner = owner;
     this.raise(epoch);
   }
 
+  /** {@link admit} for a call of our own gRPC. */
+  authorize(path: string, context: CallContext): void {
+    this.admit(path, context, context.metadata("authorization"), context.metadata("rbs-epoch"));
+  }
+
   /**
-   * Lets the owner pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token or no certificate,
+   * Lets a caller pass, or throws an {@link RpcError}: UNAUTHENTICATED for a wrong token or no certificate,
    * PERMISSION_DENIED for somebody else's certificate, FAILED_PRECONDITION for a missing or older epoch. A newer epoch is
    * taken over: its owner may be here before the orchestrator's own message.
    *
+   * @param path "/package.Service/Method".
+   * @param caller Who the caller has proved to be.
    * @param authorization The `authorization` header.
    * @param epochHeader The `rbs-epoch` header: a decimal number.
-   * @param peer Who the caller has proved to be.
    */
-  admit(authorization: string | undefined, epochHeader: string | undefined, peer?: Identity): void {
-    this.#identify(peer);
-    this.#authenticate(this.#accessToken, authorization);
+  admit(path: string, caller: Caller, authorization: string | undefined, epochHeader: string | undefined): void {
+    admit(path, caller, this.#owner || undefined);
+    if (ruleOf(path) !== "owner") return;
+    // An empty secret would let everybody in.
+    if (this.#accessToken === "" || !sameSecret(this.#accessToken, bearer(authorization))) {
+      throw new RpcError(Code.UNAUTHENTICATED, "This agent does not know the caller: the token is missing or wrong.");
+    }
     const epoch = /^\d{1,10}$/.test(epochHeader ?? "") ? Number(epochHeader) : NaN;
     if (!(epoch >= this.#epoch)) {
       throw new RpcError(
@@ -74,30 +77,5 @@ export class Gate {
       );
     }
     this.raise(epoch);
-  }
-
-  /** Lets the orchestrator pass, or throws an {@link RpcError} with UNAUTHENTICATED. */
-  admitControl(authorization: string | undefined): void {
-    this.#authenticate(this.#controlToken, authorization);
-  }
-
-  #identify(peer: Identity | undefined): void {
-    const owner = this.#owner;
-    if (owner === undefined) return;
-    if (!peer) throw new RpcError(Code.UNAUTHENTICATED, "This agent takes nobody without a certificate.");
-    if (peer.kind !== "user" || peer.userId !== owner) {
-      const who = peer.kind === "user" ? `the user ${peer.userId}` : `the ${peer.kind}`;
-      throw new RpcError(
-        Code.PERMISSION_DENIED,
-        `This agent takes commands from its session's owner only, and not from ${who}: use the owner's certificate.`,
-      );
-    }
-  }
-
-  #authenticate(expected: string, authorization: string | undefined): void {
-    // An empty secret would let everybody in.
-    if (expected === "" || !sameSecret(expected, bearer(authorization))) {
-      throw new RpcError(Code.UNAUTHENTICATED, "This agent does not know the caller: the token is missing or wrong.");
-    }
   }
 }

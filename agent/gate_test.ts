@@ -4,49 +4,63 @@ import { Code, RpcError } from "../proto/rpc.ts";
 import { Gate } from "./gate.ts";
 
 const code = (code: number) => (e: unknown) => e instanceof RpcError && e.code === code;
+const ANN: Identity = { kind: "user", userId: "ann" };
+const RUN = "/command_server.CommandServer/Run";
+
+function gateOf(options: { accessToken?: string; epoch?: number } = {}) {
+  const gate = new Gate({ accessToken: "a", epoch: 1, owner: "ann", ...options });
+  return {
+    gate,
+    admit: (authorization?: string, epoch?: string, identity: Identity | undefined = ANN, path = RUN) =>
+      gate.admit(path, { identity }, authorization, epoch),
+  };
+}
 
 Deno.test("the owner passes with the present epoch, and nobody with an older one", () => {
-  const gate = new Gate({ accessToken: "a", controlToken: "c", epoch: 2 });
-  gate.admit("Bearer a", "2");
-  assert.throws(() => gate.admit("Bearer a", "1"), code(Code.FAILED_PRECONDITION));
+  const { gate, admit } = gateOf({ epoch: 2 });
+  admit("Bearer a", "2");
+  assert.throws(() => admit("Bearer a", "1"), code(Code.FAILED_PRECONDITION));
   gate.raise(5);
   gate.raise(3);
-  assert.throws(() => gate.admit("Bearer a", "4"), code(Code.FAILED_PRECONDITION));
-  gate.admit("Bearer a", "7");
+  assert.throws(() => admit("Bearer a", "4"), code(Code.FAILED_PRECONDITION));
+  admit("Bearer a", "7");
   assert.equal(gate.epoch, 7);
 });
 
 Deno.test("a call without a proper epoch is refused", () => {
-  const gate = new Gate({ accessToken: "a", controlToken: "c", epoch: 0 });
+  const { admit } = gateOf({ epoch: 0 });
   for (const epoch of [undefined, "", "-1", "1e3", "x", "99999999999"]) {
-    assert.throws(() => gate.admit("Bearer a", epoch), code(Code.FAILED_PRECONDITION), epoch);
+    assert.throws(() => admit("Bearer a", epoch), code(Code.FAILED_PRECONDITION), epoch);
   }
 });
 
-Deno.test("each token opens its own door only, and an empty one none", () => {
-  const gate = new Gate({ accessToken: "a", controlToken: "", epoch: 1 });
+Deno.test("a token opens its own door only, and an empty one none", () => {
   for (const authorization of [undefined, "", "a", "Bearer", "Bearer c", "Bearer aa", "Basic a"]) {
-    assert.throws(() => gate.admit(authorization, "1"), code(Code.UNAUTHENTICATED), authorization);
+    assert.throws(() => gateOf().admit(authorization, "1"), code(Code.UNAUTHENTICATED), authorization);
+    assert.throws(() => gateOf({ accessToken: "" }).admit(authorization, "1"), code(Code.UNAUTHENTICATED));
   }
-  assert.throws(() => gate.admitControl("Bearer a"), code(Code.UNAUTHENTICATED));
-  assert.throws(() => gate.admitControl("Bearer "), code(Code.UNAUTHENTICATED));
-  new Gate({ accessToken: "a", controlToken: "c", epoch: 1 }).admitControl("Bearer c");
 });
 
-Deno.test("with certificates, only the owner's own opens the door, and the token is still needed", () => {
-  const gate = new Gate({ accessToken: "a", controlToken: "c", epoch: 1, owner: "ann" });
-  gate.admit("Bearer a", "1", { kind: "user", userId: "ann" });
-  const others: [Identity | undefined, number][] = [
-    [undefined, Code.UNAUTHENTICATED],
+Deno.test("only the owner's own certificate opens the door, and the token is still needed", () => {
+  const { gate, admit } = gateOf();
+  admit("Bearer a", "1");
+  const others: [Identity, number][] = [
     [{ kind: "user", userId: "bob" }, Code.PERMISSION_DENIED],
     [{ kind: "user", userId: "Ann" }, Code.PERMISSION_DENIED],
     [{ kind: "agent", sessionId: "a".repeat(32) }, Code.PERMISSION_DENIED],
     [{ kind: "orchestrator" }, Code.PERMISSION_DENIED],
   ];
   for (const [peer, expected] of others) {
-    assert.throws(() => gate.admit("Bearer a", "5", peer), code(expected), JSON.stringify(peer));
+    assert.throws(() => admit("Bearer a", "5", peer), code(expected), JSON.stringify(peer));
   }
+  assert.throws(() => gate.admit(RUN, {}, "Bearer a", "5"), code(Code.UNAUTHENTICATED));
   assert.equal(gate.epoch, 1);
-  assert.throws(() => gate.admit("Bearer b", "1", { kind: "user", userId: "ann" }), code(Code.UNAUTHENTICATED));
-  assert.throws(() => gate.admit(undefined, "1", { kind: "user", userId: "ann" }), code(Code.UNAUTHENTICATED));
+  assert.throws(() => admit("Bearer b", "1"), code(Code.UNAUTHENTICATED));
+});
+
+Deno.test("Supervise is for the orchestrator, without a token; a method without a rule is for nobody", () => {
+  const supervise = "/rbs.v1.Agent/Supervise";
+  gateOf().admit(undefined, undefined, { kind: "orchestrator" }, supervise);
+  assert.throws(() => gateOf().admit("Bearer a", "1", ANN, supervise), code(Code.PERMISSION_DENIED));
+  assert.throws(() => gateOf().admit("Bearer a", "1", ANN, "/rbs.v1.Agent/Reboot"), code(Code.PERMISSION_DENIED));
 });

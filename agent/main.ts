@@ -9,7 +9,9 @@ import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
 import { decodeName } from "../proto/tree/names.ts";
+import { TlsListener } from "../proto/tls/listener.ts";
 import { Activity } from "./activity.ts";
+import { AgentIdentity } from "./agent_identity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
 import { BazelUpstream } from "./bazel_upstream.ts";
@@ -50,31 +52,29 @@ async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
 
-  const gate = new Gate(first);
+  const gate = new Gate({ accessToken: first.accessToken, epoch: first.epoch, owner: first.userId });
   const activity = new Activity();
   const lease = new Lease({
     durationMs: (first.leaseSeconds || DEFAULT_LEASE_SECONDS) * 1000,
     activity,
     onExpired: () => stop("nobody supervises it and nothing runs"),
   });
-  const supervision = new Supervision({ gate, lease, activity, onStop: (graceMs) => stop("it was told to", graceMs) });
+  // Begun now, and waited for when the rest is ready: a certificate takes a while.
+  const obtained = AgentIdentity.obtain(first, { log });
+  obtained.catch(() => {/* thrown below */});
+  const supervision = new Supervision({
+    gate,
+    lease,
+    activity,
+    onOrchestrator: (address) => void obtained.then((identity) => identity.orchestratorIsAt(address)),
+    onStop: (graceMs) => stop("it was told to", graceMs),
+  });
   const onError = (what: string, error: unknown) =>
     log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
 
   /** Undefined while there is none: then the gate lets nobody in who would miss it. */
   let session: SessionParts | undefined;
   const handlers: Record<string, CallHandler> = {};
-  const server = new RpcServer({
-    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
-    authorize: (path, context) => {
-      if (path.endsWith("/Supervise")) gate.admitControl(context.metadata("authorization"));
-      else gate.admit(context.metadata("authorization"), context.metadata("rbs-epoch"));
-    },
-    onError,
-  }).add(Agent, {
-    executeCommand: (requests, context) => session!.commands.execute(requests, context),
-    supervise: (requests, context) => supervision.supervise(requests, context),
-  });
 
   for (const name of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(name, () => stop(`it got ${name}`));
   // The agent's own terminal is nobody's.
@@ -84,9 +84,47 @@ async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
     onError("unexpected", event.reason);
   });
 
+  const begin = (spec: AgentSpec) => {
+    session = sessionParts(spec, { flags, gate, activity, supervision, onError });
+    Object.assign(handlers, session.handlers);
+    gate.assign({ accessToken: spec.accessToken, owner: spec.userId, epoch: spec.epoch });
+    start(spec, session, supervision).catch(async (error) => {
+      onError("the start failed", error);
+      supervision.failed(error);
+      await supervision.failureTaken;
+      stop("its start failed", 0, 1);
+    });
+  };
+  if (!first.warm) begin(first);
+
+  using identity = await obtained.catch((e) => {
+    throw new RbsError(
+      `agent: no certificate can be had from the orchestrator at ${first.orchestratorAddress} (${sentence(e)}).`,
+      { cause: e },
+    );
+  });
+  const server = new RpcServer({
+    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
+    credentials: identity.credentials,
+    authorize: (path, context) => gate.authorize(path, context),
+    onError,
+  }).add(Agent, {
+    executeCommand: (requests, context) => session!.commands.execute(requests, context),
+    supervise: (requests, context) => supervision.supervise(requests, context),
+  });
   const port = await server.listen();
+  const listener = await TlsListener.listen({
+    hostname: flags.host,
+    credentials: identity.credentials,
+    onRefused: log,
+  });
+  identity.onChange((credentials) => {
+    server.replaceCredentials(credentials);
+    listener.replaceCredentials(credentials);
+    log("the agent's certificate was renewed");
+  });
   const commandPort = listenForProxy({
-    at: flags.host,
+    at: listener,
     gate,
     handlers,
     relay: (...call) => relay(session!.upstream, ...call),
@@ -97,22 +135,17 @@ async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
     server.close();
     return 1;
   }
-  const begin = (spec: AgentSpec) => {
+  const tell = (spec: AgentSpec) =>
     log(
       `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
     );
-    session = sessionParts(spec, { flags, gate, activity, supervision, onError });
-    Object.assign(handlers, session.handlers);
-    gate.assign(spec);
-    start(spec, session, supervision).catch(async (error) => {
-      onError("the start failed", error);
-      supervision.failed(error);
-      await supervision.failureTaken;
-      stop("its start failed", 0, 1);
-    });
-  };
-  if (!first.warm) begin(first);
-  else waitForSession(first, flags, supervision).then(begin, (error) => stop(sentence(error), 0, 1));
+  if (!first.warm) tell(first);
+  else {
+    waitForSession(first, flags, supervision).then((spec) => {
+      tell(spec);
+      begin(spec);
+    }, (error) => stop(sentence(error), 0, 1));
+  }
 
   const { why, graceMs, exitCode } = await end.promise;
   log(`the agent stops, since ${why}`);

@@ -20,6 +20,8 @@ export interface SupervisionOptions {
   gate: Gate;
   lease: Lease;
   activity: Activity;
+  /** The supervisor says where it can be reached: "host:port", or empty. */
+  onOrchestrator(address: string): void;
   /** The supervisor wants the agent to end: running commands get `graceMs`. */
   onStop(graceMs: number): void;
 }
@@ -113,7 +115,10 @@ export class Supervision {
 
   async #obey(requests: AsyncIterable<SuperviseRequest>): Promise<void> {
     for await (const { message } of requests) {
-      if (message.case === "setEpoch") this.#options.gate.raise(message.value.epoch);
+      if (message.case === "setEpoch") {
+        this.#options.gate.raise(message.value.epoch);
+        this.#options.onOrchestrator(message.value.orchestratorAddress);
+      }
       if (message.case === "stop") this.#options.onStop(message.value.graceMs);
       if (message.case === "assign") this.#assigned?.(message.value);
     }

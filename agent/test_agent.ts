@@ -12,9 +12,14 @@ import {
   type SuperviseResponse,
 } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type BidiCall, createRpcClient, RpcError } from "../proto/rpc.ts";
+import type { Credentials } from "../proto/identity/credentials.ts";
+import type { CertificateOptions } from "../proto/testing/certificates.ts";
+import { TestIssuer } from "../proto/testing/issuer.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { shell } from "./shell.ts";
 
+/** Names the agent in its certificate. */
+const SESSION_ID = "5".repeat(32);
 /** The user that namespaces of the unprivileged kind are tested with, when the tests run as root. */
 const NOBODY = 65534;
 
@@ -113,6 +118,8 @@ export interface TestAgentOptions {
   storage?: string;
   /** Deno's permissions. @default all */
   permissions?: readonly string[];
+  /** What the agent's certificates say. */
+  certificates?: CertificateOptions;
   /** It is started ahead: {@link TestAgent.spec} is for a test to assign. */
   warm?: boolean;
   /** Replaces the workspace's own output base. */
@@ -136,6 +143,8 @@ export class TestAgent implements AsyncDisposable {
   readonly workspace: TestWorkspace;
   readonly port: number;
   readonly commandPort: number;
+  readonly issuer: TestIssuer;
+  readonly #callers: { user: Credentials; orchestrator: Credentials };
   log = "";
   epoch = 1;
 
@@ -145,7 +154,11 @@ export class TestAgent implements AsyncDisposable {
     readonly spec: AgentSpec,
     port: number,
     commandPort: number,
+    issuer: TestIssuer,
+    callers: { user: Credentials; orchestrator: Credentials },
   ) {
+    this.issuer = issuer;
+    this.#callers = callers;
     this.process = process;
     this.workspace = workspace;
     this.port = port;
@@ -154,16 +167,18 @@ export class TestAgent implements AsyncDisposable {
 
   /** Starts an agent and waits until it listens. */
   static async start(workspace: TestWorkspace, options: TestAgentOptions = {}): Promise<TestAgent> {
+    const issuer = await TestIssuer.start({ kind: "agent", sessionId: SESSION_ID }, options.certificates);
     const spec = create(AgentSpecSchema, {
       userId: "tester",
       repoHash: repoHash(workspace.workspace),
-      sessionId: "s",
+      sessionId: SESSION_ID,
       epoch: 1,
       sourcePath: workspace.workspace,
       startupOptions: [...options.startupOptions ?? []],
       storageDirectory: options.storage ?? workspace.storage,
       accessToken: "access",
-      controlToken: "control",
+      agentId: SESSION_ID,
+      ...issuer.spec(),
       leaseSeconds: options.leaseSeconds ?? 60,
       synced: options.syncedWithout !== undefined,
       hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
@@ -220,7 +235,8 @@ export class TestAgent implements AsyncDisposable {
         warm: true,
         ...{
           storageDirectory: join(workspace.root, "warm"),
-          controlToken: "control",
+          agentId: SESSION_ID,
+          ...issuer.spec(),
           leaseSeconds: spec.leaseSeconds,
         },
       })
@@ -243,19 +259,25 @@ export class TestAgent implements AsyncDisposable {
     }
     if (!line) throw new Error(`the agent did not start: ${(await process.status).code} ${log.join("")}`);
     const { port, commandPort } = fromJsonString(AgentListeningSchema, line);
-    const agent = started.agent = new TestAgent(process, workspace, spec, port, commandPort);
+    const agent = started.agent = new TestAgent(process, workspace, spec, port, commandPort, issuer, {
+      user: await issuer.credentials({ kind: "user", userId: "tester" }),
+      orchestrator: await issuer.credentials({ kind: "orchestrator" }),
+    });
     agent.log = log.join("");
     return agent;
   }
 
-  /** A client with a token. */
-  client(token: string) {
-    return createRpcClient(Agent, `127.0.0.1:${this.port}`, { token });
+  /** A client with a token. @param credentials @default the session's owner's */
+  client(token: string, credentials = this.#callers.user) {
+    return createRpcClient(Agent, `127.0.0.1:${this.port}`, {
+      token,
+      tls: { credentials, expected: { kind: "agent", sessionId: SESSION_ID } },
+    });
   }
 
   /** Opens Supervise. */
   supervise(): Supervisor {
-    const client = this.client("control");
+    const client = this.client("", this.#callers.orchestrator);
     return new Supervisor(client.supervise(), () => client.close());
   }
 
@@ -295,6 +317,7 @@ export class TestAgent implements AsyncDisposable {
       // It has ended.
     }
     await this.process.status;
+    await this.issuer[Symbol.asyncDispose]();
     await this.process.stdout.cancel().catch(() => {});
   }
 }

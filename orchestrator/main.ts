@@ -1,13 +1,15 @@
 /** The control plane: parse flags, build the parts, connect them, run, and shut down in reverse. */
 import { RbsError, sentence } from "../proto/errors.ts";
+import { Identity } from "../proto/gen/rbs/v1/identity_pb.ts";
 import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
-import { admit } from "../proto/rpc_rules.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
+import { TokenEnroller } from "./identity/enroller.ts";
+import { authorizer, identityService } from "./identity/identity_service.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
@@ -23,7 +25,11 @@ async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
   const keys = await LocalKeys.open(flags.stateDir, localUserId(), log, flags.outsideAuthority);
-  await using store = new LoggingSessionStore(await openStore(flags.store), log);
+  const opened = await openStore(flags.store);
+  await using store = new LoggingSessionStore(opened, log);
+  const { authority } = keys;
+  const enroller = new TokenEnroller(opened.identities, authority.trustDomain);
+  const address = Promise.withResolvers<string>();
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );
@@ -35,6 +41,12 @@ async function run(flags: Flags): Promise<void> {
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
     }),
     log,
+    trust: {
+      orchestratorAddress: address.promise,
+      credentials: () => keys.credentials,
+      bootstrapToken: (agentId: string) =>
+        enroller.issue({ kind: "agent", sessionId: agentId }, flags.startTimeoutSeconds * 1000),
+    },
     storageRoot: flags.storageRoot,
     limits: flags.limits,
     leaseSeconds: flags.leaseSeconds,
@@ -57,9 +69,20 @@ async function run(flags: Flags): Promise<void> {
       address,
       credentials: keys.credentials,
       admitStrangers: true,
-      authorize: admit,
+      authorize: authorizer(opened.identities),
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
-    }).add(Orchestrator, orchestratorService(sessions)));
+    })
+      .add(Orchestrator, orchestratorService(sessions))
+      .add(
+        Identity,
+        identityService({
+          authority,
+          enroller,
+          store: opened.identities,
+          hasAgent: (agentId) => sessions.hasAgent(agentId),
+        }),
+      ));
+  address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
   await sessions.adopt();
   if (!isLoopback(flags.listen)) log(openNetworkWarning(flags));

@@ -160,8 +160,12 @@ function request(...startupOptions: string[]) {
 }
 
 /** The process id of the agent of a session. */
-async function agentPid(server: GetServerResponse): Promise<number> {
-  using client = createRpcClient(Agent, `127.0.0.1:${server.session!.agent!.port}`, { token: server.accessToken });
+async function agentPid(world: World, server: GetServerResponse): Promise<number> {
+  const { port, agentId } = server.session!.agent!;
+  using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
+    token: server.accessToken,
+    tls: { credentials: readCredentials(world.stateDir), expected: { kind: "agent", sessionId: agentId } },
+  });
   const call = client.executeCommand();
   await call.send({ message: { case: "init", value: { args: ["who"] } } });
   let answer = "";
@@ -204,7 +208,7 @@ test("it prints one line, serves localhost by all its names, and takes its agent
     using client = world.client(running, host);
     const server = await client.getServer(request());
     assert.equal(server.session?.status, SessionStatus.READY);
-    pid = await agentPid(server);
+    pid = await agentPid(world, server);
   }
   assert(isAlive(pid));
   running.child.kill("SIGTERM");
@@ -245,7 +249,7 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
   const second = await world.start("--warm=1", "--workspace=synced");
   using client = world.client(second);
   const server = await client.getServer(request());
-  assert.equal(await agentPid(server), pid);
+  assert.equal(await agentPid(world, server), pid);
   assert.equal(server.synced, true);
   const next = await waiting(pid);
   // Its log went along with the agent.
@@ -357,7 +361,7 @@ async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<vo
     using client = world.client(first);
     before = await client.getServer(wanted);
   }
-  const pid = await agentPid(before);
+  const pid = await agentPid(world, before);
   first.child.kill("SIGKILL");
   await first.child.status;
   assert(isAlive(pid));
@@ -366,7 +370,7 @@ async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<vo
   const after = await client.getServer(wanted);
   assert.deepEqual(after.session?.agent, before.session?.agent);
   assert.equal(after.session?.epoch, before.session?.epoch);
-  assert.equal(await agentPid(after), pid);
+  assert.equal(await agentPid(world, after), pid);
   await client.releaseServer(wanted);
   assert.deepEqual((await client.listSessions({})).sessions, []);
 }

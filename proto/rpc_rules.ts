@@ -26,6 +26,9 @@ export const RULES: Readonly<Record<string, Rule>> = {
   "/rbs.v1.Orchestrator/ReleaseServer": "user",
   "/rbs.v1.Orchestrator/ListSessions": "user",
 
+  "/rbs.v1.Identity/IssueCertificate": "anyone",
+  "/rbs.v1.Identity/RenewCertificate": "holder",
+
   "/rbs.v1.Agent/Supervise": "orchestrator",
   "/rbs.v1.Agent/ExecuteCommand": "owner",
 

@@ -59,7 +59,10 @@ const HOP_HEADERS = new Set([
 export interface SessionSettings {
   /** The orchestrator's "host:port". */
   address: string;
-  /** How the agent of an answer is called by mutual TLS; undefined: in plain text. */
+  /**
+   * How the agent of an answer is called by mutual TLS; undefined: in plain text, for tests.
+   * @default with the keys of the state directory
+   */
   agentTls(server: GetServerResponse): TlsClientOptions | undefined;
   /** Where the keys are. */
   stateDirectory(): string;
@@ -72,7 +75,6 @@ export interface SessionSettings {
 
 /** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
 const DEFAULTS = {
-  agentTls: () => undefined,
   stateDirectory,
   patienceMs: PATIENCE_MS,
   impatienceMs: IMPATIENCE_MS,
@@ -105,7 +107,14 @@ export class Session {
   /** @param settings For tests; what is not given comes from the environment. */
   constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
     this.#args = args;
-    this.#settings = { ...DEFAULTS, ...settings };
+    this.#settings = {
+      ...DEFAULTS,
+      agentTls: (server) => ({
+        credentials: () => readValidCredentials(this.#settings.stateDirectory()),
+        expected: { kind: "agent", sessionId: server.session?.agent?.agentId ?? "" },
+      }),
+      ...settings,
+    };
     this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
     this.#repoHash = repoHash(args.workspace);
   }

@@ -88,6 +88,7 @@ function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSett
   const args = { argv: ["--output_base=/ob"], outputBase: "/ob", workspace: "/ws", maxIdleSeconds: 0 };
   const session = new Session(args, {
     address: orchestrator.address,
+    agentTls: () => undefined,
     stateDirectory: () => orchestrator.state,
     patienceMs: 5_000,
     silenceMs: 20,

@@ -3,8 +3,11 @@ import type { AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =
-  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm">>
-  & Pick<WholeSpec, "warm">;
+  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm" | Trust>>
+  & Pick<WholeSpec, "warm" | Trust>;
+
+/** What an agent gets its certificate by; it is only told at its start. */
+type Trust = "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain";
 
 /** All that an agent must know. */
 export type WholeSpec = MessageInitShape<typeof AgentSpecSchema>;

@@ -23,7 +23,7 @@ function spec(storageDirectory: string, ...startupOptions: string[]): AgentSpec 
     startupOptions,
     storageDirectory,
     accessToken: "access",
-    controlToken: "control",
+    agentId: "c".repeat(32),
     leaseSeconds: 60,
     synced: false,
     hiddenPaths: [],

@@ -6,6 +6,7 @@ import {
   type SuperviseResponseSchema,
 } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import { type BidiCall, createRpcClient } from "../../proto/rpc.ts";
+import { agentTls, type AgentTrust } from "./agent_trust.ts";
 import type { AgentEndpoint, AgentFailure, WholeSpec } from "./compute_service.ts";
 
 /** What a supervised agent tells. */
@@ -25,7 +26,9 @@ export interface SupervisorEvents {
 /** Options of {@link Supervisor}. */
 export interface SupervisorOptions {
   readonly endpoint: AgentEndpoint;
-  readonly controlToken: string;
+  readonly agentId: string;
+  /** @default plain text, for tests */
+  readonly trust?: AgentTrust;
   readonly epoch: number;
   /** Whether the agent has been ready before, so that it must say so at once. */
   readonly wasReady: boolean;
@@ -53,6 +56,8 @@ export class Supervisor {
   readonly #lost = Promise.withResolvers<string>();
   #call?: BidiCall<typeof SuperviseRequestSchema, typeof SuperviseResponseSchema>;
   #epoch: number;
+  /** Where the agent finds this orchestrator. */
+  #address = "";
   #wasReady: boolean;
   #stopGraceMs?: number;
   #closed = false;
@@ -98,7 +103,11 @@ export class Supervisor {
   /** Makes the agent refuse calls with an older epoch. Resolves when that is on its way. */
   async setEpoch(epoch: number): Promise<void> {
     this.#epoch = epoch;
-    await this.#call?.send({ message: { case: "setEpoch", value: { epoch } } });
+    await this.#call?.send({ message: { case: "setEpoch", value: this.#setEpoch() } });
+  }
+
+  #setEpoch() {
+    return { epoch: this.#epoch, orchestratorAddress: this.#address };
   }
 
   /**
@@ -130,11 +139,12 @@ export class Supervisor {
 
   /** Serves one connection until it ends. */
   async #connect(): Promise<{ heard: boolean; reason: string }> {
-    const { endpoint, controlToken } = this.#options;
+    const { endpoint, trust, agentId } = this.#options;
+    this.#address = await trust?.orchestratorAddress ?? "";
     const host = endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
     // A channel that has seen its server die may not come back: each connection gets its own.
     using client = createRpcClient(Agent, `${host}:${endpoint.port}`, {
-      token: controlToken,
+      tls: agentTls(trust, agentId),
       // grpc-js 1.14.7 (`retrying-call.js`, progress NOT_STARTED) starts a call on a session that is just gone again and
       // again without ever letting the event loop run; attempts are counted here instead.
       channel: { "grpc.enable_retries": 0 },
@@ -149,7 +159,7 @@ export class Supervisor {
       }, this.#options.answerTimeoutMs ?? 5000)
       : undefined;
     try {
-      void call.send({ message: { case: "setEpoch", value: { epoch: this.#epoch } } });
+      void call.send({ message: { case: "setEpoch", value: this.#setEpoch() } });
       if (this.#stopGraceMs !== undefined) {
         void call.send({ message: { case: "stop", value: { graceMs: this.#stopGraceMs } } });
       }

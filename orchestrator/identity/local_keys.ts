@@ -35,8 +35,8 @@ export class LocalKeys implements Disposable {
     readonly userId: string,
     readonly log: Log,
     readonly authority: CertificateAuthority,
-    /** The orchestrator's, as they were at the start. */
-    readonly credentials: HeldCredentials,
+    /** The orchestrator's. */
+    public credentials: HeldCredentials,
   ) {}
 
   /** Makes what is missing. Throws an RbsError. */
@@ -54,12 +54,11 @@ export class LocalKeys implements Disposable {
    * @param lookMs How often they are looked at. Milliseconds.
    */
   keepFresh(renewed: (credentials: HeldCredentials) => void, lookMs: number = LOOK_MS): void {
-    let current = this.credentials;
     this.#timer = setInterval(async () => {
       try {
         await ensureCredentials(this.state, this.authority, { kind: "user", userId: this.userId });
         const now = await ensureCredentials(this.state, this.authority, { kind: "orchestrator" });
-        if (now.certificate !== current.certificate) renewed(current = now);
+        if (now.certificate !== this.credentials.certificate) renewed(this.credentials = now);
       } catch (e) {
         this.log(`certificates could not be renewed: ${sentence(e)}`);
       }

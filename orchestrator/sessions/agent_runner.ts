@@ -7,6 +7,7 @@ import {
   type RunningAgent,
 } from "../compute/compute_service.ts";
 import { Supervisor, type SupervisorEvents } from "../compute/supervisor.ts";
+import { type AgentTrust, withTrust } from "../compute/agent_trust.ts";
 import type { Log } from "../log.ts";
 import { keyText, type Session } from "./session.ts";
 import { type SessionEvent, TRANSITIONS } from "./state_machine.ts";
@@ -25,6 +26,8 @@ export interface AgentRunnerOptions {
   /** An agent that is not ready after this time has failed. Milliseconds. */
   readonly startTimeoutMs: number;
   readonly leaseSeconds: number;
+  /** @default plain text, for tests */
+  readonly trust?: AgentTrust;
   /** Folders that no session may see, see rbs.v1.AgentSpec. Absolute. */
   readonly hiddenPaths: readonly string[];
   /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
@@ -84,7 +87,7 @@ export class AgentRunner {
 
   /** Whether `session` is served by this agent, and not by one before or after it. */
   serves(session: Session): boolean {
-    return session.controlToken === this.#session.controlToken;
+    return session.agentId === this.#session.agentId;
   }
 
   /** Makes the agent refuse calls with an older epoch. */
@@ -163,7 +166,7 @@ export class AgentRunner {
   /** The agent that the store gave to the session, if it did and the agent is still there. */
   async #takeWarm(): Promise<HeldAgent | undefined> {
     const { pool, steps } = this.#options;
-    const held = await pool?.take(this.#session.controlToken, this.#givenUp.signal);
+    const held = await pool?.take(this.#session.agentId, this.#givenUp.signal);
     this.#givenUp.signal.throwIfAborted();
     if (!held) return undefined;
     this.#agent = held.agent;
@@ -177,11 +180,11 @@ export class AgentRunner {
   }
 
   async #started(): Promise<RunningAgent> {
-    const { compute, steps } = this.#options;
+    const { compute, steps, trust } = this.#options;
     const session = this.#session;
     steps.publish(session, "starting agent");
     const agent = await compute.start(
-      this.#spec(),
+      await withTrust(this.#spec(), trust),
       this.#givenUp.signal,
       (step) => steps.publish(session, step),
     );
@@ -210,7 +213,7 @@ export class AgentRunner {
       startupOptions: session.startupOptions,
       storageDirectory: session.storageDirectory,
       accessToken: session.accessToken,
-      controlToken: session.controlToken,
+      agentId: session.agentId,
       leaseSeconds: this.#options.leaseSeconds,
       synced: session.synced,
       hiddenPaths: [...this.#options.hiddenPaths],
@@ -224,11 +227,12 @@ export class AgentRunner {
    * @returns why it is over
    */
   async #supervised(agent: RunningAgent, waiting?: Supervisor): Promise<AgentFailure> {
-    const { compute, answerTimeoutMs } = this.#options;
+    const { compute, answerTimeoutMs, trust } = this.#options;
     const session = this.#session;
     const supervisor = this.#supervisor = waiting ?? new Supervisor({
       endpoint: agent.endpoint,
-      controlToken: session.controlToken,
+      agentId: session.agentId,
+      trust,
       epoch: await this.#epoch(),
       wasReady: session.status === "READY",
       answerTimeoutMs,

@@ -31,8 +31,8 @@ export interface SessionFields {
   commandPort: number;
   /** Secret that the session's owner shows to the agent. */
   accessToken: string;
-  /** Secret that the orchestrator shows to the agent. Different for each agent, so it also tells agents apart. */
-  controlToken: string;
+  /** Names the agent in its certificate, and is different for each: 32 lowercase hex digits. */
+  agentId: string;
   /** The session's own folder; the Bazel server's output base is `out` in it. Absolute. */
   storageDirectory: string;
   /** Sentences of the agent that the developer should read. */

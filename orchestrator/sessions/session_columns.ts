@@ -17,7 +17,8 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   agentPort: "AgentPort",
   commandPort: "CommandPort",
   accessToken: "AccessToken",
-  controlToken: "ControlToken",
+  // The column is older than agents' certificates.
+  agentId: "ControlToken",
   storageDirectory: "StorageDirectory",
   warnings: "Warnings",
   samePaths: "SamePaths",

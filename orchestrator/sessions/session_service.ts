@@ -539,7 +539,7 @@ export class SessionService {
         agentPort: 0,
         commandPort: 0,
         accessToken: randomToken(),
-        controlToken: randomToken(),
+        agentId: randomToken(),
         storageDirectory: storageDirectory(storageRoot, request),
         warnings: [],
         samePaths: false,
@@ -555,6 +555,13 @@ export class SessionService {
     this.#run(session, AgentRunner.start);
     this.#reaper.schedule(session);
     return session.epoch;
+  }
+
+  /** Whether a session has this agent, or the warm pool. */
+  async hasAgent(agentId: string): Promise<boolean> {
+    const { store } = this.#options;
+    return (await store.list()).some((session) => session.agentId === agentId && session.status !== "FAILED") ||
+      (await store.listWarm()).some((agent) => agent.agentId === agentId);
   }
 
   #run(session: Session, begin: (session: Session, options: AgentRunnerOptions) => AgentRunner): AgentRunner {

@@ -62,6 +62,17 @@ const MIGRATIONS: readonly (readonly string[])[] = [
        CreatedAt INT64 NOT NULL,
      ) PRIMARY KEY (Id)`,
   ],
+  [
+    `CREATE TABLE IF NOT EXISTS EnrolmentTokens (
+       TokenHash STRING(MAX) NOT NULL,
+       Uri STRING(MAX) NOT NULL,
+       ExpiresAt INT64 NOT NULL,
+     ) PRIMARY KEY (TokenHash)`,
+    `CREATE TABLE IF NOT EXISTS RevokedUsers (
+       UserId STRING(MAX) NOT NULL,
+       RevokedAt INT64 NOT NULL,
+     ) PRIMARY KEY (UserId)`,
+  ],
 ];
 
 /** Another orchestrator changes the same schema at this moment. Milliseconds until the next look. */

@@ -9,7 +9,9 @@ import { loadSpanner } from "./spanner_library.ts";
 import { migrate } from "./spanner_schema.ts";
 import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import { SpannerIdentities } from "../identity/spanner_identities.ts";
+import type { IdentityStore } from "../identity/identity_store.ts";
+import type { AgentLimits, Expected, SessionChange, Store } from "./store.ts";
 import {
   claimedColumns,
   toWarmAgent,
@@ -47,7 +49,7 @@ interface Outcome {
  * A method that fails at its deadline may have happened nevertheless, as with every store behind a network: the next
  * look tells.
  */
-export class SpannerSessionStore implements SessionStore {
+export class SpannerSessionStore implements Store {
   readonly #spanner: Spanner;
   readonly #database: Database;
   readonly #name: string;
@@ -57,6 +59,10 @@ export class SpannerSessionStore implements SessionStore {
   /** Spares racers of this process an aborted transaction each. */
   readonly #mutex = new KeyedMutex();
   readonly #changes = new SharedChanges({ look: (keys) => this.#look(keys) });
+  readonly identities: IdentityStore = new SpannerIdentities({
+    query: (sql, params) => this.#query(sql, params),
+    transaction: (turn, work) => this.#transaction(turn, work),
+  });
 
   private constructor(spanner: Spanner, database: Database, name: string, timeoutMs: number) {
     this.#spanner = spanner;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../../proto/errors.ts";
+import { identityStoreContract } from "../identity/identity_store_contract.ts";
 import { SpannerEmulator, withEmulator } from "../testing/spanner_emulator.ts";
 import { SpannerSessionStore } from "./spanner_store.ts";
 import { fields, storeContract } from "./store_contract.ts";
@@ -24,11 +25,15 @@ withEmulator(() => {
   });
   Deno.test.afterAll(() => emulator[Symbol.asyncDispose]());
 
-  storeContract("Spanner", async () => {
+  const database = async () => {
     const name = await emulator.newDatabase();
     return { open: () => SpannerSessionStore.open(name), [Symbol.asyncDispose]: () => emulator.dropDatabase(name) };
+  };
+  identityStoreContract("Spanner", database);
+  storeContract("Spanner", database, {
     // The emulator runs one read-write transaction at a time.
-  }, { starts: 100 });
+    starts: 100,
+  });
 
   Deno.test(
     "Spanner: several orchestrators may make the tables at once, and find what was written",

@@ -4,7 +4,9 @@ import type { Session, SessionKey, SessionStatus } from "./session.ts";
 import { changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import { SqliteIdentities } from "../identity/sqlite_identities.ts";
+import type { IdentityStore } from "../identity/identity_store.ts";
+import type { AgentLimits, Expected, SessionChange, Store } from "./store.ts";
 import {
   claimedColumns,
   toWarmAgent,
@@ -63,17 +65,27 @@ const MIGRATIONS = [
      StorageDirectory TEXT NOT NULL,
      CreatedAt INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;`,
+  `CREATE TABLE EnrolmentTokens (
+     TokenHash TEXT NOT NULL PRIMARY KEY,
+     Uri TEXT NOT NULL,
+     ExpiresAt INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;
+   CREATE TABLE RevokedUsers (
+     UserId TEXT NOT NULL PRIMARY KEY,
+     RevokedAt INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;`,
 ];
 
 /**
  * A SessionStore in one SQLite file. Each change is on the disk when its promise resolves (WAL, synchronous FULL).
  * The file holds tokens, so only its owner may read it.
  */
-export class SqliteSessionStore implements SessionStore {
+export class SqliteSessionStore implements Store {
   readonly #file: string;
   readonly #database: DatabaseSync;
   readonly #changes = new SharedChanges({ look: (keys) => keys.map((key) => this.#moment(key)) });
   readonly #statements = new Map<string, StatementSync>();
+  readonly identities: IdentityStore = new SqliteIdentities((sql, ...values) => this.#all(sql, ...values));
 
   private constructor(file: string, database: DatabaseSync) {
     this.#file = file;

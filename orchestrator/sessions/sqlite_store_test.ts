@@ -2,20 +2,24 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError } from "../../proto/errors.ts";
+import { identityStoreContract } from "../identity/identity_store_contract.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { SqliteSessionStore } from "./sqlite_store.ts";
 import { fields, storeContract } from "./store_contract.ts";
 
 const KEY = { userId: "ann", repoHash: "a".repeat(32) };
 
-storeContract("SQLite", () => {
+function database() {
   const temp = tempDirectory();
   return {
     open: () => SqliteSessionStore.open(join(temp.path, "s.sqlite")),
     // deno-lint-ignore require-await
     [Symbol.asyncDispose]: async () => temp[Symbol.dispose](),
   };
-});
+}
+
+storeContract("SQLite", database);
+identityStoreContract("SQLite", database);
 
 Deno.test("SQLite: what was written is there after the store was opened anew, for its owner only", async () => {
   using temp = tempDirectory();
@@ -41,7 +45,8 @@ Deno.test("SQLite: a file of the first version is taken on, with all that it hol
   }
   const old = new DatabaseSync(file);
   for (const column of ["Synced", "MissingInstallBase"]) old.exec(`ALTER TABLE BuildSessions DROP COLUMN ${column}`);
-  old.exec("DROP TABLE WarmAgents; PRAGMA user_version = 1");
+  for (const table of ["WarmAgents", "EnrolmentTokens", "RevokedUsers"]) old.exec(`DROP TABLE ${table}`);
+  old.exec("PRAGMA user_version = 1");
   old.close();
   for (let opened = 1; opened <= 2; opened++) {
     await using store = SqliteSessionStore.open(file);

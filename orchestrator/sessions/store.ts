@@ -1,3 +1,4 @@
+import type { IdentityStore } from "../identity/identity_store.ts";
 import type { Session, SessionFields, SessionKey } from "./session.ts";
 import type { SessionEvent, SessionState } from "./state_machine.ts";
 import type { WarmAgentStore, WarmClaim } from "./warm_agents.ts";
@@ -68,4 +69,10 @@ export interface SessionStore extends WarmAgentStore, AsyncDisposable {
    * @returns the end of it
    */
   watch(key: SessionKey, listener: () => void): () => void;
+}
+
+/** All that orchestrators keep in one database. */
+export interface Store extends SessionStore {
+  /** Goes with the store. */
+  readonly identities: IdentityStore;
 }

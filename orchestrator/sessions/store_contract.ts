@@ -21,7 +21,7 @@ export function fields(change: Partial<SessionFields> = {}): SessionFields {
     agentPort: 0,
     commandPort: 0,
     accessToken: "access",
-    controlToken: "control",
+    agentId: "agent",
     storageDirectory: "/storage/ann",
     warnings: [],
     samePaths: false,
@@ -304,7 +304,7 @@ export function storeContract(
     podIp: "192.0.2.1",
     agentPort: 1,
     commandPort: 2,
-    controlToken: `control ${id}`,
+    agentId: `agent ${id}`,
     storageDirectory: `/storage/.warm/${id}`,
     createdAt: 1_000,
     ...change,
@@ -338,12 +338,12 @@ export function storeContract(
     for (const agent of agents) assert(await store.addWarm(agent));
     for (const [i, id] of ["e", "d", "a"].entries()) {
       const session = await take(store, String(i));
-      const { processId, podIp, agentPort, commandPort, controlToken } = agents.find((agent) => agent.id === id)!;
-      const expected = { ...fields(), processId, podIp, agentPort, commandPort, controlToken };
+      const { processId, podIp, agentPort, commandPort, agentId } = agents.find((agent) => agent.id === id)!;
+      const expected = { ...fields(), processId, podIp, agentPort, commandPort, agentId };
       assert.deepEqual(session, { ...expected, userId: "ann", repoHash: String(i), status: "PENDING", epoch: 1 });
     }
     const cold = await take(store, "cold");
-    assert.deepEqual([cold?.processId, cold?.agentPort, cold?.controlToken], ["", 0, "control"]);
+    assert.deepEqual([cold?.processId, cold?.agentPort, cold?.agentId], ["", 0, "agent"]);
     assert.deepEqual((await store.listWarm()).map(({ id }) => id), ["b", "c"]);
   });
 
@@ -351,7 +351,7 @@ export function storeContract(
     const epoch = await lead(store, "FAILED");
     assert(await store.addWarm(warm("a")));
     const session = await store.transition({ ...KEY, state: "FAILED", epoch, claim }, "start", fields());
-    assert.equal(session?.controlToken, "control a");
+    assert.equal(session?.agentId, "agent a");
     assert.deepEqual(await store.listWarm(), []);
   });
 
@@ -381,10 +381,10 @@ export function storeContract(
     const ids = Array.from({ length: 20 }, (_, i) => `agent ${i}`);
     for (const [i, id] of ids.entries()) assert(await store.addWarm(warm(id, { agentPort: i % 2 })));
     const started = await Promise.all(Array.from({ length: starts }, (_, i) => take(store, String(i))));
-    const tokens = started.map((session) => session!.controlToken);
+    const tokens = started.map((session) => session!.agentId);
     assert.deepEqual(
-      tokens.filter((token) => token !== "control").sort(),
-      ids.map((id) => `control ${id}`).sort(),
+      tokens.filter((token) => token !== "agent").sort(),
+      ids.map((id) => `agent ${id}`).sort(),
     );
     assert.deepEqual(await store.listWarm(), []);
   });
@@ -393,8 +393,8 @@ export function storeContract(
     await using other = await database.open();
     for (let i = 0; i < 5; i++) assert(await store.addWarm(warm(String(i))));
     const started = await Promise.all(Array.from({ length: 20 }, (_, i) => take([store, other][i % 2], String(i))));
-    const tokens = started.map((session) => session!.controlToken).filter((token) => token !== "control");
-    assert.deepEqual(tokens.sort(), [0, 1, 2, 3, 4].map((i) => `control ${i}`));
+    const tokens = started.map((session) => session!.agentId).filter((token) => token !== "agent");
+    assert.deepEqual(tokens.sort(), [0, 1, 2, 3, 4].map((i) => `agent ${i}`));
   });
 
   test("a start without all fields is refused", async (store) => {

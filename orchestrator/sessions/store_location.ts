@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { SpannerSessionStore } from "./spanner_store.ts";
 import { SqliteSessionStore } from "./sqlite_store.ts";
-import type { SessionStore } from "./store.ts";
+import type { Store } from "./store.ts";
 
 /** Where sessions are kept. */
 export type StoreLocation =
@@ -25,7 +25,7 @@ export function parseStoreLocation(text: string): StoreLocation | undefined {
 const SPANNER_DATABASE = /^projects\/[a-z0-9.:-]+\/instances\/[a-z0-9-]+\/databases\/[a-z0-9_-]+$/;
 
 /** Opens the store at a location. Throws an RbsError when it cannot be used. */
-export async function openStore(location: StoreLocation): Promise<SessionStore> {
+export async function openStore(location: StoreLocation): Promise<Store> {
   if (location.kind === "sqlite") return SqliteSessionStore.open(location.file);
   return await SpannerSessionStore.open(location.database);
 }

@@ -17,7 +17,7 @@ export interface WarmAgent {
   readonly agentPort: number;
   readonly commandPort: number;
   /** Secret that the orchestrator shows to it. Different for each agent, and the session's when one takes it. */
-  readonly controlToken: string;
+  readonly agentId: string;
   /** Its own folder until a session takes it. Absolute. */
   readonly storageDirectory: string;
   /** Milliseconds since 1970. */
@@ -54,7 +54,7 @@ const COLUMNS: Readonly<Record<keyof WarmAgent, string>> = {
   podIp: "PodIP",
   agentPort: "AgentPort",
   commandPort: "CommandPort",
-  controlToken: "ControlToken",
+  agentId: "ControlToken",
   storageDirectory: "StorageDirectory",
   createdAt: "CreatedAt",
 };

@@ -4,6 +4,7 @@ import { sentence } from "../../proto/errors.ts";
 import { randomToken } from "../../proto/state.ts";
 import type { AgentSpec, ComputeService, RunningAgent } from "../compute/compute_service.ts";
 import { warmFolder } from "../compute/storage_path.ts";
+import { type AgentTrust, withTrust } from "../compute/agent_trust.ts";
 import { Supervisor } from "../compute/supervisor.ts";
 import type { Log } from "../log.ts";
 import type { AgentLimits } from "./store.ts";
@@ -20,6 +21,8 @@ export interface WarmPoolOptions {
   /** Absolute. */
   readonly storageRoot: string;
   readonly leaseSeconds: number;
+  /** @default plain text, for tests */
+  readonly trust?: AgentTrust;
   /** An agent that does not wait for a session after this time has failed. Milliseconds. */
   readonly startTimeoutMs: number;
   /** What an agent gets to end by itself before it is killed. Milliseconds. */
@@ -47,7 +50,7 @@ export interface HeldAgent {
  */
 export class WarmPool {
   readonly #options: WarmPoolOptions;
-  /** By control token: what tells agents apart in sessions, too. */
+  /** By agent id: what tells agents apart in sessions, too. */
   readonly #waiting = new Map<string, WarmHold>();
   /** All that are not gone, those that are being ended, too; not those that were taken. */
   readonly #alive = new Set<WarmHold>();
@@ -112,10 +115,10 @@ export class WarmPool {
    *
    * @param signal The session is given up.
    */
-  async take(controlToken: string, signal: AbortSignal): Promise<HeldAgent | undefined> {
-    const hold = this.#waiting.get(controlToken);
+  async take(agentId: string, signal: AbortSignal): Promise<HeldAgent | undefined> {
+    const hold = this.#waiting.get(agentId);
     if (!hold) return undefined;
-    this.#waiting.delete(controlToken);
+    this.#waiting.delete(agentId);
     this.#notBefore = performance.now() + (this.#options.settleMs ?? 1000);
     this.look();
     const giveUp = () => hold.end(0);
@@ -174,7 +177,7 @@ export class WarmPool {
       podIp: "",
       agentPort: 0,
       commandPort: 0,
-      controlToken: randomToken(),
+      agentId: randomToken(),
       storageDirectory: join(warmFolder(storageRoot), id),
       createdAt: Date.now(),
     };
@@ -187,12 +190,12 @@ export class WarmPool {
 
   #hold(row: WarmAgent): WarmHold {
     const hold = new WarmHold(row, this.#options);
-    this.#waiting.set(row.controlToken, hold);
+    this.#waiting.set(row.agentId, hold);
     this.#alive.add(hold);
     hold.gone.then((why) => {
       this.#alive.delete(hold);
       // Who was taken is not the pool's to mourn.
-      if (!this.#waiting.delete(row.controlToken) || this.#ending.signal.aborted) return;
+      if (!this.#waiting.delete(row.agentId) || this.#ending.signal.aborted) return;
       this.#options.log(`warm agent ${row.id}: ${why}`);
       this.look();
     });
@@ -201,7 +204,7 @@ export class WarmPool {
   }
 
   async #discard(hold: WarmHold): Promise<void> {
-    this.#waiting.delete(hold.row.controlToken);
+    this.#waiting.delete(hold.row.agentId);
     // First, so that no session takes it.
     await this.#forget(hold);
     hold.end(this.#options.killAfterMs);
@@ -278,18 +281,19 @@ class WarmHold {
   }
 
   async #live(): Promise<string> {
-    const { startTimeoutMs, compute, store } = this.#options;
+    const { startTimeoutMs, compute, store, trust } = this.#options;
     const { row } = this;
     const over = Promise.withResolvers<string>();
     const timer = setTimeout(() => over.resolve(`it was not ready after ${startTimeoutMs / 1000} s`), startTimeoutMs);
     try {
       const endpoint = { host: row.podIp, port: row.agentPort, commandPort: row.commandPort };
       const agent = this.#agent = row.agentPort === 0
-        ? await compute.start(this.#spec(), this.#givenUp.signal, () => {})
+        ? await compute.start(await withTrust(this.#spec(), trust), this.#givenUp.signal, () => {})
         : compute.adopt(row.processId, endpoint, row.storageDirectory);
       const supervisor = this.#supervisor = new Supervisor({
         endpoint: agent.endpoint,
-        controlToken: row.controlToken,
+        agentId: row.agentId,
+        trust,
         epoch: 0,
         wasReady: row.agentPort !== 0,
         answerTimeoutMs: this.#options.answerTimeoutMs,
@@ -331,7 +335,7 @@ class WarmHold {
   }
 
   #spec(): AgentSpec {
-    const { storageDirectory, controlToken } = this.row;
+    const { storageDirectory, agentId } = this.row;
     return {
       userId: "",
       repoHash: "",
@@ -341,7 +345,7 @@ class WarmHold {
       startupOptions: [],
       storageDirectory,
       accessToken: "",
-      controlToken,
+      agentId,
       leaseSeconds: this.#options.leaseSeconds,
       synced: false,
       hiddenPaths: [],

@@ -19,7 +19,7 @@ test("a session takes an agent that waits, and the pool is filled up again behin
   const session = await world.get({}, steps.read);
   assert(steps.steps.includes("taking an agent that waits"), steps.steps.join());
   assert(!steps.steps.includes("starting agent"), steps.steps.join());
-  assert.equal(session.controlToken, before[0].controlToken);
+  assert.equal(session.agentId, before[0].agentId);
   const agent = world.compute.agents[0];
   assert.equal(agent.isWarm, false);
   assert.deepEqual(agent.spec.startupOptions, session.startupOptions);
@@ -44,7 +44,7 @@ test("many sessions at once take each agent once, and start what is missing", as
   await world.untilWarm(3);
   const sessions = await Promise.all(Array.from({ length: 8 }, (_, i) => world.get(workspace(i))));
   assert.equal(new Set(sessions.map(({ agentPort }) => agentPort)).size, 8);
-  assert.equal(new Set(sessions.map(({ controlToken }) => controlToken)).size, 8);
+  assert.equal(new Set(sessions.map(({ agentId }) => agentId)).size, 8);
   await world.untilWarm(3);
   await untilAlive(world, 11);
 }, { warm: 3 });
@@ -149,7 +149,7 @@ test("an orchestrator after this one takes the agents over, and ends those that 
   assert(after.every(({ owner }) => owner === world.pool!.claim.owner));
   assert.notEqual(world.pool, former);
   const session = await world.get();
-  assert.equal(session.controlToken, before[0].controlToken);
+  assert.equal(session.agentId, before[0].agentId);
   assert.equal(world.compute.agents[0].spec.accessToken, session.accessToken);
   former.kill();
 }, { warm: 3 });
@@ -169,7 +169,7 @@ test("a session that was given an agent which nobody told of it is served after 
   world.service = world.newService();
   await world.service.adopt();
   const session = await world.until("PENDING", undefined, workspace(2));
-  assert.equal(session!.controlToken, next.controlToken);
+  assert.equal(session!.agentId, next.agentId);
   while (world.compute.agents[1].spec.accessToken !== "new") await new Promise((resolve) => setTimeout(resolve, 1));
   world.compute.agents[1].becomeReady();
   await world.until("READY", undefined, workspace(2));

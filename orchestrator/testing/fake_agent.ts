@@ -1,6 +1,7 @@
 /** A program that an orchestrator can start as its agent; see {@link behaviours} for what it can be told. */
 import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import { enrol } from "../../proto/identity/enrolment.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 import { behaviours, FakeAgentServer } from "./fake_agent_server.ts";
 
@@ -20,7 +21,14 @@ if (behaviour.has("hang")) await new Promise((resolve) => setTimeout(resolve, 3_
 if (behaviour.has("deaf")) Deno.addSignalListener("SIGTERM", () => {});
 if (behaviour.has("environment")) console.error(JSON.stringify(Deno.env.toObject()));
 
-const agent = new FakeAgentServer(spec, Deno.env.get("RBS_AGENT_HOST"));
+const credentials = spec.orchestratorAddress
+  ? await enrol(
+    { address: spec.orchestratorAddress },
+    { authorities: spec.authorities!, trustDomain: spec.trustDomain! },
+    spec.bootstrapToken!,
+  )
+  : undefined;
+const agent = new FakeAgentServer(spec, Deno.env.get("RBS_AGENT_HOST"), credentials);
 const port = await agent.listen();
 console.log(toJsonString(AgentListeningSchema, { $typeName: "rbs.v1.AgentListening", port, commandPort: port }));
 await agent.ended;

@@ -1,6 +1,8 @@
 import { Agent, type SuperviseResponseSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, RpcError, RpcServer } from "../../proto/rpc.ts";
+import type { Credentials } from "../../proto/identity/credentials.ts";
+import { admit } from "../../proto/rpc_rules.ts";
 import { bearer } from "../../proto/state.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 
@@ -36,15 +38,20 @@ export class FakeAgentServer implements AsyncDisposable {
   /** While true, Supervise calls are accepted and never answered. */
   mute = false;
 
-  /** @param host The address to listen on. */
-  constructor(public spec: AgentSpec, host = "127.0.0.1") {
+  /**
+   * @param host The address to listen on.
+   * @param credentials Its own; undefined: it speaks plain text, and lets in whoever has the token.
+   */
+  constructor(public spec: AgentSpec, host = "127.0.0.1", credentials?: Credentials) {
     this.#behaviours = behaviours(spec.startupOptions);
     this.#ready = !this.#behaviours.has("slow");
     this.#server = new RpcServer({
       address: `${host}:0`,
+      credentials,
       authorize: (path, context) => {
-        const token = path.endsWith("/Supervise") ? this.spec.controlToken : this.spec.accessToken;
-        if (bearer(context.metadata("authorization")) !== token) {
+        if (credentials) admit(path, context, this.spec.userId);
+        const supervises = path.endsWith("/Supervise");
+        if (!supervises && bearer(context.metadata("authorization")) !== this.spec.accessToken) {
           throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
         }
       },

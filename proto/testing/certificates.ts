@@ -65,6 +65,22 @@ export class TestAuthority {
   /** Credentials with a new key. They trust this authority. */
   async certify(options: CertificateOptions): Promise<Credentials> {
     const keys = await newKeys();
+    return {
+      certificate: await this.#issue(keys.publicKey, options),
+      privateKey: x509.PemConverter.encode(await crypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY"),
+      authorities: this.certificate,
+      trustDomain: TRUST_DOMAIN,
+    };
+  }
+
+  /** A certificate for the key of a request (PKCS #10, DER), as PEM. */
+  async certifyRequest(request: Uint8Array, identity: Identity, options: CertificateOptions = {}): Promise<string> {
+    const { publicKey } = new x509.Pkcs10CertificateRequest(request as Uint8Array<ArrayBuffer>);
+    const key = await publicKey.export(ALGORITHM, ["verify"]);
+    return await this.#issue(key, { uris: [spiffeUri(TRUST_DOMAIN, identity)], ...options });
+  }
+
+  async #issue(publicKey: CryptoKey, options: CertificateOptions): Promise<string> {
     const { uris = [], names = [AGENT_NAME] } = options;
     const certificate = await x509.X509CertificateGenerator.create({
       subject: "CN=RBS test",
@@ -73,7 +89,7 @@ export class TestAuthority {
       notAfter: options.notAfter ?? new Date(Date.now() + 3600_000),
       signingKey: this.#keys.privateKey,
       signingAlgorithm: ALGORITHM,
-      publicKey: keys.publicKey,
+      publicKey,
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
@@ -91,12 +107,7 @@ export class TestAuthority {
           : [],
       ],
     });
-    return {
-      certificate: certificate.toString("pem"),
-      privateKey: x509.PemConverter.encode(await crypto.subtle.exportKey("pkcs8", keys.privateKey), "PRIVATE KEY"),
-      authorities: this.certificate,
-      trustDomain: TRUST_DOMAIN,
-    };
+    return certificate.toString("pem");
   }
 
   /** Credentials of a holder in {@link TRUST_DOMAIN}. */

@@ -74,12 +74,17 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
     try {
       // The command's start is what the user waits for; the first heartbeat goes out beside it.
       orchestrator.heartbeat(server.response.session!, heartbeats.signal);
-      return await runRemoteCommand(server.response, {
-        args: ["bazel", ...args],
-        env: commandEnvironment(options.env),
-        workingDirectory,
-        readsStdin: readsStdin(args),
-      }, io);
+      return await runRemoteCommand(
+        server.response,
+        {
+          args: ["bazel", ...args],
+          env: commandEnvironment(options.env),
+          workingDirectory,
+          readsStdin: readsStdin(args),
+        },
+        io,
+        orchestrator.credentials,
+      );
     } catch (e) {
       if (!(e instanceof StaleServer)) throw e;
       const pause = RETRY_PAUSES_MS[attempt];

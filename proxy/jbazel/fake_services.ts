@@ -16,7 +16,7 @@ import {
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { actingUser, admit } from "../../proto/rpc_rules.ts";
 import { bearer } from "../../proto/state.ts";
-import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
+import { giveUserKeys, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import { type CallContext, Code, RpcError, RpcServer } from "../../proto/rpc.ts";
 import { type CommandIo } from "./remote_command.ts";
 import type { SignalSource } from "./signals.ts";
@@ -41,6 +41,9 @@ export class TestPlace implements Disposable {
   }
 }
 
+/** Names the agent in its certificate. */
+const AGENT_ID = "a".repeat(32);
+
 /** An agent that does with a command what `behaviour` says. */
 export class FakeAgent implements AsyncDisposable {
   readonly server: RpcServer;
@@ -48,9 +51,10 @@ export class FakeAgent implements AsyncDisposable {
   epoch = 1;
   calls = 0;
 
-  private constructor(behaviour: Behaviour) {
-    const authorize = (_: string, context: CallContext) => {
+  private constructor(behaviour: Behaviour, credentials: Credentials) {
+    const authorize = (path: string, context: CallContext) => {
       this.calls++;
+      admit(path, context, "ada");
       if (bearer(context.metadata("authorization")) !== "agent-token") {
         throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
       }
@@ -58,7 +62,7 @@ export class FakeAgent implements AsyncDisposable {
         throw new RpcError(Code.FAILED_PRECONDITION, "the session was taken over");
       }
     };
-    this.server = new RpcServer({ address: "127.0.0.1:0", authorize }).add(Agent, {
+    this.server = new RpcServer({ address: "127.0.0.1:0", credentials, authorize }).add(Agent, {
       executeCommand: (requests, context) => behaviour(requests[Symbol.asyncIterator](), context),
       // deno-lint-ignore require-yield
       supervise: async function* () {
@@ -68,7 +72,8 @@ export class FakeAgent implements AsyncDisposable {
   }
 
   static async start(behaviour: Behaviour): Promise<FakeAgent> {
-    const agent = new FakeAgent(behaviour);
+    const authority = await testAuthority();
+    const agent = new FakeAgent(behaviour, await authority.identify({ kind: "agent", sessionId: AGENT_ID }));
     await agent.server.listen();
     return agent;
   }
@@ -106,7 +111,7 @@ export class FakeOrchestrator implements AsyncDisposable {
       sourcePath: r.sourcePath,
       status: SessionStatus.READY,
       epoch: this.epoch,
-      agent: { host: "127.0.0.1", port: this.agentPort, commandPort: 1 },
+      agent: { host: "127.0.0.1", port: this.agentPort, commandPort: 1, agentId: AGENT_ID },
     });
     // deno-lint-ignore no-this-alias
     const self = this;

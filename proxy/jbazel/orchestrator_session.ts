@@ -26,14 +26,15 @@ export interface BuildServer {
 /** jbazel's side of the orchestrator. Every method throws an RbsError whose sentence says what to do. */
 export class OrchestratorSession implements Disposable {
   readonly #settings: Settings;
-  readonly #credentials: HeldCredentials;
+  /** The user's. */
+  readonly credentials: HeldCredentials;
   #client: RpcClient<typeof Orchestrator>;
 
   /** Reads the keys; connects with the first call. */
   constructor(settings: Settings) {
     this.#settings = settings;
     try {
-      this.#credentials = readValidCredentials(settings.stateDirectory);
+      this.credentials = readValidCredentials(settings.stateDirectory);
     } catch (e) {
       throw environmentError((e as Error).message, e, "caller");
     }
@@ -42,13 +43,13 @@ export class OrchestratorSession implements Disposable {
 
   #connect(): RpcClient<typeof Orchestrator> {
     return createRpcClient(Orchestrator, this.#settings.orchestrator, {
-      tls: { credentials: this.#credentials, expected: { kind: "orchestrator" } },
+      tls: { credentials: this.credentials, expected: { kind: "orchestrator" } },
     });
   }
 
   /** Who the caller is, as its certificate says. */
   get userId(): string {
-    return userOf(this.#credentials);
+    return userOf(this.credentials);
   }
 
   [Symbol.dispose](): void {

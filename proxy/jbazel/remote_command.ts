@@ -1,6 +1,7 @@
 import { RbsError } from "../../proto/errors.ts";
 import { Agent, type ExecuteCommandRequestSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import type { GetServerResponse } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import type { Credentials } from "../../proto/identity/credentials.ts";
 import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { BazelExit, BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./exit_codes.ts";
@@ -46,6 +47,7 @@ const CTRL_C = 0x03;
  * raw meanwhile, so that Ctrl-C is a key like any other and the far terminal decides what it means. For the others the
  * local terminal stays as it is: what is typed waits for the shell.
  *
+ * @param credentials The user's.
  * @returns the command's exit code
  * @throws {StaleServer} when nothing was run. @throws {RbsError} when the agent was lost.
  */
@@ -53,10 +55,14 @@ export async function runRemoteCommand(
   server: GetServerResponse,
   command: RemoteCommand,
   io: CommandIo,
+  credentials: Credentials,
 ): Promise<number> {
-  const { host, port } = server.session!.agent!;
+  const { host, port, agentId } = server.session!.agent!;
   const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
-  using agent = createRpcClient(Agent, address, { token: server.accessToken });
+  using agent = createRpcClient(Agent, address, {
+    token: server.accessToken,
+    tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+  });
   using cleanup = new DisposableStack();
   const call = agent.executeCommand({ metadata: { "rbs-epoch": String(server.session!.epoch) } });
   // Leaving by ourselves: the agent interrupts the command when the call ends.

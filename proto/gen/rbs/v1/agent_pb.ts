@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/agent.proto.
  */
 export const file_rbs_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiGQoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0iHQoJU3RvcEFnZW50EhAKCGdyYWNlX21zGAEgASgNIs4BChFTdXBlcnZpc2VSZXNwb25zZRIOCgRzdGVwGAEgASgJSAASIwoFcmVhZHkYAiABKAsyEi5yYnMudjEuQWdlbnRSZWFkeUgAEiUKBmZhaWxlZBgDIAEoCzITLnJicy52MS5BZ2VudEZhaWxlZEgAEikKCGFjdGl2aXR5GAQgASgLMhUucmJzLnYxLkFnZW50QWN0aXZpdHlIABInCgd3YWl0aW5nGAUgASgLMhQucmJzLnYxLkFnZW50V2FpdGluZ0gAQgkKB21lc3NhZ2UiUAoKQWdlbnRSZWFkeRIQCgh3YXJuaW5ncxgBIAMoCRISCgpzYW1lX3BhdGhzGAIgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAMgASgJIjAKC0FnZW50RmFpbGVkEg4KBnJlYXNvbhgBIAEoCRIRCgl0cmFuc2llbnQYAiABKAgiDgoMQWdlbnRXYWl0aW5nIikKDUFnZW50QWN0aXZpdHkSGAoQcnVubmluZ19jb21tYW5kcxgBIAEoDSKwAgoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIVCg1jb250cm9sX3Rva2VuGAkgASgJEhUKDWxlYXNlX3NlY29uZHMYCiABKA0SDgoGc3luY2VkGAsgASgIEhQKDGhpZGRlbl9wYXRocxgMIAMoCRIbChNkZWZhdWx0X291dHB1dF9iYXNlGBQgASgJEgwKBHdhcm0YFSABKAgiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
+  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiNwoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYAiABKAkiHQoJU3RvcEFnZW50EhAKCGdyYWNlX21zGAEgASgNIs4BChFTdXBlcnZpc2VSZXNwb25zZRIOCgRzdGVwGAEgASgJSAASIwoFcmVhZHkYAiABKAsyEi5yYnMudjEuQWdlbnRSZWFkeUgAEiUKBmZhaWxlZBgDIAEoCzITLnJicy52MS5BZ2VudEZhaWxlZEgAEikKCGFjdGl2aXR5GAQgASgLMhUucmJzLnYxLkFnZW50QWN0aXZpdHlIABInCgd3YWl0aW5nGAUgASgLMhQucmJzLnYxLkFnZW50V2FpdGluZ0gAQgkKB21lc3NhZ2UiUAoKQWdlbnRSZWFkeRIQCgh3YXJuaW5ncxgBIAMoCRISCgpzYW1lX3BhdGhzGAIgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAMgASgJIjAKC0FnZW50RmFpbGVkEg4KBnJlYXNvbhgBIAEoCRIRCgl0cmFuc2llbnQYAiABKAgiDgoMQWdlbnRXYWl0aW5nIikKDUFnZW50QWN0aXZpdHkSGAoQcnVubmluZ19jb21tYW5kcxgBIAEoDSKTAwoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNEg4KBnN5bmNlZBgLIAEoCBIUCgxoaWRkZW5fcGF0aHMYDCADKAkSGwoTZGVmYXVsdF9vdXRwdXRfYmFzZRgUIAEoCRIMCgR3YXJtGBUgASgIEhAKCGFnZW50X2lkGA0gASgJEhwKFG9yY2hlc3RyYXRvcl9hZGRyZXNzGA4gASgJEhcKD2Jvb3RzdHJhcF90b2tlbhgPIAEoCRITCgthdXRob3JpdGllcxgQIAEoCRIUCgx0cnVzdF9kb21haW4YESABKAlKBAgJEAoiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
 
 /**
  * @generated from message rbs.v1.ExecuteCommandRequest
@@ -230,6 +230,13 @@ export type SetEpoch = Message<"rbs.v1.SetEpoch"> & {
    * @generated from field: uint32 epoch = 1;
    */
   epoch: number;
+
+  /**
+   * "host:port" where the agent finds this orchestrator, to have its certificate renewed. Empty: where it was before.
+   *
+   * @generated from field: string orchestrator_address = 2;
+   */
+  orchestratorAddress: string;
 };
 
 /**
@@ -451,11 +458,6 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   accessToken: string;
 
   /**
-   * @generated from field: string control_token = 9;
-   */
-  controlToken: string;
-
-  /**
    * An agent that nobody supervises for this long, and that runs no command, ends itself. Seconds.
    *
    * @generated from field: uint32 lease_seconds = 10;
@@ -486,11 +488,45 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
 
   /**
    * The agent is started ahead: it listens, and serves nobody until a supervisor assigns it a session. Only storage_directory
-   * (a folder of its own until then), control_token and lease_seconds are set; the token goes on in the session.
+   * (a folder of its own until then), lease_seconds and what it gets its certificate by are set; agent_id goes on in the
+   * session.
    *
    * @generated from field: bool warm = 21;
    */
   warm: boolean;
+
+  /**
+   * Names the agent in its certificate: 32 lowercase hex digits, different for each agent.
+   *
+   * @generated from field: string agent_id = 13;
+   */
+  agentId: string;
+
+  /**
+   * Where it gets its certificate: "host:port" of the orchestrator. Only at its start, as are the next three.
+   *
+   * @generated from field: string orchestrator_address = 14;
+   */
+  orchestratorAddress: string;
+
+  /**
+   * Good for one certificate, and not for long. A secret.
+   *
+   * @generated from field: string bootstrap_token = 15;
+   */
+  bootstrapToken: string;
+
+  /**
+   * PEM: whom it trusts.
+   *
+   * @generated from field: string authorities = 16;
+   */
+  authorities: string;
+
+  /**
+   * @generated from field: string trust_domain = 17;
+   */
+  trustDomain: string;
 };
 
 /**
@@ -525,10 +561,11 @@ export const AgentListeningSchema: GenMessage<AgentListening> = /*@__PURE__*/
   messageDesc(file_rbs_v1_agent, 14);
 
 /**
- * One session's agent. Every call carries `authorization: Bearer <token>`: the session's access token for
- * ExecuteCommand (with `rbs-epoch: <number>`), the orchestrator's control token for Supervise.
+ * One session's agent. Mutual TLS only. ExecuteCommand is for the session's owner, and carries `authorization: Bearer
+ * <access token>` and `rbs-epoch: <number>`; Supervise is for the orchestrator.
  *
- * Errors, for all methods: UNAUTHENTICATED (wrong token), FAILED_PRECONDITION (an older epoch).
+ * Errors, for all methods: UNAUTHENTICATED (wrong token), PERMISSION_DENIED (not for this caller, see
+ * proto/rpc_rules.ts), FAILED_PRECONDITION (an older epoch).
  *
  * @generated from service rbs.v1.Agent
  */

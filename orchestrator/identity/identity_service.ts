@@ -1,0 +1,57 @@
+import type { Identity as IdentityService } from "../../proto/gen/rbs/v1/identity_pb.ts";
+import type { Identity } from "../../proto/identity/spiffe.ts";
+import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/rpc.ts";
+import { admit } from "../../proto/rpc_rules.ts";
+import type { CertificateAuthority } from "./certificate_authority.ts";
+import type { Enroller } from "./enroller.ts";
+import type { IdentityStore } from "./identity_store.ts";
+
+/** Parts of an {@link identityService}. */
+export interface IdentityParts {
+  readonly authority: CertificateAuthority;
+  readonly enroller: Enroller;
+  readonly store: IdentityStore;
+  /** Whether a session has this agent. */
+  hasAgent(agentId: string): Promise<boolean>;
+}
+
+/** The service rbs.v1.Identity. */
+export function identityService(
+  { authority, enroller, store, hasAgent }: IdentityParts,
+): RpcImplementation<typeof IdentityService> {
+  const certified = async (request: Uint8Array, identity: Identity) => ({
+    certificate: await authority.certify(request, identity),
+    authorities: authority.authorities,
+  });
+  return {
+    async issueCertificate({ certificateRequest, token }) {
+      const identity = await enroller.redeem(token);
+      await refuseRevoked(store, identity);
+      return await certified(certificateRequest, identity);
+    },
+
+    async renewCertificate({ certificateRequest }, { identity }) {
+      if (!identity) throw new RpcError(Code.UNAUTHENTICATED, "Only who has a certificate can renew it.");
+      if (identity.kind === "agent" && !await hasAgent(identity.sessionId)) {
+        throw new RpcError(Code.PERMISSION_DENIED, "The agent's session has ended.");
+      }
+      return await certified(certificateRequest, identity);
+    },
+  };
+}
+
+/** Who may call the orchestrator: what the rules say, unless the caller is revoked. */
+export function authorizer(store: IdentityStore): (path: string, context: CallContext) => Promise<void> {
+  return async (path, context) => {
+    admit(path, context);
+    if (context.identity) await refuseRevoked(store, context.identity);
+  };
+}
+
+async function refuseRevoked(store: IdentityStore, identity: Identity): Promise<void> {
+  if (identity.kind !== "user" || !await store.isRevoked(identity.userId)) return;
+  throw new RpcError(
+    Code.PERMISSION_DENIED,
+    `User ${JSON.stringify(identity.userId)} was locked out by the orchestrator's operator (orchestrator revoke).`,
+  );
+}

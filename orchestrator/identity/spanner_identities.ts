@@ -1,0 +1,78 @@
+import type { Transaction } from "@google-cloud/spanner";
+import type { Enrolment, IdentityStore } from "./identity_store.ts";
+
+/** How long a look at who is locked out counts. Milliseconds. */
+const LOOK_MS = 1_000;
+
+/** What the store does for it. */
+export interface SpannerWork {
+  query(sql: string, params: Record<string, string>): Promise<Record<string, unknown>[]>;
+  /** A read-write transaction, after those with the same turn. */
+  transaction<T extends { happened: boolean }>(
+    turn: string,
+    work: (transaction: Transaction) => Promise<T>,
+  ): Promise<T>;
+}
+
+/** The {@link IdentityStore} of a SpannerSessionStore. Who is locked out is looked up at most once a second. */
+export class SpannerIdentities implements IdentityStore {
+  readonly #work: SpannerWork;
+  #revoked?: { at: number; users: Promise<Set<string>> };
+
+  constructor(work: SpannerWork) {
+    this.#work = work;
+  }
+
+  async addToken(tokenHash: string, { uri, expiresAt }: Enrolment, now: number): Promise<void> {
+    const old = await this.#work.query(
+      "SELECT TokenHash FROM EnrolmentTokens WHERE ExpiresAt <= CAST(@now AS INT64) LIMIT 1000",
+      { now: String(now) },
+    );
+    await this.#work.transaction("tokens", (transaction) => {
+      for (const row of old) transaction.deleteRows("EnrolmentTokens", [[String(row.TokenHash)]]);
+      transaction.insert("EnrolmentTokens", { TokenHash: tokenHash, Uri: uri, ExpiresAt: expiresAt });
+      return Promise.resolve({ happened: true });
+    });
+  }
+
+  async takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined> {
+    const { row } = await this.#work.transaction("tokens", async (transaction) => {
+      const request = { keys: [[tokenHash]], columns: ["Uri", "ExpiresAt"], json: true };
+      const [rows] = await transaction.read("EnrolmentTokens", request);
+      const row = rows[0] as unknown as Record<string, unknown> | undefined;
+      if (row) transaction.deleteRows("EnrolmentTokens", [[tokenHash]]);
+      return { happened: row !== undefined, row };
+    });
+    if (!row || Number(row.ExpiresAt) <= now) return undefined;
+    return { uri: String(row.Uri), expiresAt: Number(row.ExpiresAt) };
+  }
+
+  async revoke(userId: string, uri: string, at: number | undefined): Promise<void> {
+    const tokens = await this.#work.query("SELECT TokenHash FROM EnrolmentTokens WHERE Uri = @uri", { uri });
+    await this.#work.transaction("tokens", (transaction) => {
+      if (at === undefined) transaction.deleteRows("RevokedUsers", [[userId]]);
+      else {
+        transaction.upsert("RevokedUsers", { UserId: userId, RevokedAt: at });
+        for (const row of tokens) transaction.deleteRows("EnrolmentTokens", [[String(row.TokenHash)]]);
+      }
+      return Promise.resolve({ happened: true });
+    });
+    this.#revoked = undefined;
+  }
+
+  async isRevoked(userId: string): Promise<boolean> {
+    const now = Date.now();
+    if (!this.#revoked || now - this.#revoked.at >= LOOK_MS || now < this.#revoked.at) {
+      const looked = this.#revoked = {
+        at: now,
+        users: this.#work.query("SELECT UserId FROM RevokedUsers", {})
+          .then((rows) => new Set(rows.map((row) => String(row.UserId)))),
+      };
+      // Whoever failed to look has not looked.
+      looked.users.catch(() => {
+        if (this.#revoked === looked) this.#revoked = undefined;
+      });
+    }
+    return (await this.#revoked.users).has(userId);
+  }
+}

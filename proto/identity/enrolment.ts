@@ -1,0 +1,47 @@
+/** How a program gets its certificate from the orchestrator: the first for a token, the next ones for the one before. */
+import { Identity as IdentityService, type IssueCertificateResponse } from "../gen/rbs/v1/identity_pb.ts";
+import { createRpcClient } from "../rpc.ts";
+import { type NewKey, newKey } from "./certificate_request.ts";
+import type { Credentials } from "./credentials.ts";
+
+/** Who gives certificates. */
+export interface Issuer {
+  /** "host:port". */
+  readonly address: string;
+  /** What it may take. Milliseconds. @default 10000 */
+  readonly timeoutMs?: number;
+}
+
+const TIMEOUT_MS = 10_000;
+const EXPECTED = { kind: "orchestrator" } as const;
+
+/** Gets a certificate for a token. The key is made here, and stays here. Throws an RpcError. */
+export async function enrol(
+  { address, timeoutMs = TIMEOUT_MS }: Issuer,
+  trusted: Pick<Credentials, "authorities" | "trustDomain">,
+  token: string,
+): Promise<Credentials> {
+  const key = newKey();
+  using client = createRpcClient(IdentityService, address, { tls: { credentials: trusted, expected: EXPECTED } });
+  const answer = await client.issueCertificate({ certificateRequest: key.request, token }, { timeoutMs });
+  return received(key, answer, trusted.trustDomain);
+}
+
+/** Gets a new certificate, for a new key, for the holder of `credentials`, which must be valid still. Throws an RpcError. */
+export async function renew(
+  { address, timeoutMs = TIMEOUT_MS }: Issuer,
+  credentials: Credentials,
+): Promise<Credentials> {
+  const key = newKey();
+  using client = createRpcClient(IdentityService, address, { tls: { credentials, expected: EXPECTED } });
+  const answer = await client.renewCertificate({ certificateRequest: key.request }, { timeoutMs });
+  return received(key, answer, credentials.trustDomain);
+}
+
+function received(
+  { privateKey }: NewKey,
+  { certificate, authorities }: IssueCertificateResponse,
+  trustDomain: string,
+): Credentials {
+  return { certificate, privateKey, authorities, trustDomain };
+}
