@@ -28,7 +28,10 @@ interface Result {
   failed: number;
 }
 
-const UNIT: Suite = { name: "unit", paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support"] };
+const UNIT: Suite = {
+  name: "unit",
+  paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support", "tests/identity"],
+};
 const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
 const TWO_MACHINES: Suite[] = [
   { name: "two machines", paths: ["tests/sync"] },

@@ -272,8 +272,8 @@ test("who does not know the secrets gets nothing done", async () => {
     using connection = new Connection("127.0.0.1", ports[name]);
     for (const headers of [{} as Headers, { authorization: "Bearer 0123456789abcdef0123456789abcdef" }]) {
       const { code, message } = await connection.unary(path, shutdown, { headers });
-      // The orchestrator does not answer at all to what is no TLS.
-      const refusal = name === "orchestrator" ? Status.UNAVAILABLE : Status.UNAUTHENTICATED;
+      // Orchestrator and agent do not answer at all to what is no TLS.
+      const refusal = name === "proxy" ? Status.UNAUTHENTICATED : Status.UNAVAILABLE;
       assert.equal(code, refusal, `${name}: ${message}`);
     }
   }
