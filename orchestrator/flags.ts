@@ -59,8 +59,8 @@ Examples:
       connection before each command, as the outputs do after it, and nothing else of anybody's files.
 
   orchestrator --local-mode --workspace=synced --listen=10.0.0.5
-      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and have ca.crt and user.pem of this
-      state directory's keys/ in their own.
+      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and become known by
+      \`orchestrator enrol USER\` here and \`jbazel login\` there.
 
   orchestrator --local-mode --ca-cert=ca.crt --ca-key=ca.key
       Certifies by your own authority instead of one that it makes itself.
@@ -68,6 +68,12 @@ Examples:
   orchestrator --local-mode --store=spanner:projects/p/instances/i/databases/rbs
       Keeps the sessions in a Cloud Spanner database, which must exist; tables are made. GOOGLE_APPLICATION_CREDENTIALS
       names the key to get in with, or SPANNER_EMULATOR_HOST=localhost:9010 an emulator that needs none.
+
+  orchestrator enrol ann --address=10.0.0.5:50051
+      Prints a token for the user ann, who gives it to \`jbazel login\` and is known from then on.
+
+  orchestrator revoke ann
+      Locks ann out; with --undo, lets ann in again. Both work beside an orchestrator that runs.
 
 It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it and its
 agents. If it is killed, its agents go on, and the next start on the same state directory takes them over.

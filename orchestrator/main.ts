@@ -5,6 +5,7 @@ import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
+import { isAdminCommand, runAdminCommand } from "./admin.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
@@ -115,8 +116,11 @@ function stopSignal(): Promise<string> {
 }
 
 try {
-  const flags = parseFlags(Deno.args, import.meta.url);
-  if (flags) await run(flags);
+  if (isAdminCommand(Deno.args)) await runAdminCommand(Deno.args, console.log);
+  else {
+    const flags = parseFlags(Deno.args, import.meta.url);
+    if (flags) await run(flags);
+  }
   Deno.exit(0);
 } catch (e) {
   console.error(`orchestrator: ${sentence(e)}`);

@@ -4,6 +4,9 @@ import { join } from "node:path";
 import { Agent } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type GetServerResponse, Orchestrator, SessionStatus } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Credentials } from "../proto/identity/credentials.ts";
+import { discoverAuthority } from "../proto/identity/discovery.ts";
+import { enrol, renew } from "../proto/identity/enrolment.ts";
+import { readInvitation } from "../proto/identity/invitation.ts";
 import { readCredentials } from "../proto/identity/key_directory.ts";
 import { Code, createRpcClient, RpcError } from "../proto/rpc.ts";
 import { randomToken } from "../proto/state.ts";
@@ -351,6 +354,55 @@ test("who wants an agent too many is told by steps, waits as long as the deadlin
     if (event.case === "step") steps.push(event.value.description);
   }
   assert.equal(steps[0], "stopping the former server, which an earlier life of the client has left behind");
+});
+
+/** Runs `orchestrator enrol|revoke …` to its end. */
+async function admin(world: World, ...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await world.command(...args).output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  return new TextDecoder().decode(stdout).trimEnd();
+}
+
+test("a user is enrolled by a token, once, and locked out by the operator, while it runs", async (world) => {
+  const running = await world.start();
+  const word = await admin(world, "enrol", "bob", `--address=localhost:${running.port}`);
+  const invitation = readInvitation(word);
+  assert(invitation, word);
+  const { address, fingerprint, trustDomain, token } = invitation;
+  const trusted = { authorities: await discoverAuthority(address, fingerprint), trustDomain };
+  await assert.rejects(
+    discoverAuthority(address, fingerprint.replace(/./g, "0")),
+    /not the orchestrator that the token/,
+  );
+  const bob = await enrol({ address }, trusted, token);
+  await rejects(enrol({ address }, trusted, token), Code.UNAUTHENTICATED, /it was used before/);
+  using client = world.client(running, "localhost", bob);
+  assert.deepEqual((await client.listSessions({})).sessions, []);
+  await rejects(
+    client.listSessions({ userId: "ann" }),
+    Code.PERMISSION_DENIED,
+    /User "bob" may not act for user "ann"/,
+  );
+  const renewed = await renew({ address }, bob);
+  assert.notEqual(renewed.certificate, bob.certificate);
+
+  assert.equal(await admin(world, "revoke", "bob"), "User bob is locked out.");
+  await rejects(
+    client.listSessions({}),
+    Code.PERMISSION_DENIED,
+    /User "bob" was locked out by the orchestrator's operator/,
+  );
+  await rejects(renew({ address }, bob), Code.PERMISSION_DENIED, /was locked out/);
+  using ann = world.client(running);
+  assert.deepEqual((await ann.listSessions({})).sessions, []);
+  assert.equal(await admin(world, "revoke", "bob", "--undo"), "User bob is let in again.");
+  assert.deepEqual((await client.listSessions({})).sessions, []);
+
+  const store = new TextDecoder("latin1").decode(Deno.readFileSync(join(world.stateDir, "sessions.sqlite-wal")));
+  assert(!store.includes(token), "the store holds the token itself");
+  await world.fails(2, /user "a\/b" .*slash|holds a slash/, "enrol", "a/b");
+  await world.fails(2, /missing required argument 'user'/i, "revoke");
+  await world.fails(2, /It must be from 1 to 720/, "enrol", "bob", "--hours=0");
 });
 
 async function isAdoptedAfterAKill(world: World, ...flags: string[]): Promise<void> {

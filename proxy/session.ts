@@ -3,6 +3,7 @@ import { RbsError, sentence } from "../proto/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { readValidCredentials } from "../proto/identity/key_directory.ts";
+import { renewIfDue } from "../proto/identity/renewal.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../proto/rpc.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
@@ -237,6 +238,13 @@ export class Session {
     return createRpcClient(Orchestrator, this.#address, { tls: { credentials, expected: { kind: "orchestrator" } } });
   }
 
+  /** In the background, when it is time: who builds now and then never has to log in again. */
+  #renewKeys(): void {
+    renewIfDue(this.#settings.stateDirectory(), this.#address).catch((e) => {
+      console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
+    });
+  }
+
   /** Asks the orchestrator until it answers or patience ends. */
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
@@ -259,7 +267,10 @@ export class Session {
           progress = true;
           this.#unreachable = undefined;
           if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
-          if (event.case === "server") return this.#connect(event.value);
+          if (event.case === "server") {
+            this.#renewKeys();
+            return this.#connect(event.value);
+          }
         }
         throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
       } catch (e) {

@@ -219,6 +219,7 @@ export const JBAZEL: Program = {
   variables: {
     orchestrator: { ...ORCHESTRATOR, options: ["--orchestrator"] },
     javabase: { options: ["--javabase"], otherwise: '${RBS_JAVABASE:-"${0%/*}/javabase"}' },
+    state: STATE_DIRECTORY,
   },
   prepare: `\
 if [ "\${1-}" = setup ]; then
@@ -238,8 +239,13 @@ if [ "\${1-}" = setup ]; then
   done
   case $rc in ?*"/"*) rc=\${rc%/*} ;; ?*) rc=. ;; esac
 fi
+if [ "\${1-}" = login ]; then
+  login=$state
+  # The orchestrator's address stands in the token.
+  orchestrator=elsewhere
+fi
 `,
-  prepared: ["home", "workspace", "rc"],
+  prepared: ["home", "workspace", "rc", "login"],
   permissions: [
     { allow: "net", of: LOOPBACK, why: "a local orchestrator and local agents" },
     {
@@ -259,6 +265,7 @@ fi
       why: "only for `jbazel setup`: replaces the bazelrc by a new file beside it",
       compiled: "all",
     },
+    { allow: "write", of: ["$login"], why: "only for `jbazel login`: the key and the certificate", compiled: "all" },
     {
       allow: "run",
       of: ["bazel", "/usr/bin/stty", "/bin/stty"],

@@ -16,7 +16,10 @@ export function testAuthority(): Promise<TestAuthority> {
 
 /** What an orchestrator of that authority proves itself with. */
 export async function orchestratorCredentials(of?: TestAuthority): Promise<Credentials> {
-  return await (of ?? await testAuthority()).identify({ kind: "orchestrator" }, { names: [ORCHESTRATOR_NAME] });
+  const issuer = of ?? await testAuthority();
+  const credentials = await issuer.identify({ kind: "orchestrator" }, { names: [ORCHESTRATOR_NAME] });
+  // As the real one's: with the root.
+  return { ...credentials, certificate: `${credentials.certificate}\n${issuer.certificate}\n` };
 }
 
 /** Writes the keys of user `userId` into `state`. */

@@ -9,11 +9,12 @@ Examples:
   jbazel test //my:test -c opt        any Bazel command, with any of its options
   jbazel run //my:tool -- --flag      standard input, Ctrl-C and the terminal are passed on
   jbazel setup --workspace            let the stock "bazel" use the build server too
+  jbazel login                        become known to an orchestrator elsewhere, by a token
   jbazel status                       what runs for you, and where
   jbazel doctor                       what is wrong on this machine, and how to mend it
 
 Usage: jbazel [STARTUP OPTIONS] COMMAND [OPTIONS] [TARGETS]   a Bazel command, passed on untouched
-       jbazel setup | status | doctor [OPTIONS]               jbazel's own; each has --help
+       jbazel setup | login | status | doctor [OPTIONS]       jbazel's own; each has --help
        jbazel --help | --version                              about jbazel
 
 Bazel commands work from any directory of a workspace and need no setup. Where the orchestrator runs with

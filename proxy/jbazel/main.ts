@@ -29,6 +29,10 @@ async function main(args: string[]): Promise<number> {
         env: (name) => Deno.env.get(name),
         defaultJavabase: ownJavabase(),
         say: (line) => writeTextSync(Deno.stdout, `${line}\n`),
+        readToken: async () => {
+          if (Deno.stdin.isTerminal()) return prompt("Token:") ?? undefined;
+          return await new Response(Deno.stdin.readable).text();
+        },
         ask: Deno.stdin.isTerminal() && Deno.stdout.isTerminal() ? prompt : undefined,
       });
     }

@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from "commander";
 import { RbsError } from "../../proto/errors.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";
+import { runLogin } from "./login.ts";
 import { runProgram } from "./programs.ts";
 import { readSettings, type SettingOptions } from "./settings.ts";
 import { runSetup } from "./setup.ts";
@@ -15,6 +16,8 @@ export interface VerbContext {
   /** The javabase that belongs to this jbazel. */
   defaultJavabase: string;
   say(line: string): void;
+  /** Reads the token of `jbazel login`. */
+  readToken(): Promise<string | undefined>;
   /** Asks a person; undefined when there is none. */
   ask?(question: string): string | null;
 }
@@ -90,6 +93,18 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
             say,
             ask: context.ask,
           }),
+        )
+      );
+    case "login":
+      command.description(
+        "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
+          "and has it certified.",
+      );
+      option("--state-dir <dir>", "where your keys are kept", "RBS_STATE_DIR");
+      examples("jbazel login", "jbazel login <token.txt");
+      return command.action(async (opts: SettingOptions) =>
+        done(
+          await runLogin({ stateDirectory: readSettings(opts).stateDirectory, readToken: context.readToken, say }),
         )
       );
     case "status":

@@ -264,10 +264,8 @@ test("at the orchestrator, a user who is locked out is so for every method, and 
   await at.identities.revoke("ann", `spiffe://${TRUST_DOMAIN}/user/ann`, Date.now());
   for (const path of AT_ORCHESTRATOR) {
     const { code, message } = await at.call(path, ann, { certificateRequest });
-    // Who may be anyone shows no token here.
-    const isOpen = RULES[path] === "anyone";
-    assert.equal(code, isOpen ? Code.UNAUTHENTICATED : Code.PERMISSION_DENIED, `${path}: ${message}`);
-    if (!isOpen) assert.match(message, /was locked out by the orchestrator's operator/);
+    assert.equal(code, Code.PERMISSION_DENIED, `${path}: ${message}`);
+    assert.match(message, /was locked out by the orchestrator's operator/);
   }
   const issue = "/rbs.v1.Identity/IssueCertificate";
   // The token went with the user, and one that is made nevertheless is worth nothing.

@@ -1,0 +1,122 @@
+/** What an operator does beside letting an orchestrator run: `orchestrator enrol USER`, `orchestrator revoke USER`. */
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { X509Certificate } from "node:crypto";
+import { join, resolve } from "node:path";
+import { RbsError } from "../proto/errors.ts";
+import { fingerprint } from "../proto/identity/discovery.ts";
+import { writeInvitation } from "../proto/identity/invitation.ts";
+import { spiffeUri } from "../proto/identity/spiffe.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../proto/state.ts";
+import { TokenEnroller } from "./identity/enroller.ts";
+import { openAuthority, TRUST_DOMAIN } from "./identity/local_keys.ts";
+import { checkUserId } from "./request_checks.ts";
+import { openStore, parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
+
+/** The first words of the command lines that are meant. */
+const VERBS = ["enrol", "revoke"];
+
+interface Options {
+  stateDir?: string;
+  store?: StoreLocation;
+  caCert?: string;
+  caKey?: string;
+  address: string;
+  hours: number;
+  undo: boolean;
+}
+
+/** Whether a command line is one of these. */
+export function isAdminCommand(args: readonly string[]): boolean {
+  return VERBS.includes(args[0]);
+}
+
+/**
+ * Does it, beside an orchestrator that runs or not: both work on the same store. Throws an RbsError.
+ *
+ * @param print Gets what is for standard output, a line at a time.
+ */
+export async function runAdminCommand(args: readonly string[], print: (line: string) => void): Promise<void> {
+  const program = new Command("orchestrator").exitOverride().configureOutput({ writeOut: print, writeErr() {} });
+  const define = (name: string, description: string, action: (user: string, options: Options) => Promise<void>) =>
+    program.command(name).argument("<user>", "the user's name", user).description(description)
+      .addOption(new Option("--state-dir <directory>", "the orchestrator's").env("RBS_STATE_DIR"))
+      .addOption(new Option("--store <where>", `the orchestrator's: ${STORE_SYNTAX}`).env("RBS_STORE").argParser(store))
+      .exitOverride().configureOutput({ writeOut: print, writeErr() {} })
+      .helpOption("-h, --help", "print this help")
+      .action(action);
+  define(
+    "enrol",
+    "Prints a token with which a user becomes known here, once: the user gives it to `jbazel login` on standard input.",
+    (user, options) => enrol(user, options, print),
+  )
+    .addOption(
+      new Option("--address <host:port>", "where the user's machine finds the orchestrator")
+        .env("RBS_ORCHESTRATOR_ADDR").default(DEFAULT_ORCHESTRATOR_ADDR),
+    )
+    .addOption(new Option("--hours <number>", "how long the token is good").argParser(hours).default(24))
+    .addOption(new Option("--ca-cert <file>", "as the orchestrator's").env("RBS_CA_CERT"))
+    .addOption(new Option("--ca-key <file>", "as the orchestrator's").env("RBS_CA_KEY"));
+  define(
+    "revoke",
+    "Locks a user out: every call is refused from now on, whatever certificates there are.",
+    (user, options) => revoke(user, options, print),
+  ).addOption(new Option("--undo", "lets the user in again").default(false));
+  try {
+    await program.parseAsync(args, { from: "user" });
+  } catch (e) {
+    if (!(e instanceof CommanderError)) throw e;
+    if (e.exitCode === 0) return;
+    const text = e.message.replace(/^error: /, "").replaceAll(/\s*\n\s*/g, " ").replace(/\.$/, "");
+    throw new RbsError(`${text[0].toUpperCase()}${text.slice(1)}; see \`orchestrator ${args[0]} --help\`.`, {
+      culprit: "caller",
+      exitCode: 2,
+    });
+  }
+}
+
+async function enrol(userId: string, options: Options, print: (line: string) => void): Promise<void> {
+  const state = stateOf(options);
+  const { caCert, caKey } = options;
+  const outside = caCert && caKey ? { certificateFile: resolve(caCert), keyFile: resolve(caKey) } : undefined;
+  const { authorities, trustDomain } = await openAuthority(state, outside);
+  await using opened = await openStore(storeOf(options));
+  const token = await new TokenEnroller(opened.identities, trustDomain)
+    .issue({ kind: "user", userId }, options.hours * 3600_000);
+  const { raw } = new X509Certificate(authorities);
+  print(writeInvitation({ address: options.address, fingerprint: fingerprint(raw), trustDomain, token }));
+}
+
+async function revoke(userId: string, options: Options, print: (line: string) => void): Promise<void> {
+  await using opened = await openStore(storeOf(options));
+  const uri = spiffeUri(TRUST_DOMAIN, { kind: "user", userId });
+  await opened.identities.revoke(userId, uri, options.undo ? undefined : Date.now());
+  print(options.undo ? `User ${userId} is let in again.` : `User ${userId} is locked out.`);
+}
+
+function stateOf({ stateDir }: Options): string {
+  return stateDir ? resolve(stateDir) : stateDirectory();
+}
+
+function storeOf(options: Options): StoreLocation {
+  return options.store ?? { kind: "sqlite", file: join(stateOf(options), "sessions.sqlite") };
+}
+
+function user(text: string): string {
+  try {
+    return checkUserId(text);
+  } catch (e) {
+    throw new InvalidArgumentError((e as Error).message);
+  }
+}
+
+function hours(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < 1 || value > 720) throw new InvalidArgumentError("It must be from 1 to 720.");
+  return value;
+}
+
+function store(text: string): StoreLocation {
+  const location = parseStoreLocation(text);
+  if (!location) throw new InvalidArgumentError(`It must be ${STORE_SYNTAX}.`);
+  return location;
+}

@@ -1,0 +1,38 @@
+/**
+ * What `orchestrator enrol` gives out, and `jbazel login` takes: where the orchestrator is, by what it is known, and a
+ * token for one certificate. One word: `rbs1.` and base64url of JSON. A secret.
+ */
+import { Buffer } from "node:buffer";
+
+/** See the file's head. */
+export interface Invitation {
+  /** "host:port". */
+  readonly address: string;
+  /** SHA-256 of the authority's certificate (DER), as hex. */
+  readonly fingerprint: string;
+  readonly trustDomain: string;
+  readonly token: string;
+}
+
+const PREFIX = "rbs1.";
+
+/** As one word. */
+export function writeInvitation({ address, fingerprint, trustDomain, token }: Invitation): string {
+  return PREFIX + Buffer.from(JSON.stringify([address, fingerprint, trustDomain, token])).toString("base64url");
+}
+
+/** Undefined if `word` is none. */
+export function readInvitation(word: string): Invitation | undefined {
+  if (!/^rbs1\.[\w-]{1,4000}$/.test(word)) return undefined;
+  let parts: unknown;
+  try {
+    parts = JSON.parse(Buffer.from(word.slice(PREFIX.length), "base64url").toString());
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(parts) || parts.length !== 4 || parts.some((part) => typeof part !== "string")) return undefined;
+  const [address, fingerprint, trustDomain, token] = parts as string[];
+  const isRight = /^(?:[^\s:/]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address) && /^[0-9a-f]{64}$/.test(fingerprint) &&
+    /^[a-z0-9._-]{1,255}$/.test(trustDomain) && token !== "";
+  return isRight ? { address, fingerprint, trustDomain, token } : undefined;
+}

@@ -1,0 +1,48 @@
+import { RbsError } from "../../proto/errors.ts";
+import { discoverAuthority } from "../../proto/identity/discovery.ts";
+import { enrol } from "../../proto/identity/enrolment.ts";
+import { readInvitation } from "../../proto/identity/invitation.ts";
+import { holderFile, readCredentials, userOf, writeCredentials } from "../../proto/identity/key_directory.ts";
+import { orchestratorError } from "./orchestrator_session.ts";
+import { usage } from "./settings.ts";
+
+/** Where it happens. */
+export interface LoginContext {
+  /** Absolute. */
+  stateDirectory: string;
+  /** Reads the token: a line that was typed or piped in. Undefined: there is none. */
+  readToken(): Promise<string | undefined>;
+  say(line: string): void;
+}
+
+/**
+ * Makes this machine's user known to an orchestrator: a key is made here, and certified for a token of `orchestrator
+ * enrol`. @returns the exit code. Throws an RbsError.
+ */
+export async function runLogin({ stateDirectory, readToken, say }: LoginContext): Promise<number> {
+  const invitation = readInvitation((await readToken() ?? "").trim());
+  if (!invitation) {
+    throw usage(
+      "login: that is no token: ask the orchestrator's operator for the line that `orchestrator enrol USER` prints, and " +
+        "give it on standard input.",
+    );
+  }
+  const { address, fingerprint, trustDomain, token } = invitation;
+  const authorities = await discoverAuthority(address, fingerprint);
+  let credentials;
+  try {
+    credentials = await enrol({ address }, { authorities, trustDomain }, token);
+  } catch (e) {
+    throw orchestratorError(e, address);
+  }
+  // What the answer says to trust is the authority that the token names, and no other.
+  writeCredentials(stateDirectory, "user", { ...credentials, authorities });
+  const held = readCredentials(stateDirectory);
+  if (held.identity.kind !== "user") throw new RbsError("login: the orchestrator has certified something else.");
+  say(
+    `You are ${userOf(held)} to the orchestrator at ${address}, until ${held.notAfter.toISOString().slice(0, 10)}; ` +
+      `the proxy renews that by itself.`,
+  );
+  say(`The key is ${holderFile(stateDirectory, "user")}. Set RBS_ORCHESTRATOR_ADDR=${address}.`);
+  return 0;
+}

@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { X509Certificate } from "node:crypto";
+import { RbsError } from "../../proto/errors.ts";
+import { fingerprint } from "../../proto/identity/discovery.ts";
+import { type Invitation, readInvitation, writeInvitation } from "../../proto/identity/invitation.ts";
+import { authoritiesFile, readCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
+import { renewIfDue } from "../../proto/identity/renewal.ts";
+import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
+import { TestIssuer } from "../../proto/testing/issuer.ts";
+import { giveUserKeys, testAuthority } from "../../proto/testing/keys.ts";
+import { TestPlace } from "./fake_services.ts";
+import { runLogin } from "./login.ts";
+
+const ADA = { kind: "user", userId: "ada" } as const;
+const fingerprintOf = (authority: TestAuthority) => fingerprint(new X509Certificate(authority.certificate).raw);
+
+function test(promise: string, fn: () => Promise<void>): void {
+  // gRPC's channels close a moment after they are told to.
+  Deno.test({ name: promise, fn, sanitizeOps: false, sanitizeResources: false });
+}
+
+/** A place and an issuer of ada's certificates, and a way to log in there. */
+async function start(change: Partial<Invitation> = {}) {
+  const stack = new AsyncDisposableStack();
+  const place = stack.use(new TestPlace());
+  const issuer = stack.use(await TestIssuer.start(ADA));
+  const said: string[] = [];
+  const invitation = writeInvitation({
+    address: issuer.address,
+    fingerprint: fingerprintOf(await testAuthority()),
+    trustDomain: TRUST_DOMAIN,
+    token: "secret-token",
+    ...change,
+  });
+  return {
+    place,
+    issuer,
+    said,
+    login: (word: string | undefined = invitation) =>
+      runLogin({
+        stateDirectory: place.stateDirectory,
+        readToken: () => Promise.resolve(word && `${word}\n`),
+        say: (line) => void said.push(line),
+      }),
+    [Symbol.asyncDispose]: () => stack.disposeAsync(),
+  };
+}
+
+const refused = (promise: Promise<unknown>, pattern: RegExp) =>
+  assert.rejects(promise, (e) => {
+    assert(e instanceof RbsError, String(e));
+    assert.match(e.message, pattern);
+    assert(!e.message.includes("secret-token") && !e.message.includes("\n"));
+    return true;
+  });
+
+test("login makes a key here, has it certified, and says who one is", async () => {
+  await using t = await start();
+  assert.equal(await t.login(), 0);
+  assert.match(t.said[0], /^You are ada to the orchestrator at 127\.0\.0\.1:\d+, until 20\d\d-/);
+  assert.match(t.said[1], /user\.pem\. Set RBS_ORCHESTRATOR_ADDR=127\.0\.0\.1:\d+\.$/);
+  assert.equal(userOf(readValidCredentials(t.place.stateDirectory)), "ada");
+  assert.deepEqual(
+    new X509Certificate(Deno.readTextFileSync(authoritiesFile(t.place.stateDirectory))).raw,
+    new X509Certificate((await testAuthority()).certificate).raw,
+  );
+  for (const name of ["user.pem", "ca.crt"]) {
+    assert.equal(Deno.statSync(`${t.place.stateDirectory}/keys/${name}`).mode! & 0o777, 0o600);
+  }
+  assert.equal(Deno.statSync(`${t.place.stateDirectory}/keys`).mode! & 0o777, 0o700);
+  await refused(t.login(), /the token was used/);
+});
+
+test("who is not the orchestrator of the token is told nothing", async () => {
+  await using t = await start({ fingerprint: fingerprintOf(await TestAuthority.make()) });
+  await refused(t.login(), /is not the orchestrator that the token is of/);
+  await using other = await start({ address: "127.0.0.1:1" });
+  await refused(other.login(), /cannot be asked for its certificate: /);
+  for (const place of [t.place, other.place]) assert.throws(() => readCredentials(place.stateDirectory), /no key at/);
+  // It was shown to nobody, so it is good still.
+  await using third = await start();
+  assert.equal(await third.login(), 0);
+});
+
+test("what is no token is refused", async () => {
+  await using t = await start();
+  for (const word of ["", "secret-token", "rbs1.", "rbs1.WzFd", "rbs1.bm90IGpzb24", `rbs1.${"A".repeat(5000)}`]) {
+    await refused(t.login(word), /^login: that is no token/);
+  }
+  const good = { address: "[::1]:5", fingerprint: "a".repeat(64), trustDomain: "x.y", token: "t" };
+  assert.deepEqual(readInvitation(writeInvitation(good)), good);
+  for (const bad of [{ address: "a b:1" }, { fingerprint: "A" }, { trustDomain: "/" }, { token: "" }]) {
+    assert.equal(readInvitation(writeInvitation({ ...good, ...bad })), undefined);
+  }
+});
+
+test("a certificate is renewed at half its life, and not before", async () => {
+  await using t = await start();
+  await giveUserKeys(t.place.stateDirectory, "ada");
+  const keys = () => readCredentials(t.place.stateDirectory).certificate;
+  const first = keys();
+  assert.equal(await renewIfDue(t.place.stateDirectory, t.issuer.address), false);
+  assert.equal(keys(), first);
+  const now = Date.now();
+  const times = { notBefore: new Date(now - 3_600_000), notAfter: new Date(now + 3_500_000) };
+  await giveUserKeys(t.place.stateDirectory, "ada", times);
+  assert.equal(await renewIfDue(t.place.stateDirectory, t.issuer.address), true);
+  assert.equal(userOf(readValidCredentials(t.place.stateDirectory)), "ada");
+  assert.equal(t.issuer.renewals, 1);
+});
