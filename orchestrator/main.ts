@@ -11,6 +11,7 @@ import { type Flags, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { authorizer, identityService } from "./identity/identity_service.ts";
+import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
@@ -86,7 +87,10 @@ async function run(flags: Flags): Promise<void> {
   address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
   await sessions.adopt();
-  if (!isLoopback(flags.listen)) log(openNetworkWarning(flags));
+  using _revoked = new RevokedSessions({ identities: opened.identities, sessions, log });
+  if (!isLoopback(flags.listen) && !flags.synced) {
+    log("warning: other machines are served only with --workspace=synced, since their files are not on this disk");
+  }
   console.log(`rbs orchestrator ready on ${hostPort(flags.listen, port)} (state in ${flags.stateDir})`);
 
   log(`${await stopSignal()}: ending the agents; once more ends them at once`);
@@ -98,12 +102,6 @@ async function run(flags: Flags): Promise<void> {
 
 function isLoopback(address: string): boolean {
   return address === "localhost" || address === "::1" || address.startsWith("127.");
-}
-
-function openNetworkWarning({ listen, synced }: Flags): string {
-  return `warning: nothing is encrypted yet, so whoever can listen in on the network of ${listen} can take the keys, and ` +
-    `with them run commands here: listen there only if you trust all who are on it` +
-    (synced ? "" : "; other machines also need --workspace=synced");
 }
 
 /** Resolves with the name of the next signal that asks for the end. */

@@ -23,4 +23,6 @@ export interface IdentityStore {
   revoke(userId: string, uri: string, at: number | undefined): Promise<void>;
   /** Whether a user is locked out. What other orchestrators' stores decided is known within a second. */
   isRevoked(userId: string): Promise<boolean>;
+  /** All users who are locked out. */
+  revokedUsers(): Promise<string[]>;
 }

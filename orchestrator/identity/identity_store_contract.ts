@@ -48,6 +48,7 @@ export function identityStoreContract(
     await a.identities.revoke("ann", URI, 1_600);
     assert.equal(await a.identities.isRevoked("ann"), true);
     assert.equal(await a.identities.isRevoked("bob"), false);
+    assert.deepEqual(await b.identities.revokedUsers(), ["ann"]);
     const began = performance.now();
     while (!await b.identities.isRevoked("ann")) {
       assert(performance.now() - began < 5_000, "the other orchestrator does not learn of it");

@@ -60,13 +60,17 @@ export class SpannerIdentities implements IdentityStore {
     this.#revoked = undefined;
   }
 
+  async revokedUsers(): Promise<string[]> {
+    const rows = await this.#work.query("SELECT UserId FROM RevokedUsers ORDER BY UserId", {});
+    return rows.map((row) => String(row.UserId));
+  }
+
   async isRevoked(userId: string): Promise<boolean> {
     const now = Date.now();
     if (!this.#revoked || now - this.#revoked.at >= LOOK_MS || now < this.#revoked.at) {
       const looked = this.#revoked = {
         at: now,
-        users: this.#work.query("SELECT UserId FROM RevokedUsers", {})
-          .then((rows) => new Set(rows.map((row) => String(row.UserId)))),
+        users: this.revokedUsers().then((users) => new Set(users)),
       };
       // Whoever failed to look has not looked.
       looked.users.catch(() => {

@@ -41,4 +41,9 @@ export class SqliteIdentities implements IdentityStore {
   async isRevoked(userId: string): Promise<boolean> {
     return this.#run("SELECT 1 FROM RevokedUsers WHERE UserId = ?", userId).length > 0;
   }
+
+  // deno-lint-ignore require-await
+  async revokedUsers(): Promise<string[]> {
+    return this.#run("SELECT UserId FROM RevokedUsers ORDER BY UserId").map((row) => String(row.UserId));
+  }
 }
