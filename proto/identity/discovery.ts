@@ -19,7 +19,7 @@ export function fingerprint(der: Uint8Array): string {
  * @returns PEM
  */
 export async function discoverAuthority(address: string, wanted: string, timeoutMs = 10_000): Promise<string> {
-  const [, host6, host = host6, port] = /^(?:\[(.+)\]|([^:]+)):(\d+)$/.exec(address) ?? [];
+  const at = /^(?:\[(?<ip6>.+)\]|(?<host>[^:]+)):(?<port>\d+)$/.exec(address)?.groups;
   const failed = (why: string, cause?: unknown) =>
     new RbsError(`The orchestrator at ${address} cannot be asked for its certificate: ${why}.`, {
       cause,
@@ -28,8 +28,8 @@ export async function discoverAuthority(address: string, wanted: string, timeout
     });
   const found = Promise.withResolvers<Uint8Array>();
   const socket = connect({
-    host,
-    port: Number(port),
+    host: at?.ip6 ?? at?.host,
+    port: Number(at?.port),
     servername: SERVER_NAMES.orchestrator,
     ALPNProtocols: ["h2"],
     // Nothing is trusted before its fingerprint was compared, and nothing but certificates is looked at.
