@@ -174,6 +174,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     outputBase,
     hidden: spec.hiddenPaths,
     shown: [spec.sourcePath],
+    limits: spec.limits && { ...spec.limits, memoryBytes: Number(spec.limits.memoryBytes) },
     synced: spec.synced
       ? {
         workspace: spec.sourcePath,
@@ -288,6 +289,7 @@ async function start(
       `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name; install bubblewrap for the same paths on both sides.`,
     );
   }
+  if (namespace.limitsWarning) warnings.push(namespace.limitsWarning);
   const options = serverOptions(spec.startupOptions);
   const missing = await bazel.missingInstallBase();
   const [sandbox] = await Promise.all([

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { log } from "./log.ts";
+import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
 import { shell } from "./shell.ts";
 import { storageFolder, syncedRoot } from "./storage_folder.ts";
@@ -19,6 +20,8 @@ import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./sy
  */
 export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
 
+const CONTROL_GROUPS = "/sys/fs/cgroup";
+
 /** See {@link NAMESPACE_KINDS}. */
 export type NamespaceKind = typeof NAMESPACE_KINDS[number];
 
@@ -32,6 +35,8 @@ export interface NamespaceBind {
   hidden?: readonly string[];
   /** Folders in those that are shown nevertheless. Real paths. @default none */
   shown?: readonly string[];
+  /** Whether the session runs in a control group, which it must not change. */
+  limited?: boolean;
 }
 
 /**
@@ -45,13 +50,14 @@ export interface NamespaceBind {
  * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
-  const { storage, outputBase, hidden = [], shown = [] } = bind;
+  const { storage, outputBase, hidden = [], shown = [], limited } = bind;
   const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
   const binds = [
     ...["--bind", "/tmp", "/tmp"],
     ...hidden.flatMap((path) => ["--tmpfs", path]),
     ...shown.flatMap((path) => ["--bind", path, path]),
     ...hidden.flatMap((path) => ["--remount-ro", path]),
+    ...limited ? ["--ro-bind-try", CONTROL_GROUPS, CONTROL_GROUPS] : [],
     ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]),
     "--",
   ];
@@ -116,6 +122,8 @@ export interface SessionNamespaceOptions {
   hidden?: readonly string[];
   /** Folders that are shown wherever they are, beside the session's own storage. Absolute. @default none */
   shown?: readonly string[];
+  /** @default none */
+  limits?: ResourceLimits;
 }
 
 /** The namespace of a session: made on demand, and made again when it was killed. */
@@ -124,6 +132,7 @@ export class SessionNamespace {
   #kind: NamespaceKind | undefined;
   #init: Promise<SessionInit> | undefined;
   #closed = false;
+  #limitsWarning?: string;
   #storageOutputBase?: string;
 
   constructor(options: SessionNamespaceOptions) {
@@ -134,6 +143,11 @@ export class SessionNamespace {
   get kind(): NamespaceKind {
     if (this.#kind === undefined) throw new TypeError("the namespace was not started yet");
     return this.#kind;
+  }
+
+  /** Why the session is not kept to its limits, for the developer; undefined: it is. */
+  get limitsWarning(): string | undefined {
+    return this.#limitsWarning;
   }
 
   /** Whether the session sees what the developer's proxy sent, and nothing of the developer's own disk. */
@@ -187,7 +201,11 @@ export class SessionNamespace {
   /** Ends everything in the namespace; no new one is made. */
   async close(): Promise<void> {
     this.#closed = true;
-    await (await this.running())?.close();
+    const init = await this.running();
+    await init?.close();
+    if (init && this.#options.limits && isLimited(this.#options.limits)) {
+      await removeGroups(join(this.#options.storageDirectory, "ctl"));
+    }
   }
 
   async #start(): Promise<SessionInit> {
@@ -202,12 +220,16 @@ export class SessionNamespace {
       ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
     });
     const failures: string[] = [];
+    const { limits } = this.#options;
+    const limited = limits !== undefined && isLimited(limits);
+    const confined = limited ? confinedCommand(limits, { storageDirectory, controlDirectory }) : [];
     for (const kind of candidates) {
       try {
+        const namespace = mounts && kind !== "none"
+          ? syncedNamespaceCommand(kind, root, syncedRoot(storageDirectory), mounts)
+          : namespaceCommand(kind, root, { storage, outputBase, limited, ...this.#covers() });
         const init = await SessionInit.start({
-          command: mounts && kind !== "none"
-            ? syncedNamespaceCommand(kind, root, syncedRoot(storageDirectory), mounts)
-            : namespaceCommand(kind, root, { storage, outputBase, ...this.#covers() }),
+          command: [...confined, ...namespace],
           controlDirectory,
           serverDirectory: kind === "none" ? join(storage, "server") : undefined,
         });
@@ -215,6 +237,7 @@ export class SessionNamespace {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
         }
         this.#kind = kind;
+        if (limited) this.#limitsWarning = limitsWarning(controlDirectory);
         return init;
       } catch (e) {
         failures.push(`${kind} does not work here (${sentence(e)})`);

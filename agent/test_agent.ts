@@ -9,6 +9,7 @@ import {
   AgentSpecSchema,
   type CommandInit,
   type CommandInitSchema,
+  type ResourceLimitsSchema,
   type SuperviseResponse,
 } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type BidiCall, createRpcClient, RpcError } from "../proto/rpc.ts";
@@ -124,6 +125,7 @@ export interface TestAgentOptions {
   warm?: boolean;
   /** Replaces the workspace's own output base. */
   defaultOutputBase?: string;
+  limits?: MessageInitShape<typeof ResourceLimitsSchema>;
   /** Folders that a session that is not synced must not see. */
   hidden?: readonly string[];
   /** Folders that a synced session must not see; undefined: it is not synced. */
@@ -182,6 +184,7 @@ export class TestAgent implements AsyncDisposable {
       leaseSeconds: options.leaseSeconds ?? 60,
       synced: options.syncedWithout !== undefined,
       hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
+      limits: options.limits,
       defaultOutputBase: options.defaultOutputBase ?? workspace.outputBase,
     });
     let command = [

@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RbsError } from "../proto/errors.ts";
 import { stateDirectory } from "../proto/state.ts";
+import type { SessionLimits } from "./compute/compute_service.ts";
 import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
 import type { OutsideAuthority } from "./identity/local_keys.ts";
 import type { OnBounce } from "./sessions/session_service.ts";
@@ -28,6 +29,8 @@ export interface Flags {
   readonly synced: boolean;
   readonly onBounce: OnBounce;
   readonly limits: AgentLimits;
+  /** What each session may use of its machine. */
+  readonly sessionLimits: SessionLimits;
   /** How many agents are started ahead. */
   readonly warm: number;
   /** Who certifies users and agents; undefined: an authority of the state directory's own. */
@@ -180,6 +183,21 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_MAX_AGENTS_PER_USER").argParser(integer(0, 1_000_000)).default(0),
     )
     .addOption(
+      new Option(
+        "--session-memory <size>",
+        "what a session's processes may hold in memory together: 8G, 500M; 0: no limit",
+      )
+        .env("RBS_SESSION_MEMORY").argParser(bytes).default(0),
+    )
+    .addOption(
+      new Option("--session-cpus <number>", "how many processors they may use together: 4, 1.5; 0: no limit")
+        .env("RBS_SESSION_CPUS").argParser(processors).default(0),
+    )
+    .addOption(
+      new Option("--session-pids <number>", "how many processes and threads there may be of them; 0: no limit")
+        .env("RBS_SESSION_PIDS").argParser(integer(0, 4_194_304)).default(0),
+    )
+    .addOption(
       new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
@@ -237,6 +255,11 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       ? { certificateFile: resolve(options.caCert), keyFile: resolve(options.caKey) }
       : undefined,
     limits: { agents: options.maxAgents, agentsPerUser: options.maxAgentsPerUser },
+    sessionLimits: {
+      memoryBytes: BigInt(options.sessionMemory),
+      cpuMillis: options.sessionCpus,
+      pids: options.sessionPids,
+    },
     warm: options.warm,
   };
 }
@@ -267,6 +290,25 @@ function listenAddress(text: string): string {
     throw new InvalidArgumentError("it must be one address, since laptops are told to find their agents there");
   }
   return text;
+}
+
+/** Bytes. The JVM of a Bazel server alone takes some hundred megabytes. */
+function bytes(text: string): number {
+  const [, number, unit] = /^(\d{1,9})([KMGT]?)$/.exec(text.toUpperCase()) ?? [];
+  const value = Number(number) * 1024 ** " KMGT".indexOf(unit || " ");
+  if (number === undefined || (value !== 0 && value < 64 * 1024 ** 2)) {
+    throw new InvalidArgumentError("it must be 0, or a size of at least 64M: 500M, 8G");
+  }
+  return value;
+}
+
+/** Thousandths of one. */
+function processors(text: string): number {
+  const value = Number(text);
+  if (!/^\d{1,4}(\.\d{1,3})?$/.test(text) || (value !== 0 && value < 0.01)) {
+    throw new InvalidArgumentError("it must be 0, or a number of at least 0.01: 4, 1.5");
+  }
+  return Math.round(value * 1000);
 }
 
 function integer(least: number, most: number): (text: string) => number {

@@ -60,6 +60,7 @@ async function run(flags: Flags): Promise<void> {
     pool: new WarmPool({ ...agents, size: flags.warm }),
     synced: flags.synced,
     hiddenPaths: [flags.stateDir, flags.storageRoot],
+    sessionLimits: flags.sessionLimits,
     region: flags.region,
     onBounce: flags.onBounce,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,

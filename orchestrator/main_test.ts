@@ -36,6 +36,9 @@ const FLAG_VARIABLES = [
   "RBS_MAX_AGENTS",
   "RBS_MAX_AGENTS_PER_USER",
   "RBS_WARM",
+  "RBS_SESSION_MEMORY",
+  "RBS_SESSION_CPUS",
+  "RBS_SESSION_PIDS",
   "RBS_CA_CERT",
   "RBS_CA_KEY",
   "XDG_STATE_HOME",
@@ -478,6 +481,8 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
     /'--max-agents-per-user <number>' argument '-1' is invalid: it must be a whole number/,
     "--max-agents-per-user=-1",
   );
+  await world.fails(2, /'--session-memory <size>' argument '8' .* at least 64M/, "--session-memory=8");
+  await world.fails(2, /'--session-cpus <number>' argument 'all' .* at least 0\.01/, "--session-cpus=all");
   await world.fails(2, /'--on-bounce <rule>' argument 'fight' is invalid: Allowed choices/, "--on-bounce=fight");
   await world.fails(2, /'--listen <address>' .* is invalid: it must be localhost or an IP/, "--listen=example.org");
   await world.fails(2, /'--listen <address>' argument '::' is invalid: it must be one address/, "--listen=::");

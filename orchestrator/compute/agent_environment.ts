@@ -30,6 +30,8 @@ export const INHERITED_VARIABLES = [
   "RBS_NAMESPACE",
   "RBS_INSTALL_BASES",
   "RBS_GRACE_SECONDS",
+  // Where its session's limits are set.
+  "RBS_CGROUP",
 ] as const;
 
 /**

@@ -1,13 +1,16 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =
-  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm" | Trust>>
-  & Pick<WholeSpec, "warm" | Trust>;
+  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm" | "limits" | Trust>>
+  & Pick<WholeSpec, "warm" | "limits" | Trust>;
 
 /** What an agent gets its certificate by; it is only told at its start. */
 type Trust = "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain";
+
+/** What each session may use of its machine; see rbs.v1.ResourceLimits. */
+export type SessionLimits = Omit<MessageInitShape<typeof ResourceLimitsSchema>, "$typeName" | "$unknown">;
 
 /** All that an agent must know. */
 export type WholeSpec = MessageInitShape<typeof AgentSpecSchema>;

@@ -5,6 +5,7 @@ import {
   AgentStartError,
   type ComputeService,
   type RunningAgent,
+  type SessionLimits,
 } from "../compute/compute_service.ts";
 import { Supervisor, type SupervisorEvents } from "../compute/supervisor.ts";
 import { type AgentTrust, withTrust } from "../compute/agent_trust.ts";
@@ -30,6 +31,8 @@ export interface AgentRunnerOptions {
   readonly trust?: AgentTrust;
   /** Folders that no session may see, see rbs.v1.AgentSpec. Absolute. */
   readonly hiddenPaths: readonly string[];
+  /** @default none */
+  readonly sessionLimits?: SessionLimits;
   /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
   readonly killAfterMs: number;
   /** See SupervisorOptions. */
@@ -217,6 +220,7 @@ export class AgentRunner {
       leaseSeconds: this.#options.leaseSeconds,
       synced: session.synced,
       hiddenPaths: [...this.#options.hiddenPaths],
+      limits: this.#options.sessionLimits,
     };
   }
 

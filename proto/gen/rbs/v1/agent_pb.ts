@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/agent.proto.
  */
 export const file_rbs_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiNwoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYAiABKAkiHQoJU3RvcEFnZW50EhAKCGdyYWNlX21zGAEgASgNIs4BChFTdXBlcnZpc2VSZXNwb25zZRIOCgRzdGVwGAEgASgJSAASIwoFcmVhZHkYAiABKAsyEi5yYnMudjEuQWdlbnRSZWFkeUgAEiUKBmZhaWxlZBgDIAEoCzITLnJicy52MS5BZ2VudEZhaWxlZEgAEikKCGFjdGl2aXR5GAQgASgLMhUucmJzLnYxLkFnZW50QWN0aXZpdHlIABInCgd3YWl0aW5nGAUgASgLMhQucmJzLnYxLkFnZW50V2FpdGluZ0gAQgkKB21lc3NhZ2UiUAoKQWdlbnRSZWFkeRIQCgh3YXJuaW5ncxgBIAMoCRISCgpzYW1lX3BhdGhzGAIgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAMgASgJIjAKC0FnZW50RmFpbGVkEg4KBnJlYXNvbhgBIAEoCRIRCgl0cmFuc2llbnQYAiABKAgiDgoMQWdlbnRXYWl0aW5nIikKDUFnZW50QWN0aXZpdHkSGAoQcnVubmluZ19jb21tYW5kcxgBIAEoDSKTAwoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNEg4KBnN5bmNlZBgLIAEoCBIUCgxoaWRkZW5fcGF0aHMYDCADKAkSGwoTZGVmYXVsdF9vdXRwdXRfYmFzZRgUIAEoCRIMCgR3YXJtGBUgASgIEhAKCGFnZW50X2lkGA0gASgJEhwKFG9yY2hlc3RyYXRvcl9hZGRyZXNzGA4gASgJEhcKD2Jvb3RzdHJhcF90b2tlbhgPIAEoCRITCgthdXRob3JpdGllcxgQIAEoCRIUCgx0cnVzdF9kb21haW4YESABKAlKBAgJEAoiNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
+  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiNwoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYAiABKAkiHQoJU3RvcEFnZW50EhAKCGdyYWNlX21zGAEgASgNIs4BChFTdXBlcnZpc2VSZXNwb25zZRIOCgRzdGVwGAEgASgJSAASIwoFcmVhZHkYAiABKAsyEi5yYnMudjEuQWdlbnRSZWFkeUgAEiUKBmZhaWxlZBgDIAEoCzITLnJicy52MS5BZ2VudEZhaWxlZEgAEikKCGFjdGl2aXR5GAQgASgLMhUucmJzLnYxLkFnZW50QWN0aXZpdHlIABInCgd3YWl0aW5nGAUgASgLMhQucmJzLnYxLkFnZW50V2FpdGluZ0gAQgkKB21lc3NhZ2UiUAoKQWdlbnRSZWFkeRIQCgh3YXJuaW5ncxgBIAMoCRISCgpzYW1lX3BhdGhzGAIgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAMgASgJIjAKC0FnZW50RmFpbGVkEg4KBnJlYXNvbhgBIAEoCRIRCgl0cmFuc2llbnQYAiABKAgiDgoMQWdlbnRXYWl0aW5nIikKDUFnZW50QWN0aXZpdHkSGAoQcnVubmluZ19jb21tYW5kcxgBIAEoDSK7AwoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIVCg1sZWFzZV9zZWNvbmRzGAogASgNEg4KBnN5bmNlZBgLIAEoCBIUCgxoaWRkZW5fcGF0aHMYDCADKAkSGwoTZGVmYXVsdF9vdXRwdXRfYmFzZRgUIAEoCRIMCgR3YXJtGBUgASgIEhAKCGFnZW50X2lkGA0gASgJEhwKFG9yY2hlc3RyYXRvcl9hZGRyZXNzGA4gASgJEhcKD2Jvb3RzdHJhcF90b2tlbhgPIAEoCRITCgthdXRob3JpdGllcxgQIAEoCRIUCgx0cnVzdF9kb21haW4YESABKAkSJgoGbGltaXRzGBYgASgLMhYucmJzLnYxLlJlc291cmNlTGltaXRzSgQICRAKIkgKDlJlc291cmNlTGltaXRzEhQKDG1lbW9yeV9ieXRlcxgBIAEoBBISCgpjcHVfbWlsbGlzGAIgASgNEgwKBHBpZHMYAyABKA0iNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
 
 /**
  * @generated from message rbs.v1.ExecuteCommandRequest
@@ -527,6 +527,13 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
    * @generated from field: string trust_domain = 17;
    */
   trustDomain: string;
+
+  /**
+   * What the Bazel server and all that it starts may use together.
+   *
+   * @generated from field: rbs.v1.ResourceLimits limits = 22;
+   */
+  limits?: ResourceLimits | undefined;
 };
 
 /**
@@ -535,6 +542,39 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
  */
 export const AgentSpecSchema: GenMessage<AgentSpec> = /*@__PURE__*/
   messageDesc(file_rbs_v1_agent, 13);
+
+/**
+ * 0: no limit.
+ *
+ * @generated from message rbs.v1.ResourceLimits
+ */
+export type ResourceLimits = Message<"rbs.v1.ResourceLimits"> & {
+  /**
+   * @generated from field: uint64 memory_bytes = 1;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * Thousandths of a processor.
+   *
+   * @generated from field: uint32 cpu_millis = 2;
+   */
+  cpuMillis: number;
+
+  /**
+   * Processes and threads.
+   *
+   * @generated from field: uint32 pids = 3;
+   */
+  pids: number;
+};
+
+/**
+ * Describes the message rbs.v1.ResourceLimits.
+ * Use `create(ResourceLimitsSchema)` to create a new message.
+ */
+export const ResourceLimitsSchema: GenMessage<ResourceLimits> = /*@__PURE__*/
+  messageDesc(file_rbs_v1_agent, 14);
 
 /**
  * What an agent prints on its standard output, as one line of JSON, once it listens. Nothing follows.
@@ -558,7 +598,7 @@ export type AgentListening = Message<"rbs.v1.AgentListening"> & {
  * Use `create(AgentListeningSchema)` to create a new message.
  */
 export const AgentListeningSchema: GenMessage<AgentListening> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 14);
+  messageDesc(file_rbs_v1_agent, 15);
 
 /**
  * One session's agent. Mutual TLS only. ExecuteCommand is for the session's owner, and carries `authorization: Bearer
