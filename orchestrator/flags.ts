@@ -21,7 +21,7 @@ export interface Flags {
   readonly leaseSeconds: number;
   readonly idleTimeoutSeconds: number;
   readonly startTimeoutSeconds: number;
-  /** Empty: any. */
+  /** Where its agents run. Empty: unknown. */
   readonly region: string;
   /** The address to listen on, and that of its agents: "localhost", or an IP address. */
   readonly listen: string;
@@ -210,8 +210,8 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     )
     .addOption(new Option("--ca-key <file>", "its private key, PKCS #8, readable for nobody else").env("RBS_CA_KEY"))
     .addOption(
-      new Option("--region <name>", "refuse clients that ask for another region")
-        .env("RBS_REGION").default("", "any"),
+      new Option("--region <name>", "where this orchestrator's agents run; who asks for another region is told so")
+        .env("RBS_REGION").default("", "unknown"),
     )
     .helpOption("-h, --help", "print this help")
     .addHelpText("after", EXAMPLES)

@@ -6,6 +6,7 @@ import { RpcServer } from "../proto/rpc.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { isAdminCommand, runAdminCommand } from "./admin.ts";
+import { ComputeChoice } from "./compute/compute_choice.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
@@ -41,6 +42,7 @@ async function run(flags: Flags): Promise<void> {
       command: [flags.agent],
       environment: Object.fromEntries(inherited),
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
+      region: flags.region,
     }),
     log,
     trust: {
@@ -57,11 +59,11 @@ async function run(flags: Flags): Promise<void> {
   };
   const sessions = new SessionService({
     ...agents,
+    compute: new ComputeChoice([agents.compute]),
     pool: new WarmPool({ ...agents, size: flags.warm }),
     synced: flags.synced,
     hiddenPaths: [flags.stateDir, flags.storageRoot],
     sessionLimits: flags.sessionLimits,
-    region: flags.region,
     onBounce: flags.onBounce,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
     stopGraceMs: 5000,

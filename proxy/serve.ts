@@ -2,6 +2,7 @@
  * Everything of the proxy but the handshake: loaded after the first Ping, since the client waits for that.
  * Decides when the process ends.
  */
+import { cloudRegion } from "./cloud_metadata.ts";
 import { Commands } from "./commands.ts";
 import type { Handshake } from "./handshake.ts";
 import type { ServerArgs } from "./server_args.ts";
@@ -57,7 +58,7 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
     }
   };
 
-  const session = new Session(args);
+  const session = new Session(args, { lookUpRegion: cloudRegion });
   const commands = new Commands(args, handshake, session, {
     onActivity,
     onTermination: () => end("shutdown"),

@@ -10,6 +10,7 @@ import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
+import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "./server_args.ts";
 
 /** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
@@ -72,6 +73,8 @@ export interface SessionSettings {
   silenceMs: number;
   /** The time until the first heartbeat; its answer says when the next is due. */
   firstHeartbeatMs: number;
+  /** Asks the cloud for the region of this machine, see region.ts. @default nobody is asked */
+  lookUpRegion?: () => Promise<string | undefined>;
 }
 
 /** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
@@ -261,7 +264,10 @@ export class Session {
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
           startupOptions: this.#args.argv,
-          region: Deno.env.get("RBS_REGION") ?? "",
+          region: await wantedRegion({
+            stateDirectory: this.#settings.stateDirectory(),
+            lookUp: this.#settings.lookUpRegion,
+          }),
         });
         for await (const { event } of events) {
           progress = true;

@@ -99,6 +99,7 @@ export const PROXY: Program = {
       why: "an orchestrator elsewhere, and the agents that it names",
       compiled: "all",
     },
+    { allow: "net", of: ["169.254.169.254:80"], why: "asks the cloud once a day which region this machine is in" },
     {
       allow: "read",
       of: "all",
@@ -205,7 +206,7 @@ export const AGENT: Program = {
         "(proto/tree/writer.ts confines them)",
     },
     { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
-    { allow: "env", of: ["RBS_*"], why: "the flags of the agent itself" },
+    { allow: "env", of: ["RBS_*"], why: "its flags may stand there" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
   proof: { args: ["--help"], prints: /Usage: agent/ },

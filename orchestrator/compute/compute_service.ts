@@ -62,6 +62,8 @@ export class AgentStartError extends Error implements AgentFailure {
 /** Runs agents somewhere. */
 export interface ComputeService {
   readonly name: string;
+  /** Where its agents run, as a cloud names its regions; empty: it does not know. */
+  readonly region: string;
   /**
    * Starts an agent and resolves when it listens. Throws an AgentStartError when it does not, and leaves nothing
    * running behind.

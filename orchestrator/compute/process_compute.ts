@@ -30,6 +30,8 @@ export interface ProcessComputeOptions {
   readonly environment: Readonly<Record<string, string>>;
   /** The IP address on which agents listen. @default the loopback interface's */
   readonly listenAddress?: string;
+  /** See ComputeService. @default "" */
+  readonly region?: string;
 }
 
 /**
@@ -40,6 +42,10 @@ export class ProcessCompute implements ComputeService {
   readonly name = "process";
 
   constructor(readonly options: ProcessComputeOptions) {}
+
+  get region(): string {
+    return this.options.region ?? "";
+  }
 
   async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
     const child = this.#spawn(spec);

@@ -2,6 +2,7 @@ import { Backoff, type BackoffClock } from "../../proto/backoff.ts";
 import { sentence } from "../../proto/errors.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
+import type { ComputeChoice } from "../compute/compute_choice.ts";
 import { storageDirectory } from "../compute/storage_path.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
 import { IdleReaper } from "./idle_reaper.ts";
@@ -29,15 +30,14 @@ export interface ServerRequest extends SessionKey {
 export type OnBounce = "takeover" | "replace";
 
 /** Options of {@link SessionService}. */
-export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "pool"> {
+export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "pool" | "compute"> {
+  readonly compute: ComputeChoice;
   /** Agents that were started ahead. @default none */
   readonly pool?: WarmPool;
   /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
   readonly storageRoot: string;
   /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
   readonly synced: boolean;
-  /** The only region that is served; empty: any. */
-  readonly region: string;
   /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
   readonly idleTimeoutMs: number;
   /** What running commands get when their agent is ended. Milliseconds. */
@@ -441,7 +441,6 @@ export class SessionService {
 
   /** Starts the agent that the caller waits for from now on, unless another caller is faster, or when there is room. */
   async #begin(caller: Caller, failed: Session | undefined): Promise<Decision> {
-    this.#checkRegion(caller.request);
     if (this.#queue) {
       // Whoever waits there already keeps the place.
       caller.place = this.#queue.join(caller);
@@ -499,22 +498,14 @@ export class SessionService {
     return await store.touch(session, session.sessionId, now) ? session : undefined;
   }
 
-  #checkRegion(request: ServerRequest): void {
-    const { region } = this.#options;
-    if (region === "" || request.region === "" || request.region === region) return;
-    throw new RpcError(
-      Code.FAILED_PRECONDITION,
-      `This orchestrator serves the region ${region}, not ${request.region}; set RBS_REGION or RBS_ORCHESTRATOR_ADDR.`,
-    );
-  }
-
   /**
    * Starts an agent, if no one else does. Throws when the orchestrator is ending.
    *
    * @returns the epoch of the start; undefined if another was faster, or there is no room
    */
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
-    const { store, compute, storageRoot, region, synced, limits, pool } = this.#options;
+    const { store, storageRoot, synced, limits, pool } = this.#options;
+    const { compute, elsewhere } = this.#options.compute.forRegion(request.region);
     this.#ending.signal.throwIfAborted();
     const now = Date.now();
     const session = await store.transition(
@@ -524,13 +515,13 @@ export class SessionService {
         state: failed ? "FAILED" : "NONE",
         epoch: failed?.epoch ?? 0,
         limits,
-        claim: pool?.claim,
+        claim: pool?.claim.computeService === compute.name ? pool.claim : undefined,
       },
       "start",
       {
         sessionId: request.sessionId,
         sourcePath: request.sourcePath,
-        region: request.region || region,
+        region: compute.region || request.region,
         startupOptions: [...request.startupOptions],
         startupOptionsHash: startupOptionsHash(request.startupOptions),
         computeService: compute.name,
@@ -552,6 +543,7 @@ export class SessionService {
       },
     );
     if (!session) return undefined;
+    if (elsewhere) this.#steps.publish(session, elsewhere);
     this.#run(session, AgentRunner.start);
     this.#reaper.schedule(session);
     return session.epoch;
@@ -565,7 +557,8 @@ export class SessionService {
   }
 
   #run(session: Session, begin: (session: Session, options: AgentRunnerOptions) => AgentRunner): AgentRunner {
-    const runner = begin(session, { ...this.#options, steps: this.#steps });
+    const compute = this.#options.compute.named(session.computeService);
+    const runner = begin(session, { ...this.#options, compute, steps: this.#steps });
     this.#runners.set(keyText(session), runner);
     runner.gone.then(() => {
       if (this.#runners.get(keyText(session)) === runner) this.#runners.delete(keyText(session));

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Code, RpcError } from "../../proto/rpc.ts";
+import { ComputeChoice } from "../compute/compute_choice.ts";
+import { InProcessCompute } from "../testing/in_process_compute.ts";
 import { InstantClock } from "../testing/instant_clock.ts";
 import { A, B, OPTIONS, rejects, request, test, told } from "../testing/session_world.ts";
+import { StepLog } from "../testing/step_log.ts";
 import { SqliteSessionStore } from "./sqlite_store.ts";
 
 test("a thousand callers for one key start one agent, and all are answered", async (world) => {
@@ -389,7 +392,23 @@ test("stop takes all agents along, and refuses who waits and who comes", async (
   await rejects(world.get(), Code.UNAVAILABLE, /being stopped/);
 });
 
-test("another region than the one that is served is refused", async (world) => {
-  await rejects(world.get({ region: "moon" }), Code.FAILED_PRECONDITION, /serves the region earth, not moon/);
-  assert.equal((await world.get({ region: "earth" })).region, "earth");
-}, { region: "earth" });
+{
+  const near = new InProcessCompute("near", "earth");
+  const far = new InProcessCompute("far", "mars");
+  test("a session's agent runs in its region, or in another one and says so", async (world) => {
+    const steps = new StepLog();
+    const there = await world.get({ region: "mars" }, steps.read);
+    assert.deepEqual([there.region, there.computeService, far.alive.size], ["mars", "far", 1]);
+    const elsewhere = await world.get({ sourcePath: "/2", region: "moon" }, steps.read);
+    assert.deepEqual([elsewhere.region, elsewhere.computeService, near.alive.size], ["earth", "near", 1]);
+    assert.deepEqual(steps.steps.filter((step) => /no agents/.test(step)), [
+      "no agents run in moon, so this one runs in earth",
+    ]);
+    // It is found again by whoever asks for it from elsewhere.
+    assert.equal((await world.get({ region: "venus" })).agentPort, there.agentPort);
+    // And by an orchestrator after this one, at the service that runs it.
+    world.service = world.newService();
+    await world.service.adopt();
+    assert.equal((await world.get({ region: "mars" })).agentPort, there.agentPort);
+  }, { compute: new ComputeChoice([near, far]) });
+}

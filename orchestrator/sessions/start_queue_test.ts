@@ -232,11 +232,6 @@ test("who waits when the orchestrator ends is told so, and nothing is started an
   assert.deepEqual(await world.store.list(), []);
 }, limits(1));
 
-test("a region that is not served is refused at once", async (world) => {
-  await world.get();
-  await rejects(world.get({ sourcePath: "/2", region: "moon" }), Code.FAILED_PRECONDITION, /not moon/);
-}, { ...limits(1), region: "earth" });
-
 test(
   "a thousand callers for many sessions never have more agents than the limit, and are started in order",
   async (world) => {

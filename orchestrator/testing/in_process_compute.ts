@@ -11,7 +11,6 @@ import { FakeAgentServer } from "./fake_agent_server.ts";
 
 /** Runs fake agents inside of the test's own process, where the test can reach them. */
 export class InProcessCompute implements ComputeService, AsyncDisposable {
-  readonly name = "in-process";
   /** All agents that were ever started, oldest first. */
   readonly agents: FakeAgentServer[] = [];
   /** The agents that are not gone. */
@@ -23,6 +22,8 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   /** How many agents of the warm pool were to be started. */
   warmStarts = 0;
   #started = Promise.withResolvers<FakeAgentServer>();
+
+  constructor(readonly name = "in-process", readonly region = "") {}
 
   /** Resolves with the next agent that is started from now on. */
   next(): Promise<FakeAgentServer> {

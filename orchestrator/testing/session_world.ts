@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Code, RpcError } from "../../proto/rpc.ts";
+import { ComputeChoice } from "../compute/compute_choice.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import type { Session } from "../sessions/session.ts";
 import { type ServerRequest, SessionService, type SessionServiceOptions } from "../sessions/session_service.ts";
@@ -53,10 +54,9 @@ export class World implements AsyncDisposable {
     return new SessionService({
       pool: this.#newPool(change),
       store: this.store,
-      compute: this.compute,
+      compute: new ComputeChoice([this.compute]),
       log() {},
       storageRoot: join(this.temp.path, "storage"),
-      region: "",
       synced: false,
       hiddenPaths: ["/state"],
       leaseSeconds: 60,

@@ -22,7 +22,6 @@ async function start(behaviour: Behaviour) {
   const settings: Settings = {
     orchestrator: orchestrator.address,
     stateDirectory: place.stateDirectory,
-    region: "",
     fallback: "error",
   };
   const run = (args: string[], env: Record<string, string> = {}, workingDirectory = `${place.workspace}/pkg`) =>
@@ -379,7 +378,6 @@ Deno.test("an orchestrator that speaks something else: exit code 36 and one sent
   const settings: Settings = {
     orchestrator: `127.0.0.1:${port}`,
     stateDirectory: place.stateDirectory,
-    region: "",
     fallback: "error",
   };
   const options = { settings, workingDirectory: place.workspace, env: {}, io: new TestIo(), javabase: () => "/none" };

@@ -35,7 +35,6 @@ async function healthy() {
   const settings = {
     orchestrator: orchestrator.address,
     stateDirectory: place.stateDirectory,
-    region: "",
     fallback: "error" as const,
   };
   const run = async (workingDirectory = place.workspace) => {

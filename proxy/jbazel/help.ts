@@ -25,7 +25,7 @@ Environment:
   RBS_ORCHESTRATOR_ADDR  HOST:PORT of the orchestrator (default localhost:50051)
   RBS_STATE_DIR          where your keys are (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs); a local orchestrator's
                          state directory is the same
-  RBS_REGION             where the build server should run
+  RBS_REGION             where the build server should run (default: the region of the cloud machine that this is)
   RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
                          Bazel of this machine, saying so
   RBS_JAVABASE           RBS's javabase, where its proxy is (default: beside jbazel)

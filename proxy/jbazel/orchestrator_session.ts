@@ -11,6 +11,7 @@ import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../
 import { randomToken } from "../../proto/state.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { BazelExit } from "./exit_codes.ts";
+import { wantedRegion } from "../region.ts";
 import type { Settings } from "./settings.ts";
 
 /** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */
@@ -96,7 +97,7 @@ export class OrchestratorSession implements Disposable {
         sessionId: present?.sessionId || randomToken(),
         sourcePath: workspace,
         startupOptions: options.outputBase ? [`--output_base=${options.outputBase}`] : [],
-        region: this.#settings.region,
+        region: await wantedRegion(this.#settings),
       }, { signal });
       let response: GetServerResponse | undefined;
       for await (const { event } of events) {

@@ -7,8 +7,6 @@ export interface Settings {
   orchestrator: string;
   /** Absolute. */
   stateDirectory: string;
-  /** Empty: wherever the orchestrator likes. */
-  region: string;
   /** What to do with a Bazel command when no build server can be had. */
   fallback: "local" | "error";
 }
@@ -36,7 +34,6 @@ export function readSettings(options: SettingOptions = {}): Settings {
   return {
     orchestrator,
     stateDirectory: options.stateDir || stateDirectory(),
-    region: Deno.env.get("RBS_REGION") ?? "",
     fallback,
   };
 }

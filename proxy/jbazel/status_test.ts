@@ -11,7 +11,6 @@ async function status(place: TestPlace, orchestrator: FakeOrchestrator, json: bo
   const settings = {
     orchestrator: orchestrator.address,
     stateDirectory: place.stateDirectory,
-    region: "",
     fallback: "error" as const,
   };
   const env = (name: string) => name === "HOME" ? place.root : undefined;
