@@ -171,7 +171,7 @@ Deno.test("ExecuteCommand", async (t) => {
       const command = agent.execute({ args: ["/bin/true"] }, token);
       await assert.rejects(command.result, refused(Code.UNAUTHENTICATED));
     }
-    await supervisor.call.send({ message: { case: "setEpoch", value: { epoch: 3 } } });
+    await supervisor.call.send({ message: { case: "setEpoch", value: { epoch: 3, term: 1 } } });
     await eventually("the epoch is there", async () => {
       try {
         await agent.run(["/bin/true"]);

@@ -30,6 +30,8 @@ export interface SupervisionOptions {
 export class Supervision {
   readonly #options: SupervisionOptions;
   #state: State = { is: "starting", step: undefined };
+  /** The newest that has held the agent. */
+  #term = 0;
   #replace: (() => void) | undefined;
   #notify: (() => void) | undefined;
   readonly #failureTaken = Promise.withResolvers<void>();
@@ -72,21 +74,33 @@ export class Supervision {
 
   /** The Supervise method. */
   async *supervise(requests: AsyncIterable<SuperviseRequest>, context: CallContext): AsyncIterable<Response> {
-    this.#replace?.();
-    using _hold = this.#options.lease.hold();
     let wake = () => {};
     let over: RpcError | "ended" | undefined;
+    const accepted = Promise.withResolvers<boolean>();
     const end = (how: RpcError | "ended") => {
       over ??= how;
+      accepted.resolve(false);
       wake();
     };
-    const notify = () => wake();
     const replaced = () => end(new RpcError(Code.ABORTED, "Another orchestrator supervises this agent now."));
-    this.#replace = replaced;
+    context.signal.addEventListener("abort", () => end("ended"));
+    this.#obey(requests, {
+      isOver: () => over !== undefined,
+      accept: () => {
+        if (this.#replace !== replaced) this.#replace?.();
+        this.#replace = replaced;
+        accepted.resolve(true);
+      },
+      refuse: replaced,
+    }).then(() => end("ended"), () => end("ended"));
+    if (!await accepted.promise) {
+      if (over && over !== "ended") throw over;
+      return;
+    }
+    using _hold = this.#options.lease.hold();
+    const notify = () => wake();
     this.#notify = notify;
     using _changes = this.#options.activity.onChange(() => wake());
-    context.signal.addEventListener("abort", () => end("ended"));
-    this.#obey(requests).then(() => end("ended"), () => end("ended"));
     try {
       let toldState: State | undefined;
       let toldRunning = 0;
@@ -113,12 +127,25 @@ export class Supervision {
     }
   }
 
-  async #obey(requests: AsyncIterable<SuperviseRequest>): Promise<void> {
+  /** Does what a supervisor asks for, from its first epoch on and until it is replaced. Ends when there is no more. */
+  async #obey(
+    requests: AsyncIterable<SuperviseRequest>,
+    { isOver, accept, refuse }: { isOver(): boolean; accept(): void; refuse(): void },
+  ): Promise<void> {
+    let holds = false;
     for await (const { message } of requests) {
+      if (isOver()) return;
       if (message.case === "setEpoch") {
-        this.#options.gate.raise(message.value.epoch);
-        this.#options.onOrchestrator(message.value.orchestratorAddress);
+        const { epoch, term, orchestratorAddress } = message.value;
+        if (term > 0 && term < this.#term) return refuse();
+        this.#options.gate.raise(epoch);
+        if (term === 0) return;
+        this.#options.onOrchestrator(orchestratorAddress);
+        this.#term = term;
+        holds = true;
+        accept();
       }
+      if (!holds) continue;
       if (message.case === "stop") this.#options.onStop(message.value.graceMs);
       if (message.case === "assign") this.#assigned?.(message.value);
     }

@@ -338,7 +338,7 @@ export class Supervisor implements Disposable {
   constructor(call: Supervisor["call"], close: () => void) {
     this.call = call;
     this.#close = close;
-    call.send({ message: { case: "setEpoch", value: { epoch: 1 } } });
+    call.send({ message: { case: "setEpoch", value: { epoch: 1, term: 1 } } });
     this.over = (async () => {
       try {
         for await (const { message } of call) {

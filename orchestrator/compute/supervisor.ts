@@ -5,7 +5,7 @@ import {
   type SuperviseRequestSchema,
   type SuperviseResponseSchema,
 } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { type BidiCall, createRpcClient } from "../../proto/rpc.ts";
+import { type BidiCall, createRpcClient, type RpcClient } from "../../proto/rpc.ts";
 import { agentTls, type AgentTrust } from "./agent_trust.ts";
 import type { AgentEndpoint, AgentFailure, WholeSpec } from "./compute_service.ts";
 
@@ -30,6 +30,8 @@ export interface SupervisorOptions {
   /** @default plain text, for tests */
   readonly trust?: AgentTrust;
   readonly epoch: number;
+  /** Of the orchestrator's hold on the session: an agent refuses supervisors with an older one than it knows. */
+  readonly term: number;
   /** Whether the agent has been ready before, so that it must say so at once. */
   readonly wasReady: boolean;
   readonly events: SupervisorEvents;
@@ -107,7 +109,7 @@ export class Supervisor {
   }
 
   #setEpoch() {
-    return { epoch: this.#epoch, orchestratorAddress: this.#address };
+    return { epoch: this.#epoch, term: this.#options.term, orchestratorAddress: this.#address };
   }
 
   /**
@@ -141,14 +143,8 @@ export class Supervisor {
   async #connect(): Promise<{ heard: boolean; reason: string }> {
     const { endpoint, trust, agentId } = this.#options;
     this.#address = await trust?.orchestratorAddress ?? "";
-    const host = endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
     // A channel that has seen its server die may not come back: each connection gets its own.
-    using client = createRpcClient(Agent, `${host}:${endpoint.port}`, {
-      tls: agentTls(trust, agentId),
-      // grpc-js 1.14.7 (`retrying-call.js`, progress NOT_STARTED) starts a call on a session that is just gone again and
-      // again without ever letting the event loop run; attempts are counted here instead.
-      channel: { "grpc.enable_retries": 0 },
-    });
+    using client = agentClient(endpoint, agentId, trust);
     const call = this.#call = client.supervise();
     let heard = false;
     let silent = false;
@@ -198,4 +194,28 @@ export class Supervisor {
       this.#isConnected = false;
     }
   }
+}
+
+/**
+ * Makes an agent that another orchestrator supervises refuse calls with an older epoch. Resolves when it does; throws an
+ * RpcError when the agent does not answer.
+ */
+export async function raiseEpoch(
+  { endpoint, agentId, trust }: Pick<SupervisorOptions, "endpoint" | "agentId" | "trust">,
+  epoch: number,
+  timeoutMs: number,
+): Promise<void> {
+  using client = agentClient(endpoint, agentId, trust);
+  const call = client.supervise({ timeoutMs });
+  await call.send({ message: { case: "setEpoch", value: { epoch, term: 0 } } });
+  for await (const _ of call); // It says nothing, and ends.
+}
+
+function agentClient({ host, port }: AgentEndpoint, agentId: string, trust?: AgentTrust): RpcClient<typeof Agent> {
+  return createRpcClient(Agent, `${host.includes(":") ? `[${host}]` : host}:${port}`, {
+    tls: agentTls(trust, agentId),
+    // grpc-js 1.14.7 (`retrying-call.js`, progress NOT_STARTED) starts a call on a session that is just gone again and
+    // again without ever letting the event loop run; attempts are counted here instead.
+    channel: { "grpc.enable_retries": 0 },
+  });
 }

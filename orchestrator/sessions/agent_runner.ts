@@ -238,6 +238,7 @@ export class AgentRunner {
       agentId: session.agentId,
       trust,
       epoch: await this.#epoch(),
+      term: 1,
       wasReady: session.status === "READY",
       answerTimeoutMs,
       events: this.#events(),

@@ -295,6 +295,8 @@ class WarmHold {
         agentId: row.agentId,
         trust,
         epoch: 0,
+        // The session that takes it goes on with it.
+        term: 1,
         wasReady: row.agentPort !== 0,
         answerTimeoutMs: this.#options.answerTimeoutMs,
         events: {

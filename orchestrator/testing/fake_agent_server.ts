@@ -29,6 +29,9 @@ export class FakeAgentServer implements AsyncDisposable {
   readonly #streams = new Set<(message: Response | "break") => void>();
   readonly #ended = Promise.withResolvers<void>();
   #ready: boolean;
+  /** The newest term of a supervisor, and the end of the one that has it. */
+  #term = 0;
+  #replace?: () => void;
   #leaseTimer?: ReturnType<typeof setTimeout>;
   #runningCommands = 0;
   /** The epochs that it was told, in order. */
@@ -123,17 +126,29 @@ export class FakeAgentServer implements AsyncDisposable {
 
   async *#supervise(requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>): AsyncIterable<unknown> {
     clearTimeout(this.#leaseTimer);
-    const queue: (Response | "break")[] = [];
+    const queue: (Response | "break" | "replaced")[] = [];
     let arrived = Promise.withResolvers<void>();
-    const push = (message: Response | "break") => {
+    const push = (message: Response | "break" | "replaced") => {
       queue.push(message);
       arrived.resolve();
     };
     this.#streams.add(push);
+    const accepted = Promise.withResolvers<"holds" | "visits" | "refused">();
+    const replaced = () => push("replaced");
     (async () => {
       try {
         for await (const { message } of requests) {
-          if (message.case === "setEpoch") this.epochs.push((message.value as { epoch: number }).epoch);
+          if (queue.includes("replaced")) break;
+          if (message.case === "setEpoch") {
+            const { epoch, term } = message.value as { epoch: number; term: number };
+            if (term > 0 && term < this.#term) return accepted.resolve("refused");
+            this.epochs.push(epoch);
+            if (term === 0) return accepted.resolve("visits");
+            this.#term = term;
+            if (this.#replace !== replaced) this.#replace?.();
+            this.#replace = replaced;
+            accepted.resolve("holds");
+          }
           if (message.case === "assign" && this.isWarm) this.#assign(message.value as AgentSpec);
           if (message.case === "stop") {
             this.stopGraceMs = (message.value as { graceMs: number }).graceMs;
@@ -143,10 +158,15 @@ export class FakeAgentServer implements AsyncDisposable {
       } catch {
         // The orchestrator is gone.
       }
+      accepted.resolve("visits");
       push("break");
     })();
+    const replacedError = () => new RpcError(Code.ABORTED, "Another orchestrator supervises this agent now.");
     try {
       if (this.mute) await new Promise(() => {});
+      const how = await accepted.promise;
+      if (how === "refused") throw replacedError();
+      if (how === "visits") return;
       if (this.#behaviours.has("fail") || this.#behaviours.has("fail-transient")) {
         const transient = this.#behaviours.has("fail-transient");
         yield { message: { case: "failed", value: { reason: "Bazel 9 is not here; install it.", transient } } };
@@ -172,10 +192,12 @@ export class FakeAgentServer implements AsyncDisposable {
         arrived = Promise.withResolvers();
         for (const message of queue.splice(0)) {
           if (message === "break") return;
+          if (message === "replaced") throw replacedError();
           yield { message };
         }
       }
     } finally {
+      if (this.#replace === replaced) this.#replace = undefined;
       this.#streams.delete(push);
       if (this.#streams.size === 0) {
         this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.spec.leaseSeconds * 1000);
