@@ -1,7 +1,7 @@
 import type { Log } from "../log.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { AgentLimits, Expected, SessionChange, SessionStore } from "./store.ts";
+import type { AgentLimits, Expected, OrchestratorLease, SessionChange, SessionStore } from "./store.ts";
 import type { WarmAgent, WarmChange } from "./warm_agents.ts";
 
 /** A SessionStore that tells the operator of each transition that happened. */
@@ -47,6 +47,22 @@ export class LoggingSessionStore implements SessionStore {
 
   listWarm(): Promise<WarmAgent[]> {
     return this.store.listWarm();
+  }
+
+  beginLease(lease: OrchestratorLease): Promise<void> {
+    return this.store.beginLease(lease);
+  }
+
+  renewLease(lease: OrchestratorLease): Promise<boolean> {
+    return this.store.renewLease(lease);
+  }
+
+  leases(): Promise<OrchestratorLease[]> {
+    return this.store.leases();
+  }
+
+  endLease(lease: OrchestratorLease): Promise<boolean> {
+    return this.store.endLease(lease);
   }
 
   watch(key: SessionKey, listener: () => void): () => void {

@@ -49,6 +49,8 @@ export interface SessionFields {
   failureTransient: boolean;
   /** Milliseconds since 1970. */
   createdAt: number;
+  /** The orchestrator that holds the session, see OrchestratorLease; empty: none. */
+  holder: string;
   /** When the owner or a command was last heard of. Milliseconds since 1970. */
   lastHeartbeat: number;
 }
@@ -58,6 +60,11 @@ export interface Session extends SessionKey, Readonly<SessionFields> {
   readonly status: SessionStatus;
   /** Raised by each start and each takeover, and never lowered for a key; agents refuse calls with an older one. */
   readonly epoch: number;
+  /**
+   * Of the holder: 1 at each start, and raised whenever the session passes to another orchestrator. Agents refuse
+   * supervisors with an older one.
+   */
+  readonly term: number;
 }
 
 /** A key as one string, for maps. Neither part can hold a slash. */

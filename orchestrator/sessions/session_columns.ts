@@ -1,6 +1,6 @@
-/** How a session stands in a row of the table BuildSessions, which is the same in each store. */
+/** How sessions and leases stand in rows of the tables BuildSessions and Orchestrators, the same in each store. */
 import type { Session, SessionFields, SessionStatus } from "./session.ts";
-import type { SessionChange } from "./store.ts";
+import type { OrchestratorLease, SessionChange } from "./store.ts";
 
 /** A row of BuildSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
 export type Row = Record<string, string | number>;
@@ -26,6 +26,7 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   missingInstallBase: "MissingInstallBase",
   failure: "Failure",
   failureTransient: "FailureTransient",
+  holder: "Holder",
   createdAt: "CreatedAt",
   lastHeartbeat: "LastHeartbeat",
 };
@@ -37,6 +38,7 @@ export const ALL_COLUMNS: readonly string[] = [
   "RepoHash",
   "Status",
   "Epoch",
+  "Term",
   ...FIELDS.map((field) => COLUMNS[field]),
 ];
 
@@ -63,11 +65,22 @@ export function toSession(row: Row): Session {
     repoHash: row.RepoHash as string,
     status: row.Status as SessionStatus,
     epoch: row.Epoch as number,
+    term: row.Term as number,
     startupOptions: JSON.parse(row.StartupOptions as string),
     warnings: JSON.parse(row.Warnings as string),
     samePaths: row.SamePaths === 1,
     synced: row.Synced === 1,
     failureTransient: row.FailureTransient === 1,
+  };
+}
+
+/** The lease of a whole row of Orchestrators. */
+export function toLease(row: Row): OrchestratorLease {
+  return {
+    id: row.Id as string,
+    address: row.Address as string,
+    durationMs: row.DurationMs as number,
+    expiresAt: row.ExpiresAt as number,
   };
 }
 

@@ -538,6 +538,7 @@ export class SessionService {
         missingInstallBase: "",
         failure: "",
         failureTransient: false,
+        holder: "",
         createdAt: now,
         lastHeartbeat: now,
       },

@@ -73,6 +73,17 @@ const MIGRATIONS: readonly (readonly string[])[] = [
        RevokedAt INT64 NOT NULL,
      ) PRIMARY KEY (UserId)`,
   ],
+  // Several orchestrators on one database.
+  [
+    `CREATE TABLE IF NOT EXISTS Orchestrators (
+       Id STRING(MAX) NOT NULL,
+       Address STRING(MAX) NOT NULL,
+       DurationMs INT64 NOT NULL,
+       ExpiresAt INT64 NOT NULL,
+     ) PRIMARY KEY (Id)`,
+    `ALTER TABLE BuildSessions ADD COLUMN IF NOT EXISTS Holder STRING(MAX) NOT NULL DEFAULT ("")`,
+    `ALTER TABLE BuildSessions ADD COLUMN IF NOT EXISTS Term INT64 NOT NULL DEFAULT (0)`,
+  ],
 ];
 
 /** Another orchestrator changes the same schema at this moment. Milliseconds until the next look. */

@@ -3,7 +3,7 @@ import { RbsError, sentence } from "../../proto/errors.ts";
 import { Code } from "../../proto/rpc.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
 import { keyText, type Session, type SessionKey, type SessionStatus } from "./session.ts";
-import { ALL_COLUMNS, changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
+import { ALL_COLUMNS, changedColumns, type Row, startColumns, toLease, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { loadSpanner } from "./spanner_library.ts";
 import { migrate } from "./spanner_schema.ts";
@@ -11,7 +11,7 @@ import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.
 import { type SessionEvent, transition } from "./state_machine.ts";
 import { SpannerIdentities } from "../identity/spanner_identities.ts";
 import type { IdentityStore } from "../identity/identity_store.ts";
-import type { AgentLimits, Expected, SessionChange, Store } from "./store.ts";
+import type { AgentLimits, Expected, OrchestratorLease, SessionChange, Store } from "./store.ts";
 import {
   claimedColumns,
   toWarmAgent,
@@ -114,7 +114,7 @@ export class SpannerSessionStore implements Store {
   }
 
   async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
-    const { to, raisesEpoch } = transition(expected.state, event);
+    const { to, raisesEpoch, ofOrphans } = transition(expected.state, event);
     const columns = expected.state === "NONE" ? startColumns(change) : changedColumns(change);
     const key = { UserId: expected.userId, RepoHash: expected.repoHash };
     const { happened, row } = await this.#changes.write(
@@ -125,7 +125,11 @@ export class SpannerSessionStore implements Store {
           async (transaction) => {
             const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
             const moment = momentOf(found && toSession(found));
-            if (moment.status !== expected.state || (found && moment.epoch !== expected.epoch)) {
+            const isExpected = moment.status === expected.state && (!found || moment.epoch === expected.epoch) &&
+              (!found || expected.holder === undefined || found.Holder === expected.holder);
+            if (!isExpected) return { happened: false, moment };
+            if (change.holder && !await this.#hasLease(transaction, change.holder)) return { happened: false, moment };
+            if (ofOrphans && await this.#hasLease(transaction, String(found?.Holder))) {
               return { happened: false, moment };
             }
             if (expected.limits && !await this.#hasRoom(transaction, expected.userId, expected.limits)) {
@@ -138,10 +142,13 @@ export class SpannerSessionStore implements Store {
             }
             const before = found ? moment.epoch : await this.#lastEpoch(transaction, expected);
             const claimed = expected.claim && await this.#claim(transaction, expected.claim);
-            const changed = { ...key, Status: to, Epoch: before + (raisesEpoch ? 1 : 0), ...columns, ...claimed };
+            const passes = change.holder !== undefined && change.holder !== found?.Holder;
+            const term = event === "start" ? 1 : Number(found?.Term) + (passes ? 1 : 0);
+            const place = { Status: to, Epoch: before + (raisesEpoch ? 1 : 0), Term: term };
+            const changed = { ...key, ...place, ...columns, ...claimed };
             if (found) transaction.update("BuildSessions", changed);
             else transaction.insert("BuildSessions", changed);
-            return { happened: true, moment: { status: to, epoch: changed.Epoch }, row: { ...found, ...changed } };
+            return { happened: true, moment: { status: to, epoch: place.Epoch }, row: { ...found, ...changed } };
           },
         ),
     );
@@ -181,10 +188,42 @@ export class SpannerSessionStore implements Store {
     return happened;
   }
 
+  async beginLease({ id, address, durationMs, expiresAt }: OrchestratorLease): Promise<void> {
+    await this.#transaction(id, (transaction) => {
+      transaction.insert("Orchestrators", { Id: id, Address: address, DurationMs: durationMs, ExpiresAt: expiresAt });
+      return Promise.resolve({ happened: true });
+    });
+  }
+
+  async renewLease({ id, expiresAt }: OrchestratorLease): Promise<boolean> {
+    const { happened } = await this.#transaction(id, async (transaction) => {
+      const happened = await this.#hasLease(transaction, id);
+      if (happened) transaction.update("Orchestrators", { Id: id, ExpiresAt: expiresAt });
+      return { happened };
+    });
+    return happened;
+  }
+
   async removeWarm(id: string): Promise<boolean> {
     const { happened } = await this.#transaction(id, async (transaction) => {
       const happened = await this.#isWarm(transaction, id);
       if (happened) transaction.deleteRows("WarmAgents", [id]);
+      return { happened };
+    });
+    return happened;
+  }
+
+  async leases(): Promise<OrchestratorLease[]> {
+    return (await this.#query("SELECT Id, Address, DurationMs, ExpiresAt FROM Orchestrators ORDER BY Id", {})).map(
+      toLease,
+    );
+  }
+
+  async endLease({ id, expiresAt }: OrchestratorLease): Promise<boolean> {
+    const { happened } = await this.#transaction(id, async (transaction) => {
+      const found = await this.#read(transaction, "Orchestrators", ["ExpiresAt"], [id]);
+      const happened = Number(found?.ExpiresAt) === expiresAt;
+      if (happened) transaction.deleteRows("Orchestrators", [[id]]);
       return { happened };
     });
     return happened;
@@ -219,14 +258,27 @@ export class SpannerSessionStore implements Store {
     return keys.map((key) => moments.get(keyText(key)) ?? momentOf(undefined));
   }
 
+  /** Whether an orchestrator has a lease. It stays so until the transaction has ended. */
+  async #hasLease(transaction: Transaction, id: string): Promise<boolean> {
+    return await this.#read(transaction, "Orchestrators", ["Id"], [id]) !== undefined;
+  }
+
   async #row(
     transaction: Transaction,
     table: string,
     columns: readonly string[],
     key: SessionKey,
   ): Promise<Row | undefined> {
-    const keys = [[key.userId, key.repoHash]];
-    const request = { keys, columns: [...columns], json: true, gaxOptions: this.#call };
+    return await this.#read(transaction, table, columns, [key.userId, key.repoHash]);
+  }
+
+  async #read(
+    transaction: Transaction,
+    table: string,
+    columns: readonly string[],
+    key: string[],
+  ): Promise<Row | undefined> {
+    const request = { keys: [key], columns: [...columns], json: true, gaxOptions: this.#call };
     const [rows] = await transaction.read(table, request);
     return rows[0] as unknown as Row | undefined;
   }

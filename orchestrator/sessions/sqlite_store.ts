@@ -1,12 +1,12 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import type { Session, SessionKey, SessionStatus } from "./session.ts";
-import { changedColumns, type Row, startColumns, toSession } from "./session_columns.ts";
+import { changedColumns, type Row, startColumns, toLease, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import { SqliteIdentities } from "../identity/sqlite_identities.ts";
 import type { IdentityStore } from "../identity/identity_store.ts";
-import type { AgentLimits, Expected, SessionChange, Store } from "./store.ts";
+import type { AgentLimits, Expected, OrchestratorLease, SessionChange, Store } from "./store.ts";
 import {
   claimedColumns,
   toWarmAgent,
@@ -74,6 +74,15 @@ const MIGRATIONS = [
      UserId TEXT NOT NULL PRIMARY KEY,
      RevokedAt INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;`,
+  // Several orchestrators on one file.
+  `CREATE TABLE Orchestrators (
+     Id TEXT NOT NULL PRIMARY KEY,
+     Address TEXT NOT NULL,
+     DurationMs INTEGER NOT NULL,
+     ExpiresAt INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;
+   ALTER TABLE BuildSessions ADD COLUMN Holder TEXT NOT NULL DEFAULT '';
+   ALTER TABLE BuildSessions ADD COLUMN Term INTEGER NOT NULL DEFAULT 0;`,
 ];
 
 /**
@@ -104,7 +113,8 @@ export class SqliteSessionStore implements Store {
       // Made here, since SQLite would make it readable for others; the -wal and -shm files take over its mode.
       Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
       database = new DatabaseSync(file);
-      database.exec("PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
+      database.exec("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL");
+      inTurn(() => database!.exec("PRAGMA journal_mode = WAL"));
       const [check] = database.prepare("PRAGMA quick_check(1)").all();
       if (check?.quick_check !== "ok") throw new Error(String(check?.quick_check));
       migrate(database, file);
@@ -135,13 +145,16 @@ export class SqliteSessionStore implements Store {
   }
 
   async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
-    const { to, raisesEpoch } = transition(expected.state, event);
+    const { to, raisesEpoch, ofOrphans } = transition(expected.state, event);
     // deno-lint-ignore require-await
     const { session } = await this.#changes.write(expected, async () => {
       const begin = (claimed: Row) =>
-        expected.state === "NONE"
-          ? this.#insert(expected, change, claimed)
-          : this.#update(expected, to, raisesEpoch ? 1 : 0, change, claimed);
+        expected.state === "NONE" ? this.#insert(expected, change, claimed) : this.#update(expected, change, claimed, {
+          to,
+          raise: raisesEpoch ? 1 : 0,
+          restart: event === "start",
+          ofOrphans,
+        });
       const row = to === "NONE"
         ? this.#remove(expected)
         : expected.claim
@@ -199,6 +212,33 @@ export class SqliteSessionStore implements Store {
     return this.#all("SELECT * FROM WarmAgents ORDER BY CreatedAt, Id").map(toWarmAgent);
   }
 
+  // deno-lint-ignore require-await
+  async beginLease(lease: OrchestratorLease): Promise<void> {
+    const { id, address, durationMs, expiresAt } = lease;
+    this.#all(
+      "INSERT INTO Orchestrators (Id, Address, DurationMs, ExpiresAt) VALUES (?, ?, ?, ?)",
+      id,
+      address,
+      durationMs,
+      expiresAt,
+    );
+  }
+
+  // deno-lint-ignore require-await
+  async renewLease({ id, expiresAt }: OrchestratorLease): Promise<boolean> {
+    return this.#all("UPDATE Orchestrators SET ExpiresAt = ? WHERE Id = ? RETURNING 1", expiresAt, id).length > 0;
+  }
+
+  // deno-lint-ignore require-await
+  async leases(): Promise<OrchestratorLease[]> {
+    return this.#all("SELECT * FROM Orchestrators ORDER BY Id").map(toLease);
+  }
+
+  // deno-lint-ignore require-await
+  async endLease({ id, expiresAt }: OrchestratorLease): Promise<boolean> {
+    return this.#all("DELETE FROM Orchestrators WHERE Id = ? AND ExpiresAt = ? RETURNING 1", id, expiresAt).length > 0;
+  }
+
   watch(key: SessionKey, listener: () => void): () => void {
     return this.#changes.watch(key, listener);
   }
@@ -219,11 +259,11 @@ export class SqliteSessionStore implements Store {
     const columns = { ...startColumns(change), ...claimed };
     const room = roomFor(key, key.limits);
     return this.#all(
-      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Epoch, ${Object.keys(columns).join(", ")})
-       SELECT ?, ?, 'PENDING',
+      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Term, Epoch, ${Object.keys(columns).join(", ")})
+       SELECT ?, ?, 'PENDING', 1,
          1 + coalesce((SELECT Epoch FROM SessionEpochs WHERE UserId = ? AND RepoHash = ?), 0),
          ${Object.keys(columns).map(() => "?").join(", ")}
-       WHERE ${room.sql}
+       WHERE ${room.sql} AND ${HAS_LEASE}
        ON CONFLICT DO NOTHING RETURNING *`,
       key.userId,
       key.repoHash,
@@ -231,35 +271,53 @@ export class SqliteSessionStore implements Store {
       key.repoHash,
       ...Object.values(columns),
       ...room.values,
+      columns.Holder,
+      columns.Holder,
     )[0];
   }
 
-  #update(expected: Expected, to: string, raise: number, change: SessionChange, claimed: Row): Row | undefined {
+  #update(
+    expected: Expected,
+    change: SessionChange,
+    claimed: Row,
+    { to, raise, restart, ofOrphans }: { to: string; raise: number; restart: boolean; ofOrphans?: true },
+  ): Row | undefined {
     const columns = { ...changedColumns(change), ...claimed };
     const room = roomFor(expected, expected.limits);
+    const holder = columns.Holder ?? "";
     return this.#all(
       `UPDATE BuildSessions
-       SET Status = ?, Epoch = Epoch + ?${Object.keys(columns).map((column) => `, ${column} = ?`).join("")}
-       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND ${room.sql} RETURNING *`,
+       SET Status = ?, Epoch = Epoch + ?, Term = ${restart ? "1" : "Term + (Holder <> coalesce(?, Holder))"}
+         ${Object.keys(columns).map((column) => `, ${column} = ?`).join("")}
+       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder)
+         ${ofOrphans ? "AND NOT EXISTS (SELECT 1 FROM Orchestrators WHERE Id = Holder)" : ""}
+         AND ${room.sql} AND ${HAS_LEASE}
+       RETURNING *`,
       to,
       raise,
+      ...restart ? [] : [columns.Holder ?? null],
       ...Object.values(columns),
       expected.userId,
       expected.repoHash,
       expected.epoch,
       expected.state,
+      expected.holder ?? null,
       ...room.values,
+      holder,
+      holder,
     )[0];
   }
 
   #remove(expected: Expected): Row | undefined {
     return this.#transaction(() => {
       const [row] = this.#all(
-        "DELETE FROM BuildSessions WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? RETURNING *",
+        `DELETE FROM BuildSessions
+         WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder) RETURNING *`,
         expected.userId,
         expected.repoHash,
         expected.epoch,
         expected.state,
+        expected.holder ?? null,
       );
       if (row) {
         this.#all(
@@ -317,6 +375,8 @@ export class SqliteSessionStore implements Store {
 
 /** How many sessions have an agent; the parenthesis is open for one more condition. */
 const AGENTS = "(SELECT count(*) FROM BuildSessions WHERE Status <> 'FAILED'";
+/** A condition with one value, given twice: this orchestrator has a lease, or is none. */
+const HAS_LEASE = "(? = '' OR EXISTS (SELECT 1 FROM Orchestrators WHERE Id = ?))";
 
 /** A condition: there is room for one more agent of this user. */
 function roomFor({ userId }: SessionKey, limits?: AgentLimits): { sql: string; values: SQLInputValue[] } {
@@ -332,8 +392,21 @@ function roomFor({ userId }: SessionKey, limits?: AgentLimits): { sql: string; v
   return room;
 }
 
+/** Does what SQLite refuses at once while another process does the same, for five seconds at most. */
+function inTurn(work: () => void): void {
+  for (const until = Date.now() + 5_000;;) {
+    try {
+      return work();
+    } catch (e) {
+      if (!/locked|busy/i.test(sentence(e)) || Date.now() > until) throw e;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5 + Math.random() * 20);
+    }
+  }
+}
+
 function migrate(database: DatabaseSync, file: string): void {
-  const version = Number(database.prepare("PRAGMA user_version").get()?.user_version);
+  const versionOf = () => Number(database.prepare("PRAGMA user_version").get()?.user_version);
+  const version = versionOf();
   if (version > MIGRATIONS.length) {
     throw new RbsError(
       `The session store ${file} was written by a newer orchestrator (schema ${version}, this one knows ` +
@@ -342,7 +415,10 @@ function migrate(database: DatabaseSync, file: string): void {
     );
   }
   for (let next = version; next < MIGRATIONS.length; next++) {
-    database.exec(`BEGIN IMMEDIATE; ${MIGRATIONS[next]}; PRAGMA user_version = ${next + 1}; COMMIT`);
+    database.exec("BEGIN IMMEDIATE");
+    // Unless another orchestrator was faster.
+    if (versionOf() === next) database.exec(`${MIGRATIONS[next]}; PRAGMA user_version = ${next + 1}`);
+    database.exec("COMMIT");
   }
 }
 

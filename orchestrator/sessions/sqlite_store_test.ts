@@ -44,14 +44,19 @@ Deno.test("SQLite: a file of the first version is taken on, with all that it hol
     await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields({ synced: false }));
   }
   const old = new DatabaseSync(file);
-  for (const column of ["Synced", "MissingInstallBase"]) old.exec(`ALTER TABLE BuildSessions DROP COLUMN ${column}`);
-  for (const table of ["WarmAgents", "EnrolmentTokens", "RevokedUsers"]) old.exec(`DROP TABLE ${table}`);
+  for (const column of ["Synced", "MissingInstallBase", "Holder", "Term"]) {
+    old.exec(`ALTER TABLE BuildSessions DROP COLUMN ${column}`);
+  }
+  for (const table of ["WarmAgents", "EnrolmentTokens", "RevokedUsers", "Orchestrators"]) {
+    old.exec(`DROP TABLE ${table}`);
+  }
   old.exec("PRAGMA user_version = 1");
   old.close();
   for (let opened = 1; opened <= 2; opened++) {
     await using store = SqliteSessionStore.open(file);
     const session = await store.get(KEY);
-    assert.deepEqual({ ...fields({ synced: false }), ...KEY, status: "PENDING", epoch: 1 }, session);
+    assert.deepEqual({ ...fields({ synced: false }), ...KEY, status: "PENDING", epoch: 1, term: 0 }, session);
+    assert.deepEqual(await store.leases(), []);
   }
 });
 

@@ -13,6 +13,8 @@ export type SessionEvent =
   | "ready"
   /** Another session id owns the warm agent from now on. */
   | "takeOver"
+  /** The orchestrator that held the session is gone, and another holds it from now on. */
+  | "adopt"
   /** The agent could not start, or is gone. */
   | "fail"
   /** Release, idle expiry, other startup options, or the orchestrator's own end: the agent is being ended. */
@@ -27,6 +29,8 @@ export interface Transition {
   readonly to: SessionState;
   /** Whether calls with the former epoch are to be refused from now on. */
   readonly raisesEpoch?: true;
+  /** Only where the orchestrator that holds the session has no lease any more. */
+  readonly ofOrphans?: true;
 }
 
 /**
@@ -43,6 +47,7 @@ export const TRANSITIONS: Readonly<Record<SessionState, Readonly<Partial<Record<
   },
   PENDING: {
     listening: { to: "PENDING" },
+    adopt: { to: "PENDING", ofOrphans: true },
     ready: { to: "READY" },
     fail: { to: "FAILED" },
     stop: { to: "STOPPING" },
@@ -51,10 +56,12 @@ export const TRANSITIONS: Readonly<Record<SessionState, Readonly<Partial<Record<
     // Said again by an agent whose connection was made anew.
     ready: { to: "READY" },
     takeOver: { to: "READY", raisesEpoch: true },
+    adopt: { to: "READY", ofOrphans: true },
     fail: { to: "FAILED" },
     stop: { to: "STOPPING" },
   },
   STOPPING: {
+    adopt: { to: "STOPPING", ofOrphans: true },
     stopped: { to: "NONE" },
   },
   FAILED: {

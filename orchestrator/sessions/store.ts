@@ -10,11 +10,31 @@ export interface AgentLimits {
   readonly agentsPerUser: number;
 }
 
+/**
+ * The right of one life of an orchestrator to hold sessions: it has it for as long as its row is in the store. Whoever
+ * sees that it was not renewed for its duration may end it, and then adopt what it held.
+ */
+export interface OrchestratorLease {
+  /** Random; 32 lowercase hex digits. */
+  readonly id: string;
+  /** Where it listens: "HOST:PORT". */
+  readonly address: string;
+  /** How long it lasts if it is not renewed. Milliseconds. */
+  readonly durationMs: number;
+  /**
+   * When it ends if it is not renewed, by the clock of its own orchestrator. Milliseconds since 1970. Others, whose clocks
+   * may differ, only compare it with what they saw before.
+   */
+  readonly expiresAt: number;
+}
+
 /** What a transition expects to find; if the store holds anything else, nothing is changed. */
 export interface Expected extends SessionKey {
   readonly state: SessionState;
   /** Ignored for NONE. */
   readonly epoch: number;
+  /** Only if this orchestrator holds it. Ignored for NONE. @default whoever does */
+  readonly holder?: string;
   /**
    * For "start" only: that there is room for one more agent. Looked at in the same transaction as the rest, so that any
    * number of starts at once, also of several orchestrators, never exceed it. @default no limits
@@ -47,9 +67,10 @@ export interface SessionStore extends WarmAgentStore, AsyncDisposable {
   /**
    * Lets `event` happen to the session, if it still is what is expected, and durably so.
    *
-   * @param change Must be complete for the event "start".
+   * @param change Must be complete for the event "start". A `holder` raises the term unless it is the same as before. One
+   *   that is not empty must have a lease, or nothing happens.
    * @returns The session after it (for an event that leads to NONE: as it last was); undefined if another was faster, or
-   *   there is no room.
+   *   there is no room, or a holder is not what it must be.
    */
   transition(expected: Expected, event: SessionEvent, change?: SessionChange): Promise<Session | undefined>;
   /**
@@ -60,6 +81,22 @@ export interface SessionStore extends WarmAgentStore, AsyncDisposable {
    * @returns Whether there is such a session.
    */
   touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean>;
+  /** Begins an orchestrator's lease. */
+  beginLease(lease: OrchestratorLease): Promise<void>;
+  /**
+   * Renews an orchestrator's lease, and so its hold on all its sessions, in one write.
+   *
+   * @returns false: it was ended, and its sessions may be others'.
+   */
+  renewLease(lease: OrchestratorLease): Promise<boolean>;
+  /** All leases that nobody has ended, whether they have run out or not. */
+  leases(): Promise<OrchestratorLease[]>;
+  /**
+   * Ends a lease, if it was not renewed since it was read.
+   *
+   * @returns Whether this call ended it.
+   */
+  endLease(lease: OrchestratorLease): Promise<boolean>;
   /**
    * Calls `listener` after each transition of the key's session (not for touches), whichever store on the same database
    * made it. Transitions that other stores make are noticed within a second, compared with what {@link get} said last:

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { SessionFields, SessionKey } from "./session.ts";
 import { type SessionEvent, type SessionState, TRANSITIONS } from "./state_machine.ts";
-import type { AgentLimits, SessionStore } from "./store.ts";
+import type { AgentLimits, OrchestratorLease, SessionStore } from "./store.ts";
 import type { WarmAgent } from "./warm_agents.ts";
 
 const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef" };
@@ -29,6 +29,7 @@ export function fields(change: Partial<SessionFields> = {}): SessionFields {
     missingInstallBase: "",
     failure: "",
     failureTransient: false,
+    holder: "",
     createdAt: 1_000,
     lastHeartbeat: 1_000,
     ...change,
@@ -74,7 +75,9 @@ export function storeContract(
     });
 
   for (const [from, events] of Object.entries(TRANSITIONS) as [SessionState, typeof TRANSITIONS[SessionState]][]) {
-    for (const event of ["start", "listening", "ready", "takeOver", "fail", "stop", "stopped", "forget"] as const) {
+    for (
+      const event of ["start", "listening", "ready", "takeOver", "adopt", "fail", "stop", "stopped", "forget"] as const
+    ) {
       const leads = events[event];
       test(`${event} ${leads ? `leads from ${from} to ${leads.to}` : `cannot happen in ${from}`}`, async (store) => {
         const epoch = await lead(store, from);
@@ -220,7 +223,7 @@ export function storeContract(
         createdAt: Number.MAX_SAFE_INTEGER,
       });
       const started = await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);
-      assert.deepEqual(started, { ...start, ...key, status: "PENDING", epoch: 1 });
+      assert.deepEqual(started, { ...start, ...key, status: "PENDING", epoch: 1, term: 1 });
       assert.deepEqual(await store.get(key), started);
       const changed = await store.transition({ ...key, state: "PENDING", epoch: 1 }, "fail", { failure: `${value}!` });
       assert.deepEqual(changed, { ...started, status: "FAILED", failure: `${value}!` });
@@ -340,7 +343,14 @@ export function storeContract(
       const session = await take(store, String(i));
       const { processId, podIp, agentPort, commandPort, agentId } = agents.find((agent) => agent.id === id)!;
       const expected = { ...fields(), processId, podIp, agentPort, commandPort, agentId };
-      assert.deepEqual(session, { ...expected, userId: "ann", repoHash: String(i), status: "PENDING", epoch: 1 });
+      assert.deepEqual(session, {
+        ...expected,
+        userId: "ann",
+        repoHash: String(i),
+        status: "PENDING",
+        epoch: 1,
+        term: 1,
+      });
     }
     const cold = await take(store, "cold");
     assert.deepEqual([cold?.processId, cold?.agentPort, cold?.agentId], ["", 0, "agent"]);
@@ -395,6 +405,146 @@ export function storeContract(
     const started = await Promise.all(Array.from({ length: 20 }, (_, i) => take([store, other][i % 2], String(i))));
     const tokens = started.map((session) => session!.agentId).filter((token) => token !== "agent");
     assert.deepEqual(tokens.sort(), [0, 1, 2, 3, 4].map((i) => `agent ${i}`));
+  });
+
+  const lease = (id: string, expiresAt = 1_000): OrchestratorLease => ({
+    id,
+    address: `host-${id}:1`,
+    durationMs: 7,
+    expiresAt,
+  });
+
+  test("a lease is there until it is ended, and can be renewed until then", async (store, database) => {
+    await using other = await database.open();
+    assert.deepEqual(await store.leases(), []);
+    assert.equal(await store.renewLease(lease("a")), false);
+    await store.beginLease(lease("b", 5));
+    await other.beginLease(lease("a"));
+    await assert.rejects(other.beginLease(lease("a")));
+    assert.deepEqual(await store.leases(), [lease("a"), lease("b", 5)]);
+    assert.equal(await store.renewLease(lease("b", 6)), true);
+    assert.deepEqual(await other.leases(), [lease("a"), lease("b", 6)]);
+    assert.equal(await other.endLease(lease("b", 5)), false);
+    assert.deepEqual(await other.leases(), [lease("a"), lease("b", 6)]);
+    assert.equal(await other.endLease(lease("b", 6)), true);
+    assert.equal(await other.endLease(lease("b", 6)), false);
+    assert.equal(await store.renewLease(lease("b", 7)), false);
+    assert.deepEqual(await store.leases(), [lease("a")]);
+  });
+
+  test("of a renewal and an end at once one happens", async (store, database) => {
+    await using other = await database.open();
+    for (let round = 0; round < 10; round++) {
+      const id = String(round);
+      await store.beginLease(lease(id, 1));
+      const [renewed, ended] = await Promise.all([store.renewLease(lease(id, 2)), other.endLease(lease(id, 1))]);
+      assert.equal(renewed, !ended);
+      assert.equal((await store.leases()).some((left) => left.id === id), renewed);
+    }
+  });
+
+  /** Leads the session there, with a holder that has a lease. */
+  async function held(store: SessionStore, state: Exclude<SessionState, "NONE">, holder = "a"): Promise<number> {
+    await store.beginLease(lease(holder));
+    let [at, epoch]: [SessionState, number] = ["NONE", 0];
+    for (const event of WAY_TO[state]) {
+      const session = await store.transition(
+        { ...KEY, state: at, epoch },
+        event,
+        event === "start" ? fields({ holder }) : {},
+      );
+      [at, epoch] = [session!.status, session!.epoch];
+    }
+    return epoch;
+  }
+
+  for (const state of ["PENDING", "READY", "STOPPING"] as const) {
+    test(`a ${state} session is adopted when its holder's lease has ended, and not before`, async (store, database) => {
+      await using other = await database.open();
+      const epoch = await held(store, state);
+      await other.beginLease(lease("b"));
+      const before = await store.get(KEY);
+      const adopt = () => other.transition({ ...KEY, state, epoch, holder: "a" }, "adopt", { holder: "b" });
+      assert.equal(await adopt(), undefined);
+      assert.deepEqual(await store.get(KEY), before);
+      assert(await other.endLease(lease("a")));
+      assert.deepEqual(await adopt(), { ...before, holder: "b", term: 2 });
+      assert.equal(await adopt(), undefined);
+      assert.equal((await store.get(KEY))?.holder, "b");
+    });
+  }
+
+  test("of twenty orchestrators that adopt a session at once one has it", async (store, database) => {
+    await using other = await database.open();
+    const epoch = await held(store, "READY");
+    await store.endLease(lease("a"));
+    const ids = Array.from({ length: 20 }, (_, i) => `b${i}`);
+    for (const id of ids) await store.beginLease(lease(id));
+    const won = await Promise.all(
+      ids.map((id, i) =>
+        [store, other][i % 2].transition({ ...KEY, state: "READY", epoch, holder: "a" }, "adopt", { holder: id })
+      ),
+    );
+    const [winner, ...more] = won.filter((session) => session !== undefined);
+    assert.equal(more.length, 0);
+    assert.equal(winner?.term, 2);
+    assert.deepEqual(await store.get(KEY), winner);
+  });
+
+  test("an orchestrator that has lost a session changes nothing of it", async (store) => {
+    for (const state of ["PENDING", "READY", "STOPPING", "FAILED"] as const) {
+      const key = { ...KEY, userId: state };
+      await store.beginLease(lease(`a${state}`));
+      await store.beginLease(lease(`b${state}`));
+      let epoch = 0;
+      for (const [i, event] of WAY_TO[state].entries()) {
+        const at = i === 0 ? "NONE" : (await store.get(key))!.status;
+        const change = event === "start" ? fields({ holder: `a${state}` }) : {};
+        epoch = (await store.transition({ ...key, state: at, epoch }, event, change))!.epoch;
+      }
+      if (state !== "FAILED") {
+        await store.endLease(lease(`a${state}`));
+        assert(await store.transition({ ...key, state, epoch }, "adopt", { holder: `b${state}` }));
+      }
+      const before = await store.get(key);
+      const holder = state === "FAILED" ? "someone" : `a${state}`;
+      for (const event of Object.keys(TRANSITIONS[state]) as SessionEvent[]) {
+        const change = event === "start" ? fields() : { failure: "x" };
+        assert.equal(await store.transition({ ...key, state, epoch, holder }, event, change), undefined, event);
+      }
+      assert.deepEqual(await store.get(key), before);
+    }
+  });
+
+  test("nobody without a lease starts an agent, or takes a session", async (store) => {
+    assert.equal(
+      await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields({ holder: "a" })),
+      undefined,
+    );
+    assert.equal(await store.get(KEY), undefined);
+    const epoch = await lead(store, "FAILED");
+    const again = () => store.transition({ ...KEY, state: "FAILED", epoch }, "start", fields({ holder: "a" }));
+    assert.equal(await again(), undefined);
+    await store.beginLease(lease("a"));
+    const started = await again();
+    assert.equal(started?.holder, "a");
+    const expected = { ...KEY, state: "PENDING", epoch: started!.epoch } as const;
+    assert.equal(await store.transition(expected, "stop", { holder: "b" }), undefined);
+    assert.deepEqual(await store.get(KEY), started);
+  });
+
+  test("the term counts holders, from one at each start", async (store) => {
+    const epoch = await held(store, "READY");
+    await store.beginLease(lease("b"));
+    const term = async () => (await store.get(KEY))?.term;
+    assert.equal(await term(), 1);
+    await store.transition({ ...KEY, state: "READY", epoch }, "takeOver", { holder: "a", sessionId: "7" });
+    assert.equal(await term(), 1);
+    await store.transition({ ...KEY, state: "READY", epoch: epoch + 1 }, "stop", { holder: "b" });
+    assert.equal(await term(), 2);
+    await store.transition({ ...KEY, state: "STOPPING", epoch: epoch + 1, holder: "b" }, "stopped");
+    await held(store, "PENDING", "c");
+    assert.equal(await term(), 1);
   });
 
   test("a start without all fields is refused", async (store) => {
