@@ -19,6 +19,7 @@ export interface Flags {
   readonly store: StoreLocation;
   readonly agent: string;
   readonly leaseSeconds: number;
+  readonly takeoverSeconds: number;
   readonly idleTimeoutSeconds: number;
   readonly startTimeoutSeconds: number;
   /** Where its agents run. Empty: unknown. */
@@ -42,6 +43,10 @@ Examples:
   orchestrator --local-mode
       Serves this machine on localhost:50051. Agents are local processes; sessions, keys and build outputs are kept
       in $XDG_STATE_HOME/rbs, or ~/.local/state/rbs.
+
+  orchestrator --local-mode --port=50052
+      Another one for the same sessions, which goes on when the first is gone, and the other way round. Clients need
+      RBS_ORCHESTRATOR_ADDR=localhost:50051,localhost:50052.
 
   orchestrator --local-mode --port=0 --state-dir=/tmp/rbs-trial
       A second one beside it, on a free port (it prints which) and with a state of its own. Its clients need
@@ -78,8 +83,9 @@ Examples:
   orchestrator revoke ann
       Locks ann out; with --undo, lets ann in again. Both work beside an orchestrator that runs.
 
-It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it and its
-agents. If it is killed, its agents go on, and the next start on the same state directory takes them over.
+It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it, and
+its agents if no other orchestrator on the same store is there to take them over. If it is killed, its agents go on, and
+the others or the next start take them over.
 
 Exit codes: 0 ended as asked, 1 could not start or go on, 2 wrong usage.`;
 
@@ -148,6 +154,13 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option("--lease-seconds <seconds>", "an agent that no orchestrator holds for this long ends itself")
         .env("RBS_LEASE_SECONDS").argParser(integer(1, 86_400)).default(60),
+    )
+    .addOption(
+      new Option(
+        "--takeover <seconds>",
+        "an orchestrator of which the others on the same store hear nothing for this long loses its sessions to them",
+      )
+        .env("RBS_TAKEOVER").argParser(integer(1, 3600)).default(10),
     )
     .addOption(
       new Option(
@@ -245,6 +258,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     store: options.store ?? { kind: "sqlite", file: join(stateDir, "sessions.sqlite") },
     agent: options.agent ? resolve(options.agent) : join(ownDirectory(program), "agent"),
     leaseSeconds: options.leaseSeconds,
+    takeoverSeconds: options.takeover,
     idleTimeoutSeconds: options.idleTimeout,
     startTimeoutSeconds: options.startTimeout,
     region: options.region,

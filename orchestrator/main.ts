@@ -16,6 +16,7 @@ import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
+import { isGone } from "./neighbour.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
 import { SessionService } from "./sessions/session_service.ts";
 import { WarmPool } from "./sessions/warm_pool.ts";
@@ -24,18 +25,19 @@ import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state
 
 async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
-  using _lock = lockStateDirectory(flags.stateDir);
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
-  const keys = await LocalKeys.open(flags.stateDir, localUserId(), log, flags.outsideAuthority);
+  const keys = await localKeys(flags);
   const opened = await openStore(flags.store);
   await using store = new LoggingSessionStore(opened, log);
   const { authority } = keys;
   const enroller = new TokenEnroller(opened.identities, authority.trustDomain);
-  const address = Promise.withResolvers<string>();
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );
+  /** Where agents find it, and other orchestrators. */
+  const address = Promise.withResolvers<string>();
+  let own = "";
   const agents = {
     store,
     compute: new ProcessCompute({
@@ -60,6 +62,12 @@ async function run(flags: Flags): Promise<void> {
   const sessions = new SessionService({
     ...agents,
     compute: new ComputeChoice([agents.compute]),
+    orchestrator: {
+      address: () => own,
+      durationMs: flags.takeoverSeconds * 1000,
+      // A file is shared by those on this machine only.
+      isGone: flags.store.kind === "sqlite" ? isGone : undefined,
+    },
     pool: new WarmPool({ ...agents, size: flags.warm }),
     synced: flags.synced,
     hiddenPaths: [flags.stateDir, flags.storageRoot],
@@ -89,18 +97,25 @@ async function run(flags: Flags): Promise<void> {
       ));
   address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
+  own = hostPort(flags.listen, port);
   await sessions.adopt();
   using _revoked = new RevokedSessions({ identities: opened.identities, sessions, log });
   if (!isLoopback(flags.listen) && !flags.synced) {
     log("warning: other machines are served only with --workspace=synced, since their files are not on this disk");
   }
-  console.log(`rbs orchestrator ready on ${hostPort(flags.listen, port)} (state in ${flags.stateDir})`);
+  console.log(`rbs orchestrator ready on ${own} (state in ${flags.stateDir})`);
 
-  log(`${await stopSignal()}: ending the agents; once more ends them at once`);
+  log(`${await stopSignal()}: leaving the agents to other orchestrators, or ending them; once more does it at once`);
   stopSignal().then(() => sessions.kill());
   await sessions.stop();
   for (const server of servers) server.close();
   keys[Symbol.dispose]();
+}
+
+/** Made by one orchestrator at a time. */
+async function localKeys({ stateDir, outsideAuthority }: Flags): Promise<LocalKeys> {
+  using _lock = lockStateDirectory(stateDir);
+  return await LocalKeys.open(stateDir, localUserId(), log, outsideAuthority);
 }
 
 function isLoopback(address: string): boolean {

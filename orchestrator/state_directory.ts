@@ -36,9 +36,13 @@ export function prepareDirectory(directory: string, what: string, remedy: string
   }
 }
 
+/** How long another orchestrator may take to set a state directory up. Milliseconds. */
+const SET_UP_MS = 5_000;
+
 /**
- * Takes a state directory for this process, until it is disposed of or the process ends in whatever way: the lock is an
- * open transaction of SQLite, which the system ends with its process. Throws an RbsError when another one has it.
+ * Takes a state directory for this process while it is set up (its keys), since several orchestrators may share it; waits
+ * for one that does so already. The lock is an open transaction of SQLite, which ends with what is returned, or with the
+ * process in whatever way. Throws an RbsError when it cannot be had.
  */
 export function lockStateDirectory(directory: string): Disposable {
   const file = join(directory, "orchestrator.lock");
@@ -46,12 +50,13 @@ export function lockStateDirectory(directory: string): Disposable {
   try {
     Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
     database = new DatabaseSync(file);
-    database.exec("PRAGMA busy_timeout = 0; BEGIN EXCLUSIVE");
+    database.exec(`PRAGMA busy_timeout = ${SET_UP_MS}; BEGIN EXCLUSIVE`);
   } catch (cause) {
     database?.close();
     throw new RbsError(
       /locked/.test(sentence(cause))
-        ? `Another orchestrator uses the state directory ${directory}: stop it, or give this one another --state-dir.`
+        ? `Another orchestrator has been setting up the state directory ${directory} for too long: stop it, or give this ` +
+          `one another --state-dir.`
         : `The state directory ${directory} cannot be locked (${sentence(cause)}): move ${file} away and start again.`,
       { cause, culprit: "caller" },
     );

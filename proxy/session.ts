@@ -4,6 +4,7 @@ import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orches
 import type { Headers } from "../proto/http2/hpack.ts";
 import { readValidCredentials } from "../proto/identity/key_directory.ts";
 import { renewIfDue } from "../proto/identity/renewal.ts";
+import { OrchestratorAddresses } from "../proto/orchestrator_addresses.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../proto/rpc.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
@@ -17,6 +18,8 @@ import type { ServerArgs } from "./server_args.ts";
 const PATIENCE_MS = 10_000;
 /** The same for a command that has something to fall back on. */
 const IMPATIENCE_MS = 500;
+/** How long one of several orchestrators may be silent before the next is asked, in milliseconds. */
+const SILENT_MS = 5_000;
 /** How often an orchestrator may be lost while an agent starts before the patience is not renewed any more. */
 const MAX_RESTARTS = 3;
 /** A wait that is shorter stays silent. */
@@ -59,7 +62,7 @@ const HOP_HEADERS = new Set([
 
 /** What a {@link Session} takes from its surroundings. */
 export interface SessionSettings {
-  /** The orchestrator's "host:port". */
+  /** The orchestrator's "host:port", or those of several with commas between them. */
   address: string;
   /**
    * How the agent of an answer is called by mutual TLS; undefined: in plain text, for tests.
@@ -71,6 +74,8 @@ export interface SessionSettings {
   patienceMs: number;
   impatienceMs: number;
   silenceMs: number;
+  /** How long one of several orchestrators may be silent before the next is asked. */
+  silentMs: number;
   /** The time until the first heartbeat; its answer says when the next is due. */
   firstHeartbeatMs: number;
   /** Asks the cloud for the region of this machine, see region.ts. @default nobody is asked */
@@ -83,6 +88,7 @@ const DEFAULTS = {
   patienceMs: PATIENCE_MS,
   impatienceMs: IMPATIENCE_MS,
   silenceMs: SILENCE_MS,
+  silentMs: SILENT_MS,
   firstHeartbeatMs: 5_000,
 };
 
@@ -90,7 +96,7 @@ const DEFAULTS = {
 export class Session {
   readonly #args: ServerArgs;
   readonly #settings: Omit<SessionSettings, "address">;
-  readonly #address: string;
+  readonly #addresses: OrchestratorAddresses;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
   /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
@@ -119,7 +125,8 @@ export class Session {
       }),
       ...settings,
     };
-    this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
+    const address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
+    this.#addresses = new OrchestratorAddresses(address);
     this.#repoHash = repoHash(args.workspace);
   }
 
@@ -203,13 +210,27 @@ export class Session {
   async release(timeoutMs: number): Promise<void> {
     this.#released = true;
     clearTimeout(this.#heartbeat);
-    const client = this.#client;
-    if (!client) return;
-    await client.releaseServer({ repoHash: this.#repoHash, sessionId: this.#sessionId }, { timeoutMs })
-      .catch((e) => {
-        if (e.code !== Code.DEADLINE_EXCEEDED) console.error(`rbs: the session was not released: ${sentence(e)}`);
-      });
-    client.close();
+    const until = performance.now() + timeoutMs;
+    for (let client = this.#client, left = this.#addresses.all.length; client;) {
+      try {
+        const session = { repoHash: this.#repoHash, sessionId: this.#sessionId };
+        await client.releaseServer(session, { timeoutMs: Math.max(0, until - performance.now()) });
+        break;
+      } catch (e) {
+        const { code } = RpcError.from(e);
+        const inTime = code !== Code.DEADLINE_EXCEEDED;
+        // A connection that breaks just now has many codes, and to release twice does no harm.
+        if (inTime && --left > 0) {
+          this.#addresses.next();
+          client = this.#connectAnew();
+          continue;
+        }
+        if (inTime) console.error(`rbs: the session was not released: ${sentence(e)}`);
+        break;
+      }
+    }
+    this.#client?.close();
+    this.#client = undefined;
   }
 
   #drop(): void {
@@ -235,15 +256,9 @@ export class Session {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Reads the keys anew, since they may have been renewed. */
-  #newClient(): RpcClient<typeof Orchestrator> {
-    const credentials = readValidCredentials(this.#settings.stateDirectory());
-    return createRpcClient(Orchestrator, this.#address, { tls: { credentials, expected: { kind: "orchestrator" } } });
-  }
-
   /** In the background, when it is time: who builds now and then never has to log in again. */
   #renewKeys(): void {
-    renewIfDue(this.#settings.stateDirectory(), this.#address).catch((e) => {
+    renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
       console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
     });
   }
@@ -252,14 +267,15 @@ export class Session {
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
     this.#renewPatience();
-    this.#report(`asking the orchestrator at ${this.#address}`);
+    this.#report(`asking the orchestrator at ${this.#addresses.current}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
+      const silent = new AbortController();
+      const timer = this.#addresses.all.length > 1
+        ? setTimeout(() => silent.abort(), this.#settings.silentMs)
+        : undefined;
       try {
-        // A channel that was refused once is not reliable any more under Deno: each attempt has its own.
-        this.#client?.close();
-        this.#client = this.#newClient();
-        const events = this.#client.getServerStream({
+        const events = this.#connectAnew().getServerStream({
           repoHash: this.#repoHash,
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
@@ -268,9 +284,11 @@ export class Session {
             stateDirectory: this.#settings.stateDirectory(),
             lookUp: this.#settings.lookUpRegion,
           }),
-        });
+        }, { signal: silent.signal });
         for await (const { event } of events) {
           progress = true;
+          clearTimeout(timer);
+          this.#addresses.answered();
           this.#unreachable = undefined;
           if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
           if (event.case === "server") {
@@ -280,7 +298,8 @@ export class Session {
         }
         throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
       } catch (e) {
-        const unreachable = e instanceof RpcError && e.code === Code.UNAVAILABLE;
+        const isSilent = silent.signal.aborted && !progress;
+        const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
         const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
         // It was there a moment ago, perhaps for longer than our patience: it may well come back.
         if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
@@ -288,16 +307,32 @@ export class Session {
           throw this.#explain(e, progress);
         }
         if (!progress) this.#unreachable = this.#explain(e, progress);
+        // Another of them may be there at once.
+        if (unreachable && this.#addresses.next()) continue;
         this.#report(
-          progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#address}`,
+          progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
         );
         const pause = Promise.withResolvers<void>();
         this.#tryNow = pause.resolve;
-        const timer = setTimeout(pause.resolve, wait);
+        const waited = setTimeout(pause.resolve, wait);
         await pause.promise;
+        clearTimeout(waited);
+      } finally {
         clearTimeout(timer);
       }
     }
+  }
+
+  /**
+   * A channel that was refused once is not reliable any more under Deno: each attempt has its own. Reads the keys anew,
+   * since they may have been renewed.
+   */
+  #connectAnew(): RpcClient<typeof Orchestrator> {
+    this.#client?.close();
+    const credentials = readValidCredentials(this.#settings.stateDirectory());
+    return this.#client = createRpcClient(Orchestrator, this.#addresses.current, {
+      tls: { credentials, expected: { kind: "orchestrator" } },
+    });
   }
 
   /** Somebody new waits: what was found out for others, or how long they have waited, does not count for him. */
@@ -315,7 +350,7 @@ export class Session {
       /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
     ) {
       return new RbsError(
-        `The orchestrator at ${this.#address} cannot be reached: start it (orchestrator --local-mode), ` +
+        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator --local-mode), ` +
           `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
         options,
       );
@@ -323,9 +358,9 @@ export class Session {
     if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
       return new RbsError(
         e instanceof TrustError
-          ? `The orchestrator at ${this.#address} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
+          ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
             `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
-          : `The orchestrator at ${this.#address} refuses this user's certificate: ${e.message}`,
+          : `The orchestrator at ${this.#addresses} refuses this user's certificate: ${e.message}`,
         options,
       );
     }
@@ -372,15 +407,18 @@ export class Session {
           { repoHash: this.#repoHash, sessionId: this.#sessionId },
           { timeoutMs: 5_000 },
         );
+        this.#addresses.answered();
         next = r.intervalSeconds * 1000 || next;
       } catch (e) {
         const code = RpcError.from(e).code;
         if (this.#link !== link) return;
         if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return this.#drop();
-        if (code === Code.UNAVAILABLE && !this.#released) {
-          this.#client?.close();
+        const isSilent = code === Code.DEADLINE_EXCEEDED && this.#addresses.all.length > 1;
+        if ((code === Code.UNAVAILABLE || isSilent) && !this.#released) {
+          // One of several is not waited for, and all of them no longer than one.
+          if (this.#addresses.next()) next = 1_000;
           try {
-            this.#client = this.#newClient();
+            this.#connectAnew();
           } catch { /* the next heartbeat tries again */ }
         }
       }

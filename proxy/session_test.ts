@@ -322,3 +322,42 @@ Deno.test("release gives the session back, and waits no longer than it may", asy
   assert.ok(performance.now() - began < 5_000);
   silent.close();
 });
+
+Deno.test("of several orchestrators one that is down, or silent, is passed over, for heartbeats and the release too", async () => {
+  await using one = await new FakeOrchestrator().start();
+  await using other = await new FakeOrchestrator().start();
+  const address = `${one.address},${other.address}`;
+  await using s = sessionOf(one, { address, silentMs: 200, firstHeartbeatMs: 1 });
+  other.heartbeat = () => Promise.resolve({ intervalSeconds: 1 });
+  const gone = Promise.withResolvers<void>();
+  one.events = async function* (_, { signal }) {
+    signal.addEventListener("abort", () => gone.resolve());
+    await gone.promise;
+    yield* [];
+  };
+  await s.link();
+  await gone.promise;
+  assert.deepEqual([one.requests.length, other.requests.length], [1, 1]);
+  assert.deepEqual(s.said.filter((line) => line.includes("waiting")), []);
+  await eventually(() => other.heartbeats.length > 0);
+  assert.equal(one.heartbeats.length, 0);
+
+  await other.stop();
+  await eventually(() => one.heartbeats.length > 0);
+  await one.stop();
+  await other.start();
+  await s.session.release(5_000);
+  assert.equal(other.released.length, 1);
+});
+
+Deno.test("only when none of several orchestrators is there, all of them are waited for and named", async () => {
+  await using one = await new FakeOrchestrator().start();
+  await one.stop();
+  const address = `127.0.0.1:1,${one.address}`;
+  await using s = sessionOf(one, { address, patienceMs: 1_500 });
+  await fails(s.link(), new RegExp(`orchestrator at 127\\.0\\.0\\.1:1 or ${one.address} cannot be reached`));
+  const link = s.link();
+  await one.start();
+  await link;
+  assert.equal(one.requests.length, 1);
+});

@@ -154,8 +154,11 @@ function permissions(program: Program): string {
     }
     const flag = `set -- ${shellWord(`--allow-${kind}=${fixed.join(",")}`)} "$@"`;
     if (kind === "net" && network) {
-      lines.push(`case $${network} in`, `  "" | localhost:* | 127.* | "[::1]:"*) ${flag} ;;`);
-      lines.push(`  *) set -- --allow-net "$@" ;;`, "esac");
+      // A list of them, with commas, is elsewhere if one of them is.
+      lines.push(`elsewhere= IFS=,`, "set -f", `for peer in $${network}; do`);
+      lines.push(`  case $peer in "" | localhost:* | 127.* | "[::1]:"*) ;; *) elsewhere=1 ;; esac`, "done");
+      lines.push("unset IFS", "set +f");
+      lines.push(`if [ -n "$elsewhere" ]; then set -- --allow-net "$@"; else ${flag}; fi`);
     } else if (fixed.length > 0) {
       lines.push(flag);
     }

@@ -72,6 +72,10 @@ Deno.test("the proxy may use files and loopback, and run bash only", async () =>
     { RBS_STATE_DIR: directory.join("state"), RBS_ORCHESTRATOR_ADDR: undefined, SECRET: "s" },
     directory.join("workspace"),
   );
+  const several = (addresses: string) => ({ RBS_ORCHESTRATOR_ADDR: addresses });
+  const proxy = [await probe(PROXY, directory)];
+  await check(proxy, ["connect:127.0.0.1"], ["connect:192.0.2.1"], several("localhost:1,[::1]:2,127.0.0.1:3"));
+  await check(proxy, ["connect:127.0.0.1", "connect:192.0.2.1"], [], several("localhost:1,192.0.2.1:2"));
 });
 
 Deno.test("the orchestrator may use its state, its storage and its agent, and nothing beside them", async () => {

@@ -28,7 +28,7 @@ export interface LauncherVariable {
   /** A shell word. It must not fork: each start pays for it. */
   otherwise?: string;
   /**
-   * path: a value of --allow-read and --allow-write. network: "HOST:PORT" of a peer, which becomes a value of
+   * path: a value of --allow-read and --allow-write. network: "HOST:PORT" of a peer (or several, with commas), a value of
    * --allow-net: nothing for this machine (see LOOPBACK), and everything for another one, because Deno checks the
    * addresses behind a name, and these nobody knows beforehand. address: an IP address, or "localhost": a value of
    * --allow-net.

@@ -80,6 +80,12 @@ export interface ComputeService {
   adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
   /** The spec of a session for an agent that was started ahead, with what only this service knows. */
   complete(spec: AgentSpec): WholeSpec;
-  /** Removes what agents of the warm pool have left, but for the folders of these. Throws what the disk throws. */
-  sweep(warmFolder: string, keep: ReadonlySet<string>): void;
+  /**
+   * Removes what agents of the warm pool have left, but for the folders of those that there are. Throws what the disk
+   * throws.
+   *
+   * @param keep The folders of all agents, whichever orchestrator has them; asked for after the folders were looked up, so
+   *   that one which begins meanwhile is left alone.
+   */
+  sweep(warmFolder: string, keep: () => Promise<ReadonlySet<string>>): Promise<void>;
 }

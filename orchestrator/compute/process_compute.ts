@@ -95,14 +95,15 @@ export class ProcessCompute implements ComputeService {
     return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment) };
   }
 
-  sweep(warmFolder: string, keep: ReadonlySet<string>): void {
+  async sweep(warmFolder: string, keep: () => Promise<ReadonlySet<string>>): Promise<void> {
     let left: string[] = [];
     try {
       left = Array.from(Deno.readDirSync(warmFolder), ({ name }) => join(warmFolder, name));
     } catch (e) {
       if (!(e instanceof Deno.errors.NotFound)) throw e;
     }
-    for (const folder of left) if (!keep.has(folder)) Deno.removeSync(folder, { recursive: true });
+    const kept = await keep();
+    for (const folder of left) if (!kept.has(folder)) Deno.removeSync(folder, { recursive: true });
   }
 
   #spawn(spec: AgentSpec): ChildProcess {

@@ -12,6 +12,7 @@ import { type AgentTrust, withTrust } from "../compute/agent_trust.ts";
 import type { Log } from "../log.ts";
 import { keyText, type Session } from "./session.ts";
 import { type SessionEvent, TRANSITIONS } from "./state_machine.ts";
+import type { OwnLease } from "./own_lease.ts";
 import type { StepBoard } from "./step_board.ts";
 import type { SessionChange, SessionStore } from "./store.ts";
 import type { HeldAgent, WarmPool } from "./warm_pool.ts";
@@ -23,6 +24,10 @@ export interface AgentRunnerOptions {
   /** Where a session finds the agent that the store gave it at its start. */
   readonly pool?: Pick<WarmPool, "take">;
   readonly steps: StepBoard;
+  /** The orchestrator's, without which it may neither write nor end anything. */
+  readonly lease: Pick<OwnLease, "holds" | "confirm">;
+  /** This machine's clock, for tests: milliseconds since 1970. @default Date.now */
+  now?(): number;
   readonly log: Log;
   /** An agent that is not ready after this time has failed. Milliseconds. */
   readonly startTimeoutMs: number;
@@ -49,6 +54,8 @@ export class AgentRunner {
   readonly #session: Session;
   readonly #givenUp = new AbortController();
   readonly #over = Promise.withResolvers<AgentFailure>();
+  readonly #letGo = Promise.withResolvers<AgentFailure>();
+  #isLetGo = false;
   readonly #held = Promise.withResolvers<void>();
   #agent?: RunningAgent;
   #supervisor?: Supervisor;
@@ -59,7 +66,7 @@ export class AgentRunner {
   #isUntried = false;
   /** Commands that run on the agent, as it last told. */
   runningCommands = 0;
-  /** Resolves when the agent is gone and the store knows. Never rejects. */
+  /** Resolves when the agent is gone and the store knows, or another orchestrator has it. Never rejects. */
   readonly gone: Promise<void>;
 
   private constructor(session: Session, options: AgentRunnerOptions, adopt: boolean) {
@@ -83,6 +90,11 @@ export class AgentRunner {
     await Promise.race([this.#held.promise.then(() => this.#supervisor!.connected), this.gone]);
   }
 
+  /** Resolves when another orchestrator could find the agent in the store, or it is gone. */
+  async findable(): Promise<void> {
+    await Promise.race([this.#held.promise, this.gone]);
+  }
+
   /** Whether the agent answers on the present connection. */
   get isConnected(): boolean {
     return this.#supervisor?.isConnected ?? false;
@@ -102,17 +114,28 @@ export class AgentRunner {
    * Ends the agent of a session that is STOPPING. Resolves when it is gone.
    *
    * @param graceMs What running commands get, in milliseconds.
+   * @returns false: it is another orchestrator's by now, and so is its end.
    */
-  async stop(graceMs: number): Promise<void> {
+  async stop(graceMs: number): Promise<boolean> {
     if (this.#stopGraceMs === undefined) {
       this.#stopGraceMs = graceMs;
       clearTimeout(this.#startTimer);
-      const timer = setTimeout(() => this.kill(), graceMs + this.#options.killAfterMs);
+      const timer = setTimeout(() => this.#killIfAllowed(), graceMs + this.#options.killAfterMs);
       this.gone.then(() => clearTimeout(timer));
       if (this.#supervisor) void this.#supervisor.stop(graceMs);
       else this.#givenUp.abort(new AgentStartError("The start was given up.", true));
     }
     await this.gone;
+    return !this.#isLetGo;
+  }
+
+  /**
+   * Leaves the agent to the orchestrator that has the session by now, or will have it. If it cannot be found in the
+   * store, it ends.
+   */
+  letGo(): void {
+    this.#isLetGo = true;
+    this.#letGo.resolve({ reason: "Another orchestrator has the session.", transient: true });
   }
 
   /** Ends the agent without ceremony. */
@@ -132,7 +155,8 @@ export class AgentRunner {
       const warm = adopt ? undefined : await this.#takeWarm();
       this.#agent = adopt ? this.#adopted() : warm?.agent ?? await this.#started();
       failure = await this.#supervised(this.#agent, warm?.supervisor);
-      if (this.#isUntried && this.#stopGraceMs === undefined && !this.#givenUp.signal.aborted) {
+      const mayGoOn = this.#stopGraceMs === undefined && !this.#givenUp.signal.aborted && !this.#isLetGo;
+      if (this.#isUntried && mayGoOn && await this.#mayEnd()) {
         log(`session ${keyText(this.#session)}: its warm agent was lost (${failure.reason}), so it gets another`);
         this.#agent.kill();
         await this.#end();
@@ -153,7 +177,7 @@ export class AgentRunner {
     // Before another start of the session can publish its own.
     steps.clear(this.#session);
     try {
-      if (this.#stopGraceMs === undefined) {
+      if (this.#stopGraceMs === undefined && !this.#isLetGo) {
         await this.#advance("fail", { failure: failure.reason, failureTransient: failure.transient });
       }
     } catch (e) {
@@ -191,18 +215,20 @@ export class AgentRunner {
       this.#givenUp.signal,
       (step) => steps.publish(session, step),
     );
+    this.#agent = agent;
     await this.#listening(agent);
     return agent;
   }
 
   /** From here on an orchestrator after this one can adopt the agent. */
   async #listening({ processId, endpoint }: RunningAgent): Promise<void> {
-    await this.#advance("listening", {
+    const isKnown = await this.#advance("listening", {
       processId,
       podIp: endpoint.host,
       agentPort: endpoint.port,
       commandPort: endpoint.commandPort,
     });
+    if (!isKnown) throw new AgentStartError("The session was ended while its agent started.", true);
   }
 
   #spec(): AgentSpec {
@@ -238,7 +264,7 @@ export class AgentRunner {
       agentId: session.agentId,
       trust,
       epoch: await this.#epoch(),
-      term: 1,
+      term: session.term,
       wasReady: session.status === "READY",
       answerTimeoutMs,
       events: this.#events(),
@@ -254,6 +280,7 @@ export class AgentRunner {
     if (this.#stopGraceMs !== undefined) void supervisor.stop(this.#stopGraceMs);
     const over = Promise.race([
       this.#over.promise,
+      this.#letGo.promise,
       // The agent's own words, which it says before it ends, explain more than that it ended.
       agent.ended?.then(async (failure) => await this.#saidBefore(failure)) ?? new Promise<never>(() => {}),
       supervisor.lost.then(async (reason) => {
@@ -297,7 +324,7 @@ export class AgentRunner {
       },
       activity: (runningCommands) => {
         this.runningCommands = runningCommands;
-        store.touch(session, undefined, Date.now()).catch((e) => log(sentence(e)));
+        store.touch(session, undefined, (this.#options.now ?? Date.now)()).catch((e) => log(sentence(e)));
       },
     };
   }
@@ -323,9 +350,10 @@ export class AgentRunner {
   /** Makes sure that the agent is gone; one that said that it failed gets a moment to end by itself. */
   async #end(): Promise<void> {
     const agent = this.#agent;
-    const timer = setTimeout(() => this.kill(), this.#options.killAfterMs);
+    const timer = setTimeout(() => this.#killIfAllowed(), this.#options.killAfterMs);
     try {
-      if (agent?.ended) {
+      if (!await this.#mayEnd()) this.#isLetGo = true;
+      else if (agent?.ended) {
         // Not reachable through its connection any more, or told to end already.
         agent.terminate();
         await agent.ended;
@@ -333,6 +361,31 @@ export class AgentRunner {
     } finally {
       clearTimeout(timer);
       this.#supervisor?.close();
+    }
+  }
+
+  async #killIfAllowed(): Promise<void> {
+    if (await this.#mayEnd()) this.kill();
+  }
+
+  /**
+   * Whether the agent may be ended from here: the session is this orchestrator's, or no session wants the agent. A holder
+   * that was stopped or cut off for longer than its lease must not end what is another's by now.
+   */
+  async #mayEnd(): Promise<boolean> {
+    const { store, lease } = this.#options;
+    const { holder } = this.#session;
+    try {
+      for (;;) {
+        if (!this.#isLetGo && lease.holds(holder)) return true;
+        const session = await store.get(this.#session);
+        const isWanted = session && this.serves(session) && session.agentPort === this.#agent?.endpoint.port &&
+          (session.status === "PENDING" || session.status === "READY");
+        if (!isWanted) return true;
+        if (this.#isLetGo || session.holder !== holder || !await lease.confirm(holder)) return false;
+      }
+    } catch {
+      return false; // The store is out of reach. The agent ends by its own lease, or is adopted.
     }
   }
 
@@ -347,13 +400,19 @@ export class AgentRunner {
     this.#over.resolve(failure);
   }
 
-  /** Lets an event happen to the session, whatever epoch it has by now, as long as this agent serves it. */
-  async #advance(event: SessionEvent, change: SessionChange): Promise<void> {
+  /**
+   * Lets an event happen to the session, whatever epoch it has by now, as long as it is this orchestrator's and this agent
+   * serves it.
+   *
+   * @returns whether it happened
+   */
+  async #advance(event: SessionEvent, change: SessionChange): Promise<boolean> {
     const { store } = this.#options;
     for (;;) {
       const session = await store.get(this.#session);
-      if (!session || !this.serves(session) || !TRANSITIONS[session.status][event]) return;
-      if (await store.transition({ ...session, state: session.status }, event, change)) return;
+      const isOurs = session && this.serves(session) && session.holder === this.#session.holder;
+      if (!isOurs || !TRANSITIONS[session.status][event]) return false;
+      if (await store.transition({ ...session, state: session.status }, event, change)) return true;
     }
   }
 }

@@ -85,8 +85,7 @@ test("replace: two who take any server share the one that the first of them had 
 
 test("replace: an orchestrator that was restarted knows the owner, and does not bounce it", async (world) => {
   const before = await world.get();
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   assert.equal((await world.get()).epoch, before.epoch);
   assert.equal(world.compute.agents.length, 1);
 }, { onBounce: "replace" });

@@ -9,6 +9,10 @@ export interface IdleReaperOptions {
   /** Milliseconds. */
   readonly idleTimeoutMs: number;
   readonly log: Log;
+  /** This machine's clock, for tests: milliseconds since 1970. @default Date.now */
+  now?(): number;
+  /** Whether the session is for this orchestrator to end: others look after their own. A failure is anybody's. */
+  isOurs(session: Session): boolean;
   /** Whether a command runs in the session. */
   isBusy(session: Session): boolean;
   /** Begins to end a session that is READY, or FAILED; does not wait for its agent's end. */
@@ -26,9 +30,11 @@ export class IdleReaper {
   readonly #options: IdleReaperOptions;
   #timer?: ReturnType<typeof setTimeout>;
   #stopped = false;
+  readonly #now: () => number;
 
   constructor(options: IdleReaperOptions) {
     this.#options = options;
+    this.#now = options.now ?? Date.now;
   }
 
   /** Looks at what the store holds, and goes on from there. */
@@ -50,34 +56,35 @@ export class IdleReaper {
   #schedule(at: number): void {
     if (this.#stopped) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - Date.now(), 0), LONGEST));
+    this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - this.#now(), 0), LONGEST));
     // The timer alone is no reason for the program to go on.
     Deno.unrefTimer(this.#timer as unknown as number);
   }
 
   async #reap(): Promise<void> {
-    const { store, idleTimeoutMs, isBusy, expire, log } = this.#options;
+    const { store, idleTimeoutMs, isBusy, isOurs, expire, log } = this.#options;
     this.#timer = undefined;
     try {
       let nearest = Infinity;
       const expired: Session[] = [];
       for (const session of await store.list()) {
+        if (session.status !== "FAILED" && !isOurs(session)) continue;
         const busy = isBusy(session) || session.status === "PENDING" || session.status === "STOPPING";
-        const expiry = (busy ? Date.now() : session.lastHeartbeat) + idleTimeoutMs;
-        if (expiry > Date.now()) nearest = Math.min(nearest, expiry);
+        const expiry = (busy ? this.#now() : session.lastHeartbeat) + idleTimeoutMs;
+        if (expiry > this.#now()) nearest = Math.min(nearest, expiry);
         else if (!this.#stopped) expired.push(session);
       }
       // All at once; one that cannot be ended now is no reason for the others to go on.
       await Promise.all(expired.map((session) =>
         expire(session).catch((e) => {
           log(`session ${keyText(session)}, which is idle, could not be ended: ${sentence(e)}`);
-          nearest = Math.min(nearest, Date.now() + idleTimeoutMs);
+          nearest = Math.min(nearest, this.#now() + idleTimeoutMs);
         })
       ));
       if (nearest < Infinity) this.#schedule(nearest);
     } catch (e) {
       log(`idle sessions could not be ended: ${sentence(e)}`);
-      this.#schedule(Date.now() + idleTimeoutMs);
+      this.#schedule(this.#now() + idleTimeoutMs);
     }
   }
 }

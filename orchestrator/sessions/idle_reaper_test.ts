@@ -25,6 +25,7 @@ Deno.test("all that have expired are ended at once, and one that cannot be is no
     store,
     idleTimeoutMs: 60_000,
     log: (line) => log.push(line),
+    isOurs: () => true,
     isBusy: () => false,
     async expire(session) {
       if (begun.push(session.repoHash) === PATHS.length) allBegun.resolve();

@@ -37,12 +37,12 @@ export class LoggingSessionStore implements SessionStore {
     return this.store.addWarm(agent, limits);
   }
 
-  changeWarm(id: string, change: WarmChange): Promise<boolean> {
-    return this.store.changeWarm(id, change);
+  changeWarm(id: string, change: WarmChange, owner?: string): Promise<boolean> {
+    return this.store.changeWarm(id, change, owner);
   }
 
-  removeWarm(id: string): Promise<boolean> {
-    return this.store.removeWarm(id);
+  removeWarm(id: string, owner?: string): Promise<boolean> {
+    return this.store.removeWarm(id, owner);
   }
 
   listWarm(): Promise<WarmAgent[]> {

@@ -4,10 +4,12 @@ import { Code, RpcError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
 import type { ComputeChoice } from "../compute/compute_choice.ts";
 import { storageDirectory } from "../compute/storage_path.ts";
+import { raiseEpoch } from "../compute/supervisor.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
 import { IdleReaper } from "./idle_reaper.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
 import { OrphanSweep } from "./orphan_sweep.ts";
+import { OwnLease, type OwnLeaseOptions } from "./own_lease.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
@@ -30,10 +32,12 @@ export interface ServerRequest extends SessionKey {
 export type OnBounce = "takeover" | "replace";
 
 /** Options of {@link SessionService}. */
-export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "pool" | "compute"> {
+export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "lease" | "pool" | "compute"> {
   readonly compute: ComputeChoice;
   /** Agents that were started ahead. @default none */
   readonly pool?: WarmPool;
+  /** How this orchestrator shares the store with others. @default alone, at no address, with a lease of 10 s */
+  readonly orchestrator?: Pick<OwnLeaseOptions, "address" | "durationMs" | "isGone">;
   /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
   readonly storageRoot: string;
   /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
@@ -56,9 +60,16 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" 
 
 /** An owner that was noted so shortly before need not be noted again. Milliseconds. */
 const NOTED_MS = 1_000;
+/** What an agent of another orchestrator gets to take an epoch. Milliseconds. */
+const RAISE_EPOCH_MS = 2_000;
+/** What starts get, when the orchestrator ends, until others can find their agents. Milliseconds. */
+const HAND_OVER_MS = 10_000;
+/** So many sessions of others are adopted at the same time. */
+const ADOPTED_AT_ONCE = 20;
 /** Why a caller that waited for a start got no server, when the session went away under it. */
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
+const ENDING = "The orchestrator is being stopped; start it again.";
 
 /** How often a start is tried again for a caller when it failed for a transient reason. */
 const RETRIES = 2;
@@ -114,17 +125,35 @@ export class SessionService {
   readonly #runners = new Map<string, AgentRunner>();
   /** The keys of STOPPING sessions that {@link #finishStop} will see to the end. */
   readonly #finishing = new Set<string>();
+  readonly #lease: OwnLease;
+  readonly #now: () => number;
   readonly #reaper: IdleReaper;
   readonly #sweep: OrphanSweep;
   /** Undefined: no limits. */
   readonly #queue?: StartQueue<Caller>;
   #arrivals = 0;
+  /** Whether other orchestrators are to have the agents when this one ends. */
+  #hasHeirs = false;
+  readonly #hurry = Promise.withResolvers<void>();
   readonly #ending = new AbortController();
 
   constructor(options: SessionServiceOptions) {
     this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#lease = new OwnLease({
+      address: () => "",
+      durationMs: 10_000,
+      ...options.orchestrator,
+      store: options.store,
+      log: options.log,
+      now: options.now,
+      onLost: () => this.#letGo(),
+      onOrphans: () => this.#adoptOrphans().catch((e) => options.log(`sessions could not be adopted: ${sentence(e)}`)),
+    });
     this.#reaper = new IdleReaper({
       store: options.store,
+      now: options.now,
+      isOurs: (session) => session.holder === this.#lease.id,
       idleTimeoutMs: options.idleTimeoutMs,
       log: options.log,
       isBusy: (session) => (this.#runners.get(keyText(session))?.runningCommands ?? 0) > 0,
@@ -147,27 +176,15 @@ export class SessionService {
   }
 
   /**
-   * Takes over what an orchestrator before this one left: agents that answer go on, what was being ended is ended, and
+   * Takes over what orchestrators that are gone have left: agents that answer go on, what was being ended is ended, and
    * starts that nobody can finish have failed. Resolves when the store was read; agents are heard in the background.
    */
   async adopt(): Promise<void> {
-    const { store, log } = this.#options;
-    for (const session of await store.list()) {
-      if (session.status === "FAILED") continue;
-      if (session.agentPort !== 0) {
-        log(`session ${keyText(session)}: adopting its agent on port ${session.agentPort}`);
-        // While there was no orchestrator nobody could be heard of.
-        await store.touch(session, undefined, Date.now());
-        const runner = this.#run(session, AgentRunner.adopt);
-        if (session.status === "STOPPING") void this.#finishStop(session, runner);
-        continue;
-      }
-      // Its agent is unknown, and ends by its lease.
-      await this.#mendOrphan(session);
-    }
+    await this.#lease.begin();
+    await this.#adoptOrphans();
     await this.#reaper.start();
     this.#sweep.start();
-    await this.#options.pool?.start();
+    await this.#options.pool?.start(this.#lease);
   }
 
   /**
@@ -195,8 +212,10 @@ export class SessionService {
     if (this.#ending.signal.aborted) return undefined;
     const session = await this.#options.store.get(request);
     const isMine = session?.status === "READY" && session.sessionId === request.sessionId &&
-      session.synced === this.#options.synced && Date.now() - session.lastHeartbeat < NOTED_MS;
-    if (!isMine || !this.#runners.get(keyText(session))?.isConnected) return undefined;
+      session.synced === this.#options.synced && this.#wasNoted(session);
+    if (!isMine) return undefined;
+    const runner = this.#runners.get(keyText(session));
+    if (!(runner ? runner.isConnected : await this.#isHeldElsewhere(session))) return undefined;
     if (request.startupOptions.length === 0) return session;
     const hash = startupOptionsHash(request.startupOptions);
     return hash === "" || hash === session.startupOptionsHash ? session : undefined;
@@ -252,7 +271,7 @@ export class SessionService {
    */
   async heartbeat(key: SessionKey, sessionId: string): Promise<number> {
     const { store, idleTimeoutMs } = this.#options;
-    if (!await store.touch(key, sessionId, Date.now())) {
+    if (!await store.touch(key, sessionId, this.#now())) {
       const session = await store.get(key);
       if (!session) {
         throw new RpcError(Code.NOT_FOUND, "There is no such session (any more); ask for the server again.");
@@ -283,6 +302,7 @@ export class SessionService {
           if (await store.transition({ ...session, state: "FAILED" }, "forget")) return true;
           break;
         case "STOPPING":
+          await this.#mendIfOrphan(session);
           await this.#runners.get(keyText(key))?.gone;
           await this.#until(key, (now) => now?.status !== "STOPPING" || now.epoch !== session.epoch);
           return false;
@@ -306,29 +326,69 @@ export class SessionService {
     return this.#options.store.list(userId);
   }
 
-  /** Ends all sessions and their agents, and refuses whoever waits or comes. Resolves when all have ended. */
+  /**
+   * Refuses whoever waits or comes, and leaves the sessions to other orchestrators; where there are none, ends all
+   * sessions and their agents. Resolves when that is done.
+   */
   async stop(): Promise<void> {
-    this.#ending.abort(new RpcError(Code.UNAVAILABLE, "The orchestrator is being stopped; start it again."));
+    this.#ending.abort(new RpcError(Code.UNAVAILABLE, ENDING));
     this.#reaper.stop();
     this.#sweep.stop();
-    await Promise.all([this.#options.pool?.stop(), this.#endAll()]);
+    const pool = this.#options.pool?.stop();
+    await this.#endAll(pool);
+    await pool;
   }
 
-  async #endAll(): Promise<void> {
-    // Once more, if a start was on its way while the first ones were looked up.
-    for (;;) {
-      const sessions = (await this.#options.store.list()).filter((session) => session.status !== "FAILED");
-      if (sessions.length === 0 && this.#runners.size === 0) return;
-      const reason = "The orchestrator is being stopped; start it again.";
+  /** @param pool Resolves when the agents that wait have ended. */
+  async #endAll(pool?: Promise<void>): Promise<void> {
+    const { store, log } = this.#options;
+    for (let isHandedOver = false;;) {
+      if ((await this.#lease.others()).length > 0) {
+        if (isHandedOver) return this.#letGo();
+        log(`${this.#runners.size} agents are left to the other orchestrators`);
+        this.#hasHeirs = true;
+        const timer = setTimeout(this.#hurry.resolve, HAND_OVER_MS);
+        await Promise.race([
+          this.#hurry.promise,
+          Promise.all([...this.#runners.values()].map((one) => one.findable())),
+        ]);
+        clearTimeout(timer);
+        // Others that end at this moment have done the same before they looked who is there.
+        await pool;
+        await this.#lease.end();
+        isHandedOver = true;
+        continue;
+      }
+      // Once more, if a start was on its way while the first ones were looked up.
+      this.#hasHeirs = false;
+      const sessions = (await store.list()).filter((session) => session.status !== "FAILED");
+      if (sessions.length === 0 && this.#runners.size === 0) {
+        await pool;
+        return await this.#lease.end();
+      }
       await Promise.all([
-        ...sessions.map((session) => this.release(session, "", reason)),
+        ...sessions.map((session) => this.#endAlone(session)),
         ...[...this.#runners.values()].map((runner) => runner.gone),
       ]);
     }
   }
 
-  /** Ends all agents of this orchestrator at once, so that {@link stop} comes to its end. */
+  /** Ends a session, whoever held it: nobody else is there. */
+  async #endAlone(session: Session): Promise<void> {
+    const text = keyText(session);
+    if (session.status !== "STOPPING") return void await this.release(session, "", ENDING);
+    if (this.#finishing.has(text)) return await this.#runners.get(text)?.gone;
+    const runner = this.#runners.get(text);
+    if (!runner && session.agentPort === 0) {
+      return void await this.#options.store.transition({ ...session, state: "STOPPING" }, "stopped");
+    }
+    await this.#finishStop(session, runner ?? this.#run(session, AgentRunner.adopt));
+  }
+
+  /** Ends all agents of this orchestrator at once, unless others are to have them, so that {@link stop} comes to its end. */
   kill(): void {
+    this.#hurry.resolve();
+    if (this.#hasHeirs) return;
     for (const runner of this.#runners.values()) runner.kill();
     this.#options.pool?.kill();
   }
@@ -367,13 +427,16 @@ export class SessionService {
     }
     if (session.status === "PENDING") {
       await this.#mendOrphan(session);
+      if (!this.#runners.has(keyText(session))) caller.say?.("another orchestrator is starting the agent");
       caller.joined = session.epoch;
       return this.#wait(request);
     }
     const runner = this.#runners.get(keyText(session));
+    if (!runner && await this.#isHeldElsewhere(session)) return await this.#takeFrom(caller, session);
     if (!runner) {
       await this.#mendOrphan(session);
-      return this.#wait(request);
+      // Another orchestrator may have been faster, which changes neither state nor epoch.
+      return await this.#decide(caller);
     }
     if (!runner.isConnected) return { until: runner.settled() };
     const mine = await this.#own(session, request);
@@ -422,7 +485,7 @@ export class SessionService {
    * that hangs until --start-timeout would try the caller's patience three times.
    */
   #mayRetry(caller: Caller, failed: Session): boolean {
-    const tookLong = Date.now() - failed.createdAt > this.#options.startTimeoutMs / 2;
+    const tookLong = this.#now() - failed.createdAt > this.#options.startTimeoutMs / 2;
     return failed.failureTransient && caller.retries < RETRIES && !tookLong;
   }
 
@@ -463,13 +526,92 @@ export class SessionService {
     });
   }
 
-  /** Moves a session on whose agent is gone, but whose row could not be written then (a full disk). */
+  /** Whether another orchestrator holds the session, and is alive as far as is known. */
+  async #isHeldElsewhere(session: Session): Promise<boolean> {
+    return session.holder !== this.#lease.id && await this.#lease.isAlive(session.holder);
+  }
+
+  /**
+   * Gives a caller the READY session of another orchestrator. That one goes on holding the agent: whoever raises the epoch
+   * tells the agent so. If it cannot be told, the caller's own first call does, which carries the epoch.
+   */
+  async #takeFrom(caller: Caller, session: Session): Promise<Decision> {
+    const mine = await this.#own(session, caller.request);
+    if (!mine) return await this.#decide(caller);
+    if (mine.epoch !== session.epoch) {
+      const { podIp: host, agentPort: port, commandPort, agentId } = mine;
+      const agent = { endpoint: { host, port, commandPort }, agentId, trust: this.#options.trust };
+      await raiseEpoch(agent, mine.epoch, RAISE_EPOCH_MS).catch((e) =>
+        this.#options.log(`session ${keyText(mine)}: its agent was not told of epoch ${mine.epoch}: ${sentence(e)}`)
+      );
+    }
+    return { server: mine };
+  }
+
+  /**
+   * Moves a session on that nobody serves: its orchestrator is gone, or it is ours and its agent too is gone, but its row
+   * could not be written then (a full disk).
+   */
   async #mendOrphan(session: Session): Promise<void> {
-    if (this.#runners.has(keyText(session)) || this.#finishing.has(keyText(session))) return;
+    const text = keyText(session);
+    if (this.#runners.has(text) || this.#finishing.has(text) || await this.#isHeldElsewhere(session)) return;
+    if (session.holder !== this.#lease.id) return await this.#adopt(session);
+    await this.#giveUp(session);
+  }
+
+  /** The agent of a session that is ours is gone. */
+  async #giveUp(session: Session): Promise<void> {
     const expected = { ...session, state: session.status };
     if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
     else await this.#options.store.transition(expected, "fail", { failure: LOST, failureTransient: true });
     this.#lookForRoom();
+  }
+
+  /** Takes a session over whose orchestrator is gone, unless another is faster. */
+  async #adopt(session: Session): Promise<void> {
+    const { store, log } = this.#options;
+    const holder = await this.#holder();
+    const mine = await store.transition({ ...session, state: session.status }, "adopt", { holder });
+    // Another was faster, or the own lease was lost.
+    if (!mine) return await this.#lease.refresh();
+    // Its agent is unknown, and ends by its lease.
+    if (mine.agentPort === 0) return await this.#giveUp(mine);
+    log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
+    const runner = this.#run(mine, AgentRunner.adopt);
+    if (mine.status === "STOPPING") return void this.#finishStop(mine, runner);
+    // While there was no orchestrator nobody could be heard of.
+    await store.touch(mine, undefined, this.#now()).catch((e) => log(sentence(e)));
+    this.#reaper.schedule(mine);
+  }
+
+  /** Takes over what orchestrators that are gone have left. */
+  async #adoptOrphans(): Promise<void> {
+    if (this.#ending.signal.aborted) return;
+    const living = new Set([this.#lease.id, ...(await this.#lease.others()).map(({ id }) => id)]);
+    const orphans = (await this.#options.store.list()).filter(({ holder, status }) =>
+      status !== "FAILED" && !living.has(holder)
+    );
+    const adoptNext = async () => {
+      for (let next = orphans.shift(); next; next = orphans.shift()) await this.#mendIfOrphan(next);
+    };
+    await Promise.all(Array.from({ length: ADOPTED_AT_ONCE }, adoptNext));
+    await this.#options.pool?.adopt();
+  }
+
+  /** Leaves all agents to others: their sessions are not ours any more. */
+  #letGo(): void {
+    this.#options.pool?.letGo();
+    for (const runner of this.#runners.values()) runner.letGo();
+    this.#runners.clear();
+    this.#finishing.clear();
+  }
+
+  /** Who holds what begins or changes hands now; undefined: nobody, since this orchestrator ends. */
+  async #holder(): Promise<string | undefined> {
+    if (this.#lease.isOver) return undefined;
+    await this.#lease.begin();
+    if (!this.#lease.holds(this.#lease.id)) await this.#lease.refresh();
+    return this.#lease.id;
   }
 
   /** The same for a session as it was a moment ago: a start whose agent is about to be ours is not disturbed. */
@@ -481,6 +623,12 @@ export class SessionService {
     });
   }
 
+  /** Whether the owner was noted a moment ago. */
+  #wasNoted(session: Session): boolean {
+    const since = this.#now() - session.lastHeartbeat;
+    return since >= 0 && since < NOTED_MS;
+  }
+
   /**
    * Makes the caller the owner of a READY session that does for it; with "replace" a caller with another id is its guest.
    *
@@ -488,13 +636,13 @@ export class SessionService {
    */
   async #own(session: Session, request: ServerRequest): Promise<Session | undefined> {
     const { store, onBounce } = this.#options;
-    const now = Date.now();
+    const now = this.#now();
     if (session.sessionId !== request.sessionId && onBounce !== "replace") {
       const change = { sessionId: request.sessionId, lastHeartbeat: now };
       return await store.transition({ ...session, state: "READY" }, "takeOver", change);
     }
     // A thousand callers of one moment need not write a thousand times.
-    if (now - session.lastHeartbeat < NOTED_MS) return session;
+    if (this.#wasNoted(session)) return session;
     return await store.touch(session, session.sessionId, now) ? session : undefined;
   }
 
@@ -506,8 +654,9 @@ export class SessionService {
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
     const { store, storageRoot, synced, limits, pool } = this.#options;
     const { compute, elsewhere } = this.#options.compute.forRegion(request.region);
+    const holder = await this.#holder();
     this.#ending.signal.throwIfAborted();
-    const now = Date.now();
+    const now = this.#now();
     const session = await store.transition(
       {
         userId: request.userId,
@@ -538,12 +687,15 @@ export class SessionService {
         missingInstallBase: "",
         failure: "",
         failureTransient: false,
-        holder: "",
+        holder: holder ?? "",
         createdAt: now,
         lastHeartbeat: now,
       },
     );
-    if (!session) return undefined;
+    if (!session) {
+      await this.#lease.refresh();
+      return undefined;
+    }
     if (elsewhere) this.#steps.publish(session, elsewhere);
     this.#run(session, AgentRunner.start);
     this.#reaper.schedule(session);
@@ -559,7 +711,7 @@ export class SessionService {
 
   #run(session: Session, begin: (session: Session, options: AgentRunnerOptions) => AgentRunner): AgentRunner {
     const compute = this.#options.compute.named(session.computeService);
-    const runner = begin(session, { ...this.#options, compute, steps: this.#steps });
+    const runner = begin(session, { ...this.#options, compute, steps: this.#steps, lease: this.#lease });
     this.#runners.set(keyText(session), runner);
     runner.gone.then(() => {
       if (this.#runners.get(keyText(session)) === runner) this.#runners.delete(keyText(session));
@@ -581,18 +733,32 @@ export class SessionService {
     transient: boolean,
     successor?: ServerRequest,
   ): Promise<{ done: Promise<void> } | undefined> {
-    const change: SessionChange = { failure: reason, failureTransient: transient };
-    const stopping = await this.#options.store.transition({ ...session, state: session.status }, "stop", change);
-    if (!stopping) return undefined;
-    const runner = this.#runners.get(keyText(session));
-    return { done: this.#finishStop(stopping, runner?.serves(stopping) ? runner : undefined, successor) };
+    const text = keyText(session);
+    const change: SessionChange = { failure: reason, failureTransient: transient, holder: await this.#holder() };
+    const wasFinishing = this.#finishing.has(text);
+    this.#finishing.add(text);
+    let stopping: Session | undefined;
+    try {
+      stopping = await this.#options.store.transition({ ...session, state: session.status }, "stop", change);
+    } finally {
+      if (!stopping && !wasFinishing) this.#finishing.delete(text);
+    }
+    if (!stopping) {
+      await this.#lease.refresh();
+      return undefined;
+    }
+    let runner = this.#runners.get(text);
+    if (!runner?.serves(stopping)) runner = undefined;
+    // Another orchestrator had it until now.
+    if (!runner && stopping.agentPort !== 0) runner = this.#run(stopping, AgentRunner.adopt);
+    return { done: this.#finishStop(stopping, runner, successor) };
   }
 
   /** Ends the agent of a STOPPING session, and then the session. Never rejects. */
   async #finishStop(session: Session, runner: AgentRunner | undefined, successor?: ServerRequest): Promise<void> {
     const { store, stopGraceMs, log } = this.#options;
     this.#finishing.add(keyText(session));
-    await runner?.stop(stopGraceMs);
+    if (await runner?.stop(stopGraceMs) === false) return void this.#finishing.delete(keyText(session));
     // One decision: nobody who waits can come in between with a start of another kind.
     await this.#mutex.run(keyText(session), async () => {
       this.#finishing.delete(keyText(session));

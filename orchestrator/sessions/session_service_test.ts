@@ -284,8 +284,7 @@ test("a running command keeps its session, and its end counts as activity", asyn
 test("an orchestrator that was killed is followed by one that adopts its agents", async (world) => {
   const before = await world.get();
   // The one before is never heard of again; the agent sees a new Supervise call.
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   assert.deepEqual(await world.get(), await world.session());
   assert.equal((await world.session())?.agentPort, before.agentPort);
   assert.equal(world.compute.agents.length, 1);
@@ -299,8 +298,7 @@ test("a start that was under way is adopted too", async (world) => {
   world.get({ startupOptions: ["--fake=slow"] });
   const agent = await started;
   await told(agent, 1);
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   const answer = world.get({ startupOptions: ["--fake=slow"] });
   agent.becomeReady();
   assert.equal((await answer).epoch, 1);
@@ -310,8 +308,7 @@ test("an agent of the other mode is not taken over warm, whoever wants a server"
   const shared = await world.get();
   assert.equal(shared.synced, false);
   for (const [synced, startupOptions] of [[true, OPTIONS], [false, []]] as const) {
-    world.service = world.newService({ synced });
-    await world.service.adopt();
+    await world.replace({ synced });
     const steps: string[] = [];
     const before = world.compute.agents.length;
     const session = await world.get({ startupOptions }, (step) => steps.push(step));
@@ -348,8 +345,7 @@ test("what cannot be adopted is dropped: dead agents, and starts without an addr
   world.compute.agents[0].close();
   world.compute.gate = Promise.resolve();
   world.store = SqliteSessionStore.open(join(copy, "s.sqlite"));
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   const unknown = await world.session({ sourcePath: "/unknown" });
   assert.equal(unknown?.status, "FAILED");
   const anew = await world.get({ sourcePath: "/dead" });
@@ -363,8 +359,7 @@ test("an adopted agent that accepts connections but does not answer is dropped",
   await world.get();
   const [agent] = world.compute.agents;
   agent.mute = true;
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   agent.breakStreams();
   const session = await world.get();
   assert.equal(session.epoch, 2);
@@ -374,8 +369,7 @@ test("an adopted agent that accepts connections but does not answer is dropped",
 test("a session that was being ended is ended by the next orchestrator", async (world) => {
   const session = await world.get();
   await world.store.transition({ ...session, state: "READY" }, "stop");
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   await world.until("NONE");
   assert.equal(world.compute.alive.size, 0);
 });

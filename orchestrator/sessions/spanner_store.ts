@@ -179,9 +179,9 @@ export class SpannerSessionStore implements Store {
     return happened;
   }
 
-  async changeWarm(id: string, change: WarmChange): Promise<boolean> {
+  async changeWarm(id: string, change: WarmChange, owner?: string): Promise<boolean> {
     const { happened } = await this.#transaction(id, async (transaction) => {
-      const happened = await this.#isWarm(transaction, id);
+      const happened = await this.#isWarm(transaction, id, owner);
       if (happened) transaction.update("WarmAgents", { Id: id, ...warmColumns(change) });
       return { happened };
     });
@@ -204,9 +204,9 @@ export class SpannerSessionStore implements Store {
     return happened;
   }
 
-  async removeWarm(id: string): Promise<boolean> {
+  async removeWarm(id: string, owner?: string): Promise<boolean> {
     const { happened } = await this.#transaction(id, async (transaction) => {
-      const happened = await this.#isWarm(transaction, id);
+      const happened = await this.#isWarm(transaction, id, owner);
       if (happened) transaction.deleteRows("WarmAgents", [id]);
       return { happened };
     });
@@ -311,9 +311,9 @@ export class SpannerSessionStore implements Store {
     return claimedColumns(agent);
   }
 
-  async #isWarm(transaction: Transaction, id: string): Promise<boolean> {
-    const [rows] = await transaction.read("WarmAgents", { keys: [id], columns: ["Id"], gaxOptions: this.#call });
-    return rows.length > 0;
+  async #isWarm(transaction: Transaction, id: string, owner?: string): Promise<boolean> {
+    const found = await this.#read(transaction, "WarmAgents", ["Owner"], [id]);
+    return found !== undefined && (owner === undefined || found.Owner === owner);
   }
 
   /** How many agents there are, warm ones too. */

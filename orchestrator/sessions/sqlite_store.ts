@@ -196,15 +196,17 @@ export class SqliteSessionStore implements Store {
   }
 
   // deno-lint-ignore require-await
-  async changeWarm(id: string, change: WarmChange): Promise<boolean> {
+  async changeWarm(id: string, change: WarmChange, owner?: string): Promise<boolean> {
     const columns = warmColumns(change);
     const set = Object.keys(columns).map((column) => `${column} = ?`).join(", ");
-    return this.#all(`UPDATE WarmAgents SET ${set} WHERE Id = ? RETURNING 1`, ...Object.values(columns), id).length > 0;
+    const sql = `UPDATE WarmAgents SET ${set} WHERE Id = ? AND Owner = coalesce(?, Owner) RETURNING 1`;
+    return this.#all(sql, ...Object.values(columns), id, owner ?? null).length > 0;
   }
 
   // deno-lint-ignore require-await
-  async removeWarm(id: string): Promise<boolean> {
-    return this.#all("DELETE FROM WarmAgents WHERE Id = ? RETURNING 1", id).length > 0;
+  async removeWarm(id: string, owner?: string): Promise<boolean> {
+    const sql = "DELETE FROM WarmAgents WHERE Id = ? AND Owner = coalesce(?, Owner) RETURNING 1";
+    return this.#all(sql, id, owner ?? null).length > 0;
   }
 
   // deno-lint-ignore require-await

@@ -330,6 +330,15 @@ export function storeContract(
     assert.deepEqual((await store.listWarm()).map(({ id }) => id), ["c", "a"]);
   });
 
+  test("an orchestrator that has lost a warm agent neither changes nor removes it", async (store) => {
+    assert(await store.addWarm(warm("a")));
+    assert.equal(await store.changeWarm("a", { owner: "you" }, "me"), true);
+    assert.equal(await store.changeWarm("a", { owner: "they" }, "me"), false);
+    assert.equal(await store.removeWarm("a", "me"), false);
+    assert.deepEqual(await store.listWarm(), [warm("a", { owner: "you" })]);
+    assert.equal(await store.removeWarm("a", "you"), true);
+  });
+
   test("a start takes a warm agent of its own: one that waits, the oldest one, or one that is being started", async (store) => {
     const agents = [
       warm("a", { agentPort: 0, createdAt: 1 }),

@@ -38,10 +38,16 @@ export interface WarmAgentStore {
    * @returns false when there is none, beside all sessions and warm agents
    */
   addWarm(agent: WarmAgent, limits?: AgentLimits): Promise<boolean>;
-  /** @returns whether it is still there: it may have been taken */
-  changeWarm(id: string, change: WarmChange): Promise<boolean>;
-  /** @returns whether it was still there */
-  removeWarm(id: string): Promise<boolean>;
+  /**
+   * @param owner Only if this orchestrator holds it. @default whoever does
+   * @returns whether it is still there: it may have been taken
+   */
+  changeWarm(id: string, change: WarmChange, owner?: string): Promise<boolean>;
+  /**
+   * @param owner Only if this orchestrator holds it. @default whoever does
+   * @returns whether it was still there
+   */
+  removeWarm(id: string, owner?: string): Promise<boolean>;
   /** All, oldest first. */
   listWarm(): Promise<WarmAgent[]>;
 }

@@ -7,6 +7,7 @@ import { warmFolder } from "../compute/storage_path.ts";
 import { type AgentTrust, withTrust } from "../compute/agent_trust.ts";
 import { Supervisor } from "../compute/supervisor.ts";
 import type { Log } from "../log.ts";
+import type { OwnLease } from "./own_lease.ts";
 import type { AgentLimits } from "./store.ts";
 import type { WarmAgent, WarmAgentStore, WarmClaim } from "./warm_agents.ts";
 
@@ -37,6 +38,9 @@ export interface WarmPoolOptions {
   readonly backoffClock?: BackoffClock;
 }
 
+/** The orchestrator that a pool belongs to. */
+export type PoolOwner = Pick<OwnLease, "id" | "confirm" | "others">;
+
 /** An agent without a session, and the hold on it. */
 export interface HeldAgent {
   readonly agent: RunningAgent;
@@ -45,8 +49,8 @@ export interface HeldAgent {
 
 /**
  * Agents that were started ahead: a session's start takes one in the store ({@link claim}) and then here ({@link take}),
- * and the next one is started in the background. The store knows all of them, so that they count as agents, and that an
- * orchestrator after this one takes them over; those that nobody takes over end by their lease.
+ * and the next one is started in the background. The store knows all of them, so that they count as agents, and that
+ * other orchestrators take them over when this one is gone; those that nobody takes over end by their lease.
  */
 export class WarmPool {
   readonly #options: WarmPoolOptions;
@@ -59,15 +63,12 @@ export class WarmPool {
   #filling = false;
   #fillAgain = false;
   #notBefore = 0;
+  #owner?: PoolOwner;
   #sweepTimer?: ReturnType<typeof setInterval>;
   /** Those that were not in the store at the last sweep. */
   #missing = new Set<WarmHold>();
-  /** What a start says to the store to take one of these. */
-  readonly claim: WarmClaim;
-
   constructor(options: WarmPoolOptions) {
     this.#options = options;
-    this.claim = { owner: randomToken(), computeService: options.compute.name };
     this.#backoff = new Backoff({ least: 1000, most: 60_000, clock: options.backoffClock });
   }
 
@@ -76,35 +77,60 @@ export class WarmPool {
     return this.#waiting.size;
   }
 
-  /** Takes over the agents that an orchestrator before this one left, ends those that are too many, and starts others. */
-  async start(): Promise<void> {
+  /** What a start says to the store to take one of these. */
+  get claim(): WarmClaim {
+    return { owner: this.#owner?.id ?? "", computeService: this.#options.compute.name };
+  }
+
+  /**
+   * Takes over the agents that orchestrators which are gone have left, ends those that are too many, and starts others.
+   *
+   * @param owner This orchestrator, whose lease has begun.
+   */
+  async start(owner: PoolOwner): Promise<void> {
     const { store, compute, storageRoot, log } = this.#options;
-    const kept = new Set<string>();
-    for (const row of await store.listWarm()) {
-      if (row.computeService !== compute.name) continue;
-      // One whose endpoint nobody knows ends by its lease.
-      const isKept = row.agentPort !== 0 && await store.changeWarm(row.id, { owner: this.claim.owner });
-      if (!isKept) {
-        await store.removeWarm(row.id);
-        continue;
-      }
-      kept.add(row.storageDirectory);
-      this.#hold({ ...row, owner: this.claim.owner });
-    }
+    this.#owner = owner;
+    await this.adopt();
     try {
-      compute.sweep(warmFolder(storageRoot), kept);
+      await compute.sweep(
+        warmFolder(storageRoot),
+        async () => new Set((await store.listWarm()).map((row) => row.storageDirectory)),
+      );
     } catch (e) {
       log(`what former warm agents have left could not be removed: ${sentence(e)}`);
     }
     this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
     // The timer alone is no reason for the program to go on.
     Deno.unrefTimer(this.#sweepTimer as unknown as number);
-    for (const hold of [...this.#waiting.values()].slice(this.#options.size)) void this.#discard(hold);
     this.look();
+  }
+
+  /** Takes over the agents that orchestrators which are gone have left, and ends those that are too many. */
+  async adopt(): Promise<void> {
+    const { store, compute, size } = this.#options;
+    if (!this.#owner || this.#ending.signal.aborted) return;
+    const living = new Set([this.#owner.id, ...(await this.#owner.others()).map(({ id }) => id)]);
+    for (const row of await store.listWarm()) {
+      if (row.computeService !== compute.name || living.has(row.owner)) continue;
+      const { owner } = this.claim;
+      // One whose endpoint nobody knows ends by its lease.
+      if (row.agentPort === 0) await store.removeWarm(row.id, row.owner);
+      else if (await store.changeWarm(row.id, { owner }, row.owner)) this.#hold({ ...row, owner });
+    }
+    for (const hold of [...this.#waiting.values()].slice(size)) void this.#discard(hold);
+    this.look();
+  }
+
+  /** Leaves all agents that wait to other orchestrators, since this one has lost them. */
+  letGo(): void {
+    this.#waiting.clear();
+    for (const hold of this.#alive) hold.letGo();
+    this.#alive.clear();
   }
 
   /** There may be room for more. */
   look(): void {
+    if (!this.#owner) return;
     this.#fillAgain = true;
     if (!this.#filling) void this.#fill();
   }
@@ -189,7 +215,8 @@ export class WarmPool {
   }
 
   #hold(row: WarmAgent): WarmHold {
-    const hold = new WarmHold(row, this.#options);
+    const owner = this.#owner!;
+    const hold = new WarmHold(row, this.#options, () => owner.confirm(row.owner));
     this.#waiting.set(row.agentId, hold);
     this.#alive.add(hold);
     hold.gone.then((why) => {
@@ -212,7 +239,7 @@ export class WarmPool {
   }
 
   async #forget(hold: WarmHold): Promise<void> {
-    await this.#options.store.removeWarm(hold.row.id).catch((e) => {
+    await this.#options.store.removeWarm(hold.row.id, hold.row.owner).catch((e) => {
       this.#options.log(`warm agent ${hold.row.id}: ${sentence(e)}`);
     });
   }
@@ -248,7 +275,8 @@ class WarmHold {
   /** Resolves when the agent is gone, or a session's, with what became of it. Never rejects. */
   readonly gone: Promise<string>;
 
-  constructor(readonly row: WarmAgent, options: WarmPoolOptions) {
+  /** @param isOurs Whether the agent still is this orchestrator's. */
+  constructor(readonly row: WarmAgent, options: WarmPoolOptions, readonly isOurs: () => Promise<boolean>) {
     this.#options = options;
     this.gone = this.#live();
   }
@@ -273,6 +301,11 @@ class WarmHold {
     if (graceMs === 0) return this.#kill();
     const timer = setTimeout(() => this.#kill(), graceMs);
     this.gone.then(() => clearTimeout(timer));
+  }
+
+  /** Leaves the agent to the orchestrator that has it by now. */
+  letGo(): void {
+    this.#supervisor?.close();
   }
 
   #kill(): void {
@@ -316,6 +349,8 @@ class WarmHold {
       const why = await Promise.race([over.promise, lost, ended]);
       if (this.#isTaken) return "it was taken";
       supervisor.close();
+      // A session may have it by now, at another orchestrator.
+      if (!await this.isOurs().catch(() => false)) return "it is another orchestrator's";
       agent.kill();
       await agent.ended;
       return why;
@@ -324,7 +359,7 @@ class WarmHold {
     } finally {
       clearTimeout(timer);
       this.#waits.resolve(undefined);
-      if (!this.#isTaken) await store.removeWarm(row.id).catch(() => {});
+      if (!this.#isTaken) await store.removeWarm(row.id, row.owner).catch(() => {});
     }
   }
 
@@ -333,7 +368,7 @@ class WarmHold {
     if (this.row.agentPort !== 0) return;
     const { processId, endpoint } = this.#agent!;
     const change = { processId, podIp: endpoint.host, agentPort: endpoint.port, commandPort: endpoint.commandPort };
-    await this.#options.store.changeWarm(this.row.id, change);
+    await this.#options.store.changeWarm(this.row.id, change, this.row.owner);
   }
 
   #spec(): AgentSpec {

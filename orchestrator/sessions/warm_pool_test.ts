@@ -142,8 +142,7 @@ test("an orchestrator after this one takes the agents over, and ends those that 
   const before = await world.untilWarm(3);
   const former = world.pool!;
   // As after a crash: its memory is gone, the agents are not. Its holds are replaced by the next one's.
-  world.service = world.newService({ ...world.change, warm: 2 });
-  await world.service.adopt();
+  await world.replace({ ...world.change, warm: 2 });
   const after = await world.untilWarm(2);
   assert.deepEqual(after.map(({ id }) => id), before.slice(0, 2).map(({ id }) => id));
   assert(after.every(({ owner }) => owner === world.pool!.claim.owner));
@@ -166,8 +165,7 @@ test("a session that was given an agent which nobody told of it is served after 
   const key = { userId, ...workspace(2) };
   const start = { ...fields, ...workspace(2), startupOptions: SLOW, accessToken: "new" };
   assert(await world.store.transition({ ...key, state: "NONE", epoch: 0, claim }, "start", start));
-  world.service = world.newService();
-  await world.service.adopt();
+  await world.replace();
   const session = await world.until("PENDING", undefined, workspace(2));
   assert.equal(session!.agentId, next.agentId);
   while (world.compute.agents[1].spec.accessToken !== "new") await new Promise((resolve) => setTimeout(resolve, 1));

@@ -72,7 +72,9 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
     return { ...spec, defaultOutputBase: "/output/base" };
   }
 
-  sweep(): void {}
+  sweep(): Promise<void> {
+    return Promise.resolve();
+  }
 
   [Symbol.asyncDispose](): Promise<void> {
     for (const agent of this.agents) agent.close();

@@ -46,15 +46,31 @@ export class World implements AsyncDisposable {
   readonly compute = new InProcessCompute();
   store = SqliteSessionStore.open(join(this.temp.path, "s.sqlite"));
   pool?: WarmPool;
+  /** Where orchestrators listened that are gone. */
+  readonly gone = new Set<string>();
+  #services = 0;
   service = this.newService();
 
   constructor(readonly change: WorldOptions = {}) {}
 
+  /** The service is never heard of again, and another takes its place. */
+  async replace(change = this.change): Promise<void> {
+    for (let one = 1; one <= this.#services; one++) this.gone.add(String(one));
+    this.service = this.newService(change);
+    await this.service.adopt();
+  }
+
   newService(change = this.change): SessionService {
+    const address = String(++this.#services);
     return new SessionService({
       pool: this.#newPool(change),
       store: this.store,
       compute: new ComputeChoice([this.compute]),
+      orchestrator: {
+        address: () => address,
+        durationMs: 10_000,
+        isGone: (other) => Promise.resolve(this.gone.has(other)),
+      },
       log() {},
       storageRoot: join(this.temp.path, "storage"),
       synced: false,

@@ -22,7 +22,7 @@ Bazel commands work from any directory of a workspace and need no setup. Where t
 "jbazel shutdown" are Bazel's.
 
 Environment:
-  RBS_ORCHESTRATOR_ADDR  HOST:PORT of the orchestrator (default localhost:50051)
+  RBS_ORCHESTRATOR_ADDR  HOST:PORT of the orchestrator (default localhost:50051); several with commas
   RBS_STATE_DIR          where your keys are (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs); a local orchestrator's
                          state directory is the same
   RBS_REGION             where the build server should run (default: the region of the cloud machine that this is)

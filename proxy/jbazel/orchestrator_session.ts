@@ -9,6 +9,7 @@ import {
 import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
+import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { wantedRegion } from "../region.ts";
@@ -29,6 +30,7 @@ export class OrchestratorSession implements Disposable {
   readonly #settings: Settings;
   /** The user's. */
   readonly credentials: HeldCredentials;
+  readonly #addresses: OrchestratorAddresses;
   #client: RpcClient<typeof Orchestrator>;
 
   /** Reads the keys; connects with the first call. */
@@ -39,11 +41,12 @@ export class OrchestratorSession implements Disposable {
     } catch (e) {
       throw environmentError((e as Error).message, e, "caller");
     }
+    this.#addresses = new OrchestratorAddresses(settings.orchestrator);
     this.#client = this.#connect();
   }
 
   #connect(): RpcClient<typeof Orchestrator> {
-    return createRpcClient(Orchestrator, this.#settings.orchestrator, {
+    return createRpcClient(Orchestrator, this.#addresses.current, {
       tls: { credentials: this.credentials, expected: { kind: "orchestrator" } },
     });
   }
@@ -63,10 +66,18 @@ export class OrchestratorSession implements Disposable {
   }
 
   async #list(signal: AbortSignal | undefined, timeoutMs: number): Promise<ListSessionsResponse> {
-    try {
-      return await this.#client.listSessions({}, { signal, timeoutMs });
-    } catch (e) {
-      throw orchestratorError(e, this.#settings.orchestrator);
+    for (;;) {
+      try {
+        const answer = await this.#client.listSessions({}, { signal, timeoutMs });
+        this.#addresses.answered();
+        return answer;
+      } catch (e) {
+        const { code } = RpcError.from(e);
+        const mayTryAnother = (code === Code.UNAVAILABLE || code === Code.DEADLINE_EXCEEDED) && !signal?.aborted;
+        if (!mayTryAnother || !this.#addresses.next()) throw orchestratorError(e, String(this.#addresses));
+        this.#client.close();
+        this.#client = this.#connect();
+      }
     }
   }
 
@@ -107,7 +118,7 @@ export class OrchestratorSession implements Disposable {
       if (!response?.session?.agent) throw new RpcError(Code.INTERNAL, "the answer names no agent");
       return { response, joined: present?.status === SessionStatus.READY };
     } catch (e) {
-      throw orchestratorError(e, this.#settings.orchestrator);
+      throw orchestratorError(e, String(this.#addresses));
     }
   }
 
@@ -127,6 +138,7 @@ export class OrchestratorSession implements Disposable {
         // The session has another owner now, who sends heartbeats of its own.
         if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return;
         if (code === Code.UNAVAILABLE && !signal.aborted) {
+          this.#addresses.next();
           // A channel whose server was restarted does not come back reliably under Deno; a new one does.
           this.#client.close();
           this.#client = this.#connect();

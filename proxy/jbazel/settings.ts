@@ -1,9 +1,10 @@
 import { RbsError } from "../../proto/errors.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/state.ts";
+import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
 
 /** What jbazel knows of its surroundings before it does anything. */
 export interface Settings {
-  /** "host:port". */
+  /** "host:port", or several with commas between them. */
   orchestrator: string;
   /** Absolute. */
   stateDirectory: string;
@@ -20,8 +21,11 @@ export interface SettingOptions {
 /** Reads the settings. Throws an RbsError (exit code 2) that names the variable whose value makes no sense. */
 export function readSettings(options: SettingOptions = {}): Settings {
   const orchestrator = options.orchestrator || Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
-  const port = Number(/^(?:[^\s:/]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})$/.exec(orchestrator)?.[1]);
-  if (!(port >= 1 && port <= 65535)) {
+  const isAddress = (address: string) => {
+    const port = Number(/^(?:[^\s:/,]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})$/.exec(address)?.[1]);
+    return port >= 1 && port <= 65535;
+  };
+  if (!new OrchestratorAddresses(orchestrator).all.every(isAddress)) {
     throw usage(`RBS_ORCHESTRATOR_ADDR must be HOST:PORT, but it is ${JSON.stringify(orchestrator)}.`);
   }
   const fallback = Deno.env.get("RBS_FALLBACK") || "error";
