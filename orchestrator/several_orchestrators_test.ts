@@ -1,7 +1,7 @@
 /** Several orchestrator programs on one store: what happens when one of them is killed, stopped, or ended. */
 import assert from "node:assert/strict";
 import type { GetServerResponse } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { ask, type OrchestratorProgram, OrchestratorPrograms } from "./testing/orchestrator_programs.ts";
+import { type OrchestratorProgram, OrchestratorPrograms } from "./testing/orchestrator_programs.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 
 /** What an orchestrator that is silent has before the others take its sessions over. Seconds. */
@@ -28,7 +28,7 @@ function tests(name: string, create: () => Promise<OrchestratorPrograms & { done
     const servers = await Promise.all(Array.from({ length: 30 }, (_, i) => clients[i % 3].getServer(request)));
     assert.equal(new Set(servers.map(({ session }) => session!.agent!.port)).size, 1);
     assert.deepEqual([...new Set(servers.map(({ session }) => session!.epoch))], [1]);
-    assert.deepEqual(programs.agents(), [(await ask(servers[0])).pid]);
+    assert.deepEqual(programs.agents(), [(await programs.ask(servers[0])).pid]);
     for (const client of clients) {
       assert.equal((await client.heartbeat(request)).intervalSeconds, 30);
       assert.equal((await client.listSessions({})).sessions.length, 1);
@@ -39,7 +39,12 @@ function tests(name: string, create: () => Promise<OrchestratorPrograms & { done
       taken.push(await client.getServer({ ...request, sessionId: crypto.randomUUID().replaceAll("-", "") }));
     }
     assert.deepEqual(taken.map(({ session }) => session!.epoch), [2, 3, 4]);
-    assert.deepEqual((await ask(taken[2])).epochs.filter((epoch, i, all) => all.indexOf(epoch) === i), [1, 2, 3, 4]);
+    assert.deepEqual((await programs.ask(taken[2])).epochs.filter((epoch, i, all) => all.indexOf(epoch) === i), [
+      1,
+      2,
+      3,
+      4,
+    ]);
     assert.equal((await clients[1].releaseServer({ ...request, sessionId: "" })).released, true);
     assert.deepEqual(programs.agents(), []);
     for (const client of clients) client.close();
@@ -48,7 +53,7 @@ function tests(name: string, create: () => Promise<OrchestratorPrograms & { done
   test("when the one that holds an agent is killed another adopts it, and nobody waits for that", async (programs) => {
     const [holder, ...others] = [await programs.start(), await programs.start(), await programs.start()];
     const before = await get(programs, holder);
-    const { pid } = await ask(before, "activity", "1");
+    const { pid } = await programs.ask(before, "activity", "1");
     await holder.end();
     // At once, by whoever is asked.
     for (const other of others) {
@@ -59,31 +64,31 @@ function tests(name: string, create: () => Promise<OrchestratorPrograms & { done
       return other;
     }));
     const [bystander] = others.filter((other) => other !== adopter);
-    await untilSupervised(before, 2);
+    await untilSupervised(programs, before, 2);
     assert.doesNotMatch(bystander.log, /adopting/);
-    assert.equal((await ask(await get(programs, bystander, before))).pid, pid);
+    assert.equal((await programs.ask(await get(programs, bystander, before))).pid, pid);
     assert.deepEqual(programs.agents(), [pid]);
   });
 
   test("one that stands still loses what it holds, and when it goes on it harms nobody", async (programs) => {
     const [holder, other] = [await programs.start(), await programs.start()];
     const before = await get(programs, holder);
-    const { pid } = await ask(before);
+    const { pid } = await programs.ask(before);
     await holder.signal("SIGSTOP");
     await other.logs(/shows no sign of life: its lease is ended/);
     await other.logs(/adopting its agent/);
-    await untilSupervised(before, 2);
+    await untilSupervised(programs, before, 2);
     await holder.signal("SIGCONT");
     await holder.logs(/lease was ended by another/);
     // It goes on as one that holds nothing.
     const after = await get(programs, holder, before);
-    assert.equal((await ask(after)).pid, pid);
+    assert.equal((await programs.ask(after)).pid, pid);
     assert.deepEqual([after.session?.agent, after.session?.epoch], [before.session?.agent, before.session?.epoch]);
     const elsewhere = await get(programs, holder, undefined, "/elsewhere");
-    assert.deepEqual(programs.agents().toSorted(), [pid, (await ask(elsewhere)).pid].toSorted());
+    assert.deepEqual(programs.agents().toSorted(), [pid, (await programs.ask(elsewhere)).pid].toSorted());
     using client = programs.client(holder);
     await client.releaseServer({ ...programs.request(), sessionId: "" });
-    assert.deepEqual(programs.agents(), [(await ask(elsewhere)).pid]);
+    assert.deepEqual(programs.agents(), [(await programs.ask(elsewhere)).pid]);
   });
 
   test("when the one that starts an agent is killed, who waits elsewhere gets one", async (programs) => {
@@ -112,12 +117,12 @@ function tests(name: string, create: () => Promise<OrchestratorPrograms & { done
   test("one that is ended leaves its agents to the others, and the last one takes them along", async (programs) => {
     const [first, second] = [await programs.start(), await programs.start()];
     const before = await get(programs, first);
-    const { pid } = await ask(before);
+    const { pid } = await programs.ask(before);
     await first.end("SIGTERM");
     assert.match(first.log, /1 agents are left to the other/);
     await second.logs(/adopting its agent/);
     const after = await get(programs, second, before);
-    assert.deepEqual([after.session?.epoch, (await ask(after)).pid], [before.session?.epoch, pid]);
+    assert.deepEqual([after.session?.epoch, (await programs.ask(after)).pid], [before.session?.epoch, pid]);
     await second.end("SIGTERM");
     assert.deepEqual(programs.agents(), []);
   });
@@ -144,8 +149,14 @@ async function get(
 }
 
 /** Resolves when an agent was told an epoch by so many supervisors. */
-async function untilSupervised(server: GetServerResponse, supervisors: number): Promise<void> {
-  while ((await ask(server)).epochs.length < supervisors) await new Promise((resolve) => setTimeout(resolve, 20));
+async function untilSupervised(
+  programs: OrchestratorPrograms,
+  server: GetServerResponse,
+  supervisors: number,
+): Promise<void> {
+  while ((await programs.ask(server)).epochs.length < supervisors) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
 
 tests("SQLite", () => Promise.resolve(new OrchestratorPrograms([`--takeover=${TAKEOVER}`])));

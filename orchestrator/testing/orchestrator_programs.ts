@@ -138,6 +138,23 @@ export class OrchestratorPrograms implements AsyncDisposable {
     return found;
   }
 
+  /** What the fake agent behind a server says of itself. Throws an RpcError when it refuses the caller, or is gone. */
+  async ask(server: GetServerResponse, ...args: string[]): Promise<{ pid: number; epochs: number[] }> {
+    const { port, agentId } = server.session!.agent!;
+    const credentials = readCredentials(this.stateDir, "user");
+    using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
+      token: server.accessToken,
+      tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+    });
+    const call = client.executeCommand({ timeoutMs: 5_000 });
+    await call.send({ message: { case: "init", value: { args: args.length > 0 ? args : ["who"] } } });
+    let answer = "";
+    for await (const { message } of call) {
+      if (message.case === "stdout") answer += new TextDecoder().decode(message.value);
+    }
+    return JSON.parse(answer);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const program of this.started) await program.end();
     for (const pid of this.agents()) {
@@ -150,17 +167,4 @@ export class OrchestratorPrograms implements AsyncDisposable {
     while (this.agents().length > 0) await new Promise((resolve) => setTimeout(resolve, 10));
     this.#temp[Symbol.dispose]();
   }
-}
-
-/** What the fake agent behind a server says of itself. Throws an RpcError when it refuses the caller, or is gone. */
-export async function ask(server: GetServerResponse, ...args: string[]): Promise<{ pid: number; epochs: number[] }> {
-  const address = `127.0.0.1:${server.session!.agent!.port}`;
-  using client = createRpcClient(Agent, address, { token: server.accessToken });
-  const call = client.executeCommand({ timeoutMs: 5_000 });
-  await call.send({ message: { case: "init", value: { args: args.length > 0 ? args : ["who"] } } });
-  let answer = "";
-  for await (const { message } of call) {
-    if (message.case === "stdout") answer += new TextDecoder().decode(message.value);
-  }
-  return JSON.parse(answer);
 }
