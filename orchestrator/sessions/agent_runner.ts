@@ -64,6 +64,8 @@ export class AgentRunner {
   #startTimer?: ReturnType<typeof setTimeout>;
   /** The agent was started ahead, and has said nothing yet of the session that it was given. */
   #isUntried = false;
+  /** Tells the pool that this session does not need the machine for itself any more. */
+  #settled = () => {};
   /** Commands that run on the agent, as it last told. */
   runningCommands = 0;
   /** Resolves when the agent is gone and the store knows, or another orchestrator has it. Never rejects. */
@@ -173,6 +175,7 @@ export class AgentRunner {
       }
     }
     clearTimeout(this.#startTimer);
+    this.#settled();
     await this.#end();
     // Before another start of the session can publish its own.
     steps.clear(this.#session);
@@ -198,6 +201,7 @@ export class AgentRunner {
     if (!held) return undefined;
     this.#agent = held.agent;
     this.#supervisor = held.supervisor;
+    this.#settled = held.settled;
     steps.publish(this.#session, "taking an agent that waits");
     held.agent.assigned(this.#spec());
     this.#isUntried = true;
@@ -313,6 +317,7 @@ export class AgentRunner {
       ready: ({ warnings, samePaths, missingInstallBase }) => {
         this.#isUntried = false;
         clearTimeout(this.#startTimer);
+        this.#settled();
         for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
         this.#advance("ready", { warnings, samePaths, missingInstallBase }).then(() => steps.clear(session), (e) => {
           this.#over.resolve({ reason: sentence(e), transient: true });

@@ -30,7 +30,7 @@ export interface WarmPoolOptions {
   readonly killAfterMs: number;
   /** See SupervisorOptions. */
   readonly answerTimeoutMs?: number;
-  /** After an agent was taken, the machine is its session's for so long. Milliseconds. @default 1000 */
+  /** After an agent was taken, the machine is its session's until that is settled, or for so long. Milliseconds. @default 10_000 */
   readonly settleMs?: number;
   /** How often memory and store are compared. Milliseconds. @default 60_000 */
   readonly sweepIntervalMs?: number;
@@ -45,6 +45,8 @@ export type PoolOwner = Pick<OwnLease, "id" | "confirm" | "others">;
 export interface HeldAgent {
   readonly agent: RunningAgent;
   readonly supervisor: Supervisor;
+  /** Its session has started, or is gone: the next one may be started in its place. */
+  settled(): void;
 }
 
 /**
@@ -62,7 +64,9 @@ export class WarmPool {
   readonly #ending = new AbortController();
   #filling = false;
   #fillAgain = false;
-  #notBefore = 0;
+  /** When nothing is started, since the sessions of those that were taken last have the machine. */
+  readonly #settling = new Map<WarmHold, number>();
+  #settled = Promise.withResolvers<void>();
   #owner?: PoolOwner;
   #sweepTimer?: ReturnType<typeof setInterval>;
   /** Those that were not in the store at the last sweep. */
@@ -145,14 +149,19 @@ export class WarmPool {
     const hold = this.#waiting.get(agentId);
     if (!hold) return undefined;
     this.#waiting.delete(agentId);
-    this.#notBefore = performance.now() + (this.#options.settleMs ?? 1000);
+    this.#settling.set(hold, performance.now() + (this.#options.settleMs ?? 10_000));
     this.look();
+    const settled = () => {
+      this.#settling.delete(hold);
+      this.#settled.resolve();
+    };
     const giveUp = () => hold.end(0);
     signal.addEventListener("abort", giveUp);
     try {
       const held = await hold.taken();
-      if (held) this.#alive.delete(hold);
-      return held;
+      if (!held) return settled(), undefined;
+      this.#alive.delete(hold);
+      return { ...held, settled };
     } finally {
       signal.removeEventListener("abort", giveUp);
     }
@@ -177,11 +186,13 @@ export class WarmPool {
       while (this.#fillAgain && !signal.aborted) {
         this.#fillAgain = false;
         while (this.#waiting.size < this.#options.size && !signal.aborted) {
-          const wait = this.#notBefore - performance.now();
+          const wait = Math.max(0, ...this.#settling.values()) - performance.now();
           if (wait > 0) {
-            await sleep(wait, signal);
+            this.#settled = Promise.withResolvers();
+            await sleep(wait, signal, this.#settled.promise);
             continue;
           }
+          this.#settling.clear();
           if (!await this.#startOne()) break;
         }
       }
@@ -264,11 +275,13 @@ export class WarmPool {
   }
 }
 
+type Hold = Omit<HeldAgent, "settled">;
+
 /** One agent without a session: started or adopted, held, and ended unless a session takes it. */
 class WarmHold {
   readonly #options: WarmPoolOptions;
   readonly #givenUp = new AbortController();
-  readonly #waits = Promise.withResolvers<HeldAgent | undefined>();
+  readonly #waits = Promise.withResolvers<Hold | undefined>();
   #agent?: RunningAgent;
   #supervisor?: Supervisor;
   #isTaken = false;
@@ -287,7 +300,7 @@ class WarmHold {
   }
 
   /** Hands the agent over once it waits; undefined: it is gone. */
-  async taken(): Promise<HeldAgent | undefined> {
+  async taken(): Promise<Hold | undefined> {
     const held = await this.#waits.promise;
     if (held && !this.#givenUp.signal.aborted) this.#isTaken = true;
     return this.#isTaken ? held : undefined;
@@ -391,12 +404,11 @@ class WarmHold {
   }
 }
 
-function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    }, { once: true });
-  });
+/** Ends early with the signal, and with `wake`. */
+async function sleep(milliseconds: number, signal: AbortSignal, wake: Promise<void>): Promise<void> {
+  const over = Promise.withResolvers<void>();
+  const timer = setTimeout(over.resolve, milliseconds);
+  signal.addEventListener("abort", () => over.resolve(), { once: true });
+  await Promise.race([over.promise, wake]);
+  clearTimeout(timer);
 }

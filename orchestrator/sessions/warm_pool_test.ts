@@ -180,3 +180,16 @@ test("when all ends, the agents that wait end, too", async (world) => {
   assert.equal(world.compute.alive.size, 0);
   assert.deepEqual(await world.store.listWarm(), []);
 }, { warm: 2 });
+
+test("the next agent is not started before the session that took one has what it needs", async (world) => {
+  await world.service.adopt();
+  await world.untilWarm(1);
+  const answer = world.get({ startupOptions: SLOW });
+  await world.until("PENDING");
+  while (world.compute.agents[0].isWarm) await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(await world.store.listWarm(), []);
+  assert.equal(world.compute.warmStarts, 1);
+  world.compute.agents[0].becomeReady();
+  await answer;
+  await world.untilWarm(1);
+}, { warm: 1, settleMs: 60_000 });

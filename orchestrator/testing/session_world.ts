@@ -38,6 +38,8 @@ export function request(change: Partial<ServerRequest> = {}): ServerRequest {
 export type WorldOptions = Partial<SessionServiceOptions> & {
   /** The size of the warm pool, which starts with {@link SessionService.adopt}. @default 0 */
   warm?: number;
+  /** See WarmPoolOptions. @default 0 */
+  settleMs?: number;
 };
 
 /** A service with a store on the disk and agents in this process. */
@@ -84,7 +86,7 @@ export class World implements AsyncDisposable {
     });
   }
 
-  #newPool({ warm = 0, limits }: WorldOptions): WarmPool | undefined {
+  #newPool({ warm = 0, settleMs = 0, limits }: WorldOptions): WarmPool | undefined {
     if (warm === 0) return undefined;
     return this.pool = new WarmPool({
       store: this.store,
@@ -96,7 +98,7 @@ export class World implements AsyncDisposable {
       leaseSeconds: 60,
       startTimeoutMs: 20_000,
       killAfterMs: 10_000,
-      settleMs: 0,
+      settleMs,
       backoffClock: new InstantClock(),
     });
   }
