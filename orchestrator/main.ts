@@ -65,8 +65,8 @@ async function run(flags: Flags): Promise<void> {
     orchestrator: {
       address: () => own,
       durationMs: flags.takeoverSeconds * 1000,
-      // A file is shared by those on this machine only.
-      isGone: flags.store.kind === "sqlite" ? isGone : undefined,
+      // A file is shared by those on this machine only, so whoever listened here before is gone.
+      isGone: flags.store.kind === "sqlite" ? async (other) => other === own || await isGone(other) : undefined,
     },
     pool: new WarmPool({ ...agents, size: flags.warm }),
     synced: flags.synced,

@@ -7,11 +7,11 @@ export interface Process {
   ppid: number;
   /** Its arguments, argv[0] among them. */
   args: string[];
-  /** Its arguments and, where this user may read it, its environment. */
+  /** Its arguments and, where this user may read them, its environment and working directory. */
   text: string;
 }
 
-/** All processes whose arguments or environment hold one of `names`; zombies are not among them. */
+/** All processes whose arguments, environment or working directory hold one of `names`; zombies are not among them. */
 export async function processesNaming(...names: string[]): Promise<Process[]> {
   const found: Process[] = [];
   for await (const { name } of Deno.readDir("/proc")) {
@@ -19,7 +19,8 @@ export async function processesNaming(...names: string[]): Promise<Process[]> {
     if (!Number.isInteger(pid) || pid === Deno.pid) continue;
     const read = (file: string) => Deno.readTextFile(`/proc/${pid}/${file}`).catch(() => "");
     const [cmdline, environ] = await Promise.all([read("cmdline"), read("environ")]);
-    const text = `${cmdline}\0${environ}`;
+    const directory = await Deno.readLink(`/proc/${pid}/cwd`).catch(() => "");
+    const text = `${cmdline}\0${environ}\0${directory}`;
     if (cmdline === "" || !names.some((n) => text.includes(n))) continue;
     // "pid (name) state ppid …", and the name may hold anything.
     const fields = (await read("stat")).split(") ").at(-1)!.split(" ");

@@ -153,7 +153,7 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
       eventually(
         "an agent runs",
         async () =>
-          (await processesNaming(workspace.path, outputBase)).find((p) =>
+          (await processesNaming(`/${repoHash(workspace.path)}`)).find((p) =>
             p.args.some((a) => a === PROGRAMS.agent) && !p.args.some((a) => a === PROGRAMS.orchestrator)
           ),
       ),
