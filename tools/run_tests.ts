@@ -30,7 +30,7 @@ interface Result {
 
 const UNIT: Suite = {
   name: "unit",
-  paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support", "tests/identity"],
+  paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support", "tests/identity", "tests/chaos"],
 };
 const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
 const TWO_MACHINES: Suite[] = [

@@ -320,6 +320,8 @@ export class AgentRunner {
         this.#settled();
         for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
         this.#advance("ready", { warnings, samePaths, missingInstallBase }).then(() => steps.clear(session), (e) => {
+          // Said again by one that was ready before, it is nothing new.
+          if (session.status === "READY") return log(`session ${keyText(session)}: ${sentence(e)}`);
           this.#over.resolve({ reason: sentence(e), transient: true });
         });
       },

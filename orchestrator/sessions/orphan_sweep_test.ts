@@ -27,7 +27,7 @@ test(
     assert.equal((await world.session())?.status, "READY");
     disk.mend();
     const failed = await world.until("FAILED");
-    assert.match(failed!.failure, /was lost/);
+    assert.match(failed!.failure, /does not answer any more/);
     assert.equal((await waiting).sourcePath, "/2");
   },
   { sweepIntervalMs: 10, limits: { agents: 1, agentsPerUser: 0 } },

@@ -549,14 +549,26 @@ export class SessionService {
   }
 
   /**
-   * Moves a session on that nobody serves: its orchestrator is gone, or it is ours and its agent too is gone, but its row
-   * could not be written then (a full disk).
+   * Moves a session on that nobody serves: its orchestrator is gone; or it is ours, and what the store was asked for
+   * happened without our hearing of it, or could not be written (a full disk).
    */
   async #mendOrphan(session: Session): Promise<void> {
     const text = keyText(session);
-    if (this.#runners.has(text) || this.#finishing.has(text) || await this.#isHeldElsewhere(session)) return;
-    if (session.holder !== this.#lease.id) return await this.#adopt(session);
-    await this.#giveUp(session);
+    const runner = this.#runners.get(text);
+    if (this.#finishing.has(text) || await this.#isHeldElsewhere(session)) return;
+    if (runner?.serves(session) && session.status === "STOPPING") return void this.#finishStop(session, runner);
+    if (runner) return;
+    if (session.holder !== this.#lease.id) await this.#adopt(session);
+    else await this.#serve(session);
+  }
+
+  /** Serves a session that is ours by what is known of its agent, which may be gone. */
+  async #serve(session: Session): Promise<void> {
+    // Its agent is unknown, and ends by its lease.
+    if (session.agentPort === 0) return await this.#giveUp(session);
+    const runner = this.#run(session, AgentRunner.adopt);
+    if (session.status === "STOPPING") void this.#finishStop(session, runner);
+    else this.#reaper.schedule(session);
   }
 
   /** The agent of a session that is ours is gone. */
@@ -574,14 +586,10 @@ export class SessionService {
     const mine = await store.transition({ ...session, state: session.status }, "adopt", { holder });
     // Another was faster, or the own lease was lost.
     if (!mine) return await this.#lease.refresh();
-    // Its agent is unknown, and ends by its lease.
-    if (mine.agentPort === 0) return await this.#giveUp(mine);
-    log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
-    const runner = this.#run(mine, AgentRunner.adopt);
-    if (mine.status === "STOPPING") return void this.#finishStop(mine, runner);
+    if (mine.agentPort !== 0) log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
+    await this.#serve(mine);
     // While there was no orchestrator nobody could be heard of.
     await store.touch(mine, undefined, this.#now()).catch((e) => log(sentence(e)));
-    this.#reaper.schedule(mine);
   }
 
   /** Takes over what orchestrators that are gone have left. */
@@ -616,7 +624,8 @@ export class SessionService {
 
   /** The same for a session as it was a moment ago: a start whose agent is about to be ours is not disturbed. */
   async #mendIfOrphan(session: Session): Promise<void> {
-    if (session.status === "FAILED" || this.#runners.has(keyText(session))) return;
+    if (session.status === "FAILED") return;
+    if (this.#runners.has(keyText(session)) && session.status !== "STOPPING") return;
     await this.#mutex.run(keyText(session), async () => {
       const now = await this.#options.store.get(session);
       if (now && now.status !== "FAILED") await this.#mendOrphan(now);

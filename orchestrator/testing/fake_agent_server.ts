@@ -57,6 +57,10 @@ export class FakeAgentServer implements AsyncDisposable {
         if (!supervises && bearer(context.metadata("authorization")) !== this.spec.accessToken) {
           throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
         }
+        const epoch = context.metadata("rbs-epoch");
+        if (epoch === undefined || path.endsWith("/Supervise")) return;
+        if (Number(epoch) < Math.max(0, ...this.epochs)) throw new RpcError(Code.FAILED_PRECONDITION, "an older epoch");
+        this.epochs.push(Number(epoch));
       },
     });
     const supervise = (requests: AsyncIterable<{ message: { case?: string; value?: unknown } }>) =>
@@ -68,6 +72,7 @@ export class FakeAgentServer implements AsyncDisposable {
 
   /** @returns the port of rbs.v1.Agent */
   listen(): Promise<number> {
+    this.#runLease();
     return this.#server.listen();
   }
 
@@ -118,6 +123,11 @@ export class FakeAgentServer implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
+  }
+
+  #runLease(): void {
+    clearTimeout(this.#leaseTimer);
+    this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.spec.leaseSeconds * 1000);
   }
 
   #tell(message: Response): void {
@@ -199,9 +209,7 @@ export class FakeAgentServer implements AsyncDisposable {
     } finally {
       if (this.#replace === replaced) this.#replace = undefined;
       this.#streams.delete(push);
-      if (this.#streams.size === 0) {
-        this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.spec.leaseSeconds * 1000);
-      }
+      if (this.#streams.size === 0) this.#runLease();
     }
   }
 
