@@ -308,6 +308,8 @@ export const MAX_REQUEST_BYTES = 4 << 20;
 /** How long a caller may take for its TLS handshake. Milliseconds. */
 const HANDSHAKE_MS = 5_000;
 
+const CALLER_GONE = new RpcError(grpc.status.CANCELLED, "the caller is gone");
+
 /** A listening gRPC server. */
 export class RpcServer implements AsyncDisposable {
   readonly #server: grpc.Server;
@@ -355,7 +357,8 @@ export class RpcServer implements AsyncDisposable {
       };
       const prepare = async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
         const gone = new AbortController();
-        call.on("cancelled", () => gone.abort(new RpcError(grpc.status.CANCELLED, "the caller is gone")));
+        // After an answer as well, and an error of its own would take longer than the rest of it.
+        call.on("cancelled", () => gone.abort(CALLER_GONE));
         const context: CallContext = {
           signal: gone.signal,
           metadata: (name) => call.metadata.get(name)[0]?.toString(),
