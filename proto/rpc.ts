@@ -113,6 +113,8 @@ const CHANNEL_DEFAULTS: grpc.ChannelOptions = {
   "grpc.max_send_message_length": -1,
   "grpc.keepalive_time_ms": 5_000,
   "grpc.keepalive_timeout_ms": 3_000,
+  // Between heartbeats as well: the next call shall not wait for a connection that is dead.
+  "grpc.keepalive_permit_without_calls": 1,
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 2_000,
   "grpc.enable_http_proxy": 0,

@@ -9,7 +9,10 @@ export class TcpLink {
 
   /** @param port Where it leads, on this machine. */
   constructor(readonly target: number) {
-    void this.#accept();
+    this.#accept().catch((e) => {
+      // Leaving the loop closes a listener that is closed.
+      if (!(e instanceof Deno.errors.BadResource)) throw e;
+    });
   }
 
   /** Where it begins, on this machine. */
