@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { PROGRAMS } from "../support/repository.ts";
 import { run, type Running, start } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { sentences } from "./normalize.ts";
 import { ended, isAlive, signal } from "./support/processes.ts";
 import { BAZEL, Exit, type Rig, rig, test, testEach } from "./support/rig.ts";
 
@@ -22,11 +23,6 @@ function sharedRig(bazel = BAZEL): Promise<Rig> {
 Deno.test.afterAll(async () => {
   for (const one of shared.values()) await (await one)[Symbol.asyncDispose]();
 });
-
-/** The lines of RBS itself that are no progress. */
-function sentences(stderr: string): string[] {
-  return stderr.split("\n").filter((line) => /^rbs: /.test(line) && !/ \d+\.\ds$/.test(line));
-}
 
 /** Expects that a command failed with this code and exactly one sentence, which it returns. */
 async function failsWith(command: Running, code: number): Promise<string> {

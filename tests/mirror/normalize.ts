@@ -12,10 +12,15 @@ const PROGRESS = [
   /^ {4}(currently loading|Fetching |checking cached actions|\S.*\[(Sched|Prepa|Scann)\])/,
   // Once for both sides.
   /^Extracting Bazel installation/,
-  // RBS's own, for what takes more than a second.
-  /^rbs: .* \d+\.\d ?s$/,
-  /^rbs: (syncing|bringing home) \d/,
 ];
+
+/** RBS's own, for what takes more than a second. */
+const OWN_PROGRESS = [/^rbs: .* \d+\.\d ?s$/, /^rbs: (syncing|bringing home) \d/];
+
+/** The lines that RBS itself has written to a command's standard error, without progress. */
+export function sentences(stderr: string): string[] {
+  return stderr.split(/\r?\n/).filter((line) => /^rbs: /.test(line) && !OWN_PROGRESS.some((one) => one.test(line)));
+}
 
 /** A build's result, which Bazel prints several times: how often, and between which other lines, is a matter of time. */
 const RESULT = /^(INFO: Build completed|(FAILED|ERROR): Build did NOT complete)/;
@@ -23,7 +28,7 @@ const RESULT = /^(INFO: Build completed|(FAILED|ERROR): Build did NOT complete)/
 /** The standard error of a command as lines, without progress and times, and with the result once. */
 export function normalizeStderr(stderr: string): string[] {
   const lines = stderr.split(/\r?\n/)
-    .filter((line) => line !== "" && !PROGRESS.some((pattern) => pattern.test(line)))
+    .filter((line) => line !== "" && ![...PROGRESS, ...OWN_PROGRESS].some((pattern) => pattern.test(line)))
     .map((line) =>
       normalizeTimes(line)
         .replace(/\b(Elapsed time|Critical Path): [\d.]+s/g, "$1: #s")
