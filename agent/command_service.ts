@@ -236,6 +236,7 @@ export class CommandService {
 
     let commandId: string | undefined, terminates = false;
     let last: { message: Buffer; exitCode: number; execRequest?: Uint8Array } | undefined;
+    let collected: Promise<Uint8Array[]> | undefined;
     let cancelSent = false;
     const cancel = () => {
       // A Run without an id yet is cancelled by the first response, below.
@@ -251,8 +252,11 @@ export class CommandService {
       commandId ??= seen.commandId;
       terminates ||= seen.terminates;
       const bytes = Buffer.from(prepared?.filter?.(response) ?? response);
-      if (seen.finished) last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
-      else {
+      if (seen.finished) {
+        last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
+        // At once: the status that follows changes nothing about what was made.
+        if (!expunge) collected ??= prepared?.collect(last);
+      } else {
         const room = Promise.all([busy, journal.append(ExecuteResponseField.runResponse, bytes)]).then(() => {
           if (busy === room) busy = undefined;
         });
@@ -281,8 +285,12 @@ export class CommandService {
       await localOutputBase.expunge();
       last.message = Buffer.concat([last.message, encodeFields([[Response.terminationExpected, true]])]);
     }
-    for (const part of await prepared?.collect(last) ?? []) await journal.append(ExecuteResponseField.outputs, part);
-    await journal.append(ExecuteResponseField.runResponse, last.message);
+    const parts = await (collected ?? prepared?.collect(last)) ?? [];
+    // All at once, so that they travel together.
+    await Promise.all([
+      ...parts.map((part) => journal.append(ExecuteResponseField.outputs, part)),
+      journal.append(ExecuteResponseField.runResponse, last.message),
+    ]);
   }
 
   async #cancel({ backend, connection }: UpstreamCall, commandId: string): Promise<void> {

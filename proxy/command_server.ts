@@ -70,6 +70,10 @@ export function startCommandServer(
         return await (await commands).forward(path, request, headers, call);
     }
   };
+  let ready: Commands | undefined;
+  void commands.then((loaded) => ready = loaded);
+  // The client takes some milliseconds from its connection to its command, but waits for our first frames.
+  const onConnection = () => void setTimeout(() => ready?.expect(), 0);
   // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
-  return listenForCalls("127.0.0.1", serve, (path, e) => console.error(`rbs: ${path}:`, e));
+  return listenForCalls("127.0.0.1", serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
 }

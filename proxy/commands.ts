@@ -173,6 +173,11 @@ export class Commands {
     return this.#running.size > 0;
   }
 
+  /** A client has connected, and will most likely have a command run: what can be done before is done now. */
+  expect(): void {
+    if (this.#running.size === 0) void this.#twoMachines?.then((both) => both.expect());
+  }
+
   /** Serves a Run call from its first response to its status. */
   async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
     const command: Command = {
@@ -343,8 +348,13 @@ export class Commands {
       isCurrent: () => this.#session.isCurrent(link),
       say: command.say,
       onResponse: (response, last) => {
-        if (!last || !ready) return call.write(patch(response));
-        return ready.bringHome(exitCode(response)).then(() => call.write(patch(response)));
+        const pass = () => {
+          const drained = call.write(patch(response));
+          // In the same write: the client waits for both.
+          if (last) call.end();
+          return drained;
+        };
+        return last && ready ? ready.bringHome(exitCode(response)).then(pass) : pass();
       },
       onOutputs: (part) => ready?.onOutputs(part),
     }).finally(() => ready?.log?.[Symbol.dispose]());

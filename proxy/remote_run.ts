@@ -71,7 +71,9 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
     let call: OutgoingCall | undefined;
     let failure: unknown;
     try {
-      call = await link.connection.call(EXECUTE, link.headers(command.headers));
+      call = await link.connection.call(EXECUTE, link.headers(command.headers), {
+        first: start(command, received),
+      });
       refusals = 0;
     } catch (e) {
       failure = e;
@@ -113,7 +115,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
   }
 }
 
-/** One connection's part of a command. */
+/** One connection's part of a command, whose start was sent. */
 async function listen(
   call: OutgoingCall,
   command: RemoteCommand,
@@ -137,7 +139,6 @@ async function listen(
     link.connection.probe();
   };
   const cut = () => call.cancel();
-  void call.send(start(command, received));
   cancelled.addEventListener("abort", cancel);
   gone.addEventListener("abort", cut);
   if (cancelled.aborted) cancel();
@@ -224,11 +225,12 @@ async function deliverCancel(command: RemoteCommand, received: number): Promise<
   const backoff = new Backoff();
   let refusals = 0;
   while (performance.now() < until && refusals < REFUSALS && command.isCurrent()) {
-    const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers)).catch((e) => {
+    const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers), {
+      first: start(command, received, true),
+    }).catch((e) => {
       if (isRefusal(e)) refusals++;
     });
     if (call) {
-      void call.send(start(command, received, true));
       void call.send(encode({ case: "cancel", value: {} }));
       try {
         for await (const message of call.responses()) {

@@ -24,6 +24,9 @@ const PATIENCE_MS = 30 * 60_000;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
 
+/** A client takes less from its connection to its command, unless there is nothing to be won. Milliseconds. */
+const AHEAD_MS = 100;
+
 /** Of the paths that symlinks lead to and where nothing is: how many are looked at again before each command. */
 const MISSING_LOOKS = 100;
 
@@ -60,6 +63,8 @@ export class TwoMachines {
   readonly #arguments: ArgumentReader;
   /** What the workspace's symlinks lead to, as they were in this version. */
   #linked: LinkedRoots & { version: number; home?: string } = { version: 0, roots: [], warnings: [], missing: [] };
+  /** A look at this machine's files since a client connected: whether it has found that nothing changed. */
+  #ahead?: { began: number; nothingNew: Promise<boolean> };
   /** Said once. */
   readonly #warned = new Set<string>();
 
@@ -76,13 +81,32 @@ export class TwoMachines {
   }
 
   /**
+   * Looks at this machine's files before a command comes, while its client is busy with connecting: the developer started
+   * it after he had saved them. A command that comes soon need not look again.
+   */
+  expect(): void {
+    const now = performance.now();
+    // Who connects again and again does not have us look all the time.
+    if (this.#ahead && now - this.#ahead.began < AHEAD_MS) return;
+    this.#ahead = { began: now, nothingNew: this.#sync.look().then((same) => same && this.#arguments.look()) };
+  }
+
+  /** Whether what a command with these arguments uses is as the last one saw it, found out since its client connected. */
+  async #nothingNew(): Promise<boolean> {
+    const ahead = this.#ahead;
+    this.#ahead = undefined;
+    return ahead !== undefined && performance.now() - ahead.began < AHEAD_MS && await ahead.nothingNew;
+  }
+
+  /**
    * Makes the agent have everything that the command uses. Throws an RbsError, or a StatusError (UNAVAILABLE) when the
    * agent cannot be reached.
    *
    * @param request The RunRequest as the client sent it.
    */
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
-    const command = this.#arguments.read(runArguments(request));
+    const looked = await this.#nothingNew();
+    const command = this.#arguments.read(runArguments(request), looked);
     const { home, namedFiles, outside: { roots, warnings }, symlinkPrefix } = command;
     for (const warning of warnings) this.#warn(warning, waiting);
     const { missingInstallBase } = waiting.link;
@@ -93,7 +117,7 @@ export class TwoMachines {
     const patienceMs = command.fallsBack ? 0 : PATIENCE_MS;
     const barrier = (linked: OutsideRoot[]) => {
       const outside = [...installBase, ...roots, ...linked].map(({ path }) => ({ path, readOnly: true }));
-      return this.#sync.barrier({ ...waiting, outside, patienceMs });
+      return this.#sync.barrier({ ...waiting, outside, patienceMs, looked });
     };
     let linked = await this.#followLinks(home, waiting);
     let { generation } = await barrier(linked);
@@ -104,6 +128,7 @@ export class TwoMachines {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
+    this.#home.expect();
     const parts = new ManifestParts();
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.

@@ -87,8 +87,8 @@ export const PROXY: Program = {
   output: "javabase/bin/java",
   // It runs on laptops, mostly idle. After 300 MB of output it holds 78 MB so, and 131 MB without: a small young
   // generation, a collection by itself when it falls idle, and one heap of the C library for all threads. The heap grows
-  // in small steps, for the sake of workspaces with 100,000 files.
-  v8Flags: ["--max-semi-space-size=2", "--expose-gc", "--heap-growing-percent=50"],
+  // in small steps, for the sake of workspaces with 100,000 files. What was compiled stays, however seldom it runs.
+  v8Flags: ["--max-semi-space-size=2", "--no-flush-bytecode", "--expose-gc", "--heap-growing-percent=50"],
   prepare: "export MALLOC_ARENA_MAX=1\n",
   variables: { orchestrator: ORCHESTRATOR },
   permissions: [
@@ -191,6 +191,8 @@ export const AGENT: Program = {
   name: "agent",
   entry: "agent/main.ts",
   output: "agent",
+  // Its code is needed for some milliseconds, minutes apart, while a developer waits: it is not compiled anew each time.
+  v8Flags: ["--no-flush-bytecode"],
   variables: {
     host: { options: ["--host"], otherwise: "${RBS_AGENT_HOST-}", is: "address" },
   },

@@ -82,7 +82,8 @@ export class Connection implements Disposable {
     return tcp;
   }
 
-  async #request(path: string, headers?: Headers): Promise<Stream> {
+  /** @param first What is sent in the same write as the headers. */
+  async #request(path: string, headers?: Headers, first?: Uint8Array): Promise<Stream> {
     let connection: Http2Connection;
     try {
       if (this.#closed) throw new Error("closed");
@@ -90,7 +91,9 @@ export class Connection implements Disposable {
     } catch (e) {
       throw new StatusError(e instanceof TrustError ? Status.UNAUTHENTICATED : Status.UNAVAILABLE, sentence(e));
     }
-    return connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
+    const stream = connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
+    if (first) void stream.write(first);
+    return stream;
   }
 
   /**
@@ -98,10 +101,16 @@ export class Connection implements Disposable {
    * then the peer has certainly seen nothing. UNAVAILABLE: it cannot be reached. UNAUTHENTICATED: it is not who it must
    * be, or does not take us for who we are.
    *
+   * @param options.first The first message, which so goes out together with the headers. @default none yet
    * @param options.lends Each of the peer's messages is only lent, until the next is asked for. @default false
    */
-  async call(path: string, headers?: Headers, options: { lends?: boolean } = {}): Promise<OutgoingCall> {
-    return new OutgoingCall(await this.#request(path, headers), MAX_MESSAGE_BYTES, options);
+  async call(
+    path: string,
+    headers?: Headers,
+    options: { first?: Uint8Array; lends?: boolean } = {},
+  ): Promise<OutgoingCall> {
+    const { first } = options;
+    return new OutgoingCall(await this.#request(path, headers, first && frame(first)), MAX_MESSAGE_BYTES, options);
   }
 
   /** Makes the connection now, so that the first call need not wait for it. It may fail: then the call says so. */
@@ -126,8 +135,7 @@ export class Connection implements Disposable {
    * Later errors show in {@link readCall}'s result.
    */
   async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
-    const stream = await this.#request(path, headers);
-    void stream.write(frame(message));
+    const stream = await this.#request(path, headers, frame(message));
     stream.end();
     return stream;
   }

@@ -44,6 +44,40 @@ function check(message: Uint8Array, index: number) {
   assert.deepEqual(Uint8Array.from(digestOf(content!)), Uint8Array.from(digest!));
 }
 
+Deno.test("a call's first message goes with its headers in one write, and those that follow come after it", async () => {
+  const writes: Uint8Array[] = [];
+  const { connect } = Deno;
+  Deno.connect = (async (options: Deno.ConnectOptions) => {
+    const tcp = await connect(options);
+    const write = tcp.write.bind(tcp);
+    tcp.write = (bytes) => {
+      writes.push(bytes.slice());
+      return write(bytes);
+    };
+    return tcp;
+  }) as typeof Deno.connect;
+  await using peers = connected(async (stream, _, call) => {
+    const texts: string[] = [];
+    for await (const message of requestMessages(stream, 1 << 20)) texts.push(message.toString());
+    void call.write(new TextEncoder().encode(texts.join()));
+    call.end();
+  });
+  try {
+    await peers.connection.unary("/s/Connect", new Uint8Array());
+    writes.length = 0;
+    const call = await peers.connection.call("/s/Say", {}, { first: new TextEncoder().encode("first") });
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    assert.equal(writes.filter((bytes) => bytes[3] !== 4).length, 1, "but for an answer to SETTINGS");
+    void call.send(new TextEncoder().encode("second"));
+    call.end();
+    const answers: string[] = [];
+    for await (const answer of call.responses()) answers.push(answer.toString());
+    assert.deepEqual(answers, ["first,second"]);
+  } finally {
+    Deno.connect = connect;
+  }
+});
+
 Deno.test("memory of sent messages is used again, and each arrives as it was when it was sent", async () => {
   let received = 0;
   await using peers = connected(async (stream, _, call) => {

@@ -25,7 +25,8 @@ export interface CallServer {
 
 /**
  * Has each call served by `serve`, which gets the stream in the turn in which it came, and finds in `call.peer` who calls
- * if the listener knows. With `keepAlive`, callers that fall silent are noticed. What `serve` throws ends the call: a
+ * if the listener knows. With `keepAlive`, callers that fall silent are noticed; `onConnection` is told of each caller before
+ * it has said anything. What `serve` throws ends the call: a
  * {@link StatusError} as it is, anything else as INTERNAL, after `onError`.
  *
  * @param at Where callers come from; or a host name: plain text, on a free port of it.
@@ -34,7 +35,7 @@ export function listenForCalls(
   at: string | CallListener,
   serve: (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>,
   onError: (path: string, error: unknown) => void,
-  options: { keepAlive?: boolean } = {},
+  options: { keepAlive?: boolean; onConnection?(): void } = {},
 ): CallServer {
   const listener = typeof at === "string" ? new TcpListener(at) : at;
   const connections = new Set<Http2Connection>();
@@ -49,6 +50,7 @@ export function listenForCalls(
     };
     const connection = new Http2Connection(transport, { role: "server", onStream, ...options });
     connections.add(connection);
+    options.onConnection?.();
     void connection.closed.then(() => connections.delete(connection));
   });
   return {

@@ -48,14 +48,20 @@ export class ArgumentReader {
     this.#files = files;
   }
 
+  /** Whether the files that the last arguments were understood by are the same still. */
+  look(): boolean {
+    return this.#last?.files.same ?? false;
+  }
+
   /**
    * Understands the arguments of a RunRequest.
    *
+   * @param looked Since the caller wants it, {@link look} has said yes. @default false
    * @throws RbsError with exit code 2 for an RBS_OUTPUTS that names no policy.
    */
-  read(args: readonly Buffer[]): CommandArguments {
+  read(args: readonly Buffer[], looked = false): CommandArguments {
     const last = this.#last;
-    if (last && sameCommand(args, last.args) && last.files.same) {
+    if (last && sameCommand(args, last.args) && (looked || last.files.same)) {
       return { ...last.understood, sent: last.kept.map((index) => args[index]) };
     }
     this.#last = undefined;

@@ -37,6 +37,8 @@ const NOTHING = new Uint8Array();
 const DOUBT_MS = 50;
 /** More outputs are compared each time. */
 const MAX_LOOKS = 10_000;
+/** A command is on its way to its agent after this time. Milliseconds. */
+const EXPECT_AFTER_MS = 5;
 /** Larger files are digested in pieces, so that others have their turn. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
@@ -90,6 +92,9 @@ export class OutputsHome {
   #manifest?: Manifest;
   /** All of the manifest was here, for a command with this symlink prefix, and looked like this. */
   #settled?: { manifest: Manifest; symlinkPrefix?: string; looks: Looks };
+  /** What {@link expect} has found: whether that still looked so. */
+  #expected?: { settled: object; same: boolean };
+  #expecting?: ReturnType<typeof setTimeout>;
   #turn: Promise<unknown> = Promise.resolve();
 
   /** @param options Absolute paths without "." or ".."; the output base must be there. */
@@ -101,6 +106,20 @@ export class OutputsHome {
   /** The id of the last manifest, by which the agent may say that nothing changed. */
   get known(): Uint8Array | undefined {
     return this.#manifest?.id.length ? this.#manifest.id : undefined;
+  }
+
+  /**
+   * A command is on its way: while it runs there, looks whether all that the last one made is still here, as a Bazel
+   * server does beside its files: what somebody removes later, it does not notice before the next command.
+   */
+  expect(): void {
+    this.#expected = undefined;
+    clearTimeout(this.#expecting);
+    this.#expecting = setTimeout(() => {
+      const settled = this.#settled;
+      if (settled) this.#expected = { settled, same: settled.looks.same };
+    }, EXPECT_AFTER_MS);
+    Deno.unrefTimer(this.#expecting as unknown as number);
   }
 
   /**
@@ -194,10 +213,11 @@ export class OutputsHome {
 
   /** Whether all of a manifest was here, and nothing has happened to it since. */
   #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions): boolean {
-    const settled = this.#settled;
+    const settled = this.#settled, expected = this.#expected;
+    this.#expected = undefined;
     // The same outputs with a new list of places are another manifest, see below.
     return settled !== undefined && settled.manifest === manifest && settled.symlinkPrefix === symlinkPrefix &&
-      isEmpty(namedFiles) && settled.looks.same;
+      isEmpty(namedFiles) && (expected?.settled === settled ? expected.same : settled.looks.same);
   }
 
   /** All of a manifest was here when it was compared, which began at `began`: looks at it for the next time. */

@@ -147,9 +147,13 @@ Deno.test("what was all here, and looks as it did then, is not compared again; w
     });
   const right = state();
   const { now } = Date, { readLinkSync } = Deno;
-  let later = 0, links = 0;
+  let later = 0, links = 0, expected = false;
   const again = async () => {
     links = 0;
+    if (expected) {
+      t.home.expect();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
     Date.now = () => now() + later;
     Deno.readLinkSync = (path) => (links++, readLinkSync(path));
     try {
@@ -172,12 +176,17 @@ Deno.test("what was all here, and looks as it did then, is not compared again; w
     "one more in a tree": () => Deno.writeTextFileSync(t.out("k8/bin/tree/more"), ""),
     "a link that went": () => Deno.removeSync(t.out("k8/bin/l")),
     "a folder of another's": () => {
-      Deno.renameSync(t.out("k8"), t.out("k9"));
+      Deno.renameSync(t.out("k8"), t.out(`k${later}`));
       Deno.mkdirSync(t.out("k8"));
     },
     "a convenience symlink that went": () => Deno.removeSync(`${t.ws}/bazel-bin`),
   };
-  for (const [what, change] of Object.entries(changes)) {
+  // What a look while the command ran has found counts as much as one after it.
+  const both = [false, true].flatMap((isExpected) =>
+    Object.entries(changes).map((one) => [isExpected, ...one] as const)
+  );
+  for (const [isExpected, what, change] of both) {
+    expected = isExpected;
     // Times of changes are known in whole seconds only.
     later += 2_000;
     await again();
@@ -188,6 +197,18 @@ Deno.test("what was all here, and looks as it did then, is not compared again; w
     assert.deepEqual(state(), right, what);
     assert.equal(Deno.readLinkSync(`${t.ws}/bazel-bin`), t.out("k8/bin"), what);
   }
+  // What happens after the look is the next command's.
+  expected = false;
+  later += 2_000;
+  await again();
+  t.home.expect();
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  Deno.removeSync(leaf);
+  await again();
+  assert.notDeepEqual(state(), right);
+  await again();
+  assert.deepEqual(state(), right);
+
   later += 2_000;
   await again();
   await t.take([encodeFields([[2, t.home.known!], [3, true]])], { symlinkPrefix: "other-" }).catch(() => {});

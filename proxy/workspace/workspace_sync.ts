@@ -62,6 +62,8 @@ export interface BarrierOptions {
   patienceMs?: number;
   /** Whether the agent is, as far as anybody knows, still the session's: another is not waited for. @default it is */
   isCurrent?(): boolean;
+  /** {@link WorkspaceSync.look} has said yes since the person waits. @default false */
+  looked?: boolean;
 }
 
 /** A tree that the agent shall have. */
@@ -88,6 +90,8 @@ export class WorkspaceSync implements Disposable {
   /** All files were read, and nothing is watched yet. */
   #unwatched = false;
   readonly #warned = new Set<string>();
+  /** Those of the last barrier that came to its end. */
+  #lastRoots: readonly SyncedRoot[] = [];
   /** Looks in the background since the last barrier. */
   #looks = 0;
   /** The last of those who wait for their turn. */
@@ -143,6 +147,27 @@ export class WorkspaceSync implements Disposable {
       this.#looks = 0;
       this.#digestSoon();
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
+    }
+  }
+
+  /**
+   * Looks at what the last barrier looked at, if that is quickly done. Never rejects.
+   *
+   * @returns whether the next barrier need not look again
+   */
+  async look(): Promise<boolean> {
+    const isQuick = () => this.#generation !== undefined && this.#watcher.doubt === undefined && !this.#unwatched;
+    if (!isQuick() || this.#closed) return false;
+    const done = await this.#myTurn(new AbortController().signal).catch(() => undefined);
+    if (!done) return false;
+    try {
+      if (!isQuick()) return false;
+      await this.#refresh(this.#lastRoots, {});
+      return true;
+    } catch {
+      return false; // the barrier says what is wrong
+    } finally {
+      done();
     }
   }
 
@@ -214,7 +239,9 @@ export class WorkspaceSync implements Disposable {
       onUnreadable: (path) => unreadable.set(path, "cannot be read"),
     };
     const patience = new Patience(options);
-    for (let round = 1, looked = false, untried = first;;) {
+    const ahead = options.looked === true && roots.every((root) => this.#lastRoots.includes(root));
+    this.#lastRoots = [];
+    for (let round = 1, looked = ahead, untried = first;;) {
       try {
         if (untried) {
           untried = false;
@@ -224,6 +251,7 @@ export class WorkspaceSync implements Disposable {
         looked = true;
         const generation = await this.#push(roots, options, progress, unreadable, patience);
         this.#warn(unreadable, options.say);
+        this.#lastRoots = roots;
         for (const { tree, refusal } of roots) {
           if (refusal && !this.#warned.has(tree.path)) options.say(`rbs: warning: ${refusal}\n`);
           if (refusal) this.#warned.add(tree.path);
@@ -330,7 +358,7 @@ export class WorkspaceSync implements Disposable {
    * @param finder Told what is found in the workspace.
    */
   async #refresh(
-    roots: SyncedRoot[],
+    roots: readonly SyncedRoot[],
     options: LookOptions,
     watch = true,
     finder?: Finder,

@@ -567,6 +567,33 @@ Deno.test("barriers that come together are all served, and none sees older files
   assert.deepEqual(t.agent.takeCalls(), ["Open", "Apply"]);
 });
 
+Deno.test("a look ahead is as good as the barrier's own: what was saved before it is sent, what comes later is not lost", async () => {
+  using t = setUp();
+  t.write("f", "1");
+  assert.equal(await t.sync.look(), false, "nothing is known yet");
+  await t.synced();
+  // The first look in the background has proved that nothing was missed.
+  while (!await t.sync.look()) await t.quiet();
+  t.write("f", "22");
+  assert.equal(await t.sync.look(), true);
+  t.write("later");
+  await t.quiet();
+  await t.barrier({ looked: true });
+  assert.deepEqual([...Deno.readDirSync(t.agent.root(t.workspace))].map((e) => e.name), ["f"]);
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(t.workspace)}/f`), "22");
+  assert.deepEqual(t.agent.takeCalls().slice(-1), ["Apply"]);
+  assert.deepEqual(await t.synced(), ["Apply"]);
+
+  // Another root than those that were looked at.
+  const other = `${t.temp}/other`;
+  Deno.mkdirSync(other);
+  assert.equal(await t.sync.look(), true);
+  t.write("later", "changed");
+  await t.synced({ looked: true, outside: [{ path: other, readOnly: true }] });
+  t.sync.close();
+  assert.equal(await t.sync.look(), false);
+});
+
 Deno.test("a barrier that gives up its place does not stop the others", async () => {
   using t = setUp();
   t.write("f");

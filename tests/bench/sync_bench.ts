@@ -16,7 +16,7 @@ import { ROOT } from "../support/repository.ts";
 import { output, start } from "../support/run.ts";
 import { removeTree, tempDir } from "../support/temp_dir.ts";
 import { type TwoMachines, twoMachines } from "../support/two_machines.ts";
-import { testWorkspace } from "../support/workspace.ts";
+import { type TestWorkspace, testWorkspace } from "../support/workspace.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
 import type { Done } from "./sync_proxy.ts";
 
@@ -28,6 +28,10 @@ const OUTPUT_BYTES = OUTPUTS.reduce((sum, { files, bytes }) => sum + files * byt
 const MEMORY = 6e9;
 /** One round trip of the link. Milliseconds. */
 const RTT = 20;
+/** Servers on each side: one JVM is faster than the next by more than what is measured. */
+const SERVERS = 4;
+/** Builds of each server that do not count: a JVM compiles its code for that long. */
+const WARM_UPS = 15;
 
 /** All of it. */
 export async function benchSync(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
@@ -322,20 +326,21 @@ export async function benchLink(bazel: Bazel, say: (text: string) => void): Prom
   await using machines = await twoMachines({ delayMs: RTT / 2, loss: 0 });
   const { laptop: on } = machines;
   await using cluster = await startCluster({ machines });
-  // Two servers for each side: one JVM is faster than the next by more than what is measured.
-  await using direct = await testWorkspace(bazel, { on });
-  await using direct2 = await testWorkspace(bazel, { on });
+  await using stack = new AsyncDisposableStack();
   const through = { on, startupOptions: [cluster.serverJavabase], env: cluster.env };
-  await using rbs = await testWorkspace(bazel, through);
-  await using rbs2 = await testWorkspace(bazel, through);
-  const build = (workspace: typeof direct) => async () => {
+  // By turns: direct, RBS, direct, …
+  const workspaces: TestWorkspace[] = [];
+  for (let i = 0; i < 2 * SERVERS; i++) {
+    workspaces.push(stack.use(await testWorkspace(bazel, i % 2 ? through : { on })));
+  }
+  const build = (workspace: TestWorkspace) => async () => {
     const { code, stderr, took } = await workspace.run(["build", "//..."]);
     if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
     return took;
   };
-  const sides = [direct, rbs, direct2, rbs2].map(build);
-  const times = await interleaved(40, 5, sides, (round) => say(`no-op build over a link, round ${round}`));
-  const a = [...times[0], ...times[2]], b = [...times[1], ...times[3]];
+  const sides = workspaces.map(build);
+  const times = await interleaved(25, WARM_UPS, sides, (round) => say(`no-op build over a link, round ${round}`));
+  const [a, b] = [0, 1].map((side) => times.filter((_, i) => i % 2 === side).flat());
   const added = median(b) - median(a), rtt = await roundTrip(machines);
   return [{
     what: `no-op build on a link of ${RTT} ms RTT`,

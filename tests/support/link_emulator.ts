@@ -45,15 +45,13 @@ export interface Traffic {
 
 /** A router's buffer: what comes while so much waits for a slow link is lost. Bytes. */
 const BUFFER = 4 << 20;
-/** The longest sleep; a command that came meanwhile is obeyed after it. Milliseconds. */
-const NAP_MS = 20;
 /** So many packets are taken from one end before the other has its turn. */
 const TURN = 256;
 
 const O_RDONLY = 0, O_RDWR = 2, O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000;
 const CLONE_NEWNET = 0x40000000;
 const TUNSETIFF = 0x400454ca, IFF_TUN = 1, IFF_NO_PI = 0x1000;
-const POLLIN = 1;
+const POLLIN = 1, STDIN = 0;
 const TCP = 6, TCP_SYN = 2, TCP_RST = 4;
 
 const { symbols: libc } = Deno.dlopen("libc.so.6", {
@@ -62,7 +60,7 @@ const { symbols: libc } = Deno.dlopen("libc.so.6", {
   ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
-  ppoll: { parameters: ["buffer", "u64", "buffer", "pointer"], result: "i32", nonblocking: true },
+  ppoll: { parameters: ["buffer", "u64", "buffer", "pointer"], result: "i32" },
 });
 
 const text = (value: string) => new TextEncoder().encode(`${value}\0`);
@@ -183,34 +181,42 @@ if (import.meta.main) {
     console.log(JSON.stringify({ there, back } satisfies LinkCount));
   };
 
-  (async () => {
-    let rest = "";
-    for await (const chunk of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
-      const lines = (rest + chunk).split("\n");
-      rest = lines.pop()!;
-      for (const line of lines) {
-        Object.assign(state, JSON.parse(line));
-        if (state.mode !== "carries") { for (const direction of directions) direction.clear(); }
-        answer();
-      }
+  let rest = "";
+  /** Obeys what came on the standard input. */
+  const obey = () => {
+    const length = Deno.stdin.readSync(buffer);
+    if (length === null) Deno.exit(0);
+    const lines = (rest + new TextDecoder().decode(buffer.subarray(0, length))).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      Object.assign(state, JSON.parse(line));
+      if (state.mode !== "carries") { for (const direction of directions) direction.clear(); }
+      answer();
     }
-    Deno.exit(0);
-  })();
-  answer();
+  };
 
   const buffer = new Uint8Array(65_536);
-  const polled = new Uint8Array(16); // Two of struct pollfd: fd, events, revents.
-  ends.forEach((fd, i) => {
-    new DataView(polled.buffer).setInt32(i * 8, fd, true);
-    new DataView(polled.buffer).setInt16(i * 8 + 4, POLLIN, true);
+  const watched = [...ends, STDIN];
+  const polled = new DataView(new ArrayBuffer(8 * watched.length)); // struct pollfd each: fd, events, revents.
+  watched.forEach((fd, i) => {
+    polled.setInt32(i * 8, fd, true);
+    polled.setInt16(i * 8 + 4, POLLIN, true);
   });
+  const isReady = (i: number) => polled.getInt16(i * 8 + 6, true) !== 0;
   const timeout = new BigInt64Array(2); // struct timespec
+  answer();
+  // No event loop: each packet would go through it twice, and a thread of its own besides.
   for (;;) {
-    const wait = Math.min(NAP_MS, ...directions.map(({ due }) => due - performance.now()));
-    timeout[1] = BigInt(Math.max(0, Math.round(wait * 1e6)));
-    await libc.ppoll(polled, 2n, new Uint8Array(timeout.buffer), null);
+    const wait = Math.min(...directions.map(({ due }) => due - performance.now()));
+    const nanoseconds = wait === Infinity ? null : BigInt(Math.max(0, Math.round(wait * 1e6)));
+    timeout[0] = (nanoseconds ?? 0n) / 1_000_000_000n;
+    timeout[1] = (nanoseconds ?? 0n) % 1_000_000_000n;
+    const until = nanoseconds === null ? null : new Uint8Array(timeout.buffer);
+    libc.ppoll(new Uint8Array(polled.buffer), BigInt(watched.length), until, null);
+    if (isReady(ends.length)) obey();
     const now = performance.now();
     ends.forEach((fd, end) => {
+      if (!isReady(end)) return;
       for (
         let taken = 0, length;
         taken < TURN && (length = libc.read(fd, buffer, BigInt(buffer.length))) > 0;
