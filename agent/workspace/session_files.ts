@@ -39,6 +39,8 @@ export class SessionFiles {
   /** Folders of this machine that are ones. */
   readonly #real = new Set<string>();
   readonly encoder = new BatchEncoder();
+  /** Of the small file at hand, which the encoder copies. */
+  readonly #content = new Uint8Array(PIECE_BYTES);
 
   /** @param options.signal Aborted when nobody wants the files any more. */
   constructor(paths: DeveloperPaths, { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {}) {
@@ -80,7 +82,7 @@ export class SessionFiles {
     let content: Uint8Array;
     if (proof) {
       using file = open(host, path);
-      content = readExactly(file, new Uint8Array(size), path);
+      content = readExactly(file, this.#content.subarray(0, size), path);
       if (!looks(file, proof)) throw changed(path);
     } else {
       content = contentOf(host, path);

@@ -547,7 +547,7 @@ export class Http2Connection {
           filled -= at;
         }
         if (need > buffer.length) {
-          const larger = Buffer.allocUnsafe(need + (1 << 16));
+          const larger = Buffer.allocUnsafe(4 * need);
           buffer.copy(larger, 0, 0, filled);
           buffer = larger;
         }
