@@ -57,7 +57,7 @@ if (wanted.includes("sync")) {
   results.push(...await benchSync(bazel, say));
 }
 if (wanted.includes("control")) results.push(...await benchControl(say));
-if (wanted.includes("tls")) results.push(...await benchTls(say));
+if (wanted.includes("tls")) results.push(...await benchTls(bazel, say));
 say("");
 console.log(table(results));
 Deno.exit(results.every((r) => r.reached) ? 0 : 1);

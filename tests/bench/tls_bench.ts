@@ -1,8 +1,13 @@
-/** The way from the proxy to the agent's command port: by mutual TLS against plain text. */
+/** The way from the proxy to the agent's command port, alone and in a build: by mutual TLS against plain text. */
 import { join } from "node:path";
 import { Connection } from "../../proto/relay/connection.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
+import type { Bazel } from "../support/bazels.ts";
+import { startCluster } from "../support/cluster.ts";
 import { ROOT } from "../support/repository.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { type TestWorkspace, testWorkspace } from "../support/workspace.ts";
+import { makePlainPrograms } from "./plain_text/programs.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
 import { BYTES, MESSAGES, type Ports } from "./tls_agent.ts";
 
@@ -11,8 +16,46 @@ const CALLS = 50;
 /** About what a Run and its responses without output take. */
 const SMALL_BYTES = 400;
 
+/** Bazel servers on each side, and builds of each that do not count: see the benchmark of a link. */
+const SERVERS = 4, WARM_UPS = 15;
+
 /** All of it. */
-export async function benchTls(say: (text: string) => void): Promise<Result[]> {
+export async function benchTls(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
+  return [...await benchHop(say), await benchBuild(bazel, say)];
+}
+
+/** A build with nothing to do, through our programs and through the same with a command port in plain text. */
+async function benchBuild(bazel: Bazel, say: (text: string) => void): Promise<Result> {
+  await using stack = new AsyncDisposableStack();
+  const folder = stack.use(await tempDir());
+  const plain = await makePlainPrograms(folder.path);
+  const secureCluster = stack.use(await startCluster());
+  const plainCluster = stack.use(await startCluster({ args: [`--agent=${plain.agent}`] }));
+  // By turns: plain text, TLS, plain text, …
+  const workspaces: TestWorkspace[] = [];
+  for (let i = 0; i < 2 * SERVERS; i++) {
+    const [{ env }, startupOptions] = i % 2
+      ? [secureCluster, [secureCluster.serverJavabase]]
+      : [plainCluster, [`--server_javabase=${plain.javabase}`]];
+    workspaces.push(stack.use(await testWorkspace(bazel, { startupOptions, env })));
+  }
+  const build = (workspace: TestWorkspace) => async () => {
+    const { code, stderr, took } = await workspace.run(["build", "//..."]);
+    if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
+    return took;
+  };
+  const times = await interleaved(40, WARM_UPS, workspaces.map(build), (round) => say(`no-op build, round ${round}`));
+  const [a, b] = [0, 1].map((side) => median(times.filter((_, i) => i % 2 === side).flat()));
+  return {
+    what: "no-op build, warm",
+    measured: `plain text ${ms(a)}, TLS ${ms(b)}, ratio ${(b / a).toFixed(3)}`,
+    target: "ratio ≤ 1.05",
+    reached: b / a <= 1.05,
+  };
+}
+
+/** The hop alone. */
+async function benchHop(say: (text: string) => void): Promise<Result[]> {
   const authority = await TestAuthority.make();
   const expected = { kind: "agent", sessionId: "a".repeat(32) } as const;
   const own = await authority.identify({ kind: "user", userId: "bench" });
