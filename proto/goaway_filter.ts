@@ -80,10 +80,20 @@ export class GoawayScanner {
 }
 
 /**
+ * Bytes that may wait for the reader: 64 times the window that node:http2 gives a connection (64 KiB, which grpc-js leaves
+ * as it is), since headers and pings are in no window. A connection whose reader lets more come together is given up.
+ *
+ * It is not held back instead: see MAX_HELD of tls/socket_transport.ts. Nor is there a need, since node:http2 takes what
+ * comes as it comes.
+ */
+const MAX_HELD = 4 << 20;
+
+/**
  * A server's side of a connection without GOAWAY frames, in neither direction: the peer may be a Deno, too. Sits on
  * whatever carries the plain HTTP/2 bytes, be it a TCP or a TLS socket, and owns it.
  *
- * It emits no errors: a broken socket, and a peer that does not speak HTTP/2, only close it.
+ * It emits no errors: a broken socket, a peer that does not speak HTTP/2, and one that sends more than is read, only close
+ * it.
  */
 export class GoawayFilter extends Duplex {
   /** The peer's address, in the way of net.Socket: HTTP/2 servers ask their connection for it. */
@@ -118,14 +128,11 @@ export class GoawayFilter extends Duplex {
       this.destroy();
       return;
     }
-    let more = true;
-    for (const part of passed) more = this.push(part);
-    if (!more) this.#socket.pause();
+    for (const part of passed) this.push(part);
+    if (this.readableLength > MAX_HELD) this.destroy();
   }
 
-  override _read(): void {
-    this.#socket.resume();
-  }
+  override _read(): void {} // what comes is pushed, asked for or not
 
   override _write(chunk: Uint8Array, _encoding: string, done: () => void): void {
     let more = true;
