@@ -3,6 +3,7 @@ import { RbsError } from "../proto/errors.ts";
 import { hasInstall, resolveInstall } from "./bazel_install.ts";
 import { type Handshake, ping, readCommandLine, readHandshake, readServerPid, removeHandshake } from "./handshake.ts";
 import { log } from "./log.ts";
+import type { Dial } from "../proto/relay/connection.ts";
 import { startupOption } from "../proto/startup_options.ts";
 import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
 import type { Job, SessionInit } from "./session_init.ts";
@@ -12,6 +13,8 @@ import { systemFolderOf } from "../proto/system_folders.ts";
 
 /** A Bazel server that has answered a Ping. */
 export interface BazelBackend extends Handshake {
+  /** The way to it, where that is not this machine's network. */
+  readonly dial?: Dial;
   /** Aborted when the server's process is gone. */
   readonly exited: AbortSignal;
 }
@@ -195,7 +198,7 @@ export class BazelServer {
 
   #accept(handshake: Handshake, gone: Promise<unknown>): BazelBackend {
     const exited = new AbortController();
-    const backend = { ...handshake, exited: exited.signal };
+    const backend = { ...handshake, exited: exited.signal, dial: this.#options.namespace.dial };
     const running = { backend, gone };
     this.#running = running;
     gone.then(() => {
@@ -218,11 +221,14 @@ export class BazelServer {
     (async () => {
       for await (const _ of watcher) wake();
     })().catch(() => {});
+    const { dial } = this.#options.namespace;
     const deadline = performance.now() + timeoutMs;
     while (ended === undefined) {
       const changed = new Promise<void>((resolve) => wake = resolve);
       const handshake = readHandshake(this.#serverDirectory);
-      if (handshake && readServerPid(this.#serverDirectory) === pid && await ping(handshake, 5_000)) return handshake;
+      if (handshake && readServerPid(this.#serverDirectory) === pid && await ping(handshake, 5_000, dial)) {
+        return handshake;
+      }
       if (performance.now() > deadline) {
         process.signal("KILL");
         throw new RbsError(

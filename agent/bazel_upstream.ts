@@ -2,7 +2,7 @@
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { Status, StatusError } from "../proto/relay/calls.ts";
-import { Connection } from "../proto/relay/connection.ts";
+import { Connection, type Dial } from "../proto/relay/connection.ts";
 
 /** The real server, as callers need it. */
 export interface Backend {
@@ -10,6 +10,8 @@ export interface Backend {
   port: number;
   requestCookie: string;
   responseCookie: string;
+  /** The way to it. @default TCP */
+  dial?: Dial;
 }
 
 /** Finds or starts the real server. */
@@ -90,7 +92,10 @@ export class BazelUpstream {
     const known = this.#connection;
     if (known?.backend.port === backend.port && known.backend.requestCookie === backend.requestCookie) return known;
     known?.connection.close();
-    return this.#connection = { backend, connection: new Connection(backend.host, backend.port) };
+    return this.#connection = {
+      backend,
+      connection: new Connection(backend.host, backend.port, { dial: backend.dial }),
+    };
   }
 }
 

@@ -1,7 +1,8 @@
-import { fromBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { join } from "node:path";
-import { CommandServer, ServerInfoSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
-import { createRpcClient } from "../proto/rpc.ts";
+import { PingRequestSchema, PingResponseSchema, ServerInfoSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
+import { Status } from "../proto/relay/calls.ts";
+import { Connection, type Dial } from "../proto/relay/connection.ts";
 
 /** What a Bazel server tells its clients by files in `<output base>/server`. */
 export interface Handshake {
@@ -57,13 +58,17 @@ function parse(address: string, requestCookie: string, responseCookie: string): 
   return { host: match[2] ?? "::1", port: Number(match[3]), requestCookie, responseCookie };
 }
 
-/** Whether a Bazel server answers there, and is the one that wrote the files. */
-export async function ping(handshake: Handshake, timeoutMs: number): Promise<boolean> {
-  const host = handshake.host.includes(":") ? `[${handshake.host}]` : handshake.host;
-  using client = createRpcClient(CommandServer, `${host}:${handshake.port}`);
+/**
+ * Whether a Bazel server answers there, and is the one that wrote the files.
+ *
+ * @param dial The way to it. @default TCP
+ */
+export async function ping(handshake: Handshake, timeoutMs: number, dial?: Dial): Promise<boolean> {
+  using connection = new Connection(handshake.host, handshake.port, { dial });
+  const request = toBinary(PingRequestSchema, create(PingRequestSchema, { cookie: handshake.requestCookie }));
+  const { code, data } = await connection.unary("/command_server.CommandServer/Ping", request, { timeoutMs });
   try {
-    const { cookie } = await client.ping({ cookie: handshake.requestCookie }, { timeoutMs });
-    return cookie === handshake.responseCookie;
+    return code === Status.OK && fromBinary(PingResponseSchema, data).cookie === handshake.responseCookie;
   } catch {
     return false;
   }

@@ -175,6 +175,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     hidden: spec.hiddenPaths,
     shown: [spec.sourcePath],
     limits: spec.limits && { ...spec.limits, memoryBytes: Number(spec.limits.memoryBytes) },
+    unshareNet: spec.unshareNet,
     synced: spec.synced
       ? {
         workspace: spec.sourcePath,

@@ -135,6 +135,11 @@ export class SessionInit {
     }
   }
 
+  /** The process that was started to make the namespace, as the agent counts. */
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   /** Aborted when the namespace is gone. */
   get gone(): AbortSignal {
     return this.#gone.signal;

@@ -1,8 +1,10 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
+import type { Dial } from "../proto/relay/connection.ts";
 import { log } from "./log.ts";
 import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
+import { connectInside, LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
 import { storageFolder, syncedRoot } from "./storage_folder.ts";
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
@@ -16,7 +18,8 @@ import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./sy
  * | unshare | root, and util-linux                            | the developer's         |
  * | none    | nothing                                         | the one in the storage  |
  *
- * A synced session sees the developer's files under the developer's paths, so for it there is no `none`.
+ * A synced session sees the developer's files under the developer's paths, so for it there is no `none`; nor is there
+ * for one with a network of its own, for which `unshare` needs iproute2.
  */
 export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
 
@@ -37,6 +40,8 @@ export interface NamespaceBind {
   shown?: readonly string[];
   /** Whether the session runs in a control group, which it must not change. */
   limited?: boolean;
+  /** Whether it has a network of its own. @default false */
+  unshareNet?: boolean;
 }
 
 /**
@@ -50,8 +55,9 @@ export interface NamespaceBind {
  * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
-  const { storage, outputBase, hidden = [], shown = [], limited } = bind;
+  const { storage, outputBase, hidden = [], shown = [], limited, unshareNet = false } = bind;
   const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+  const net = unshareNet ? ["--unshare-net"] : [];
   const binds = [
     ...["--bind", "/tmp", "/tmp"],
     ...hidden.flatMap((path) => ["--tmpfs", path]),
@@ -64,14 +70,18 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
   switch (kind) {
     case "bwrap":
       return root
-        ? [...unshare, "bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--bind", "/proc", "/proc", ...binds]
+        ? [
+          ...[...unshare, "bwrap", "--die-with-parent", ...net],
+          ...["--dev-bind", "/", "/", "--bind", "/proc", "/proc", ...binds],
+        ]
         : [
-          ...["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-ipc"],
+          ...["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-ipc", ...net],
           ...["--dev-bind", "/", "/", "--proc", "/proc", ...binds],
         ];
     case "unshare":
       return [
-        ...[...unshare, "bash", "-c", UNSHARED, "bash", storage, outputBase ?? ""],
+        ...[...unshare, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
+        ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? ""],
         ...[String(shown.length), ...shown, String(hidden.length), ...hidden],
       ];
     case "none":
@@ -124,6 +134,8 @@ export interface SessionNamespaceOptions {
   shown?: readonly string[];
   /** @default none */
   limits?: ResourceLimits;
+  /** Whether the session has a network of its own, with nothing but a loopback interface. @default false */
+  unshareNet?: boolean;
 }
 
 /** The namespace of a session: made on demand, and made again when it was killed. */
@@ -153,6 +165,16 @@ export class SessionNamespace {
   /** Whether the session sees what the developer's proxy sent, and nothing of the developer's own disk. */
   get synced(): boolean {
     return this.#options.synced !== undefined;
+  }
+
+  /** The way to what listens on the session's loopback interface; undefined: it is this machine's. */
+  get dial(): Dial | undefined {
+    if (!this.#options.unshareNet) return undefined;
+    return async (host, port, signal) => {
+      const init = await this.running();
+      if (!init) throw new RbsError("The session's namespace ended.");
+      return await connectInside(init.pid, host, port, signal);
+    };
   }
 
   /** Whether the output base has the developer's own name inside. */
@@ -220,14 +242,14 @@ export class SessionNamespace {
       ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
     });
     const failures: string[] = [];
-    const { limits } = this.#options;
+    const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
     const confined = limited ? confinedCommand(limits, { storageDirectory, controlDirectory }) : [];
     for (const kind of candidates) {
       try {
         const namespace = mounts && kind !== "none"
-          ? syncedNamespaceCommand(kind, root, syncedRoot(storageDirectory), mounts)
-          : namespaceCommand(kind, root, { storage, outputBase, limited, ...this.#covers() });
+          ? syncedNamespaceCommand(kind, root, { root: syncedRoot(storageDirectory), mounts, unshareNet })
+          : namespaceCommand(kind, root, { storage, outputBase, limited, unshareNet, ...this.#covers() });
         const init = await SessionInit.start({
           command: [...confined, ...namespace],
           controlDirectory,
@@ -246,7 +268,7 @@ export class SessionNamespace {
     throw new RbsError(
       `The session's mount namespace cannot be made: ${
         failures.join("; ")
-      }; install bubblewrap and allow user namespaces${synced ? "" : ", or set RBS_NAMESPACE=none"}.`,
+      }; install bubblewrap and allow user namespaces${this.#needsNamespace ? "" : ", or set RBS_NAMESPACE=none"}.`,
       { culprit: "caller" },
     );
   }
@@ -265,15 +287,20 @@ export class SessionNamespace {
   /** The kinds to try, in their order. Throws an RbsError when there is none. */
   #candidates(root: boolean): readonly NamespaceKind[] {
     const wanted = this.#kind ?? this.#options.kind;
-    if (wanted === "none" && this.synced) {
+    if (wanted === "none" && this.#needsNamespace) {
       throw new RbsError(
-        "A synced session needs a mount namespace, and RBS_NAMESPACE=none forbids it: install bubblewrap on the " +
-          "agent's machine and unset RBS_NAMESPACE.",
+        `A ${
+          this.synced ? "synced session needs a mount namespace" : "session with --unshare-net needs a namespace"
+        }, and RBS_NAMESPACE=none forbids it: install bubblewrap on the agent's machine and unset RBS_NAMESPACE.`,
         { culprit: "caller" },
       );
     }
     if (wanted !== "auto") return [wanted];
-    return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || !this.synced);
+    return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || !this.#needsNamespace);
+  }
+
+  get #needsNamespace(): boolean {
+    return this.synced || this.#options.unshareNet === true;
   }
 }
 

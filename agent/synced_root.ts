@@ -1,5 +1,6 @@
 import { posix } from "node:path";
 import { RbsError } from "../proto/errors.ts";
+import { LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
 import { syncedRoot } from "./storage_folder.ts";
 import { SYSTEM_FOLDERS, systemFolderOf } from "../proto/system_folders.ts";
@@ -204,16 +205,22 @@ done
 chmod 1777 -- "$root/tmp" "$root/var/tmp"
 `;
 
-/** The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand. */
+/**
+ * The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand.
+ *
+ * @param options.unshareNet Whether it has a network of its own. @default false
+ */
 export function syncedNamespaceCommand(
   kind: "bwrap" | "unshare",
   isRoot: boolean,
-  root: string,
-  mounts: readonly Mount[],
+  { root, mounts, unshareNet = false }: { root: string; mounts: readonly Mount[]; unshareNet?: boolean },
 ): string[] {
   const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
   if (kind === "unshare") {
-    return [...unshare, "bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--"];
+    return [
+      ...[...unshare, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
+      ...["bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--"],
+    ];
   }
   const flags = mounts.flatMap(({ how, from, to }) => {
     switch (how) {
@@ -231,7 +238,7 @@ export function syncedNamespaceCommand(
   });
   return [
     ...(isRoot ? unshare : []),
-    ...["bwrap", "--die-with-parent"],
+    ...["bwrap", "--die-with-parent", ...unshareNet ? ["--unshare-net"] : []],
     ...(isRoot ? [] : ["--unshare-user", "--unshare-pid", "--unshare-ipc"]),
     ...["--bind", root, "/"],
     ...flags,

@@ -126,6 +126,8 @@ export interface TestAgentOptions {
   /** Replaces the workspace's own output base. */
   defaultOutputBase?: string;
   limits?: MessageInitShape<typeof ResourceLimitsSchema>;
+  /** The session has a network of its own. */
+  unshareNet?: boolean;
   /** Folders that a session that is not synced must not see. */
   hidden?: readonly string[];
   /** Folders that a synced session must not see; undefined: it is not synced. */
@@ -185,6 +187,7 @@ export class TestAgent implements AsyncDisposable {
       synced: options.syncedWithout !== undefined,
       hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
       limits: options.limits,
+      unshareNet: options.unshareNet,
       defaultOutputBase: options.defaultOutputBase ?? workspace.outputBase,
     });
     let command = [

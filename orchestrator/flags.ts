@@ -32,6 +32,8 @@ export interface Flags {
   readonly limits: AgentLimits;
   /** What each session may use of its machine. */
   readonly sessionLimits: SessionLimits;
+  /** Whether each session has a network of its own. */
+  readonly unshareNet: boolean;
   /** How many agents are started ahead. */
   readonly warm: number;
   /** Who certifies users and agents; undefined: an authority of the state directory's own. */
@@ -211,6 +213,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_SESSION_PIDS").argParser(integer(0, 4_194_304)).default(0),
     )
     .addOption(
+      new Option(
+        "--unshare-net",
+        "a session's processes reach nothing but each other by network: neither other machines nor what listens on " +
+          "this one; so nothing is downloaded: no repository rule can, and there is no remote cache",
+      )
+        .env("RBS_UNSHARE_NET").default(false),
+    )
+    .addOption(
       new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
@@ -241,10 +251,11 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
   }
   const options = command.opts();
   // Commander takes any value of a variable for a boolean option's "yes".
-  const localMode = command.getOptionValueSource("localMode") === "env"
-    ? !["", "0", "false"].includes(Deno.env.get("RBS_LOCAL_MODE") ?? "")
-    : options.localMode;
-  if (!localMode) {
+  const isSet = (option: string, variable: string): boolean =>
+    command.getOptionValueSource(option) === "env"
+      ? !["", "0", "false"].includes(Deno.env.get(variable) ?? "")
+      : options[option];
+  if (!isSet("localMode", "RBS_LOCAL_MODE")) {
     throw usage("--local-mode is required, since only one machine can be served so far");
   }
   if (Boolean(options.caCert) !== Boolean(options.caKey)) {
@@ -274,6 +285,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       cpuMillis: options.sessionCpus,
       pids: options.sessionPids,
     },
+    unshareNet: isSet("unshareNet", "RBS_UNSHARE_NET"),
     warm: options.warm,
   };
 }

@@ -72,6 +72,7 @@ async function run(flags: Flags): Promise<void> {
     synced: flags.synced,
     hiddenPaths: [flags.stateDir, flags.storageRoot],
     sessionLimits: flags.sessionLimits,
+    unshareNet: flags.unshareNet,
     onBounce: flags.onBounce,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
     stopGraceMs: 5000,

@@ -38,6 +38,8 @@ export interface AgentRunnerOptions {
   readonly hiddenPaths: readonly string[];
   /** @default none */
   readonly sessionLimits?: SessionLimits;
+  /** Each session has a network of its own. @default false */
+  readonly unshareNet?: boolean;
   /** What an agent gets to end by itself, after the grace for its commands, before it is killed. Milliseconds. */
   readonly killAfterMs: number;
   /** See SupervisorOptions. */
@@ -251,6 +253,7 @@ export class AgentRunner {
       synced: session.synced,
       hiddenPaths: [...this.#options.hiddenPaths],
       limits: this.#options.sessionLimits,
+      unshareNet: this.#options.unshareNet,
     };
   }
 

@@ -15,12 +15,17 @@ const MAX_MESSAGE_BYTES = 64 << 20;
 /** A peer that cannot be reached within this time is taken for unreachable. Milliseconds. */
 const CONNECT_MS = 5_000;
 
+/** Makes a transport to a port: an IP address (v6 without brackets), or a name. */
+export type Dial = (host: string, port: number, signal: AbortSignal) => Promise<Transport>;
+
 /** How a {@link Connection} behaves. */
 export interface ConnectionOptions {
   /** Notices a peer that is silent, see {@link Http2Options.keepAlive}. @default false: a peer on this machine */
   keepAlive?: boolean;
   /** Mutual TLS. @default plain text, to a peer on this machine */
   tls?: TlsClientOptions;
+  /** Another way to the peer than this machine's network, in plain text. @default TCP */
+  dial?: Dial;
 }
 
 /** One HTTP/2 connection (prior knowledge) to a gRPC peer, made when it is needed and again when it broke. */
@@ -75,7 +80,8 @@ export class Connection implements Disposable {
   }
 
   async #dial(signal: AbortSignal): Promise<Transport> {
-    const { tls } = this.#options;
+    const { tls, dial } = this.#options;
+    if (dial) return await dial(this.#host, this.#port, signal);
     if (tls) return await connectTls(this.#host, this.#port, tls, signal);
     const tcp = await Deno.connect({ hostname: this.#host, port: this.#port, signal });
     tcp.setNoDelay(true);
