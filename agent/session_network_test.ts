@@ -56,7 +56,8 @@ const INTERFACES = `tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '`;
 for (const [whose, options] of possible) {
   Deno.test(`a session ${whose} with a network of its own reaches no port of this machine, and has only lo`, async () => {
     using there = outside();
-    await using workspace = await TestWorkspace.make();
+    // A synced session cannot have a developer's files in a system folder.
+    await using workspace = await TestWorkspace.make("ws", "", options.syncedWithout ? "/" : undefined);
     await using agent = await TestAgent.start(workspace, { ...options, unshareNet: true });
     using supervisor = agent.supervise();
     await supervisor.ready();
