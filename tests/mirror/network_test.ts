@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { output } from "../support/run.ts";
-import { processesNaming, signal } from "./support/processes.ts";
+import { ended, processesNaming, signal } from "./support/processes.ts";
 import { BAZEL, Exit, type Rig, rig, test } from "./support/rig.ts";
 
 const probe = `if [ "$(id -u)" = 0 ]; then bwrap --unshare-net --dev-bind / / true
@@ -11,7 +11,7 @@ const refused = await output(["sh", "-c", probe]);
 if (refused !== "") console.log(`network_test: no session has a network of its own here: ${refused.trim()}`);
 
 /** A listener on this machine; a rig with a target that connects to it. */
-async function world(...args: string[]) {
+async function world(args: string[], agentEnv: Record<string, string> = {}) {
   await using stack = new AsyncDisposableStack();
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   stack.defer(() => listener.close());
@@ -20,7 +20,7 @@ async function world(...args: string[]) {
       connection.write(new TextEncoder().encode("outside\n")).catch(() => {}).finally(() => connection.close());
     }
   })();
-  const one = stack.use(await rig({ args }));
+  const one = stack.use(await rig({ args, agentEnv }));
   const port = (listener.addr as Deno.NetAddr).port;
   const look = `{ read -r x <>/dev/tcp/127.0.0.1/${port} && echo $$x; } || echo refused; tail -n +3 /proc/net/dev`;
   const targets = `genrule(name = "spy", outs = ["seen"], cmd = "{ ${look}; } >$@ 2>/dev/null")
@@ -48,7 +48,10 @@ async function splices(one: Rig): Promise<number[]> {
 
 for (const workspace of BAZEL && refused === "" ? ["shared", "synced"] : []) {
   test(`a ${workspace} session with a network of its own builds, streams, is cancelled and ended as any, and reaches nothing outside`, async () => {
-    await using made = await world("--unshare-net", `--workspace=${workspace}`);
+    // By the variable, or by the flag.
+    await using made = workspace === "shared"
+      ? await world([`--workspace=${workspace}`], { RBS_UNSHARE_NET: "1" })
+      : await world([`--workspace=${workspace}`, "--unshare-net"]);
     const { one } = made;
     assert.deepEqual(await seen(one), ["refused", "lo"]);
 
@@ -73,12 +76,12 @@ for (const workspace of BAZEL && refused === "" ? ["shared", "synced"] : []) {
 
 if (BAZEL && refused === "") {
   test("without the option an action reaches what listens on this machine", async () => {
-    await using made = await world("--workspace=shared");
+    await using made = await world(["--workspace=shared"], { RBS_UNSHARE_NET: "0" });
     assert.equal((await seen(made.one))[0], "outside");
   });
 
   test("a way into the session's network that is killed costs a command at the most, and is made again", async () => {
-    await using made = await world("--unshare-net", "--workspace=shared");
+    await using made = await world(["--unshare-net", "--workspace=shared"]);
     const { one } = made;
     await one.buildsQuickly();
     const before = await splices(one);
@@ -100,5 +103,10 @@ if (BAZEL && refused === "") {
     assert.match(stderr, /rbs: The Bazel server of this session ended unexpectedly/);
     await one.buildsQuickly();
     await one.idle();
+
+    const [last] = await splices(one);
+    signal((await one.agent()).pid, "SIGKILL");
+    await ended(last);
+    await one.buildsQuickly();
   });
 }
