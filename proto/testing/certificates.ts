@@ -39,13 +39,13 @@ export class TestAuthority {
     this.#root = root;
   }
 
-  /** An authority with a key of its own. Two of the same name are still two. */
-  static async make(name = "RBS test authority"): Promise<TestAuthority> {
+  /** An authority with a key of its own. Two of the same name are still two. @param lifetimeMs From now. */
+  static async make(name = "RBS test authority", lifetimeMs = 365 * 24 * 3600_000): Promise<TestAuthority> {
     const keys = await newKeys();
     const root = await x509.X509CertificateGenerator.createSelfSigned({
       name: `CN=${name}`,
       notBefore: new Date(Date.now() - LEEWAY_MS),
-      notAfter: new Date(Date.now() + 24 * 3600_000),
+      notAfter: new Date(Date.now() + lifetimeMs),
       signingAlgorithm: ALGORITHM,
       keys,
       extensions: [

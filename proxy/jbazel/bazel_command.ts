@@ -74,6 +74,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
     try {
       // The command's start is what the user waits for; the first heartbeat goes out beside it.
       orchestrator.heartbeat(server.response.session!, heartbeats.signal);
+      orchestrator.renewKeys();
       return await runRemoteCommand(
         server.response,
         {

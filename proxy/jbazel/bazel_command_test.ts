@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import { SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { RbsError } from "../../proto/errors.ts";
-import { authoritiesFile } from "../../proto/identity/key_directory.ts";
+import { authoritiesFile, holderFile, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { type Behaviour, concat, FakeAgent, FakeOrchestrator, next, TestIo, TestPlace, text } from "./fake_services.ts";
@@ -333,6 +334,24 @@ Deno.test("heartbeats go out while the command runs", async () => {
   });
   assert.equal(await t.run(["build"]), 0);
   assert.equal(t.orchestrator.heartbeats[0], t.orchestrator.requests[0].sessionId);
+});
+
+Deno.test("a certificate at half its life is renewed while the command runs, and a younger one stays", async () => {
+  const file = (place: TestPlace) => Deno.readTextFileSync(holderFile(place.stateDirectory, "user"));
+  let old: string;
+  await using t = await start(async function* () {
+    await eventually(() => file(t.place) !== old);
+    yield exit(0);
+  });
+  await giveUserKeys(t.place.stateDirectory, "ada", { notAfter: new Date(Date.now() + 60_000) });
+  old = file(t.place);
+  assert.equal(await t.run(["build"]), 0);
+  const renewed = readValidCredentials(t.place.stateDirectory);
+  assert.equal(userOf(renewed), "ada");
+
+  old = "";
+  assert.equal(await t.run(["build"]), 0);
+  assert.equal(readValidCredentials(t.place.stateDirectory).certificate, renewed.certificate);
 });
 
 Deno.test("an orchestrator that is down: exit code 36, and what to do", async () => {

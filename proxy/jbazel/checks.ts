@@ -1,10 +1,18 @@
 /** What can be wrong on a machine, one function each, and how to mend it. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
 import { sentence } from "../../proto/errors.ts";
-import { holderFile, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
+import {
+  authoritiesFile,
+  holderFile,
+  keyDirectory,
+  readSecret,
+  readValidCredentials,
+  userOf,
+} from "../../proto/identity/key_directory.ts";
 import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
@@ -119,6 +127,7 @@ function diskSpace({ settings }: DoctorContext): Finding {
   }
 }
 
+const DAY_MS = 86_400_000;
 /** Programs renew certificates long before. */
 const EXPIRY_WARNING_DAYS = 5;
 
@@ -126,16 +135,50 @@ function key({ settings }: DoctorContext): Finding {
   try {
     const credentials = readValidCredentials(settings.stateDirectory);
     const user = userOf(credentials);
-    const days = Math.floor((credentials.notAfter.getTime() - Date.now()) / 86_400_000);
+    const days = Math.floor((credentials.notAfter.getTime() - Date.now()) / DAY_MS);
     const text = `${user}'s certificate in ${holderFile(settings.stateDirectory, "user")} is valid for ${days} days`;
     return days < EXPIRY_WARNING_DAYS
       ? warn(text, "let the orchestrator of this machine run, or run jbazel login")
       : ok(text);
   } catch (e) {
-    // "What is wrong: what to do."
-    const [, what, mend] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
-    return fail(what ?? sentence(e), mend);
+    return unusable(e);
   }
+}
+
+/** An error that says "What is wrong: what to do." */
+function unusable(e: unknown): Finding {
+  const [, what, mend] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
+  return fail(what ?? sentence(e), mend);
+}
+
+/** Nobody renews an authority: a person has to. */
+const AUTHORITY_WARNING_DAYS = 30;
+
+function authority({ settings }: DoctorContext): Finding {
+  const file = authoritiesFile(settings.stateDirectory);
+  let text: string;
+  try {
+    text = readSecret(file);
+  } catch (e) {
+    return unusable(e);
+  }
+  const own = join(keyDirectory(settings.stateDirectory), "authority.pem");
+  const mend = isFile(own)
+    ? `move ${own} away and start the orchestrator of this machine again; users of others run jbazel login`
+    : "ask the orchestrator's operator for a new authority and a token, then run jbazel login";
+  let ends: number;
+  try {
+    // While one takes another's place there are both.
+    const all = text.match(/-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----/gs) ?? [];
+    if (all.length === 0) return fail(`${file} holds no certificate`, mend);
+    ends = Math.max(...all.map((pem) => new X509Certificate(pem).validToDate.getTime()));
+  } catch (e) {
+    return fail(`${file} cannot be used (${sentence(e)})`, mend);
+  }
+  const days = Math.floor((ends - Date.now()) / DAY_MS);
+  if (days < 0) return warn(`the authority in ${file} expired at ${new Date(ends).toISOString()}`, mend);
+  const found = `the authority in ${file} is valid for ${days} days`;
+  return days < AUTHORITY_WARNING_DAYS ? warn(found, mend) : ok(found);
 }
 
 async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
@@ -395,6 +438,7 @@ export const CHECKS: Check[] = [
   ["state directory", stateDirectory],
   ["disk space", diskSpace],
   ["key", key],
+  ["authority", authority],
   ["orchestrator", orchestrator],
   ["bazel", bazel],
   ["JDK", jdk],

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { authoritiesFile } from "../../proto/identity/key_directory.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys } from "../../proto/testing/keys.ts";
 import { runDoctor } from "./doctor.ts";
@@ -104,6 +105,30 @@ Deno.test("a certificate that runs out, and an orchestrator that is away, are fo
   const found = await t.run();
   assert.match(found["key"], /^warn: ada's certificate in .*user\.pem is valid for 1 days -> .*jbazel login/);
   assert.match(found["orchestrator"], /^FAIL: No orchestrator can be reached/);
+});
+
+Deno.test("a certificate or an authority that has expired, or an authority that soon will, is found", async () => {
+  const hour = 3600_000, day = 24 * hour;
+  await using t = await healthy();
+  const { stateDirectory } = t.place;
+  const past = { notBefore: new Date(Date.now() - 2 * hour), notAfter: new Date(Date.now() - hour) };
+  await giveUserKeys(stateDirectory, "ada", past);
+  assert.match((await t.run()).key, /^FAIL: The certificate in .*user\.pem expired at .* -> run `jbazel login` again/);
+
+  const soon = await TestAuthority.make("soon", 20.5 * day);
+  await giveUserKeys(stateDirectory, "ada", {}, soon);
+  const file = authoritiesFile(stateDirectory);
+  assert.match((await t.run()).authority, /^warn: .*ca\.crt is valid for 20 days -> ask the .* then run jbazel login$/);
+  Deno.writeTextFileSync(`${stateDirectory}/keys/authority.pem`, "", { mode: 0o600 });
+  assert.match((await t.run()).authority, /^warn: .* -> move .*authority\.pem away and start the orchestrator/);
+  await giveUserKeys(stateDirectory, "ada", {}, await TestAuthority.make("gone", -hour / 12));
+  assert.match((await t.run()).authority, /^warn: .*ca\.crt expired at \d{4}-.* -> /);
+
+  // One that takes the other's place is there already.
+  Deno.writeTextFileSync(file, `${soon.certificate}\n${(await TestAuthority.make("new", 99.5 * day)).certificate}\n`);
+  assert.match((await t.run()).authority, /^ok: .* valid for 99 days$/);
+  Deno.writeTextFileSync(file, "nonsense");
+  assert.match((await t.run()).authority, /^FAIL: .*ca\.crt holds no certificate -> /);
 });
 
 Deno.test("a JDK that is too old, or none, is found", async () => {

@@ -13,6 +13,7 @@ import {
   type SessionSchema,
   SessionStatus,
 } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { Identity } from "../../proto/gen/rbs/v1/identity_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { actingUser, admit } from "../../proto/rpc_rules.ts";
 import { bearer } from "../../proto/state.ts";
@@ -139,6 +140,15 @@ export class FakeOrchestrator implements AsyncDisposable {
         await this.beforeList();
         const user = actingUser(context, request.userId);
         return { sessions: this.sessions.filter((s) => s.userId === user), synced: this.synced };
+      },
+    }).add(Identity, {
+      issueCertificate: () => Promise.reject(new RpcError(Code.UNIMPLEMENTED, "not in this test")),
+      renewCertificate: async ({ certificateRequest }, { identity }) => {
+        const authority = await testAuthority();
+        return {
+          certificate: await authority.certifyRequest(certificateRequest, identity!, { names: [] }),
+          authorities: authority.certificate,
+        };
       },
     });
   }

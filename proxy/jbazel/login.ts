@@ -41,7 +41,7 @@ export async function runLogin({ stateDirectory, readToken, say }: LoginContext)
   if (held.identity.kind !== "user") throw new RbsError("login: the orchestrator has certified something else.");
   say(
     `You are ${userOf(held)} to the orchestrator at ${address}, until ${held.notAfter.toISOString().slice(0, 10)}; ` +
-      `the proxy renews that by itself.`,
+      `builds renew that by themselves.`,
   );
   say(`The key is ${holderFile(stateDirectory, "user")}. Set RBS_ORCHESTRATOR_ADDR=${address}.`);
   return 0;

@@ -7,6 +7,7 @@ import {
   SessionStatus,
 } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
+import { renewIfDue } from "../../proto/identity/renewal.ts";
 import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
 import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
@@ -58,6 +59,14 @@ export class OrchestratorSession implements Disposable {
 
   [Symbol.dispose](): void {
     this.#client.close();
+  }
+
+  /**
+   * Renews the user's certificate in the background when it is time: who builds now and then never has to log in again.
+   * What fails is tried again by the next command.
+   */
+  renewKeys(): void {
+    renewIfDue(this.#settings.stateDirectory, this.#addresses.current).catch(() => {});
   }
 
   /** The user's sessions, oldest first. */
