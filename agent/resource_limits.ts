@@ -47,13 +47,24 @@ wanted=()
 ((pids == 0)) || wanted+=(pids)
 : >"$told/${GROUPS}"
 : >"$told/${SHORTFALLS}"
-v2() {
+# Locks $1, until the subshell ends, and removes the groups in it that agents have left which were killed: those without
+# processes. Who makes one holds the lock until it is in it.
+claim() {
+  local left
+  exec {lock}<"$1" && flock -w 5 "$lock" || return 0
+  for left in "$1"/rbs-*; do
+    [[ $left == "$1/rbs-$name" || ! $left =~ /rbs-[0-9a-f]{16}$ ]] || rmdir -- "$left"
+  done
+  return 0
+}
+v2() (
   local parent=${"${RBS_CGROUP:-${mount[v2]}${own[v2]%/}}"} c group=
   [[ -n $parent && -r $parent/cgroup.controllers ]] || return
   for c in "${"${wanted[@]}"}"; do [[ " $(<"$parent/cgroup.controllers") " == *" $c "* ]] || return; done
   for c in "${"${wanted[@]}"}"; do
     [[ " $(<"$parent/cgroup.subtree_control") " == *" $c "* ]] || echo "+$c" >"$parent/cgroup.subtree_control" || return
   done
+  claim "$parent"
   group=$parent/rbs-$name
   [[ -d $group ]] || mkdir -- "$group" || return
   echo "$group" >>"$told/${GROUPS}"
@@ -64,10 +75,12 @@ v2() {
   ((cpus == 0)) || echo "$((cpus * 100)) 100000" >"$group/cpu.max" || return
   ((pids == 0)) || echo "$pids" >"$group/pids.max" || return
   echo $$ >"$group/cgroup.procs"
-}
-v1() {
-  local group=${"${mount[$1]}${own[$1]%/}"}/rbs-$name
+)
+v1() (
+  local parent=${"${mount[$1]}${own[$1]%/}"} group=
   [[ -n ${"${mount[$1]}"} && -n ${"${own[$1]}"} ]] || return
+  claim "$parent"
+  group=$parent/rbs-$name
   [[ -d $group ]] || mkdir -- "$group" || return
   echo "$group" >>"$told/${GROUPS}"
   case $1 in
@@ -76,7 +89,7 @@ v1() {
     pids) echo "$pids" >"$group/pids.max" || return ;;
   esac
   echo $$ >"$group/cgroup.procs"
-}
+)
 by_itself() {
   case $1 in
     memory)

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { eventually } from "../proto/testing/pipe.ts";
 import { confinedCommand } from "./resource_limits.ts";
 import { isRoot } from "./session_namespace.ts";
 import { shell } from "./shell.ts";
@@ -21,7 +22,8 @@ async function confined(
   }
   const command = confinedCommand(LIMITS, { storageDirectory: "/s", controlDirectory: told, proc });
   const assignments = Object.entries(env).map(([name, value]) => `${name}=${value.replaceAll("FS", join(temp, "fs"))}`);
-  const run = async () => await shell(`exec env "$@"`, [...assignments, ...command, "bash", "-c", script]);
+  const run = async () =>
+    await shell(`exec env "$@"`, [...assignments, ...command, "bash", "-c", script.replaceAll("FS", join(temp, "fs"))]);
   const read = (path: string) => Deno.readTextFileSync(join(temp, path)).trim();
   const groups = () => read("ctl/cgroups").split("\n").filter((l) => l).map((l) => l.replace(temp, ""));
   return { temp, run, read, groups, [Symbol.asyncDispose]: () => Deno.remove(temp, { recursive: true }) };
@@ -57,6 +59,33 @@ Deno.test("RBS_CGROUP names where a session's group is made", async () => {
   assert.match(fake.groups().join(), /^\/fs\/mine\/rbs-[0-9a-f]{16}$/);
   assert.equal(fake.read("fs/mine/cgroup.subtree_control"), "+pids", "the last that was asked for");
 });
+
+for (const version of ["v2", "v1"]) {
+  Deno.test(`the groups of agents that were killed go, and no others, with cgroup ${version}`, async () => {
+    const v1 = {
+      cgroup: "3:memory:/own\n2:cpu,cpuacct:/own\n1:pids:/own\n",
+      mountinfo: "30 1 0:26 / FS rw - cgroup cgroup rw,memory,cpu,cpuacct,pids\n",
+    };
+    // The lock must end with the script.
+    await using fake = await confined(version === "v2" ? V2 : v1, `flock -n FS/own true && echo free`);
+    const own = join(fake.temp, "fs/own");
+    if (version === "v2") {
+      await Deno.writeTextFile(join(own, "cgroup.controllers"), "cpu memory pids\n");
+      await Deno.writeTextFile(join(own, "cgroup.subtree_control"), "cpu memory pids\n");
+    }
+    const [left, used, others] = ["rbs-0123456789abcdef", "rbs-fedcba9876543210", "rbs-0123456789abcdef0"];
+    for (const name of [left, used, others, "rbs-mine", "0123456789abcdef"]) await Deno.mkdir(join(own, name));
+    // As the kernel refuses to remove a group with processes.
+    await Deno.writeTextFile(join(own, used, "process"), "");
+    const { code, stdout, stderr } = await fake.run();
+    assert.equal(code, 0, stderr);
+    assert.equal(stdout.trim(), "free");
+    assert.equal(fake.read("ctl/limits"), "");
+    const [group] = fake.groups();
+    const found = Array.from(Deno.readDirSync(own)).filter((e) => e.isDirectory).map((e) => e.name);
+    assert.deepEqual(found.sort(), [used, others, "rbs-mine", "0123456789abcdef", basename(group)].sort());
+  });
+}
 
 Deno.test("without control groups each process is limited by itself, and what is not is said", async () => {
   const script = "ulimit -d; grep Cpus_allowed_list: /proc/self/status";
@@ -106,6 +135,27 @@ if (!hasGroups) {
     supervisor.call.send({ message: { case: "stop", value: { graceMs: 0 } } });
     assert.equal((await agent.process.status).code, 0);
     for (const group of groups) await assert.rejects(Deno.stat(group), Deno.errors.NotFound);
+  });
+
+  Deno.test("the groups of an agent that was killed are removed by the next one of another session", async () => {
+    const limits = { ...LIMITS, memoryBytes: 256n << 20n };
+    await using workspace = await TestWorkspace.make();
+    await using other = await TestWorkspace.make();
+    await using killed = await TestAgent.start(workspace, { limits });
+    using first = killed.supervise();
+    await first.ready();
+    const groups = (await Deno.readTextFile(join(workspace.storage, "ctl/cgroups"))).trim().split("\n");
+    killed.process.kill("SIGKILL");
+    await killed.process.status;
+    const empty = (group: string) => Deno.readTextFileSync(join(group, "cgroup.procs")) === "";
+    await eventually(() => groups.every(empty));
+
+    await using agent = await TestAgent.start(other, { limits });
+    using second = agent.supervise();
+    assert.deepEqual((await second.ready()).warnings, []);
+    for (const group of groups) await assert.rejects(Deno.stat(group), Deno.errors.NotFound);
+    second.call.send({ message: { case: "stop", value: { graceMs: 0 } } });
+    await agent.process.status;
   });
 
   Deno.test("a Bazel server builds within limits that suffice", async () => {
