@@ -3,7 +3,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { SpannerEmulator, withEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
 import { spannerDatabase, sqliteDatabase } from "./databases.ts";
-import { operations } from "./operations.ts";
+import { operations, scenarios } from "./operations.ts";
 import { runChaos } from "./run.ts";
 
 const SEED = 1;
@@ -20,7 +20,7 @@ function test(name: string, run: () => Promise<void>): void {
 }
 
 test("SQLite: whatever befalls orchestrators, agents and store, what must hold does", async () => {
-  const { runs, failure } = await runChaos({ seed: SEED, seconds: 5, newDatabase: sqliteDatabase });
+  const { runs, failure } = await runChaos({ seed: SEED, seconds: 5, scenarios: scenarios(sqliteDatabase) });
   assert.equal(failure, undefined);
   assert(runs > 0);
 });
@@ -28,7 +28,7 @@ test("SQLite: whatever befalls orchestrators, agents and store, what must hold d
 withEmulator(() => {
   test("Spanner: whatever befalls orchestrators, agents and store, what must hold does", async () => {
     await using emulator = await SpannerEmulator.start();
-    const { failure } = await runChaos({ seed: SEED, seconds: 5, newDatabase: spannerDatabase(emulator) });
+    const { failure } = await runChaos({ seed: SEED, seconds: 5, scenarios: scenarios(spannerDatabase(emulator)) });
     assert.equal(failure, undefined);
   });
 });

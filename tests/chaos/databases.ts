@@ -4,10 +4,21 @@ import { SpannerSessionStore } from "../../orchestrator/sessions/spanner_store.t
 import { SqliteSessionStore } from "../../orchestrator/sessions/sqlite_store.ts";
 import { SpannerEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
 import { tempDirectory } from "../../orchestrator/testing/temp.ts";
-import type { RunOptions } from "./run.ts";
+import type { SessionStore } from "../../orchestrator/sessions/store.ts";
+
+/** A database for one run. */
+export interface Database extends AsyncDisposable {
+  /** Opens it once more. */
+  open(): Promise<SessionStore> | SessionStore;
+  /** Its full name on Spanner; undefined: it is a file. */
+  readonly spanner?: string;
+}
+
+/** Makes one. */
+export type NewDatabase = () => Promise<Database>;
 
 /** SQLite files. */
-export const sqliteDatabase: RunOptions["newDatabase"] = () => {
+export const sqliteDatabase: NewDatabase = () => {
   const temp = tempDirectory();
   return Promise.resolve({
     open: () => SqliteSessionStore.open(join(temp.path, "s.sqlite")),
@@ -16,9 +27,13 @@ export const sqliteDatabase: RunOptions["newDatabase"] = () => {
 };
 
 /** Databases of an emulator. */
-export function spannerDatabase(emulator: SpannerEmulator): RunOptions["newDatabase"] {
+export function spannerDatabase(emulator: SpannerEmulator): NewDatabase {
   return async () => {
     const name = await emulator.newDatabase();
-    return { open: () => SpannerSessionStore.open(name), [Symbol.asyncDispose]: () => emulator.dropDatabase(name) };
+    return {
+      open: () => SpannerSessionStore.open(name),
+      spanner: name,
+      [Symbol.asyncDispose]: () => emulator.dropDatabase(name),
+    };
   };
 }

@@ -1,32 +1,27 @@
 /** What a chaos run does, as data: drawn by fast-check from a seed, printed, and shrunk. */
 import fc from "fast-check";
-import { type ChaosWorld, KEYS, TAKEOVER_MS } from "./chaos_world.ts";
+import { ChaosWorld, KEYS, TAKEOVER_MS } from "./chaos_world.ts";
+import type { NewDatabase } from "./databases.ts";
+import { calls, type Operation } from "./operation.ts";
+import type { Scenario } from "./run.ts";
 
-/** One step of a run. */
-export interface Operation {
-  run(world: ChaosWorld): void | Promise<void>;
-  /** For people, and to tell runs apart. */
-  toString(): string;
-}
+const ORCHESTRATORS = 3;
+const call = calls<ChaosWorld>();
 
-/** The methods of the world that are operations or faults. */
-type Name =
-  | ("ask" | "release" | "heartbeat" | "useFormer" | "wait")
-  | ("kill" | "restart" | "pause" | "killAgent" | "cut" | "slow" | "failWrites" | "disk" | "setClock");
-
-/** An operation that is a method of the world, with its arguments. */
-function call<N extends Name>(
-  name: N,
-  values: fc.Arbitrary<Parameters<ChaosWorld[N]>>,
-): fc.Arbitrary<Operation> {
-  return values.map((drawn) => ({
-    run: (world) => (world[name] as (...values: unknown[]) => void | Promise<void>)(...drawn),
-    toString: () => `${name}(${drawn.join(", ")})`,
+/** Runs over three orchestrators, each on a new database. */
+export function scenarios(newDatabase: NewDatabase): fc.Arbitrary<Scenario<ChaosWorld>> {
+  return operations(ORCHESTRATORS).map((operations) => ({
+    operations,
+    async start(scope) {
+      const database = scope.use(await newDatabase());
+      return await ChaosWorld.start({ orchestrators: ORCHESTRATORS, open: () => database.open() });
+    },
+    toString: () => operations.join(" "),
   }));
 }
 
 /** Runs over so many orchestrators. */
-export function operations(orchestrators: number): fc.Arbitrary<Operation[]> {
+export function operations(orchestrators: number): fc.Arbitrary<Operation<ChaosWorld>[]> {
   const node = fc.nat(orchestrators - 1);
   const key = fc.constantFrom(...KEYS);
   const owner = fc.nat(2);

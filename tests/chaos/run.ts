@@ -1,17 +1,33 @@
 /** Runs of operations and faults, one after another, until one fails or the time is up. */
 import fc from "fast-check";
-import { ChaosWorld } from "./chaos_world.ts";
-import { type Operation, operations } from "./operations.ts";
-import type { SessionStore } from "../../orchestrator/sessions/store.ts";
+import type { Operation } from "./operation.ts";
+
+/** What operations and faults happen to. */
+export interface World extends AsyncDisposable {
+  /** What happened, for whoever looks at a failed run. */
+  readonly log: readonly string[];
+  /** Ends all faults, and checks that what must hold does. Throws an AssertionError. */
+  check(): Promise<void>;
+}
+
+/** One run, as it was drawn. */
+export interface Scenario<W extends World> {
+  readonly operations: readonly Operation<W>[];
+  /** Makes a new world. @param scope What the world needs until it has ended. */
+  start(scope: AsyncDisposableStack): Promise<W>;
+  /** For people, and to tell runs apart. */
+  toString(): string;
+}
 
 /** What is to be run. */
-export interface RunOptions {
+export interface RunOptions<W extends World> {
   readonly seed: number;
   readonly seconds: number;
   /** Look for fewer operations that fail as well, for so many more runs. @default 0 */
   readonly shrink?: number;
-  /** Makes a database for one run. */
-  newDatabase(): Promise<{ open(): Promise<SessionStore> | SessionStore } & AsyncDisposable>;
+  readonly scenarios: fc.Arbitrary<Scenario<W>>;
+  /** The command line that makes the same run again, but for the seed. @default "deno task chaos" */
+  readonly command?: string;
 }
 
 /** How it went. */
@@ -22,22 +38,21 @@ export interface Outcome {
   readonly failure?: string;
 }
 
-const ORCHESTRATORS = 3;
-
 /** Never rejects for a failed run. Its operations are a function of the seed, and of the number of the run alone. */
-export async function runChaos({ seed, seconds, shrink = 0, newDatabase }: RunOptions): Promise<Outcome> {
+export async function runChaos<W extends World>(options: RunOptions<W>): Promise<Outcome> {
+  const { seed, seconds, shrink = 0, scenarios, command = "deno task chaos" } = options;
   const until = performance.now() + seconds * 1000;
   let [runs, count] = [0, 0];
   for (; performance.now() < until; runs++) {
-    let log: string[] = [];
+    let log: readonly string[] = [];
     let left = shrink;
-    const property = fc.asyncProperty(operations(ORCHESTRATORS), async (run: Operation[]) => {
+    const property = fc.asyncProperty(scenarios, async (scenario) => {
       if (log.length > 0 && left-- <= 0) return;
-      count += run.length;
-      await using database = await newDatabase();
-      await using world = await ChaosWorld.start({ orchestrators: ORCHESTRATORS, open: () => database.open() });
+      count += scenario.operations.length;
+      await using scope = new AsyncDisposableStack();
+      await using world = await scenario.start(scope);
       try {
-        for (const operation of run) await operation.run(world);
+        for (const operation of scenario.operations) await operation.run(world);
         await world.check();
       } catch (e) {
         log = world.log;
@@ -46,14 +61,13 @@ export async function runChaos({ seed, seconds, shrink = 0, newDatabase }: RunOp
     });
     const result = await fc.check(property, { seed: seed + runs, numRuns: 1, endOnFailure: shrink === 0 });
     if (!result.failed) continue;
-    const [run] = result.counterexample ?? [[]];
     const cause = result.errorInstance instanceof Error ? result.errorInstance.stack : result.errorInstance;
     const failure = [
       `seed ${seed + runs}: ${cause}`,
-      `operations: ${run.join(" ")}`,
+      `operations: ${result.counterexample?.[0]}`,
       "the last that happened:",
-      ...log.slice(-120),
-      `again: deno task chaos --seed=${seed + runs}`,
+      ...log.slice(-200),
+      `again: ${command} --seed=${seed + runs}`,
     ].join("\n");
     return { runs: runs + 1, operations: count, failure };
   }
