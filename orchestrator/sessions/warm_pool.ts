@@ -316,9 +316,10 @@ class WarmHold {
     this.gone.then(() => clearTimeout(timer));
   }
 
-  /** Leaves the agent to the orchestrator that has it by now. */
+  /** Leaves the agent to the orchestrator that has it by now. One that is only being started nobody can find: it ends. */
   letGo(): void {
-    this.#supervisor?.close();
+    if (this.#supervisor) this.#supervisor.close();
+    else this.#givenUp.abort(new Error("Another orchestrator has the pool."));
   }
 
   #kill(): void {

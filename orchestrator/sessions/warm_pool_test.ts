@@ -173,6 +173,18 @@ test("a session that was given an agent which nobody told of it is served after 
   await world.until("READY", undefined, workspace(2));
 }, { warm: 1 });
 
+test("an agent that was being started when the pool was lost to another orchestrator ends", async (world) => {
+  const gate = Promise.withResolvers<void>();
+  world.compute.warmGate = gate.promise;
+  await world.service.adopt();
+  while (world.compute.warmStarts === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  world.pool!.letGo();
+  gate.resolve();
+  world.pool!.look();
+  await world.untilWarm(1);
+  assert.equal(world.compute.alive.size, 1);
+}, { warm: 1 });
+
 test("when all ends, the agents that wait end, too", async (world) => {
   await world.service.adopt();
   await world.untilWarm(2);

@@ -99,6 +99,8 @@ export class ProcessWorld implements World {
   /** Agents that stand still, and when they last went on. */
   readonly #pausedAgents = new Map<number, ReturnType<typeof setTimeout>>();
   #agentWentOn = -Infinity;
+  /** By key, for agents that stand still for so long that they may be given up: until when that is so. */
+  readonly #unsteady = new Map<number, number>();
   #isLockedOut = false;
   readonly #storeFlags: string[] = [];
   #watching?: Promise<void>;
@@ -233,6 +235,11 @@ export class ProcessWorld implements World {
     await new Promise((resolve) => setTimeout(resolve, milliseconds));
   }
 
+  /** Waits until everybody has an answer, or for so long: what happens next befalls a world that works. */
+  async calm(milliseconds: number): Promise<void> {
+    await Promise.race([Promise.all([...this.#pending]), this.wait(milliseconds)]);
+  }
+
   // --- faults
 
   kill(node: number): void {
@@ -272,6 +279,7 @@ export class ProcessWorld implements World {
     if (!pid || this.#pausedAgents.size > 0) return;
     if (milliseconds > AGENT_PATIENCE_MS || performance.now() - this.#agentWentOn < 3 * AGENT_PATIENCE_MS) {
       this.#excuse(key);
+      this.#unsteady.set(key, performance.now() + milliseconds + 3 * AGENT_PATIENCE_MS);
     }
     this.#note(`pause the agent of ${key}, process ${pid}, for ${milliseconds} ms`);
     signal(pid, "SIGSTOP");
@@ -322,7 +330,8 @@ export class ProcessWorld implements World {
     for (const index of this.nodes.keys()) await this.restart(index);
     await this.lockOut(false);
     this.#note("all faults are over");
-    await Promise.all(this.#pending);
+    await Promise.all([...this.#pending]);
+    this.#note(`acknowledged and not to be lost: ${[...this.#promised.keys()].join(", ") || "none"}`);
     this.#noFaults();
     await this.#untilInOrder();
     for (const [key, { agentId, epoch }] of this.#promised) {
@@ -514,17 +523,29 @@ export class ProcessWorld implements World {
       // Another has the session by now, or something befell the agent.
       const now = await this.#store.get(this.#key(key)).catch(() => undefined);
       const isStill = now?.status === "READY" && now.epoch === epoch && now.agentId === answer.agentId;
-      if (isStill && excuses === this.#excusesOf(key)) this.#faults.push(`the agent of ${key} refuses its owner: ${e}`);
+      if (isStill && excuses === this.#excusesOf(key) && !this.#isUnsteady(key)) {
+        this.#faults.push(`the agent of ${key} refuses its owner: ${e}`);
+      }
       return;
     }
     const answers = this.#answers.get(key) ?? [];
     this.#answers.set(key, answers);
     const newest = Math.max(0, ...answers.map(({ epoch }) => epoch));
+    const promised = this.#promised.get(key);
+    if (promised && promised.agentId !== answer.agentId && epoch > promised.epoch) {
+      this.#faults.push(`the acknowledged server of ${key} (epoch ${promised.epoch}) was lost, and has a successor`);
+    }
     const mayEnd = excuses !== this.#excusesOf(key) || this.#disk?.isFull ||
-      (this.#isLockedOut && USERS[key] === LOCKED_OUT);
+      (this.#isLockedOut && USERS[key] === LOCKED_OUT) || this.#isUnsteady(key) ||
+      this.nodes.some(({ status }) => status === "ending");
     if (!mayEnd && epoch >= newest) this.#promised.set(key, answer);
     answers.push(answer);
     answers.sort((a, b) => a.epoch - b.epoch);
+  }
+
+  /** Its agent stands still, or did for so long that it may have been given up. */
+  #isUnsteady(key: number): boolean {
+    return performance.now() < (this.#unsteady.get(key) ?? 0);
   }
 
   /** Runs a command in the namespace of the agent, with the epoch of the answer. */
