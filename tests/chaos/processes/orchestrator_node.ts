@@ -14,6 +14,8 @@ export interface NodeOptions {
   note(line: string): void;
   /** It did what no program may do. */
   fault(what: string): void;
+  /** Whether one that is asked to end may say that it could not write what it had to (exit code 1). */
+  mayEndBadly(): boolean;
   /** Its status is another one. */
   changed(): void;
 }
@@ -55,7 +57,7 @@ export class OrchestratorNode {
   async start(): Promise<boolean> {
     if (this.#status === "ending") await this.#ended;
     if (this.#status !== "down") return true;
-    const { index, flags, env, note, fault } = this.#options;
+    const { index, flags, env, note, fault, mayEndBadly } = this.#options;
     this.#become("starting");
     const child = this.#child = new Deno.Command(PROGRAMS.orchestrator, {
       args: ["--local-mode", `--port=${this.#port}`, ...flags],
@@ -77,7 +79,8 @@ export class OrchestratorNode {
       await logged;
       if (this.#child !== child) return;
       note(`orchestrator ${index} has ended: ${signal ?? code}`);
-      if (this.#status === "ending" ? code !== 0 && signal !== "SIGKILL" : this.#status === "up") {
+      const isFine = code === 0 || signal === "SIGKILL" || mayEndBadly();
+      if (this.#status === "ending" ? !isFine : this.#status === "up") {
         fault(`orchestrator ${index} ended by itself, or badly: ${signal ?? code}`);
       }
       this.#become("down");

@@ -136,6 +136,7 @@ export class ProcessWorld implements World {
         env: world.#env,
         note: (line) => world.#note(line),
         fault: (what) => world.#faults.push(what),
+        mayEndBadly: () => world.#wasFull,
         changed: () => world.#watchNodes(),
       });
       world.nodes.push(node);
@@ -535,7 +536,7 @@ export class ProcessWorld implements World {
     if (promised && promised.agentId !== answer.agentId && epoch > promised.epoch) {
       this.#faults.push(`the acknowledged server of ${key} (epoch ${promised.epoch}) was lost, and has a successor`);
     }
-    const mayEnd = excuses !== this.#excusesOf(key) || this.#disk?.isFull ||
+    const mayEnd = excuses !== this.#excusesOf(key) ||
       (this.#isLockedOut && USERS[key] === LOCKED_OUT) || this.#isUnsteady(key) ||
       this.nodes.some(({ status }) => status === "ending");
     if (!mayEnd && epoch >= newest) this.#promised.set(key, answer);
@@ -543,9 +544,9 @@ export class ProcessWorld implements World {
     answers.sort((a, b) => a.epoch - b.epoch);
   }
 
-  /** Its agent stands still, or did for so long that it may have been given up. */
+  /** Its agent stands still, or did for so long that it may have been given up; or nothing can be written. */
   #isUnsteady(key: number): boolean {
-    return performance.now() < (this.#unsteady.get(key) ?? 0);
+    return performance.now() < (this.#unsteady.get(key) ?? 0) || this.#disk?.isFull === true;
   }
 
   /** Runs a command in the namespace of the agent, with the epoch of the answer. */
