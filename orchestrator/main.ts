@@ -104,9 +104,11 @@ async function run(flags: Flags): Promise<void> {
   if (!isLoopback(flags.listen) && !flags.synced) {
     log("warning: other machines are served only with --workspace=synced, since their files are not on this disk");
   }
+  // Before it says that it is ready: whoever reads that may ask for the end at once.
+  const stopped = stopSignal();
   console.log(`rbs orchestrator ready on ${own} (state in ${flags.stateDir})`);
 
-  log(`${await stopSignal()}: leaving the agents to other orchestrators, or ending them; once more does it at once`);
+  log(`${await stopped}: leaving the agents to other orchestrators, or ending them; once more does it at once`);
   stopSignal().then(() => sessions.kill());
   await sessions.stop();
   for (const server of servers) server.close();

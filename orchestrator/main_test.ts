@@ -225,6 +225,12 @@ test("it prints one line, serves localhost by all its names, and takes its agent
   assert.equal(await running.stdout, running.line);
 });
 
+test("it ends as asked also when that is asked as soon as it says that it is ready", async (world) => {
+  const running = await world.start();
+  running.child.kill("SIGTERM");
+  assert.equal((await running.child.status).code, 0);
+});
+
 test("with --listen, it and its agents are at that address only", async (world) => {
   const running = await world.start(`--listen=${OTHER_LOOPBACK}`);
   assert.match(running.line, /^rbs orchestrator ready on 127\.0\.0\.2:\d+ \(/);
