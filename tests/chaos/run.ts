@@ -61,9 +61,8 @@ export async function runChaos<W extends World>(options: RunOptions<W>): Promise
     });
     const result = await fc.check(property, { seed: seed + runs, numRuns: 1, endOnFailure: shrink === 0 });
     if (!result.failed) continue;
-    const cause = result.errorInstance instanceof Error ? result.errorInstance.stack : result.errorInstance;
     const failure = [
-      `seed ${seed + runs}: ${cause}`,
+      `seed ${seed + runs}: ${causes(result.errorInstance).join("\n")}`,
       `operations: ${result.counterexample?.[0]}`,
       "the last that happened:",
       ...log.slice(-200),
@@ -72,4 +71,10 @@ export async function runChaos<W extends World>(options: RunOptions<W>): Promise
     return { runs: runs + 1, operations: count, failure };
   }
   return { runs, operations: count };
+}
+
+/** Of a run that could not be cleaned up either there are two. */
+function causes(thrown: unknown): string[] {
+  if (thrown instanceof SuppressedError) return [...causes(thrown.suppressed), ...causes(thrown.error)];
+  return [String(thrown instanceof Error ? thrown.stack : thrown)];
 }
