@@ -3,7 +3,7 @@
  * needed, and passes every other method on.
  */
 import { sentence } from "../proto/errors.ts";
-import type { Stream } from "../proto/http2/connection.ts";
+import type { Http2Connection, Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../proto/relay/calls.ts";
 import { type CallServer, listenForCalls } from "../proto/relay/server.ts";
@@ -73,7 +73,7 @@ export function startCommandServer(
   let ready: Commands | undefined;
   void commands.then((loaded) => ready = loaded);
   // The client takes some milliseconds from its connection to its command, but waits for our first frames.
-  const onConnection = () => void setTimeout(() => ready?.expect(), 0);
+  const onConnection = (by: Http2Connection) => void setTimeout(() => ready?.expect(by), 0);
   // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
   return listenForCalls("127.0.0.1", serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
 }

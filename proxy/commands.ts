@@ -17,6 +17,7 @@
 import { Buffer } from "node:buffer";
 import { randomUUID } from "node:crypto";
 import { RbsError, sentence } from "../proto/errors.ts";
+import type { Http2Connection } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { MessageStream } from "../proto/relay/message_stream.ts";
@@ -174,8 +175,8 @@ export class Commands {
   }
 
   /** A client has connected, and will most likely have a command run: what can be done before is done now. */
-  expect(): void {
-    if (this.#running.size === 0) void this.#twoMachines?.then((both) => both.expect());
+  expect(by: Http2Connection): void {
+    if (this.#running.size === 0) void this.#twoMachines?.then((both) => both.expect(by));
   }
 
   /** Serves a Run call from its first response to its status. */
@@ -326,6 +327,7 @@ export class Commands {
       try {
         ready = await (await this.#synced()).prepare(message, {
           link,
+          by: call.connection,
           isCurrent: () => this.#session.isCurrent(link),
           signal: command.cancelled.signal,
           say: command.say,

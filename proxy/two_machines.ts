@@ -24,8 +24,10 @@ const PATIENCE_MS = 30 * 60_000;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
 
-/** A client takes less from its connection to its command, unless there is nothing to be won. Milliseconds. */
+/** After this time a connection is none whose command is about to come. Milliseconds. */
 const AHEAD_MS = 100;
+/** A look that takes longer than this is no quick one: who waits for the command sees why. Milliseconds. */
+const QUICK_MS = 20;
 
 /** Of the paths that symlinks lead to and where nothing is: how many are looked at again before each command. */
 const MISSING_LOOKS = 100;
@@ -33,6 +35,8 @@ const MISSING_LOOKS = 100;
 /** Who waits for a command. */
 export interface Waiting {
   link: AgentLink;
+  /** The client's connection: the person waits at least since it was made. */
+  by: object;
   /** Whether the agent is, as far as anybody knows, still the session's. */
   isCurrent(): boolean;
   /** Ctrl-C. */
@@ -56,15 +60,15 @@ export interface ReadyCommand {
 }
 
 /** Both ways, for one workspace. */
-export class TwoMachines {
+export class TwoMachines implements Disposable {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
   readonly #arguments: ArgumentReader;
   /** What the workspace's symlinks lead to, as they were in this version. */
   #linked: LinkedRoots & { version: number; home?: string } = { version: 0, roots: [], warnings: [], missing: [] };
-  /** A look at this machine's files since a client connected: whether it has found that nothing changed. */
-  #ahead?: { began: number; nothingNew: Promise<boolean> };
+  /** A look at this machine's files for the command that a connection will bring: whether nothing was found changed. */
+  #ahead?: { by: object; began: number; nothingNew: Promise<boolean>; stop: AbortController };
   /** Said once. */
   readonly #warned = new Set<string>();
 
@@ -75,6 +79,11 @@ export class TwoMachines {
     this.#arguments = new ArgumentReader(server, FILES);
   }
 
+  /** Keeps what is known for the next proxy, and stops watching. */
+  [Symbol.dispose](): void {
+    this.#sync.close();
+  }
+
   /** One line for the log. */
   describe(): string {
     return this.#sync.describe();
@@ -82,20 +91,31 @@ export class TwoMachines {
 
   /**
    * Looks at this machine's files before a command comes, while its client is busy with connecting: the developer started
-   * it after he had saved them. A command that comes soon need not look again.
+   * it after he had saved them. If it comes soon, it need not look again.
+   *
+   * @param by The connection that it will come by: no other command may rely on the look, which others began before.
    */
-  expect(): void {
+  expect(by: object): void {
     const now = performance.now();
     // Who connects again and again does not have us look all the time.
     if (this.#ahead && now - this.#ahead.began < AHEAD_MS) return;
-    this.#ahead = { began: now, nothingNew: this.#sync.look().then((same) => same && this.#arguments.look()) };
+    const stop = new AbortController();
+    const nothingNew = this.#sync.look(stop.signal).then((same) => same && this.#arguments.look());
+    this.#ahead = { by, began: now, nothingNew, stop };
   }
 
-  /** Whether what a command with these arguments uses is as the last one saw it, found out since its client connected. */
-  async #nothingNew(): Promise<boolean> {
+  /** Whether what a command uses is as the last one saw it, found out since its client connected. */
+  async #nothingNew(by: object): Promise<boolean> {
     const ahead = this.#ahead;
+    if (ahead?.by !== by) return false;
     this.#ahead = undefined;
-    return ahead !== undefined && performance.now() - ahead.began < AHEAD_MS && await ahead.nothingNew;
+    const late = Promise.withResolvers<false>();
+    const timer = setTimeout(late.resolve, QUICK_MS, false);
+    const nothingNew = performance.now() - ahead.began < AHEAD_MS &&
+      await Promise.race([ahead.nothingNew, late.promise]);
+    clearTimeout(timer);
+    ahead.stop.abort();
+    return nothingNew;
   }
 
   /**
@@ -105,7 +125,7 @@ export class TwoMachines {
    * @param request The RunRequest as the client sent it.
    */
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
-    const looked = await this.#nothingNew();
+    const looked = await this.#nothingNew(waiting.by);
     const command = this.#arguments.read(runArguments(request), looked);
     const { home, namedFiles, outside: { roots, warnings }, symlinkPrefix } = command;
     for (const warning of warnings) this.#warn(warning, waiting);

@@ -4,7 +4,7 @@
  */
 import { Buffer } from "node:buffer";
 import { sentence } from "../errors.ts";
-import type { Stream } from "../http2/connection.ts";
+import type { Http2Connection, Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { Identity } from "../identity/spiffe.ts";
 import { frame, framePrefix, MessageStream } from "./message_stream.ts";
@@ -44,6 +44,11 @@ export class ServerCall {
   /** @param peer Who the caller has proved to be; undefined in plain text. */
   constructor(stream: Stream, readonly peer?: Identity) {
     this.#stream = stream;
+  }
+
+  /** By which the call came. */
+  get connection(): Http2Connection {
+    return this.#stream.connection;
   }
 
   /** Aborted when the caller went away before the call had ended. */

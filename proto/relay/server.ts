@@ -35,7 +35,7 @@ export function listenForCalls(
   at: string | CallListener,
   serve: (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>,
   onError: (path: string, error: unknown) => void,
-  options: { keepAlive?: boolean; onConnection?(): void } = {},
+  options: { keepAlive?: boolean; onConnection?(connection: Http2Connection): void } = {},
 ): CallServer {
   const listener = typeof at === "string" ? new TcpListener(at) : at;
   const connections = new Set<Http2Connection>();
@@ -50,7 +50,7 @@ export function listenForCalls(
     };
     const connection = new Http2Connection(transport, { role: "server", onStream, ...options });
     connections.add(connection);
-    options.onConnection?.();
+    options.onConnection?.(connection);
     void connection.closed.then(() => connections.delete(connection));
   });
   return {

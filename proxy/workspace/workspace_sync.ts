@@ -153,16 +153,17 @@ export class WorkspaceSync implements Disposable {
   /**
    * Looks at what the last barrier looked at, if that is quickly done. Never rejects.
    *
+   * @param signal Nobody waits for it any more.
    * @returns whether the next barrier need not look again
    */
-  async look(): Promise<boolean> {
+  async look(signal: AbortSignal = new AbortController().signal): Promise<boolean> {
     const isQuick = () => this.#generation !== undefined && this.#watcher.doubt === undefined && !this.#unwatched;
     if (!isQuick() || this.#closed) return false;
-    const done = await this.#myTurn(new AbortController().signal).catch(() => undefined);
+    const done = await this.#myTurn(signal).catch(() => undefined);
     if (!done) return false;
     try {
       if (!isQuick()) return false;
-      await this.#refresh(this.#lastRoots, {});
+      await this.#refresh(this.#lastRoots, { signal });
       return true;
     } catch {
       return false; // the barrier says what is wrong
