@@ -1,5 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { join } from "node:path";
+import { writeControlFile } from "./control_files.ts";
 import { RbsError } from "../proto/errors.ts";
 import type { CommandInit, ExecuteCommandRequest, ExecuteCommandResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
@@ -24,14 +25,17 @@ const OUTPUT_CHUNKS = 4;
 const LINGER_MS = 1_000;
 
 /**
- * Carries a job's three fifos: Deno would block a thread of its pool for each. $1: the fifos' path without suffix.
+ * Carries a job's three fifos: Deno would block a thread of its pool for each. $1: the fifos' path without suffix and
+ * without symlinks. What was opened is looked at before a byte is carried: a program of the session may have put a symlink
+ * in a fifo's place, to what it must not see.
  */
-const CARRIER = `trap 'kill $(jobs -p) 2>/dev/null' TERM
+export const CARRIER = `trap 'kill $(jobs -p) 2>/dev/null' TERM
 exec 3<&0 </dev/null
-cat <&3 >"$1.in" 2>/dev/null &
+is_fifo() { local self=$BASHPID; [[ -p /dev/fd/$1 && $(readlink "/proc/$self/fd/$1") == "$2" ]]; }
+{ is_fifo 1 "$1.in" && exec cat <&3; } >>"$1.in" 2>/dev/null &
 exec 3<&-
-cat <"$1.out" &
-cat <"$1.err" >&2 &
+{ is_fifo 0 "$1.out" && exec cat; } <"$1.out" &
+{ is_fifo 0 "$1.err" && exec cat >&2; } <"$1.err" &
 exec >&- 2>&-
 wait
 `;
@@ -87,7 +91,7 @@ export class ExecuteCommandService {
       const started = job = await init.stream((id) => this.#script(init, command, id));
       const terminal = command.terminal && new Terminal(init, started);
       const carrier = new Deno.Command("bash", {
-        args: ["-c", CARRIER, "bash", join(init.controlDirectory, String(job.id))],
+        args: ["-c", CARRIER, "bash", init.file(job)],
         stdin: "piped",
         stdout: "piped",
         stderr: "piped",
@@ -173,7 +177,7 @@ export class ExecuteCommandService {
 echo $$ >${quote(path + ".inner.pid")}
 stty sane iutf8 cols ${columns} rows ${rows}
 `;
-    Deno.writeTextFileSync(`${path}.inner.sh`, terminal + inner, { mode: 0o600 });
+    writeControlFile(`${path}.inner.sh`, terminal + inner);
     return `SHELL=/bin/sh exec script -qefc ${quote(`exec bash ${quote(path + ".inner.sh")}`)} /dev/null\n`;
   }
 }
@@ -312,12 +316,8 @@ class Terminal {
 
   /** Signals the command, which leads another session than the job. */
   signal(name: string): void {
-    let pid = NaN;
-    try {
-      pid = Number(Deno.readTextFileSync(join(this.#init.controlDirectory, `${this.#job.id}.inner.pid`)));
-    } catch {
-      // It has not come so far, or is gone.
-    }
+    // None: it has not come so far, or is gone.
+    const pid = Number(this.#init.read(this.#job, "inner.pid"));
     if (pid > 1) this.#init.signal(pid, name);
     else this.#job.signal(name);
   }

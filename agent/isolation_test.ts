@@ -61,6 +61,12 @@ for (const [whose, options] of KINDS) {
       assert.equal(await agent.sh(`ls ${state}/storage/ann/ws | grep -x out`), "out");
       assert.equal(await agent.sh(`touch ${state}/storage/x ${state}/x 2>/dev/null || echo refused`), "refused");
       assert.equal(await agent.sh(`cat ${outputBase}/../../state/keys/user.pem 2>/dev/null || echo none`), "none");
+      // Nor does it get there by the agent's own hands.
+      const ctl = `${state}/storage/ann/ws/ctl`;
+      await agent.sh(`cd ${ctl} && for n in {1..99}; do ln -s ${state}/keys/user.pem $n.sh; done 2>/dev/null; true`);
+      assert.equal(await agent.sh("echo goes on"), "goes on");
+      assert.equal(await Deno.readTextFile(join(state, "keys/user.pem")), "the key");
+      assert.equal(await agent.sh(`mv ${ctl} ${ctl}.old 2>/dev/null || echo stays`), "stays");
     });
   });
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { RbsError } from "../proto/errors.ts";
+import { readControlFile, writeControlFile } from "./control_files.ts";
 import { log } from "./log.ts";
 
 /**
@@ -101,13 +102,16 @@ export class SessionInit {
   readonly #gone = new AbortController();
   #lastWords = "";
   #nextId = 1;
+  /** The control directory without symlinks, before a program of the session could change anything. */
+  readonly #files: string;
   /** Where the scripts are. */
   readonly controlDirectory: string;
 
   private constructor(options: SessionInitOptions) {
     this.controlDirectory = options.controlDirectory;
+    this.#files = Deno.realPathSync(options.controlDirectory);
     const script = join(options.controlDirectory, "init.sh");
-    Deno.writeTextFileSync(script, INIT, { mode: 0o600 });
+    writeControlFile(script, INIT);
     const inner = ["bash", script, options.controlDirectory, options.serverDirectory ?? ""];
     this.#process = new Deno.Command("bash", {
       args: ["-c", `exec "$@"`, "bash", ...options.command, ...inner],
@@ -167,14 +171,17 @@ export class SessionInit {
 
   /** What a finished job of {@link run} wrote. */
   output(job: Job): { stdout: string; stderr: string } {
-    const read = (suffix: string) => {
-      try {
-        return Deno.readTextFileSync(join(this.controlDirectory, `${job.id}.${suffix}`));
-      } catch {
-        return "";
-      }
-    };
-    return { stdout: read("out"), stderr: read("err") };
+    return { stdout: this.read(job, "out"), stderr: this.read(job, "err") };
+  }
+
+  /** What is in one of a job's files; empty if there is none. */
+  read(job: Job, suffix: string): string {
+    return readControlFile(`${this.file(job)}.${suffix}`);
+  }
+
+  /** The path of a job's files, without their suffixes and without symlinks. */
+  file({ id }: Pick<Job, "id">): string {
+    return join(this.#files, String(id));
   }
 
   /** Removes a job's files. */
@@ -227,7 +234,7 @@ export class SessionInit {
       return job;
     }
     // Scripts hold the developer's environment: nobody else may read them.
-    Deno.writeTextFileSync(join(this.controlDirectory, `${id}.sh`), PREAMBLE(id) + script, { mode: 0o600 });
+    writeControlFile(join(this.controlDirectory, `${id}.sh`), PREAMBLE(id) + script);
     this.#jobs.set(id, job);
     this.#send(`${verb} ${id}`);
     return job;

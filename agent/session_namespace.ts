@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
+import { makeControlFolder } from "./control_files.ts";
 import { log } from "./log.ts";
 import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
@@ -34,6 +35,8 @@ export interface NamespaceBind {
   storage: string;
   /** The developer's output base. Undefined: nothing is bound. */
   outputBase?: string;
+  /** Where agent and session exchange files: a mount point, so that it stays where it is. @default none */
+  controlDirectory?: string;
   /** Folders that are empty in the namespace, none in another. Real paths of folders that are there. @default none */
   hidden?: readonly string[];
   /** Folders in those that are shown nevertheless. Real paths. @default none */
@@ -55,7 +58,7 @@ export interface NamespaceBind {
  * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
-  const { storage, outputBase, hidden = [], shown = [], limited, unshareNet = false } = bind;
+  const { storage, outputBase, controlDirectory, hidden = [], shown = [], limited, unshareNet = false } = bind;
   const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
   const net = unshareNet ? ["--unshare-net"] : [];
   const binds = [
@@ -64,6 +67,7 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
     ...shown.flatMap((path) => ["--bind", path, path]),
     ...hidden.flatMap((path) => ["--remount-ro", path]),
     ...limited ? ["--ro-bind-try", CONTROL_GROUPS, CONTROL_GROUPS] : [],
+    ...(controlDirectory === undefined ? [] : ["--bind", controlDirectory, controlDirectory]),
     ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]),
     "--",
   ];
@@ -81,7 +85,7 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
     case "unshare":
       return [
         ...[...unshare, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
-        ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? ""],
+        ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? "", controlDirectory ?? ""],
         ...[String(shown.length), ...shown, String(hidden.length), ...hidden],
       ];
     case "none":
@@ -91,11 +95,13 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
 
 /**
  * Does as root what bubblewrap does. $1: the output base in the storage. $2: by the developer's name, or empty. $3: the
- * number of shown folders, which follow; then the number of hidden ones, and these; then the command.
+ * control directory, or empty. $4: the number of shown folders, which follow; then the number of hidden ones, and these;
+ * then the command.
  */
 const UNSHARED = String.raw`
 mount --bind /tmp /tmp || exit
-storage=$1 output_base=$2 shown=() hidden=() held=()
+storage=$1 output_base=$2 control=$3 shown=() hidden=() held=()
+set -- "$1" "$2" "${"${@:4}"}"
 for ((n = $3; n > 0; n--)); do shown+=("$4"); set -- "$1" "$2" "$3" "${"${@:5}"}"; done
 shift 3
 for ((n = $1; n > 0; n--)); do hidden+=("$2"); set -- "$1" "${"${@:3}"}"; done
@@ -107,6 +113,7 @@ for i in "${"${!shown[@]}"}"; do
   exec {held[i]}<&-
 done
 for path in "${"${hidden[@]}"}"; do mount -o remount,ro "$path" || exit; done
+[[ -z $control ]] || mount --bind -- "$control" "$control" || exit
 [[ -z $output_base ]] || mount --bind -- "$storage" "$output_base" || exit
 exec "$@"
 `;
@@ -236,7 +243,7 @@ export class SessionNamespace {
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
-    await prepare([storage, join(storage, "server"), controlDirectory], synced ? undefined : outputBase);
+    await prepare([storage, join(storage, "server")], controlDirectory, synced ? undefined : outputBase);
     const mounts = synced && await prepareSyncedRoot({
       ...synced,
       ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
@@ -249,7 +256,10 @@ export class SessionNamespace {
       try {
         const namespace = mounts && kind !== "none"
           ? syncedNamespaceCommand(kind, root, { root: syncedRoot(storageDirectory), mounts, unshareNet })
-          : namespaceCommand(kind, root, { storage, outputBase, limited, unshareNet, ...this.#covers() });
+          : namespaceCommand(kind, root, {
+            ...{ storage, outputBase, controlDirectory, limited, unshareNet },
+            ...this.#covers(),
+          });
         const init = await SessionInit.start({
           command: [...confined, ...namespace],
           controlDirectory,
@@ -331,11 +341,16 @@ function isMade(folder: string): boolean {
 }
 
 /** Makes the session's folders, and the developer's output base as a mount point. */
-async function prepare(directories: readonly string[], outputBase: string | undefined): Promise<void> {
+async function prepare(
+  directories: readonly string[],
+  controlDirectory: string,
+  outputBase: string | undefined,
+): Promise<void> {
   const [storage] = directories;
   try {
     for (const directory of directories) Deno.mkdirSync(directory, { recursive: true, mode: 0o700 });
-    const probe = join(directories.at(-1)!, "probe");
+    makeControlFolder(controlDirectory);
+    const probe = join(controlDirectory, "probe");
     Deno.writeTextFileSync(probe, "a disk that is full lets files be made, but not be written\n");
     Deno.removeSync(probe);
   } catch (cause) {
