@@ -5,10 +5,11 @@
  *
  * Deno resolves symlinks before it opens, whatever flags say, so what was opened is looked at afterwards.
  */
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { Buffer } from "node:buffer";
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { RbsError, sentence } from "../proto/errors.ts";
 
-/** A larger file is none of what is exchanged here. Bytes. */
+/** Of a larger file, which is none of what is exchanged here, this much is read. Bytes. */
 const MAX_BYTES = 1 << 20;
 
 /** Makes the folder anew: what a former session has left, and where it leads, means nothing. */
@@ -38,14 +39,18 @@ export function writeControlFile(path: string, text: string): void {
   }
 }
 
-/** What is in a file; empty if it is not there, or is none. @param path Real: without symlinks. */
+/** What is in a file that nobody writes any more; empty if it is not there, or is none. @param path Absolute; its folder is the control directory. */
 export function readControlFile(path: string): string {
   try {
+    // Of a fifo, nobody would ever be done with the opening.
     if (!Deno.lstatSync(path).isFile) return "";
-    const fd = openSync(path, "r");
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
-      if (Deno.readLinkSync(`/proc/self/fd/${fd}`) !== path) return "";
-      return readFileSync(fd).subarray(0, MAX_BYTES).toString();
+      // A file that the session does not see it cannot give a second name, either.
+      const opened = fstatSync(fd), there = Deno.lstatSync(path);
+      if (!there.isFile || there.ino !== opened.ino || there.dev !== opened.dev) return "";
+      const content = Buffer.alloc(Math.min(opened.size, MAX_BYTES));
+      return content.subarray(0, readSync(fd, content)).toString();
     } finally {
       closeSync(fd);
     }
