@@ -86,9 +86,9 @@ export const PROXY: Program = {
   entry: "proxy/main.ts",
   output: "javabase/bin/java",
   // It runs on laptops, mostly idle. After 300 MB of output it holds 78 MB so, and 131 MB without: a small young
-  // generation, a collection by itself when it falls idle, and one heap of the C library for all threads. The heap grows
-  // in small steps, for the sake of workspaces with 100,000 files. What was compiled stays, however seldom it runs.
-  v8Flags: ["--max-semi-space-size=2", "--no-flush-bytecode", "--expose-gc", "--heap-growing-percent=50"],
+  // generation, a collection by itself when it falls idle, and one heap of the C library for all threads. What was
+  // compiled stays, however seldom it runs.
+  v8Flags: ["--max-semi-space-size=4", "--no-flush-bytecode", "--expose-gc"],
   prepare: "export MALLOC_ARENA_MAX=1\n",
   variables: { orchestrator: ORCHESTRATOR },
   permissions: [

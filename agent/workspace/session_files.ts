@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { Pace } from "../../proto/pace.ts";
-import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
+import { BatchEncoder, MAX_CONTENT_BYTES } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
 import { lstatSync, type RawInfo, readFileSync } from "../../proto/tree/raw_names.ts";
@@ -39,8 +39,6 @@ export class SessionFiles {
   /** Folders of this machine that are ones. */
   readonly #real = new Set<string>();
   readonly encoder = new BatchEncoder();
-  /** Of the small file at hand, which the encoder copies. */
-  readonly #content = new Uint8Array(PIECE_BYTES);
 
   /** @param options.signal Aborted when nobody wants the files any more. */
   constructor(paths: DeveloperPaths, { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {}) {
@@ -77,40 +75,43 @@ export class SessionFiles {
     const entry: Entry = { path: path.slice(1), kind: "file", mode: info.mode & 0o7777, size, mtimeMs, digest };
     const known = this.#digests?.known(host, info);
     if (known && !sameDigest(known, digest)) throw changed(path);
-    const proof = known && !isRaw(host) ? info : undefined;
-    if (size > PIECE_BYTES && !isRaw(host)) return this.#large(host, entry, offset, proof);
-    let content: Uint8Array;
-    if (proof) {
-      using file = open(host, path);
-      content = readExactly(file, this.#content.subarray(0, size), path);
-      if (!looks(file, proof)) throw changed(path);
-    } else {
-      content = contentOf(host, path);
+    if (isRaw(host) || (!known && size <= PIECE_BYTES)) {
+      const content = contentOf(host, path);
       if (content.length !== size || !sameDigest(digestOf(content), digest)) throw changed(path);
+      return this.#parts(entry, offset, (into, at) => into.set(content.subarray(at, at + into.length)));
     }
-    return this.#pieces(entry, offset, (at, length) => content.subarray(at, at + length));
+    return known ? this.#known(host, entry, offset, info) : this.#unknown(host, entry, offset);
   }
 
-  /**
-   * Reads a large file through one descriptor: for its digest, and then to send it.
-   *
-   * @param proof How it looks with the digest that is wanted, if that is known: then it is looked at, and read once.
-   */
-  async *#large(host: string, entry: Entry, offset: number, proof?: RawInfo): AsyncGenerator<Uint8Array> {
-    using file = open(host, `/${entry.path}`);
-    const buffer = new Uint8Array(PIECE_BYTES);
+  /** Reads a file whose digest is known, as long as it looks as it did. */
+  *#known(host: string, entry: Entry, offset: number, look: RawInfo): Generator<Uint8Array> {
+    const path = `/${entry.path}`;
+    using file = open(host, path);
     // By the descriptor: a symlink that has just taken its place would lead anywhere.
-    if (!proof) await this.#prove(file, entry, buffer);
-    else if (!looks(file, proof)) throw changed(`/${entry.path}`);
-    file.seekSync(offset, Deno.SeekMode.Start);
-    yield* this.#pieces(entry, offset, (at, length) => {
-      const piece = readExactly(file, buffer.subarray(0, length), `/${entry.path}`);
-      if (proof && at + length === entry.size && !looks(file, proof)) throw changed(`/${entry.path}`);
-      return piece;
+    const check = () => {
+      if (!looks(file, look)) throw changed(path);
+    };
+    if (offset > 0) file.seekSync(offset, Deno.SeekMode.Start);
+    yield* this.#parts(entry, offset, (into, at) => {
+      const isLast = at + into.length === entry.size;
+      // What goes out before the last look is known to be of this file.
+      if (at === offset && !isLast) check();
+      readExactly(file, into, path);
+      if (isLast) check();
     });
   }
 
-  async #prove(file: Deno.FsFile, entry: Entry, buffer: Uint8Array): Promise<void> {
+  /** Reads a large file through one descriptor: for its digest, and then to send it. */
+  async *#unknown(host: string, entry: Entry, offset: number): AsyncGenerator<Uint8Array> {
+    const path = `/${entry.path}`;
+    using file = open(host, path);
+    await this.#prove(file, entry);
+    file.seekSync(offset, Deno.SeekMode.Start);
+    yield* this.#parts(entry, offset, (into) => readExactly(file, into, path));
+  }
+
+  async #prove(file: Deno.FsFile, entry: Entry): Promise<void> {
+    const buffer = new Uint8Array(PIECE_BYTES);
     const sum = createHash("sha256");
     let size = 0;
     for (let n = file.readSync(buffer); n !== null && size <= entry.size; n = file.readSync(buffer)) {
@@ -121,18 +122,24 @@ export class SessionFiles {
     if (size !== entry.size || !sameDigest(sum.digest(), entry.digest!)) throw changed(`/${entry.path}`);
   }
 
-  /** The records of a file from `offset` on. @param take Gets its bytes, in their order; they are lent. */
-  *#pieces(entry: Entry, offset: number, take: (at: number, length: number) => Uint8Array): Generator<Uint8Array> {
-    let at = offset, first = true;
+  /**
+   * The records of a file from `offset` on: one for all of it, which is the least work for who gets it, unless it is large
+   * or takes its time on the way.
+   *
+   * @param read Fills memory with the file's bytes from `at` on. It is asked for them in their order.
+   */
+  *#parts(entry: Entry, offset: number, read: (into: Uint8Array, at: number) => void): Generator<Uint8Array> {
+    const { size } = entry;
+    const most = size - offset > MAX_CONTENT_BYTES || this.encoder.compress ? PIECE_BYTES : MAX_CONTENT_BYTES;
+    let at = offset;
     do {
-      const content = take(at, Math.min(PIECE_BYTES, entry.size - at));
+      const start = at;
+      const content = { length: Math.min(most, size - at), read: (into: Uint8Array) => read(into, start) };
       at += content.length;
-      const record: TreeRecord = { content, more: at < entry.size };
-      if (first) Object.assign(record, { entry, offset });
-      first = false;
-      const batch = this.encoder.add(record);
+      const beginning = start === offset ? { entry, offset } : {};
+      const batch = this.encoder.add({ ...beginning, content, more: at < size });
       if (batch) yield batch;
-    } while (at < entry.size);
+    } while (at < size);
   }
 
   /** Where a file is here. */
@@ -183,13 +190,12 @@ function looks(file: Deno.FsFile, { ino, size, mtimeMs, ctimeMs }: RawInfo): boo
 }
 
 /** Fills a buffer. */
-function readExactly(file: Deno.FsFile, buffer: Uint8Array, path: string): Uint8Array {
+function readExactly(file: Deno.FsFile, buffer: Uint8Array, path: string): void {
   for (let filled = 0; filled < buffer.length;) {
     const n = file.readSync(buffer.subarray(filled));
     if (n === null) throw changed(path);
     filled += n;
   }
-  return buffer;
 }
 
 function changed(path: string): NotThere {

@@ -28,7 +28,7 @@ Deno.test("outputs and files of the workspace are given by the developer's names
 Deno.test("large files come in pieces, from where they were cut off", async () => {
   using storage = new Storage();
   using agent = new TestService(storage);
-  const content = randomBytes((5 << 20) + 1);
+  const content = randomBytes((9 << 20) + 1);
   const digest = storage.write(`${storage.path}/out/large`, content);
   const path = `${OUTPUT_BASE}/large`;
   for (const offset of [0, 1, 512 << 10, (3 << 20) + 17, content.length - 1, content.length]) {
@@ -36,6 +36,26 @@ Deno.test("large files come in pieces, from where they were cut off", async () =
     assert.ok(got.equals(content.subarray(offset)), `from ${offset}`);
   }
   await assert.rejects(agent.fetch({ path, digest, offset: content.length + 1 }), status(Status.NOT_FOUND));
+});
+
+Deno.test("a file that is not large is one record, unless it takes its time on the way", async () => {
+  using storage = new Storage();
+  using agent = new TestService(storage);
+  const path = `${OUTPUT_BASE}/file`, content = randomBytes(8 << 20);
+  const digest = storage.write(`${storage.path}/out/file`, content);
+  const look = Deno.statSync(`${storage.path}/out/file`);
+  for (const digests of [undefined, { known: () => look.size === content.length ? digest : undefined }]) {
+    for (const [compress, records] of [[false, 1], [true, 16]] as const) {
+      const files = new SessionFiles(agent.paths, { digests });
+      files.encoder.compress = compress;
+      const got: Uint8Array[] = [];
+      for await (const batch of files.read([{ path, digest, offset: 0 }])) {
+        for (const record of decodeBatch(batch)) got.push(record.content!);
+      }
+      assert.equal(got.length, records);
+      assert.ok(Buffer.concat(got).equals(content));
+    }
+  }
 });
 
 Deno.test("many small files share a batch", async () => {

@@ -23,7 +23,7 @@ import { Pace } from "../../proto/pace.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
 import { requestMessages } from "../../proto/relay/messages.ts";
 import { bytesValue, type Field, lengthPrefix, scanFields, WireError } from "../../proto/relay/wire.ts";
-import { decodeBatch, MAX_BATCH_BYTES } from "../../proto/tree/batch.ts";
+import { decodeBatch } from "../../proto/tree/batch.ts";
 import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName, TreeError } from "../../proto/tree/names.ts";
@@ -32,8 +32,8 @@ import { type KnownDigests, NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
 import type { Caller } from "./turns.ts";
 
-/** The largest message: a batch, with room for its frame. */
-const MAX_MESSAGE_BYTES = MAX_BATCH_BYTES + (1 << 16);
+/** The largest message of Apply: a proxy sends what is larger than a piece in pieces, and a batch is full at 1 MiB. */
+const MAX_MESSAGE_BYTES = 4 << 20;
 /** The largest request that names roots or files. */
 const MAX_REQUEST_BYTES = 16 << 20;
 const MAX_ROOTS = 10_000;

@@ -512,7 +512,8 @@ export class Http2Connection {
 
   async #read(): Promise<void> {
     let buffer = Buffer.allocUnsafe(1 << 17);
-    let filled = 0;
+    // What came and was not taken yet.
+    let at = 0, filled = 0;
     let preface = this.#options.role === "server" ? PREFACE.length : 0;
     try {
       for (;;) {
@@ -520,7 +521,6 @@ export class Http2Connection {
         if (n === null || this.#ended) break;
         this.#heard = performance.now();
         filled += n;
-        let at = 0;
         if (preface > 0) {
           const length = Math.min(filled, preface);
           if (!buffer.subarray(0, length).equals(PREFACE.subarray(0, length))) {
@@ -542,14 +542,18 @@ export class Http2Connection {
           at += need;
           need = FRAME_HEADER_BYTES;
         }
-        if (at > 0) {
-          buffer.copyWithin(0, at, filled);
-          filled -= at;
-        }
+        if (at === filled) at = filled = 0;
         if (need > buffer.length) {
           const larger = Buffer.allocUnsafe(4 * need);
-          buffer.copy(larger, 0, 0, filled);
+          buffer.copy(larger, 0, at, filled);
           buffer = larger;
+          filled -= at;
+          at = 0;
+        } else if (at + need > buffer.length) {
+          // The rest of a frame is moved only when it has no room where it is.
+          buffer.copyWithin(0, at, filled);
+          filled -= at;
+          at = 0;
         }
       }
       this.#finish("the peer closed the connection");

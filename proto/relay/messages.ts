@@ -76,10 +76,28 @@ class Queue {
   /** Memory of messages that were read, to be used again. Fresh memory of that size costs more than the copy into it. */
   readonly #spare: Buffer[] = [];
   readonly #lends: boolean;
+  /** Messages that were lent and that their reader keeps for longer, and how often it has said so. */
+  readonly #kept = new Map<Buffer, number>();
+  /** The message that is lent. */
+  #lent?: Buffer;
 
   /** @param lends Each message is only lent, until the next one is asked for. */
   constructor(lends: boolean) {
     this.#lends = lends;
+  }
+
+  /** See {@link OutgoingCall.keep}. */
+  keep(message: Buffer): () => void {
+    this.#kept.set(message, (this.#kept.get(message) ?? 0) + 1);
+    let given = false;
+    return () => {
+      if (given) return;
+      given = true;
+      const times = this.#kept.get(message)! - 1;
+      if (times > 0) return void this.#kept.set(message, times);
+      this.#kept.delete(message);
+      if (this.#lent !== message) this.#reuse(message);
+    };
   }
 
   allocate(length: number): Buffer {
@@ -123,8 +141,10 @@ class Queue {
       if (message) {
         this.#bytes -= message.length;
         if (this.#bytes < QUEUE_HIGH_WATER) this.#makeRoom();
+        this.#lent = message;
         yield message;
-        this.#reuse(message);
+        this.#lent = undefined;
+        if (!this.#kept.has(message)) this.#reuse(message);
       } else if (this.#over) {
         if (this.#over.error) throw this.#over.error;
         return;
@@ -179,6 +199,7 @@ export function requestMessages(
 export class OutgoingCall {
   readonly #stream: Stream;
   readonly #messages: AsyncGenerator<Buffer, void>;
+  readonly #queue: Queue;
 
   /** @ignore Call it in the turn in which the stream was made. */
   constructor(stream: Stream, limit: number, options: { lends?: boolean } = {}) {
@@ -198,6 +219,7 @@ export class OutgoingCall {
     };
     stream.onEnd = () => finish();
     void stream.closed.then(finish);
+    this.#queue = queue;
     this.#messages = queue.read();
   }
 
@@ -251,6 +273,15 @@ export class OutgoingCall {
    */
   responses(): AsyncIterable<Buffer> {
     return { [Symbol.asyncIterator]: () => this.#messages };
+  }
+
+  /**
+   * Keeps a message that is only lent beyond the next one. Call it while it is lent, for each part of it that is kept.
+   *
+   * @returns gives that part back
+   */
+  keep(message: Buffer): () => void {
+    return this.#queue.keep(message);
   }
 
   /** Resolves when the call is over: with the reason if it was cut off. */

@@ -110,3 +110,27 @@ Deno.test("the same for a call's responses, which are lent to their reader", asy
   assert.equal(received, MESSAGES);
   assert(buffers.size < MESSAGES, `${buffers.size} pieces of memory for ${MESSAGES} messages`);
 });
+
+Deno.test("a response that is kept is there until each part of it was given back", async () => {
+  await using peers = connected(async (_stream, _headers, call) => {
+    for (const { batch } of batches(new Set())) await call.write(batch);
+    call.end();
+  });
+  const call = await peers.connection.call("/s/Down", {}, { lends: true });
+  const kept: { message: Uint8Array; index: number; release: (() => void)[] }[] = [];
+  const memory = new Set<ArrayBufferLike>();
+  let received = 0;
+  for await (const message of call.responses()) {
+    memory.add(message.buffer);
+    kept.push({ message, index: received++, release: [call.keep(message), call.keep(message)] });
+    const [oldest] = kept;
+    check(oldest.message, oldest.index);
+    // One part of it, twice: that does not count for the other.
+    oldest.release[0]();
+    oldest.release[0]();
+    if (kept.length === 4) kept.shift()!.release[1]();
+  }
+  for (const { message, index } of kept) check(message, index);
+  assert.equal(received, MESSAGES);
+  assert(memory.size < MESSAGES, `${memory.size} pieces of memory for ${MESSAGES} messages`);
+});

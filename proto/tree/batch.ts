@@ -11,8 +11,10 @@ import { decodeEntry, type Entry, writeEntry } from "./entry.ts";
 import { checkPath, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 
+/** The most that the content of one record may be: a larger file comes in parts. Bytes. */
+export const MAX_CONTENT_BYTES = 8 << 20;
 /** The most that a batch may hold when it is unpacked, in bytes. */
-export const MAX_BATCH_BYTES = 4 << 20;
+export const MAX_BATCH_BYTES = MAX_CONTENT_BYTES + (2 << 20);
 /** Bytes of records at which a batch is full. */
 const FULL_BYTES = 1 << 20;
 /** The most records of a batch. */
@@ -34,6 +36,16 @@ export interface TreeRecord {
   copyFrom?: string;
 }
 
+/** Content that is not there yet. */
+export interface ContentToRead {
+  readonly length: number;
+  /** Fills memory of that length. */
+  read(into: Uint8Array): void;
+}
+
+/** A record to be encoded. */
+export type OutgoingRecord = Omit<TreeRecord, "content"> & { content?: Uint8Array | ContentToRead };
+
 /** What of a record is not path or content takes no more, in bytes. */
 const RECORD_EXTRA = 60;
 /** The fields of a FileBatch before its records, with the tag and length of these, take no more. Bytes. */
@@ -54,19 +66,20 @@ export class BatchEncoder {
   }
 
   /**
-   * Adds a record, whose content is at most {@link PIECE_BYTES} and copied. Throws a {@link TreeError} for a path that is
-   * no string of names.ts; nothing was added then.
+   * Adds a record, whose content is at most {@link MAX_CONTENT_BYTES} and copied, or read. Throws a {@link TreeError} for
+   * a path that is no string of names.ts, and what reading the content throws; nothing was added then.
    *
    * @returns an encoded FileBatch once one is full
    */
-  add(record: TreeRecord): Uint8Array | undefined {
+  add(record: OutgoingRecord): Uint8Array | undefined {
     const { entry, content } = record;
     const expected = (content?.length ?? 0) + (entry ? entry.path.length + RECORD_EXTRA : 0);
     const { length } = this.#records;
     try {
       this.#records.message(1, (out) => {
         if (entry) out.message(1, () => writeEntry(out, entry));
-        if (content) out.bytes(2, content);
+        if (content instanceof Uint8Array) out.bytes(2, content);
+        else if (content) out.filled(2, content.length, (into) => content.read(into));
         if (record.more) out.varint(3, 1);
         if (record.offset) out.varint(4, record.offset);
         if (record.digest) out.bytes(5, record.digest);

@@ -6,7 +6,7 @@ import { Compression, FileBatchSchema, RecordsSchema, TreeEntrySchema } from "..
 import { encodeFields } from "../relay/wire.ts";
 import { random } from "../testing/pipe.ts";
 import { makeName } from "../testing/trees.ts";
-import { BatchEncoder, decodeBatch, MAX_BATCH_BYTES, type TreeRecord } from "./batch.ts";
+import { BatchEncoder, decodeBatch, MAX_BATCH_BYTES, MAX_CONTENT_BYTES, type TreeRecord } from "./batch.ts";
 import { encodeEntry } from "./entry.ts";
 import { encodeName, TreeError } from "./names.ts";
 
@@ -89,6 +89,20 @@ Deno.test("a batch is compressed only where it helps", () => {
 Deno.test("contents are views, not copies", () => {
   const message = new BatchEncoder({ bytes: 1 }).add({ content: Buffer.from("hello") })!;
   assert.equal(decodeBatch(message)[0].content!.buffer, message.buffer);
+});
+
+Deno.test("content is read straight into its batch; if that fails, nothing of its record is there", () => {
+  const encoder = new BatchEncoder();
+  const entry = (path: string, size: number) => ({ path, kind: "file" as const, mode: 0o644, size, mtimeMs: 0 });
+  const large = MAX_CONTENT_BYTES;
+  encoder.add({ entry: entry("a", 3), content: { length: 3, read: (into) => into.set([1, 2, 3]) } });
+  const broken = { length: 5, read: () => assert.fail("the file is gone") };
+  assert.throws(() => encoder.add({ entry: entry("b", 5), content: broken }), /the file is gone/);
+  const batch = encoder.add({ entry: entry("c", large), content: { length: large, read: (into) => into.fill(7) } })!;
+  const records = decodeBatch(batch);
+  assert.deepEqual(records.map(({ entry }) => entry!.path), ["a", "c"]);
+  assert.deepEqual([...records[0].content!], [1, 2, 3]);
+  assert.ok(records[1].content!.length === large && records[1].content!.every((byte) => byte === 7));
 });
 
 Deno.test("a batch that would unpack to more than it says, or may, is refused before it does", () => {

@@ -53,6 +53,15 @@ export class WireWriter {
     this.#end = at + value.length;
   }
 
+  /** A field of `length` bytes that `fill` puts into the memory that it is given. */
+  filled(field: number, length: number, fill: (into: Uint8Array) => void): void {
+    if (length === 0) return;
+    const buffer = this.#reserve(15 + length);
+    const at = putVarint(buffer, putVarint(buffer, this.#end, field * 8 + 2), length);
+    fill(buffer.subarray(at, at + length));
+    this.#end = at + length;
+  }
+
   /** A field of a name's bytes, see names.ts. */
   text(field: number, value: string): void {
     const { length } = value;

@@ -159,7 +159,7 @@ export class TreeWriter {
     try {
       const [digest, written] = await Promise.allSettled([
         crypto.subtle.digest("SHA-256", content),
-        Deno.writeFile(staged, content, { createNew: true, mode: entry.mode & 0o777 }),
+        writeNew(staged, content, entry.mode & 0o777),
       ]);
       if (digest.status === "rejected") throw digest.reason;
       if (written.status === "rejected") throw written.reason;
@@ -590,6 +590,12 @@ function makeWritable(folder: string): void {
     const path = `${folder}/${name}`;
     if (lstatSync(path).kind === "directory") makeWritable(path);
   }
+}
+
+/** Writes a new file in another thread. Deno.writeFile would copy the content first. */
+async function writeNew(path: string, content: Uint8Array, mode: number): Promise<void> {
+  using file = Deno.openSync(path, { write: true, createNew: true, mode });
+  for (let at = 0; at < content.length;) at += await file.write(content.subarray(at));
 }
 
 function sizeOf(file: string): number {

@@ -27,6 +27,15 @@ export interface Wanted {
   readonly entry: Entry;
 }
 
+/** A part of a file. */
+export interface Part extends Pick<TreeRecord, "offset"> {
+  content: Uint8Array<ArrayBuffer>;
+  /** Whether it is the file's first. */
+  first: boolean;
+  /** Whether others follow. */
+  more: boolean;
+}
+
 /** Surroundings of {@link fetchFiles}. */
 export interface FetchOptions<W extends Wanted> {
   link: Pick<AgentLink, "connection" | "headers">;
@@ -37,9 +46,9 @@ export interface FetchOptions<W extends Wanted> {
   onMessage?(): void;
   /**
    * Takes a part of a file's content: its first, or what follows on the part before. What it returns is waited for before
-   * the next.
+   * the next. The content is lent until then, or, if `keep` is called, until what that returns is called.
    */
-  take(file: W, record: Pick<TreeRecord, "content" | "more" | "offset">, first: boolean): Promise<void> | undefined;
+  take(file: W, part: Part, keep: () => () => void): Promise<void> | undefined;
   /** How many bytes of a file's beginning are here already. Asked at each new connection. */
   received(): (file: W) => number;
   /** Shows why it takes longer. */
@@ -153,12 +162,13 @@ async function receive<W extends Wanted>(
           throw refusal("a batch of files", "has what was not asked for");
         }
         const { file } = current;
-        const { content = NOTHING, more = false } = record;
+        const { content = NOTHING, more = false } = record as { content?: Uint8Array<ArrayBuffer>; more?: boolean };
         current.at += content.length;
         if (current.at > file.entry.size || (more && content.length === 0) || (!more && current.at < file.entry.size)) {
           throw refusal(file.entry.path, "has not the size that it was said to have");
         }
-        const long = take(file, { content, more, offset: first ? record.offset : undefined }, first);
+        const offset = first ? record.offset : undefined;
+        const long = take(file, { content, first, more, offset }, () => call.keep(message));
         if (long) await long;
         if (more) continue;
         left.delete(file.entry.path);

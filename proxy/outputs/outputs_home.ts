@@ -32,7 +32,6 @@ const OURS = "rbs";
 /** What is a link to an agent's storage while laptop and agent share a disk. */
 const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz", "java.log", "sandbox"];
 
-const NOTHING = new Uint8Array();
 /** How long folders count as looked at while files come in, in milliseconds. */
 const DOUBT_MS = 50;
 /** More outputs are compared each time. */
@@ -370,9 +369,9 @@ export class OutputsHome {
         writer.doubt();
         doubted = performance.now();
       },
-      take(file, record, first) {
-        const { content = NOTHING, more = false } = record;
-        const long = whole.wants(file.entry) ? whole.add(file, { content, more, first }) : write(file, record, first);
+      take(file, part, keep) {
+        const { content, more } = part;
+        const long = whole.wants(part) ? whole.add(file, content, keep()) : write(file, part, part.first);
         const count = () => {
           const isLast = more ? 0 : 1;
           transferred.files += isLast;

@@ -1,74 +1,65 @@
 import assert from "node:assert/strict";
 import { WholeFiles } from "./whole_files.ts";
 
-const file = (path: string, size: number) => ({
-  entry: { path, kind: "file" as const, mode: 0o644, size, mtimeMs: 0 },
-});
-const part = (text: string, { more = false, first = true } = {}) => ({
-  content: new TextEncoder().encode(text),
+const part = (bytes: number, { more = false, first = true, offset = 0 } = {}) => ({
+  content: new Uint8Array(bytes),
   more,
   first,
+  offset,
 });
 
 /** Placing that ends when a test says so. */
 function setUp() {
   const placing: { path: string; text: string; end: PromiseWithResolvers<void> }[] = [];
-  const whole = new WholeFiles<ReturnType<typeof file>>((file, content) => {
+  const whole = new WholeFiles<string>((path, content) => {
     const end = Promise.withResolvers<void>();
-    placing.push({ path: file.entry.path, text: new TextDecoder().decode(content), end });
+    placing.push({ path, text: new TextDecoder().decode(content), end });
     return end.promise;
   });
-  return { placing, whole };
+  const released: string[] = [];
+  const add = (path: string) => whole.add(path, new TextEncoder().encode(`of ${path}`), () => released.push(path));
+  return { placing, whole, add, released };
 }
 
-Deno.test("files between small and large are wanted", () => {
+Deno.test("files that are not small and came in one piece are wanted", () => {
   const { whole } = setUp();
-  const wanted = [1, 512 << 10, (512 << 10) + 1, 8 << 20, (8 << 20) + 1].map((size) =>
-    whole.wants(file("f", size).entry)
-  );
-  assert.deepEqual(wanted, [false, false, true, true, false]);
+  const small = 512 << 10, large = small + 1;
+  assert.equal(whole.wants(part(small)), false);
+  assert.equal(whole.wants(part(large)), true);
+  assert.equal(whole.wants(part(large, { more: true })), false);
+  assert.equal(whole.wants(part(large, { first: false })), false);
+  assert.equal(whole.wants(part(large, { offset: 1 })), false);
 });
 
-Deno.test("a file is placed when its last part is there, and one that was cut off begins anew", async () => {
-  const { placing, whole } = setUp();
-  const a = file("a", 6), b = file("b", 3);
-  assert.equal(whole.add(a, part("abc", { more: true })), undefined);
-  assert.equal(placing.length, 0);
-  // Its connection broke: another one comes, and then it again.
-  whole.add(b, part("xyz"));
-  whole.add(a, part("abc", { more: true }));
-  whole.add(a, part("def", { first: false }));
-  assert.deepEqual(placing.map(({ path, text }) => [path, text]), [["b", "xyz"], ["a", "abcdef"]]);
-  for (const { end } of placing) end.resolve();
-  await whole.finish();
-});
-
-Deno.test("only so many are on their way, and memory is used again", async () => {
-  const { placing, whole } = setUp();
-  assert.equal(whole.add(file("a", 1), part("a")), undefined);
-  assert.equal(whole.add(file("b", 1), part("b")), undefined);
-  const wait = whole.add(file("c", 1), part("c"));
+Deno.test("only so many are on their way, and each gives its content back at its end", async () => {
+  const { placing, whole, add, released } = setUp();
+  assert.equal(add("a"), undefined);
+  assert.equal(add("b"), undefined);
+  const wait = add("c");
   assert.ok(wait);
   placing[1].end.resolve();
   await wait;
-  assert.ok(whole.add(file("d", 1), part("d")));
-  assert.deepEqual(placing.map(({ text }) => text), ["a", "b", "c", "d"]);
+  assert.deepEqual(released, ["b"]);
+  assert.ok(add("d"));
+  assert.deepEqual(placing.map(({ path, text }) => [path, text]), ["a", "b", "c", "d"].map((p) => [p, `of ${p}`]));
   for (const { end } of placing) end.resolve();
   await whole.finish();
+  assert.deepEqual(released.sort(), ["a", "b", "c", "d"]);
 });
 
 Deno.test("what goes wrong with one ends the next, and all of it", async () => {
-  const { placing, whole } = setUp();
-  whole.add(file("a", 1), part("a"));
+  const { placing, whole, add, released } = setUp();
+  add("a");
   placing[0].end.reject(new Error("the disk is full"));
   await assert.rejects(whole.finish(), { message: "the disk is full" });
-  assert.throws(() => whole.add(file("b", 1), part("b")), { message: "the disk is full" });
+  assert.throws(() => add("b"), { message: "the disk is full" });
+  assert.deepEqual(released, ["a"]);
 });
 
 Deno.test("settled waits for what is on its way, whatever becomes of it", async () => {
-  const { placing, whole } = setUp();
-  whole.add(file("a", 1), part("a"));
-  whole.add(file("b", 1), part("b"));
+  const { placing, whole, add } = setUp();
+  add("a");
+  add("b");
   let over = false;
   const settled = whole.settled().then(() => over = true);
   placing[0].end.reject(new Error("the disk is full"));

@@ -88,7 +88,7 @@ export type FileBatch = Message<"rbs.v1.FileBatch"> & {
   compression: Compression;
 
   /**
-   * Of `records` before compression, in bytes; at most 4 MiB. A receiver refuses to unpack more.
+   * Of `records` before compression, in bytes; at most 10 MiB. A receiver refuses to unpack more.
    *
    * @generated from field: uint32 unpacked_size = 2;
    */
