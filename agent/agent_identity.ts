@@ -40,9 +40,10 @@ export class AgentIdentity implements Disposable {
   /** Gets the first certificate. Throws an RpcError. */
   static async obtain(spec: IdentitySpec, options: AgentIdentityOptions): Promise<AgentIdentity> {
     const complete = {
-      enrol: (spec: IdentitySpec) => enrol({ address: spec.orchestratorAddress }, spec, spec.bootstrapToken),
-      renew: (address: string, credentials: Credentials) => renew({ address }, credentials),
-      ...options,
+      log: options.log,
+      enrol: options.enrol ??
+        ((spec: IdentitySpec) => enrol({ address: spec.orchestratorAddress }, spec, spec.bootstrapToken)),
+      renew: options.renew ?? ((address: string, credentials: Credentials) => renew({ address }, credentials)),
     };
     return new AgentIdentity(spec.orchestratorAddress, await complete.enrol(spec), complete);
   }

@@ -2,6 +2,7 @@ import { fromJsonString } from "@bufbuild/protobuf";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type AgentSpec, AgentSpecSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
+import type { InputLines } from "../proto/input_lines.ts";
 import { NAMESPACE_KINDS, type NamespaceKind } from "./session_namespace.ts";
 
 /** What the agent was told by flags and environment. */
@@ -75,24 +76,15 @@ function seconds(text: string): number {
   return Number(text);
 }
 
-/** No honest spec is longer: startup options are a few kilobytes. */
-const MAX_SPEC_BYTES = 8 << 20;
-
 /** Reads the AgentSpec: one line of JSON, or all there is. Throws an RbsError with exit code 2 when there is none. */
-export async function readSpec(stdin: ReadableStream<Uint8Array>, isTerminal: boolean): Promise<AgentSpec> {
+export async function readSpec(lines: Pick<InputLines, "next">, isTerminal: boolean): Promise<AgentSpec> {
   const wrong = (why: string, cause?: unknown) =>
     new RbsError(
       `agent: ${why}; the orchestrator starts agents and tells them by standard input what to do: see agent --help.`,
       { exitCode: 2, culprit: "caller", cause },
     );
   if (isTerminal) throw wrong("an agent is not started by hand");
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of stdin) {
-    text += decoder.decode(chunk, { stream: true });
-    if (text.includes("\n") || text.length > MAX_SPEC_BYTES) break;
-  }
-  const line = text.split("\n", 1)[0];
+  const line = await lines.next();
   if (line.trim() === "") throw wrong("standard input is empty");
   let spec: AgentSpec;
   try {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../proto/errors.ts";
 import { parseArguments, readSpec } from "./arguments.ts";
+import { InputLines } from "../proto/input_lines.ts";
 
 const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
   e instanceof RbsError && e.exitCode === exitCode && text.test(e.message);
@@ -22,7 +23,8 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
 });
 
 Deno.test("a spec that is none is refused with one sentence that holds nothing of it", async () => {
-  const spec = (text: string) => readSpec(new Blob([text]).stream() as ReadableStream<Uint8Array>, false);
+  const lines = (text: string) => new InputLines(new Blob([text]).stream() as ReadableStream<Uint8Array>);
+  const spec = (text: string) => readSpec(lines(text), false);
   const identity = {
     agentId: "a".repeat(32),
     orchestratorAddress: "127.0.0.1:1",
@@ -48,5 +50,5 @@ Deno.test("a spec that is none is refused with one sentence that holds nothing o
   ) {
     await assert.rejects(spec(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);
   }
-  await assert.rejects(readSpec(new Blob([]).stream() as ReadableStream<Uint8Array>, true), fails(2, /by hand/));
+  await assert.rejects(readSpec(lines(""), true), fails(2, /by hand/));
 });

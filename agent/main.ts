@@ -22,7 +22,9 @@ import { ExecuteCommandService } from "./execute_command_service.ts";
 import { Gate } from "./gate.ts";
 import { Lease } from "./lease.ts";
 import { LocalOutputBase } from "./local_output_base.ts";
+import { InputLines } from "../proto/input_lines.ts";
 import { log } from "./log.ts";
+import { enrolByPipe } from "../proto/identity/pipe_enrolment.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
 import { startupOption } from "../proto/startup_options.ts";
 import { serverOptions } from "./server_argv.ts";
@@ -44,11 +46,12 @@ const DEFAULT_LEASE_SECONDS = 60;
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
   if (flags.selfTest) return await printSelfTest(flags.namespace, flags.installBases);
-  return await serve(await readSpec(Deno.stdin.readable, Deno.stdin.isTerminal()), flags);
+  const input = new InputLines(Deno.stdin.readable);
+  return await serve(await readSpec(input, Deno.stdin.isTerminal()), input, flags);
 }
 
 /** Serves a session until it is over; an agent started ahead waits for one before. @returns the exit code */
-async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
+async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments): Promise<number> {
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
 
@@ -60,7 +63,10 @@ async function serve(first: AgentSpec, flags: AgentArguments): Promise<number> {
     onExpired: () => stop("nobody supervises it and nothing runs"),
   });
   // Begun now, and waited for when the rest is ready: a certificate takes a while.
-  const obtained = AgentIdentity.obtain(first, { log });
+  const obtained = AgentIdentity.obtain(first, {
+    log,
+    enrol: first.enrolsByPipe ? (spec) => enrolByPipe(spec, { input, print }) : undefined,
+  });
   obtained.catch(() => {/* thrown below */});
   const supervision = new Supervision({
     gate,
@@ -307,14 +313,18 @@ async function start(
  * Tells whoever started the agent where it listens. False if that one is gone: then nobody will ever find this agent.
  */
 function announce(port: number, commandPort: number): boolean {
-  const line = toJsonString(AgentListeningSchema, create(AgentListeningSchema, { port, commandPort }));
   try {
-    Deno.stdout.writeSync(new TextEncoder().encode(line + "\n"));
+    print(toJsonString(AgentListeningSchema, create(AgentListeningSchema, { port, commandPort })));
     return true;
   } catch (e) {
     log(`the agent ends, since nobody reads where it listens (${sentence(e)})`);
     return false;
   }
+}
+
+/** Tells whoever started the agent something. Throws when nobody reads it. */
+function print(line: string): void {
+  Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
 }
 
 function after(milliseconds: number): Promise<void> {

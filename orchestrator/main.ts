@@ -11,7 +11,7 @@ import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
-import { authorizer, identityService } from "./identity/identity_service.ts";
+import { authorizer, identityService, issueCertificate } from "./identity/identity_service.ts";
 import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./listen.ts";
@@ -32,6 +32,7 @@ async function run(flags: Flags): Promise<void> {
   await using store = new LoggingSessionStore(opened, log);
   const { authority } = keys;
   const enroller = new TokenEnroller(opened.identities, authority.trustDomain);
+  const issuing = { authority, enroller, store: opened.identities };
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );
@@ -45,6 +46,7 @@ async function run(flags: Flags): Promise<void> {
       environment: Object.fromEntries(inherited),
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
       region: flags.region,
+      certify: (request) => issueCertificate(issuing, request),
     }),
     log,
     trust: {
@@ -89,12 +91,7 @@ async function run(flags: Flags): Promise<void> {
       .add(Orchestrator, orchestratorService(sessions))
       .add(
         Identity,
-        identityService({
-          authority,
-          enroller,
-          store: opened.identities,
-          hasAgent: (agentId) => sessions.hasAgent(agentId),
-        }),
+        identityService({ ...issuing, hasAgent: (agentId) => sessions.hasAgent(agentId) }),
       ));
   address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));

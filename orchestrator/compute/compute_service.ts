@@ -3,8 +3,11 @@ import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/gen/rbs/
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =
-  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | "defaultOutputBase" | "warm" | "limits" | "unshareNet" | Trust>>
+  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | OfCompute | "warm" | "limits" | "unshareNet" | Trust>>
   & Pick<WholeSpec, "warm" | "limits" | "unshareNet" | Trust>;
+
+/** What only an agent's ComputeService knows. */
+type OfCompute = "defaultOutputBase" | "enrolsByPipe";
 
 /** What an agent gets its certificate by; it is only told at its start. */
 type Trust = "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain";

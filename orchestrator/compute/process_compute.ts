@@ -1,10 +1,22 @@
-import { create, fromJsonString, toJsonString } from "@bufbuild/protobuf";
+import {
+  create,
+  type DescMessage,
+  fromJsonString,
+  type MessageInitShape,
+  type MessageShape,
+  toJsonString,
+} from "@bufbuild/protobuf";
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
 import { sentence } from "../../proto/errors.ts";
 import { type AgentListening, AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import {
+  type IssueCertificateRequest,
+  IssueCertificateRequestSchema,
+  type IssueCertificateResponse,
+  IssueCertificateResponseSchema,
+} from "../../proto/gen/rbs/v1/identity_pb.ts";
 import { agentEnvironment, defaultOutputBase } from "./agent_environment.ts";
 import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
 import {
@@ -16,11 +28,10 @@ import {
   type RunningAgent,
   type WholeSpec,
 } from "./compute_service.ts";
+import { OutputLines } from "./output_lines.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
 const LOOPBACK = "127.0.0.1";
-/** A first line longer than this, in bytes, is not an agent's. */
-const FIRST_LINE_MAX = 4096;
 
 /** Options of {@link ProcessCompute}. */
 export interface ProcessComputeOptions {
@@ -32,6 +43,12 @@ export interface ProcessComputeOptions {
   readonly listenAddress?: string;
   /** See ComputeService. @default "" */
   readonly region?: string;
+  /**
+   * Gives an agent its first certificate, over the pipes to it; rejects if there is none for it.
+   *
+   * @default agents ask the orchestrator by a call
+   */
+  certify?(request: IssueCertificateRequest): Promise<MessageInitShape<typeof IssueCertificateResponseSchema>>;
 }
 
 /**
@@ -61,8 +78,16 @@ export class ProcessCompute implements ComputeService {
       // A process that could not be executed has no pid, and `ended` says why.
       if (child.pid === undefined) throw asError(await ended);
       onStep("agent process started");
-      child.stdin!.end(toJsonString(AgentSpecSchema, create(AgentSpecSchema, this.complete(spec))) + "\n");
-      const { port, commandPort } = await listening(child, spec, ended);
+      const { certify } = this.options;
+      const whole = create(AgentSpecSchema, { ...this.complete(spec), enrolsByPipe: certify !== undefined });
+      child.stdin!.write(toJsonString(AgentSpecSchema, whole) + "\n");
+      const said = new AgentWords(child, spec, ended);
+      if (certify) {
+        const answer = await certified(await said.next(IssueCertificateRequestSchema), certify, spec);
+        child.stdin!.write(toJsonString(IssueCertificateResponseSchema, answer) + "\n");
+      }
+      child.stdin!.end();
+      const { port, commandPort } = await said.next(AgentListeningSchema, isWhole);
       return {
         processId: String(child.pid),
         endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
@@ -175,29 +200,64 @@ function asError({ reason, transient }: AgentFailure): AgentStartError {
   return new AgentStartError(reason, transient);
 }
 
-/** Reads the line with which an agent says where it listens. Throws when it ends before, or says something else. */
-async function listening(child: ChildProcess, spec: AgentSpec, ended: Promise<AgentFailure>): Promise<AgentListening> {
-  const line = await Promise.race([firstLine(child.stdout!), ended]);
-  // Without a line, the process has closed its output, so it has ended or is about to.
-  if (line === undefined) throw asError(await endedOrKilled(child, ended));
-  if (typeof line !== "string") throw asError(line);
-  try {
-    const message = fromJsonString(AgentListeningSchema, line);
-    if (!(isPort(message.port) && isPort(message.commandPort))) throw new Error("a port is missing");
-    return message;
-  } catch (cause) {
-    throw new AgentStartError(
-      `${child.spawnfile} is not an agent of this version of RBS (its first line is ${
-        JSON.stringify(lastLine(line))
-      }): build it anew, or name another with --agent; its log is ${agentLogFile(spec.storageDirectory)}.`,
-      false,
-      cause,
-    );
+/** What an agent says on its standard output: messages as lines of JSON. */
+class AgentWords {
+  readonly #child: ChildProcess;
+  readonly #spec: AgentSpec;
+  readonly #ended: Promise<AgentFailure>;
+  readonly #lines: OutputLines;
+
+  constructor(child: ChildProcess, spec: AgentSpec, ended: Promise<AgentFailure>) {
+    this.#child = child;
+    this.#spec = spec;
+    this.#ended = ended;
+    this.#lines = new OutputLines(child.stdout!);
   }
+
+  /** The next message. Throws when the agent ends before, or says something else. @param check Throws for what is none. */
+  async next<S extends DescMessage>(schema: S, check?: (message: MessageShape<S>) => void): Promise<MessageShape<S>> {
+    const line = await Promise.race([this.#lines.next(), this.#ended]);
+    // Without a line, the process has closed its output, so it has ended or is about to.
+    if (line === undefined) throw asError(await endedOrKilled(this.#child, this.#ended));
+    if (typeof line !== "string") throw asError(line);
+    try {
+      const message = fromJsonString(schema, line);
+      check?.(message);
+      return message;
+    } catch (cause) {
+      throw new AgentStartError(
+        `${this.#child.spawnfile} is not an agent of this version of RBS (it says ${
+          JSON.stringify(lastLine(line))
+        } instead of an ${schema.name}): build it anew, or name another with --agent; its log is ${
+          agentLogFile(this.#spec.storageDirectory)
+        }.`,
+        false,
+        cause,
+      );
+    }
+  }
+}
+
+function isWhole({ port, commandPort }: AgentListening): void {
+  if (!(isPort(port) && isPort(commandPort))) throw new Error("a port is missing");
 }
 
 function isPort(port: number): boolean {
   return port > 0 && port < 65536;
+}
+
+/** Gives an agent its certificate. Throws an AgentStartError. */
+async function certified(
+  request: IssueCertificateRequest,
+  certify: NonNullable<ProcessComputeOptions["certify"]>,
+  spec: AgentSpec,
+): Promise<IssueCertificateResponse> {
+  try {
+    return create(IssueCertificateResponseSchema, await certify(request));
+  } catch (cause) {
+    const agent = spec.warm ? "An agent that was started ahead" : `The agent of ${JSON.stringify(spec.sourcePath)}`;
+    throw new AgentStartError(`${agent} gets no certificate (${sentence(cause)}); try again.`, true, cause);
+  }
 }
 
 /** Waits a little for a process that has closed its output to end by itself, so that its exit code can be told. */
@@ -208,20 +268,4 @@ async function endedOrKilled(child: ChildProcess, ended: Promise<AgentFailure>):
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** The first line without its end, or undefined at the end of the output; what follows is read and dropped. */
-function firstLine(output: Readable): Promise<string | undefined> {
-  output.setEncoding("utf8");
-  return new Promise((resolve) => {
-    let text = "";
-    output.on("data", (part: string) => {
-      if (text.length > FIRST_LINE_MAX) return;
-      text += part;
-      const end = text.indexOf("\n");
-      if (end >= 0) resolve(text.slice(0, end));
-      else if (text.length > FIRST_LINE_MAX) resolve(text);
-    });
-    output.once("close", () => resolve(undefined));
-  });
 }

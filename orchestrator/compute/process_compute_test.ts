@@ -1,16 +1,21 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Agent } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { IssueCertificateRequest } from "../../proto/gen/rbs/v1/identity_pb.ts";
 import { createRpcClient } from "../../proto/rpc.ts";
+import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { type AgentSpec, AgentStartError } from "./compute_service.ts";
-import { ProcessCompute } from "./process_compute.ts";
+import { ProcessCompute, type ProcessComputeOptions } from "./process_compute.ts";
 
 const FAKE_AGENT = join(import.meta.dirname!, "../testing/fake_agent.ts");
 const ENVIRONMENT = { HOME: Deno.env.get("HOME")!, PATH: Deno.env.get("PATH")!, USER: "ann", SECRET: "x" };
 
-function compute(command: [string, ...string[]] = [Deno.execPath(), "run", "-A", FAKE_AGENT]): ProcessCompute {
-  return new ProcessCompute({ command, environment: ENVIRONMENT });
+function compute(
+  command: [string, ...string[]] = [Deno.execPath(), "run", "-A", FAKE_AGENT],
+  certify?: ProcessComputeOptions["certify"],
+): ProcessCompute {
+  return new ProcessCompute({ command, environment: ENVIRONMENT, certify });
 }
 
 function spec(storageDirectory: string, ...startupOptions: string[]): AgentSpec {
@@ -77,6 +82,53 @@ test("an agent's process listens, is known by its process id, and says how it en
   assert.equal(transient, true);
 });
 
+test("an agent is given its certificate over its pipes, before it listens with it", async (storage) => {
+  const authority = await TestAuthority.make();
+  const credentials = await authority.identify({ kind: "agent", sessionId: "c".repeat(32) });
+  const asked: IssueCertificateRequest[] = [];
+  const certify = (request: IssueCertificateRequest) => {
+    asked.push(request);
+    return authority.certifyRequest(request.certificateRequest, { kind: "agent", sessionId: "c".repeat(32) })
+      .then((certificate) => ({ certificate, authorities: authority.certificate }));
+  };
+  const trusted = { ...spec(storage), bootstrapToken: "once", trustDomain: credentials.trustDomain };
+  const agent = await compute(undefined, certify).start(trusted, never(), () => {});
+  assert.deepEqual(asked.map(({ token }) => token), ["once"]);
+  const orchestrator = await authority.identify({ kind: "orchestrator" });
+  const expected = { kind: "agent", sessionId: "c".repeat(32) } as const;
+  using client = createRpcClient(Agent, `127.0.0.1:${agent.endpoint.port}`, {
+    tls: { credentials: orchestrator, expected },
+  });
+  const call = client.supervise();
+  await call.send({ message: { case: "setEpoch", value: { epoch: 1, term: 1 } } });
+  let heard = false;
+  for await (const { message } of call) {
+    heard = true;
+    if (message.case === "ready") break;
+  }
+  assert(heard);
+  agent.kill();
+  await agent.ended;
+});
+
+test("an agent that gets no certificate is ended, with the reason", async (storage) => {
+  const refuse = () => Promise.reject(new Error("the token was used"));
+  await fails(
+    compute(undefined, refuse).start({ ...spec(storage), bootstrapToken: "x", trustDomain: "t" }, never(), () => {}),
+    /^The agent of "\/ws" gets no certificate \(the token was used\); try again\.$/,
+    true,
+  );
+});
+
+test("an agent that listens before it has a certificate is none of this version", async (storage) => {
+  const early = ["/bin/sh", "-c", `echo '{"port": 1, "commandPort": 2}'; exec sleep 3600`] as [string, ...string[]];
+  await fails(
+    compute(early, () => assert.fail("it did not ask")).start(spec(storage), never(), () => {}),
+    /instead of an IssueCertificateRequest\)/,
+    false,
+  );
+});
+
 test("an agent gets of the environment only what it may have", async (storage) => {
   const agent = await compute().start(spec(storage, "--fake=environment"), never(), () => {});
   agent.kill();
@@ -94,7 +146,11 @@ test("an agent that ends at once is quoted with its last words", async (storage)
 
 test("an agent that prints nonsense is no agent, and is ended", async (storage) => {
   const start = compute().start(spec(storage, "--fake=garbage"), never(), () => {});
-  await fails(start, /is not an agent of this version of RBS \(its first line is "Welcome to {3}the shell!"\)/, false);
+  await fails(
+    start,
+    /is not an agent of this version of RBS \(it says "Welcome to {3}the shell!" instead of an AgentListening\)/,
+    false,
+  );
 });
 
 test("an agent that says nothing is ended when the start is given up", async (storage) => {

@@ -1,4 +1,4 @@
-import type { Identity as IdentityService } from "../../proto/gen/rbs/v1/identity_pb.ts";
+import type { Identity as IdentityService, IssueCertificateRequest } from "../../proto/gen/rbs/v1/identity_pb.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/rpc.ts";
 import { admit } from "../../proto/rpc_rules.ts";
@@ -15,27 +15,31 @@ export interface IdentityParts {
   hasAgent(agentId: string): Promise<boolean>;
 }
 
+/** Gives a certificate for a token. Throws an RpcError. */
+export async function issueCertificate(
+  { authority, enroller, store }: Omit<IdentityParts, "hasAgent">,
+  { certificateRequest, token }: Pick<IssueCertificateRequest, "certificateRequest" | "token">,
+) {
+  const identity = await enroller.redeem(token);
+  await refuseRevoked(store, identity);
+  return await certified(authority, certificateRequest, identity);
+}
+
+async function certified(authority: CertificateAuthority, request: Uint8Array, identity: Identity) {
+  return { certificate: await authority.certify(request, identity), authorities: authority.authorities };
+}
+
 /** The service rbs.v1.Identity. */
-export function identityService(
-  { authority, enroller, store, hasAgent }: IdentityParts,
-): RpcImplementation<typeof IdentityService> {
-  const certified = async (request: Uint8Array, identity: Identity) => ({
-    certificate: await authority.certify(request, identity),
-    authorities: authority.authorities,
-  });
+export function identityService(parts: IdentityParts): RpcImplementation<typeof IdentityService> {
   return {
-    async issueCertificate({ certificateRequest, token }) {
-      const identity = await enroller.redeem(token);
-      await refuseRevoked(store, identity);
-      return await certified(certificateRequest, identity);
-    },
+    issueCertificate: (request) => issueCertificate(parts, request),
 
     async renewCertificate({ certificateRequest }, { identity }) {
       if (!identity) throw new RpcError(Code.UNAUTHENTICATED, "Only who has a certificate can renew it.");
-      if (identity.kind === "agent" && !await hasAgent(identity.sessionId)) {
+      if (identity.kind === "agent" && !await parts.hasAgent(identity.sessionId)) {
         throw new RpcError(Code.PERMISSION_DENIED, "The agent's session has ended.");
       }
-      return await certified(certificateRequest, identity);
+      return await certified(parts.authority, certificateRequest, identity);
     },
   };
 }

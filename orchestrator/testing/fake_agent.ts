@@ -2,11 +2,14 @@
 import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import { enrol } from "../../proto/identity/enrolment.ts";
+import { enrolByPipe } from "../../proto/identity/pipe_enrolment.ts";
+import { InputLines } from "../../proto/input_lines.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 import { behaviours, FakeAgentServer } from "./fake_agent_server.ts";
 
-const input = await new Response(Deno.stdin.readable).text();
-const spec = fromJsonString(AgentSpecSchema, input) as unknown as AgentSpec;
+const input = new InputLines(Deno.stdin.readable);
+const whole = fromJsonString(AgentSpecSchema, await input.next());
+const spec = whole as unknown as AgentSpec;
 const behaviour = behaviours(spec.startupOptions);
 
 if (behaviour.has("exit")) {
@@ -21,7 +24,9 @@ if (behaviour.has("hang")) await new Promise((resolve) => setTimeout(resolve, 3_
 if (behaviour.has("deaf")) Deno.addSignalListener("SIGTERM", () => {});
 if (behaviour.has("environment")) console.error(JSON.stringify(Deno.env.toObject()));
 
-const credentials = spec.orchestratorAddress
+const credentials = whole.enrolsByPipe
+  ? await enrolByPipe(whole, { input, print: console.log })
+  : spec.orchestratorAddress
   ? await enrol(
     { address: spec.orchestratorAddress },
     { authorities: spec.authorities!, trustDomain: spec.trustDomain! },

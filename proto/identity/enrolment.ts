@@ -1,5 +1,11 @@
 /** How a program gets its certificate from the orchestrator: the first for a token, the next ones for the one before. */
-import { Identity as IdentityService, type IssueCertificateResponse } from "../gen/rbs/v1/identity_pb.ts";
+import { create } from "@bufbuild/protobuf";
+import {
+  Identity as IdentityService,
+  type IssueCertificateRequest,
+  IssueCertificateRequestSchema,
+  type IssueCertificateResponse,
+} from "../gen/rbs/v1/identity_pb.ts";
 import { createRpcClient } from "../rpc.ts";
 import { type NewKey, newKey } from "./certificate_request.ts";
 import type { Credentials } from "./credentials.ts";
@@ -15,16 +21,29 @@ export interface Issuer {
 const TIMEOUT_MS = 10_000;
 const EXPECTED = { kind: "orchestrator" } as const;
 
-/** Gets a certificate for a token. The key is made here, and stays here. Throws an RpcError. */
+/**
+ * Gets a certificate for a token. The key is made here, and stays here. Rejects as `ask` does.
+ *
+ * @param ask Asks who gives certificates.
+ */
+export async function enrolBy(
+  ask: (request: IssueCertificateRequest) => Promise<Pick<IssueCertificateResponse, "certificate" | "authorities">>,
+  { trustDomain }: Pick<Credentials, "trustDomain">,
+  token: string,
+): Promise<Credentials> {
+  const key = newKey();
+  const request = create(IssueCertificateRequestSchema, { certificateRequest: key.request, token });
+  return received(key, await ask(request), trustDomain);
+}
+
+/** The same by a call. Throws an RpcError. */
 export async function enrol(
   { address, timeoutMs = TIMEOUT_MS }: Issuer,
   trusted: Pick<Credentials, "authorities" | "trustDomain">,
   token: string,
 ): Promise<Credentials> {
-  const key = newKey();
   using client = createRpcClient(IdentityService, address, { tls: { credentials: trusted, expected: EXPECTED } });
-  const answer = await client.issueCertificate({ certificateRequest: key.request, token }, { timeoutMs });
-  return received(key, answer, trusted.trustDomain);
+  return await enrolBy((request) => client.issueCertificate(request, { timeoutMs }), trusted, token);
 }
 
 /** Gets a new certificate, for a new key, for the holder of `credentials`, which must be valid still. Throws an RpcError. */
@@ -40,7 +59,7 @@ export async function renew(
 
 function received(
   { privateKey }: NewKey,
-  { certificate, authorities }: IssueCertificateResponse,
+  { certificate, authorities }: Pick<IssueCertificateResponse, "certificate" | "authorities">,
   trustDomain: string,
 ): Credentials {
   return { certificate, privateKey, authorities, trustDomain };

@@ -1,0 +1,38 @@
+/** No honest line is longer: startup options are a few kilobytes. Bytes. */
+const MAX_LINE_BYTES = 8 << 20;
+
+/** The lines that a program is told on its standard input. */
+export class InputLines {
+  readonly #reader: ReadableStreamDefaultReader<string>;
+  #text = "";
+
+  constructor(input: ReadableStream<Uint8Array>) {
+    this.#reader = input.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
+  }
+
+  /** The next line, or all there is; empty at the end. What is too long is cut off there. */
+  async next(): Promise<string> {
+    for (;;) {
+      const end = this.#text.indexOf("\n");
+      if (end >= 0) {
+        const line = this.#text.slice(0, end);
+        this.#text = this.#text.slice(end + 1);
+        return line;
+      }
+      const { value, done } = this.#text.length > MAX_LINE_BYTES
+        ? { value: "", done: true }
+        : await this.#reader.read();
+      if (done) {
+        const rest = this.#text;
+        this.#text = "";
+        return rest;
+      }
+      this.#text += value;
+    }
+  }
+
+  /** Reads no more: what else comes is nobody's. */
+  async end(): Promise<void> {
+    await this.#reader.cancel();
+  }
+}
