@@ -26,6 +26,7 @@ interface Result {
   name: string;
   passed: number;
   failed: number;
+  seconds: number;
 }
 
 const UNIT: Suite = {
@@ -66,9 +67,10 @@ async function runSuite({ name, paths, env, through = [], deno = Deno.execPath()
   const existing = paths.filter((path) => exists(join(ROOT, path)));
   if (existing.length === 0) {
     console.log(`Not run: ${name}, for there is none of ${paths.join(", ")}.`);
-    return { name, passed: 0, failed: 0 };
+    return { name, passed: 0, failed: 0, seconds: 0 };
   }
   console.log(`\n== ${name} ==`);
+  const began = performance.now();
   const argv = [...through, deno, "test", "--frozen", "--allow-all", "--quiet", "--permit-no-files", ...existing];
   const child = new Deno.Command(argv[0], {
     args: argv.slice(1),
@@ -86,7 +88,8 @@ async function runSuite({ name, paths, env, through = [], deno = Deno.execPath()
   const { success } = await child.status;
   const [, passed, failed] = last.match(/\| (\d+) passed.*\| (\d+) failed/) ?? [];
   // A suite that ended without a summary, or badly after it, has failed at least once.
-  return { name, passed: Number(passed ?? 0), failed: Math.max(Number(failed ?? 0), success ? 0 : 1) };
+  const seconds = Math.round((performance.now() - began) / 1000);
+  return { name, passed: Number(passed ?? 0), failed: Math.max(Number(failed ?? 0), success ? 0 : 1), seconds };
 }
 
 function exists(path: string): boolean {
@@ -115,6 +118,8 @@ if (import.meta.main) {
   const results: Result[] = [];
   for (const suite of suites(names)) results.push(await runSuite(suite));
   console.log();
-  for (const { name, passed, failed } of results) console.log(`suite ${name}: ${passed} passed, ${failed} failed`);
+  for (const { name, passed, failed, seconds } of results) {
+    console.log(`suite ${name} (${seconds} s): ${passed} passed, ${failed} failed`);
+  }
   Deno.exit(results.some(({ failed }) => failed > 0) ? 1 : 0);
 }
