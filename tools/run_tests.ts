@@ -44,6 +44,8 @@ const TWO_MACHINES: Suite[] = [
   },
 ];
 const NAMES = ["unit", "mirror", "two-machines"];
+/** Suites that run at a time: they wait more than they compute. */
+const LANES = 2;
 
 function suites(names: readonly string[]): Suite[] {
   const bazel7 = Deno.env.get("RBS_BAZEL7");
@@ -63,13 +65,27 @@ function suites(names: readonly string[]): Suite[] {
   return chosen;
 }
 
-async function runSuite({ name, paths, env, through = [], deno = Deno.execPath() }: Suite): Promise<Result> {
+/** Runs suites, {@link LANES} at a time. @returns their results, in the suites' order */
+async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
+  const results: Result[] = [];
+  const left = suites.entries();
+  await Promise.all(Array.from({ length: LANES }, async () => {
+    for (const [index, suite] of left) results[index] = await runSuite(suite, suites.length > 1);
+  }));
+  return results;
+}
+
+/** @param named Whether each line that is printed begins with the suite's name. */
+async function runSuite(
+  { name, paths, env, through = [], deno = Deno.execPath() }: Suite,
+  named: boolean,
+): Promise<Result> {
   const existing = paths.filter((path) => exists(join(ROOT, path)));
   if (existing.length === 0) {
     console.log(`Not run: ${name}, for there is none of ${paths.join(", ")}.`);
     return { name, passed: 0, failed: 0, seconds: 0 };
   }
-  console.log(`\n== ${name} ==`);
+  console.log(`\n== ${name} begins ==`);
   const began = performance.now();
   const argv = [...through, deno, "test", "--frozen", "--allow-all", "--quiet", "--permit-no-files", ...existing];
   const child = new Deno.Command(argv[0], {
@@ -78,14 +94,23 @@ async function runSuite({ name, paths, env, through = [], deno = Deno.execPath()
     env: { ...env, NO_COLOR: "1" },
     stdin: "null",
     stdout: "piped",
-    stderr: "inherit",
+    stderr: named ? "piped" : "inherit",
   }).spawn();
   let last = "";
-  for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
-    await Deno.stdout.write(new TextEncoder().encode(text));
-    last = (last + text).slice(-4_000);
-  }
+  const label = named ? `${name}: ` : "";
+  const print = async (output: ReadableStream<Uint8Array>) => {
+    let rest = "";
+    for await (const text of output.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines) console.log(label + line);
+      last = (last + text).slice(-4_000);
+    }
+    if (rest) console.log(label + rest);
+  };
+  await Promise.all([print(child.stdout), named ? print(child.stderr) : undefined]);
   const { success } = await child.status;
+  console.log(`== ${name} has ended ==`);
   const [, passed, failed] = last.match(/\| (\d+) passed.*\| (\d+) failed/) ?? [];
   // A suite that ended without a summary, or badly after it, has failed at least once.
   const seconds = Math.round((performance.now() - began) / 1000);
@@ -115,8 +140,7 @@ if (import.meta.main) {
     for (const failure of error instanceof AggregateError ? error.errors : [error]) console.error(failure.message);
     Deno.exit(1);
   }
-  const results: Result[] = [];
-  for (const suite of suites(names)) results.push(await runSuite(suite));
+  const results = await runSuites(suites(names));
   console.log();
   for (const { name, passed, failed, seconds } of results) {
     console.log(`suite ${name} (${seconds} s): ${passed} passed, ${failed} failed`);
