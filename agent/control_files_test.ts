@@ -67,3 +67,13 @@ Deno.test("output is carried from fifos, and from nothing that stands in their p
     const { stdout, stderr } = await carrier.output();
     assert.deepEqual([stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)), ["", ""]);
   }));
+
+Deno.test("no file is made where a symlink leads that stands in the place of a command's input", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "1"), nowhere = join(folder, "nowhere");
+    Deno.symlinkSync(nowhere, `${path}.in`);
+    for (const suffix of ["out", "err"]) Deno.writeTextFileSync(`${path}.${suffix}`, "");
+    const { stderr } = await new Deno.Command("bash", { args: ["-c", CARRIER, "bash", path], stdin: "null" }).output();
+    assert.equal(new TextDecoder().decode(stderr), "");
+    assert.throws(() => Deno.lstatSync(nowhere), Deno.errors.NotFound);
+  }));
