@@ -68,6 +68,25 @@ Deno.test("output is carried from fifos, and from nothing that stands in their p
     assert.deepEqual([stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)), ["", ""]);
   }));
 
+Deno.test("the output of a command that has ended, and whose fifos are removed already, is carried", () =>
+  withFolder(async (folder) => {
+    const path = join(folder, "1");
+    const fifos = ["in", "out", "err"].map((suffix) => `${path}.${suffix}`);
+    await new Deno.Command("mkfifo", { args: fifos }).output();
+    // Slow to look at what it has opened.
+    const slow = `readlink() { while [[ -e ${path}.out ]]; do sleep 0.01; done; command readlink "$@"; }\n`;
+    const carrier = new Deno.Command("bash", {
+      args: ["-c", slow + CARRIER, "bash", path],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const job = `exec <"$1.in" >"$1.out" 2>"$1.err"; echo said; rm -- "$1.in" "$1.out" "$1.err"; echo and gone >&2`;
+    await new Deno.Command("bash", { args: ["-c", job, "bash", path] }).output();
+    const { stdout, stderr } = await carrier.output();
+    assert.deepEqual([stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)), ["said\n", "and gone\n"]);
+  }));
+
 Deno.test("no file is made where a symlink leads that stands in the place of a command's input", () =>
   withFolder(async (folder) => {
     const path = join(folder, "1"), nowhere = join(folder, "nowhere");

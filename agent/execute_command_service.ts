@@ -27,12 +27,13 @@ const LINGER_MS = 1_000;
 /**
  * Carries a job's three fifos: Deno would block a thread of its pool for each. $1: the fifos' path without suffix and
  * without symlinks. What was opened is looked at before a byte is carried: a program of the session may have put a symlink
- * in a fifo's place, to what it must not see. With `set -C` nothing is made or emptied where one leads, either.
+ * in a fifo's place, to what it must not see. With `set -C` nothing is made or emptied where one leads, either. A
+ * command that has ended already has its fifos removed, and still its output in them.
  */
 export const CARRIER = `trap 'kill $(jobs -p) 2>/dev/null' TERM
 exec 3<&0 </dev/null
 set -C
-is_fifo() { local self=$BASHPID; [[ -p /dev/fd/$1 && $(readlink "/proc/$self/fd/$1") == "$2" ]]; }
+is_fifo() { local self=$BASHPID; [[ -p /dev/fd/$1 && $(readlink "/proc/$self/fd/$1") == "$2"?(" (deleted)") ]]; }
 { is_fifo 1 "$1.in" && exec cat <&3; } 2>/dev/null >"$1.in" &
 exec 3<&-
 { is_fifo 0 "$1.out" && exec cat; } <"$1.out" &
