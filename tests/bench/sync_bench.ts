@@ -29,7 +29,7 @@ const MEMORY = 6e9;
 /** One round trip of the link. Milliseconds. */
 const RTT = 20;
 /** Servers on each side: one JVM is faster than the next by more than what is measured. */
-const SERVERS = 4;
+const SERVERS = 8;
 /** Builds of each server that do not count: a JVM compiles its code for that long. */
 const WARM_UPS = 15;
 
@@ -340,7 +340,7 @@ export async function benchLink(bazel: Bazel, say: (text: string) => void): Prom
     return took;
   };
   const sides = workspaces.map(build);
-  const times = await interleaved(25, WARM_UPS, sides, (round) => say(`no-op build over a link, round ${round}`));
+  const times = await interleaved(15, WARM_UPS, sides, (round) => say(`no-op build over a link, round ${round}`));
   const [a, b] = [0, 1].map((side) => times.filter((_, i) => i % 2 === side).flat());
   const added = median(b) - median(a), rtt = await roundTrip(machines);
   return [{
