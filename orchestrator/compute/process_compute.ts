@@ -83,7 +83,11 @@ export class ProcessCompute implements ComputeService {
       child.stdin!.write(toJsonString(AgentSpecSchema, whole) + "\n");
       const said = new AgentWords(child, spec, ended);
       if (certify) {
-        const answer = await certified(await said.next(IssueCertificateRequestSchema), certify, spec);
+        const request = await said.next(IssueCertificateRequestSchema);
+        const lost = ended.then((failure) => {
+          throw asError(failure);
+        });
+        const answer = await Promise.race([certified(request, certify, spec), lost]);
         child.stdin!.write(toJsonString(IssueCertificateResponseSchema, answer) + "\n");
       }
       child.stdin!.end();

@@ -120,6 +120,16 @@ test("an agent that gets no certificate is ended, with the reason", async (stora
   );
 });
 
+test("a start that is given up does not wait for a certificate", async (storage) => {
+  const giveUp = new AbortController();
+  const silent = () => {
+    giveUp.abort(new AgentStartError("It took too long.", true));
+    return new Promise<never>(() => {});
+  };
+  const trusted = { ...spec(storage), bootstrapToken: "x", trustDomain: "t" };
+  await fails(compute(undefined, silent).start(trusted, giveUp.signal, () => {}), /^It took too long\.$/, true);
+});
+
 test("an agent that listens before it has a certificate is none of this version", async (storage) => {
   const early = ["/bin/sh", "-c", `echo '{"port": 1, "commandPort": 2}'; exec sleep 3600`] as [string, ...string[]];
   await fails(
