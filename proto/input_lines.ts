@@ -30,9 +30,4 @@ export class InputLines {
       this.#text += value;
     }
   }
-
-  /** Reads no more: what else comes is nobody's. */
-  async end(): Promise<void> {
-    await this.#reader.cancel();
-  }
 }
