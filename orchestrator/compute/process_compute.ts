@@ -231,7 +231,7 @@ class AgentWords {
     } catch (cause) {
       throw new AgentStartError(
         `${this.#child.spawnfile} is not an agent of this version of RBS (it says ${
-          JSON.stringify(lastLine(line))
+          JSON.stringify(lastLine(line.replaceAll(this.#spec.bootstrapToken || "\n", "…")))
         } instead of an ${schema.name}): build it anew, or name another with --agent; its log is ${
           agentLogFile(this.#spec.storageDirectory)
         }.`,

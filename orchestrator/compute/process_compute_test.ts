@@ -130,6 +130,19 @@ test("a start that is given up does not wait for a certificate", async (storage)
   await fails(compute(undefined, silent).start(trusted, giveUp.signal, () => {}), /^It took too long\.$/, true);
 });
 
+test("what an agent says is quoted without its token", async (storage) => {
+  const odd = ["/bin/sh", "-c", `echo '{"token": "once", "more": 1}'; exec sleep 3600`] as [string, ...string[]];
+  await fails(
+    compute(odd, () => assert.fail("it did not ask")).start(
+      { ...spec(storage), bootstrapToken: "once" },
+      never(),
+      () => {},
+    ),
+    /\(it says "\{\\"token\\": \\"…\\", \\"more\\": 1\}" instead of an IssueCertificateRequest\)/,
+    false,
+  );
+});
+
 test("an agent that listens before it has a certificate is none of this version", async (storage) => {
   const early = ["/bin/sh", "-c", `echo '{"port": 1, "commandPort": 2}'; exec sleep 3600`] as [string, ...string[]];
   await fails(
