@@ -3,26 +3,13 @@
  * other bytes as U+FFFD, and then finds no such file. What has such a name is listed, looked at, read and written by bash.
  */
 import { Buffer } from "node:buffer";
+import type { RawInfo } from "./files.ts";
 import { decodeName, encodeName, isRaw } from "./names.ts";
 
 /** A file of such a name is read up to here, in bytes. */
 const MAX_CONTENT = 256 << 20;
 /** What a call of bash gets of names at most, in characters. Linux takes 2 MiB. */
 const MAX_ARGUMENTS = 1 << 20;
-
-/** What a look at a file shows. */
-export interface RawInfo {
-  kind: "file" | "directory" | "symlink" | "other";
-  /** All of st_mode. */
-  mode: number;
-  size: number;
-  /** Whole milliseconds. */
-  mtimeMs: number;
-  ctimeMs: number;
-  ino: number;
-  /** Of a symlink. */
-  target?: string;
-}
 
 /** The names in a folder. Throws Deno's errors. */
 export function readdirSync(folder: string): string[] {
@@ -43,16 +30,21 @@ export function lstatSync(path: string): RawInfo {
     if (!info) throw new Deno.errors.NotFound("there is no such file");
     return info;
   }
-  const info = Deno.lstatSync(path);
-  const kind = info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : "other";
+  const info = infoOf(Deno.lstatSync(path));
+  if (info.kind === "symlink") info.target = readlinkSync(path);
+  return info;
+}
+
+/** What Deno tells of a file. */
+export function infoOf(info: Deno.FileInfo): RawInfo {
   return {
-    kind,
+    kind: info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : "other",
     mode: info.mode ?? 0,
     size: info.size,
     mtimeMs: info.mtime?.getTime() ?? 0,
     ctimeMs: info.ctime?.getTime() ?? 0,
     ino: info.ino ?? 0,
-    target: kind === "symlink" ? readlinkSync(path) : undefined,
+    dev: info.dev,
   };
 }
 
@@ -94,7 +86,7 @@ set -- *
 
 /** Looks at many files at once; what is not there is left out. */
 export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
-  const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i\\0' -- 2>/dev/null || true`;
+  const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i %d\\0' -- 2>/dev/null || true`;
   const infos = new Map<string, RawInfo>();
   let fields: Buffer[] = [], next: string[] = [], length = 0;
   const ask = () => {
@@ -109,7 +101,7 @@ export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
   ask();
   for (let i = 0; i + 1 < fields.length; i += 2) {
     const path = decodeName(fields[i]);
-    const [mode, size, mtime, ctime, ino] = fields[i + 1].toString("latin1").split(" ");
+    const [mode, size, mtime, ctime, ino, dev] = fields[i + 1].toString("latin1").split(" ");
     const bits = parseInt(mode, 16);
     const kind = ({ 0o100000: "file", 0o040000: "directory", 0o120000: "symlink" } as const)[bits & 0o170000];
     try {
@@ -120,6 +112,7 @@ export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
         mtimeMs: Math.round(Number(mtime) * 1000),
         ctimeMs: Number(ctime) * 1000,
         ino: Number(ino),
+        dev: Number(dev),
         target: kind === "symlink" ? readlinkByBash(path) : undefined,
       });
     } catch (e) {

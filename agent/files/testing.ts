@@ -1,0 +1,31 @@
+/** What a session's programs do to the agent's paths, for tests. */
+
+/** renameat2(2) with RENAME_EXCHANGE, as fast as it goes. */
+const EXCHANGE = `
+const { symbols: c } = Deno.dlopen("libc.so.6", {
+  renameat2: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
+});
+const [a, b] = Deno.args.map((path) => new TextEncoder().encode(path + "\\0"));
+for (let i = 0;; i++) {
+  if (c.renameat2(-100, a, -100, b, 2) !== 0) Deno.exit(1);
+  if (i === 0) console.log("begun");
+}`;
+
+/** Has another process exchange what stands at two absolute paths, again and again, until it is disposed of. */
+export async function exchanging(a: string, b: string): Promise<AsyncDisposable> {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["eval", EXCHANGE, a, b],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const output = process.stdout.getReader();
+  if ((await output.read()).done) throw new Error(`${a} and ${b} cannot be exchanged`);
+  return {
+    async [Symbol.asyncDispose]() {
+      process.kill("SIGKILL");
+      await output.cancel();
+      await process.status;
+    },
+  };
+}
