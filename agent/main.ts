@@ -30,7 +30,6 @@ import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
 import { startupOption } from "../proto/startup_options.ts";
 import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
-import { openStorage } from "./storage_folder.ts";
 import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
@@ -176,7 +175,6 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   onError(what: string, error: unknown): void;
 }) {
   const outputBase = startupOption(spec.startupOptions, "output_base") ?? (spec.defaultOutputBase || undefined);
-  const storage = openStorage(spec.storageDirectory);
   const namespace = new SessionNamespace({
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
@@ -211,7 +209,12 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   });
   const upstream = new BazelUpstream(bazel);
   const synced = spec.synced && outputBase !== undefined
-    ? syncedParts({ spec, outputBase, storage, storageOutputBase: () => basename(namespace.storageOutputBase) })
+    ? syncedParts({
+      spec,
+      outputBase,
+      storage: namespace.storage,
+      storageOutputBase: () => basename(namespace.storageOutputBase),
+    })
     : undefined;
   const bazelCommands = new CommandService({
     upstream,

@@ -203,7 +203,7 @@ export class TreeWriter {
   }
 
   #full(path: string): string {
-    return `${this.#root}/${path}`;
+    return path === "" ? this.#root : `${this.#root}/${path}`;
   }
 
   /** Throws unless something may be changed at `path`. */
