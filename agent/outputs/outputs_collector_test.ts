@@ -390,11 +390,11 @@ Deno.test("a build that wrote no events is told of, if it should have", async ()
 Deno.test("a command keeps its result when its outputs cannot be looked at", async () => {
   await using files = await sessionFiles();
   let broken = false;
-  const hostPath = (path: string) => {
+  const storagePath = (path: string) => {
     if (broken) throw new Error("the disk is gone");
-    return files.hostPath(path);
+    return files.storagePath(path);
   };
-  const session = new Session({ ...files, hostPath });
+  const session = new Session({ ...files, storagePath });
   const manifest = await session.run(["build"], {
     bazel(eventsFile) {
       session.build("a")(eventsFile);

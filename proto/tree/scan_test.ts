@@ -147,7 +147,8 @@ Deno.test("a folder that cannot be read is named; a root that cannot be is an er
   Deno.mkdirSync(directory.join("tree/closed"), { recursive: true });
   Deno.writeTextFileSync(directory.join("x"), "x");
   renameSync(directory.join("x"), directory.join("tree/closed", decodeName(Uint8Array.of(0xff))));
-  const script = `import { scanTree } from ${JSON.stringify(new URL("./scan.ts", import.meta.url))};
+  const script = `import { localFiles } from ${JSON.stringify(new URL("./local_files.ts", import.meta.url))};
+    import { scanTree } from ${JSON.stringify(new URL("./scan.ts", import.meta.url))};
     const scan = async (root) => console.log(
       [...(await scanTree(localFiles, root, { onSkipped: (...what) => console.log(...what) })).keys()]);
     await scan(Deno.args[0]);
