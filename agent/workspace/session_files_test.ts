@@ -164,8 +164,8 @@ for (const [what, size] of [["small", 20_000], ["large", 3 << 20]] as const) {
       // What is changed in the same moment is nothing that a cache takes for known.
       Deno.utimeSync(host, 1_000_000, 1_000_000);
       const read = await readKnown(storage, agent, path, digest, replace);
-      if (how === "shorter") assert.deepEqual(read, { batches: [] }, how);
-      // What was opened is the file that is known, whatever has its name by now.
+      // Nothing; or the very file that is known, which was open already.
+      if (how === "shorter" || !Array.isArray(read)) assert.deepEqual(read, { batches: [] }, how);
       else assert.ok(content.equals(contentOf(read)), how);
       storage.write(host, content);
     }

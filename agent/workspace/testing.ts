@@ -19,7 +19,8 @@ import { BatchEncoder, decodeBatch, type TreeRecord } from "../../proto/tree/bat
 import { decodeEntry, encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { Beneath } from "../files/beneath.ts";
+import type { Beneath } from "../files/beneath.ts";
+import { openStorage } from "../storage_folder.ts";
 import { DeveloperPaths } from "./developer_paths.ts";
 import { SyncedWorkspace } from "./synced_workspace.ts";
 import { Turns } from "./turns.ts";
@@ -41,7 +42,7 @@ export class Storage implements Disposable {
   constructor(path?: string) {
     this.path = path ?? Deno.makeTempDirSync({ prefix: "rbs-test-" });
     this.#owned = path === undefined;
-    this.files = Beneath.open(this.path);
+    this.files = openStorage(this.path);
   }
 
   /** Where something of the developer's is kept. */
