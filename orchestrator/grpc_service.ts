@@ -17,11 +17,11 @@ import type { SessionService } from "./sessions/session_service.ts";
 /**
  * The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says.
  *
- * @param hidden Real paths that no session on this disk may see.
+ * @param hidden Real paths that no session on this disk may see. @default none
  */
 export function orchestratorService(
   sessions: SessionService,
-  hidden: readonly string[],
+  hidden: readonly string[] = [],
 ): RpcImplementation<typeof Orchestrator> {
   const own = <R extends { userId: string }>(request: R, context: CallContext): R => ({
     ...request,

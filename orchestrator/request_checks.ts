@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { type AbsolutePath, isAbsolutePath, isAtOrIn, pathFault, quoted } from "../proto/absolute_path.ts";
+import { isAbsolutePath, isAtOrIn, pathFault, quoted } from "../proto/absolute_path.ts";
 import { realPath } from "../proto/real_path.ts";
 import { Code, RpcError } from "../proto/rpc.ts";
 import { startupOption, startupPathFault } from "../proto/startup_options.ts";
@@ -93,7 +93,9 @@ export function checkNotHidden(
       if (!hidden.some((folder) => isAtOrIn(place, folder))) continue;
       throw new RpcError(
         Code.PERMISSION_DENIED,
-        `The ${what} ${quoted(path)} is or lies in what no session may see, the orchestrator's keys and storage: use another.`,
+        `The ${what} ${
+          quoted(path)
+        } is or lies in what no session may see, the orchestrator's keys and storage: use another.`,
       );
     }
   }

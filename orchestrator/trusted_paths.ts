@@ -62,7 +62,9 @@ function storeFolder(file: string, synced: boolean): string {
   if (synced && systemFolderOf(file) === undefined) return folder;
   let others: string[];
   try {
-    others = Array.from(Deno.readDirSync(folder), ({ name }) => name).filter((name) => !name.startsWith(basename(file)));
+    others = Array.from(Deno.readDirSync(folder), ({ name }) => name).filter((name) =>
+      !name.startsWith(basename(file))
+    );
   } catch (cause) {
     throw new RbsError(
       `The folder of the store ${file} cannot be looked at (${sentence(cause)}): name another with --store.`,
