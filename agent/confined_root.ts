@@ -20,7 +20,12 @@ const FIRST_ID = 0x7F00_0000;
 const IDS = 65_536;
 
 /** Stands in a command for the user namespace, which is handed on by a file descriptor. */
-const NAMESPACE = "--user=THE-SESSIONS";
+const NAMESPACE = "the session's user namespace";
+
+/** Numbers of system calls that Perl has no functions for, and that differ from machine to machine. */
+const CALLS = Deno.build.arch === "x86_64"
+  ? { unshare: 272, setns: 308, prctl: 157 }
+  : { unshare: 97, setns: 268, prctl: 167 };
 
 /**
  * Makes the user namespace, and mounts each path that comes first with its numbers: what precedes "--". What is mounted in
@@ -37,18 +42,20 @@ my $nothing = "";
 pipe(my $ready, my $up) and pipe(my $wait, my $done) or die "no pipe: $!\n";
 my $child = fork // die "no process: $!\n";
 if (!$child) {
-  close $ready; close $done;
-  exec "unshare", "--user", "--", "bash", "-c", 'echo >&$0; read -r -u $1; true', fileno $up, fileno $wait;
-  exit 127;
+  close $_ for $ready, $done;
+  syswrite $up, "." if syscall(${CALLS.unshare}, 0x10000000) == 0;
+  close $up;
+  sysread $wait, my $word, 1;
+  exit;
 }
-close $up; close $wait;
-sysread($ready, my $_up, 1) or die "user namespaces are not allowed\n";
+close $_ for $up, $wait;
+sysread $ready, my $word, 1 or die "user namespaces are not allowed\n";
 for my $map ("uid_map", "gid_map") {
   open my $file, ">", "/proc/$child/$map" or die "$map: $!\n";
   syswrite $file, "0 ${FIRST_ID} ${IDS}\n" or die "$map: $!\n";
 }
 open my $namespace, "<", "/proc/$child/ns/user" or die "its user namespace: $!\n";
-close $done; close $ready;
+close $_ for $done, $ready;
 waitpid $child, 0;
 
 open my $table, "<", "/proc/self/mountinfo" or die "mountinfo: $!\n";
@@ -89,16 +96,36 @@ while (@ARGV and (my $path = shift @ARGV) ne "--") {
     $shifted{$point} = 1 if $ok;
   }
 }
-$_ eq "${NAMESPACE}" and $_ = "--user=/proc/self/fd/" . fileno $namespace for @ARGV;
+$_ eq "${NAMESPACE}" and $_ = fileno $namespace for @ARGV;
 exec @ARGV;
 die "$ARGV[0]: $!\n";
 `;
 
 /**
- * What root needs for files of its own, and linux-sandbox to be root in a user namespace of its own. They count within the
- * session's user namespace only.
+ * CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and SETFCAP: what root needs for files of its own,
+ * and linux-sandbox to be root in a user namespace of its own. They count within the session's user namespace only.
  */
-const CAPABILITIES = ["chown", "dac_override", "fowner", "fsetid", "kill", "setfcap", "setgid", "setpcap", "setuid"];
+const CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 31];
+
+/**
+ * Goes into the user namespace that is open as $1, locks all mounts by a mount namespace of its own, drops what is not
+ * among its {@link CAPABILITIES}, and executes the rest. It ends with its parent, which a process forgets when its numbers
+ * change.
+ */
+const ENTER = String.raw`
+my $fd = shift @ARGV;
+my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
+syscall($setns, $fd + 0, 0x10000000) == 0 or die "the session's user namespace: $!\n";
+open my $done, "<&=", $fd and close $done;
+$) = "0 0"; $( = 0; $< = $> = 0;
+$> == 0 && $< == 0 && $) eq "0 0" && $( eq "0 0" or die "the session's user: $!\n";
+syscall($unshare, 0x00020000) == 0 or die "the session's mounts: $!\n";
+my %kept = map { $_ => 1 } ${CAPABILITIES.join(", ")};
+for (my $cap = 0; $cap < 64; $cap++) { $kept{$cap} or syscall($prctl, 24, $cap, 0, 0, 0) == 0 or last }
+syscall($prctl, 1, 9, 0, 0, 0) == 0 or die "the session's end: $!\n";
+exec @ARGV;
+die "$ARGV[0]: $!\n";
+`;
 
 /** The namespaces of root's sessions; the command comes after it. */
 export const ROOTS_UNSHARE = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
@@ -109,7 +136,9 @@ export const ROOTS_UNSHARE = ["unshare", "--mount", "--pid", "--ipc", "--fork", 
  * @param own See {@link ownFolders}; undefined: the session is not confined.
  */
 export function rights(own: readonly string[] | undefined): { begin: readonly string[]; enter: readonly string[] } {
-  return own === undefined ? { begin: [], enter: [] } : { begin: shiftedIds(own), enter: ENTER };
+  return own === undefined
+    ? { begin: [], enter: [] }
+    : { begin: shiftedIds(own), enter: ["perl", "-e", ENTER, NAMESPACE] };
 }
 
 /**
@@ -120,17 +149,6 @@ export function rights(own: readonly string[] | undefined): { begin: readonly st
 function shiftedIds([storage, ...others]: readonly string[]): string[] {
   return ["perl", "-e", SHIFT, `!${storage}`, ...others, "--"];
 }
-
-/**
- * The program and arguments by which the maker's last program goes into the user namespace. The session's first program
- * comes after them. It ends with its parent, which it would forget when its numbers change.
- */
-const ENTER: readonly string[] = [
-  ...["nsenter", NAMESPACE, "--setuid=0", "--setgid=0", "--"],
-  ...["unshare", "--mount", "--"],
-  ...["setpriv", "--pdeathsig=KILL", `--bounding-set=-all,${CAPABILITIES.map((name) => `+${name}`).join(",")}`],
-  ...["--inh-caps=-all", "--"],
-];
 
 /**
  * The folders in which a confined session of root has root's rights: real paths, its storage first. A path in a system
