@@ -15,8 +15,8 @@ export interface AgentArguments {
   host: string;
   selfTest: boolean;
   graceSeconds: number;
-  /** Whether a session of root may have all of root's rights. */
-  allowRootSessions: boolean;
+  /** Whether a session of root may have all of root's rights. @default false */
+  allowRootSessions?: boolean;
 }
 
 /** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
@@ -69,6 +69,10 @@ export function parseArguments(args: readonly string[]): AgentArguments {
   const options = command.opts<
     Omit<AgentArguments, "namespace" | "installBases"> & { namespace: string; installBases: string }
   >();
+  // Commander takes any value of a variable for a yes.
+  const isAllowed = command.getOptionValueSource("allowRootSessions") === "env"
+    ? !["", "0", "false"].includes(Deno.env.get("RBS_ALLOW_ROOT_SESSIONS") ?? "")
+    : options.allowRootSessions;
   return {
     namespace: options.namespace as NamespaceKind | "auto",
     bazel: options.bazel,
@@ -76,10 +80,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     host: options.host,
     selfTest: options.selfTest,
     graceSeconds: options.graceSeconds,
-    // Commander takes any value of a variable for a yes.
-    allowRootSessions: command.getOptionValueSource("allowRootSessions") === "env"
-      ? !["", "0", "false"].includes(Deno.env.get("RBS_ALLOW_ROOT_SESSIONS") ?? "")
-      : options.allowRootSessions,
+    ...isAllowed && { allowRootSessions: true },
   };
 }
 

@@ -46,7 +46,7 @@ const DEFAULT_LEASE_SECONDS = 60;
 
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
-  if (flags.selfTest) return await printSelfTest(flags.namespace, flags.installBases);
+  if (flags.selfTest) return await printSelfTest(flags);
   const input = new InputLines(Deno.stdin.readable);
   return await serve(await readSpec(input, Deno.stdin.isTerminal()), input, flags);
 }

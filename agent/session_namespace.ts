@@ -273,10 +273,11 @@ export class SessionNamespace {
       ...synced,
       ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
     });
-    const own = root && !allowRootSessions
-      ? ownFolders(storageDirectory, synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? []])
-      : undefined;
-    const covers = synced ? undefined : coversOf(this.#options.hidden ?? [], [storageDirectory]);
+    const covers = synced ? NO_COVERS : coversOf(this.#options.hidden ?? [], [storageDirectory]);
+    // Without a cover, the way to the storage is what it is on the machine.
+    const way = covers.shown.length > 0 ? [] : [storageDirectory];
+    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? [], ...way];
+    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others) : undefined;
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
