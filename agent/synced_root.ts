@@ -39,6 +39,9 @@ export interface SyncedRootOptions extends SyncedView {
 const OWN_FOLDERS = ["/home", "/root", "/tmp", "/var/tmp"];
 const OWN_MOUNTS = ["/tmp", "/var/tmp"];
 
+/** Where a root's new root is mounted first: a folder of the storage, beside the session's root. */
+const MOUNT_POINT = "mount";
+
 /**
  * Makes the root of a synced session: the folder in its storage that stands for `/`, with all mount points. What the
  * developer's proxy sends to any other top-level name, now or later, is there at once.
@@ -60,6 +63,8 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
 
   const root = syncedRoot(storageDirectory);
+  // Here, since root itself can make nothing where the session's numbers count.
+  Deno.mkdirSync(posix.join(storageDirectory, MOUNT_POINT), { recursive: true, mode: 0o700 });
   const { folders, links, visible, hidden } = await surroundings(options);
   const mounts: Mount[] = [
     ...folders.map(systemMount),
@@ -273,8 +278,8 @@ read_only() {
   done </proc/self/mountinfo
 }
 # Beside the root, so that what lies in it by name stays the root's; unbindable, so that no mount holds itself.
-new=${"${1%/*}"}/mount
-mkdir -p -- "$new" && mount --bind -- "$1" "$new" && mount --make-unbindable -- "$new" && cd -- "$new" || exit
+new=${"${1%/*}"}/${MOUNT_POINT}
+mount --bind -- "$1" "$new" && mount --make-unbindable -- "$new" && cd -- "$new" || exit
 shift
 while [[ $1 != -- ]]; do
   at=$new$3
@@ -289,5 +294,5 @@ while [[ $1 != -- ]]; do
   shift 3
 done
 shift
-mkdir -p .former-root && pivot_root . .former-root && cd / && umount -l /.former-root && rmdir /.former-root && exec "$@"
+pivot_root . . && umount -l . && cd / && exec "$@"
 `;
