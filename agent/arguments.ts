@@ -1,8 +1,10 @@
 import { fromJsonString } from "@bufbuild/protobuf";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { type AbsolutePath, absolutePath, pathFault } from "../proto/absolute_path.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type AgentSpec, AgentSpecSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
 import type { InputLines } from "../proto/input_lines.ts";
+import { startupOption, startupPathFault } from "../proto/startup_options.ts";
 import { NAMESPACE_KINDS, type NamespaceKind } from "./session_namespace.ts";
 
 /** What the agent was told by flags and environment. */
@@ -13,6 +15,8 @@ export interface AgentArguments {
   host: string;
   selfTest: boolean;
   graceSeconds: number;
+  /** Whether a session of root may have all of root's rights. @default false */
+  allowRootSessions?: boolean;
 }
 
 /** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
@@ -45,6 +49,10 @@ export function parseArguments(args: readonly string[]): AgentArguments {
       new Option("--grace-seconds <seconds>", "how long a command goes on when its proxy cannot be reached any more")
         .env("RBS_GRACE_SECONDS").argParser(seconds).default(1800),
     )
+    .addOption(
+      new Option("--allow-root-sessions", "as root: serve also where a session cannot be kept from root's rights")
+        .env("RBS_ALLOW_ROOT_SESSIONS").default(false),
+    )
     .option("--self-test", "say what sessions on this machine get, and exit with 0 if that is all they should", false)
     .helpOption("-h, --help", "say this")
     .allowExcessArguments(false)
@@ -59,8 +67,12 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     throw new RbsError(`agent: ${what.split("\n")[0]}: see agent --help.`, { exitCode: 2, culprit: "caller" });
   }
   const options = command.opts<
-    { namespace: string; bazel: string; installBases: string; host: string; selfTest: boolean; graceSeconds: number }
+    Omit<AgentArguments, "namespace" | "installBases"> & { namespace: string; installBases: string }
   >();
+  // Commander takes any value of a variable for a yes.
+  const isAllowed = command.getOptionValueSource("allowRootSessions") === "env"
+    ? !["", "0", "false"].includes(Deno.env.get("RBS_ALLOW_ROOT_SESSIONS") ?? "")
+    : options.allowRootSessions;
   return {
     namespace: options.namespace as NamespaceKind | "auto",
     bazel: options.bazel,
@@ -68,6 +80,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
     host: options.host,
     selfTest: options.selfTest,
     graceSeconds: options.graceSeconds,
+    ...isAllowed && { allowRootSessions: true },
   };
 }
 
@@ -103,11 +116,28 @@ export async function readSpec(lines: Pick<InputLines, "next">, isTerminal: bool
 
 /** Why nothing can be done with a spec; undefined: all is there. */
 export function specFault(spec: AgentSpec): string | undefined {
-  for (const field of ["sourcePath", "storageDirectory"] as const) {
-    const isNeeded = !spec.warm || field === "storageDirectory";
-    if (isNeeded && !spec[field].startsWith("/")) return `the AgentSpec's ${field} is not an absolute path`;
+  const paths = {
+    storageDirectory: spec.storageDirectory,
+    ...!spec.warm && { sourcePath: spec.sourcePath },
+    ...spec.defaultOutputBase !== "" && { defaultOutputBase: spec.defaultOutputBase },
+    ...Object.fromEntries(spec.hiddenPaths.map((path, i) => [`hiddenPaths[${i}]`, path])),
+  };
+  for (const [field, path] of Object.entries(paths)) {
+    const fault = pathFault(path);
+    if (fault) return `the AgentSpec's ${field} ${fault}`;
   }
+  const fault = startupPathFault(spec.startupOptions);
+  if (fault) return fault.replace(/^The /, "the ").replace(/\.$/, "");
   if (!spec.warm && spec.accessToken === "") return "the AgentSpec has no accessToken";
   if (spec.agentId === "") return "the AgentSpec has no agentId";
   return undefined;
+}
+
+/** The developer's paths in a spec that {@link specFault} has nothing against; by these very strings they are used. */
+export function sessionPaths(spec: AgentSpec): { workspace: AbsolutePath; outputBase?: AbsolutePath } {
+  const outputBase = startupOption(spec.startupOptions, "output_base") ?? (spec.defaultOutputBase || undefined);
+  return {
+    workspace: absolutePath(spec.sourcePath),
+    outputBase: outputBase === undefined ? undefined : absolutePath(outputBase),
+  };
 }

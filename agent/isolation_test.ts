@@ -71,14 +71,18 @@ for (const [whose, options] of KINDS) {
   });
 }
 
-Deno.test("a workspace in a hidden folder is shown, and nothing beside it", async () => {
+Deno.test("a workspace above what is hidden is served, and what is hidden stays so", async () => {
   await using workspace = await TestWorkspace.make();
-  const storage = join(workspace.root, "storage");
-  await using agent = await TestAgent.start(workspace, { storage, hidden: [workspace.root], startupOptions: [] });
+  const state = join(workspace.workspace, "state");
+  await Deno.mkdir(join(state, "keys"), { recursive: true });
+  await Deno.writeTextFile(join(state, "keys/user.pem"), "the key");
+  const storage = join(state, "storage/ann/ws");
+  await using agent = await TestAgent.start(workspace, { storage, hidden: [state], startupOptions: [] });
   using supervisor = agent.supervise();
   await supervisor.ready();
-  const seen = await agent.sh(`cd / && ls ${workspace.root} ${workspace.workspace} ${workspace.outputBase}/..`);
-  assert.doesNotMatch(seen, /home/);
+  const seen = await agent.sh(`cd / && ls ${workspace.workspace} ${state}; cat ${state}/keys/user.pem 2>&1`);
   assert.match(seen, /WORKSPACE/);
-  assert.match(seen, /ob/);
+  assert.match(seen, /\nstorage\n/);
+  assert.doesNotMatch(seen, /the key|^keys$/m);
+  assert.equal(await agent.sh(`mv ${state} ${state}.gone 2>/dev/null || echo stays`), "stays");
 });

@@ -13,11 +13,12 @@ import { TlsListener } from "../proto/tls/listener.ts";
 import type { Files } from "../proto/tree/files.ts";
 import { Activity } from "./activity.ts";
 import { AgentIdentity } from "./agent_identity.ts";
-import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
+import { type AgentArguments, parseArguments, readSpec, sessionPaths } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
 import { BazelUpstream } from "./bazel_upstream.ts";
 import { type CallHandler, listenForProxy } from "./command_port.ts";
 import { relay } from "./command_relay.ts";
+import { refuseHidden } from "./covers.ts";
 import { CommandService } from "./command_service.ts";
 import { ExecuteCommandService } from "./execute_command_service.ts";
 import { Gate } from "./gate.ts";
@@ -46,7 +47,7 @@ const DEFAULT_LEASE_SECONDS = 60;
 
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
-  if (flags.selfTest) return await printSelfTest(flags.namespace, flags.installBases);
+  if (flags.selfTest) return await printSelfTest(flags);
   const input = new InputLines(Deno.stdin.readable);
   return await serve(await readSpec(input, Deno.stdin.isTerminal()), input, flags);
 }
@@ -174,18 +175,20 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   supervision: Supervision;
   onError(what: string, error: unknown): void;
 }) {
-  const outputBase = startupOption(spec.startupOptions, "output_base") ?? (spec.defaultOutputBase || undefined);
+  const { workspace, outputBase } = sessionPaths(spec);
+  const userRoot = startupOption(spec.startupOptions, "output_user_root") ?? "";
   const namespace = new SessionNamespace({
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
     hidden: spec.hiddenPaths,
-    shown: [spec.sourcePath],
+    named: [workspace, ...outputBase === undefined ? [] : [outputBase], ...userRoot === "" ? [] : [userRoot]],
+    allowRootSessions: flags.allowRootSessions,
     limits: spec.limits && { ...spec.limits, memoryBytes: Number(spec.limits.memoryBytes) },
     unshareNet: spec.unshareNet,
     synced: spec.synced
       ? {
-        workspace: spec.sourcePath,
+        workspace,
         visible: [...flags.installBases, flags.bazel],
         hidden: spec.hiddenPaths,
       }
@@ -193,7 +196,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   });
   const bazel = new BazelServer({
     namespace,
-    workspace: spec.sourcePath,
+    workspace,
     startupOptions: serverOptions(spec.startupOptions),
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
@@ -296,6 +299,11 @@ async function start(
     timeoutMs: ((spec.leaseSeconds || DEFAULT_LEASE_SECONDS) + 15) * 1000,
     onWait: () => supervision.step("waiting for the session's former agent to end"),
   });
+  if (!spec.synced) {
+    const { workspace, outputBase } = sessionPaths(spec);
+    refuseHidden("workspace", workspace, spec.hiddenPaths);
+    if (outputBase !== undefined) refuseHidden("output base", outputBase, spec.hiddenPaths);
+  }
   supervision.step("making the session's mount namespace");
   const links = localOutputBase.ensure();
   links.catch(() => {}); // It is heard of below, unless there is worse.
@@ -306,7 +314,7 @@ async function start(
   const warnings: string[] = [];
   if (!namespace.samePaths) {
     warnings.push(
-      `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name; install bubblewrap for the same paths on both sides.`,
+      `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, the orchestrator's keys among it; install bubblewrap for the same paths on both sides, and for walls.`,
     );
   }
   if (namespace.limitsWarning) warnings.push(namespace.limitsWarning);

@@ -1,5 +1,7 @@
+import { ownFolders } from "./confined_root.ts";
 import { isRoot, NAMESPACE_KINDS, namespaceCommand, type NamespaceKind } from "./session_namespace.ts";
 import { startupOption } from "../proto/startup_options.ts";
+import type { AgentArguments } from "./arguments.ts";
 import type { SessionInit } from "./session_init.ts";
 import { quote, shell } from "./shell.ts";
 
@@ -61,6 +63,16 @@ linux_sandbox() {
   set -- "$3"
   ${LINUX_SANDBOX.trim()} && echo "works"
 }
+walls() {
+  local file
+  for file in /proc/sys/kernel/core_pattern /etc/passwd; do
+    if [[ -w $file ]]; then echo "$file of the machine can be written"; return 1; fi
+  done
+  # /tmp is a mount point in every session.
+  if umount /tmp 2>/dev/null; then echo "mounts can be taken off"; return 1; fi
+  echo "nothing of the machine's own can be changed"
+}
+check 'walls' walls
 check 'same paths' same_paths "$1" "$2"
 check 'own processes' own_processes
 check 'process numbers' numbers
@@ -83,11 +95,13 @@ done
  * Checks what sessions on this machine get. Needs no permission but the one for bash: bash makes the temporary folder
  * and removes it.
  *
+ * @param allowRootSessions Whether sessions of root have all of root's rights.
  * @returns The kind of namespace that `auto` would take, and the checks; all of them are ok if the machine is.
  */
 export async function selfTest(
   kind: NamespaceKind | "auto",
   installBases: readonly string[],
+  allowRootSessions = false,
 ): Promise<{ kind: NamespaceKind | undefined; checks: Check[] }> {
   const root = await isRoot();
   const installBase = (await shell(FIND_INSTALL_BASE, installBases)).stdout;
@@ -103,10 +117,11 @@ export async function selfTest(
   const bind = { storage: `${temporary}/storage`, outputBase: `${temporary}/output base` };
   try {
     const kinds = kind === "auto" ? NAMESPACE_KINDS.filter((k) => root || k !== "unshare") : [kind];
+    const own = allowRootSessions ? undefined : ownFolders(temporary, ["/tmp", temporary]);
     const checks: Check[] = [];
     for (const candidate of kinds) {
       const inner = ["bash", "-c", CHECKS, "bash", bind.storage, bind.outputBase, installBase];
-      const result = await shell(`exec "$@"`, [...namespaceCommand(candidate, root, bind), ...inner]);
+      const result = await shell(`exec "$@"`, [...namespaceCommand(candidate, root, { ...bind, own }), ...inner]);
       const fields = result.stdout.split("\0");
       if (result.code !== 0 || fields.length < 3) {
         const why = result.code === 127 ? "it is not installed" : result.stderr.trim().split("\n")[0];
@@ -130,8 +145,13 @@ export async function selfTest(
 }
 
 /** Prints what {@link selfTest} found. @returns 0 if all is well, else 1 */
-export async function printSelfTest(kind: NamespaceKind | "auto", installBases: readonly string[]): Promise<number> {
-  const { checks } = await selfTest(kind, installBases);
+export async function printSelfTest(
+  { namespace, installBases, allowRootSessions }: Pick<
+    AgentArguments,
+    "namespace" | "installBases" | "allowRootSessions"
+  >,
+): Promise<number> {
+  const { checks } = await selfTest(namespace, installBases, allowRootSessions);
   const width = Math.max(...checks.map(({ name }) => name.length));
   for (const { name, ok, detail } of checks) {
     console.log(`${ok ? "ok    " : "FAILED"}  ${name.padEnd(width)}  ${detail.trim().split("\n").join(" ")}`);

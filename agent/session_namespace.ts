@@ -1,7 +1,9 @@
 import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
+import { ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
 import { makeControlFolder } from "./control_files.ts";
+import { type Covers, coversOf, NO_COVERS } from "./covers.ts";
 import { log } from "./log.ts";
 import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
@@ -38,10 +40,10 @@ export interface NamespaceBind {
   outputBase?: string;
   /** Where agent and session exchange files: a mount point, so that it stays where it is. @default none */
   controlDirectory?: string;
-  /** Folders that are empty in the namespace, none in another. Real paths of folders that are there. @default none */
-  hidden?: readonly string[];
-  /** Folders in those that are shown nevertheless. Real paths. @default none */
-  shown?: readonly string[];
+  /** @default none */
+  covers?: Covers;
+  /** As root: where the session has root's rights, see ownFolders. Undefined: everywhere. */
+  own?: readonly string[];
   /** Whether the session runs in a control group, which it must not change. */
   limited?: boolean;
   /** Whether it has a network of its own. @default false */
@@ -59,14 +61,17 @@ export interface NamespaceBind {
  * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
-  const { storage, outputBase, controlDirectory, hidden = [], shown = [], limited, unshareNet = false } = bind;
-  const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+  const { storage, outputBase, controlDirectory, covers = NO_COVERS, limited, unshareNet = false } = bind;
+  const { begin, enter } = rights(root ? bind.own : undefined);
   const net = unshareNet ? ["--unshare-net"] : [];
   const binds = [
     ...["--bind", "/tmp", "/tmp"],
-    ...hidden.flatMap((path) => ["--tmpfs", path]),
-    ...shown.flatMap((path) => ["--bind", path, path]),
-    ...hidden.flatMap((path) => ["--remount-ro", path]),
+    ...covers.pinned.flatMap((path) => ["--bind", path, path]),
+    ...covers.folders.flatMap((path) => ["--tmpfs", path]),
+    ...covers.ways.flatMap((path) => ["--perms", "0755", "--dir", path]),
+    ...covers.shown.flatMap((path) => ["--bind", path, path]),
+    ...covers.folders.flatMap((path) => ["--remount-ro", path]),
+    ...covers.files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
     ...limited ? ["--ro-bind-try", CONTROL_GROUPS, CONTROL_GROUPS] : [],
     ...(controlDirectory === undefined ? [] : ["--bind", controlDirectory, controlDirectory]),
     ...(outputBase === undefined ? [] : ["--bind", storage, outputBase]),
@@ -76,8 +81,8 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
     case "bwrap":
       return root
         ? [
-          ...[...unshare, "bwrap", "--die-with-parent", ...net],
-          ...["--dev-bind", "/", "/", "--bind", "/proc", "/proc", ...binds],
+          ...[...ROOTS_UNSHARE, ...begin, "bwrap", "--die-with-parent", ...net],
+          ...["--dev-bind", "/", "/", "--bind", "/proc", "/proc", ...binds, ...enter],
         ]
         : [
           ...["bwrap", "--die-with-parent", "--unshare-user", "--unshare-pid", "--unshare-ipc", ...net],
@@ -85,9 +90,10 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
         ];
     case "unshare":
       return [
-        ...[...unshare, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
+        ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : [], ...begin],
         ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? "", controlDirectory ?? ""],
-        ...[String(shown.length), ...shown, String(hidden.length), ...hidden],
+        ...[covers.pinned, covers.folders, covers.files, covers.shown].flatMap((paths) => [...paths, ""]),
+        ...enter,
       ];
     case "none":
       return ["setsid"];
@@ -96,34 +102,51 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
 
 /**
  * Does as root what bubblewrap does. $1: the output base in the storage. $2: by the developer's name, or empty. $3: the
- * control directory, or empty. $4: the number of shown folders, which follow; then the number of hidden ones, and these;
- * then the command.
+ * control directory, or empty. Then the parts of {@link Covers}, pinned, folders, files and shown, with an empty argument
+ * behind each; then the command.
  */
 const UNSHARED = String.raw`
-mount --bind /tmp /tmp || exit
-storage=$1 output_base=$2 control=$3 shown=() hidden=() held=()
-set -- "$1" "$2" "${"${@:4}"}"
-for ((n = $3; n > 0; n--)); do shown+=("$4"); set -- "$1" "$2" "$3" "${"${@:5}"}"; done
+storage=$1 output_base=$2 control=$3 pinned=() folders=() files=() shown=() held=()
 shift 3
-for ((n = $1; n > 0; n--)); do hidden+=("$2"); set -- "$1" "${"${@:3}"}"; done
-shift
+for part in pinned folders files shown; do
+  declare -n paths=$part
+  while [[ -n $1 ]]; do paths+=("$1"); shift; done
+  shift
+done
+mount --bind /tmp /tmp || exit
+for path in "${"${pinned[@]}"}"; do mount --rbind -- "$path" "$path" || exit; done
 for path in "${"${shown[@]}"}"; do exec {fd}<"$path" && held+=("$fd") || exit; done
-for path in "${"${hidden[@]}"}"; do mount -t tmpfs -o mode=755 rbs "$path" || exit; done
+for path in "${"${folders[@]}"}"; do mount -t tmpfs -o mode=755 rbs "$path" || exit; done
 for i in "${"${!shown[@]}"}"; do
   mkdir -p -- "${"${shown[i]}"}" && mount --no-canonicalize --bind "/proc/self/fd/${"${held[i]}"}" "${"${shown[i]}"}" || exit
   exec {held[i]}<&-
 done
-for path in "${"${hidden[@]}"}"; do mount -o remount,ro "$path" || exit; done
+for path in "${"${folders[@]}"}"; do mount -o remount,ro "$path" || exit; done
+for path in "${"${files[@]}"}"; do mount --bind -- /dev/null "$path" && mount -o remount,bind,ro,nodev -- "$path" || exit; done
 [[ -z $control ]] || mount --bind -- "$control" "$control" || exit
 [[ -z $output_base ]] || mount --bind -- "$storage" "$output_base" || exit
 exec "$@"
 `;
 
-let root: Promise<boolean> | undefined;
+interface User {
+  isRoot: boolean;
+  /** The home folder, and the one for caches; empty if there is none. */
+  folders: string[];
+}
 
-/** Whether this process is root. Asked of bash, once, because Deno wants a permission for it. */
-export function isRoot(): Promise<boolean> {
-  return root ??= shell("echo $EUID").then(({ stdout }) => stdout.trim() === "0");
+let user: Promise<User> | undefined;
+
+/** As whom this process runs. Asked of bash, once, because Deno wants a permission for it. */
+function whoami(): Promise<User> {
+  return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ stdout }) => {
+    const [uid, ...folders] = stdout.split("\0");
+    return { isRoot: uid === "0", folders };
+  });
+}
+
+/** Whether this process is root. */
+export async function isRoot(): Promise<boolean> {
+  return (await whoami()).isRoot;
 }
 
 /** Parts of a {@link SessionNamespace}. */
@@ -136,10 +159,12 @@ export interface SessionNamespaceOptions {
   outputBase?: string;
   /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it, */
   synced?: SyncedView;
-  /** but for these folders, which are others' business: keys, and the storage of other sessions. @default none */
+  /** but for these, which are others' business: keys, and the storage of other sessions. @default none */
   hidden?: readonly string[];
-  /** Folders that are shown wherever they are, beside the session's own storage. Absolute. @default none */
-  shown?: readonly string[];
+  /** Folders that the request names: as root, a session that is not synced has root's rights in them. @default none */
+  named?: readonly string[];
+  /** Whether a session of root may have all of root's rights, where it cannot be confined or not. @default false */
+  allowRootSessions?: boolean;
   /** @default none */
   limits?: ResourceLimits;
   /** Whether the session has a network of its own, with nothing but a loopback interface. @default false */
@@ -247,8 +272,8 @@ export class SessionNamespace {
   }
 
   async #start(): Promise<SessionInit> {
-    const { outputBase, storageDirectory, synced } = this.#options;
-    const root = await isRoot();
+    const { outputBase, storageDirectory, synced, allowRootSessions } = this.#options;
+    const { isRoot: root, folders } = await whoami();
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
@@ -257,6 +282,11 @@ export class SessionNamespace {
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
+    const covers = synced ? NO_COVERS : coversOf(this.#options.hidden ?? [], [storageDirectory]);
+    // Without a cover, the way to the storage is what it is on the machine.
+    const way = covers.shown.length > 0 ? [] : [storageDirectory];
+    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? [], ...way];
+    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others) : undefined;
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
@@ -264,10 +294,9 @@ export class SessionNamespace {
     for (const kind of candidates) {
       try {
         const namespace = mounts && kind !== "none"
-          ? syncedNamespaceCommand(kind, root, { root: syncedRoot(storageDirectory), mounts, unshareNet })
+          ? syncedNamespaceCommand(kind, root, { root: syncedRoot(storageDirectory), mounts, unshareNet, own })
           : namespaceCommand(kind, root, {
-            ...{ storage, outputBase, controlDirectory, limited, unshareNet },
-            ...this.#covers(),
+            ...{ storage, outputBase, controlDirectory, limited, unshareNet, covers, own },
           });
         const init = await SessionInit.start({
           command: [...confined, ...namespace],
@@ -287,20 +316,13 @@ export class SessionNamespace {
     throw new RbsError(
       `The session's mount namespace cannot be made: ${
         failures.join("; ")
-      }; install bubblewrap and allow user namespaces${this.#needsNamespace ? "" : ", or set RBS_NAMESPACE=none"}.`,
+      }; install bubblewrap and allow user namespaces${this.#needsNamespace ? "" : ", or set RBS_NAMESPACE=none"}${
+        own
+          ? ", or start the orchestrator as an ordinary user (as root it needs perl, Linux 5.12 and a storage on ext4, xfs, btrfs or tmpfs; --allow-root-sessions does without)"
+          : ""
+      }.`,
       { culprit: "caller" },
     );
-  }
-
-  /** What a session that is not synced does not see, and what it does nevertheless. */
-  #covers(): { hidden: string[]; shown: string[] } {
-    const { storageDirectory, outputBase, hidden = [], shown = [] } = this.#options;
-    const real = (paths: readonly string[]) => [...new Set(paths.map(realFolder))].filter((path) => path !== undefined);
-    const all = real(hidden);
-    const isIn = (path: string, folders: string[]) => folders.some((folder) => path.startsWith(folder + "/"));
-    const outermost = all.filter((path) => path !== "/" && !isIn(path, all));
-    const own = real([storageDirectory, ...shown, ...outputBase === undefined ? [] : [outputBase]]);
-    return { hidden: outermost, shown: own.filter((path) => isIn(path, outermost) && !isIn(path, own)) };
   }
 
   /** The kinds to try, in their order. Throws an RbsError when there is none. */
@@ -315,21 +337,13 @@ export class SessionNamespace {
       );
     }
     if (wanted !== "auto") return [wanted];
-    return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || !this.#needsNamespace);
+    // Nobody has chosen that all that root may do is open to builds.
+    const isNoneAllowed = !this.#needsNamespace && (!root || this.#options.allowRootSessions);
+    return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || isNoneAllowed);
   }
 
   get #needsNamespace(): boolean {
     return this.synced || this.#options.unshareNet === true;
-  }
-}
-
-/** The path without symlinks of a folder; undefined: there is none. */
-function realFolder(path: string): string | undefined {
-  try {
-    const real = Deno.realPathSync(path);
-    return Deno.lstatSync(real).isDirectory ? real : undefined;
-  } catch {
-    return undefined;
   }
 }
 

@@ -1,4 +1,5 @@
 import { posix } from "node:path";
+import { rights, ROOTS_UNSHARE } from "./confined_root.ts";
 import { LOOPBACK_UP } from "./session_network.ts";
 import type { Beneath } from "./files/beneath.ts";
 import { shell } from "./shell.ts";
@@ -13,14 +14,14 @@ export interface SyncedView {
   workspace: string;
   /** What else of the agent's machine it sees, read-only: absolute paths, and names of programs on the PATH. */
   visible: readonly string[];
-  /** Folders of the agent's machine that it must not see, also where they lie in a system folder. Absolute. */
+  /** Folders and files of the agent's machine that it must not see, also where they lie in a system folder. Absolute. */
   hidden: readonly string[];
 }
 
 /** One mount in a synced session's namespace, whose root is the session's own folder. */
 export interface Mount {
-  how: "writable" | "read-only" | "devices" | "processes" | "empty";
-  /** On the agent's machine; the same as `to` for `empty`. Absolute. */
+  how: "writable" | "read-only" | "devices" | "processes" | "empty" | "unreadable";
+  /** On the agent's machine; the same as `to` for an `empty` folder and an `unreadable` file. Absolute. */
   from: string;
   /** In the session. Absolute. */
   to: string;
@@ -41,6 +42,9 @@ export interface SyncedRootOptions extends SyncedView {
 /** Folders of a session's own, wherever the developer's files are. linux-sandbox wants /tmp to be a mount. */
 const OWN_FOLDERS = ["/home", "/root", "/tmp", "/var/tmp"];
 const OWN_MOUNTS = ["/tmp", "/var/tmp"];
+
+/** Where a root's new root is mounted first: a folder of the storage, beside the session's root. */
+const MOUNT_POINT = "mount";
 
 /**
  * Makes the root of a synced session: the folder in its storage that stands for `/`, with all mount points. What the
@@ -63,6 +67,8 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
 
   const root = `${storageDirectory}/${SYNCED_ROOT}`;
+  // Here, since root itself can make nothing where the session's numbers count.
+  storage.clearWay(MOUNT_POINT, 0o700);
   const { folders, links, visible, hidden } = await surroundings(options);
   const mounts: Mount[] = [
     ...folders.map(systemMount),
@@ -72,8 +78,13 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   if (outputBase !== undefined) mounts.push({ how: "writable", from: storageOutputBase, to: outputBase });
   const inRoot = (path: string) => systemFolderOf(path) === undefined || OWN_MOUNTS.some((own) => isBelow(path, own));
   const isShown = (path: string) => !inRoot(path) || visible.some((shown) => isBelow(path, shown.path));
-  const covered = [...hidden, storageDirectory].filter((path) => isShown(path) && !folders.includes(path));
-  for (const path of covered) mounts.push({ how: "empty", from: path, to: path });
+  const own = { path: storageDirectory, isFile: false };
+  const covers = [...hidden, own].filter(({ path }) => isShown(path) && !folders.includes(path));
+  const covered = covers.map(({ path }) => path);
+  for (const { path, isFile } of covers) {
+    if (covered.some((hider) => isBelow(path, hider))) continue;
+    mounts.push({ how: isFile ? "unreadable" : "empty", from: path, to: path });
+  }
   for (const { path } of visible) {
     if (inRoot(path) || covered.some((hider) => isBelow(path, hider))) {
       mounts.push({ how: "read-only", from: path, to: path });
@@ -127,7 +138,7 @@ interface Surroundings {
   /** and those that are links into others: /bin to usr/bin. */
   links: { path: string; target: string }[];
   visible: { path: string; isFile: boolean }[];
-  hidden: string[];
+  hidden: { path: string; isFile: boolean }[];
 }
 
 /**
@@ -146,7 +157,9 @@ see() {
   if [[ -d $path ]]; then tell visible "$(realpath -s -- "$path")" ''
   elif [[ -f $path ]]; then tell visible "$(realpath -s -- "$path")" file; fi
 }
-hide() { if [[ -d $1 ]]; then tell hidden "$(realpath -- "$1")" ''; fi; }
+hide() {
+  if [[ -d $1 ]]; then tell hidden "$(realpath -- "$1")" ''; elif [[ -e $1 ]]; then tell hidden "$(realpath -- "$1")" file; fi
+}
 for ((i = $2; i > 0; i--)); do see "$3"; set -- "$1" "$2" "${"${@:4}"}"; done
 see "$JAVA_HOME"
 shift 2
@@ -169,7 +182,7 @@ async function surroundings({ visible, hidden }: SyncedView): Promise<Surroundin
   for (let i = 0; i + 2 < fields.length; i += 3) {
     const [what, path, more] = fields.slice(i, i + 3);
     if (path === "/") continue;
-    if (what === "hidden") found.hidden.push(path);
+    if (what === "hidden") found.hidden.push({ path, isFile: more === "file" });
     else if (what === "visible") found.visible.push({ path, isFile: more === "file" });
     // A link to somewhere else would lead nowhere in the session.
     else if (what === "link" && systemFolderOf(posix.resolve("/", more))) found.links.push({ path, target: more });
@@ -198,17 +211,23 @@ function makeLink(storage: Beneath, path: string, target: string): void {
  * The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand.
  *
  * @param options.unshareNet Whether it has a network of its own. @default false
+ * @param options.own As root: where it has root's rights, see ownFolders. Undefined: everywhere.
  */
 export function syncedNamespaceCommand(
   kind: "bwrap" | "unshare",
   isRoot: boolean,
-  { root, mounts, unshareNet = false }: { root: string; mounts: readonly Mount[]; unshareNet?: boolean },
+  { root, mounts, unshareNet = false, own }: {
+    root: string;
+    mounts: readonly Mount[];
+    unshareNet?: boolean;
+    own?: readonly string[];
+  },
 ): string[] {
-  const unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+  const { begin, enter } = rights(isRoot ? own : undefined);
   if (kind === "unshare") {
     return [
-      ...[...unshare, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
-      ...["bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--"],
+      ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : [], ...begin],
+      ...["bash", "-c", PIVOT, "bash", root, ...mounts.flatMap((m) => [m.how, m.from, m.to]), "--", ...enter],
     ];
   }
   const flags = mounts.flatMap(({ how, from, to }) => {
@@ -223,15 +242,18 @@ export function syncedNamespaceCommand(
         return isRoot ? ["--bind", from, to] : ["--proc", to];
       case "empty":
         return ["--tmpfs", to];
+      case "unreadable":
+        return ["--ro-bind", "/dev/null", to];
     }
   });
   return [
-    ...(isRoot ? unshare : []),
+    ...(isRoot ? [...ROOTS_UNSHARE, ...begin] : []),
     ...["bwrap", "--die-with-parent", ...unshareNet ? ["--unshare-net"] : []],
     ...(isRoot ? [] : ["--unshare-user", "--unshare-pid", "--unshare-ipc"]),
     ...["--bind", root, "/"],
     ...flags,
     "--",
+    ...enter,
   ];
 }
 
@@ -245,12 +267,13 @@ read_only() {
   done </proc/self/mountinfo
 }
 # Beside the root, so that what lies in it by name stays the root's; unbindable, so that no mount holds itself.
-new=${"${1%/*}"}/mount
-mkdir -p -- "$new" && mount --bind -- "$1" "$new" && mount --make-unbindable -- "$new" && cd -- "$new" || exit
+new=${"${1%/*}"}/${MOUNT_POINT}
+mount --bind -- "$1" "$new" && mount --make-unbindable -- "$new" && cd -- "$new" || exit
 shift
 while [[ $1 != -- ]]; do
   at=$new$3
   if [[ $1 == empty ]]; then mount -t tmpfs -o mode=755 rbs "$at" || exit
+  elif [[ $1 == unreadable ]]; then mount --bind -- /dev/null "$at" && mount -o remount,bind,ro,nodev -- "$at" || exit
   else
     # Only within what was just made empty: all other mount points are there.
     [[ -e $at ]] || mkdir -p -- "$at" || exit
@@ -260,5 +283,5 @@ while [[ $1 != -- ]]; do
   shift 3
 done
 shift
-mkdir -p .former-root && pivot_root . .former-root && cd / && umount -l /.former-root && rmdir /.former-root && exec "$@"
+pivot_root . . && umount -l . && cd / && exec "$@"
 `;

@@ -13,10 +13,10 @@ import type { Supervision } from "./supervise_service.ts";
  */
 export async function waitForSession(
   { storageDirectory }: AgentSpec,
-  { namespace: kind }: Pick<AgentArguments, "namespace">,
+  { namespace: kind, allowRootSessions }: Pick<AgentArguments, "namespace" | "allowRootSessions">,
   supervision: Supervision,
 ): Promise<AgentSpec> {
-  const trial = new SessionNamespace({ kind, storageDirectory });
+  const trial = new SessionNamespace({ kind, storageDirectory, allowRootSessions });
   // What does not work here is said to whoever gets the agent.
   await trial.init().catch((e) => log(String(e)));
   await trial.close();

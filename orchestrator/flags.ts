@@ -34,6 +34,8 @@ export interface Flags {
   readonly sessionLimits: SessionLimits;
   /** Whether each session has a network of its own. */
   readonly unshareNet: boolean;
+  /** Whether sessions may have all rights of root, where it cannot be helped. */
+  readonly allowRootSessions: boolean;
   /** How many agents are started ahead. */
   readonly warm: number;
   /** Who certifies users and agents; undefined: an authority of the state directory's own. */
@@ -221,6 +223,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_UNSHARE_NET").default(false),
     )
     .addOption(
+      new Option(
+        "--allow-root-sessions",
+        "as root, where sessions cannot be kept from root's rights over this machine: serve them nevertheless, so that " +
+          "each build can do whatever root can",
+      )
+        .env("RBS_ALLOW_ROOT_SESSIONS").default(false),
+    )
+    .addOption(
       new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
@@ -286,6 +296,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       pids: options.sessionPids,
     },
     unshareNet: isSet("unshareNet", "RBS_UNSHARE_NET"),
+    allowRootSessions: isSet("allowRootSessions", "RBS_ALLOW_ROOT_SESSIONS"),
     warm: options.warm,
   };
 }

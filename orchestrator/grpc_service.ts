@@ -10,25 +10,38 @@ import {
 } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../proto/rpc.ts";
 import { actingUser } from "../proto/rpc_rules.ts";
-import { checkKey, checkServerRequest, checkSessionId } from "./request_checks.ts";
+import { checkKey, checkNotHidden, checkServerRequest, checkSessionId } from "./request_checks.ts";
 import type { Session } from "./sessions/session.ts";
 import type { SessionService } from "./sessions/session_service.ts";
 
-/** The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says. */
-export function orchestratorService(sessions: SessionService): RpcImplementation<typeof Orchestrator> {
+/**
+ * The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says.
+ *
+ * @param hidden Real paths that no session on this disk may see. @default none
+ */
+export function orchestratorService(
+  sessions: SessionService,
+  hidden: readonly string[] = [],
+): RpcImplementation<typeof Orchestrator> {
   const own = <R extends { userId: string }>(request: R, context: CallContext): R => ({
     ...request,
     userId: actingUser(context, request.userId),
   });
+  const check = (request: Parameters<typeof checkServerRequest>[0], context: CallContext) => {
+    const checked = checkServerRequest(own(request, context));
+    // The paths of a synced session are names on another machine.
+    if (!sessions.synced) checkNotHidden(checked, hidden);
+    return checked;
+  };
   return {
     getServer(request, context) {
       return answer(async () => {
-        return serverResponse(await sessions.getServer(checkServerRequest(own(request, context)), context.signal));
+        return serverResponse(await sessions.getServer(check(request, context), context.signal));
       });
     },
 
     async *getServerStream(request, context) {
-      const checked = checkServerRequest(own(request, context));
+      const checked = check(request, context);
       const events: MessageInitShape<typeof GetServerStreamResponseSchema>[] = [];
       let arrived = Promise.withResolvers<void>();
       let over = false;

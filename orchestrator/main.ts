@@ -22,11 +22,13 @@ import { SessionService } from "./sessions/session_service.ts";
 import { WarmPool } from "./sessions/warm_pool.ts";
 import { openStore } from "./sessions/store_location.ts";
 import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
+import { trustedPaths } from "./trusted_paths.ts";
 
 async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
+  const hidden = trustedPaths({ ...flags, environment: (name) => Deno.env.get(name) });
   const keys = await localKeys(flags);
   const opened = await openStore(flags.store);
   await using store = new LoggingSessionStore(opened, log);
@@ -45,6 +47,7 @@ async function run(flags: Flags): Promise<void> {
       command: [flags.agent],
       environment: Object.fromEntries(inherited),
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
+      allowRootSessions: flags.allowRootSessions,
       region: flags.region,
       certify: (request) => issueCertificate(issuing, request),
     }),
@@ -72,7 +75,7 @@ async function run(flags: Flags): Promise<void> {
     },
     pool: new WarmPool({ ...agents, size: flags.warm }),
     synced: flags.synced,
-    hiddenPaths: [flags.stateDir, flags.storageRoot],
+    hiddenPaths: hidden,
     sessionLimits: flags.sessionLimits,
     unshareNet: flags.unshareNet,
     onBounce: flags.onBounce,
@@ -88,7 +91,7 @@ async function run(flags: Flags): Promise<void> {
       authorize: authorizer(opened.identities),
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     })
-      .add(Orchestrator, orchestratorService(sessions))
+      .add(Orchestrator, orchestratorService(sessions, hidden))
       .add(
         Identity,
         identityService({ ...issuing, hasAgent: (agentId) => sessions.hasAgent(agentId) }),

@@ -1,13 +1,14 @@
 import { Buffer } from "node:buffer";
+import { isAbsolutePath, isAtOrIn, pathFault, quoted } from "../proto/absolute_path.ts";
+import { realPath } from "../proto/real_path.ts";
 import { Code, RpcError } from "../proto/rpc.ts";
+import { startupOption, startupPathFault } from "../proto/startup_options.ts";
 import { repoHash } from "../proto/workspace.ts";
 import type { SessionKey } from "./sessions/session.ts";
 import type { ServerRequest } from "./sessions/session_service.ts";
 
 /** The longest user id, in characters. */
 const USER_ID_MAX = 128;
-/** The longest path that Linux takes, in bytes. */
-const PATH_MAX = 4096;
 /** The longest sum of all startup options, in bytes; a client's own have about 5 kB. */
 const STARTUP_OPTIONS_MAX = 1 << 20;
 const REGION_MAX = 64;
@@ -33,7 +34,7 @@ export function checkUserId(userId: string): string {
 export function checkKey(request: { userId: string; repoHash: string }): SessionKey {
   checkUserId(request.userId);
   if (!/^[0-9a-f]{32}$/.test(request.repoHash)) {
-    refuse(`repo_hash must be 32 lowercase hex digits, but it is ${shown(request.repoHash)}.`);
+    refuse(`repo_hash must be 32 lowercase hex digits, but it is ${quoted(request.repoHash)}.`);
   }
   return { userId: request.userId, repoHash: request.repoHash };
 }
@@ -41,7 +42,7 @@ export function checkKey(request: { userId: string; repoHash: string }): Session
 /** Checks a session id: 32 lowercase hex digits. */
 export function checkSessionId(sessionId: string): string {
   if (!/^[0-9a-f]{32}$/.test(sessionId)) {
-    refuse(`session_id must be 32 lowercase hex digits, but it is ${shown(sessionId)}.`);
+    refuse(`session_id must be 32 lowercase hex digits, but it is ${quoted(sessionId)}.`);
   }
   return sessionId;
 }
@@ -58,24 +59,53 @@ export function checkServerRequest(request: {
   const { sourcePath, startupOptions, region } = request;
   const key = checkKey(request);
   const sessionId = checkSessionId(request.sessionId);
-  if (!sourcePath.startsWith("/")) refuse(`source_path must be an absolute path, but it is ${shown(sourcePath)}.`);
-  if (sourcePath.includes("\0")) refuse("source_path holds a NUL byte.");
-  if (Buffer.byteLength(sourcePath) > PATH_MAX) refuse(`source_path is longer than ${PATH_MAX} bytes.`);
+  if (!isAbsolutePath(sourcePath)) refuse(`source_path ${pathFault(sourcePath)}, but it is ${quoted(sourcePath)}.`);
   if (repoHash(sourcePath) !== request.repoHash) {
-    refuse(`repo_hash ${request.repoHash} is not the MD5 of the source_path ${shown(sourcePath)}.`);
+    refuse(`repo_hash ${request.repoHash} is not the MD5 of the source_path ${quoted(sourcePath)}.`);
   }
   const size = startupOptions.reduce((sum, option) => sum + Buffer.byteLength(option) + 1, 0);
   if (size > STARTUP_OPTIONS_MAX) {
     refuse(`startup_options are ${size} bytes long, and at most ${STARTUP_OPTIONS_MAX} are allowed.`);
   }
   if (startupOptions.some((option) => option.includes("\0"))) refuse("startup_options hold a NUL byte.");
+  const fault = startupPathFault(startupOptions);
+  if (fault) refuse(fault);
   if (region.length > REGION_MAX || !/^[A-Za-z0-9._-]*$/.test(region)) {
-    refuse(`region must be at most ${REGION_MAX} letters, digits, dots or dashes, but it is ${shown(region)}.`);
+    refuse(`region must be at most ${REGION_MAX} letters, digits, dots or dashes, but it is ${quoted(region)}.`);
   }
   return { ...key, sessionId, sourcePath, startupOptions, region };
 }
 
-/** A value of a caller as it stands in a message: quoted, and not longer than a line. */
-function shown(value: string): string {
-  return JSON.stringify(value.length > 100 ? value.slice(0, 100) + "…" : value);
+/**
+ * Refuses a session on this disk whose workspace or output base is, or lies in, what no session may see. What the agent
+ * finds when it starts counts as well; here the caller is told at once. Throws an RpcError with PERMISSION_DENIED.
+ *
+ * @param hidden Real paths: the state directory, the storage root, keys.
+ */
+export function checkNotHidden(
+  { sourcePath, startupOptions }: Pick<ServerRequest, "sourcePath" | "startupOptions">,
+  hidden: readonly string[],
+): void {
+  const named = { "workspace": sourcePath, "output base": startupOption(startupOptions, "output_base") };
+  for (const [what, path] of Object.entries(named)) {
+    if (path === undefined) continue;
+    for (const place of [path, realPathOf(path)]) {
+      if (!hidden.some((folder) => isAtOrIn(place, folder))) continue;
+      throw new RpcError(
+        Code.PERMISSION_DENIED,
+        `The ${what} ${
+          quoted(path)
+        } is or lies in what no session may see, the orchestrator's keys and storage: use another.`,
+      );
+    }
+  }
+}
+
+/** Where a path leads; the path itself where the orchestrator has no right to look. */
+function realPathOf(path: string): string {
+  try {
+    return realPath(path);
+  } catch {
+    return path;
+  }
 }

@@ -1,9 +1,11 @@
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError, sentence } from "../proto/errors.ts";
+import { foreignHand } from "../proto/owners.ts";
 
 /**
- * Makes a directory if need be (0700), and checks that it can be written and by nobody else. Throws an RbsError.
+ * Makes a directory if need be (0700), and checks that it can be written, and by nobody else, and that nobody else owns it
+ * or could put another in its place: whoever can is trusted as this orchestrator is. Throws an RbsError.
  *
  * @param what What it is, for the message: "state directory".
  * @param remedy What to do about it: "name another with --state-dir".
@@ -19,6 +21,13 @@ export function prepareDirectory(directory: string, what: string, remedy: string
           (mode! & 0o7777).toString(8)
         }), who could take ` +
           `over builds: run \`chmod go-w\` on it, or ${remedy}.`,
+        { culprit: "caller" },
+      );
+    }
+    const hand = foreignHand(directory);
+    if (hand) {
+      throw new RbsError(
+        `The ${what} ${directory} ${hand}, who could take over builds: run the orchestrator as that user, or ${remedy}.`,
         { culprit: "caller" },
       );
     }

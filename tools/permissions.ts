@@ -79,7 +79,11 @@ const STATE_ENV = {
   why: "RBS_… settings, and what tells the state directory and the local user's name",
 } as const satisfies Permission;
 
-const USER_ID: Permission = { allow: "sys", of: ["uid"], why: "names the local user where no variable does" };
+const USER_ID: Permission = {
+  allow: "sys",
+  of: ["uid"],
+  why: "names the local user where no variable does; whether keys and folders are this user's",
+};
 
 export const PROXY: Program = {
   name: "proxy",
@@ -113,7 +117,11 @@ export const PROXY: Program = {
         "everywhere (proxy/outputs/allowed_paths.ts says where they may stand)",
     },
     { allow: "run", of: ["bash"], why: "file names that are not UTF-8, which Deno cannot name" },
-    { allow: "sys", of: ["statfs"], why: "whether the workspace's file system tells of changes" },
+    {
+      allow: "sys",
+      of: ["statfs", "uid"],
+      why: "whether the workspace's file system tells of changes; whether the keys are this user's",
+    },
     STATE_ENV,
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
@@ -142,8 +150,9 @@ case $store in
   *) spanner= ;;
 esac
 case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
+case $file in */*) folder=\${file%/*} ;; ?*) folder=. ;; esac
 `,
-  prepared: ["packages", "credentials", "file"],
+  prepared: ["packages", "credentials", "file", "folder"],
   packages: { names: ["@google-cloud/spanner"], folder: "packages" },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
@@ -151,6 +160,12 @@ case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
     { allow: "read", of: ["$authority", "$key"], why: "an outside authority's files", compiled: "all" },
     { allow: "read", of: ["$file"], why: "the sessions, where --store names an SQLite file", compiled: "all" },
+    {
+      allow: "read",
+      of: ["$folder"],
+      why: "whether the folder of that file can be hidden from sessions",
+      compiled: "all",
+    },
     { allow: "write", of: ["$file"], why: "the sessions there", compiled: "all" },
     { allow: "net", of: ["$spanner"], why: "Spanner, or its emulator, where --store names it", compiled: "all" },
     { allow: "read", of: ["$packages"], why: "the Spanner library, which cannot be bundled", compiled: "all" },

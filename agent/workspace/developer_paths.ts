@@ -1,3 +1,4 @@
+import { isAbsolutePath } from "../../proto/absolute_path.ts";
 import { systemFolderOf } from "../../proto/system_folders.ts";
 import { SYNCED_ROOT } from "../storage_folder.ts";
 
@@ -29,7 +30,7 @@ export class DeveloperPaths {
   locate(path: string): KeptPath | undefined {
     if (path === this.#outputBase) return { base: this.#storageOutputBase(), relative: "" };
     if (isBelow(path, this.#outputBase)) {
-      return isNormal(path)
+      return isAbsolutePath(path)
         ? { base: this.#storageOutputBase(), relative: path.slice(this.#outputBase.length + 1) }
         : undefined;
     }
@@ -45,7 +46,7 @@ export class DeveloperPaths {
   /** Why a root cannot be had in the session: one sentence, or undefined if it can. */
   refusal(path: string): string | undefined {
     if (path === "/") return "All of / cannot be sent to the agent: name the folder in it that is used.";
-    if (!isNormal(path)) return `${JSON.stringify(path)} is no absolute path without "." and "..".`;
+    if (!isAbsolutePath(path)) return `${JSON.stringify(path)} is no absolute path without "." and "..".`;
     const folder = systemFolderOf(path);
     if (folder !== undefined) {
       return `${path} cannot be sent to the agent, where ${folder} is the machine's own: have it installed there, or move it.`;
@@ -59,9 +60,4 @@ export class DeveloperPaths {
 
 function isBelow(path: string, folder: string): boolean {
   return path.startsWith(`${folder}/`);
-}
-
-function isNormal(path: string): boolean {
-  return path.startsWith("/") && !path.includes("\0") &&
-    path.slice(1).split("/").every((name) => name !== "" && name !== "." && name !== "..");
 }

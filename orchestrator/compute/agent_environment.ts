@@ -38,18 +38,23 @@ export const INHERITED_VARIABLES = [
  * An agent's environment, which holds nothing of its session: an agent may be started before there is one.
  *
  * @param host The orchestrator's environment.
- * @param listenAddress Where the agent listens, for its launcher to make a permission of; undefined: on the loopback
- *   interface.
+ * @param options.listenAddress Where the agent listens, for its launcher to make a permission of; undefined: on the
+ *   loopback interface.
+ * @param options.allowRootSessions Whether its session may have all rights of root.
  */
 export function agentEnvironment(
   host: Readonly<Record<string, string>>,
-  listenAddress?: string,
+  { listenAddress, allowRootSessions }: { listenAddress?: string; allowRootSessions?: boolean } = {},
 ): Record<string, string> {
   const environment: Record<string, string> = {};
   for (const name of INHERITED_VARIABLES) {
     if (host[name] !== undefined) environment[name] = host[name];
   }
-  return listenAddress === undefined ? environment : { ...environment, RBS_AGENT_HOST: listenAddress };
+  return {
+    ...environment,
+    ...listenAddress !== undefined && { RBS_AGENT_HOST: listenAddress },
+    ...allowRootSessions && { RBS_ALLOW_ROOT_SESSIONS: "1" },
+  };
 }
 
 /** Bazel's own default output base on Linux (`blaze_util_linux.cc`, `GetOutputRoot`), for who has this environment. */

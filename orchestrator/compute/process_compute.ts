@@ -41,6 +41,8 @@ export interface ProcessComputeOptions {
   readonly environment: Readonly<Record<string, string>>;
   /** The IP address on which agents listen. @default the loopback interface's */
   readonly listenAddress?: string;
+  /** Whether agents may serve with all rights of root. @default false */
+  readonly allowRootSessions?: boolean;
   /** See ComputeService. @default "" */
   readonly region?: string;
   /**
@@ -156,7 +158,7 @@ export class ProcessCompute implements ComputeService {
       return spawn(program, args, {
         cwd: spec.storageDirectory,
         detached: true,
-        env: agentEnvironment(this.options.environment, this.options.listenAddress),
+        env: agentEnvironment(this.options.environment, this.options),
         stdio: ["pipe", "pipe", log],
       });
     } catch (cause) {

@@ -10,6 +10,7 @@
 import { X509Certificate } from "node:crypto";
 import { join } from "node:path";
 import { RbsError, sentence } from "../errors.ts";
+import { foreignOwner } from "../owners.ts";
 import { randomToken } from "../state.ts";
 import { subjectUris } from "./certificate.ts";
 import type { Credentials } from "./credentials.ts";
@@ -113,8 +114,16 @@ export function makeKeyDirectory(state: string): void {
   const directory = keyDirectory(state);
   try {
     Deno.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const owner = foreignOwner(Deno.statSync(directory).uid);
+    if (owner) {
+      throw new RbsError(
+        `The keys in ${directory} are not this user's: the folder belongs to ${owner}; use another state directory.`,
+        { culprit: "caller" },
+      );
+    }
     Deno.chmodSync(directory, 0o700);
   } catch (cause) {
+    if (cause instanceof RbsError) throw cause;
     throw unwritable(directory, cause);
   }
 }
@@ -148,12 +157,14 @@ export function createSecret(file: string, text: string): string {
   return readSecret(file);
 }
 
-/** Reads a file that nobody else may be able to read. Throws an RbsError that says what to do. */
+/** Reads a file that nobody else may own, or be able to read. Throws an RbsError that says what to do. */
 export function readSecret(file: string): string {
-  let text: string, mode: number;
+  let text: string, mode: number, owner: string | undefined;
   try {
     text = Deno.readTextFileSync(file);
-    mode = Deno.statSync(file).mode ?? 0;
+    const found = Deno.statSync(file);
+    mode = found.mode ?? 0;
+    owner = foreignOwner(found.uid);
   } catch (cause) {
     throw new RbsError(
       cause instanceof Deno.errors.NotFound
@@ -161,6 +172,13 @@ export function readSecret(file: string): string {
           `\`jbazel login\` for one elsewhere, or set RBS_STATE_DIR.`
         : `The key ${file} cannot be read (${sentence(cause)}): make it readable for this user.`,
       { cause, culprit: "caller" },
+    );
+  }
+  if (owner) {
+    throw new RbsError(
+      `The key ${file} belongs to ${owner}, so it is not for this one to use: run this as that user, or name another key ` +
+        `or state directory.`,
+      { culprit: "caller" },
     );
   }
   if ((mode & 0o077) !== 0) {

@@ -1,0 +1,183 @@
+/**
+ * Sessions of an agent that runs as root.
+ *
+ * Root without capabilities is still root: files of root, settings of the kernel (/proc/sys) and devices go by the user's
+ * number alone, and linux-sandbox needs a /proc that can be written. So a session of root runs under other numbers: in a
+ * user namespace in which 0 means a number that is nobody's on the machine. To the machine it is a stranger, who sees what
+ * everybody may see. In its own folders, which are mounted with the numbers shifted likewise ("idmapped" mounts, Linux
+ * 5.12), it is root as ever, and what it writes belongs to root on the disk.
+ *
+ * All mounts are made before, by root: in a less privileged user namespace the kernel locks them, so that they can neither
+ * be taken off nor be changed.
+ */
+import { dirname } from "node:path";
+import { isAtOrIn } from "../proto/absolute_path.ts";
+import { systemFolderOf } from "../proto/system_folders.ts";
+
+/** Where the session's numbers begin on the machine: above all that useradd, systemd and containers give out. */
+const FIRST_ID = 0x7F00_0000;
+/** How many numbers the session has: those of all ordinary users. */
+const IDS = 65_536;
+
+/** Stands in a command for the user namespace, which is handed on by a file descriptor. */
+const NAMESPACE = "the session's user namespace";
+
+/** Numbers of system calls that Perl has no functions for, and that differ from machine to machine. */
+const CALLS = Deno.build.arch === "x86_64"
+  ? { unshare: 272, setns: 308, prctl: 157 }
+  : { unshare: 97, setns: 268, prctl: 167 };
+
+/**
+ * Makes the user namespace, and mounts each path that comes first with its numbers: what precedes "--". What is mounted in
+ * such a path is mounted anew as well, with the numbers where its file system can do that. Then it executes the rest.
+ *
+ * Perl, since these system calls have no program before util-linux 2.39; their numbers are the same on all machines. No
+ * symlink is followed: the paths are real ones, and what has become a symlink since then is somebody's attempt.
+ */
+const SHIFT = String.raw`
+use strict;
+$^F = 255;
+my ($openat2, $open_tree, $move_mount, $mount_setattr) = (437, 428, 429, 442);
+my $nothing = "";
+pipe(my $ready, my $up) and pipe(my $wait, my $done) or die "no pipe: $!\n";
+my $child = fork // die "no process: $!\n";
+if (!$child) {
+  close $_ for $ready, $done;
+  syswrite $up, "." if syscall(${CALLS.unshare}, 0x10000000) == 0;
+  close $up;
+  sysread $wait, my $word, 1;
+  exit;
+}
+close $_ for $up, $wait;
+sysread $ready, my $word, 1 or die "user namespaces are not allowed\n";
+for my $map ("uid_map", "gid_map") {
+  open my $file, ">", "/proc/$child/$map" or die "$map: $!\n";
+  syswrite $file, "0 ${FIRST_ID} ${IDS}\n" or die "$map: $!\n";
+}
+open my $namespace, "<", "/proc/$child/ns/user" or die "its user namespace: $!\n";
+close $_ for $done, $ready;
+waitpid $child, 0;
+
+open my $table, "<", "/proc/self/mountinfo" or die "mountinfo: $!\n";
+my @points = map { my $point = (split / /)[4]; $point =~ s/\\([0-7]{3})/chr oct $1/ge; $point } <$table>;
+close $table;
+sub is_in { my ($path, $folder) = @_; return $path eq $folder || index($path, $folder eq "/" ? "/" : "$folder/") == 0 }
+sub locate { my ($path) = @_; my $how = pack "Q3", 012000000, 0, 4; return syscall $openat2, -100, $path, $how, 24 }
+sub copy {
+  my ($path) = @_;
+  my $at = locate($path);
+  return if $at < 0;
+  my $copy = syscall $open_tree, $at, $nothing, 0x1001 | 02000000;
+  return if $copy < 0;
+  my $attributes = pack "Q4", 0x00100006, 0, 0, fileno $namespace;
+  return ($copy, syscall($mount_setattr, $copy, $nothing, 0x1000, $attributes, 32) == 0);
+}
+my %shifted;
+while (@ARGV and (my $path = shift @ARGV) ne "--") {
+  my $must = $path =~ s/^!//;
+  my ($within) = sort { length $b <=> length $a } grep { is_in($path, $_) } @points, keys %shifted;
+  next if $shifted{$within // ""};
+  # What is mounted in it is taken before it is covered.
+  my @mounts;
+  for my $point ($path, sort { length $a <=> length $b } grep { $_ ne $path && is_in($_, $path) } keys %{{ map { $_ => 1 } @points }}) {
+    my ($copy, $ok) = copy($point);
+    if (!$ok and $point eq $path) {
+      my $why = "$path: its file system cannot be mounted with other user ids ($!)\n";
+      die $why if $must;
+      print STDERR $why;
+      last;
+    }
+    push @mounts, [$point, $copy, $ok] if defined $copy;
+  }
+  for (@mounts) {
+    my ($point, $copy, $ok) = @$_;
+    my $at = locate($point);
+    $at >= 0 and syscall($move_mount, $copy, $nothing, $at, $nothing, 0x44) == 0 or die "$point: it cannot be mounted: $!\n";
+    $shifted{$point} = 1 if $ok;
+  }
+}
+$_ eq "${NAMESPACE}" and $_ = fileno $namespace for @ARGV;
+exec @ARGV;
+die "$ARGV[0]: $!\n";
+`;
+
+/**
+ * CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and SETFCAP: what root needs for files of its own,
+ * and linux-sandbox to be root in a user namespace of its own. They count within the session's user namespace only.
+ */
+const CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 31];
+
+/**
+ * Goes into the user namespace that is open as $1, locks all mounts by a mount namespace of its own, drops what is not
+ * among its {@link CAPABILITIES}, and executes the rest. It ends with its parent, which a process forgets when its numbers
+ * change.
+ */
+const ENTER = String.raw`
+my $fd = shift @ARGV;
+my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
+syscall($setns, $fd + 0, 0x10000000) == 0 or die "the session's user namespace: $!\n";
+open my $done, "<&=", $fd and close $done;
+$) = "0 0"; $( = 0; $< = $> = 0;
+$> == 0 && $< == 0 && $) eq "0 0" && $( eq "0 0" or die "the session's user: $!\n";
+syscall($unshare, 0x00020000) == 0 or die "the session's mounts: $!\n";
+my %kept = map { $_ => 1 } ${CAPABILITIES.join(", ")};
+for (my $cap = 0; $cap < 64; $cap++) { $kept{$cap} or syscall($prctl, 24, $cap, 0, 0, 0) == 0 or last }
+syscall($prctl, 1, 9, 0, 0, 0) == 0 or die "the session's end: $!\n";
+exec @ARGV;
+die "$ARGV[0]: $!\n";
+`;
+
+/** The namespaces of root's sessions; the command comes after it. */
+export const ROOTS_UNSHARE = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+
+/**
+ * What stands around a namespace's maker for the rights that the session gets.
+ *
+ * @param own See {@link ownFolders}; undefined: the session is not confined.
+ */
+export function rights(own: readonly string[] | undefined): { begin: readonly string[]; enter: readonly string[] } {
+  return own === undefined
+    ? { begin: [], enter: [] }
+    : { begin: shiftedIds(own), enter: ["perl", "-e", ENTER, NAMESPACE] };
+}
+
+/**
+ * The program and arguments that begin the making of a confined namespace, after its mount and pid namespaces are there and
+ * before anything is mounted in it. The maker comes after them.
+ * The first folder is one without which there is no session.
+ */
+function shiftedIds([storage, ...others]: readonly string[]): string[] {
+  return ["perl", "-e", SHIFT, `!${storage}`, ...others, "--"];
+}
+
+/**
+ * The folders in which a confined session of root has root's rights: real paths, its storage first. A path in a system
+ * folder is none, whoever named it, but for /var/tmp: there it reads what everybody may. Where only root gets into a folder
+ * above one of them, it is that one.
+ *
+ * @param storage The session's storage directory.
+ * @param others Paths that may be there, some of them from a request.
+ */
+export function ownFolders(storage: string, others: readonly string[]): string[] {
+  const own = others.flatMap((path) => {
+    try {
+      const real = Deno.realPathSync(path);
+      return real === "/" || isSystems(real) ? [] : [outermostClosed(real)];
+    } catch {
+      return [];
+    }
+  });
+  return [...new Set([Deno.realPathSync(storage), ...own])];
+}
+
+function isSystems(path: string): boolean {
+  return systemFolderOf(path) !== undefined && !isAtOrIn(path, "/var/tmp");
+}
+
+/** The outermost of the folders above a path that not everybody may search; the path itself if there is none. */
+function outermostClosed(path: string): string {
+  const folder = dirname(path);
+  if (folder === "/") return path;
+  const above = outermostClosed(folder);
+  return above === folder && ((Deno.statSync(folder).mode ?? 0) & 0o001) !== 0 ? path : above;
+}
