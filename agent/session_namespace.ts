@@ -222,6 +222,22 @@ export class SessionNamespace {
     return this.#init;
   }
 
+  /**
+   * The first process of a namespace in which no program of the session has run; ends all that run now. Until it is
+   * disposed of, commands that are to run wait. Rejects with an RbsError.
+   */
+  async quiet(): Promise<{ init: SessionInit } & Disposable> {
+    for (;;) {
+      const init = await this.init();
+      if (!init.used) {
+        const held = init.hold();
+        return { init, [Symbol.dispose]: () => held[Symbol.dispose]() };
+      }
+      log("the session's programs are ended, since its Bazel server is started");
+      await init.close();
+    }
+  }
+
   /** The first process of the namespace if it is there; makes none. */
   async running(): Promise<SessionInit | undefined> {
     return await this.#init?.catch(() => undefined);
@@ -233,7 +249,7 @@ export class SessionNamespace {
     const init = await this.running();
     await init?.close();
     if (init && this.#options.limits && isLimited(this.#options.limits)) {
-      await removeGroups(join(this.#options.storageDirectory, "ctl"));
+      await removeGroups(this.#options.storageDirectory);
     }
   }
 
@@ -251,7 +267,7 @@ export class SessionNamespace {
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
-    const confined = limited ? confinedCommand(limits, { storageDirectory, controlDirectory }) : [];
+    const confined = limited ? confinedCommand(limits, { storageDirectory }) : [];
     for (const kind of candidates) {
       try {
         const namespace = mounts && kind !== "none"
@@ -269,7 +285,7 @@ export class SessionNamespace {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
         }
         this.#kind = kind;
-        if (limited) this.#limitsWarning = limitsWarning(controlDirectory);
+        if (limited) this.#limitsWarning = limitsWarning(storageDirectory);
         return init;
       } catch (e) {
         failures.push(`${kind} does not work here (${sentence(e)})`);
@@ -286,11 +302,13 @@ export class SessionNamespace {
   /** What a session that is not synced does not see, and what it does nevertheless. */
   #covers(): { hidden: string[]; shown: string[] } {
     const { storageDirectory, outputBase, hidden = [], shown = [] } = this.#options;
+    // Of the session's own storage it sees what is its own: not the agent's log, lock and notes.
+    const parts = [this.storageOutputBase, join(storageDirectory, "ctl")];
     const real = (paths: readonly string[]) => [...new Set(paths.map(realFolder))].filter((path) => path !== undefined);
-    const all = real(hidden);
+    const all = real([...hidden, storageDirectory]);
     const isIn = (path: string, folders: string[]) => folders.some((folder) => path.startsWith(folder + "/"));
     const outermost = all.filter((path) => path !== "/" && !isIn(path, all));
-    const own = real([storageDirectory, ...shown, ...outputBase === undefined ? [] : [outputBase]]);
+    const own = real([...parts, ...shown, ...outputBase === undefined ? [] : [outputBase]]);
     return { hidden: outermost, shown: own.filter((path) => isIn(path, outermost) && !isIn(path, own)) };
   }
 

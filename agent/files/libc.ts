@@ -9,6 +9,7 @@ import { encodeName } from "../../proto/tree/names.ts";
 const isArm = Deno.build.arch === "aarch64";
 export const O = {
   RDONLY: 0,
+  WRONLY: 1,
   RDWR: 2,
   CREAT: 0o100,
   EXCL: 0o200,
@@ -23,6 +24,7 @@ const RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_NO_SYMLINKS = 0x04, RESOLVE_BENEATH 
 const SYS_OPENAT2 = 437n;
 const AT_SYMLINK_NOFOLLOW = 0x100, AT_REMOVEDIR = 0x200, AT_EMPTY_PATH = 0x1000;
 const STATX_BASIC_STATS = 0x7ff;
+const F_SETFD = 2, F_SETFL = 4;
 const FICLONE = 0x40049409n;
 
 /** Errors of errno.h by their numbers. */
@@ -56,6 +58,8 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
   fchmod: { parameters: ["i32", "u32"], result: "i32" },
   fchmodat: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
   mkdirat: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  mkfifoat: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   symlinkat: { parameters: ["buffer", "i32", "buffer"], result: "i32" },
   renameat: { parameters: ["i32", "buffer", "i32", "buffer"], result: "i32" },
   unlinkat: { parameters: ["i32", "buffer", "i32"], result: "i32" },
@@ -294,6 +298,16 @@ export function setModeAt(folder: number, name: string, mode: number, path: stri
 
 export function makeFolder(folder: number, name: string, mode: number, path: string): void {
   if (c.mkdirat(folder, cPath(name), mode) !== 0) throw failure("make the folder", path);
+}
+
+export function makeFifo(folder: number, name: string, mode: number, path: string): void {
+  if (c.mkfifoat(folder, cPath(name), mode) !== 0) throw failure("make the fifo", path);
+}
+
+/** A descriptor that waits for its other end, and that programs inherit which are started from now on. */
+export function makeInheritable(fd: number): void {
+  c.fcntl(fd, F_SETFL, 0);
+  c.fcntl(fd, F_SETFD, 0);
 }
 
 export function makeSymlink(to: string, folder: number, name: string, path: string): void {
