@@ -73,11 +73,16 @@ for (const [whose, options] of KINDS) {
 
 Deno.test("a workspace in a hidden folder is shown, and nothing beside it", async () => {
   await using workspace = await TestWorkspace.make();
-  const storage = join(workspace.root, "storage");
-  await using agent = await TestAgent.start(workspace, { storage, hidden: [workspace.root], startupOptions: [] });
+  await using elsewhere = await TestWorkspace.make();
+  await using agent = await TestAgent.start(workspace, {
+    storage: join(workspace.root, "storage"),
+    hidden: [workspace.root],
+    startupOptions: [],
+    defaultOutputBase: elsewhere.outputBase,
+  });
   using supervisor = agent.supervise();
   await supervisor.ready();
-  const seen = await agent.sh(`cd / && ls ${workspace.root} ${workspace.workspace} ${workspace.outputBase}/..`);
+  const seen = await agent.sh(`cd / && ls ${workspace.root} ${workspace.workspace} ${elsewhere.outputBase}/..`);
   assert.doesNotMatch(seen, /home/);
   assert.match(seen, /WORKSPACE/);
   assert.match(seen, /ob/);

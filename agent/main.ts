@@ -197,7 +197,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
   });
-  const localOutputBase = new LocalOutputBase({ outputBase, namespace });
+  const localOutputBase = new LocalOutputBase({ outputBase, namespace, hidden: spec.hiddenPaths });
   const commands = new ExecuteCommandService({
     namespace,
     bazel,

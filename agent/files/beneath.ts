@@ -44,6 +44,27 @@ export class Beneath implements KeptFiles {
     return new Beneath(this.#open(path, O.PATH | O.DIRECTORY), true, false);
   }
 
+  /** Whether this folder is one of the others, or lies in one of them now, whatever the names by which all were opened. */
+  isIn(others: readonly Beneath[]): boolean {
+    const folders = new Set(others.map((other) => identity(other.#root)));
+    for (let fd = libc.openBeneath(this.#root, "", O.PATH | O.DIRECTORY), before = "";;) {
+      if (fd < 0) throw libc.failure("open", "", -fd);
+      const now = identity(fd);
+      // Nothing is above "/".
+      if (folders.has(now) || now === before) {
+        libc.close(fd);
+        return folders.has(now);
+      }
+      before = now;
+      const below = fd;
+      try {
+        fd = libc.openAbove(below);
+      } finally {
+        libc.close(below);
+      }
+    }
+  }
+
   keeping(): Beneath {
     return new Beneath(this.#root, false, true);
   }
@@ -360,6 +381,12 @@ function removeDeep(parent: number, top: string, path: string): void {
     if (++failures > 100) throw libc.failure("remove", path, code);
     pending.push(name);
   }
+}
+
+function identity(fd: number): string {
+  const code = libc.look(fd, "");
+  if (code < 0) throw libc.failure("look at", "", -code);
+  return `${libc.seen.dev}:${libc.seen.ino}`;
 }
 
 function namesIn(fd: number, path: string): string[] {

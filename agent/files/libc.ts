@@ -46,6 +46,7 @@ export const E = {
 const { symbols: c } = Deno.dlopen("libc.so.6", {
   syscall: { parameters: ["i64", "i32", "buffer", "buffer", "usize"], result: "i32" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
+  openat: { parameters: ["i32", "buffer", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   getdents64: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -176,6 +177,13 @@ export function openBeneath(folder: number, path: string, flags: number, mode = 
     const code = errno();
     if ((code !== E.AGAIN && code !== E.INTR) || tries >= MAX_TRIES) return -code;
   }
+}
+
+/** Opens the folder above a folder. @returns a descriptor */
+export function openAbove(folder: number): number {
+  const fd = c.openat(folder, cPath(".."), O.PATH | O.DIRECTORY | O.CLOEXEC);
+  if (fd < 0) throw failure("open", "..");
+  return fd;
 }
 
 export function close(fd: number): void {
