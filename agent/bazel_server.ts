@@ -1,20 +1,33 @@
+import { Buffer } from "node:buffer";
 import { join } from "node:path";
-import { RbsError } from "../proto/errors.ts";
-import { hasInstall, resolveInstall } from "./bazel_install.ts";
-import { type Handshake, ping, readCommandLine, readHandshake, readServerPid, removeHandshake } from "./handshake.ts";
-import { log } from "./log.ts";
-import type { Dial } from "../proto/relay/connection.ts";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { Connection } from "../proto/relay/connection.ts";
 import { startupOption } from "../proto/startup_options.ts";
-import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
-import type { Job, SessionInit } from "./session_init.ts";
+import { systemFolderOf } from "../proto/system_folders.ts";
+import { lookFor, readFile } from "../proto/tree/files.ts";
+import { hasInstall, resolveInstall } from "./bazel_install.ts";
+import type { Backend } from "./bazel_upstream.ts";
+import { removeControlFile, writeControlFile } from "./control_files.ts";
+import { Beneath } from "./files/beneath.ts";
+import { type HeldProcess, ownsPort } from "./files/processes.ts";
+import { type Handshake, HANDSHAKE_FILES, ping, readHandshake } from "./handshake.ts";
+import { log } from "./log.ts";
+import { serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import type { Job } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
-import { systemFolderOf } from "../proto/system_folders.ts";
+
+/** How often a server that starts is looked for. Milliseconds. */
+const LOOK_MS = 5;
+/** What a server says before it has a log, beneath the output base. */
+const JVM_OUT = "server/jvm.out";
+/** Of what a server has said before its end, this much is read. Bytes. */
+const MAX_LAST_WORDS_BYTES = 64 << 10;
+/** Of the developer's own logging settings. Bytes. */
+const MAX_SETTINGS_BYTES = 64 << 10;
 
 /** A Bazel server that has answered a Ping. */
-export interface BazelBackend extends Handshake {
-  /** The way to it, where that is not this machine's network. */
-  readonly dial?: Dial;
+export interface BazelBackend extends Backend {
   /** Aborted when the server's process is gone. */
   readonly exited: AbortSignal;
 }
@@ -24,8 +37,8 @@ export interface BazelServerOptions {
   namespace: SessionNamespace;
   /** The workspace's absolute path. */
   workspace: string;
-  /** The server's argument vector after argv[0], as the developer's client composed it. Empty: whatever a Bazel client
-   * in the session starts is the session's server. */
+  /** The server's argument vector after argv[0], as the developer's client composed it. Empty: there is no server but
+   * what Bazel clients in the session start for themselves. */
   startupOptions: readonly string[];
   /** Where other install bases are. */
   installBases: readonly string[];
@@ -37,21 +50,31 @@ export interface BazelServerOptions {
 
 interface RunningServer {
   backend: BazelBackend;
-  gone: Promise<unknown>;
+  /** Java's. */
+  process: HeldProcess;
+  /** Says that it has ended. */
+  over(): void;
 }
 
 /**
- * The session's one real Bazel server: found, started, started again when it is gone, and ended.
+ * The session's one real Bazel server: started, started again when it is gone, and ended.
  *
- * A Bazel client inside of the session (ExecuteCommand) may replace it by its own: so a server that answers from the
- * session's output base is taken as it is, if its options are the session's.
+ * What the agent knows of it, it knows from the process that it started. Before each start all programs of the session
+ * are ended. Then the server says where it listens, by files in the output base, and these are read once; that it is
+ * this process that listens there, the kernel says. All calls go over the one connection that is made then: a port can
+ * be taken over, a connection cannot.
+ *
+ * A Bazel client inside of the session (ExecuteCommand) may replace it by a server of its own. That one is the client's
+ * own business: the agent's calls never reach it, and it ends with the next start.
  */
 export class BazelServer {
   readonly #options: BazelServerOptions;
   #running: RunningServer | undefined;
   #starting: Promise<BazelBackend> | undefined;
-  /** A server is ending, and would still answer: it must not be found again. */
-  #retired = false;
+  /** A server that is ending, and may still hold the output base. */
+  #ending: RunningServer | undefined;
+  /** Clients inside may have started servers. */
+  #mayHaveGuests = false;
 
   constructor(options: BazelServerOptions) {
     this.#options = options;
@@ -68,7 +91,7 @@ export class BazelServer {
    */
   async ensure(signal?: AbortSignal): Promise<BazelBackend> {
     signal?.throwIfAborted();
-    if (this.#running) return this.#running.backend;
+    if (this.#isRunning()) return this.#running!.backend;
     this.#starting ??= this.#start().finally(() => this.#starting = undefined);
     if (!signal) return await this.#starting;
     const aborted = Promise.withResolvers<never>();
@@ -83,12 +106,14 @@ export class BazelServer {
 
   /**
    * Makes sure that a client in the session finds a server, be it with other options than the session's: the client
-   * decides about those, and a start of ours beside its own would fight for the output base.
+   * decides about those, and a start of ours would end its own.
    */
   async ensureAny(signal?: AbortSignal): Promise<void> {
-    if (this.#running) return;
-    const pid = readServerPid(this.#serverDirectory);
-    if (!this.#retired && pid !== undefined && await isAlive(await this.#options.namespace.init(), pid)) return;
+    this.#mayHaveGuests = true;
+    if (this.#isRunning()) return;
+    // What is answered there decides who starts a server, and nothing else.
+    const init = await this.#options.namespace.init();
+    if (!this.#starting && (await init.call(`${this.#findGuest()} && [[ -n $pid ]]`)).code === 0) return;
     await this.ensure(signal);
   }
 
@@ -111,152 +136,181 @@ export class BazelServer {
    * Says that a server is ending (it answered `shutdown`) or does not answer any more: the next {@link ensure} waits for
    * its end and starts another. Other servers than the present one are left alone.
    */
-  retire(backend: Handshake): void {
-    if (this.#running?.backend.requestCookie !== backend.requestCookie) return;
+  retire(backend: Pick<Backend, "connection">): void {
+    if (this.#running?.backend.connection !== backend.connection) return;
+    this.#ending = this.#running;
     this.#running = undefined;
-    this.#retired = true;
   }
 
-  /** Ends the server, whoever started it: SIGTERM, and SIGKILL after `graceMs`. No server is fine. */
+  /** Ends the server, and those of clients inside: SIGTERM, and SIGKILL after `graceMs`. No server is fine. */
   async stop(graceMs = 5_000): Promise<void> {
-    this.#running = undefined;
     // A start that gets no answer is ended with its process.
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, graceMs);
     await Promise.race([this.#starting?.catch(() => {}), late.promise]);
     clearTimeout(timer);
-    const init = await this.#options.namespace.running();
-    if (init) await this.#end(init, graceMs);
+    this.#ending = this.#running ?? this.#ending;
+    this.#running = undefined;
+    await this.#end(graceMs);
+    const init = this.#mayHaveGuests ? await this.#options.namespace.running() : undefined;
+    if (!init) return;
+    const seconds = Math.max(0.05, graceMs / 1000);
+    await init.call(`${this.#findGuest()}
+[[ -n $pid ]] && kill -TERM "$pid" || exit 0
+timeout ${seconds} tail -s 0.05 --pid="$pid" -f /dev/null && exit 0
+kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
+`);
+    this.#mayHaveGuests = false;
   }
 
-  get #serverDirectory(): string {
-    return join(this.#options.namespace.storageOutputBase, "server");
+  /** Whether the server is there, as the kernel says: who tells of its end may be held. */
+  #isRunning(): boolean {
+    if (this.#running?.process.hasEnded) {
+      this.#ending = this.#running;
+      this.#running = undefined;
+    }
+    return this.#running !== undefined;
+  }
+
+  /** A script's beginning: sets $pid to the server that the output base names, if it runs. In the namespace. */
+  #findGuest(): string {
+    return `file=${quote(this.#options.namespace.outputBase)}/server/server.pid.txt pid=
+[[ -f $file ]] && { read -t 1 -r -n 20 pid <>"$file"; } 2>/dev/null
+[[ $pid =~ ^[0-9]+$ && $(ps -o args= -p "$pid") == *A-server.jar* ]] || pid=`;
   }
 
   async #start(): Promise<BazelBackend> {
     const { namespace, startupOptions, workspace } = this.#options;
-    const init = await namespace.init();
+    if (startupOptions.length === 0) {
+      throw new RbsError("This session has no Bazel server of its own: run `bazel` in it once.", { culprit: "caller" });
+    }
+    await this.#end(10_000);
+    // Until the server has said where it listens, no program of the session runs.
+    using quiet = await namespace.quiet();
+    const { init } = quiet;
     const developersOutputBase = startupOption(startupOptions, "output_base") ?? namespace.outputBase;
     const options = withOutputBase(startupOptions, developersOutputBase, namespace.outputBase);
-    const commandLine = [serverName(workspace), ...options];
-
-    if (this.#retired) await this.#end(init, 10_000);
-    this.#retired = false;
-    const found = await this.#adopt(init, commandLine);
-    if (found) return found;
-    if (startupOptions.length === 0) {
-      throw new RbsError("This session has no Bazel server yet: run a Bazel command in it.", { culprit: "caller" });
-    }
-
     this.#options.onStep?.("finding the client's Bazel version");
     const install = await resolveInstall(init, startupOptions, this.#options.installBases);
     this.#options.onStep?.("starting Bazel server");
     const argv = withoutIdleExit(
       withInstallBase(options, startupOption(options, "install_base")!, install.installBase),
     );
-    try {
-      this.#writeServerFiles(commandLine, developersOutputBase);
-    } catch (cause) {
-      throw new RbsError(
-        `The session's output base ${namespace.storageOutputBase} cannot be written: make room or mend its rights.`,
-        { cause, culprit: "caller" },
-      );
-    }
+    using output = this.#openOutput();
+    this.#writeServerFiles(output, [serverName(workspace), ...options], developersOutputBase);
     const started = performance.now();
+    init.use();
     const job = init.run(this.#startScript(install.java, argv));
     const pid = await job.started;
-    const backend = await this.#answered(job, pid);
+    const process = init.find(pid);
+    if (!process) throw this.#crashed(await job.exit, output);
+    const backend = await this.#answered(job, process, output).catch((e) => {
+      process.held[Symbol.dispose]();
+      throw e;
+    });
     log(`Bazel server ${pid} answers at port ${backend.port} after ${Math.round(performance.now() - started)} ms`);
+    const exited = new AbortController();
+    const running: RunningServer = {
+      backend: { ...backend, exited: exited.signal },
+      process: process.held,
+      over: () => {
+        if (this.#running === running) this.#running = undefined;
+        if (this.#ending === running) this.#ending = undefined;
+        process.held[Symbol.dispose]();
+        backend.connection.retire();
+        exited.abort(new RbsError("The Bazel server ended."));
+      },
+    };
+    this.#running = running;
     job.exit.then((code) => {
       log(`Bazel server ${pid} ended with code ${code}`);
       init.forget(job);
+      // It is the session that says so: where it is not true, the next start ends the server.
+      running.over();
     });
-    return this.#accept(backend, job.exit);
+    return running.backend;
   }
 
-  /** Takes the server that runs already in the output base, or ends it if a client would not take it for ours. */
-  async #adopt(init: SessionInit, commandLine: readonly string[]): Promise<BazelBackend | undefined> {
-    const pid = readServerPid(this.#serverDirectory);
-    if (pid === undefined || !await isAlive(init, pid)) return undefined;
-    const isOurs = this.#options.startupOptions.length === 0 ||
-      sameServer(readCommandLine(this.#serverDirectory) ?? [], commandLine);
-    if (isOurs) {
-      // A client may have started it just now: its process is there, its answer will be.
-      const watch = init.run(`exec tail -s 0.2 --pid=${pid} -f /dev/null`);
-      watch.exit.then(() => init.forget(watch));
-      try {
-        const handshake = await this.#answered(watch, pid, 20_000);
-        log(`Bazel server ${pid} was there already, at port ${handshake.port}`);
-        return this.#accept(handshake, watch.exit);
-      } catch {
-        watch.signal("TERM");
-      }
+  #openOutput(): Beneath {
+    const { storageOutputBase } = this.#options.namespace;
+    try {
+      return Beneath.open(storageOutputBase);
+    } catch (cause) {
+      throw cannotWrite(storageOutputBase, cause);
     }
-    await this.#end(init, 5_000);
-    return undefined;
   }
 
-  #accept(handshake: Handshake, gone: Promise<unknown>): BazelBackend {
-    const exited = new AbortController();
-    const backend = { ...handshake, exited: exited.signal, dial: this.#options.namespace.dial };
-    const running = { backend, gone };
-    this.#running = running;
-    gone.then(() => {
-      if (this.#running === running) this.#running = undefined;
-      exited.abort(new RbsError("The Bazel server ended."));
-    });
-    return backend;
-  }
-
-  /** Waits until the server that runs as `pid` answers; rejects with an RbsError when `process` ends, or is too slow. */
-  async #answered(process: Job, pid: number, timeoutMs = this.#options.startTimeoutMs ?? 120_000): Promise<Handshake> {
+  /**
+   * Waits until the server answers that was just started, and nobody else. Rejects with an RbsError when its process
+   * ends, or is too slow.
+   */
+  async #answered(job: Job, process: { pid: number; held: HeldProcess }, output: Beneath): Promise<Backend> {
+    const timeoutMs = this.#options.startTimeoutMs ?? 120_000;
     let ended: number | undefined;
-    process.exit.then((code) => {
+    let wake = () => {};
+    job.exit.then((code) => {
       ended = code;
       wake();
     });
-    let wake = () => {};
-    // File events make it quick; they may be missed, so a clock looks as well.
-    using watcher = Deno.watchFs(this.#serverDirectory, { recursive: false });
-    (async () => {
-      for await (const _ of watcher) wake();
-    })().catch(() => {});
-    const { dial } = this.#options.namespace;
     const deadline = performance.now() + timeoutMs;
     while (ended === undefined) {
-      const changed = new Promise<void>((resolve) => wake = resolve);
-      const handshake = readHandshake(this.#serverDirectory);
-      if (handshake && readServerPid(this.#serverDirectory) === pid && await ping(handshake, 5_000, dial)) {
-        return handshake;
+      const handshake = readHandshake(output);
+      if (handshake && ownsPort(process.pid, handshake.port)) {
+        const connection = this.#connect(handshake);
+        if (
+          await ping(connection, handshake, 5_000) && ownsPort(process.pid, handshake.port) && !process.held.hasEnded
+        ) {
+          return { ...handshake, connection };
+        }
+        connection.close();
       }
       if (performance.now() > deadline) {
-        process.signal("KILL");
+        process.held.signal("KILL");
         throw new RbsError(
           `The Bazel server did not answer within ${timeoutMs / 1000} s: see ${
-            join(this.#serverDirectory, "jvm.out")
+            join(this.#options.namespace.storageOutputBase, JVM_OUT)
           }.`,
         );
       }
       let timer: ReturnType<typeof setTimeout> | undefined;
-      await Promise.race([changed, new Promise<void>((resolve) => timer = setTimeout(resolve, 250))]);
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        timer = setTimeout(resolve, LOOK_MS);
+      });
       clearTimeout(timer);
     }
-    throw this.#crashed(ended);
+    throw this.#crashed(ended, output);
   }
 
-  #crashed(code: number): RbsError {
-    const output = join(this.#serverDirectory, "jvm.out");
+  /** The connection to the server, which is made once. */
+  #connect({ host, port }: Handshake): Connection {
+    const { dial } = this.#options.namespace;
+    let isMade = false;
+    return new Connection(host, port, {
+      dial: async (host, port, signal) => {
+        if (isMade) throw new Error("its connection was lost");
+        isMade = true;
+        if (dial) return await dial(host, port, signal);
+        const tcp = await Deno.connect({ hostname: host, port, signal });
+        tcp.setNoDelay(true);
+        return tcp;
+      },
+    });
+  }
+
+  #crashed(code: number, output: Beneath): RbsError {
     let lines: string[] = [];
     try {
-      lines = Deno.readTextFileSync(output).split("\n").map((l) => l.trim()).filter((l) => l && !/ warning: /i.test(l));
+      const text = Buffer.from(readFile(output, JVM_OUT, MAX_LAST_WORDS_BYTES)).toString();
+      lines = text.split("\n").map((l) => l.trim()).filter((l) => l && !/ warning: /i.test(l));
     } catch {
       // It did not even get to write there.
     }
     const said = lines.find((l) => /error|exception|unrecognized|no space/i.test(l)) ?? lines.at(0);
     return new RbsError(
-      `The Bazel server ended with code ${code} before it answered${
-        said ? ` (${said.slice(0, 300)})` : ""
-      }: see ${output}.`,
+      `The Bazel server ended with code ${code} before it answered${said ? ` (${said.slice(0, 300)})` : ""}: see ${
+        join(this.#options.namespace.storageOutputBase, JVM_OUT)
+      }.`,
       {
         culprit: lines.some((l) => /Could not create the Java Virtual Machine|No space left/.test(l))
           ? "caller"
@@ -265,67 +319,86 @@ export class BazelServer {
     );
   }
 
-  /** What a stock client writes before it starts a server; so a stock client inside finds the server and keeps it. */
-  #writeServerFiles(commandLine: readonly string[], developersOutputBase: string): void {
-    const { namespace } = this.#options;
-    const out = namespace.storageOutputBase;
-    Deno.mkdirSync(this.#serverDirectory, { recursive: true, mode: 0o700 });
-    removeHandshake(this.#serverDirectory);
-    for (const stale of ["server.pid.txt", "server.starttime"]) removeIfThere(join(this.#serverDirectory, stale));
-    Deno.writeTextFileSync(join(this.#serverDirectory, "cmdline"), commandLine.join("\0"));
-    let logging: string | undefined;
+  /**
+   * What a stock client writes before it starts a server; so a stock client inside finds the server and keeps it. What
+   * stands there already is no file of this server, whatever it is.
+   */
+  #writeServerFiles(output: Beneath, commandLine: readonly string[], developersOutputBase: string): void {
+    const { namespace, startupOptions } = this.#options;
+    const install = startupOption(startupOptions, "install_base")!;
     try {
-      if (!namespace.synced) logging = Deno.readTextFileSync(join(developersOutputBase, "javalog.properties"));
-    } catch {
-      // The developer's client has not got that far.
+      if (lookFor(output, "server")?.kind !== "directory") {
+        removeControlFile(output, "server");
+        output.mkdir("server", 0o700);
+      }
+      for (const name of [...HANDSHAKE_FILES, "server.pid.txt", "server.starttime", "jvm.out"]) {
+        removeControlFile(output, `server/${name}`);
+      }
+      writeControlFile(output, "server/cmdline", commandLine.join("\0"));
+      const logging = (namespace.synced ? undefined : developersLogging(developersOutputBase)) ??
+        defaultLogging(developersOutputBase);
+      writeControlFile(
+        output,
+        "javalog.properties",
+        logging.replaceAll(`=${developersOutputBase}/`, () => `=${namespace.outputBase}/`),
+      );
+      const link = lookFor(output, "install");
+      if (link?.kind !== "symlink" || link.target !== install) {
+        removeControlFile(output, "install");
+        output.symlink(install, "install");
+      }
+    } catch (cause) {
+      throw cannotWrite(namespace.storageOutputBase, cause);
     }
-    logging ??= defaultLogging(developersOutputBase);
-    Deno.writeTextFileSync(
-      join(out, "javalog.properties"),
-      logging.replaceAll(`=${developersOutputBase}/`, () => `=${namespace.outputBase}/`),
-    );
   }
 
   #startScript(java: string, argv: readonly string[]): string {
-    const { namespace, workspace, startupOptions } = this.#options;
-    const outputBase = quote(namespace.outputBase);
-    const installBase = quote(startupOption(startupOptions, "install_base")!);
+    const { namespace, workspace } = this.#options;
     // As Bazel 4.2.3 `blaze.cc`, PrepareEnvironmentForJvm: file names are bytes, which only this locale keeps for Java.
     const environment = `unset LD_PRELOAD LD_ASSUME_KERNEL _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_TOOL_OPTIONS
 if [[ $(LC_ALL=en_US.ISO-8859-1 locale charmap 2>/dev/null) == ISO-8859-1 ]]; then
   export LANG=en_US.ISO-8859-1 LANGUAGE=en_US.ISO-8859-1 LC_ALL=en_US.ISO-8859-1 LC_CTYPE=en_US.ISO-8859-1
 fi`;
     return `${environment}
-server=${outputBase}/server
-ln -sfn -- ${installBase} ${outputBase}/install
+server=${quote(namespace.outputBase)}/server
 cd -- ${quote(workspace)} >"$server/jvm.out" 2>&1 || exit 1
 printf %s $$ >"$server/server.pid.txt"
 exec -a ${quote(serverName(workspace))} ${quoteAll([java, ...argv])} >"$server/jvm.out" 2>&1 </dev/null
 `;
   }
 
-  /** Ends the server that the output base names, if its process is there, and waits for its end. */
-  async #end(init: SessionInit, graceMs: number): Promise<void> {
-    const pid = readServerPid(this.#serverDirectory);
-    if (pid === undefined || !await isAlive(init, pid)) return;
-    const seconds = Math.max(0.05, graceMs / 1000);
-    await init.call(`kill -TERM ${pid} || exit 0
-timeout ${seconds} tail -s 0.05 --pid=${pid} -f /dev/null && exit 0
-kill -KILL ${pid} && timeout 5 tail -s 0.05 --pid=${pid} -f /dev/null
-`);
+  /** Ends the server that is to end, and waits for it. */
+  async #end(graceMs: number): Promise<void> {
+    const ending = this.#ending;
+    if (!ending) return;
+    const { process, backend, over } = ending;
+    // One that was told to shut down may be at it.
+    process.signal("TERM");
+    if (!await process.ended(graceMs)) {
+      process.signal("KILL");
+      await process.ended(5_000);
+    }
+    backend.connection.close();
+    over();
   }
 }
 
-/** Whether `pid` runs in the namespace, and is a process of Java or of Bazel: numbers are used again. */
-async function isAlive(init: SessionInit, pid: number): Promise<boolean> {
-  return (await init.call(`[[ $(ps -o args= -p ${pid}) == *A-server.jar* ]]`)).code === 0;
+function cannotWrite(outputBase: string, cause: unknown): RbsError {
+  return new RbsError(
+    `The session's output base ${outputBase} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+    { cause, culprit: "caller" },
+  );
 }
 
-function removeIfThere(file: string): void {
+/** What the developer's client has written for a local server; undefined: it has not got that far. */
+function developersLogging(outputBase: string): string | undefined {
   try {
-    Deno.removeSync(file);
-  } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) throw e;
+    // By no symlink at all: programs of the session may have put one on the way.
+    using root = Beneath.open("/");
+    const path = join(outputBase, "javalog.properties").slice(1);
+    return Buffer.from(readFile(root, path, MAX_SETTINGS_BYTES)).toString();
+  } catch {
+    return undefined;
   }
 }
 

@@ -2,7 +2,7 @@
 import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { Status, StatusError } from "../proto/relay/calls.ts";
-import { Connection, type Dial } from "../proto/relay/connection.ts";
+import type { Connection } from "../proto/relay/connection.ts";
 
 /** The real server, as callers need it. */
 export interface Backend {
@@ -10,8 +10,8 @@ export interface Backend {
   port: number;
   requestCookie: string;
   responseCookie: string;
-  /** The way to it. @default TCP */
-  dial?: Dial;
+  /** The only way to it. */
+  connection: Connection;
 }
 
 /** Finds or starts the real server. */
@@ -23,7 +23,6 @@ export interface BackendSource {
 /** A call that the real server has. */
 export interface UpstreamCall {
   backend: Backend;
-  connection: Connection;
   stream: Stream;
 }
 
@@ -44,7 +43,8 @@ const HOP_HEADERS = new Set([
 /** See the file's head. */
 export class BazelUpstream {
   readonly #bazel: BackendSource;
-  #connection: { backend: Backend; connection: Connection } | undefined;
+  /** The server that had the last call. */
+  #backend: Backend | undefined;
 
   constructor(bazel: BackendSource) {
     this.#bazel = bazel;
@@ -66,10 +66,10 @@ export class BazelUpstream {
     const passed: Headers = {};
     for (const [k, v] of Object.entries(headers)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) passed[k] = v;
     const begin = async () => {
-      const { backend, connection } = await this.#connect(signal);
+      const backend = this.#backend = await this.#bazel.ensure(signal);
       signal.throwIfAborted();
       try {
-        return { backend, connection, stream: await connection.start(path, request(backend), passed) };
+        return { backend, stream: await backend.connection.start(path, request(backend), passed) };
       } catch (e) {
         // It does not listen any more, so that it has seen nothing of this call: the next one will get it.
         this.#bazel.retire(backend);
@@ -84,18 +84,7 @@ export class BazelUpstream {
 
   /** Cuts off what runs. */
   close(): void {
-    this.#connection?.connection.close();
-  }
-
-  async #connect(signal: AbortSignal) {
-    const backend = await this.#bazel.ensure(signal);
-    const known = this.#connection;
-    if (known?.backend.port === backend.port && known.backend.requestCookie === backend.requestCookie) return known;
-    known?.connection.close();
-    return this.#connection = {
-      backend,
-      connection: new Connection(backend.host, backend.port, { dial: backend.dial }),
-    };
+    this.#backend?.connection.close();
   }
 }
 

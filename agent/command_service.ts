@@ -293,9 +293,9 @@ export class CommandService {
     ]);
   }
 
-  async #cancel({ backend, connection }: UpstreamCall, commandId: string): Promise<void> {
+  async #cancel({ backend }: UpstreamCall, commandId: string): Promise<void> {
     const request = encodeFields([[1, backend.requestCookie], [2, commandId]]);
-    const end = await connection.unary(`${COMMAND_SERVER}Cancel`, request);
+    const end = await backend.connection.unary(`${COMMAND_SERVER}Cancel`, request);
     if (end.code !== Status.OK) this.#parts.onError("Cancel", new StatusError(end.code, end.message));
   }
 }

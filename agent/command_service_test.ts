@@ -58,6 +58,7 @@ class FakeBazel implements Disposable {
       port: this.server.port,
       requestCookie: "real ask",
       responseCookie: "real answer",
+      connection: new Connection("127.0.0.1", this.server.port),
     };
   }
 
@@ -74,6 +75,7 @@ class FakeBazel implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.backend.connection.close();
     this.server.close();
   }
 }

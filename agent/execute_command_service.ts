@@ -1,6 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { join } from "node:path";
-import { writeControlFile } from "./control_files.ts";
 import { RbsError } from "../proto/errors.ts";
 import type { CommandInit, ExecuteCommandRequest, ExecuteCommandResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
@@ -23,24 +22,6 @@ const STDIN_BUFFER_BYTES = 1 << 20;
 const OUTPUT_CHUNKS = 4;
 /** After a command's end, for a process that it left behind and that holds its output open. Milliseconds. */
 const LINGER_MS = 1_000;
-
-/**
- * Carries a job's three fifos: Deno would block a thread of its pool for each. $1: the fifos' path without suffix and
- * without symlinks. What was opened is looked at before a byte is carried: a program of the session may have put a symlink
- * in a fifo's place, to what it must not see. With `set -C` nothing is made or emptied where one leads, either. A
- * command that has ended already has its fifos removed, and still its output in them.
- */
-export const CARRIER = `trap 'kill $(jobs -p) 2>/dev/null' TERM
-exec 3<&0 </dev/null
-set -C
-is_fifo() { local self=$BASHPID; [[ -p /dev/fd/$1 && $(readlink "/proc/$self/fd/$1") == "$2"?(" (deleted)") ]]; }
-{ is_fifo 1 "$1.in" && exec cat <&3; } 2>/dev/null >"$1.in" &
-exec 3<&-
-{ is_fifo 0 "$1.out" && exec cat; } <"$1.out" &
-{ is_fifo 0 "$1.err" && exec cat >&2; } <"$1.err" &
-exec >&- 2>&-
-wait
-`;
 
 /** Parts of an {@link ExecuteCommandService}. */
 export interface ExecuteCommandOptions {
@@ -90,14 +71,9 @@ export class ExecuteCommandService {
     let job: Job | undefined;
     try {
       const init = await this.#prepare(command, context.signal);
-      const started = job = await init.stream((id) => this.#script(init, command, id));
+      const { carrier, ...started } = await init.stream((id) => this.#script(init, command, id));
+      job = started;
       const terminal = command.terminal && new Terminal(init, started);
-      const carrier = new Deno.Command("bash", {
-        args: ["-c", CARRIER, "bash", init.file(job)],
-        stdin: "piped",
-        stdout: "piped",
-        stderr: "piped",
-      }).spawn();
       const signal = (name: string) => terminal ? terminal.signal(name) : started.signal(name);
       const running: Running = {
         signal,
@@ -121,6 +97,9 @@ export class ExecuteCommandService {
         yield* output;
         if (context.signal.aborted) return;
         const exitCode = await started.exit;
+        if (init.fault !== undefined) {
+          yield { message: { case: "stderr", value: new TextEncoder().encode(`rbs: ${init.fault}\n`) } };
+        }
         if (expunge && exitCode === 0) {
           await this.#options.bazel.stop();
           await this.#options.localOutputBase.expunge();
@@ -145,12 +124,14 @@ export class ExecuteCommandService {
   }
 
   async #prepare(command: CommandInit, signal: AbortSignal): Promise<SessionInit> {
-    const init = await this.#options.namespace.init();
+    const { namespace, bazel, localOutputBase, startupOptions } = this.#options;
+    await namespace.init();
     if (command.args[0] === "bazel") {
-      await this.#options.localOutputBase.ensure();
-      if (this.#options.startupOptions.length > 0) await this.#options.bazel.ensureAny(signal);
+      await localOutputBase.ensure();
+      if (startupOptions.length > 0) await bazel.ensureAny(signal);
     }
-    return init;
+    // The start of a server ends the namespace that was there.
+    return await namespace.init();
   }
 
   /**
@@ -179,7 +160,7 @@ export class ExecuteCommandService {
 echo $$ >${quote(path + ".inner.pid")}
 stty sane iutf8 cols ${columns} rows ${rows}
 `;
-    writeControlFile(`${path}.inner.sh`, terminal + inner);
+    init.write({ id }, "inner.sh", terminal + inner);
     return `SHELL=/bin/sh exec script -qefc ${quote(`exec bash ${quote(path + ".inner.sh")}`)} /dev/null\n`;
   }
 }

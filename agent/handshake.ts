@@ -1,8 +1,8 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { join } from "node:path";
 import { PingRequestSchema, PingResponseSchema, ServerInfoSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import { Status } from "../proto/relay/calls.ts";
-import { Connection, type Dial } from "../proto/relay/connection.ts";
+import type { Connection } from "../proto/relay/connection.ts";
+import { type Files, readFile } from "../proto/tree/files.ts";
 
 /** What a Bazel server tells its clients by files in `<output base>/server`. */
 export interface Handshake {
@@ -14,27 +14,21 @@ export interface Handshake {
 }
 
 /** The files by which a client finds a server. */
-const FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
-
-/** Removes what a dead server left, so that nobody dials its port. */
-export function removeHandshake(serverDirectory: string): void {
-  for (const file of FILES) {
-    try {
-      Deno.removeSync(join(serverDirectory, file));
-    } catch (e) {
-      if (!(e instanceof Deno.errors.NotFound)) throw e;
-    }
-  }
-}
+export const HANDSHAKE_FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
+/** Of a file that is larger, and so none of a Bazel server, this much is read. Bytes. */
+const MAX_BYTES = 16 << 10;
 
 /**
- * Reads the handshake files, as far as they are written. They may be a dead server's: only {@link ping} tells.
+ * Reads the handshake files, as far as they are written. Whoever can write there can have written them: what they say
+ * is to be shown.
  * Bazel before 4.x has no server_info.rawproto.
+ *
+ * @param output The output base.
  */
-export function readHandshake(serverDirectory: string): Handshake | undefined {
+export function readHandshake(output: Files): Handshake | undefined {
   const read = (file: string): Uint8Array | undefined => {
     try {
-      return Deno.readFileSync(join(serverDirectory, file));
+      return readFile(output, `server/${file}`, MAX_BYTES);
     } catch {
       return undefined;
     }
@@ -53,42 +47,23 @@ export function readHandshake(serverDirectory: string): Handshake | undefined {
 }
 
 function parse(address: string, requestCookie: string, responseCookie: string): Handshake | undefined {
-  const match = /^(?:\[(::1|0:0:0:0:0:0:0:1)\]|(127\.0\.0\.1)):(\d+)$/.exec(address);
-  if (!match || !requestCookie || !responseCookie) return undefined;
-  return { host: match[2] ?? "::1", port: Number(match[3]), requestCookie, responseCookie };
+  const match = /^(?:\[(::1|0:0:0:0:0:0:0:1)\]|(127\.0\.0\.1)):(\d{1,5})$/.exec(address);
+  const port = Number(match?.[3]);
+  if (!match || port < 1 || port > 0xffff || !requestCookie || !responseCookie) return undefined;
+  return { host: match[2] ?? "::1", port, requestCookie, responseCookie };
 }
 
-/**
- * Whether a Bazel server answers there, and is the one that wrote the files.
- *
- * @param dial The way to it. @default TCP
- */
-export async function ping(handshake: Handshake, timeoutMs: number, dial?: Dial): Promise<boolean> {
-  using connection = new Connection(handshake.host, handshake.port, { dial });
-  const request = toBinary(PingRequestSchema, create(PingRequestSchema, { cookie: handshake.requestCookie }));
+/** Whether a Bazel server answers there, and is the one that wrote the files. */
+export async function ping(
+  connection: Connection,
+  { requestCookie, responseCookie }: Handshake,
+  timeoutMs: number,
+): Promise<boolean> {
+  const request = toBinary(PingRequestSchema, create(PingRequestSchema, { cookie: requestCookie }));
   const { code, data } = await connection.unary("/command_server.CommandServer/Ping", request, { timeoutMs });
   try {
-    return code === Status.OK && fromBinary(PingResponseSchema, data).cookie === handshake.responseCookie;
+    return code === Status.OK && fromBinary(PingResponseSchema, data).cookie === responseCookie;
   } catch {
     return false;
-  }
-}
-
-/** Reads `<output base>/server/cmdline`: the argument vector, argv[0] first, that a client wants or wanted to have. */
-export function readCommandLine(serverDirectory: string): string[] | undefined {
-  try {
-    return Deno.readTextFileSync(join(serverDirectory, "cmdline")).split("\0");
-  } catch {
-    return undefined;
-  }
-}
-
-/** The Bazel server's process number, as its namespace counts; undefined when there is no such file. */
-export function readServerPid(serverDirectory: string): number | undefined {
-  try {
-    const pid = Number(Deno.readTextFileSync(join(serverDirectory, "server.pid.txt")).trim());
-    return Number.isInteger(pid) && pid > 1 ? pid : undefined;
-  } catch {
-    return undefined;
   }
 }

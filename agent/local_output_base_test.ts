@@ -53,3 +53,40 @@ Deno.test("an output base that cannot be made is named in one sentence", () =>
     const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
     await assert.rejects(local.ensure(), (e) => e instanceof RbsError && e.culprit === "caller");
   }));
+
+Deno.test("an output base whose way leads into a hidden folder is left alone, whatever the way was before", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const hidden = join(outputBase, "../../state");
+    const others = join(hidden, "bob/ob");
+    await Deno.mkdir(join(others, "execroot"), { recursive: true });
+    await Deno.mkdir(outputBase, { recursive: true });
+    await Deno.mkdir(storageOutputBase, { recursive: true });
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase }, hidden: [hidden] });
+    await local.ensure();
+    await Deno.rename(join(outputBase, ".."), join(outputBase, "../../former"));
+    await Deno.symlink(join(hidden, "bob"), join(outputBase, ".."));
+    for (const act of [() => local.ensure(), () => local.restore(), () => local.expunge()]) {
+      await assert.rejects(act(), (e) => e instanceof RbsError && /no business/.test(e.message));
+    }
+    // The hidden folder is known when it is somewhere else, too.
+    await Deno.rename(hidden, hidden + "2");
+    await Deno.remove(join(outputBase, ".."));
+    await Deno.symlink(join(hidden + "2", "bob"), join(outputBase, ".."));
+    await assert.rejects(local.expunge(), RbsError);
+    assert.deepEqual([...Deno.readDirSync(join(hidden + "2", "bob/ob"))].map((e) => e.name), ["execroot"]);
+  }));
+
+Deno.test("emptying an output base changes nothing where its symlinks lead, neither content nor modes", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const secret = join(outputBase, "../../secret");
+    await Deno.mkdir(join(storageOutputBase, "deep/er"), { recursive: true });
+    await Deno.writeTextFile(secret, "the key");
+    await Deno.chmod(secret, 0o400);
+    await Deno.symlink(secret, join(storageOutputBase, "a"));
+    await Deno.symlink(join(secret, ".."), join(storageOutputBase, "deep/er/b"));
+    await Deno.chmod(join(storageOutputBase, "deep"), 0o500);
+    await new LocalOutputBase({ outputBase, namespace: { storageOutputBase } }).expunge();
+    assert.deepEqual([...Deno.readDirSync(storageOutputBase)], []);
+    assert.equal(await Deno.readTextFile(secret), "the key");
+    assert.equal(Deno.statSync(secret).mode! & 0o777, 0o400);
+  }));

@@ -1,13 +1,42 @@
 const encoder = new TextEncoder();
 
+/** The log file, where the agent's standard error is one: in the folder that it works in, where no session can write. */
+const FILE = "agent.log";
+/** What the log file, and the one before it, may hold. Bytes. */
+const MAX_FILE_BYTES = 8 << 20;
+/** What was written since the file was looked at. Bytes. */
+let written = MAX_FILE_BYTES;
+
 /**
  * Writes one line to standard error: the session's log file. Whatever is written comes on one line, and a log that
  * cannot be written (its disk is full, its reader is gone) stops nothing.
  */
 export function log(message: string): void {
   try {
-    Deno.stderr.writeSync(encoder.encode(`${new Date().toISOString()} ${message.trimEnd().replaceAll("\n", "\\n")}\n`));
+    const line = `${new Date().toISOString()} ${message.trimEnd().replaceAll("\n", "\\n")}\n`;
+    written += Deno.stderr.writeSync(encoder.encode(line));
+    if (written > MAX_FILE_BYTES) written = turnOver();
   } catch {
     // Nobody is left to tell.
   }
+}
+
+/** Makes the log file, once it is full, the former one. @returns the bytes in the file */
+function turnOver(): number {
+  try {
+    const { isFile, size } = Deno.lstatSync(FILE);
+    if (!isFile || size <= MAX_FILE_BYTES) return size;
+    // Whoever writes there goes on in the same file, at its new end.
+    const former = `${FILE}.old`;
+    try {
+      Deno.removeSync(former);
+    } catch {
+      // There is none.
+    }
+    Deno.copyFileSync(FILE, former);
+    Deno.truncateSync(FILE);
+  } catch {
+    // The log is no file.
+  }
+  return 0;
 }

@@ -201,7 +201,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
   });
-  const localOutputBase = new LocalOutputBase({ outputBase, namespace });
+  const localOutputBase = new LocalOutputBase({ outputBase, namespace, hidden: spec.hiddenPaths });
   const commands = new ExecuteCommandService({
     namespace,
     bazel,
@@ -307,7 +307,7 @@ async function start(
   supervision.step("making the session's mount namespace");
   const links = localOutputBase.ensure();
   links.catch(() => {}); // It is heard of below, unless there is worse.
-  const init = await namespace.init().catch(async (e) => {
+  await namespace.init().catch(async (e) => {
     await links.then(() => localOutputBase.restore()).catch(() => {});
     throw e;
   });
@@ -320,9 +320,10 @@ async function start(
   if (namespace.limitsWarning) warnings.push(namespace.limitsWarning);
   const options = serverOptions(spec.startupOptions);
   const missing = await bazel.missingInstallBase();
+  // First, since nothing else may run meanwhile.
+  if (options.length > 0 && !missing) await bazel.ensure();
   const [sandbox] = await Promise.all([
-    missing ? undefined : linuxSandboxWarning(init, options, namespace.outputBase),
-    options.length > 0 && !missing ? bazel.ensure() : undefined,
+    missing ? undefined : linuxSandboxWarning(await namespace.init(), options, namespace.outputBase),
     links,
   ]);
   if (sandbox) warnings.push(sandbox);

@@ -80,7 +80,7 @@ Deno.test("the session outlives its server, its client's server and its namespac
     const first = serverPid();
     const from = supervisor.messages.length;
     const command = agent.execute({ args: ["bazel", "build", "//:slow"] });
-    await eventually("the action runs", () => isRunning(sleeping), 20_000);
+    await eventually("the action runs", () => isRunning(sleeping), 60_000);
     await agent.sh(`kill -9 ${first}`);
     const { code, stderr } = await command.result;
     assert.equal(code, 37, stderr);
@@ -104,7 +104,7 @@ Deno.test("the session outlives its server, its client's server and its namespac
 
   await t.step("kill -9 of the agent ends every process of the session within 2 s", async () => {
     const command = agent.execute({ args: ["bazel", "build", "//:slow"] });
-    await eventually("the action runs", () => isRunning(sleeping), 20_000);
+    await eventually("the action runs", () => isRunning(sleeping), 60_000);
     agent.process.kill("SIGKILL");
     await eventually(
       "all is gone",
@@ -229,6 +229,7 @@ function permissions(workspace: TestWorkspace): string[] {
     `--allow-read=${workspace.storage},${workspace.outputBase}`,
     `--allow-write=${workspace.storage}`,
     "--allow-run=bash",
+    "--allow-ffi",
   ];
 }
 

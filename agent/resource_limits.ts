@@ -16,7 +16,7 @@ export interface ResourceLimits {
   pids: number;
 }
 
-/** The control groups of a session: one to a line. */
+/** Files in the session's storage, where its programs see neither. The control groups of a session: one to a line. */
 const GROUPS = "cgroups";
 /** What could not be limited as it should: one sentence to a line. */
 const SHORTFALLS = "limits";
@@ -122,28 +122,23 @@ export function isLimited({ memoryBytes, cpuMillis, pids }: ResourceLimits): boo
 /**
  * The program and arguments that put a command under limits; the command comes after them.
  *
- * @param storageDirectory The session's: another agent of the same session gets the same group.
- * @param controlDirectory The session's own; exists.
+ * @param storageDirectory The session's; exists. Another agent of the same session gets the same group.
  * @param proc Stands in for /proc/self.
  */
 export function confinedCommand(
   { memoryBytes, cpuMillis, pids }: ResourceLimits,
-  { storageDirectory, controlDirectory, proc = "/proc/self" }: {
-    storageDirectory: string;
-    controlDirectory: string;
-    proc?: string;
-  },
+  { storageDirectory, proc = "/proc/self" }: { storageDirectory: string; proc?: string },
 ): string[] {
   const name = createHash("md5").update(storageDirectory).digest("hex").slice(0, 16);
   const numbers = [memoryBytes, cpuMillis, pids].map(String);
-  return ["bash", "-c", CONFINE, "bash", proc, name, ...numbers, controlDirectory];
+  return ["bash", "-c", CONFINE, "bash", proc, name, ...numbers, storageDirectory];
 }
 
 /** What the session that was just started is not kept to: a sentence for the developer; undefined: nothing. */
-export function limitsWarning(controlDirectory: string): string | undefined {
+export function limitsWarning(storageDirectory: string): string | undefined {
   let shortfalls: string[] = [];
   try {
-    shortfalls = Deno.readTextFileSync(join(controlDirectory, SHORTFALLS)).split("\n").filter((line) => line !== "");
+    shortfalls = Deno.readTextFileSync(join(storageDirectory, SHORTFALLS)).split("\n").filter((line) => line !== "");
   } catch {
     // It was not started under limits.
   }
@@ -154,12 +149,12 @@ export function limitsWarning(controlDirectory: string): string | undefined {
 }
 
 /** Removes the control groups of a session whose processes are gone. */
-export async function removeGroups(controlDirectory: string): Promise<void> {
+export async function removeGroups(storageDirectory: string): Promise<void> {
   // The last process may be gone a moment after its parent.
   const script = `while read -r group; do
   for attempt in 1 2 3 4 5; do rmdir -- "$group" 2>/dev/null && break; sleep 0.1; done
   [[ ! -d $group ]] || echo "$group"
 done <"$1"`;
-  const { stdout } = await shell(script, [join(controlDirectory, GROUPS)]);
+  const { stdout } = await shell(script, [join(storageDirectory, GROUPS)]);
   if (stdout !== "") log(`control groups could not be removed: ${stdout.trim()}`);
 }

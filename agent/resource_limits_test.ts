@@ -20,7 +20,7 @@ async function confined(
   for (const [name, text] of Object.entries(files)) {
     await Deno.writeTextFile(join(proc, name), text.replaceAll("FS", join(temp, "fs")));
   }
-  const command = confinedCommand(LIMITS, { storageDirectory: "/s", controlDirectory: told, proc });
+  const command = confinedCommand(LIMITS, { storageDirectory: told, proc });
   const assignments = Object.entries(env).map(([name, value]) => `${name}=${value.replaceAll("FS", join(temp, "fs"))}`);
   const run = async () =>
     await shell(`exec env "$@"`, [...assignments, ...command, "bash", "-c", script.replaceAll("FS", join(temp, "fs"))]);
@@ -104,7 +104,7 @@ Deno.test("without control groups each process is limited by itself, and what is
 /** Whether this machine gives the tests a control group for each of the limits. */
 const hasGroups = (await (async () => {
   const directory = await Deno.makeTempDir();
-  const command = confinedCommand(LIMITS, { storageDirectory: directory, controlDirectory: directory });
+  const command = confinedCommand(LIMITS, { storageDirectory: directory });
   await shell(`"$@"`, [...command, "true"]);
   const limits = await Deno.readTextFile(join(directory, "limits"));
   await shell(`while read -r group; do rmdir -- "$group"; done <"$1"`, [join(directory, "cgroups")]);
@@ -120,7 +120,7 @@ if (!hasGroups) {
     await using agent = await TestAgent.start(workspace, { limits: { ...LIMITS, memoryBytes: 256n << 20n } });
     using supervisor = agent.supervise();
     assert.deepEqual((await supervisor.ready()).warnings, []);
-    const groups = (await Deno.readTextFile(join(workspace.storage, "ctl/cgroups"))).trim().split("\n");
+    const groups = (await Deno.readTextFile(join(workspace.storage, "cgroups"))).trim().split("\n");
     // tail keeps a last line that never ends.
     const swallow = (megabytes: number) => `head -c ${megabytes}M /dev/zero | tail | wc -c`;
     assert.equal(await agent.sh(swallow(50)), String(50 << 20));
@@ -144,7 +144,7 @@ if (!hasGroups) {
     await using killed = await TestAgent.start(workspace, { limits });
     using first = killed.supervise();
     await first.ready();
-    const groups = (await Deno.readTextFile(join(workspace.storage, "ctl/cgroups"))).trim().split("\n");
+    const groups = (await Deno.readTextFile(join(workspace.storage, "cgroups"))).trim().split("\n");
     killed.process.kill("SIGKILL");
     await killed.process.status;
     const empty = (group: string) => Deno.readTextFileSync(join(group, "cgroup.procs")) === "";

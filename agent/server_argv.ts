@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import { decisiveOptions, startupOption } from "../proto/startup_options.ts";
+import { startupOption } from "../proto/startup_options.ts";
 
 /**
  * The server's arguments among a session's startup options: all of them, or none for a session whose first caller takes
@@ -48,10 +48,4 @@ function movePath(path: string, from: string, to: string): string {
 /** `options` for a server that never ends by itself: the agent ends it. Only the server's flags hold this one. */
 export function withoutIdleExit(options: readonly string[]): string[] {
   return options.map((option) => option.startsWith("--max_idle_secs=") ? "--max_idle_secs=0" : option);
-}
-
-/** Whether a Bazel client would take a server that runs with `a` for one with `b`. */
-export function sameServer(a: readonly string[], b: readonly string[]): boolean {
-  const [left, right] = [decisiveOptions(a), decisiveOptions(b)];
-  return left.length === right.length && left.every((option, i) => option === right[i]);
 }

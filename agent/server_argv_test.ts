@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { startupOption } from "../proto/startup_options.ts";
-import { sameServer, serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import { serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
 
 const OPTIONS = [
   "-XX:HeapDumpPath=/ob",
@@ -47,10 +47,4 @@ Deno.test("another install base replaces the jars, the library path and the flag
 
 Deno.test("the agent's server does not end by idleness", () => {
   assert.equal(startupOption(withoutIdleExit(OPTIONS), "max_idle_secs"), "0");
-});
-
-Deno.test("servers are the same whatever the order and the volatile options", () => {
-  assert(sameServer(["--a", "--b", "--option_sources=x"], ["--b", "--max_idle_secs=7", "--a"]));
-  assert(!sameServer(["--a", "--a"], ["--a"]));
-  assert(!sameServer(["--host_jvm_args=-Xmx1g"], []));
 });

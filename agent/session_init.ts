@@ -1,6 +1,10 @@
 import { join } from "node:path";
-import { RbsError } from "../proto/errors.ts";
-import { readControlFile, writeControlFile } from "./control_files.ts";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { readControlFile, removeControlFile, writeControlFile } from "./control_files.ts";
+import { Beneath } from "./files/beneath.ts";
+import { findProcess, HeldProcess, type PidNamespace, pidNamespaceOf } from "./files/processes.ts";
+import { InitWords, Noise } from "./init_words.ts";
+import { JobStreams } from "./job_streams.ts";
 import { log } from "./log.ts";
 
 /**
@@ -10,7 +14,8 @@ import { log } from "./log.ts";
  * $1: the control directory. $2: empty in a pid namespace (whose processes the kernel kills with this one); otherwise
  * the Bazel server's directory in the output base.
  *
- * Its lines hold ids and numbers only: never a path, since paths may hold newlines.
+ * Its lines hold ids and numbers only: never a path, since paths may hold newlines. Each begins with a newline, since
+ * programs of the session can open its output as well, and leave half a line there.
  */
 const INIT = String.raw`
 cd -- "$1" || exit 1
@@ -27,21 +32,23 @@ supervise() {
   else
     setsid bash "./$1.sh" 9>&1 </dev/null >"$1.out" 2>"$1.err"
   fi
-  echo "exit $1 $?"
+  printf '\nexit %s %s\n' "$1" "$?"
 }
-echo "hello $$"
+declare -A supervisors
+printf '\nhello\n'
 while read -r verb id name; do
   [[ $id =~ ^[0-9]+$ && $name =~ ^[A-Z0-9]*$ ]] || continue
   case $verb in
-    run) supervise "$id" run & ;;
-    stream)
-      if mkfifo -m 600 "$id.in" "$id.out" "$id.err"; then
-        echo "fifos $id"
-        supervise "$id" stream &
-      else
-        echo "exit $id 125"
-      fi ;;
+    run | stream)
+      supervise "$id" "$verb" &
+      supervisors[$id]=$! ;;
     signal) kill -s "$name" -- "-$id" 2>/dev/null || kill -s "$name" "$id" 2>/dev/null ;;
+    ask)
+      running=
+      for job in "${"${!supervisors[@]}"}"; do
+        if kill -0 "${"${supervisors[$job]}"}" 2>/dev/null; then running+=" $job"; else unset "supervisors[$job]"; fi
+      done
+      printf '\nrunning %s%s\n' "$id" "$running" ;;
   esac
 done
 [[ -n $server ]] || exit 0
@@ -49,7 +56,7 @@ done
 shopt -s nullglob
 for file in ./*.pid "$server/server.pid.txt"; do
   pid=
-  { read -r pid <"$file"; } 2>/dev/null
+  [[ -f $file ]] && { read -r pid <"$file"; } 2>/dev/null
   [[ $pid =~ ^[0-9]+$ ]] || continue
   kill -s KILL -- "-$pid" $(ps -o pid= -g "$pid") 2>/dev/null
 done
@@ -57,7 +64,7 @@ exit 0
 `;
 
 /** The beginning of each script: tells who it is, and is then alone with its own file descriptors. */
-const PREAMBLE = (id: number) => `echo $$ >./${id}.pid; echo "started ${id} $$" >&9; exec 9>&-\n`;
+const PREAMBLE = (id: number) => `echo $$ >./${id}.pid; printf '\\nstarted ${id} %s\\n' $$ >&9; exec 9>&-\n`;
 
 /** A script that runs, or ran, in the session's namespace. */
 export interface Job {
@@ -71,13 +78,20 @@ export interface Job {
   signal(name: string): void;
 }
 
+/** A job of {@link SessionInit.stream}. */
+export interface StreamedJob extends Job {
+  /** Its standard streams are the job's. */
+  readonly carrier: Deno.ChildProcess;
+}
+
 /** A bash script, or what makes it for the job's id. */
 export type Script = string | ((id: number) => string);
 
 interface JobState extends Job {
-  readonly fifos: PromiseWithResolvers<void>;
   readonly startedResolvers: PromiseWithResolvers<number>;
   readonly exitResolvers: PromiseWithResolvers<number>;
+  readonly since: number;
+  isStarted: boolean;
 }
 
 /** How a session's first process is started. */
@@ -90,28 +104,52 @@ export interface SessionInitOptions {
   serverDirectory?: string;
   /** How long to wait for the first sign of life. Milliseconds. @default 10000 */
   timeoutMs?: number;
+  /** How often it is asked what runs. Milliseconds. @default 5000 */
+  askMs?: number;
+  /** After how long without an answer it is taken for lost, with all that runs. Milliseconds. @default 60000 */
+  patienceMs?: number;
 }
 
-/** The agent's hold on the first process of the session's namespace. */
+/**
+ * The agent's hold on the first process of the session's namespace.
+ *
+ * The session's programs can do to that process what its user can: stop it, write into its pipes and read from them. So
+ * what it says is believed for what is the session's own (whether a job has ended), and what a program spoils are its
+ * own session's jobs: too much noise ends the namespace, and so does silence. Its end the agent makes by itself, from
+ * outside.
+ */
 export class SessionInit {
+  readonly #options: SessionInitOptions;
   readonly #process: Deno.ChildProcess;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #jobs = new Map<number, JobState>();
   readonly #exited = Promise.withResolvers<void>();
   readonly #hello = Promise.withResolvers<void>();
   readonly #gone = new AbortController();
+  readonly #files: Beneath;
+  #namespace?: PidNamespace;
+  /** The first process of the pid namespace. */
+  #first?: HeldProcess;
+  #greeted = false;
   #lastWords = "";
   #nextId = 1;
-  /** The control directory without symlinks, before a program of the session could change anything. */
-  readonly #files: string;
+  #used = false;
+  /** Resolves when commands may run. */
+  #quiet?: PromiseWithResolvers<void>;
+  #fault?: string;
+  /** When it was asked what was not answered yet. */
+  #asked?: { number: number; at: number };
+  #questions = 0;
+  #asking?: ReturnType<typeof setInterval>;
   /** Where the scripts are. */
   readonly controlDirectory: string;
 
   private constructor(options: SessionInitOptions) {
+    this.#options = options;
     this.controlDirectory = options.controlDirectory;
-    this.#files = Deno.realPathSync(options.controlDirectory);
+    this.#files = Beneath.open(options.controlDirectory);
+    writeControlFile(this.#files, "init.sh", INIT);
     const script = join(options.controlDirectory, "init.sh");
-    writeControlFile(script, INIT);
     const inner = ["bash", script, options.controlDirectory, options.serverDirectory ?? ""];
     this.#process = new Deno.Command("bash", {
       args: ["-c", `exec "$@"`, "bash", ...options.command, ...inner],
@@ -120,8 +158,7 @@ export class SessionInit {
       stderr: "piped",
     }).spawn();
     this.#writer = this.#process.stdin.getWriter();
-    this.#readStderr();
-    this.#readStdout();
+    this.#live();
   }
 
   /**
@@ -133,6 +170,11 @@ export class SessionInit {
     const timer = setTimeout(() => init.#kill(), options.timeoutMs ?? 10_000);
     try {
       await init.#hello.promise;
+      // No program of the session runs yet: what is seen now is what was made.
+      init.#namespace = pidNamespaceOf(init.pid);
+      if (init.#namespace) init.#first = new HeldProcess(init.#namespace.first);
+      init.#asking = setInterval(() => init.#ask(), options.askMs ?? 5_000);
+      Deno.unrefTimer(init.#asking as unknown as number);
       return init;
     } finally {
       clearTimeout(timer);
@@ -149,19 +191,71 @@ export class SessionInit {
     return this.#gone.signal;
   }
 
-  /** Runs a bash script with its standard input empty. Its outputs are in {@link output}, until {@link forget}. */
+  /** Why the agent has ended the namespace, in one sentence; undefined: it has not, or was told to. */
+  get fault(): string | undefined {
+    return this.#fault;
+  }
+
+  /** Whether programs of the session may have run in here, and may still. */
+  get used(): boolean {
+    return this.#used;
+  }
+
+  /** Says that programs of the session may run from now on. */
+  use(): void {
+    this.#used = true;
+  }
+
+  /** Lets commands wait until it is disposed of. */
+  hold(): Disposable {
+    const quiet = this.#quiet = Promise.withResolvers<void>();
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#quiet === quiet) this.#quiet = undefined;
+        quiet.resolve();
+      },
+    };
+  }
+
+  /** A process of the session as the machine counts, held; undefined if it is not there. @param pid Its number in the session. */
+  find(pid: number): { pid: number; held: HeldProcess } | undefined {
+    const found = findProcess(this.pid, this.#namespace, pid);
+    try {
+      return found === undefined ? undefined : { pid: found, held: new HeldProcess(found) };
+    } catch {
+      return undefined;
+    }
+  }
+
+  /**
+   * Runs a bash script of the agent's own with its standard input empty. Its outputs are in {@link output}, until
+   * {@link forget}.
+   */
   run(script: Script): Job {
     return this.#run("run", script);
   }
 
   /**
-   * Runs a bash script whose standard input, output and error are the fifos `<id>.in`, `.out` and `.err` in the control
-   * directory; it starts once all three are opened. Resolves when the fifos are there.
+   * Runs a command of the session, whose standard input, output and error are the carrier's. Resolves when it has begun,
+   * or ended. Rejects with an RbsError.
    */
-  async stream(script: Script): Promise<Job> {
-    const job = this.#run("stream", script);
-    await Promise.race([job.fifos.promise, job.exit]);
-    return job;
+  async stream(script: Script): Promise<StreamedJob> {
+    while (this.#quiet) await this.#quiet.promise;
+    this.use();
+    let streams: JobStreams | undefined;
+    const { id, started, exit, signal } = this.#run(
+      "stream",
+      script,
+      (id) => streams = new JobStreams(this.#files, id),
+    );
+    // There is no namespace any more.
+    if (!streams) throw this.gone.reason;
+    try {
+      await started;
+      return { id, started, exit, signal, carrier: streams.carry() };
+    } finally {
+      streams[Symbol.dispose]();
+    }
   }
 
   /** Sends a signal to a process group in the namespace, or to a process if there is no such group. */
@@ -176,21 +270,21 @@ export class SessionInit {
 
   /** What is in one of a job's files; empty if there is none. */
   read(job: Job, suffix: string): string {
-    return readControlFile(`${this.file(job)}.${suffix}`);
+    return readControlFile(this.#files, `${job.id}.${suffix}`);
   }
 
-  /** The path of a job's files, without their suffixes and without symlinks. */
-  file({ id }: Pick<Job, "id">): string {
-    return join(this.#files, String(id));
+  /** Writes one of a job's files. Throws an RbsError. */
+  write({ id }: Pick<Job, "id">, suffix: string, text: string): void {
+    writeControlFile(this.#files, `${id}.${suffix}`, text);
   }
 
   /** Removes a job's files. */
   forget(job: Job): void {
     for (const suffix of ["sh", "pid", "in", "out", "err", "tty", "inner.sh", "inner.pid"]) {
       try {
-        Deno.removeSync(join(this.controlDirectory, `${job.id}.${suffix}`));
+        removeControlFile(this.#files, `${job.id}.${suffix}`);
       } catch {
-        // It never had that one.
+        // It is the session's own to keep.
       }
     }
   }
@@ -207,12 +301,14 @@ export class SessionInit {
   /** Ends everything in the namespace and waits for it. */
   async close(): Promise<void> {
     this.#writer.close().catch(() => {});
+    // Whatever became of the process that ought to notice it: the kernel ends the others with the first one.
+    this.#first?.signal("KILL");
     const timer = setTimeout(() => this.#kill(), 2_000);
     await this.#exited.promise;
     clearTimeout(timer);
   }
 
-  #run(verb: "run" | "stream", source: Script): JobState {
+  #run(verb: "run" | "stream", source: Script, prepare?: (id: number) => void): JobState {
     const id = this.#nextId++;
     const script = typeof source === "string" ? source : source(id);
     const startedResolvers = Promise.withResolvers<number>();
@@ -223,25 +319,47 @@ export class SessionInit {
       id,
       started: startedResolvers.promise,
       exit: exitResolvers.promise,
-      fifos: Promise.withResolvers(),
       startedResolvers,
       exitResolvers,
+      since: performance.now(),
+      isStarted: false,
       signal: (name) => this.signal(pid, name),
     };
     if (this.gone.aborted) {
-      startedResolvers.resolve(0);
-      exitResolvers.resolve(137);
+      this.#over(job, 137);
       return job;
     }
     // Scripts hold the developer's environment: nobody else may read them.
-    writeControlFile(join(this.controlDirectory, `${id}.sh`), PREAMBLE(id) + script);
+    writeControlFile(this.#files, `${id}.sh`, PREAMBLE(id) + script);
+    try {
+      prepare?.(id);
+    } catch (cause) {
+      throw new RbsError(
+        `The session's storage cannot be written (${sentence(cause)}): make room or mend its rights.`,
+        { cause, culprit: "caller" },
+      );
+    }
     this.#jobs.set(id, job);
     this.#send(`${verb} ${id}`);
     return job;
   }
 
+  #over(job: JobState, code: number): void {
+    job.startedResolvers.resolve(0);
+    job.exitResolvers.resolve(code);
+    this.#jobs.delete(job.id);
+  }
+
   #send(line: string): void {
     this.#writer.write(new TextEncoder().encode(line + "\n")).catch(() => {});
+  }
+
+  /** Ends the namespace for a reason that is said once. */
+  #end(why: string): void {
+    if (this.#fault !== undefined || this.gone.aborted) return;
+    this.#fault = why;
+    log(`namespace: ${why}`);
+    void this.close();
   }
 
   #kill(): void {
@@ -252,24 +370,46 @@ export class SessionInit {
     }
   }
 
-  async #readStderr(): Promise<void> {
-    for await (const chunk of this.#process.stderr.pipeThrough(new TextDecoderStream())) {
-      for (const line of chunk.split("\n").filter((l) => l.trim())) {
-        this.#lastWords = line;
-        log(`namespace: ${line}`);
-      }
+  /** Asks which jobs run: an exit may be lost, and whoever tells them may be held. */
+  #ask(): void {
+    if (this.#jobs.size === 0) return;
+    const patience = this.#options.patienceMs ?? 60_000;
+    const now = performance.now();
+    for (const job of this.#jobs.values()) if (!job.isStarted && now - job.since > patience) this.#over(job, 137);
+    if (!this.#asked) {
+      this.#asked = { number: ++this.#questions, at: now };
+      this.#send(`ask ${this.#asked.number}`);
+    } else if (now - this.#asked.at > patience) {
+      this.#end(
+        "The first process of the session does not answer any more, so that the session's programs were ended.",
+      );
     }
   }
 
-  async #readStdout(): Promise<void> {
-    let rest = "";
-    for await (const chunk of this.#process.stdout.pipeThrough(new TextDecoderStream())) {
-      const lines = (rest + chunk).split("\n");
-      rest = lines.pop()!;
-      for (const line of lines) this.#hear(line);
-    }
+  async #live(): Promise<void> {
+    const words = new InitWords((line) => this.#hear(line), () =>
+      this.#end(
+        "A program of the session has written into the channel of its first process, so that the session's programs were ended.",
+      ));
+    const noise = new Noise({
+      log: (line) => {
+        this.#lastWords = line;
+        log(`namespace: ${line}`);
+      },
+      onFlood: () =>
+        this.#end("The session's programs flood the agent's log, so that they were ended: let them write elsewhere."),
+    });
+    const heard = Promise.all([words.read(this.#process.stdout), noise.read(this.#process.stderr)]);
     const { code } = await this.#process.status;
-    this.#gone.abort(new RbsError("The session's namespace ended."));
+    // A program that outlives the namespace, where that can be, may hold the pipes.
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([heard, new Promise((resolve) => timer = setTimeout(resolve, 500))]);
+    clearTimeout(timer);
+    words.close();
+    noise.close();
+    clearInterval(this.#asking);
+    this.#first?.[Symbol.dispose]();
+    this.#gone.abort(new RbsError(this.#fault ?? "The session's namespace ended."));
     this.#hello.reject(
       new RbsError(
         code === 127
@@ -277,30 +417,35 @@ export class SessionInit {
           : this.#lastWords || `it ended with code ${code} before its first process was there`,
       ),
     );
-    for (const job of this.#jobs.values()) {
-      job.startedResolvers.resolve(0);
-      job.exitResolvers.resolve(137);
-    }
-    this.#jobs.clear();
+    for (const job of [...this.#jobs.values()]) this.#over(job, 137);
     this.#exited.resolve();
   }
 
-  #hear(line: string): void {
-    const [verb, id, value] = line.split(" ");
-    if (verb === "hello") return this.#hello.resolve();
-    const job = this.#jobs.get(Number(id));
-    switch (verb) {
-      case "fifos":
-        job?.fifos.resolve();
-        break;
-      case "started":
-        job?.startedResolvers.resolve(Number(value));
-        break;
-      case "exit":
-        job?.startedResolvers.resolve(0);
-        job?.exitResolvers.resolve(Number(value));
-        this.#jobs.delete(Number(id));
-        break;
+  /** @returns whether it is something that could be said now */
+  #hear(line: string): boolean {
+    const [verb, id, ...more] = line.split(" ");
+    if (verb === "hello" && !this.#greeted) {
+      this.#greeted = true;
+      this.#hello.resolve();
+      return true;
     }
+    if (verb === "running" && this.#asked?.number === Number(id)) {
+      this.#asked = undefined;
+      // Each exit is told before its job is missing here.
+      const running = new Set(more.map(Number));
+      for (const job of [...this.#jobs.values()]) if (job.isStarted && !running.has(job.id)) this.#over(job, 137);
+      return true;
+    }
+    const job = this.#jobs.get(Number(id));
+    const value = Number(more[0]);
+    if (!job || !Number.isInteger(value)) return false;
+    if (verb === "started" && !job.isStarted) {
+      job.isStarted = true;
+      job.startedResolvers.resolve(value);
+      return true;
+    }
+    if (verb !== "exit") return false;
+    this.#over(job, value & 0xff);
+    return true;
   }
 }

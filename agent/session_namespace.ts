@@ -256,6 +256,22 @@ export class SessionNamespace {
     return this.#init;
   }
 
+  /**
+   * The first process of a namespace in which no program of the session has run; ends all that run now. Until it is
+   * disposed of, commands that are to run wait. Rejects with an RbsError.
+   */
+  async quiet(): Promise<{ init: SessionInit } & Disposable> {
+    for (;;) {
+      const init = await this.init();
+      if (!init.used) {
+        const held = init.hold();
+        return { init, [Symbol.dispose]: () => held[Symbol.dispose]() };
+      }
+      log("the session's programs are ended, since its Bazel server is started");
+      await init.close();
+    }
+  }
+
   /** The first process of the namespace if it is there; makes none. */
   async running(): Promise<SessionInit | undefined> {
     return await this.#init?.catch(() => undefined);
@@ -267,7 +283,7 @@ export class SessionNamespace {
     const init = await this.running();
     await init?.close();
     if (init && this.#options.limits && isLimited(this.#options.limits)) {
-      await removeGroups(join(this.#options.storageDirectory, "ctl"));
+      await removeGroups(this.#options.storageDirectory);
     }
   }
 
@@ -282,15 +298,16 @@ export class SessionNamespace {
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
-    const covers = synced ? NO_COVERS : coversOf(this.#options.hidden ?? [], [storageDirectory]);
-    // Without a cover, the way to the storage is what it is on the machine.
-    const way = covers.shown.length > 0 ? [] : [storageDirectory];
-    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? [], ...way];
+    // Of its own storage it sees what is its own: not the agent's lock and notes.
+    const covers = synced
+      ? NO_COVERS
+      : coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]);
+    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? []];
     const own = root && !allowRootSessions ? ownFolders(storageDirectory, others) : undefined;
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
-    const confined = limited ? confinedCommand(limits, { storageDirectory, controlDirectory }) : [];
+    const confined = limited ? confinedCommand(limits, { storageDirectory }) : [];
     for (const kind of candidates) {
       try {
         const namespace = mounts && kind !== "none"
@@ -307,7 +324,7 @@ export class SessionNamespace {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
         }
         this.#kind = kind;
-        if (limited) this.#limitsWarning = limitsWarning(controlDirectory);
+        if (limited) this.#limitsWarning = limitsWarning(storageDirectory);
         return init;
       } catch (e) {
         failures.push(`${kind} does not work here (${sentence(e)})`);

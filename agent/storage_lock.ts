@@ -22,7 +22,10 @@ export async function lockStorage(directory: string, { timeoutMs, onWait }: Stor
   let file: Deno.FsFile;
   try {
     await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
-    file = await Deno.open(join(directory, "agent.lock"), { write: true, create: true, mode: 0o600 });
+    const path = join(directory, "agent.lock");
+    // Of a fifo, nobody would ever be done with the opening.
+    if (!await isFileOrNothing(path)) await Deno.remove(path, { recursive: true });
+    file = await Deno.open(path, { write: true, create: true, mode: 0o600 });
   } catch (cause) {
     throw new RbsError(
       `The session's storage ${directory} cannot be written (${sentence(cause)}): make room or mend its rights.`,
@@ -40,4 +43,13 @@ export async function lockStorage(directory: string, { timeoutMs, onWait }: Stor
   throw new RbsError(
     `The session's storage ${directory} is still used by another agent after ${timeoutMs / 1000} s: try again later.`,
   );
+}
+
+async function isFileOrNothing(path: string): Promise<boolean> {
+  try {
+    return (await Deno.lstat(path)).isFile;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return true;
+    throw e;
+  }
 }

@@ -12,7 +12,7 @@ import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "../../pro
 import * as libc from "./libc.ts";
 import { E, O } from "./libc.ts";
 
-const S_IFMT = 0o170000, S_IFREG = 0o100000, S_IFDIR = 0o040000, S_IFLNK = 0o120000;
+const S_IFMT = 0o170000, S_IFREG = 0o100000, S_IFDIR = 0o040000, S_IFLNK = 0o120000, S_IFIFO = 0o010000;
 /** Folders that are held from one operation to the next. */
 const MAX_KEPT = 64;
 /** Copied at once. Bytes. */
@@ -42,6 +42,27 @@ export class Beneath implements KeptFiles {
   /** A folder in this one, with nothing above it in reach. */
   beneath(path: string): Beneath {
     return new Beneath(this.#open(path, O.PATH | O.DIRECTORY), true, false);
+  }
+
+  /** Whether this folder is one of the others, or lies in one of them now, whatever the names by which all were opened. */
+  isIn(others: readonly Beneath[]): boolean {
+    const folders = new Set(others.map((other) => identity(other.#root)));
+    for (let fd = libc.openBeneath(this.#root, "", O.PATH | O.DIRECTORY), before = "";;) {
+      if (fd < 0) throw libc.failure("open", "", -fd);
+      const now = identity(fd);
+      // Nothing is above "/".
+      if (folders.has(now) || now === before) {
+        libc.close(fd);
+        return folders.has(now);
+      }
+      before = now;
+      const below = fd;
+      try {
+        fd = libc.openAbove(below);
+      } finally {
+        libc.close(below);
+      }
+    }
   }
 
   keeping(): Beneath {
@@ -117,6 +138,21 @@ export class Beneath implements KeptFiles {
 
   symlink(target: string, path: string): void {
     this.#in(path, (folder, name) => libc.makeSymlink(target, folder, name, path));
+  }
+
+  mkfifo(path: string, mode = 0o600): void {
+    this.#in(path, (folder, name) => libc.makeFifo(folder, name, mode, path));
+  }
+
+  /** Opens a fifo without waiting for its other end, which a writer alone must find there. The caller closes it. */
+  openFifo(path: string, flags: typeof O.RDONLY | typeof O.WRONLY | typeof O.RDWR): number {
+    return this.#in(path, (folder, name) => {
+      const fd = libc.openBeneath(folder, name, flags | O.NOFOLLOW);
+      if (fd < 0) throw libc.failure("open", path, -fd);
+      if (libc.look(fd, "") === 0 && (libc.seen.mode & S_IFMT) === S_IFIFO) return fd;
+      libc.close(fd);
+      throw new Deno.errors.InvalidData(`${JSON.stringify(path.slice(0, 200))} is no fifo`);
+    });
   }
 
   rename(from: string, to: string): void {
@@ -361,6 +397,12 @@ function removeDeep(parent: number, top: string, path: string): void {
     if (++failures > 100) throw libc.failure("remove", path, code);
     pending.push(name);
   }
+}
+
+function identity(fd: number): string {
+  const code = libc.look(fd, "");
+  if (code < 0) throw libc.failure("look at", "", -code);
+  return `${libc.seen.dev}:${libc.seen.ino}`;
 }
 
 function namesIn(fd: number, path: string): string[] {

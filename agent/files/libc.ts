@@ -9,6 +9,7 @@ import { encodeName } from "../../proto/tree/names.ts";
 const isArm = Deno.build.arch === "aarch64";
 export const O = {
   RDONLY: 0,
+  WRONLY: 1,
   RDWR: 2,
   CREAT: 0o100,
   EXCL: 0o200,
@@ -23,6 +24,7 @@ const RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_NO_SYMLINKS = 0x04, RESOLVE_BENEATH 
 const SYS_OPENAT2 = 437n;
 const AT_SYMLINK_NOFOLLOW = 0x100, AT_REMOVEDIR = 0x200, AT_EMPTY_PATH = 0x1000;
 const STATX_BASIC_STATS = 0x7ff;
+const F_SETFD = 2, F_SETFL = 4;
 const FICLONE = 0x40049409n;
 
 /** Errors of errno.h by their numbers. */
@@ -44,6 +46,7 @@ export const E = {
 const { symbols: c } = Deno.dlopen("libc.so.6", {
   syscall: { parameters: ["i64", "i32", "buffer", "buffer", "usize"], result: "i32" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
+  openat: { parameters: ["i32", "buffer", "i32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   getdents64: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -56,6 +59,8 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
   fchmod: { parameters: ["i32", "u32"], result: "i32" },
   fchmodat: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
   mkdirat: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  mkfifoat: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   symlinkat: { parameters: ["buffer", "i32", "buffer"], result: "i32" },
   renameat: { parameters: ["i32", "buffer", "i32", "buffer"], result: "i32" },
   unlinkat: { parameters: ["i32", "buffer", "i32"], result: "i32" },
@@ -172,6 +177,13 @@ export function openBeneath(folder: number, path: string, flags: number, mode = 
     const code = errno();
     if ((code !== E.AGAIN && code !== E.INTR) || tries >= MAX_TRIES) return -code;
   }
+}
+
+/** Opens the folder above a folder. @returns a descriptor */
+export function openAbove(folder: number): number {
+  const fd = c.openat(folder, cPath(".."), O.PATH | O.DIRECTORY | O.CLOEXEC);
+  if (fd < 0) throw failure("open", "..");
+  return fd;
 }
 
 export function close(fd: number): void {
@@ -294,6 +306,16 @@ export function setModeAt(folder: number, name: string, mode: number, path: stri
 
 export function makeFolder(folder: number, name: string, mode: number, path: string): void {
   if (c.mkdirat(folder, cPath(name), mode) !== 0) throw failure("make the folder", path);
+}
+
+export function makeFifo(folder: number, name: string, mode: number, path: string): void {
+  if (c.mkfifoat(folder, cPath(name), mode) !== 0) throw failure("make the fifo", path);
+}
+
+/** A descriptor that waits for its other end, and that programs inherit which are started from now on. */
+export function makeInheritable(fd: number): void {
+  c.fcntl(fd, F_SETFL, 0);
+  c.fcntl(fd, F_SETFD, 0);
 }
 
 export function makeSymlink(to: string, folder: number, name: string, path: string): void {

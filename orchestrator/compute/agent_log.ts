@@ -37,6 +37,8 @@ const SHOWN = 300;
 /** The last line of the agent's log that says something, without control characters; "" if there is none. */
 export function lastWords(storageDirectory: string): string {
   try {
+    // Of a fifo, nobody would ever be done with the opening.
+    if (!Deno.lstatSync(agentLogFile(storageDirectory)).isFile) return "";
     using file = Deno.openSync(agentLogFile(storageDirectory));
     const { size } = file.statSync();
     file.seekSync(Math.max(0, size - TAIL_BYTES), Deno.SeekMode.Start);

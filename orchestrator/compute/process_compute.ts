@@ -143,7 +143,8 @@ export class ProcessCompute implements ComputeService {
     try {
       Deno.mkdirSync(spec.storageDirectory, { recursive: true, mode: 0o700 });
       rotateAgentLog(spec.storageDirectory);
-      log = openSync(agentLogFile(spec.storageDirectory), "a", 0o600);
+      // A new file, whatever somebody has put in its place.
+      log = openSync(agentLogFile(spec.storageDirectory), "ax", 0o600);
     } catch (cause) {
       throw new AgentStartError(
         `The session's storage ${spec.storageDirectory} cannot be written (${

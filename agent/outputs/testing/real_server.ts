@@ -1,6 +1,7 @@
 import { Connection } from "../../../proto/relay/connection.ts";
 import { bytesValue, encodeFields, scanFields, textValue, varintValue } from "../../../proto/relay/wire.ts";
 import type { TestWorkspace } from "../../../tests/support/workspace.ts";
+import { Beneath } from "../../files/beneath.ts";
 import { readHandshake } from "../../handshake.ts";
 
 /** What a command gave back. */
@@ -23,7 +24,8 @@ export interface RealServer extends Disposable {
 export async function realServer(workspace: TestWorkspace, bazelrc: readonly string[]): Promise<RealServer> {
   const { stdout } = await workspace.run(["info", "output_base"]);
   const outputBase = stdout.trim();
-  const { host, port, requestCookie } = readHandshake(`${outputBase}/server`)!;
+  using files = Beneath.open(outputBase);
+  const { host, port, requestCookie } = readHandshake(files)!;
   const connection = new Connection(host, port);
   const options = bazelrc.map((line) => line.replace(/^(\w+) (.*)$/, "--default_override=1:$1=$2"));
   return {

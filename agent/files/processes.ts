@@ -1,0 +1,190 @@
+/**
+ * The machine's processes as seen from outside of a session, by what the kernel itself says of them. A program of the
+ * session can neither see the agent's looks nor change what they show.
+ */
+import { Buffer } from "node:buffer";
+import { Beneath } from "./beneath.ts";
+
+const { symbols: c } = Deno.dlopen("libc.so.6", {
+  // pidfd_open and pidfd_send_signal, for which older C libraries have no names.
+  pidfdOpen: { name: "syscall", parameters: ["i64", "i32", "u32"], result: "i32" },
+  pidfdSendSignal: { name: "syscall", parameters: ["i64", "i32", "i32", "usize", "u32"], result: "i32" },
+  poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+});
+const SYS_PIDFD_SEND_SIGNAL = 424n, SYS_PIDFD_OPEN = 434n;
+const SIGNALS = { KILL: 9, TERM: 15 } as const;
+/** struct pollfd: fd 4, events 2, revents 2. */
+const polled = new Int16Array(4), polledFd = new Int32Array(polled.buffer, 0, 1), POLLIN = 1;
+
+/** Of a table of the kernel. Bytes. */
+const MAX_TABLE_BYTES = 64 << 20;
+
+let kept: Beneath | undefined;
+/** /proc, where no symlink is followed. */
+const proc = () => kept ??= Beneath.open("/proc");
+
+/** A file of /proc, whose size is not known before; undefined when the process is gone, or may not be looked at. */
+function table(path: string): string | undefined {
+  try {
+    using file = proc().open(path);
+    const chunks: Buffer[] = [];
+    for (let bytes = 0; bytes < MAX_TABLE_BYTES;) {
+      const chunk = new Uint8Array(16 << 10);
+      const n = file.read(chunk);
+      if (n === 0) break;
+      bytes += n;
+      chunks.push(Buffer.from(chunk.buffer, 0, n));
+    }
+    return Buffer.concat(chunks).toString("latin1");
+  } catch {
+    return undefined;
+  }
+}
+
+/** A process's numbers, from this machine's to the innermost pid namespace's; empty when it is gone. */
+function numbers(pid: number): number[] {
+  const [, line = ""] = /^NSpid:(.*)$/m.exec(table(`${pid}/status`) ?? "") ?? [];
+  return line.trim().split(/\s+/).filter((n) => n !== "").map(Number);
+}
+
+function children(pid: number): number[] {
+  const listed = table(`${pid}/task/${pid}/children`);
+  if (listed !== undefined) return listed.trim().split(" ").filter((n) => n !== "").map(Number);
+  // A kernel without that list.
+  return proc().names("").filter((name) => /^\d+$/.test(name)).map(Number).filter((other) => {
+    const stat = table(`${other}/stat`);
+    return stat !== undefined && Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === pid;
+  });
+}
+
+function* descendants(pid: number): Generator<number> {
+  for (const child of children(pid)) {
+    yield child;
+    yield* descendants(child);
+  }
+}
+
+/** A pid namespace: its processes, looked for among the descendants of who made it. */
+export interface PidNamespace {
+  /** Its first process, as this machine counts. All others end with it. */
+  readonly first: number;
+  /** How many numbers its processes have. */
+  readonly depth: number;
+}
+
+/** The pid namespace that was made by a process or one of its descendants; undefined: none was. */
+export function pidNamespaceOf(maker: number): PidNamespace | undefined {
+  const outside = numbers(maker).length;
+  for (const pid of descendants(maker)) {
+    const inside = numbers(pid);
+    if (inside.length > outside && inside.at(-1) === 1) return { first: pid, depth: inside.length };
+  }
+  return undefined;
+}
+
+/**
+ * The number on this machine of a process in a session; undefined if there is none.
+ *
+ * @param maker The process that made the session's namespaces: it, or one of its descendants, is the one.
+ * @param inner Its number in the session.
+ */
+export function findProcess(maker: number, namespace: PidNamespace | undefined, inner: number): number | undefined {
+  if (!namespace) return numbers(inner).length > 0 ? inner : undefined;
+  for (const pid of descendants(maker)) {
+    const inside = numbers(pid);
+    if (inside.length === namespace.depth && inside.at(-1) === inner) return pid;
+  }
+  return undefined;
+}
+
+/** A process that is held: its number may be given to another, this stays the same. */
+export class HeldProcess implements Disposable {
+  #fd: number;
+
+  /** Throws an Error when it is gone. */
+  constructor(pid: number) {
+    this.#fd = c.pidfdOpen(SYS_PIDFD_OPEN, pid, 0);
+    if (this.#fd < 0) throw new Error(`process ${pid} is gone`);
+  }
+
+  signal(name: keyof typeof SIGNALS): void {
+    if (this.#fd >= 0) c.pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, this.#fd, SIGNALS[name], 0n, 0);
+  }
+
+  /** Whether it has ended, be it that nobody has asked for its exit code yet. */
+  get hasEnded(): boolean {
+    if (this.#fd < 0) return true;
+    polledFd[0] = this.#fd;
+    polled[2] = POLLIN;
+    return c.poll(polled, 1n, 0) > 0;
+  }
+
+  /** Waits for its end. @returns whether it came in time */
+  async ended(timeoutMs: number): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    while (!this.hasEnded) {
+      if (performance.now() > deadline) return false;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    return true;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd >= 0) c.close(this.#fd);
+    this.#fd = -1;
+  }
+}
+
+const ESTABLISHED = "01", LISTEN = "0A";
+/** Of /proc/net/tcp and tcp6: 127.0.0.1, any address, ::1, 127.0.0.1 as an address of IPv6. The bytes of each word are turned on x86_64 and aarch64. */
+const LOCAL = new Set([
+  "0100007F",
+  "00000000",
+  "00000000000000000000000001000000",
+  "0".repeat(32),
+  "0000000000000000FFFF00000100007F",
+]);
+
+/**
+ * Whether a process with its children, and nobody else, has a port of the loopback interface of its network: whoever
+ * listens there, and who has accepted what was connected to it.
+ */
+export function ownsPort(pid: number, port: number): boolean {
+  const inodes = new Set<string>();
+  let listens = false;
+  const wanted = port.toString(16).toUpperCase().padStart(4, "0");
+  for (const name of ["tcp", "tcp6"]) {
+    for (const line of (table(`${pid}/net/${name}`) ?? "").split("\n").slice(1)) {
+      // sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode
+      const [, local = "", , state, , , , , , inode] = line.trim().split(/\s+/);
+      const [address, at] = local.split(":");
+      if (at !== wanted || !LOCAL.has(address) || (state !== LISTEN && state !== ESTABLISHED)) continue;
+      // Not accepted yet: then nobody has it.
+      if (inode !== "0") inodes.add(inode);
+      listens ||= state === LISTEN;
+    }
+  }
+  if (!listens) return false;
+  for (const owner of [pid, ...descendants(pid)]) for (const inode of sockets(owner)) inodes.delete(inode);
+  return inodes.size === 0;
+}
+
+/** The inodes of a process's sockets; none when it is gone, or may not be looked at. */
+function sockets(pid: number): string[] {
+  try {
+    using folder = proc().folder(`${pid}/fd`);
+    return folder.names.flatMap((name) => /^socket:\[(\d+)\]$/.exec(targetOf(folder, name))?.[1] ?? []);
+  } catch {
+    return [];
+  }
+}
+
+function targetOf(folder: { lstat(name: string): { target?: string } }, name: string): string {
+  try {
+    return folder.lstat(name).target ?? "";
+  } catch {
+    // It was closed just now.
+    return "";
+  }
+}
