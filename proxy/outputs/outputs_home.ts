@@ -7,7 +7,7 @@
  */
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
-import { basename, dirname, join, resolve } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { WireError } from "../../proto/relay/wire.ts";
@@ -38,8 +38,6 @@ const DOUBT_MS = 50;
 const MAX_LOOKS = 10_000;
 /** A command is on its way to its agent after this time. Milliseconds. */
 const EXPECT_AFTER_MS = 5;
-/** The most symlinks that a path may lead through, as in Linux. */
-const MAX_LINKS = 40;
 /** Larger files are digested in pieces, so that others have their turn. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
@@ -110,26 +108,15 @@ export class OutputsHome {
   }
 
   /**
-   * Whether a path is that of an output of the last manifest, or of a folder in which one is. Absolute; it may lead through
-   * symlinks among the outputs, as the paths by which Bazel names them do.
+   * Whether a path is that of an output of the last manifest, of a folder in which one is, or leads through a symlink that
+   * is one. Absolute.
    */
   isHome(path: string): boolean {
-    for (let links = 0; links <= MAX_LINKS; links++) {
-      if (this.#manifest?.has(path)) return true;
-      const next = this.#followLink(path);
-      if (next === undefined) return false;
-      path = next;
+    if (this.#manifest?.has(path)) return true;
+    for (let folder = dirname(path); folder.length > this.#outputBase.length; folder = dirname(folder)) {
+      if (this.#manifest?.has(folder)) return readLink(folder) !== undefined;
     }
     return false;
-  }
-
-  /** A path below a symlink that came home, after that symlink; undefined if there is none on the way. */
-  #followLink(path: string): string | undefined {
-    for (let folder = dirname(path); folder.length > this.#outputBase.length; folder = dirname(folder)) {
-      if (!this.#manifest?.has(folder)) continue;
-      const target = readLink(folder);
-      return target && resolve(dirname(folder), target) + path.slice(folder.length);
-    }
   }
 
   /**
