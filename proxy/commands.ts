@@ -30,6 +30,7 @@ import {
   textValue,
   varintValue,
 } from "../proto/relay/wire.ts";
+import { AnswerFilter, Response } from "./answers/answer_filter.ts";
 import type { Cookies } from "./command_server.ts";
 import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
@@ -39,18 +40,6 @@ import type { ReadyCommand, TwoMachines } from "./two_machines.ts";
 
 /** The agent puts the real server's cookie in; ours stays between the client and us. */
 const NO_COOKIE = Buffer.alloc(0);
-
-/** Field numbers of RunResponse, as in proto/bazel/v1/command_server.proto. */
-const Response = {
-  cookie: 1,
-  stdout: 2,
-  stderr: 3,
-  finished: 4,
-  exitCode: 5,
-  commandId: 6,
-  terminationExpected: 7,
-  execRequest: 8,
-};
 
 /** Bazel's exit codes that the proxy itself uses. */
 export const ExitCode = {
@@ -105,15 +94,6 @@ interface Command {
   link?: AgentLink;
   /** Shows text to the person who waits for the command. */
   say(text: string): void;
-}
-
-/** The exit code in a last response. */
-function exitCode(response: Uint8Array): number {
-  let code = 0;
-  scanFields(response, (f) => {
-    if (f.number === Response.exitCode) code = varintValue(response, f);
-  });
-  return code;
 }
 
 /** What {@link Commands} tells its owner. */
@@ -305,10 +285,12 @@ export class Commands {
     call: ServerCall,
   ): Promise<{ outcome: RemoteOutcome; terminationExpected: boolean }> {
     const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
+    const { workspace, outputBase } = this.#server;
+    const filter = new AnswerFilter({ args: command.request.args, agent: link.name, workspace, outputBase });
     let terminationExpected = false;
     let ready: ReadyCommand | undefined;
-    const patch = (response: Uint8Array) =>
-      Buffer.concat(patchFields(response, (f: Field) => {
+    const read = (response: Uint8Array, last: boolean) =>
+      filter.read(response, last, (f: Field) => {
         switch (f.number) {
           case Response.cookie:
             return cookie;
@@ -318,11 +300,8 @@ export class Commands {
           case Response.stdout:
           case Response.stderr:
             ready?.log?.write(bytesValue(response, f));
-            return;
-          case Response.terminationExpected:
-            terminationExpected = varintValue(response, f) !== 0;
         }
-      }));
+      });
     if (link.synced) {
       try {
         ready = await (await this.#synced()).prepare(message, {
@@ -350,13 +329,16 @@ export class Commands {
       isCurrent: () => this.#session.isCurrent(link),
       say: command.say,
       onResponse: (response, last) => {
+        const answer = read(response, last);
+        terminationExpected ||= answer.terminates;
         const pass = () => {
-          const drained = call.write(patch(response));
+          filter.checkExecution(answer, ready?.isHome);
+          const drained = call.write(Buffer.concat(answer.pieces));
           // In the same write: the client waits for both.
           if (last) call.end();
           return drained;
         };
-        return last && ready ? ready.bringHome(exitCode(response)).then(pass) : pass();
+        return last && ready ? ready.bringHome(answer.exitCode).then(pass) : pass();
       },
       onOutputs: (part) => ready?.onOutputs(part),
     }).finally(() => ready?.log?.[Symbol.dispose]());
@@ -376,7 +358,10 @@ export class Commands {
     this.#running.get(id)?.cancelled.abort();
   }
 
-  /** Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. */
+  /**
+   * Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. The
+   * client learns that it was answered.
+   */
   async forward(path: string, message: Uint8Array, headers: Headers, call: ServerCall): Promise<void> {
     let link: AgentLink;
     try {
@@ -391,9 +376,12 @@ export class Commands {
       const remoteId = this.#running.get(text)?.remoteId;
       return remoteId === undefined ? undefined : Buffer.from(remoteId);
     }));
-    const responses = new MessageStream((response) =>
-      patchFields(response, (f) => f.number === 1 ? Buffer.from(this.#cookies.responseCookie) : undefined)
-    );
+    // An answer of the agent makes no client do what we do not know: of this one there is the cookie.
+    const responses = new MessageStream((response) => {
+      let hasCookie = false;
+      scanFields(response, (f) => hasCookie ||= f.number === 1);
+      return [encodeFields([[1, hasCookie ? this.#cookies.responseCookie : undefined]])];
+    });
     const stream = await link.connection.start(path, request, link.headers(headers));
     call.gone.addEventListener("abort", () => stream.reset());
     if (call.gone.aborted) stream.reset();

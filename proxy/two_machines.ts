@@ -57,6 +57,8 @@ export interface ReadyCommand {
   onOutputs(part: Uint8Array): void;
   /** Has all of it here when it resolves. Throws an RbsError. */
   bringHome(exitCode: number): Promise<void>;
+  /** Whether a path is, since {@link bringHome}, that of an output that came home, or of a folder in which one did. */
+  isHome(path: string): boolean;
 }
 
 /** Both ways, for one workspace. */
@@ -167,6 +169,7 @@ export class TwoMachines implements Disposable {
         if (exitCode === 0 && command.expunge) return await this.#home.expunge();
         if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
       },
+      isHome: (path) => this.#home.isHome(path),
     };
   }
 

@@ -110,6 +110,18 @@ export class OutputsHome {
   }
 
   /**
+   * Whether a path is that of an output of the last manifest, of a folder in which one is, or leads through a symlink that
+   * is one. Absolute.
+   */
+  isHome(path: string): boolean {
+    if (this.#manifest?.has(path)) return true;
+    for (let folder = dirname(path); folder.length > this.#outputBase.length; folder = dirname(folder)) {
+      if (this.#manifest?.has(folder)) return readLink(folder) !== undefined;
+    }
+    return false;
+  }
+
+  /**
    * A command is on its way: while it runs there, looks whether all that the last one made is still here, as a Bazel
    * server does beside its files: what somebody removes later, it does not notice before the next command.
    */

@@ -1,0 +1,178 @@
+/**
+ * What an agent's answer may make the client do: an allow-list, by command. Whoever speaks for the agent (a build action
+ * that has put itself in the Bazel server's place will do), the laptop does what was asked for:
+ *
+ *     field of RunResponse         reaches the client
+ *     output, exit code, details   always: they are data
+ *     exec_request                 with the last response to `run`, and only as run_command.ts has it
+ *     termination_expected         with the last response to `shutdown` and `clean --expunge`
+ *     what this version does not   never: a client of tomorrow may do something about it
+ *     know
+ *
+ * Anything else ends the command with exit code 37.
+ */
+import { Buffer } from "node:buffer";
+import { withoutExpunge } from "../../proto/expunge.ts";
+import { bytesValue, type Field, lengthPrefix, scanFields, varintValue } from "../../proto/relay/wire.ts";
+import { fileName, latin1 } from "../arguments/run_arguments.ts";
+import { readExecRequest } from "./exec_request.ts";
+import { quoted, wants } from "./refusal.ts";
+import { objection } from "./run_command.ts";
+
+/** Field numbers of RunResponse, as in proto/bazel/v1/command_server.proto. */
+export const Response = {
+  cookie: 1,
+  stdout: 2,
+  stderr: 3,
+  finished: 4,
+  exitCode: 5,
+  commandId: 6,
+  terminationExpected: 7,
+  execRequest: 8,
+  failureDetail: 9,
+  commandExtensions: 10,
+} as const;
+
+const VARINT = 0, BYTES = 2;
+const WIRE_TYPES: Record<number, number> = {
+  [Response.cookie]: BYTES,
+  [Response.stdout]: BYTES,
+  [Response.stderr]: BYTES,
+  [Response.finished]: VARINT,
+  [Response.exitCode]: VARINT,
+  [Response.commandId]: BYTES,
+  [Response.terminationExpected]: VARINT,
+  [Response.execRequest]: BYTES,
+  [Response.failureDetail]: BYTES,
+  [Response.commandExtensions]: BYTES,
+};
+
+/** The command whose answer it is, and where it was given. */
+export interface AnsweredCommand {
+  /** The RunRequest's arguments, as the client sent them. */
+  args: readonly Buffer[];
+  /** How the agent is called. */
+  agent: string;
+  /** Absolute paths. */
+  workspace: string;
+  outputBase: string;
+}
+
+/** A response that may reach the client, once {@link AnswerFilter.checkExecution} has said so. */
+export interface Answer {
+  /** What is passed on, in pieces. */
+  pieces: Uint8Array[];
+  exitCode: number;
+  terminates: boolean;
+  execRequest?: Uint8Array;
+}
+
+/** See the file's head. Of one command. */
+export class AnswerFilter {
+  readonly #command: AnsweredCommand;
+  readonly #name: string;
+
+  constructor(command: AnsweredCommand) {
+    this.#command = command;
+    this.#name = command.args[0] ? latin1(command.args[0]) : "";
+  }
+
+  /**
+   * Reads a response. Throws an RbsError with exit code 37 for one that wants what its command does not ask for, and a
+   * WireError for what is none.
+   *
+   * @param last It is the last one.
+   * @param replace The new value of a field that is bytes; undefined keeps it.
+   */
+  read(response: Uint8Array, last: boolean, replace: (field: Field) => Uint8Array | undefined): Answer {
+    const answer: Answer = { pieces: [], exitCode: 0, terminates: false };
+    let seen = 0, terminates = false;
+    scanFields(response, (field) => {
+      const { number, wireType } = field;
+      const expected = WIRE_TYPES[number];
+      if (expected === undefined) return;
+      if (expected !== wireType) throw this.#wants(`something by a field ${number} of the wire type ${wireType}`);
+      if (number !== Response.commandExtensions) {
+        // Clients merge two of them, or take the last: what was looked at must be what they see.
+        if (seen & (1 << number)) throw this.#wants(`something by a field ${number} that is there twice`);
+        seen |= 1 << number;
+      }
+      if (number === Response.exitCode) answer.exitCode = varintValue(response, field);
+      else if (number === Response.execRequest) answer.execRequest = bytesValue(response, field);
+      else if (number === Response.terminationExpected) {
+        terminates = varintValue(response, field) !== 0;
+        return; // Below, when all is known.
+      }
+      const value = expected === BYTES ? replace(field) : undefined;
+      if (value) answer.pieces.push(lengthPrefix(number, value.length), value);
+      else answer.pieces.push(response.subarray(field.start, field.end));
+    });
+    if (answer.execRequest && !(last && this.#name === "run")) {
+      throw this.#wants(`a program executed here ${last ? "for" : "in the middle of"} ${this.#quotedName()}`);
+    }
+    if (terminates) {
+      if (last && this.#mayTerminate()) {
+        answer.terminates = true;
+        answer.pieces.push(Uint8Array.of(Response.terminationExpected * 8, 1));
+      } else if (!last || answer.exitCode === 0) {
+        throw this.#wants(`the server ended for ${this.#quotedName()}`);
+      }
+      // A server that has crashed says so as well. The next command gets another from the agent, and needs no new proxy.
+    }
+    return answer;
+  }
+
+  /**
+   * Looks at what is to be executed on this machine, if anything is. Throws an RbsError with exit code 37 if it must not be.
+   *
+   * @param isHome Whether a path came home, or is a folder in which something did; undefined where laptop and agent share
+   *   a disk.
+   */
+  checkExecution({ execRequest }: Answer, isHome?: (path: string) => boolean): void {
+    if (!execRequest) return;
+    const { agent, args, workspace, outputBase } = this.#command;
+    let request;
+    try {
+      request = readExecRequest(execRequest);
+    } catch (e) {
+      throw wants(
+        agent,
+        `something executed that cannot be judged, since ${(e as Error).message}`,
+        "update RBS, or report it",
+      );
+    }
+    const refused = objection(request, {
+      args,
+      workspace: inLatin1(workspace),
+      outputBases: (isHome ? [outputBase] : sharedOutputBases(outputBase)).map(inLatin1),
+      isHome: isHome ? (path) => isHome(fileName(path)) : () => true,
+    });
+    if (refused) throw wants(agent, refused.what, refused.remedy);
+  }
+
+  #mayTerminate(): boolean {
+    return this.#name === "shutdown" || withoutExpunge(this.#command.args.map((arg) => latin1(arg))).expunge;
+  }
+
+  #quotedName(): string {
+    return quoted(this.#name);
+  }
+
+  #wants(what: string): Error {
+    return wants(this.#command.agent, what);
+  }
+}
+
+/** Where laptop and agent share a disk: this machine's output base, and the session's, to which its links lead. */
+function sharedOutputBases(outputBase: string): string[] {
+  try {
+    const target = Deno.readLinkSync(`${outputBase}/execroot`);
+    if (/^\/.+\/execroot$/.test(target)) return [outputBase, target.slice(0, -"/execroot".length)];
+  } catch { /* no link yet: then nothing leads there */ }
+  return [outputBase];
+}
+
+/** Text as the bytes that it is in a message. */
+function inLatin1(text: string): string {
+  return Buffer.from(text).toString("latin1");
+}

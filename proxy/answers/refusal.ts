@@ -1,0 +1,21 @@
+import { RbsError } from "../../proto/errors.ts";
+
+/** The most of what an agent said that is quoted to a person. Characters. */
+const MAX_SHOWN = 200;
+
+/** Text of an agent, fit for a terminal: what could steer one is escaped. */
+export function quoted(latin1: string): string {
+  const text = latin1.length > MAX_SHOWN ? `${latin1.slice(0, MAX_SHOWN)}…` : latin1;
+  return JSON.stringify(text).replace(/[^\x20-\x7e…]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+}
+
+/**
+ * The error of an agent whose answer would have this machine do what the command does not ask for. Exit code 37.
+ *
+ * @param agent How the agent is called.
+ * @param what Completes "wants …".
+ * @param remedy What an honest user can do, if there is something. Begins with a small letter.
+ */
+export function wants(agent: string, what: string, remedy = "report this agent"): RbsError {
+  return new RbsError(`The agent at ${agent} wants ${what}: nothing was executed; ${remedy}.`, { exitCode: 37 });
+}
