@@ -122,6 +122,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   const listener = await TlsListener.listen({
     hostname: flags.host,
     credentials: identity.credentials,
+    accepts: (caller) => gate.accepts(caller),
     onRefused: log,
   });
   identity.onChange((credentials) => {

@@ -41,9 +41,20 @@ export class ServerCall {
   readonly #stream: Stream;
   #ended = false;
 
-  /** @param peer Who the caller has proved to be; undefined in plain text. */
-  constructor(stream: Stream, readonly peer?: Identity) {
+  /**
+   * @param peer Who the caller has proved to be; undefined in plain text.
+   * @param stranger Why it is nobody known, by TLS: a clause for a message.
+   */
+  constructor(stream: Stream, readonly peer?: Identity, readonly stranger?: string) {
     this.#stream = stream;
+  }
+
+  /**
+   * The caller has proved itself by what it sent: its connection is a stranger's no more, and gets the larger limits of
+   * those that are known. What {@link unaryRequest} and others gather before is little.
+   */
+  admit(): void {
+    this.#stream.connection.admit();
   }
 
   /** By which the call came. */
