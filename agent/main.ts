@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
-import { RpcServer } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc_server.ts";
 import { decodeName } from "../proto/tree/names.ts";
 import { TlsListener } from "../proto/tls/listener.ts";
 import { Activity } from "./activity.ts";
@@ -112,7 +112,9 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   const server = new RpcServer({
     address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
     credentials: identity.credentials,
+    accepts: (caller) => gate.accepts(caller),
     authorize: (path, context) => gate.authorize(path, context),
+    onRefused: log,
     onError,
   }).add(Agent, {
     executeCommand: (requests, context) => session!.commands.execute(requests, context),

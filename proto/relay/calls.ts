@@ -126,7 +126,7 @@ export class ServerCall {
         ? {
           ...error.details,
           "grpc-status": String(error.code),
-          "grpc-message": encodeURIComponent(error.message.toWellFormed()).replaceAll("%20", " "),
+          "grpc-message": encodeURI(error.message.toWellFormed()).replaceAll("%20", " "),
         }
         : { "grpc-status": "0" },
     );

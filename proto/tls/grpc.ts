@@ -1,12 +1,10 @@
-/** Mutual TLS for our own services, which @grpc/grpc-js serves. */
+/** Mutual TLS for the clients of our own services, which @grpc/grpc-js makes. */
 import { type ChannelCredentials, credentials as grpcCredentials } from "@grpc/grpc-js";
 import { createSecureContext } from "node:tls";
 import { certificateIdentity } from "../identity/certificate.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../identity/spiffe.ts";
 import { secureContext } from "./settings.ts";
-
-export { type Peer, peerOf } from "./peer.ts";
 
 /**
  * The names that are asked for in the handshake, whatever the address: there must be one, and Deno takes none that is an
