@@ -42,6 +42,8 @@ import { WorkspaceService } from "./workspace/workspace_service.ts";
 /** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
 const DEFAULT_GRACE_MS = 5_000;
 const DEFAULT_LEASE_SECONDS = 60;
+/** What the owner's commands may have of input that they have not read, together. Bytes. */
+const OWNER_BYTES = 256 << 20;
 
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
@@ -114,6 +116,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     credentials: identity.credentials,
     accepts: (caller) => gate.accepts(caller),
     authorize: (path, context) => gate.authorize(path, context),
+    callerBytes: OWNER_BYTES,
     onRefused: log,
     onError,
   }).add(Agent, {

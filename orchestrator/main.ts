@@ -28,6 +28,8 @@ import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state
  * 40 kB until it is known whose it is.
  */
 const MAX_CALLERS_AT_ONCE = 1024;
+/** How long a handshake may take, where so many are made at once. Milliseconds. */
+const HANDSHAKE_MS = 15_000;
 
 async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
@@ -92,7 +94,11 @@ async function run(flags: Flags): Promise<void> {
       credentials: keys.credentials,
       admitStrangers: true,
       authorize: authorizer(opened.identities),
-      limits: { handshakes: MAX_CALLERS_AT_ONCE, connectionsPerIdentity: MAX_CALLERS_AT_ONCE },
+      limits: {
+        handshakes: MAX_CALLERS_AT_ONCE,
+        connectionsPerIdentity: MAX_CALLERS_AT_ONCE,
+        handshakeMs: HANDSHAKE_MS,
+      },
       onRefused: log,
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     })

@@ -40,6 +40,8 @@ export interface RpcServerOptions {
   onError?(path: string, error: unknown): void;
   /** What callers may cost. */
   limits?: Partial<AdmissionLimits>;
+  /** What the requests of one caller who is known may hold together, in bytes. @default CALLER_BYTES */
+  callerBytes?: number;
   /** Told why a connection was refused, in one sentence; not of each when there are many. */
   onRefused?(why: string): void;
 }
@@ -49,8 +51,8 @@ export const MAX_REQUEST_BYTES = 4 << 20;
 /** The same of a caller who is nobody known. The request for a certificate has a few hundred bytes. */
 const MAX_STRANGERS_REQUEST_BYTES = 32 << 10;
 
-/** What the calls of one caller who is known may hold, by all of its connections. Bytes. */
-const CALLER_BYTES = 32 << 20;
+/** The default of {@link RpcServerOptions.callerBytes}. */
+const CALLER_BYTES = 4 * MAX_REQUEST_BYTES;
 /** What an open call holds beside its request: its stream, its headers, its timer. Bytes. */
 const CALL_BYTES = 4 << 10;
 
@@ -195,7 +197,7 @@ export class RpcServer implements AsyncDisposable {
     const known = this.#callers.get(name);
     if (known) return known;
     for (const [other, { held }] of this.#callers) if (held === 0) this.#callers.delete(other);
-    const budget = new ByteBudget(CALLER_BYTES);
+    const budget = new ByteBudget(this.#options.callerBytes ?? CALLER_BYTES);
     this.#callers.set(name, budget);
     return budget;
   }

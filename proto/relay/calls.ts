@@ -36,6 +36,9 @@ export class StatusError extends Error {
   }
 }
 
+/** Of each response. */
+const HEADERS: Headers = { ":status": "200", "content-type": "application/grpc" };
+
 /** The service side of one call: sends headers once, writes messages with back-pressure, ends with a status. */
 export class ServerCall {
   readonly #stream: Stream;
@@ -73,7 +76,7 @@ export class ServerCall {
   }
 
   #respond(): void {
-    if (!this.#stream.sentHeaders) this.#stream.sendHeaders({ ":status": "200", "content-type": "application/grpc" });
+    if (!this.#stream.sentHeaders) this.#stream.sendHeaders(HEADERS);
   }
 
   /**
@@ -120,16 +123,18 @@ export class ServerCall {
   end(error?: StatusError): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#respond();
-    this.#stream.end(
-      error
-        ? {
-          ...error.details,
-          "grpc-status": String(error.code),
-          "grpc-message": encodeURI(error.message.toWellFormed()).replaceAll("%20", " "),
-        }
-        : { "grpc-status": "0" },
-    );
+    if (!error) {
+      this.#respond();
+      return this.#stream.end({ "grpc-status": "0" });
+    }
+    const trailers = {
+      ...error.details,
+      "grpc-status": String(error.code),
+      // Not more of it, since clients of grpc-js take no more back.
+      "grpc-message": encodeURI(error.message.toWellFormed()).replaceAll("%20", " "),
+    };
+    if (this.#stream.sentHeaders) this.#stream.end(trailers);
+    else this.#stream.sendHeaders({ ...HEADERS, ...trailers }, true);
   }
 
   /** Resolves when everything was written to the transport, or the caller is gone. */
