@@ -35,7 +35,7 @@ Deno.test("fields that a newer client sends before the cookie are passed over, u
   assert.deepEqual(answers(before(4000)), [true]);
   assert.deepEqual(answers(before(4090)), [false]);
   // Without the end of a field that never comes.
-  const huge = before(60 << 20);
+  const huge = before(1 << 20);
   assert.deepEqual(answers(huge.subarray(0, 4095), huge.subarray(4095, 4096)), [undefined, false]);
 });
 
