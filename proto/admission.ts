@@ -36,8 +36,12 @@ const DEFAULTS: AdmissionLimits = {
   strangerBytes: 1 << 20,
 };
 
-/** At most one refusal in so many milliseconds is reported: whoever can reach the port could fill the log. */
+/**
+ * At most one refusal in so many milliseconds is reported, since whoever can reach the port could fill the log; twice as
+ * many after each, up to the most, until there was none for that long.
+ */
 const REPORT_MS = 1_000;
+const REPORT_MOST_MS = 60_000;
 
 type State = "handshake" | "stranger" | "admitted" | "over";
 
@@ -50,7 +54,9 @@ export class AdmissionControl {
   readonly #perIdentity = new Map<string, number>();
   #connections = 0;
   #held = 0;
-  #reported = -Infinity;
+  #refusedAt = -Infinity;
+  #reportedAt = -Infinity;
+  #reportMs = REPORT_MS;
   #unreported = 0;
 
   /** @param onRefused Told why a caller was refused, in one sentence; not of each when there are many. */
@@ -101,12 +107,15 @@ export class AdmissionControl {
   /** Reports a refusal. @param why A clause. */
   refused(why: string): void {
     const now = performance.now();
-    if (now - this.#reported < REPORT_MS) {
+    if (now - this.#refusedAt >= REPORT_MOST_MS) this.#reportMs = REPORT_MS;
+    this.#refusedAt = now;
+    if (now - this.#reportedAt < this.#reportMs) {
       this.#unreported++;
       return;
     }
+    if (this.#unreported > 0) this.#reportMs = Math.min(2 * this.#reportMs, REPORT_MOST_MS);
     const others = this.#unreported > 0 ? ` (and ${this.#unreported} others before)` : "";
-    this.#reported = now;
+    this.#reportedAt = now;
     this.#unreported = 0;
     this.#onRefused?.(`A caller was refused${others}: ${why}.`);
   }

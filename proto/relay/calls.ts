@@ -146,8 +146,15 @@ export class ServerCall {
 /**
  * The one message of a call with a unary request. Call it in the turn in which the stream came. Throws a
  * {@link StatusError} if there is none, more than one, or one larger than `limit` bytes.
+ *
+ * @param look Sees the bytes as they come, from the message's prefix on, before they are gathered. What it throws refuses
+ * the request.
  */
-export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
+export function unaryRequest(
+  stream: Stream,
+  limit: number,
+  look: (chunk: Uint8Array) => void = () => {},
+): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const messages: Buffer[] = [];
     const gathered = new MessageStream((message) => {
@@ -156,9 +163,11 @@ export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
     }, limit);
     stream.onData = (chunk) => {
       try {
+        look(chunk);
         gathered.push(chunk);
       } catch (e) {
         stream.onData = () => {};
+        if (e instanceof StatusError) return reject(e);
         const code = e instanceof RangeError ? Status.RESOURCE_EXHAUSTED : Status.INVALID_ARGUMENT;
         reject(new StatusError(code, `The request was refused: ${sentence(e)}.`));
       }
