@@ -2,10 +2,10 @@
  * Admission control of a listener: what callers may cost before it is known who they are, and how much of everything there
  * is afterwards. Each listener has one, and each of its connections passes through it:
  *
- *     accepted ──> handshake (TLS only) ──> stranger ──admit──> admitted
+ *     accepted ──> handshake ──> stranger ──admit──> admitted
  *
  * Strangers share few connections and one small budget of bytes. Where one more asks for room, the one goes that has been
- * a stranger for longest, or that holds the most: so neither many silent callers nor a few large ones keep others out.
+ * a stranger for longest, or that holds much for long: so neither many silent callers nor a few large ones keep others out.
  */
 
 /** Bounds of one listener. */
@@ -14,7 +14,7 @@ export interface AdmissionLimits {
   connections: number;
   /** Connections of one identity. @default 512 */
   connectionsPerIdentity: number;
-  /** TLS handshakes at a time. @default 64 */
+  /** Handshakes of TLS at a time; in plain text, connections that have said nothing yet. @default 256 */
   handshakes: number;
   /** How long a handshake may take, in milliseconds. @default 5 s */
   handshakeMs: number;
@@ -29,7 +29,7 @@ export interface AdmissionLimits {
 const DEFAULTS: AdmissionLimits = {
   connections: 4096,
   connectionsPerIdentity: 512,
-  handshakes: 64,
+  handshakes: 256,
   handshakeMs: 5_000,
   strangers: 256,
   strangerMs: 30_000,
@@ -45,12 +45,54 @@ const REPORT_MOST_MS = 60_000;
 
 type State = "handshake" | "stranger" | "admitted" | "over";
 
+const OTHERS_CAME = "others came while it had proved nothing";
+
+/** Connections that have the same time, in the order in which they came; so that one timer does for all. */
+class Crowd {
+  readonly members = new Set<Admission>();
+  readonly #tooLong: string;
+  #timer?: ReturnType<typeof setTimeout>;
+
+  /** @param tooLong Why one goes whose time is over. */
+  constructor(tooLong: string) {
+    this.#tooLong = tooLong;
+  }
+
+  get oldest(): Admission | undefined {
+    return this.members.values().next().value;
+  }
+
+  add(member: Admission, most: number, milliseconds: number): void {
+    member.since = performance.now();
+    this.members.add(member);
+    if (this.#timer === undefined) this.#wait(milliseconds, milliseconds);
+    if (this.members.size > most) this.oldest!.evict(OTHERS_CAME);
+  }
+
+  remove(member: Admission): void {
+    if (!this.members.delete(member) || this.members.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #wait(milliseconds: number, each: number): void {
+    this.#timer = setTimeout(() => {
+      for (const member of this.members) {
+        const left = member.since + each - performance.now();
+        if (left > 0) return this.#wait(left, each);
+        member.evict(this.#tooLong);
+      }
+    }, milliseconds);
+    Deno.unrefTimer(this.#timer as unknown as number);
+  }
+}
+
 /** See the file's head. */
 export class AdmissionControl {
   /** @ignore */ readonly limits: AdmissionLimits;
   readonly #onRefused: ((why: string) => void) | undefined;
-  /** @ignore In the order in which they came. */ readonly handshaking = new Set<Admission>();
-  /** @ignore In the order in which they came. */ readonly unknown = new Set<Admission>();
+  readonly #handshakes = new Crowd("its handshake took too long");
+  readonly #strangers = new Crowd("it proved nothing for too long");
   readonly #perIdentity = new Map<string, number>();
   #connections = 0;
   #held = 0;
@@ -72,12 +114,12 @@ export class AdmissionControl {
 
   /** Connections in mid-handshake. */
   get handshakes(): number {
-    return this.handshaking.size;
+    return this.#handshakes.members.size;
   }
 
   /** Connections whose handshake is over, and that have proved nothing. */
   get strangers(): number {
-    return this.unknown.size;
+    return this.#strangers.members.size;
   }
 
   /** Bytes that are held for strangers. */
@@ -89,19 +131,18 @@ export class AdmissionControl {
    * Takes a connection in that was accepted just now. Undefined: there is no room for it, and the caller closes it.
    *
    * @param cut Closes the connection; called at most once, when it has to go.
-   * @param state "handshake": the connection tells of its end by {@link Admission.secured}.
    */
-  enter(cut: () => void, state: "handshake" | "stranger"): Admission | undefined {
+  enter(cut: () => void): Admission | undefined {
     if (this.#connections >= this.limits.connections) {
-      const [oldest] = [...this.handshaking.size > 0 ? this.handshaking : this.unknown];
+      const oldest = this.#handshakes.oldest ?? this.#strangers.oldest;
       if (!oldest) {
         this.refused(`there are ${this.#connections} connections already`);
         return undefined;
       }
-      oldest.evict("others came while it had proved nothing");
+      oldest.evict(OTHERS_CAME);
     }
     this.#connections++;
-    return new Admission(this, cut, state);
+    return new Admission(this, cut);
   }
 
   /** Reports a refusal. @param why A clause. */
@@ -120,12 +161,27 @@ export class AdmissionControl {
     this.#onRefused?.(`A caller was refused${others}: ${why}.`);
   }
 
+  /** @ignore Puts a connection where it is timed, and makes room there. */
+  place(admission: Admission, state: "handshake" | "stranger"): void {
+    const { handshakes, handshakeMs, strangers, strangerMs } = this.limits;
+    if (state === "handshake") this.#handshakes.add(admission, handshakes, handshakeMs);
+    else this.#strangers.add(admission, strangers, strangerMs);
+  }
+
+  /** @ignore */
+  remove(admission: Admission): void {
+    this.#handshakes.remove(admission);
+    this.#strangers.remove(admission);
+  }
+
   /** @ignore Changes what is held for strangers. False: `by` holds the most, and there is too much of it. */
   hold(by: Admission, bytes: number): boolean {
     this.#held += bytes;
     while (this.#held > this.limits.strangerBytes) {
+      // Who holds much for long. By bytes alone, many small ones would keep out one that is a little larger.
       let most = by;
-      for (const other of this.unknown) if (other.held > most.held) most = other;
+      const now = performance.now();
+      for (const other of this.#strangers.members) if (other.costs(now) > most.costs(now)) most = other;
       if (most === by) {
         this.refused("it sent too much before it proved anything");
         return false;
@@ -165,15 +221,17 @@ export class Admission {
   #state: State = "over";
   #identity?: string;
   #held = 0;
-  #timer?: ReturnType<typeof setTimeout>;
+  readonly #came = performance.now();
+  /** @ignore When its state began, by performance.now(). */
+  since = 0;
   /** Called once, when the connection is admitted after its HTTP/2 has begun. */
   onAdmitted: () => void = () => {};
 
   /** @ignore */
-  constructor(control: AdmissionControl, cut: () => void, state: "handshake" | "stranger") {
+  constructor(control: AdmissionControl, cut: () => void) {
     this.#control = control;
     this.#cut = cut;
-    this.#become(state);
+    this.#become("handshake");
   }
 
   /** Whether it is known who calls. */
@@ -186,9 +244,19 @@ export class Admission {
     return this.#held;
   }
 
-  /** The handshake is over; if the caller has proved nothing by it, it is a stranger now. */
-  secured(): void {
+  /** @ignore What it holds, by for how long it is there. */
+  costs(now: number): number {
+    return this.#held * (now - this.#came);
+  }
+
+  /**
+   * The handshake is over; if the caller has proved nothing by it, it is a stranger now.
+   *
+   * @returns false: the connection had to go meanwhile
+   */
+  secured(): boolean {
     if (this.#state === "handshake") this.#become("stranger");
+    return this.#state !== "over";
   }
 
   /**
@@ -242,21 +310,9 @@ export class Admission {
   }
 
   #become(state: State): void {
-    const { handshaking, unknown, limits } = this.#control;
-    clearTimeout(this.#timer);
-    handshaking.delete(this);
-    unknown.delete(this);
+    this.#control.remove(this);
     this.#state = state;
     if (state === "admitted" || state === "over") return this.release(this.#held);
-    const [crowd, most, milliseconds, what] = state === "handshake"
-      ? [handshaking, limits.handshakes, limits.handshakeMs, "its handshake took too long"] as const
-      : [unknown, limits.strangers, limits.strangerMs, "it proved nothing for too long"] as const;
-    crowd.add(this);
-    this.#timer = setTimeout(() => this.evict(what), milliseconds);
-    Deno.unrefTimer(this.#timer as unknown as number);
-    if (crowd.size > most) {
-      const [oldest] = crowd;
-      oldest.evict("others came while it had proved nothing");
-    }
+    this.#control.place(this, state);
   }
 }

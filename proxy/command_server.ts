@@ -18,10 +18,11 @@ import { CookieCheck } from "./cookie_check.ts";
 const MAX_REQUEST_BYTES = 64 << 20;
 
 /**
- * Connections that have not shown the cookie yet. Every program of this machine can make some; a client shows its cookie a
- * few milliseconds after it has connected, and must not be sent away before by others who connect as fast as they can.
+ * Connections that have said nothing, and those that have not shown the cookie. Every program of this machine can make some;
+ * a client shows its cookie a few milliseconds after it has connected, and must not be sent away before by others who
+ * connect as fast as they can.
  */
-const MAX_STRANGERS = 1024;
+const MAX_SILENT = 1024, MAX_STRANGERS = 512;
 /** With more of them, who connects is not believed to have a command. */
 const FEW_STRANGERS = 4;
 
@@ -80,7 +81,7 @@ export function startCommandServer(
   // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
   const listener = new TcpListener({
     hostname: "127.0.0.1",
-    limits: { strangers: MAX_STRANGERS },
+    limits: { handshakes: MAX_SILENT, strangers: MAX_STRANGERS },
     onRefused: (why) => console.error(`rbs: ${why}`),
   });
   let ready: Commands | undefined;

@@ -68,6 +68,9 @@ export function listenForCalls(
   };
 }
 
+/** What is read of a connection before it is taken for one of HTTP/2. */
+const FIRST_BYTES = 64;
+
 /** Options of a {@link TcpListener}. */
 export interface TcpListenerOptions {
   /** An IP address (v6 without brackets) or a name of this machine. */
@@ -110,26 +113,62 @@ export class TcpListener implements CallListener {
         await new Promise((r) => setTimeout(r, 10));
         continue;
       }
-      const close = () => {
-        try {
-          tcp.close();
-        } catch { /* closed before */ }
-      };
-      const admission = this.admission.enter(close, "stranger");
-      if (!admission || (this.#trusted && !admission.admit())) {
-        close();
-        continue;
-      }
       try {
         tcp.setNoDelay(true);
       } catch { /* it broke already, which its reader will notice */ }
-      onCaller(tcp, admission, {});
+      void this.#take(tcp, onCaller);
     }
+  }
+
+  async #take(tcp: Deno.TcpConn, onCaller: OnCaller): Promise<void> {
+    const close = () => {
+      try {
+        tcp.close();
+      } catch { /* closed before */ }
+    };
+    const admission = this.admission.enter(close);
+    if (!admission) return close();
+    if (this.#trusted) return admission.admit() ? onCaller(tcp, admission, {}) : close();
+    // A client of HTTP/2 speaks first. Until it does, it costs no more than this.
+    const first = new Uint8Array(FIRST_BYTES);
+    const length = await tcp.read(first).catch(() => null);
+    if (length === null || !admission.secured()) {
+      admission.end();
+      return close();
+    }
+    onCaller(new Begun(tcp, first.subarray(0, length)), admission, {});
   }
 
   close(): void {
     try {
       this.#listener.close();
     } catch { /* closed before */ }
+  }
+}
+
+/** A connection of which some bytes were read already. */
+class Begun implements Transport {
+  readonly #tcp: Deno.TcpConn;
+  #first: Uint8Array;
+
+  constructor(tcp: Deno.TcpConn, first: Uint8Array) {
+    this.#tcp = tcp;
+    this.#first = first;
+  }
+
+  read(into: Uint8Array): Promise<number | null> {
+    const length = Math.min(this.#first.length, into.length);
+    if (length === 0) return this.#tcp.read(into);
+    into.set(this.#first.subarray(0, length));
+    this.#first = this.#first.subarray(length);
+    return Promise.resolve(length);
+  }
+
+  write(bytes: Uint8Array): Promise<number> {
+    return this.#tcp.write(bytes);
+  }
+
+  close(): void {
+    this.#tcp.close();
   }
 }

@@ -106,7 +106,7 @@ export class TlsListener implements CallListener {
   }
 
   #onConnection(socket: Socket): void {
-    const admission = this.admission.enter(() => entry.socket.destroy(), "handshake");
+    const admission = this.admission.enter(() => entry.socket.destroy());
     if (!admission) return void socket.destroy();
     const key = address(socket);
     const entry = { socket, admission };

@@ -30,7 +30,7 @@ export class TlsListener implements CallListener {
     const control = new AdmissionControl();
     for await (const tcp of this.#listener) {
       tcp.setNoDelay(true);
-      const admission = control.enter(() => tcp.close(), "stranger")!;
+      const admission = control.enter(() => tcp.close())!;
       admission.admit();
       onCaller(tcp, admission, { identity: await identity(tcp) });
     }
