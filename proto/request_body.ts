@@ -18,6 +18,7 @@ export class RequestBody {
   readonly #stream: Stream;
   readonly #meter: Meter;
   readonly #gathered: MessageStream;
+  readonly #onRefused: (error: RpcError) => void;
   /** What came before it was decided; undefined: that is so. */
   #early?: Buffer[] = [];
   readonly #decided = Promise.withResolvers<void>();
@@ -32,9 +33,11 @@ export class RequestBody {
   /**
    * @param meter Counts what is held. Who made it gives back what is left when the call is over.
    * @param limit The largest message, in bytes.
+   * @param onRefused Told when something came that is not taken: the call is to end. Who reads gets the same error.
    */
-  constructor(stream: Stream, meter: Meter, limit: number) {
+  constructor(stream: Stream, meter: Meter, limit: number, onRefused: (error: RpcError) => void) {
     this.#stream = stream;
+    this.#onRefused = onRefused;
     this.#meter = meter;
     this.#gathered = new MessageStream((message) => {
       this.#take(MESSAGE_BYTES);
@@ -129,7 +132,9 @@ export class RequestBody {
 
   #refuse(e: unknown): void {
     const code = e instanceof RangeError ? Code.RESOURCE_EXHAUSTED : Code.INVALID_ARGUMENT;
-    this.fail(new RpcError(code, `The request was refused: ${(e as Error).message}.`));
+    const error = new RpcError(code, `The request was refused: ${(e as Error).message}.`);
+    this.fail(error);
+    this.#onRefused(error);
   }
 
   #end(): void {

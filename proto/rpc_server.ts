@@ -52,7 +52,7 @@ export const MAX_REQUEST_BYTES = 4 << 20;
 const MAX_STRANGERS_REQUEST_BYTES = 32 << 10;
 
 /** The default of {@link RpcServerOptions.callerBytes}. */
-const CALLER_BYTES = 4 * MAX_REQUEST_BYTES;
+const CALLER_BYTES = 2 * MAX_REQUEST_BYTES;
 /** What an open call holds beside its request: its stream, its headers, its timer. Bytes. */
 const CALL_BYTES = 4 << 10;
 
@@ -164,10 +164,15 @@ export class RpcServer implements AsyncDisposable {
       body?.fail(error);
       call.end(new StatusError(error.code, error.message));
     };
+    /** Ends the call although its handler has not. */
+    const stop = (error: RpcError) => {
+      fail(error);
+      gone.abort(error);
+    };
     let timer: ReturnType<typeof setTimeout> | undefined;
     try {
       if (!holding.take(CALL_BYTES)) throw new RpcError(Code.RESOURCE_EXHAUSTED, "The caller has too many calls open.");
-      body = new RequestBody(stream, holding, isStranger ? MAX_STRANGERS_REQUEST_BYTES : MAX_REQUEST_BYTES);
+      body = new RequestBody(stream, holding, isStranger ? MAX_STRANGERS_REQUEST_BYTES : MAX_REQUEST_BYTES, stop);
       const method = this.#methods.get(path);
       if (!method) throw new RpcError(Code.UNIMPLEMENTED, `The server does not have the method ${path.slice(0, 200)}.`);
       const encoding = headers["grpc-encoding"] ?? "identity";
@@ -175,11 +180,8 @@ export class RpcServer implements AsyncDisposable {
       const decided = this.#options.authorize(path, context);
       if (decided) await decided;
       if (headers["grpc-timeout"] !== undefined) {
-        timer = setTimeout(() => {
-          const late = new RpcError(Code.DEADLINE_EXCEEDED, "The call's deadline has passed.");
-          fail(late);
-          gone.abort(late);
-        }, timeoutMs(headers["grpc-timeout"]));
+        const late = new RpcError(Code.DEADLINE_EXCEEDED, "The call's deadline has passed.");
+        timer = setTimeout(() => stop(late), timeoutMs(headers["grpc-timeout"]));
       }
       body.accept();
       await answer(method, body, context, call);
