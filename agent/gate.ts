@@ -1,3 +1,4 @@
+import type { Identity } from "../proto/identity/spiffe.ts";
 import { admit, type Caller, ruleOf } from "../proto/rpc_rules.ts";
 import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
 import { bearer, sameSecret } from "../proto/state.ts";
@@ -43,6 +44,12 @@ export class Gate {
     this.#accessToken = accessToken;
     this.#owner = owner;
     this.raise(epoch);
+  }
+
+  /** Whether somebody has any business at this agent: its session's owner, and the orchestrator. */
+  accepts(identity: Identity): boolean {
+    return identity.kind === "orchestrator" ||
+      (identity.kind === "user" && this.#owner !== "" && identity.userId === this.#owner);
   }
 
   /** {@link admit} for a call of our own gRPC. */

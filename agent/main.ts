@@ -7,7 +7,7 @@ import { basename } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
-import { RpcServer } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc_server.ts";
 import { decodeName } from "../proto/tree/names.ts";
 import { TlsListener } from "../proto/tls/listener.ts";
 import type { Files } from "../proto/tree/files.ts";
@@ -44,6 +44,8 @@ import { WorkspaceService } from "./workspace/workspace_service.ts";
 /** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
 const DEFAULT_GRACE_MS = 5_000;
 const DEFAULT_LEASE_SECONDS = 60;
+/** What the owner's commands may have of input that they have not read, together. Bytes. */
+const OWNER_BYTES = 256 << 20;
 
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
@@ -114,7 +116,10 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   const server = new RpcServer({
     address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
     credentials: identity.credentials,
+    accepts: (caller) => gate.accepts(caller),
     authorize: (path, context) => gate.authorize(path, context),
+    callerBytes: OWNER_BYTES,
+    onRefused: log,
     onError,
   }).add(Agent, {
     executeCommand: (requests, context) => session!.commands.execute(requests, context),
@@ -124,6 +129,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   const listener = await TlsListener.listen({
     hostname: flags.host,
     credentials: identity.credentials,
+    accepts: (caller) => gate.accepts(caller),
     onRefused: log,
   });
   identity.onChange((credentials) => {

@@ -1,5 +1,5 @@
 import { RbsError, sentence } from "../proto/errors.ts";
-import { RpcServer } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc_server.ts";
 
 /** How often a free port is looked for that is free on both addresses. */
 const ATTEMPTS = 10;
@@ -63,7 +63,7 @@ export async function listenOnLoopback(
   newServer: (address: string) => RpcServer,
 ): Promise<Listening> {
   for (let attempt = 1;; attempt++) {
-    // Looked at first, since gRPC's own server writes to the log what is an answer here.
+    // Looked at first, since node:net does not tell why an address cannot be had.
     const free = probe("127.0.0.1", port);
     if (free !== "free") throw unavailable("localhost", port, free);
     const servers = [newServer(`127.0.0.1:${port}`)];

@@ -2,7 +2,7 @@
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Identity } from "../proto/gen/rbs/v1/identity_pb.ts";
 import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { RpcServer } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc_server.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { isAdminCommand, runAdminCommand } from "./admin.ts";
@@ -23,6 +23,14 @@ import { WarmPool } from "./sessions/warm_pool.ts";
 import { openStore } from "./sessions/store_location.ts";
 import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
 import { trustedPaths } from "./trusted_paths.ts";
+
+/**
+ * Connections that may be made at the same time: the programs of many developers may come at once, and of one. Each costs
+ * 40 kB until it is known whose it is.
+ */
+const MAX_CALLERS_AT_ONCE = 1024;
+/** How long a handshake may take, where so many are made at once. Milliseconds. */
+const HANDSHAKE_MS = 15_000;
 
 async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
@@ -89,6 +97,12 @@ async function run(flags: Flags): Promise<void> {
       credentials: keys.credentials,
       admitStrangers: true,
       authorize: authorizer(opened.identities),
+      limits: {
+        handshakes: MAX_CALLERS_AT_ONCE,
+        connectionsPerIdentity: MAX_CALLERS_AT_ONCE,
+        handshakeMs: HANDSHAKE_MS,
+      },
+      onRefused: log,
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     })
       .add(Orchestrator, orchestratorService(sessions, hidden))

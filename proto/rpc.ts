@@ -1,6 +1,6 @@
 /**
- * Typed gRPC clients and servers from the generated descriptors, over @grpc/grpc-js: the one place where our own
- * services meet the wire.
+ * Typed gRPC clients from the generated descriptors, over @grpc/grpc-js, and what an implementation of a service looks
+ * like; see rpc_server.ts for what serves it.
  */
 import {
   create,
@@ -13,16 +13,10 @@ import {
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
-import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
-import { setImmediate } from "node:timers";
-import { createServer as createTlsServer, type Server as TlsServer, type TLSSocket } from "node:tls";
 import { sentence } from "./errors.ts";
-import { GoawayFilter } from "./goaway_filter.ts";
-import type { Credentials } from "./identity/credentials.ts";
 import type { Identity } from "./identity/spiffe.ts";
-import { channelTls, type ClientTls, type Peer, peerOf, trustFailure } from "./tls/grpc.ts";
-import { PROTOCOLS, secureContext } from "./tls/settings.ts";
+import { channelTls, type ClientTls, trustFailure } from "./tls/grpc.ts";
 
 export { status as Code } from "@grpc/grpc-js";
 
@@ -56,8 +50,9 @@ export class TrustError extends RpcError {
   }
 }
 
+/** A service of the generated descriptors. */
 // deno-lint-ignore no-explicit-any
-type Service = GenService<any>;
+export type Service = GenService<any>;
 type Methods<S> = S extends GenService<infer M extends GenServiceMethods> ? M : never;
 type In<M> = M extends { input: infer I extends DescMessage } ? I : never;
 type Out<M> = M extends { output: infer O extends DescMessage } ? O : never;
@@ -254,12 +249,6 @@ function responsesOf<T>(stream: grpc.ClientReadableStream<T>, call?: CallOptions
   };
 }
 
-/** The requests of a call. Throws the signal's reason when the caller is gone before it has ended them. */
-async function* requestsOf(call: Readable, signal: AbortSignal): AsyncGenerator<unknown, void> {
-  yield* messagesOf(call);
-  signal.throwIfAborted();
-}
-
 /** What a handler knows of its call. */
 export interface CallContext {
   /** Aborted when the caller is gone or has cancelled. */
@@ -286,225 +275,3 @@ export type RpcImplementation<S extends Service> = {
       ) => AsyncIterable<MessageInitShape<Out<Methods<S>[K]>>>
     : never;
 };
-
-/** How a server listens. */
-export interface RpcServerOptions {
-  /** "host:port"; port 0 takes a free one. */
-  address: string;
-  /** Mutual TLS: what the server proves itself with, and whom it trusts. @default plain text, which is for tests */
-  credentials?: Credentials;
-  /**
-   * Lets callers speak who have no certificate that counts, so that {@link authorize} can tell them why, and enrol them.
-   * @default false: their connection ends
-   */
-  admitStrangers?: boolean;
-  /** Called before each handler; throws an {@link RpcError} to refuse. `path` is "/package.Service/Method". */
-  authorize(path: string, context: CallContext): void | Promise<void>;
-  /** Called with what a handler threw that was not an RpcError. */
-  onError?(path: string, error: unknown): void;
-}
-
-/** A request larger than this is refused with RESOURCE_EXHAUSTED before it is read: our own requests are small. */
-export const MAX_REQUEST_BYTES = 4 << 20;
-
-/** How long a caller may take for its TLS handshake. Milliseconds. */
-const HANDSHAKE_MS = 5_000;
-
-const CALLER_GONE = new RpcError(grpc.status.CANCELLED, "the caller is gone");
-
-/** A listening gRPC server. */
-export class RpcServer implements AsyncDisposable {
-  readonly #server: grpc.Server;
-  readonly #options: RpcServerOptions;
-  readonly #sockets = new Set<Socket>();
-  /** Who is at the other end of each connection, by the name that grpc-js has for it. */
-  readonly #peers = new Map<string, Peer>();
-  #connections = 0;
-  #listener?: Server | TlsServer;
-  #credentials?: Credentials;
-  #closed?: Promise<void>;
-  /** The port that it listens on; 0 before {@link listen}. */
-  port = 0;
-
-  constructor(options: RpcServerOptions) {
-    this.#options = options;
-    this.#credentials = options.credentials;
-    this.#server = new grpc.Server({
-      "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
-      "grpc.max_send_message_length": -1,
-      "grpc.keepalive_time_ms": 5_000,
-      "grpc.keepalive_timeout_ms": 3_000,
-    });
-  }
-
-  /** Adds a service. Call it before {@link listen}. */
-  add<S extends Service>(service: S, implementation: RpcImplementation<S>): this {
-    const definition: Record<string, grpc.MethodDefinition<unknown, unknown>> = {};
-    const handlers: grpc.UntypedServiceImplementation = {};
-    for (const method of service.methods) {
-      const path = `/${service.typeName}/${method.name}`;
-      const handler = (implementation as Record<string, unknown>)[method.localName] as (
-        request: unknown,
-        context: CallContext,
-      ) => unknown;
-      definition[method.localName] = {
-        path,
-        requestStream: method.methodKind === "bidi_streaming",
-        responseStream: method.methodKind !== "unary",
-        requestSerialize: () => Buffer.alloc(0),
-        requestDeserialize: (b) => fromBinary(method.input, b),
-        responseSerialize: (m) =>
-          Buffer.from(toBinary(method.output, create(method.output, m as MessageInitShape<DescMessage>))),
-        responseDeserialize: () => undefined,
-      };
-      const prepare = async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
-        const gone = new AbortController();
-        // After an answer as well, and an error of its own would take longer than the rest of it.
-        call.on("cancelled", () => gone.abort(CALLER_GONE));
-        const context: CallContext = {
-          signal: gone.signal,
-          metadata: (name) => call.metadata.get(name)[0]?.toString(),
-          ...this.#peers.get(call.getPeer()),
-        };
-        const decided = this.#options.authorize(path, context);
-        if (decided) await decided;
-        return context;
-      };
-      const refuse = (thrown: unknown): Partial<grpc.StatusObject> => {
-        if (!(thrown instanceof RpcError)) this.#options.onError?.(path, thrown);
-        const error = RpcError.from(thrown);
-        // A message cut inside of a character would make grpc-js throw where nobody catches it.
-        return { code: error.code, details: error.message.toWellFormed() };
-      };
-      handlers[method.localName] = method.methodKind === "unary"
-        ? (call: grpc.ServerUnaryCall<unknown, unknown>, callback: grpc.sendUnaryData<unknown>) => {
-          (async () => await handler(call.request, await prepare(call as never)))().then(
-            (r) => callback(null, r),
-            (e) => callback(refuse(e)),
-          );
-        }
-        : async (call: grpc.ServerDuplexStream<unknown, unknown>) => {
-          try {
-            const context = await prepare(call);
-            const request = method.methodKind === "bidi_streaming"
-              ? requestsOf(call as unknown as Readable, context.signal)
-              : (call as { request?: unknown }).request;
-            for await (const response of handler(request, context) as AsyncIterable<unknown>) {
-              await write(call as unknown as Writable, response);
-              if (context.signal.aborted) break;
-            }
-            call.end();
-          } catch (e) {
-            call.emit("error", refuse(e));
-          }
-        };
-    }
-    this.#server.addService(definition as grpc.ServiceDefinition, handlers);
-    return this;
-  }
-
-  /**
-   * Starts to listen. Rejects with the system's error (`code` EADDRINUSE, EADDRNOTAVAIL …).
-   *
-   * The socket is ours and not grpc-js's, so that each connection goes through a {@link GoawayFilter}.
-   *
-   * @returns the port
-   */
-  async listen(): Promise<number> {
-    const at = /^(?:\[(?<ip6>.*)\]|(?<host>[^:]*)):(?<port>\d+)$/.exec(this.#options.address)?.groups;
-    if (!at) throw new TypeError(`${this.#options.address}: not a HOST:PORT to listen on`);
-    const injector = this.#server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
-    const inject = (socket: Socket, peer: Peer) => {
-      socket.setNoDelay(true);
-      // A number of ours, since a port may be another connection's by the time that the last call is looked at.
-      const filter = new GoawayFilter(socket, `connection ${++this.#connections}`);
-      const name = `${filter.remoteAddress}:${filter.remotePort}`;
-      this.#peers.set(name, peer);
-      filter.on("close", () => this.#peers.delete(name));
-      injector.injectConnection(filter);
-    };
-    const listener = this.#listener = this.#credentials
-      ? this.#tlsListener(this.#credentials, inject)
-      : createServer((socket) => {
-        this.#keep(socket);
-        inject(socket, { stranger: "it speaks plain text" });
-      });
-    await new Promise<void>((resolve, reject) => {
-      listener.on("error", reject); // a connection that cannot be accepted later is its caller's trouble
-      listener.listen({ host: at.ip6 ?? at.host, port: Number(at.port) }, resolve);
-    });
-    return this.port = (listener.address() as AddressInfo).port;
-  }
-
-  /** Proves itself with other credentials to those who come from here on. Who is there already stays. */
-  replaceCredentials(credentials: Credentials): void {
-    if (!this.#credentials) throw new TypeError("this server speaks plain text");
-    (this.#listener as TlsServer | undefined)?.setSecureContext(secureContext(credentials));
-    this.#credentials = credentials;
-  }
-
-  #keep(socket: Socket): void {
-    this.#sockets.add(socket);
-    socket.on("close", () => this.#sockets.delete(socket));
-  }
-
-  #tlsListener(credentials: Credentials, inject: (socket: Socket, peer: Peer) => void): TlsServer {
-    const { admitStrangers = false } = this.#options;
-    const listener = createTlsServer({
-      ...secureContext(credentials),
-      requestCert: true,
-      rejectUnauthorized: !admitStrangers,
-      ALPNProtocols: PROTOCOLS,
-    });
-    /** Those in mid-handshake, by their address. */
-    const timers = new Map<string, ReturnType<typeof setTimeout>>();
-    const settle = (socket: Socket) => {
-      const key = `${socket.remoteAddress} ${socket.remotePort}`;
-      clearTimeout(timers.get(key));
-      timers.delete(key);
-    };
-    listener.on("connection", (socket: Socket) => {
-      this.#keep(socket);
-      const key = `${socket.remoteAddress} ${socket.remotePort}`;
-      timers.set(key, setTimeout(() => socket.destroy(), HANDSHAKE_MS));
-      socket.on("close", () => {
-        clearTimeout(timers.get(key));
-        timers.delete(key);
-      });
-    });
-    listener.on("tlsClientError", (_: Error, socket: TLSSocket) => {
-      socket.on("error", () => {});
-      socket.destroy();
-    });
-    listener.on("secureConnection", (socket: TLSSocket) => {
-      settle(socket);
-      this.#keep(socket);
-      const peer = peerOf(socket, (this.#credentials ?? credentials).trustDomain);
-      if (socket.alpnProtocol === PROTOCOLS[0] && (peer.identity || admitStrangers)) return inject(socket, peer);
-      socket.on("error", () => {});
-      socket.destroy();
-    });
-    return listener;
-  }
-
-  /** Stops at once; calls in flight fail with UNAVAILABLE at their callers. */
-  close(): void {
-    this.#closed ??= new Promise((resolve) => {
-      const listener = this.#listener;
-      const unbound = new Promise<void>((unbound) => listener?.listening ? listener.close(() => unbound()) : unbound());
-      // First, so that no GOAWAY leaves: our callers may be Denos, too.
-      for (const socket of this.#sockets) socket.destroy();
-      // Later, because a handler may call us: Deno frees a session that is destroyed, even while it reads from it.
-      setImmediate(() => {
-        this.#server.forceShutdown();
-        unbound.then(resolve);
-      });
-    });
-  }
-
-  /** Closes; the port is free then. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
-    await this.#closed;
-  }
-}

@@ -4,16 +4,8 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { Agent, type CommandInit } from "./gen/rbs/v1/agent_pb.ts";
 import { Orchestrator } from "./gen/rbs/v1/orchestrator_pb.ts";
-import {
-  type CallContext,
-  Code,
-  createRpcClient,
-  MAX_REQUEST_BYTES,
-  RpcError,
-  type RpcImplementation,
-  RpcServer,
-  type RpcServerOptions,
-} from "./rpc.ts";
+import { type CallContext, Code, createRpcClient, RpcError, type RpcImplementation } from "./rpc.ts";
+import { MAX_REQUEST_BYTES, RpcServer, type RpcServerOptions } from "./rpc_server.ts";
 
 type Orchestrating = Partial<RpcImplementation<typeof Orchestrator>>;
 type Acting = Partial<RpcImplementation<typeof Agent>>;
@@ -376,7 +368,8 @@ Deno.test("a server listens on an IPv6 address", async () => {
 
 /** Runs in a process of its own, since what it looks for would end the tests' process. */
 const GOAWAY_PROGRAM = `
-  const { createRpcClient, RpcServer } = await import(${JSON.stringify(import.meta.resolve("./rpc.ts"))});
+  const { createRpcClient } = await import(${JSON.stringify(import.meta.resolve("./rpc.ts"))});
+  const { RpcServer } = await import(${JSON.stringify(import.meta.resolve("./rpc_server.ts"))});
   const { Orchestrator } = await import(${JSON.stringify(import.meta.resolve("./gen/rbs/v1/orchestrator_pb.ts"))});
   const server = new RpcServer({ address: "127.0.0.1:" + (Deno.args[1] ?? 0), authorize() {} }).add(Orchestrator, {
     heartbeat: () => Promise.resolve({}),

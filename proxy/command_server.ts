@@ -6,16 +6,25 @@ import { sentence } from "../proto/errors.ts";
 import type { Http2Connection, Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../proto/relay/calls.ts";
-import { type CallServer, listenForCalls } from "../proto/relay/server.ts";
-import { encodeFields, scanFields, textValue, WireError } from "../proto/relay/wire.ts";
-import { sameSecret } from "../proto/state.ts";
+import { type CallServer, listenForCalls, TcpListener } from "../proto/relay/server.ts";
+import { encodeFields, scanFields, WireError } from "../proto/relay/wire.ts";
 import type { Commands } from "./commands.ts";
+import { CookieCheck } from "./cookie_check.ts";
 
 /**
  * The largest request that is taken, in bytes. A command line holds at most a few MB (the kernel's limit, and the client's
  * own environment); who sends more is not a Bazel client.
  */
 const MAX_REQUEST_BYTES = 64 << 20;
+
+/**
+ * Connections that have said nothing, and those that have not shown the cookie. Every program of this machine can make some;
+ * a client shows its cookie a few milliseconds after it has connected, and must not be sent away before by others who
+ * connect as fast as they can.
+ */
+const MAX_SILENT = 1024, MAX_STRANGERS = 512;
+/** With more of them, who connects is not believed to have a command. */
+const FEW_STRANGERS = 4;
 
 const SERVICE = "/command_server.CommandServer/";
 
@@ -44,14 +53,13 @@ export function startCommandServer(
     if (!path.startsWith(SERVICE)) {
       throw new StatusError(Status.UNIMPLEMENTED, `rbs: ${path} is no method of a Bazel command server.`);
     }
-    const request = await unaryRequest(stream, MAX_REQUEST_BYTES);
-    let cookie: string | undefined;
-    scanFields(request, (f) => {
-      if (f.number === 1 && f.wireType === 2) cookie = textValue(request, f);
+    const check = new CookieCheck(cookies.requestCookie);
+    const request = await unaryRequest(stream, MAX_REQUEST_BYTES, (chunk) => {
+      const shown = check.push(chunk);
+      if (shown) call.admit();
+      else if (shown === false) throw new StatusError(Status.UNAUTHENTICATED, "rbs: the request's cookie is wrong.");
     });
-    if (!sameSecret(cookies.requestCookie, cookie)) {
-      throw new StatusError(Status.UNAUTHENTICATED, "rbs: the request's cookie is wrong.");
-    }
+    scanFields(request, () => {}); // all of it is a message
     switch (path.slice(SERVICE.length)) {
       case "Ping":
         call.write(encodeFields([[1, cookies.responseCookie]]));
@@ -70,10 +78,16 @@ export function startCommandServer(
         return await (await commands).forward(path, request, headers, call);
     }
   };
+  // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
+  const listener = new TcpListener({
+    hostname: "127.0.0.1",
+    limits: { handshakes: MAX_SILENT, strangers: MAX_STRANGERS },
+    onRefused: (why) => console.error(`rbs: ${why}`),
+  });
   let ready: Commands | undefined;
   void commands.then((loaded) => ready = loaded);
   // The client takes some milliseconds from its connection to its command, but waits for our first frames.
-  const onConnection = (by: Http2Connection) => void setTimeout(() => ready?.expect(by), 0);
-  // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
-  return listenForCalls("127.0.0.1", serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
+  const onConnection = (by: Http2Connection) =>
+    void setTimeout(() => listener.admission.strangers <= FEW_STRANGERS && ready?.expect(by), 0);
+  return listenForCalls(listener, serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
 }

@@ -17,7 +17,7 @@ function server() {
   const listening = startCommandServer(cookies, loaded.promise, () => pings++);
   const client = new BazelClient(listening.port, "ask");
   return {
-    load: (commands: Partial<Commands>) => loaded.resolve(commands as Commands),
+    load: (commands: Partial<Commands>) => loaded.resolve({ expect() {}, ...commands } as Commands),
     client,
     pings: () => pings,
     async [Symbol.asyncDispose]() {

@@ -7,7 +7,8 @@ import {
   Orchestrator,
 } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { type CallContext, Code, RpcError, RpcServer } from "../proto/rpc.ts";
+import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
+import { RpcServer } from "../proto/rpc_server.ts";
 import { authoritiesFile } from "../proto/identity/key_directory.ts";
 import { admit } from "../proto/rpc_rules.ts";
 import { TestAuthority } from "../proto/testing/certificates.ts";

@@ -1,6 +1,7 @@
 import { Agent, type SuperviseResponseSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Code, RpcError, RpcServer } from "../../proto/rpc.ts";
+import { Code, RpcError } from "../../proto/rpc.ts";
+import { RpcServer } from "../../proto/rpc_server.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { admit } from "../../proto/rpc_rules.ts";
 import { bearer } from "../../proto/state.ts";

@@ -9,6 +9,7 @@
  *     stream.write ──> its queue ──(windows)──> outbox ──one write at a time──> transport
  */
 import { Buffer } from "node:buffer";
+import type { Admission } from "../admission.ts";
 import { sentence } from "../errors.ts";
 import {
   encodeFrame,
@@ -23,6 +24,7 @@ import {
   settingsFrame,
 } from "./frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder, HpackError } from "./hpack.ts";
+import { type Http2Limits, KNOWN, STRANGER } from "./limits.ts";
 
 /** A byte stream: a `Deno.Conn`, or what behaves like one. */
 export interface Transport {
@@ -33,21 +35,26 @@ export interface Transport {
   close(): void;
 }
 
-/**
- * How much one stream may receive before it is acknowledged, in bytes: bounds what a slow reader makes us hold, and what
- * one stream can carry (200 MB/s at a round trip of 20 ms).
- */
-const STREAM_WINDOW = 4 << 20;
-/** The same for a whole connection. */
-const CONNECTION_WINDOW = 16 << 20;
-/** The largest frame that we take. */
-const MAX_FRAME = 1 << 18;
 /** Bytes that may wait for the transport before writers are held back. */
 const OUTBOX_HIGH_WATER = 1 << 20;
 /** What one write to the transport takes at the most, unless a single piece is larger. */
 const WRITE_BYTES = 256 << 10;
-const MAX_STREAMS = 1000;
-const MAX_HEADER_BLOCK = 1 << 20;
+/** Frames that one header block may be cut into. */
+const MAX_HEADER_PARTS = 128;
+/** What is read into first, in bytes: a connection that says nothing costs no more. */
+const FIRST_READ_BYTES = 4 << 10;
+/** The same once a peer that is known has filled it. */
+const READ_BYTES = 1 << 17;
+/** What a stream of a stranger counts for beside its bytes. */
+const STREAM_COST = 2 << 10;
+/** So many bytes that are of use to somebody make up for one frame that is not. */
+const USEFUL_BYTES = 32;
+/** So many bytes that nobody wants count for one frame. */
+const DEAD_BYTES = 256;
+/** Frames that a request may have which carry nothing: its end, its windows, a ping. */
+const REQUEST_FRAMES = 8;
+/** Frames that a reset counts for which undoes work of ours. */
+const RESET_FRAMES = 16;
 /**
  * Frames that cost us an answer (PING, SETTINGS, resets) that a peer may send while it reads none of the answers; more is
  * an attack.
@@ -63,6 +70,8 @@ const ANSWER_SOON_MS = 1_500;
 const KEEP_ALIVE_STEP_MS = 500;
 /** How long a peer that broke the rules may take to read why the connection ends, in milliseconds. */
 const LAST_WORDS_MS = 1_000;
+/** Bytes that it may send meanwhile. */
+const MAX_DISCARDED = 64 << 10;
 /** HPACK for "my table is empty from here on". */
 const NO_TABLE = Uint8Array.of(0x20);
 
@@ -97,6 +106,8 @@ export class Stream {
   /** @ignore */ sendWindow: number;
   /** @ignore */ received = 0;
   /** @ignore */ credit = 0;
+  /** @ignore What is held for it while its connection is a stranger's, in bytes. */ held = 0;
+  /** @ignore When it began, by performance.now(). */ readonly began: number = performance.now();
   /** @ignore */ queue: Uint8Array[] = [];
   /** @ignore Who wants to know when some of the queue's bytes are not needed any more. */
   released = new Map<Uint8Array, () => void>();
@@ -194,6 +205,8 @@ export interface Http2Options {
   keepAlive?: boolean;
   /** A server's: called for each new stream, before its data. */
   onStream?(stream: Stream, headers: Headers): void;
+  /** A server's: counts what the peer costs while it is a stranger. @default the peer is known */
+  admission?: Admission;
 }
 
 /** See the file's head. */
@@ -218,6 +231,18 @@ export class Http2Connection {
   #outboxBytes = 0;
   #writeBuffer: Buffer = Buffer.alloc(0);
   #answers = 0;
+  #limits: Http2Limits;
+  readonly #admission?: Admission;
+  /** Streams that have headers only, in the order in which they began. */
+  readonly #quiet = new Set<Stream>();
+  #quietTimer?: ReturnType<typeof setTimeout>;
+  #requests = 0;
+  /** Frames that carry nothing which may still come, see {@link #count}. */
+  #idleFrames: number;
+  /** When it was filled up last, by performance.now(). */
+  #idleFramesAt = performance.now();
+  /** Bytes of the read buffer, and of an unfinished header block, that are held for a stranger. */
+  #bufferHeld = 0;
   #flushing = false;
   #headerBlock?: { stream: number; parts: Uint8Array[]; bytes: number; endStream: boolean };
   #goingAway = false;
@@ -237,17 +262,88 @@ export class Http2Connection {
   constructor(transport: Transport, options: Http2Options) {
     this.#transport = transport;
     this.#options = options;
-    const settings = settingsFrame([
-      [Setting.ENABLE_PUSH, 0],
-      [Setting.MAX_CONCURRENT_STREAMS, MAX_STREAMS],
-      [Setting.INITIAL_WINDOW_SIZE, STREAM_WINDOW],
-      [Setting.MAX_FRAME_SIZE, MAX_FRAME],
-    ].filter(([id]) => options.role === "client" || id !== Setting.ENABLE_PUSH) as [number, number][]);
+    this.#admission = options.admission;
+    this.#limits = this.#admission && !this.#admission.admitted ? STRANGER : KNOWN;
+    this.#idleFrames = this.#limits.idleFrames;
+    if (this.#limits === STRANGER) this.#admission!.onAdmitted = () => this.#becomeKnown();
     if (options.role === "client") this.#send(PREFACE);
-    this.#send(settings);
-    this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, CONNECTION_WINDOW - 65_535));
+    this.#announce(options.role === "client" ? [[Setting.ENABLE_PUSH, 0]] : [], 65_535);
     void this.#read();
     if (options.keepAlive) this.#watch();
+  }
+
+  /** Tells the peer its limits. @param window What it has of the connection's window already. */
+  #announce(settings: [number, number][], window: number): void {
+    const { streams, streamWindow, connectionWindow, frameBytes, headerListBytes } = this.#limits;
+    this.#send(settingsFrame([
+      ...settings,
+      [Setting.MAX_CONCURRENT_STREAMS, streams],
+      [Setting.INITIAL_WINDOW_SIZE, streamWindow],
+      [Setting.MAX_FRAME_SIZE, frameBytes],
+      [Setting.MAX_HEADER_LIST_SIZE, headerListBytes],
+    ]));
+    if (connectionWindow > window) this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, connectionWindow - window));
+  }
+
+  /** The peer of a server has proved who it is. Without {@link Http2Options.admission} it was known before. */
+  admit(): void {
+    if (this.#admission && !this.#admission.admit()) this.#finish("there is no room for the connection");
+  }
+
+  #becomeKnown(): void {
+    if (this.#ended) return;
+    const { connectionWindow } = this.#limits;
+    this.#limits = KNOWN;
+    this.#idleFrames = KNOWN.idleFrames;
+    for (const stream of this.#streams.values()) stream.held = 0;
+    this.#bufferHeld = 0;
+    this.#announce([], connectionWindow);
+  }
+
+  /** Counts bytes that are held for a stranger; throws if that is too much. */
+  #hold(bytes: number): void {
+    if (this.#admission && !this.#admission.hold(bytes)) {
+      throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too much came before it was known from whom");
+    }
+  }
+
+  /** Counts frames that cost time. What is of use makes up for them: see {@link #useful}. */
+  #count(frames: number): void {
+    this.#idleFrames -= frames;
+    if (this.#idleFrames >= 0) return;
+    const { idleFrames, idleFramesPerSecond } = this.#limits;
+    const now = performance.now();
+    this.#idleFrames += (now - this.#idleFramesAt) / 1000 * idleFramesPerSecond;
+    this.#idleFramesAt = now;
+    if (this.#idleFrames > idleFrames) this.#idleFrames = idleFrames;
+    if (this.#idleFrames < 0) {
+      throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry nothing");
+    }
+  }
+
+  #useful(frames: number): void {
+    this.#idleFrames = Math.min(this.#idleFrames + frames, this.#limits.idleFrames);
+  }
+
+  /** Waits for the first data of a stream. */
+  #awaitData(stream: Stream): void {
+    this.#quiet.add(stream);
+    if (this.#quietTimer !== undefined) return;
+    const look = () => {
+      this.#quietTimer = undefined;
+      const { quietMs } = this.#limits;
+      for (const quiet of this.#quiet) {
+        const left = quiet.began + quietMs - performance.now();
+        if (left > 0) {
+          this.#quietTimer = setTimeout(look, left);
+          Deno.unrefTimer(this.#quietTimer as unknown as number);
+          return;
+        }
+        this.resetStream(quiet, ErrorCode.CANCEL, "nothing came after its headers");
+      }
+    };
+    this.#quietTimer = setTimeout(look, this.#limits.quietMs);
+    Deno.unrefTimer(this.#quietTimer as unknown as number);
   }
 
   /** True while new streams can be made. */
@@ -287,6 +383,7 @@ export class Http2Connection {
       return stream;
     }
     this.#streams.set(stream.id, stream);
+    this.#useful(REQUEST_FRAMES);
     stream.sendHeaders(headers);
     return stream;
   }
@@ -340,6 +437,7 @@ export class Http2Connection {
       }
       stream.sendWindow -= length;
       this.#sendWindow -= length;
+      this.#useful(length / USEFUL_BYTES);
     }
     this.#blocked.delete(stream);
     if (stream.queuedTrailers) {
@@ -379,6 +477,9 @@ export class Http2Connection {
   #drop(stream: Stream, error?: StreamError): void {
     if (!this.#streams.delete(stream.id)) return;
     this.#blocked.delete(stream);
+    this.#quiet.delete(stream);
+    if (stream.held > 0) this.#admission!.release(stream.held);
+    stream.held = 0;
     if (!error && this.#flushing) {
       stream.remoteClosed = true;
       this.#leaving.push(stream);
@@ -439,7 +540,12 @@ export class Http2Connection {
     const [first] = this.#outbox;
     if (this.#outbox.length === 1 || first.length >= WRITE_BYTES) return this.#outbox.shift()!;
     const size = Math.min(this.#outboxBytes, WRITE_BYTES);
-    // A connection that never sends much needs no more.
+    // Little is not worth a buffer that is kept: there may be many connections that never send more.
+    if (size <= 1 << 10) {
+      const batch = Buffer.concat(this.#outbox);
+      for (const piece of this.#outbox.splice(0)) this.#release(piece);
+      return batch;
+    }
     if (this.#writeBuffer.length < size) {
       this.#writeBuffer = Buffer.allocUnsafeSlow(size <= 1 << 14 ? 1 << 14 : WRITE_BYTES);
     }
@@ -511,7 +617,7 @@ export class Http2Connection {
   // --- receiving
 
   async #read(): Promise<void> {
-    let buffer = Buffer.allocUnsafe(1 << 17);
+    let buffer = Buffer.allocUnsafeSlow(FIRST_READ_BYTES);
     // What came and was not taken yet.
     let at = 0, filled = 0;
     let preface = this.#options.role === "server" ? PREFACE.length : 0;
@@ -533,7 +639,9 @@ export class Http2Connection {
         let need = FRAME_HEADER_BYTES;
         while (filled - at >= FRAME_HEADER_BYTES) {
           const length = buffer.readUIntBE(at, 3);
-          if (length > MAX_FRAME) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, `a frame of ${length} bytes`);
+          if (length > this.#limits.frameBytes) {
+            throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, `a frame of ${length} bytes`);
+          }
           need = FRAME_HEADER_BYTES + length;
           if (filled - at < need) break;
           const payload = buffer.subarray(at + FRAME_HEADER_BYTES, at + need);
@@ -542,9 +650,16 @@ export class Http2Connection {
           at += need;
           need = FRAME_HEADER_BYTES;
         }
+        const full = filled === buffer.length;
         if (at === filled) at = filled = 0;
-        if (need > buffer.length) {
-          const larger = Buffer.allocUnsafe(4 * need);
+        if (need > buffer.length || (full && buffer.length < READ_BYTES && this.#limits === KNOWN)) {
+          // A stranger gets what its frame needs, and that is counted.
+          const size = this.#limits === KNOWN ? Math.max(READ_BYTES, 4 * need) : need;
+          if (this.#limits === STRANGER) {
+            this.#hold(size - this.#bufferHeld);
+            this.#bufferHeld = size;
+          }
+          const larger = Buffer.allocUnsafeSlow(size);
           buffer.copy(larger, 0, at, filled);
           buffer = larger;
           filled -= at;
@@ -559,15 +674,27 @@ export class Http2Connection {
       this.#finish("the peer closed the connection");
     } catch (e) {
       if (e instanceof ConnectionError || e instanceof HpackError) {
-        return this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
+        this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
+        return await this.#discard(buffer);
       }
       this.#finish(sentence(e), "reset");
     }
   }
 
+  /** While the peer reads the last words: what it goes on sending is not to wait somewhere. */
+  async #discard(buffer: Uint8Array): Promise<void> {
+    try {
+      for (let most = MAX_DISCARDED; most > 0 && !this.#ended;) most -= await this.#transport.read(buffer) ?? most;
+    } catch { /* it is over */ }
+    this.#finish(this.#failure ?? "the connection is over");
+  }
+
   /** Says GOAWAY to a peer that broke the rules, and ends; at once if the peer does not even read. */
   #fail(code: number, why: string): void {
+    if (this.#ended) return;
     this.#failure = why;
+    clearTimeout(this.#quietTimer);
+    this.#admission?.release(this.#admission.held);
     for (const stream of [...this.#streams.values()]) {
       this.#drop(stream, new StreamError(ErrorCode.INTERNAL_ERROR, why));
     }
@@ -594,6 +721,7 @@ export class Http2Connection {
     if (this.#headerBlock && (type !== FrameType.CONTINUATION || id !== this.#headerBlock.stream)) {
       throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted");
     }
+    this.#count(1);
     switch (type) {
       case FrameType.DATA:
         return this.#onData(flags, id, payload);
@@ -615,6 +743,7 @@ export class Http2Connection {
         const stream = this.#streams.get(id);
         const code = payload.readUInt32BE();
         if (stream) {
+          if (this.#options.role === "server") this.#count(RESET_FRAMES);
           this.#answers++; // rapid resets
           if (this.#answers > MAX_UNREAD_ANSWERS) {
             throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many resets");
@@ -681,14 +810,21 @@ export class Http2Connection {
 
   #onHeaderPart(flags: number, part: Uint8Array): void {
     const block = this.#headerBlock!;
-    block.parts.push(Buffer.from(part)); // the read buffer is used again
+    const { headerListBytes, headers: most } = this.#limits;
     block.bytes += part.length;
-    if (block.bytes > MAX_HEADER_BLOCK || block.parts.length > 1000) {
+    if (block.bytes > headerListBytes || block.parts.length >= MAX_HEADER_PARTS) {
       throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large");
     }
-    if (!(flags & Flag.END_HEADERS)) return;
+    const last = (flags & Flag.END_HEADERS) !== 0;
+    if (!last || block.parts.length > 0) {
+      this.#hold(part.length);
+      block.parts.push(Buffer.from(part)); // the read buffer is used again
+    }
+    if (!last) return;
     this.#headerBlock = undefined;
-    const headers = this.#decoder.decode(block.parts.length === 1 ? block.parts[0] : Buffer.concat(block.parts));
+    const whole = block.parts.length > 0 ? Buffer.concat(block.parts) : part;
+    const headers = this.#decoder.decode(whole, headerListBytes, most);
+    if (block.parts.length > 0) this.#admission?.release(block.bytes);
     let stream = this.#streams.get(block.stream);
     if (!stream && this.#options.role === "server" && block.stream > this.#highestPeerId) {
       if (block.stream % 2 === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "an even stream id");
@@ -696,11 +832,17 @@ export class Http2Connection {
       if (this.#leaving.length > MAX_UNREAD_ANSWERS) {
         throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many responses that nobody reads");
       }
-      if (this.#streams.size >= MAX_STREAMS) {
+      if (++this.#requests > this.#limits.requests) {
+        throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many requests of somebody unknown");
+      }
+      if (this.#streams.size >= this.#limits.streams) {
         return this.#answer(numberFrame(FrameType.RST_STREAM, block.stream, ErrorCode.REFUSED_STREAM));
       }
+      this.#useful(REQUEST_FRAMES);
       stream = new Stream(block.stream, this, this.#peerStreamWindow);
       this.#streams.set(stream.id, stream);
+      this.#holdFor(stream, STREAM_COST + this.#decoder.listBytes);
+      if (!block.endStream) this.#awaitData(stream);
       const fresh = stream;
       this.#tell(fresh, () => this.#options.onStream?.(fresh, headers));
     } else if (stream && !stream.remoteClosed) {
@@ -711,20 +853,41 @@ export class Http2Connection {
     if (stream && block.endStream) this.#remoteEnd(stream);
   }
 
+  /** Counts what a stream holds of a stranger's bytes until it is over. */
+  #holdFor(stream: Stream, bytes: number): void {
+    if (this.#limits === KNOWN) return;
+    stream.held += bytes;
+    this.#hold(bytes);
+  }
+
   #onData(flags: number, id: number, payload: Buffer): void {
     if (id === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "data without a stream");
     const size = payload.length;
     const stream = this.#streams.get(id);
+    const { connectionWindow, streamWindow } = this.#limits;
     this.#unacknowledged += size;
-    if (this.#unacknowledged >= CONNECTION_WINDOW / 4) {
+    if (this.#unacknowledged >= connectionWindow / 4) {
       // The connection's window follows what was read; what a slow reader holds is bounded by its stream's window.
       this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, this.#unacknowledged));
       this.#unacknowledged = 0;
     }
-    if (!stream || stream.remoteClosed) return;
+    if (!stream || stream.remoteClosed) {
+      // What was on its way to a stream that is over fits into the windows of a stranger; what goes on is a flood.
+      if (this.#limits === STRANGER) this.#count(size / DEAD_BYTES);
+      return;
+    }
     stream.received += size;
-    if (stream.received > 2 * STREAM_WINDOW) return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
+    if (stream.received > streamWindow) {
+      // A stranger that goes on would be read on.
+      if (this.#limits === STRANGER) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows");
+      return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
+    }
     const data = this.#unpadded(flags, payload);
+    if (data.length > 0) {
+      this.#quiet.delete(stream);
+      this.#useful(data.length / USEFUL_BYTES);
+      this.#holdFor(stream, data.length);
+    }
     const taken = data.length > 0 ? this.#tell(stream, () => stream.onData(data)) : undefined;
     if (taken) void taken.then(() => this.#credit(stream, size));
     else this.#credit(stream, size);
@@ -735,7 +898,7 @@ export class Http2Connection {
   #credit(stream: Stream, size: number): void {
     if (stream.remoteClosed) return;
     stream.credit += size;
-    if (stream.credit < STREAM_WINDOW / 4) return;
+    if (stream.credit < this.#limits.streamWindow / 4 || !this.#limits.credit) return;
     this.#send(numberFrame(FrameType.WINDOW_UPDATE, stream.id, stream.credit));
     stream.received -= stream.credit;
     stream.credit = 0;
@@ -744,6 +907,7 @@ export class Http2Connection {
   #remoteEnd(stream: Stream): void {
     if (stream.remoteClosed) return;
     stream.remoteClosed = true;
+    this.#quiet.delete(stream);
     this.#tell(stream, () => stream.onEnd());
     if (stream.localClosed) this.#drop(stream);
     else if (this.#options.role === "client") this.#dropAnswered(stream);
@@ -789,7 +953,9 @@ export class Http2Connection {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#lastWords);
+    clearTimeout(this.#quietTimer);
     clearInterval(this.#keepAlive);
+    this.#admission?.end();
     this.#outbox = [];
     this.#released.clear();
     try {

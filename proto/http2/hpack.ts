@@ -110,18 +110,28 @@ export class HpackDecoder {
   #size = 0;
   #capacity: number;
   readonly #maxCapacity: number;
-  readonly #maxListBytes: number;
+  #listBytes = 0;
 
-  /** @param maxListBytes The largest list in bytes (names, values and 32 for each), against compression bombs. */
-  constructor(maxListBytes = 1 << 20, capacity = 4096) {
+  /** @param capacity Of the dynamic table, in bytes. */
+  constructor(capacity = 4096) {
     this.#capacity = this.#maxCapacity = capacity;
-    this.#maxListBytes = maxListBytes;
   }
 
-  /** Throws {@link HpackError}. */
-  decode(block: Uint8Array): Headers {
+  /** The size of the list that was decoded last, in bytes: names, values and 32 for each header. */
+  get listBytes(): number {
+    return this.#listBytes;
+  }
+
+  /**
+   * Throws {@link HpackError}; also against compression bombs, while it decodes: what is named again and again counts each
+   * time, before it is put anywhere.
+   *
+   * @param maxListBytes The largest list, in bytes as {@link listBytes} counts them.
+   * @param maxHeaders Headers in the list.
+   */
+  decode(block: Uint8Array, maxListBytes: number = 1 << 17, maxHeaders = 256): Headers {
     const headers: Headers = Object.create(null);
-    let at = 0, listBytes = 0, fields = false;
+    let at = 0, listBytes = 0, count = 0;
     const integer = (prefixBits: number): number => {
       const mask = (1 << prefixBits) - 1;
       let value = block[at++] & mask;
@@ -155,7 +165,7 @@ export class HpackDecoder {
       else if ((first & 224) === 32) {
         const capacity = integer(5);
         if (capacity > this.#maxCapacity) throw new HpackError("the table is made larger than agreed");
-        if (fields) throw new HpackError("the table changes its size amid a block");
+        if (count > 0) throw new HpackError("the table changes its size amid a block");
         this.#capacity = capacity;
         this.#evict(0);
         continue;
@@ -166,11 +176,12 @@ export class HpackDecoder {
         value = text();
         if (indexed) this.#add(name, value);
       }
-      fields = true;
+      count++;
       listBytes += name.length + value.length + 32;
-      if (listBytes > this.#maxListBytes) throw new HpackError("the header list is too large");
+      if (listBytes > maxListBytes || count > maxHeaders) throw new HpackError("the header list is too large");
       headers[name] = name in headers ? `${headers[name]}, ${value}` : value;
     }
+    this.#listBytes = listBytes;
     return headers;
   }
 

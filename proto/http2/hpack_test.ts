@@ -55,7 +55,7 @@ Deno.test("a full table drops its oldest entries, plain (RFC 7541 C.5) and compr
     "set-cookie": "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
   }];
   const plain = decodeWith(
-    new HpackDecoder(undefined, 256),
+    new HpackDecoder(256),
     "4803 3330 3258 0770 7269 7661 7465 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133 2032 303a 3133 3a32 3120 474d 546e 1768" +
       "7474 7073 3a2f 2f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
     "4803 3330 37c1 c0bf",
@@ -64,7 +64,7 @@ Deno.test("a full table drops its oldest entries, plain (RFC 7541 C.5) and compr
   );
   deepEqual(plain, expected);
   const compressed = decodeWith(
-    new HpackDecoder(undefined, 256),
+    new HpackDecoder(256),
     "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6 2d1b ff6e 919d 29ad 1718 63c7 8f0b 97c8" +
       "e9ae 82ae 43d3",
     "4883 640e ffc1 c0bf",
@@ -75,7 +75,7 @@ Deno.test("a full table drops its oldest entries, plain (RFC 7541 C.5) and compr
 });
 
 Deno.test("an entry that is larger than the table empties it, and is not an error", () => {
-  const decoder = new HpackDecoder(undefined, 64);
+  const decoder = new HpackDecoder(64);
   decodeWith(decoder, "4001 6101 62");
   deepEqual(decodeWith(decoder, "be"), [{ a: "b" }]);
   decodeWith(decoder, `4001 637f 00${"64".repeat(127)}`);

@@ -36,14 +36,28 @@ export class StatusError extends Error {
   }
 }
 
+/** Of each response. */
+const HEADERS: Headers = { ":status": "200", "content-type": "application/grpc" };
+
 /** The service side of one call: sends headers once, writes messages with back-pressure, ends with a status. */
 export class ServerCall {
   readonly #stream: Stream;
   #ended = false;
 
-  /** @param peer Who the caller has proved to be; undefined in plain text. */
-  constructor(stream: Stream, readonly peer?: Identity) {
+  /**
+   * @param peer Who the caller has proved to be; undefined in plain text.
+   * @param stranger Why it is nobody known, by TLS: a clause for a message.
+   */
+  constructor(stream: Stream, readonly peer?: Identity, readonly stranger?: string) {
     this.#stream = stream;
+  }
+
+  /**
+   * The caller has proved itself by what it sent: its connection is a stranger's no more, and gets the larger limits of
+   * those that are known. What {@link unaryRequest} and others gather before is little.
+   */
+  admit(): void {
+    this.#stream.connection.admit();
   }
 
   /** By which the call came. */
@@ -62,7 +76,7 @@ export class ServerCall {
   }
 
   #respond(): void {
-    if (!this.#stream.sentHeaders) this.#stream.sendHeaders({ ":status": "200", "content-type": "application/grpc" });
+    if (!this.#stream.sentHeaders) this.#stream.sendHeaders(HEADERS);
   }
 
   /**
@@ -109,16 +123,18 @@ export class ServerCall {
   end(error?: StatusError): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#respond();
-    this.#stream.end(
-      error
-        ? {
-          ...error.details,
-          "grpc-status": String(error.code),
-          "grpc-message": encodeURIComponent(error.message.toWellFormed()).replaceAll("%20", " "),
-        }
-        : { "grpc-status": "0" },
-    );
+    if (!error) {
+      this.#respond();
+      return this.#stream.end({ "grpc-status": "0" });
+    }
+    const trailers = {
+      ...error.details,
+      "grpc-status": String(error.code),
+      // Not more of it, since clients of grpc-js take no more back.
+      "grpc-message": encodeURI(error.message.toWellFormed()).replaceAll("%20", " "),
+    };
+    if (this.#stream.sentHeaders) this.#stream.end(trailers);
+    else this.#stream.sendHeaders({ ...HEADERS, ...trailers }, true);
   }
 
   /** Resolves when everything was written to the transport, or the caller is gone. */
@@ -130,8 +146,15 @@ export class ServerCall {
 /**
  * The one message of a call with a unary request. Call it in the turn in which the stream came. Throws a
  * {@link StatusError} if there is none, more than one, or one larger than `limit` bytes.
+ *
+ * @param look Sees the bytes as they come, from the message's prefix on, before they are gathered. What it throws refuses
+ * the request.
  */
-export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
+export function unaryRequest(
+  stream: Stream,
+  limit: number,
+  look: (chunk: Uint8Array) => void = () => {},
+): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const messages: Buffer[] = [];
     const gathered = new MessageStream((message) => {
@@ -140,9 +163,11 @@ export function unaryRequest(stream: Stream, limit: number): Promise<Buffer> {
     }, limit);
     stream.onData = (chunk) => {
       try {
+        look(chunk);
         gathered.push(chunk);
       } catch (e) {
         stream.onData = () => {};
+        if (e instanceof StatusError) return reject(e);
         const code = e instanceof RangeError ? Status.RESOURCE_EXHAUSTED : Status.INVALID_ARGUMENT;
         reject(new StatusError(code, `The request was refused: ${sentence(e)}.`));
       }

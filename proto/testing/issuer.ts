@@ -2,7 +2,8 @@
 import { Identity as IdentityService } from "../gen/rbs/v1/identity_pb.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
-import { Code, RpcError, RpcServer } from "../rpc.ts";
+import { Code, RpcError } from "../rpc.ts";
+import { RpcServer } from "../rpc_server.ts";
 import { type CertificateOptions, TestAuthority, TRUST_DOMAIN } from "./certificates.ts";
 import { orchestratorCredentials, testAuthority } from "./keys.ts";
 

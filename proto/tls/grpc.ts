@@ -1,11 +1,10 @@
-/** Mutual TLS for our own services, which @grpc/grpc-js serves. */
+/** Mutual TLS for the clients of our own services, which @grpc/grpc-js makes. */
 import { type ChannelCredentials, credentials as grpcCredentials } from "@grpc/grpc-js";
-import { X509Certificate } from "node:crypto";
-import { createSecureContext, type TLSSocket } from "node:tls";
+import { createSecureContext } from "node:tls";
 import { certificateIdentity } from "../identity/certificate.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../identity/spiffe.ts";
-import { peerIdentity, secureContext } from "./settings.ts";
+import { secureContext } from "./settings.ts";
 
 /**
  * The names that are asked for in the handshake, whatever the address: there must be one, and Deno takes none that is an
@@ -62,33 +61,4 @@ export function trustFailure(details: string): string | undefined {
   const why = /((?:self.signed|unable to (?:verify|get)|certificate (?:has|is)|CERT_|invalid peer certificate)[^.]*)/i
     .exec(details)?.[1];
   return why && `its certificate is not valid, or not of the authority that this side trusts (${why.trim()})`;
-}
-
-/** What a server found out of a caller. */
-export interface Peer {
-  /** Undefined: nobody known. */
-  readonly identity?: Identity;
-  /** Why it is nobody: a clause. */
-  readonly stranger?: string;
-}
-
-/** Looks at the certificate of a caller whose handshake is over. */
-export function peerOf(socket: TLSSocket, trustDomain: string): Peer {
-  const identity = peerIdentity(socket, trustDomain);
-  if (identity) return { identity };
-  const { raw } = socket.getPeerCertificate() ?? {};
-  if (!raw) return { stranger: "it shows no certificate" };
-  if (socket.authorized !== true) return { stranger: `its certificate ${flaw(raw)}` };
-  return { stranger: `its certificate names nobody of ${trustDomain}` };
-}
-
-/** What is wrong with a certificate that was not accepted: Deno has one error for all of it. */
-function flaw(der: Uint8Array): string {
-  const { validFromDate, validToDate } = new X509Certificate(der);
-  const now = Date.now();
-  if (now > validToDate.getTime()) return `has expired at ${validToDate.toISOString()}`;
-  if (now < validFromDate.getTime()) {
-    return `is not valid before ${validFromDate.toISOString()}, by this machine's clock`;
-  }
-  return "is not of the authority that is trusted here";
 }

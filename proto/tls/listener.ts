@@ -1,54 +1,60 @@
 /**
- * The server's end of mutual TLS: callers are handed over once it is known who they are.
+ * The server's end of mutual TLS: callers are handed over once it is known who they are, or that they are nobody known.
  *
  * By node:tls, since Deno.listenTls cannot ask for a client's certificate.
  */
 import type { AddressInfo, Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
+import { type Admission, AdmissionControl, type AdmissionLimits } from "../admission.ts";
 import { sentence } from "../errors.ts";
 import type { Credentials } from "../identity/credentials.ts";
+import type { Identity } from "../identity/spiffe.ts";
 import type { CallListener, OnCaller } from "../relay/server.ts";
-import { peerIdentity, PROTOCOLS, secureContext } from "./settings.ts";
+import { peerOf } from "./peer.ts";
+import { PROTOCOLS, secureContext } from "./settings.ts";
 import { SocketTransport } from "./socket_transport.ts";
-
-/** How long a caller may take for its handshake, in milliseconds. */
-const HANDSHAKE_MS = 5_000;
-/** Callers in mid-handshake at a time. The one that has taken longest goes when there are more. */
-const MAX_HANDSHAKES = 64;
-/** At most one refusal in so many milliseconds is reported: whoever can reach the port could fill the log. */
-const REPORT_MS = 1_000;
 
 /** Options of {@link TlsListener.listen}. */
 export interface TlsListenerOptions {
   /** An IP address or name of this machine. */
   hostname: string;
+  /** @default 0: a free one */
+  port?: number;
   credentials: Credentials;
+  /**
+   * Lets callers speak who have no certificate that counts: within a stranger's limits, until {@link ServerCall.admit}.
+   * @default false: their connection ends
+   */
+  admitStrangers?: boolean;
+  /** Whether somebody known has any business here; who has not is cut off before HTTP/2. @default everybody has */
+  accepts?(identity: Identity): boolean;
+  limits?: Partial<AdmissionLimits>;
   /** Told why a caller was refused, in one sentence; not of each when there are many. */
   onRefused?(why: string): void;
-  /** @default HANDSHAKE_MS */
-  handshakeMs?: number;
-  /** @default MAX_HANDSHAKES */
-  maxHandshakes?: number;
 }
 
-/** See the file's head. A caller without a certificate of an identity in the trust domain gets no word from us. */
+/**
+ * See the file's head. A caller without a certificate of an identity in the trust domain gets no word from us, unless
+ * strangers are admitted.
+ */
 export class TlsListener implements CallListener {
   readonly #server: Server;
   readonly #options: TlsListenerOptions;
   #trustDomain: string;
   #onCaller?: OnCaller;
-  /** Those in mid-handshake, in the order in which they came, by their address. */
-  readonly #handshakes = new Map<string, Socket>();
-  #reported = -Infinity;
-  #unreported = 0;
+  /** What its callers cost. */
+  readonly admission: AdmissionControl;
+  /** Those in mid-handshake, by their address. */
+  readonly #handshakes = new Map<string, { socket: Socket; admission: Admission }>();
 
   private constructor(options: TlsListenerOptions) {
     this.#options = options;
     this.#trustDomain = options.credentials.trustDomain;
+    this.admission = new AdmissionControl(options.limits, options.onRefused);
     this.#server = createServer({
       ...secureContext(options.credentials),
       requestCert: true,
-      rejectUnauthorized: true,
+      rejectUnauthorized: !options.admitStrangers,
       ALPNProtocols: PROTOCOLS,
     });
     this.#server.on("connection", (socket) => this.#onConnection(socket));
@@ -56,7 +62,7 @@ export class TlsListener implements CallListener {
     this.#server.on("tlsClientError", (e, socket) => {
       socket.on("error", () => {});
       socket.destroy();
-      this.#refused(
+      this.admission.refused(
         (e as { code?: string }).code === "ECONNRESET"
           ? "the connection ended during the handshake, or its certificate is not valid or not of our authority"
           : sentence(e),
@@ -64,13 +70,13 @@ export class TlsListener implements CallListener {
     });
   }
 
-  /** Starts to listen on a free port. Rejects with the system's error, or if the credentials are none. */
+  /** Starts to listen. Rejects with the system's error, or if the credentials are none. */
   static async listen(options: TlsListenerOptions): Promise<TlsListener> {
     const listener = new TlsListener(options);
     const server = listener.#server;
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen({ host: options.hostname, port: 0 }, resolve);
+      server.listen({ host: options.hostname, port: options.port ?? 0 }, resolve);
     });
     // A connection that broke before it was taken, or too many open files: neither ends the server.
     server.on("error", () => {});
@@ -79,11 +85,6 @@ export class TlsListener implements CallListener {
 
   get port(): number {
     return (this.#server.address() as AddressInfo).port;
-  }
-
-  /** Callers in mid-handshake. */
-  get handshakes(): number {
-    return this.#handshakes.size;
   }
 
   start(onCaller: OnCaller): void {
@@ -101,50 +102,64 @@ export class TlsListener implements CallListener {
 
   close(): void {
     this.#server.close();
-    for (const socket of this.#handshakes.values()) socket.destroy();
+    for (const { socket } of this.#handshakes.values()) socket.destroy();
   }
 
   #onConnection(socket: Socket): void {
-    const { handshakeMs = HANDSHAKE_MS, maxHandshakes = MAX_HANDSHAKES } = this.#options;
+    const admission = this.admission.enter(() => entry.socket.destroy());
+    if (!admission) return void socket.destroy();
     const key = address(socket);
-    this.#handshakes.set(key, socket);
-    const timer = setTimeout(() => {
-      if (this.#handshakes.get(key) === socket) socket.destroy();
-    }, handshakeMs);
+    const entry = { socket, admission };
+    this.#handshakes.set(key, entry);
     socket.on("close", () => {
-      clearTimeout(timer);
-      if (this.#handshakes.get(key) === socket) this.#handshakes.delete(key);
+      admission.end();
+      if (this.#handshakes.get(key) === entry) this.#handshakes.delete(key);
     });
-    if (this.#handshakes.size > maxHandshakes) {
-      const [[oldest, longest]] = this.#handshakes;
-      this.#handshakes.delete(oldest);
-      longest.destroy();
-    }
   }
 
   #onSecure(socket: TLSSocket): void {
-    this.#handshakes.delete(address(socket));
-    socket.setNoDelay(true);
-    const transport = new SocketTransport(socket);
-    const peer = peerIdentity(socket, this.#trustDomain);
-    if (peer && socket.alpnProtocol === PROTOCOLS[0] && this.#onCaller) return this.#onCaller(transport, peer);
-    transport.close();
-    this.#refused(peer ? "it does not speak HTTP/2" : `its certificate names nobody in ${this.#trustDomain}`);
-  }
-
-  #refused(why: string): void {
-    const now = performance.now();
-    if (now - this.#reported < REPORT_MS) {
-      this.#unreported++;
-      return;
+    const key = address(socket);
+    const entry = this.#handshakes.get(key);
+    this.#handshakes.delete(key);
+    const { accepts = () => true, admitStrangers = false } = this.#options;
+    const peer = peerOf(socket, this.#trustDomain);
+    const { identity } = peer;
+    const refusal = socket.alpnProtocol !== PROTOCOLS[0]
+      ? "it does not speak HTTP/2"
+      : !identity && !admitStrangers
+      ? peer.stranger
+      : identity && !accepts(identity)
+      ? `${nameOf(identity)} has no business here`
+      : undefined;
+    if (entry && this.#onCaller && refusal === undefined) {
+      const { admission } = entry;
+      // What is destroyed from here on is the socket with TLS.
+      entry.socket = socket;
+      socket.on("close", () => admission.end());
+      admission.secured();
+      if (!identity || admission.admit(nameOf(identity))) {
+        socket.setNoDelay(true);
+        return this.#onCaller(new SocketTransport(socket), admission, peer);
+      }
     }
-    const others = this.#unreported > 0 ? ` (and ${this.#unreported} others before)` : "";
-    this.#reported = now;
-    this.#unreported = 0;
-    this.#options.onRefused?.(`A caller was refused${others}: ${why}.`);
+    socket.on("error", () => {});
+    socket.destroy();
+    if (refusal) this.admission.refused(refusal);
   }
 }
 
 function address({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
+}
+
+/** For messages, and to count by. */
+function nameOf(identity: Identity): string {
+  switch (identity.kind) {
+    case "user":
+      return `user ${JSON.stringify(identity.userId)}`;
+    case "agent":
+      return `the agent of session ${identity.sessionId}`;
+    case "orchestrator":
+      return "the orchestrator";
+  }
 }

@@ -39,8 +39,8 @@ async function listen(options: Partial<TlsListenerOptions> = {}) {
     onRefused: (why) => refusals.push(why),
     ...options,
   });
-  listener.start((transport, peer) => {
-    callers.push({ transport, peer });
+  listener.start((transport, _, { identity }) => {
+    callers.push({ transport, peer: identity });
     void transport.write(Buffer.from("hello")).catch(() => {});
   });
   return {
@@ -90,7 +90,7 @@ Deno.test("tls: each side knows who the other is", async () => {
     const client = await dial(server.port, await authority.identify(identity));
     assert.equal(await take(client, 5), "hello");
     assert.deepEqual(server.callers.map(({ peer }) => peer), [identity]);
-    assert.equal(server.listener.handshakes, 0);
+    assert.equal(server.listener.admission.handshakes, 0);
     client.close();
   }
 });
@@ -140,7 +140,7 @@ Deno.test("tls: who does not prove who he is gets no word, and is told why", asy
       await assert.rejects(dial(server.port, credentials), trust(expected));
       await eventually(() => server.refusals.length === 1);
       assert.deepEqual(server.callers, []);
-      assert.equal(server.listener.handshakes, 0);
+      assert.equal(server.listener.admission.handshakes, 0);
     });
   }
 });
@@ -282,18 +282,18 @@ Deno.test("tls: a handshake that is cut off ends on both sides", async () => {
     await tcp.write(hello);
     tcp.close();
   }
-  await eventually(() => server.listener.handshakes === 0);
+  await eventually(() => server.listener.admission.handshakes === 0);
   assert.deepEqual(server.callers, []);
 });
 
 Deno.test("tls: a peer that says nothing is given up in time, by either side", async () => {
-  using server = await listen({ handshakeMs: 100 });
+  using server = await listen({ limits: { handshakeMs: 100 } });
   const tcp = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
   const began = performance.now();
   assert.equal((await drain(tcp)).length, 0);
   assert.ok(performance.now() - began < 2_000);
   tcp.close();
-  await eventually(() => server.listener.handshakes === 0);
+  await eventually(() => server.listener.admission.handshakes === 0);
 
   using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const options = { credentials: () => ann, expected: AGENT };
@@ -305,7 +305,7 @@ Deno.test("tls: a peer that says nothing is given up in time, by either side", a
 });
 
 Deno.test("tls: many who say nothing do not keep others out", async () => {
-  using server = await listen({ maxHandshakes: 8, handshakeMs: 60_000 });
+  using server = await listen({ limits: { handshakes: 8, handshakeMs: 60_000 } });
   const silent: Deno.TcpConn[] = [];
   const ended: Promise<Buffer>[] = [];
   for (let i = 0; i < 50; i++) {
@@ -314,12 +314,12 @@ Deno.test("tls: many who say nothing do not keep others out", async () => {
     ended.push(drain(tcp));
   }
   await Promise.all(ended.slice(0, 42));
-  assert.equal(server.listener.handshakes, 8);
+  assert.equal(server.listener.admission.handshakes, 8);
   const client = await dial(server.port);
   assert.equal(await take(client, 5), "hello");
   client.close();
   for (const tcp of silent) tcp.close();
-  await eventually(() => server.listener.handshakes === 0);
+  await eventually(() => server.listener.admission.handshakes === 0);
 });
 
 Deno.test("tls: garbage after a good handshake ends that connection only", async () => {

@@ -18,7 +18,8 @@ import type { Credentials } from "../../proto/identity/credentials.ts";
 import { actingUser, admit } from "../../proto/rpc_rules.ts";
 import { bearer } from "../../proto/state.ts";
 import { giveUserKeys, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
-import { type CallContext, Code, RpcError, RpcServer } from "../../proto/rpc.ts";
+import { type CallContext, Code, RpcError } from "../../proto/rpc.ts";
+import { RpcServer } from "../../proto/rpc_server.ts";
 import { type CommandIo } from "./remote_command.ts";
 import type { SignalSource } from "./signals.ts";
 

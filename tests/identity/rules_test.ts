@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { connect as connectTcp } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { listenForProxy } from "../../agent/command_port.ts";
 import { Gate } from "../../agent/gate.ts";
 import { orchestratorService } from "../../orchestrator/grpc_service.ts";
@@ -20,7 +21,8 @@ import { Workspace } from "../../proto/gen/rbs/v1/workspace_pb.ts";
 import { newKey } from "../../proto/identity/certificate_request.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
 import { Connection } from "../../proto/relay/connection.ts";
-import { Code, createRpcClient, RpcError, RpcServer } from "../../proto/rpc.ts";
+import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
+import { RpcServer } from "../../proto/rpc_server.ts";
 import { type Rule, ruleOf, RULES } from "../../proto/rpc_rules.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
@@ -137,9 +139,13 @@ async function orchestrator() {
   };
 }
 
-/** The two ports of an agent of ann's, as agent/main.ts makes them, in front of services that count who gets in. */
-async function agent() {
-  const gate = new Gate({ accessToken: "access", epoch: 1, owner: "ann" });
+/**
+ * The two ports of an agent of ann's, as agent/main.ts makes them, in front of services that count who gets in.
+ *
+ * @param owner Empty: the agent was started ahead, and has no session yet.
+ */
+async function agent(owner = "ann") {
+  const gate = new Gate({ accessToken: "access", epoch: 1, owner });
   const credentials = await authority.identify({ kind: "agent", sessionId: AGENT_ID });
   const served: string[] = [];
   const serve = (path: string) => {
@@ -149,13 +155,18 @@ async function agent() {
   const server = new RpcServer({
     address: "127.0.0.1:0",
     credentials,
+    accepts: (caller) => gate.accepts(caller),
     authorize: (path, context) => gate.authorize(path, context),
   }).add(Agent, {
     supervise: () => serve("/rbs.v1.Agent/Supervise"),
     executeCommand: () => serve("/rbs.v1.Agent/ExecuteCommand"),
   });
   const port = await server.listen();
-  const listener = await TlsListener.listen({ hostname: "127.0.0.1", credentials });
+  const listener = await TlsListener.listen({
+    hostname: "127.0.0.1",
+    credentials,
+    accepts: (caller) => gate.accepts(caller),
+  });
   const answer =
     (path: string) => (_: unknown, _headers: unknown, call: { write(b: Uint8Array): void; end(): void }) => {
       served.push(path);
@@ -311,8 +322,30 @@ test("at an agent, the owner may call what is the owner's, the orchestrator Supe
     for (const path of AT_AGENT) {
       const { code, message } = await at.call(path, caller);
       const may = allowed.includes(RULES[path]);
-      assert.equal(code, may ? Code.OK : Code.PERMISSION_DENIED, `${path}, ${who}: ${message}`);
+      if (allowed.includes("owner") || allowed.includes("orchestrator")) {
+        assert.equal(code, may ? Code.OK : Code.PERMISSION_DENIED, `${path}, ${who}: ${message}`);
+      } else assert.notEqual(code, Code.OK, `${path}, ${who}`);
       assert.deepEqual(at.served.splice(0), may ? [path] : []);
+    }
+  }
+});
+
+test("an agent says no byte of HTTP/2 to who is neither the owner nor the orchestrator, nor listens to one", async () => {
+  for (const owner of ["ann", ""]) {
+    await using at = await agent(owner);
+    for (const [who, identity] of KNOWN) {
+      const { certificate: cert, privateKey: key, authorities: ca } = await authority.identify(identity);
+      for (const port of at.ports) {
+        const heard = await new Promise<number>((resolve) => {
+          const options = { servername: "agent.rbs.internal", ALPNProtocols: ["h2"], cert, key, ca };
+          const socket = connectTls({ host: "127.0.0.1", port, ...options });
+          socket.on("data", ({ length }: Uint8Array) => (resolve(length), socket.destroy()));
+          socket.on("error", () => {});
+          socket.on("close", () => resolve(0));
+        });
+        const isWelcome: boolean = identity.kind === "orchestrator" || (owner !== "" && identity === ANN);
+        assert.equal(heard > 0, isWelcome, `${who}, of an agent of ${owner || "nobody"}: ${heard} bytes`);
+      }
     }
   }
 });

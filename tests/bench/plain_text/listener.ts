@@ -1,4 +1,5 @@
 /** Takes the place of proto/tls/listener.ts, see client.ts beside it: believes whatever a caller says of itself. */
+import { AdmissionControl } from "../../../proto/admission.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import type { Identity } from "../../../proto/identity/spiffe.ts";
 import type { CallListener, OnCaller } from "../../../proto/relay/server.ts";
@@ -6,6 +7,7 @@ import type { CallListener, OnCaller } from "../../../proto/relay/server.ts";
 export interface TlsListenerOptions {
   hostname: string;
   credentials: Credentials;
+  accepts?(identity: Identity): boolean;
   onRefused?(why: string): void;
 }
 
@@ -25,9 +27,12 @@ export class TlsListener implements CallListener {
   }
 
   async start(onCaller: OnCaller): Promise<void> {
+    const control = new AdmissionControl();
     for await (const tcp of this.#listener) {
       tcp.setNoDelay(true);
-      onCaller(tcp, await identity(tcp));
+      const admission = control.enter(() => tcp.close())!;
+      admission.admit();
+      onCaller(tcp, admission, { identity: await identity(tcp) });
     }
   }
 
