@@ -49,6 +49,8 @@ const READ_BYTES = 1 << 17;
 const STREAM_COST = 2 << 10;
 /** So many bytes that are of use to somebody make up for one frame that is not. */
 const USEFUL_BYTES = 32;
+/** So many bytes that nobody wants count for one frame. */
+const DEAD_BYTES = 256;
 /** Frames that a request may have which carry nothing: its end, its windows, a ping. */
 const REQUEST_FRAMES = 8;
 /** Frames that a reset counts for which undoes work of ours. */
@@ -68,6 +70,8 @@ const ANSWER_SOON_MS = 1_500;
 const KEEP_ALIVE_STEP_MS = 500;
 /** How long a peer that broke the rules may take to read why the connection ends, in milliseconds. */
 const LAST_WORDS_MS = 1_000;
+/** Bytes that it may send meanwhile. */
+const MAX_DISCARDED = 64 << 10;
 /** HPACK for "my table is empty from here on". */
 const NO_TABLE = Uint8Array.of(0x20);
 
@@ -672,10 +676,19 @@ export class Http2Connection {
       this.#finish("the peer closed the connection");
     } catch (e) {
       if (e instanceof ConnectionError || e instanceof HpackError) {
-        return this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
+        this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
+        return await this.#discard(buffer);
       }
       this.#finish(sentence(e), "reset");
     }
+  }
+
+  /** While the peer reads the last words: what it goes on sending is not to wait somewhere. */
+  async #discard(buffer: Uint8Array): Promise<void> {
+    try {
+      for (let most = MAX_DISCARDED; most > 0 && !this.#ended;) most -= await this.#transport.read(buffer) ?? most;
+    } catch { /* it is over */ }
+    this.#finish(this.#failure ?? "the connection is over");
   }
 
   /** Says GOAWAY to a peer that broke the rules, and ends; at once if the peer does not even read. */
@@ -860,9 +873,17 @@ export class Http2Connection {
       this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, this.#unacknowledged));
       this.#unacknowledged = 0;
     }
-    if (!stream || stream.remoteClosed) return;
+    if (!stream || stream.remoteClosed) {
+      // What was on its way to a stream that is over fits into the windows of a stranger; what goes on is a flood.
+      if (this.#limits === STRANGER) this.#count(size / DEAD_BYTES);
+      return;
+    }
     stream.received += size;
-    if (stream.received > streamWindow) return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
+    if (stream.received > streamWindow) {
+      // A stranger that goes on would be read on.
+      if (this.#limits === STRANGER) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows");
+      return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
+    }
     const data = this.#unpadded(flags, payload);
     if (data.length > 0) {
       this.#quiet.delete(stream);
