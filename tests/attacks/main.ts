@@ -78,6 +78,7 @@ try {
       ...{ seconds, before: first.get(victim.pid), signal: stopped.signal },
       progress: (line) => console.log(`  ${line}`),
     });
+    if (stopped.signal.aborted) break;
     const wrong = misses(measured, options.wait);
     console.log(`  ${wrong.length === 0 ? "held" : wrong.join("; ")}`);
     results.push({ measured, wrong });

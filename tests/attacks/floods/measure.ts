@@ -88,8 +88,7 @@ class Attack implements AsyncDisposable {
   constructor(order: Order) {
     const script = new URL("./attacker.ts", import.meta.url).pathname;
     const deno = [Deno.execPath(), "run", "--quiet", "--allow-all", "--frozen", script];
-    // Behind honest callers, who share its processor: they shall wait for the victim, and not for their turn.
-    const argv = [...ATTACKERS === undefined ? [] : ["taskset", "-c", String(ATTACKERS)], "nice", "-n", "10", ...deno];
+    const argv = [...ATTACKERS === undefined ? [] : ["taskset", "-c", String(ATTACKERS)], ...deno];
     this.#child = new Deno.Command(argv[0], { args: argv.slice(1), stdin: "piped", stdout: "piped" }).spawn();
     const writer = this.#child.stdin.getWriter();
     // Not on the command line: there is a key in it.

@@ -159,7 +159,7 @@ export class Http2Wire implements Disposable {
       const room = this.#streams.get(id);
       if (room === undefined) return;
       const length = Math.min(left, room, this.#window, FRAME_MAX);
-      if (length < prefix.length) {
+      if (length < Math.max(1, prefix.length)) {
         await this.#changed.promise;
         continue;
       }
@@ -170,7 +170,6 @@ export class Http2Wire implements Disposable {
       this.#window -= length;
       this.#streams.set(id, room - length);
       await this.write(Buffer.concat([frameHeader(length, FrameType.DATA, 0, id), body]));
-      if (length === 0) await this.#changed.promise;
     }
   }
 
