@@ -412,6 +412,7 @@ test("a user is enrolled by a token, once, and locked out by the operator, while
   const store = new TextDecoder("latin1").decode(Deno.readFileSync(join(world.stateDir, "sessions.sqlite-wal")));
   assert(!store.includes(token), "the store holds the token itself");
   await world.fails(2, /user "a\/b" .*slash|holds a slash/, "enrol", "a/b");
+  await world.fails(2, /its character 4 is U\+200B/, "enrol", "bob\u200b");
   await world.fails(2, /missing required argument 'user'/i, "revoke");
   await world.fails(2, /It must be from 1 to 720/, "enrol", "bob", "--hours=0");
 });

@@ -1,7 +1,9 @@
 import "reflect-metadata"; // what @peculiar/x509 is built on, and leaves to us to load
 import * as x509 from "@peculiar/x509"; // makes certificates and reads requests, which neither Deno nor node:crypto can
+import { Buffer } from "node:buffer";
 import { createPrivateKey, randomBytes, X509Certificate } from "node:crypto";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { certificateNames } from "../../proto/identity/certificate.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { type Identity, spiffeUri } from "../../proto/identity/spiffe.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
@@ -40,6 +42,10 @@ export interface AuthorityFiles {
 /** Says by certificates who is who. */
 export class CertificateAuthority {
   readonly #issuer: x509.X509Certificate;
+  /** The issuer's name as its own certificate writes it: whoever checks a certificate of ours compares the bytes. */
+  readonly #name: x509.Name;
+  /** What the issuer calls its key, if it says so; OpenSSL wants to find that in what the key has signed. */
+  readonly #keyId: x509.AuthorityKeyIdentifierExtension;
   readonly #key: CryptoKey;
   /** Those between a certificate of ours and the root, and the root: its SHA-256 is what a new user knows us by. */
   readonly #chain: string;
@@ -47,8 +53,15 @@ export class CertificateAuthority {
   readonly authorities: string;
   readonly trustDomain: string;
 
-  private constructor(chain: readonly x509.X509Certificate[], key: CryptoKey, trustDomain: string) {
+  private constructor(
+    chain: readonly x509.X509Certificate[],
+    keyId: x509.AuthorityKeyIdentifierExtension,
+    key: CryptoKey,
+    trustDomain: string,
+  ) {
     this.#issuer = chain[0];
+    this.#name = nameOf(chain[0]);
+    this.#keyId = keyId;
     this.#key = key;
     this.#chain = chain.map((certificate) => pem(certificate)).join("");
     this.authorities = pem(chain[chain.length - 1]);
@@ -99,14 +112,32 @@ export class CertificateAuthority {
     if (!node.checkPrivateKey(createPrivateKey(privateKey))) throw wrong("the key is not the certificate's");
     const constraints = chain[0].getExtension(x509.BasicConstraintsExtension);
     if (!constraints?.ca) throw wrong("its certificate may not sign others (basicConstraints)");
-    const root = chain[chain.length - 1];
-    if (root.subject !== root.issuer) throw wrong("the last certificate must be the root, which signs itself");
+    const names = chain.map(({ rawData }) => certificateNames(new Uint8Array(rawData)));
+    for (const [at, { issuer }] of names.entries()) {
+      // The root's issuer is the root itself.
+      const above = Math.min(at + 1, chain.length - 1);
+      const signer = new X509Certificate(chain[above].toString("pem")).publicKey;
+      const signed = new X509Certificate(chain[at].toString("pem")).verify(signer);
+      if (signed && Buffer.compare(issuer, names[above].subject) === 0) continue;
+      throw wrong(
+        above === at
+          ? "the last certificate must be the root, which signs itself"
+          : `${chain[at].subject} was not issued by the next certificate, ${chain[above].subject}`,
+      );
+    }
+    if (Buffer.compare(names[0].subject, new Uint8Array(nameOf(chain[0]).toArrayBuffer())) !== 0) {
+      throw wrong("its name is not written as X.509 wants it (DER), so that no certificate could repeat it");
+    }
     const now = Date.now();
     for (const { subject, notAfter, notBefore } of chain) {
       if (notAfter.getTime() <= now) throw wrong(`${subject} expired at ${notAfter.toISOString()}`);
       if (notBefore.getTime() > now) throw wrong(`${subject} is not valid before ${notBefore.toISOString()}`);
     }
-    return new CertificateAuthority(chain, key, trustDomain);
+    const ownKeyId = chain[0].getExtension(x509.SubjectKeyIdentifierExtension)?.keyId;
+    const keyId = ownKeyId
+      ? new x509.AuthorityKeyIdentifierExtension(ownKeyId)
+      : await x509.AuthorityKeyIdentifierExtension.create(chain[0].publicKey);
+    return new CertificateAuthority(chain, keyId, key, trustDomain);
   }
 
   /**
@@ -143,7 +174,7 @@ export class CertificateAuthority {
       serialNumber: serialNumber(),
       // Who it is stands in the SPIFFE URI, and only there.
       subject: "O=RBS",
-      issuer: this.#issuer.subject,
+      issuer: this.#name,
       notBefore: new Date(now - CLOCK_LEEWAY_MS),
       notAfter: new Date(Math.min(now + lifetimeMs, this.#issuer.notAfter.getTime())),
       signingKey: this.#key,
@@ -154,11 +185,16 @@ export class CertificateAuthority {
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension(usages),
         new x509.SubjectAlternativeNameExtension(names),
-        await x509.AuthorityKeyIdentifierExtension.create(this.#issuer.publicKey),
+        this.#keyId,
       ],
     });
     return pem(certificate) + this.#chain;
   }
+}
+
+/** The subject of a certificate, to be repeated. As a text it would be written anew, in another way. */
+function nameOf(certificate: x509.X509Certificate): x509.Name {
+  return new x509.Name(certificateNames(new Uint8Array(certificate.rawData)).subject as Uint8Array<ArrayBuffer>);
 }
 
 /** The key of a request whose sender has proved to hold it. Throws an RpcError. */

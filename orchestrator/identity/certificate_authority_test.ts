@@ -3,10 +3,12 @@ import * as x509 from "@peculiar/x509";
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { RbsError } from "../../proto/errors.ts";
-import { certificateIdentity } from "../../proto/identity/certificate.ts";
+import { certificateIdentity, certificateNames } from "../../proto/identity/certificate.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
-import { Code, RpcError } from "../../proto/rpc.ts";
+import { Identity as IdentityService } from "../../proto/gen/rbs/v1/identity_pb.ts";
+import { Code, createRpcClient, RpcError, RpcServer } from "../../proto/rpc.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
+import { opensslAuthority } from "../testing/openssl_authority.ts";
 import { type AuthorityFiles, CertificateAuthority, LIFETIME_MS } from "./certificate_authority.ts";
 
 const P256 = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
@@ -138,6 +140,51 @@ Deno.test("an authority from outside, between it and its root others, certifies 
   await refused({ ...await outside(), privateKey: files.privateKey }, /the key is not the certificate's/);
   await refused({ certificate: "", privateKey }, /no certificate|must be PEM/);
   await refused({ certificate: files.certificate, privateKey: "nothing" }, /must be PEM/);
+  const notAbove = {
+    ...await outside(),
+    certificate: (await make(true)).toString("pem") + (await CertificateAuthority.create()).certificate,
+  };
+  await refused(notAbove, /CN=between was not issued by the next certificate, CN=RBS/);
   // The tests' own authority can be loaded as well: nothing depends on who made it.
   assert.match((await TestAuthority.make()).certificate, /BEGIN CERTIFICATE/);
 });
+
+/** Distinguished names as `openssl req -subj` takes them, by what is special about them, and which strings hold them. */
+const NAMES: [string, string, "default" | "utf8only" | "pkix" | "bmp" | "teletex"][] = [
+  ["openssl's defaults", "/CN=RBS", "default"],
+  ["UTF8String", "/C=DE/O=J\u00fcrg/CN=RBS", "utf8only"],
+  ["PrintableString", "/C=DE/O=Example/CN=RBS", "pkix"],
+  ["BMPString", "/O=J\u00fcrg/CN=RBS", "bmp"],
+  ["TeletexString", "/O=J\u00fcrg/CN=RBS", "teletex"],
+  [
+    "several attributes in one part, quotes, spaces and an IA5String",
+    '/C=DE/O=Example, "Inc"/OU=a+OU=b+CN=RBS  X /emailAddress=a@b.c',
+    "default",
+  ],
+];
+
+for (const [what, subject, strings] of NAMES) {
+  Deno.test(`an authority that openssl made is used by its own name, as its bytes are: ${what}`, async () => {
+    const made = await opensslAuthority(subject, strings);
+    const loaded = await CertificateAuthority.load(made, DOMAIN, "openssl's");
+    const orchestrator = await loaded.newCredentials({ kind: "orchestrator" });
+    const { raw } = new X509Certificate(orchestrator.certificate);
+    const { subject: own } = certificateNames(new X509Certificate(made.certificate).raw);
+    assert.deepEqual(certificateNames(raw).issuer, own);
+    // Both ends of TLS believe what it signs.
+    const seen: unknown[] = [];
+    await using server = new RpcServer({
+      address: "127.0.0.1:0",
+      credentials: orchestrator,
+      authorize: (_, { identity }) => void seen.push(identity),
+    }).add(IdentityService, {
+      issueCertificate: () => Promise.resolve({ authorities: "it works" }),
+      renewCertificate: () => Promise.resolve({}),
+    });
+    using client = createRpcClient(IdentityService, `127.0.0.1:${await server.listen()}`, {
+      tls: { credentials: await loaded.newCredentials(ANN), expected: { kind: "orchestrator" } },
+    });
+    assert.equal((await client.issueCertificate({})).authorities, "it works");
+    assert.deepEqual(seen, [ANN]);
+  });
+}

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { type Identity, parseSpiffeUri, spiffeUri } from "../../proto/identity/spiffe.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import type { IdentityStore } from "./identity_store.ts";
+import { checkUserName } from "./user_name.ts";
 
 /**
  * Decides whom a token makes of its bearer. Tokens of our own are one way ({@link TokenEnroller}); the tokens of an
@@ -17,8 +18,9 @@ export class TokenEnroller implements Enroller {
   /** @param now Milliseconds since 1970. */
   constructor(readonly store: IdentityStore, readonly trustDomain: string, readonly now: () => number = Date.now) {}
 
-  /** Makes a token. @param lifetimeMs Milliseconds. */
+  /** Makes a token. Throws an RbsError if no user can have that name. @param lifetimeMs Milliseconds. */
   async issue(identity: Identity, lifetimeMs: number): Promise<string> {
+    if (identity.kind === "user") checkUserName(identity.userId);
     const token = randomBytes(32).toString("base64url");
     const now = this.now();
     const uri = spiffeUri(this.trustDomain, identity);

@@ -1,10 +1,12 @@
 import type { Identity as IdentityService, IssueCertificateRequest } from "../../proto/gen/rbs/v1/identity_pb.ts";
+import { sentence } from "../../proto/errors.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/rpc.ts";
 import { admit } from "../../proto/rpc_rules.ts";
 import type { CertificateAuthority } from "./certificate_authority.ts";
 import type { Enroller } from "./enroller.ts";
 import type { IdentityStore } from "./identity_store.ts";
+import { checkUserName } from "./user_name.ts";
 
 /** Parts of an {@link identityService}. */
 export interface IdentityParts {
@@ -22,7 +24,17 @@ export async function issueCertificate(
 ) {
   const identity = await enroller.redeem(token);
   await refuseRevoked(store, identity);
+  // Here as well, for it is the one door: whatever the enroller, and however old the token.
+  if (identity.kind === "user") refuseUnclearName(identity.userId);
   return await certified(authority, certificateRequest, identity);
+}
+
+function refuseUnclearName(userId: string): void {
+  try {
+    checkUserName(userId);
+  } catch (cause) {
+    throw new RpcError(Code.INVALID_ARGUMENT, sentence(cause), cause);
+  }
 }
 
 async function certified(authority: CertificateAuthority, request: Uint8Array, identity: Identity) {

@@ -13,6 +13,7 @@ import {
 import { type Identity, spiffeUri } from "../../proto/identity/spiffe.ts";
 import type { Log } from "../log.ts";
 import { type AuthorityFiles, CertificateAuthority } from "./certificate_authority.ts";
+import { checkUserName } from "./user_name.ts";
 
 /** The trust domain. Who is in it the authority says, so that one name does for all. */
 export const TRUST_DOMAIN = "rbs.internal";
@@ -41,6 +42,7 @@ export class LocalKeys implements Disposable {
 
   /** Makes what is missing. Throws an RbsError. */
   static async open(state: string, userId: string, log: Log, outside?: OutsideAuthority): Promise<LocalKeys> {
+    checkUserName(userId);
     const authority = await openAuthority(state, outside);
     const credentials = await ensureCredentials(state, authority, { kind: "orchestrator" });
     await ensureCredentials(state, authority, { kind: "user", userId });

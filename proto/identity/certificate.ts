@@ -12,6 +12,7 @@ const Tag = {
   OCTET_STRING: 0x04,
   OID: 0x06,
   SEQUENCE: 0x30,
+  VERSION: 0xa0,
   EXTENSIONS: 0xa3,
   /** A GeneralName's uniformResourceIdentifier. */
   URI: 0x86,
@@ -63,8 +64,32 @@ export function subjectUris(der: Uint8Array): string[] {
   return uris;
 }
 
+/** Whom a certificate names, and who says so: each name (RDNSequence) as the DER that stands there, to the last byte. */
+export interface CertificateNames {
+  readonly issuer: Uint8Array;
+  readonly subject: Uint8Array;
+}
+
+/**
+ * A certificate's two names. TLS compares them as bytes, and one name can be written in several ways (as UTF8String, as
+ * PrintableString, …), so that whoever passes a name on must pass on these. Throws a RangeError if the bytes are no
+ * certificate.
+ */
+export function certificateNames(der: Uint8Array): CertificateNames {
+  const [certificate] = elements(der, 1);
+  const parts = elements(expect(elements(expect(certificate, Tag.SEQUENCE))[0], Tag.SEQUENCE));
+  // The version may be left out. Then: serial number, algorithm, issuer, validity, subject.
+  const at = parts[0]?.tag === Tag.VERSION ? 3 : 2;
+  expect(parts[at], Tag.SEQUENCE);
+  expect(parts[at + 2], Tag.SEQUENCE);
+  return { issuer: parts[at].whole, subject: parts[at + 2].whole };
+}
+
 interface Element {
   tag: number;
+  /** With its tag and length. */
+  whole: Uint8Array;
+  /** Without. */
   bytes: Uint8Array;
 }
 
@@ -73,6 +98,7 @@ function elements(der: Uint8Array, count?: number): Element[] {
   const found: Element[] = [];
   for (let at = 0; at < der.length;) {
     if (at + 2 > der.length) throw new RangeError("DER that is cut short");
+    const from = at;
     const tag = der[at++];
     if ((tag & 0x1f) === 0x1f) throw new RangeError("a tag that no certificate has");
     let length = der[at++];
@@ -83,7 +109,8 @@ function elements(der: Uint8Array, count?: number): Element[] {
       for (let i = 0; i < bytes; i++) length = length << 8 | der[at++];
     }
     if (at + length > der.length) throw new RangeError("DER that is cut short");
-    found.push({ tag, bytes: der.subarray(at, at += length) });
+    const bytes = der.subarray(at, at += length);
+    found.push({ tag, whole: der.subarray(from, at), bytes });
   }
   if (count !== undefined && found.length !== count) throw new RangeError(`${found.length} elements, not ${count}`);
   return found;

@@ -1,0 +1,78 @@
+/**
+ * Floods on the ports of the real programs, with honest callers all the while. `deno task attacks` is the same for longer,
+ * and holds honest callers' waiting to its true bound, which a machine that is busy with other tests would break.
+ *
+ * RBS_ATTACK_SECONDS: how long each flood lasts, on all its ports together.
+ */
+import assert from "node:assert/strict";
+import { findBazels } from "../support/bazels.ts";
+import { FLOODS, type PortName } from "./floods/floods.ts";
+import { mb, measure, misses, WAIT_MAX_MS } from "./floods/measure.ts";
+import { startVictims, type Victims } from "./floods/victims.ts";
+
+const SECONDS = Number(Deno.env.get("RBS_ATTACK_SECONDS") ?? 20);
+/** By what they are to an attacker. */
+const AT: Record<PortName, string> = {
+  orchestrator: "the orchestrator's port, without a certificate",
+  agent: "an agent's first port, with another user's certificate",
+  commands: "an agent's second port, with another user's certificate",
+  proxy: "the proxy's loopback port, without the cookie",
+};
+const PORTS: readonly PortName[] = ["orchestrator", "agent", "commands", "proxy"];
+const { found: [bazel] } = await findBazels({ npm: false });
+
+let shared: Promise<Victims> | undefined;
+
+/** The programs that are flooded one time after the other. */
+function victims(): Promise<Victims> {
+  return shared ??= startVictims();
+}
+
+/** Ends them: the next ones have nothing of what befell these. */
+async function end() {
+  const ending = shared;
+  shared = undefined;
+  await (await ending)?.[Symbol.asyncDispose]();
+}
+
+Deno.test.afterAll(end);
+
+for (const flood of FLOODS) {
+  const { wants, ports = PORTS } = flood;
+  for (const port of ports) {
+    Deno.test({
+      name: `flood at ${AT[port]}, for ${wants}`,
+      ignore: !bazel,
+      // The programs outlive a test.
+      sanitizeOps: false,
+      sanitizeResources: false,
+      async fn() {
+        for (let tries = 2;;) {
+          const measured = await measure(flood, (await victims()).ports[port], { seconds: SECONDS / ports.length });
+          const wrong = misses(measured, 8 * WAIT_MAX_MS);
+          if (wrong.length === 0) return;
+          await end();
+          const { before, peak, after, calls } = measured;
+          const figures = `${mb(before)}, ${mb(peak)} and ${
+            mb(after)
+          } MB before, while and after; ${calls} honest calls`;
+          // Whoever else works on this machine may have been the reason, once.
+          if (--tries === 0) assert.fail(`${wrong.join("; ")} (${figures})`);
+        }
+      },
+    });
+  }
+}
+
+Deno.test({
+  name: "after all floods the same programs build",
+  ignore: !bazel,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    const { rig, ports } = await victims();
+    await rig.buildsQuickly();
+    assert.equal(await rig.proxy(), ports.proxy.pid);
+    assert.equal((await rig.agent()).pid, ports.agent.pid);
+  },
+});

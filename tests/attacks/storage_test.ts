@@ -1,0 +1,168 @@
+/** What the programs of a session may do to the agent by the folders that both use: fill them, and put odd things into them. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { TestWorkspace } from "../../agent/test_agent.ts";
+import { eventually } from "../mirror/support/eventually.ts";
+import { isAlive } from "../mirror/support/processes.ts";
+import { BAZEL, rig, test } from "../mirror/support/rig.ts";
+import { output } from "../support/run.ts";
+import { residentMemory } from "./floods/measure.ts";
+import { inSession, KINDS, quoted, type Session } from "./sessions.ts";
+
+/** How many files are made where there are very many. The soak has a million. */
+const FILES = Number(Deno.env.get("RBS_ATTACK_FILES") ?? 100_000);
+/** By how much an agent may grow by what is in a session's folders, in bytes. */
+const AGENT_MAX = 100 << 20;
+/** How long an agent may need for what it cannot do. Milliseconds. */
+const PATIENCE_MS = 90_000;
+
+const canMount = Deno.uid() === 0;
+const RULES = `genrule(name = "g", outs = ["o"], cmd = "echo $$RANDOM >$@", local = True)\n`;
+
+/** What a promise becomes, or how it failed: but not nothing. */
+async function ends<T>(what: string, promise: Promise<T>): Promise<{ value?: T; error?: Error }> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`${what} hangs`)), PATIENCE_MS);
+  try {
+    return await Promise.race([promise.then((value) => ({ value }), (error) => ({ error })), late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+for (const kind of KINDS) {
+  Deno.test({
+    name: `a session ${kind.whose} that fills its disk ends no agent, and goes on when there is room`,
+    ignore: !canMount,
+    async fn() {
+      await using workspace = await TestWorkspace.make();
+      await output(["mount", "-t", "tmpfs", "-o", "size=24m", "rbs", workspace.storage]);
+      try {
+        await inSession(kind, { workspace }, async ({ agent, perl, serves }) => {
+          const fill = `open my $f, ">", ${
+            quoted(join(workspace.outputBase, "fill"))
+          } or die; 1 while syswrite $f, "x" x 65536;`;
+          await ends("the command that fills it", perl(fill));
+          const [free] = (await output(["stat", "-f", "-c", "%a", workspace.storage])).trim().split("\n");
+          assert.equal(free, "0");
+          const full = await ends("a command on a full disk", agent.run(["/bin/true"]));
+          assert(full.value?.code === 0 || full.error, "it does nothing else");
+          if (full.error) assert.match(full.error.message, /^[^\n]+\.$/, "it is not one sentence");
+          assert(await isAlive(agent.process.pid));
+          await Deno.remove(join(workspace.storage, "out/fill"));
+          await eventually("it goes on", serves);
+        });
+      } finally {
+        await output(["umount", workspace.storage]);
+      }
+    },
+  });
+}
+
+for (const synced of [false, true]) {
+  const [kind] = KINDS;
+  Deno.test(`${FILES} files in the folders of a ${synced ? "synced" : "shared"} session cost the agent no memory, and the next one no start`, async () => {
+    await using workspace = await TestWorkspace.make("ws", RULES, synced ? dirnameOfSynced() : "/var/tmp");
+    const many = [join(workspace.outputBase, "execroot/many"), join(workspace.workspace, "many")];
+    const grows = async ({ agent, serves }: Session, act: () => Promise<unknown>) => {
+      const before = (await residentMemory(agent.process.pid))!;
+      await act();
+      assert(await serves());
+      const grown = (await residentMemory(agent.process.pid))! - before;
+      assert(grown < AGENT_MAX, `${grown >> 20} MB more`);
+    };
+    await inSession(kind, { workspace, synced }, (session) =>
+      grows(session, async () => {
+        const { code, stderr } = await session.perl(
+          `my $each = shift; for my $dir (@ARGV) {
+             my $at = ""; for (split "/", substr $dir, 1) { $at .= "/$_"; mkdir $at }
+             for (1 .. $each) { open my $f, ">", "$dir/" . "x" x 100 . $_ or die "$dir: $!" }
+           }`,
+          ...[String(FILES / many.length), ...many],
+        );
+        assert.equal(code, 0, stderr);
+      }));
+    // Its successor finds them.
+    await inSession(kind, { workspace, synced }, (session) => grows(session, async () => {}));
+  });
+}
+
+function dirnameOfSynced(): string {
+  return canMount ? "/" : Deno.env.get("HOME")!;
+}
+
+/** What is put in the place of a file: a program of perl for its path in $path. */
+const SWAPS: Record<string, string> = {
+  "a fifo": `POSIX::mkfifo($path, 0666)`,
+  "a link to a device without an end": `symlink "/dev/zero", $path`,
+  "a link to a fifo": `POSIX::mkfifo("$path.fifo", 0666); symlink "$path.fifo", $path`,
+  "a folder": `mkdir $path`,
+  "a socket": `IO::Socket::UNIX->new(Local => $path, Listen => 1)`,
+  "a file that is larger than memory": `(open(my $f, ">", $path) and truncate $f, 1 << 36)`,
+};
+
+for (const kind of KINDS) {
+  for (const [what, swap] of Object.entries(SWAPS)) {
+    Deno.test(`${what} in the place of each file that agent and Bazel server share hangs nobody, in a session ${kind.whose}`, async () => {
+      await using workspace = await TestWorkspace.make("ws", RULES);
+      const startupOptions = workspace.startupOptions({ user: kind.options.unprivileged ? "nobody" : undefined });
+      await inSession(kind, { workspace, startupOptions }, async ({ agent, perl, serves }) => {
+        const first = await agent.run(["bazel", "build", "//:g"]);
+        assert.equal(first.code, 0, first.stderr);
+        const before = (await residentMemory(agent.process.pid))!;
+        const swapped = await ends(
+          "the swap",
+          perl(
+            `use POSIX; use IO::Socket::UNIX;
+             my ($base, $control) = @ARGV;
+             open my $p, "<", "$base/server/server.pid.txt"; my $server = <$p>;
+             for my $path (glob("$base/server/*"), "$base/server/server.starttime", "$base/javalog.properties",
+                           "$base/command.log", "$base/java.log", "$base/lock", grep { /\\.(pid|sh|in|out|err)$/ } glob("$control/*")) {
+               next if -d $path && !-l $path;
+               unlink $path; unlink "$path.fifo";
+               ${swap} or die "$path: $!";
+             }
+             print "swapped\\n";
+             kill "KILL", $server;`,
+            ...[workspace.outputBase, join(workspace.storage, "ctl")],
+          ),
+        );
+        // Its own outputs are among what it swaps, so that its end may be lost; but it did what it wanted.
+        assert.equal(swapped.value?.code ?? 0, 0, String(swapped.value?.stderr));
+        // With a new server, or with a sentence that says why there is none.
+        const built = await ends("a build", agent.run(["bazel", "build", "//:g"]));
+        if (built.error) assert.match(built.error.message, /^[^\n]+\.$/, "it is not one sentence");
+        assert(await isAlive(agent.process.pid));
+        const grown = (await residentMemory(agent.process.pid))! - before;
+        assert(grown < AGENT_MAX, `${grown >> 20} MB more`);
+        assert((await ends("a command", serves())).value, "it serves");
+      });
+    });
+  }
+}
+
+if (BAZEL) {
+  for (const [what, swap] of Object.entries(SWAPS).slice(0, 3)) {
+    test(`an output that somebody makes ${what} again and again hangs no build and no agent of a synced session`, async () => {
+      await using one = await rig({ args: ["--workspace=synced"] });
+      await one.buildsQuickly();
+      const agent = await one.agent();
+      // A daemon of the action's: what it does lasts for longer than the action, and ends by itself.
+      const daemon = `
+        use POSIX; use IO::Socket::UNIX; use Time::HiRes;
+        fork and exit; POSIX::setsid(); open STDOUT, ">", "/dev/null"; open STDERR, ">", "/dev/null";
+        my $target = shift; my $ends = time + 20; my $path = "$target.swap";
+        while (time < $ends) { unlink $path; ${swap}; rename $path, $target; Time::HiRes::sleep(0.0005) }
+        unlink $target;`;
+      await Deno.writeTextFile(join(one.workspace.path, "swap.pl"), daemon);
+      const rule = `genrule(name = "swapped", outs = ["swapped.txt"], srcs = ["swap.pl"], local = True,
+        cmd = "seq 1 200000 >$@; /usr/bin/perl $(location swap.pl) $$(readlink -f $@)")\n`;
+      await Deno.writeTextFile(join(one.workspace.path, "BUILD"), rule, { append: true });
+      await using build = one.start(["build", "//:swapped"]);
+      await ends("the build", build.finished);
+      assert.equal((await one.agent()).pid, agent.pid);
+      assert(((await residentMemory(agent.pid)) ?? 0) < 400 << 20);
+      await one.buildsQuickly();
+    });
+  }
+}
