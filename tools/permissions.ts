@@ -150,7 +150,7 @@ case $store in
   *) spanner= ;;
 esac
 case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
-case $file in */*) folder=\${file%/*} ;; ?*) folder=. ;; esac
+case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
 `,
   prepared: ["packages", "credentials", "file", "folder"],
   packages: { names: ["@google-cloud/spanner"], folder: "packages" },
