@@ -262,7 +262,7 @@ const PIVOT = String.raw`
 read_only() {
   local point
   while read -r _ _ _ _ point _; do
-    point=$(printf %b "$point")
+    printf -v point %b "$point"
     [[ $point != "$1" && $point != "$1"/* ]] || mount -o remount,bind,ro -- "$point" || return
   done </proc/self/mountinfo
 }

@@ -123,6 +123,8 @@ export interface TestAgentOptions {
   certificates?: CertificateOptions;
   /** It is started ahead: {@link TestAgent.spec} is for a test to assign. */
   warm?: boolean;
+  /** Replaces the workspace's own path. */
+  sourcePath?: string;
   /** Replaces the workspace's own output base. */
   defaultOutputBase?: string;
   limits?: MessageInitShape<typeof ResourceLimitsSchema>;
@@ -177,7 +179,7 @@ export class TestAgent implements AsyncDisposable {
       repoHash: repoHash(workspace.workspace),
       sessionId: SESSION_ID,
       epoch: 1,
-      sourcePath: workspace.workspace,
+      sourcePath: options.sourcePath ?? workspace.workspace,
       startupOptions: [...options.startupOptions ?? []],
       storageDirectory: options.storage ?? workspace.storage,
       accessToken: "access",

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError, sentence } from "../proto/errors.ts";
-import { foreignHand } from "../proto/owners.ts";
+import { foreignHand, learnOwnUid } from "../proto/owners.ts";
 
 /**
  * Makes a directory if need be (0700), and checks that it can be written, and by nobody else, and that nobody else owns it
@@ -24,6 +24,10 @@ export function prepareDirectory(directory: string, what: string, remedy: string
         { culprit: "caller" },
       );
     }
+    // Permission bits do not tell of read-only disks, quotas and root; a file does.
+    const file = Deno.makeTempFileSync({ dir: directory, prefix: ".rbs-check-" });
+    learnOwnUid(file);
+    Deno.removeSync(file);
     const hand = foreignHand(directory);
     if (hand) {
       throw new RbsError(
@@ -31,8 +35,6 @@ export function prepareDirectory(directory: string, what: string, remedy: string
         { culprit: "caller" },
       );
     }
-    // Permission bits do not tell of read-only disks, quotas and root; a file does.
-    Deno.removeSync(Deno.makeTempFileSync({ dir: directory, prefix: ".rbs-check-" }));
   } catch (cause) {
     if (cause instanceof RbsError) throw cause;
     throw new RbsError(

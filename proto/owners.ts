@@ -40,7 +40,28 @@ function look(folder: string): Deno.FileInfo | undefined {
   }
 }
 
-/** Names the owner of a file if it is neither this user nor root. */
+/**
+ * Names the owner of a file if it is neither this user nor root. Undefined as well while this program does not know which
+ * user it is: it has no permission of Deno's to ask, and has made no file to see it by.
+ */
 export function foreignOwner(uid: number | null): string | undefined {
-  return uid === null || uid === 0 || uid === Deno.uid() ? undefined : `another user (uid ${uid})`;
+  const own = ownUid();
+  return uid === null || uid === 0 || own === undefined || uid === own ? undefined : `another user (uid ${uid})`;
+}
+
+let known: number | undefined;
+
+/** Tells which user this program is by a file that it has just made. */
+export function learnOwnUid(file: string): void {
+  known ??= Deno.lstatSync(file).uid ?? undefined;
+}
+
+function ownUid(): number | undefined {
+  if (known !== undefined) return known;
+  try {
+    return known = Deno.uid() ?? undefined;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotCapable) return undefined;
+    throw e;
+  }
 }

@@ -13,6 +13,8 @@ const KINDS: [string, TestAgentOptions][] = IS_ROOT
   ]
   : [["of an ordinary user", {}]];
 
+const SYSTEM = ["/etc", "/usr/bin", "/usr/lib", "/boot", "/etc/cron.d", "/var/spool", "/opt"];
+
 /**
  * Each line of output: an attack, and "held" or what it got. $1: the state directory. $2: a name for files. $3: shared or
  * synced. Nothing of it
@@ -30,7 +32,9 @@ tell 'a bind without submounts' "$(unshare --user --map-root-user --mount bash -
 [[ $3 == synced ]] || tell 'moving the state away' "$(mv "$state" "$state.$name" 2>/dev/null && echo moved)"
 [[ $3 == synced ]] || tell 'moving what is above it away' "$(mv "${"${state%/*}"}" "${"${state%/*}"}.$name" 2>/dev/null && echo moved && mv "${"${state%/*}"}.$name" "${"${state%/*}"}")"
 tell 'remounting /etc' "$(mount -o remount,rw /etc 2>/dev/null; mount -o remount,bind,rw /etc 2>/dev/null; touch "/etc/$name" 2>/dev/null && echo written)"
-tell 'writing in system folders' "$(for folder in /etc /usr/bin /usr/lib /boot /root/../etc/cron.d /var/spool /opt; do touch "$folder/$name" 2>/dev/null && echo "$folder"; done)"
+tell 'writing in system folders' "$(for folder in ${
+  SYSTEM.join(" ")
+}; do touch "$folder/$name" 2>/dev/null && echo "$folder"; done)"
 tell 'a setting of the kernel' "$(for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /sys/kernel/uevent_helper; do { cat "$file" >/tmp/"$name" && cat /tmp/"$name" >"$file"; } 2>/dev/null && echo "$file"; done; rm -f /tmp/"$name")"
 tell 'a setting of the kernel, by a proc of its own' "$(unshare --user --map-root-user --mount --pid --fork bash -c 'mount -t proc proc /proc && { cat /proc/sys/kernel/core_pattern >/tmp/"$1" && cat /tmp/"$1" >/proc/sys/kernel/core_pattern; } && echo written; rm -f /tmp/"$1"' _ "$name" 2>/dev/null)"
 tell 'a device made' "$(mknod "/tmp/$name" b 254 0 2>/dev/null && echo made; rm -f "/tmp/$name")"
@@ -64,7 +68,7 @@ for (const [whose, options] of KINDS) {
       const { stdout } = await agent.run(["/bin/bash", "-c", ATTACKS, "bash", state, name, mode], {
         env: { HOST_USER_NS: host },
       });
-      await Deno.remove(`/etc/${name}`).catch(() => {});
+      for (const folder of SYSTEM) await Deno.remove(join(folder, name)).catch(() => {});
       const said = stdout.trim().split("\n");
       assert.equal(said.at(-1), "all: tried", stdout);
       assert.deepEqual(said.filter((line) => !/: (held|tried)$/.test(line)), []);
