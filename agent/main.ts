@@ -3,13 +3,14 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
-import { join } from "node:path";
+import { basename } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
 import { RpcServer } from "../proto/rpc.ts";
 import { decodeName } from "../proto/tree/names.ts";
 import { TlsListener } from "../proto/tls/listener.ts";
+import type { Files } from "../proto/tree/files.ts";
 import { Activity } from "./activity.ts";
 import { AgentIdentity } from "./agent_identity.ts";
 import { type AgentArguments, parseArguments, readSpec } from "./arguments.ts";
@@ -36,7 +37,7 @@ import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
 import { waitForSession } from "./warm_agent.ts";
-import { SyncedWorkspace } from "./workspace/synced_workspace.ts";
+import { STAGING, SyncedWorkspace } from "./workspace/synced_workspace.ts";
 import { WorkspaceService } from "./workspace/workspace_service.ts";
 
 /** What commands get to end by themselves when the agent ends for another reason than a StopAgent. Milliseconds. */
@@ -208,7 +209,12 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   });
   const upstream = new BazelUpstream(bazel);
   const synced = spec.synced && outputBase !== undefined
-    ? syncedParts({ spec, outputBase, storageOutputBase: () => namespace.storageOutputBase })
+    ? syncedParts({
+      spec,
+      outputBase,
+      storage: namespace.storage,
+      storageOutputBase: () => basename(namespace.storageOutputBase),
+    })
     : undefined;
   const bazelCommands = new CommandService({
     upstream,
@@ -241,16 +247,22 @@ async function endSession(session: SessionParts, graceMs: number): Promise<void>
 
 /** What a session needs whose developer is on another machine. */
 function syncedParts(
-  { spec, outputBase, storageOutputBase }: { spec: AgentSpec; outputBase: string; storageOutputBase: () => string },
+  { spec, outputBase, storage, storageOutputBase }: {
+    spec: AgentSpec;
+    outputBase: string;
+    storage: Files;
+    storageOutputBase: () => string;
+  },
 ) {
-  const paths = new DeveloperPaths({ storageDirectory: spec.storageDirectory, outputBase, storageOutputBase });
-  const workspace = new SyncedWorkspace({ storageDirectory: spec.storageDirectory, paths, outputBase, log });
-  const digests = new DigestCache();
+  const paths = new DeveloperPaths({ outputBase, storageOutputBase });
+  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log });
+  const digests = new DigestCache(storage);
   const outputs = new OutputsCollector({
     outputBase,
     workspace: spec.sourcePath,
     digests,
-    hostPath: (path) => paths.hostPath(path),
+    storage,
+    storagePath: (path) => paths.storagePath(path),
   });
   return {
     get generation() {
@@ -259,8 +271,9 @@ function syncedParts(
     outputs: {
       prepare(args: readonly string[], start: Start) {
         makeNamedFolders(start.outputs?.namedFiles.map(decodeName) ?? [], {
+          storage,
           root: paths.root,
-          staging: join(spec.storageDirectory, "staging"),
+          staging: STAGING,
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
@@ -268,7 +281,7 @@ function syncedParts(
       },
     },
     workspace,
-    service: new WorkspaceService(workspace, paths, digests),
+    service: new WorkspaceService(storage, workspace, paths, digests),
   };
 }
 

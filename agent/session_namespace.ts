@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
 import { makeControlFolder } from "./control_files.ts";
@@ -7,7 +7,8 @@ import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceL
 import { SessionInit } from "./session_init.ts";
 import { connectInside, LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
-import { storageFolder, syncedRoot } from "./storage_folder.ts";
+import type { Beneath } from "./files/beneath.ts";
+import { openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
 /**
@@ -153,6 +154,7 @@ export class SessionNamespace {
   #closed = false;
   #limitsWarning?: string;
   #storageOutputBase?: string;
+  #storage?: Beneath;
 
   constructor(options: SessionNamespaceOptions) {
     this.#options = options;
@@ -189,17 +191,24 @@ export class SessionNamespace {
     return this.kind !== "none";
   }
 
+  /**
+   * The session's own folder, open: the agent reaches what the session's programs can write through it. It is made if it is
+   * not there. Throws an RbsError.
+   */
+  get storage(): Beneath {
+    try {
+      return this.#storage ??= openStorage(this.#options.storageDirectory);
+    } catch (cause) {
+      throw unwritable(this.#options.storageDirectory, cause);
+    }
+  }
+
   /** The session's output base in the storage, see {@link storageFolder}. Throws an RbsError. */
   get storageOutputBase(): string {
     try {
       return this.#storageOutputBase ??= storageFolder(this.#options.storageDirectory, this.#options.outputBase);
     } catch (cause) {
-      throw new RbsError(
-        `The session's storage ${this.#options.storageDirectory} cannot be written (${
-          sentence(cause)
-        }): make room or mend its rights.`,
-        { cause },
-      );
+      throw unwritable(this.#options.storageDirectory, cause);
     }
   }
 
@@ -259,10 +268,10 @@ export class SessionNamespace {
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
-    await prepare([storage, join(storage, "server")], controlDirectory, synced ? undefined : outputBase);
+    await prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase);
     const mounts = synced && await prepareSyncedRoot({
       ...synced,
-      ...{ storageDirectory, controlDirectory, storageOutputBase: storage, outputBase },
+      ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
@@ -358,27 +367,30 @@ function isMade(folder: string): boolean {
   return false;
 }
 
+const encode = (text: string) => new TextEncoder().encode(text);
+
+function unwritable(storage: string, cause: unknown): RbsError {
+  return new RbsError(
+    `The session's storage ${storage} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+    { cause, culprit: "caller" },
+  );
+}
+
 /** Makes the session's folders, and the developer's output base as a mount point. */
 async function prepare(
-  directories: readonly string[],
+  storage: Beneath,
+  storageOutputBase: string,
   controlDirectory: string,
   outputBase: string | undefined,
 ): Promise<void> {
-  const [storage] = directories;
   try {
-    for (const directory of directories) Deno.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    storage.clearWay(`${storageOutputBase}/server`, 0o700);
     makeControlFolder(controlDirectory);
-    const probe = join(controlDirectory, "probe");
-    Deno.writeTextFileSync(probe, "a disk that is full lets files be made, but not be written\n");
-    Deno.removeSync(probe);
+    const probe = `${basename(controlDirectory)}/probe`;
+    storage.writeNew(probe, encode("a disk that is full lets files be made, but not be written\n"), 0o600, 0);
+    storage.remove(probe);
   } catch (cause) {
-    throw new RbsError(
-      `The session's storage ${storage} cannot be written (${sentence(cause)}): make room or mend its rights.`,
-      {
-        cause,
-        culprit: "caller",
-      },
-    );
+    throw unwritable(dirname(controlDirectory), cause);
   }
   if (outputBase === undefined || isMade(outputBase)) return;
   const { code, stderr } = await shell(`mkdir -p -- "$1" && [[ -w $1 ]]`, [outputBase]);

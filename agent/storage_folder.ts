@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { Beneath } from "./files/beneath.ts";
 
 /**
  * The folder of a session's storage in which an output base lives. The first output base of a workspace gets `out`. A
@@ -25,7 +26,21 @@ export function storageFolder(storageDirectory: string, outputBase: string | und
   return first;
 }
 
+/**
+ * Opens the session's own folder: the agent reaches all that the session's programs can write through it. Makes it if it
+ * is not there. Throws Deno's errors.
+ *
+ * @param storageDirectory Absolute, below a folder in which no session can write.
+ */
+export function openStorage(storageDirectory: string): Beneath {
+  Deno.mkdirSync(storageDirectory, { recursive: true, mode: 0o700 });
+  return Beneath.open(storageDirectory);
+}
+
 /** The folder of a session's storage that a synced session sees as `/`. */
+export const SYNCED_ROOT = "root";
+
+/** The same as an absolute path. */
 export function syncedRoot(storageDirectory: string): string {
-  return join(storageDirectory, "root");
+  return join(storageDirectory, SYNCED_ROOT);
 }

@@ -1,8 +1,10 @@
 import { posix } from "node:path";
-import { RbsError } from "../proto/errors.ts";
 import { LOOPBACK_UP } from "./session_network.ts";
+import type { Beneath } from "./files/beneath.ts";
 import { shell } from "./shell.ts";
-import { syncedRoot } from "./storage_folder.ts";
+import { SYNCED_ROOT } from "./storage_folder.ts";
+import { RbsError, sentence } from "../proto/errors.ts";
+import { lookFor } from "../proto/tree/files.ts";
 import { SYSTEM_FOLDERS, systemFolderOf } from "../proto/system_folders.ts";
 
 /** What a synced session gets, beside the agent machine's system folders and its own storage. */
@@ -27,6 +29,8 @@ export interface Mount {
 /** Where a {@link SyncedView} comes from. Absolute paths. */
 export interface SyncedRootOptions extends SyncedView {
   storageDirectory: string;
+  /** The same folder, open. */
+  storage: Beneath;
   controlDirectory: string;
   /** The session's output base in its storage, */
   storageOutputBase: string;
@@ -54,11 +58,11 @@ const OWN_MOUNTS = ["/tmp", "/var/tmp"];
  * No program of the session may run. @returns the mounts, in their order: the deeper path wins. Rejects with an RbsError.
  */
 export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mount[]> {
-  const { storageDirectory, controlDirectory, storageOutputBase, workspace, outputBase } = options;
+  const { storageDirectory, storage, controlDirectory, storageOutputBase, workspace, outputBase } = options;
   refuse("workspace", workspace, "move it, to your home folder for example");
   if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
 
-  const root = syncedRoot(storageDirectory);
+  const root = `${storageDirectory}/${SYNCED_ROOT}`;
   const { folders, links, visible, hidden } = await surroundings(options);
   const mounts: Mount[] = [
     ...folders.map(systemMount),
@@ -79,16 +83,17 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
 
   const isFile = (path: string) => visible.some((shown) => shown.path === path && shown.isFile);
   const points = [...folders, workspace, ...mounts.map(({ to }) => to).filter(inRoot)];
-  const { code, stderr } = await shell(MAKE, [
-    root,
-    ...[...OWN_FOLDERS, ...points.filter((path) => !isFile(path))].flatMap((path) => ["folder", path, ""]),
-    ...points.filter(isFile).flatMap((path) => ["file", path, ""]),
-    ...links.flatMap(({ path, target }) => ["link", path, target]),
-  ]);
-  if (code !== 0) {
+  try {
+    for (const path of [...OWN_FOLDERS, ...points.filter((path) => !isFile(path))]) {
+      storage.clearWay(SYNCED_ROOT + path);
+    }
+    for (const path of points.filter(isFile)) makeFile(storage, SYNCED_ROOT + path);
+    for (const { path, target } of links) makeLink(storage, SYNCED_ROOT + path, target);
+    for (const path of OWN_MOUNTS) storage.chmod(SYNCED_ROOT + path, 0o1777);
+  } catch (cause) {
     throw new RbsError(
-      `The session's root ${root} cannot be made (${stderr.trim().split("\n")[0]}): make room or mend its rights.`,
-      { culprit: "caller" },
+      `The session's root ${root} cannot be made (${sentence(cause)}): make room or mend its rights.`,
+      { cause, culprit: "caller" },
     );
   }
   return mounts;
@@ -173,37 +178,21 @@ async function surroundings({ visible, hidden }: SyncedView): Promise<Surroundin
   return found;
 }
 
-/**
- * Makes what triples after $1, the root, say: folders, files and links. The session's own programs can write there, so
- * nothing is followed: a link that stands where a folder must be is taken away.
- */
-const MAKE = String.raw`
-set -f
-root=$1; shift
-folder() {
-  local path=$root part IFS=/
-  for part in $1; do
-    [[ -n $part ]] || continue
-    path+=/$part
-    if [[ -L $path || -e $path && ! -d $path ]]; then rm -f -- "$path" || return; fi
-    [[ -d $path ]] || mkdir -- "$path" || return
-  done
+/** Makes a file that another one can be mounted on. */
+function makeFile(storage: Beneath, path: string): void {
+  storage.clearWay(path.slice(0, path.lastIndexOf("/")));
+  const there = lookFor(storage, path);
+  if (there?.kind === "file") return;
+  if (there) storage.remove(path, { recursive: true });
+  storage.create(path, 0o644).close();
 }
-mkdir -p -- "$root" || exit
-while (($#)); do
-  path=$root$2
-  case $1 in
-    folder) folder "$2" || exit ;;
-    file)
-      folder "${"${2%/*}"}" || exit
-      [[ -f $path && ! -L $path ]] || { rm -rf -- "$path" && : >"$path"; } || exit ;;
-    link)
-      [[ -L $path && $(readlink -- "$path") == "$3" ]] || { rm -rf -- "$path" && ln -s -- "$3" "$path"; } || exit ;;
-  esac
-  shift 3
-done
-chmod 1777 -- "$root/tmp" "$root/var/tmp"
-`;
+
+function makeLink(storage: Beneath, path: string, target: string): void {
+  const there = lookFor(storage, path);
+  if (there?.target === target) return;
+  if (there) storage.remove(path, { recursive: true });
+  storage.symlink(target, path);
+}
 
 /**
  * The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand.

@@ -1,16 +1,19 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { systemFolderOf } from "../proto/system_folders.ts";
+import { Beneath } from "./files/beneath.ts";
 import { prepareSyncedRoot } from "./synced_root.ts";
 
 /** A storage with the folders that a namespace would have made, and what is put beside it. */
 class Storage implements Disposable {
   readonly path = Deno.makeTempDirSync({ dir: "/var/tmp", prefix: "rbs-agent-test-" });
   readonly root = join(this.path, "root");
+  readonly #files = Beneath.open(this.path);
 
   prepare(change: { visible?: string[]; hidden?: string[]; workspace?: string; outputBase?: string } = {}) {
     return prepareSyncedRoot({
       storageDirectory: this.path,
+      storage: this.#files,
       controlDirectory: join(this.path, "ctl"),
       storageOutputBase: join(this.path, "out"),
       workspace: "/home/ann/my ws\n'",
@@ -22,6 +25,7 @@ class Storage implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#files[Symbol.dispose]();
     Deno.removeSync(this.path, { recursive: true });
   }
 }

@@ -120,6 +120,22 @@ export class Beneath implements KeptFiles {
     }
   }
 
+  /** The same, where whatever stands in the way is none of ours: it is removed. */
+  clearWay(path: string, mode = 0o755): void {
+    for (let slash = 0; slash >= 0;) {
+      slash = path.indexOf("/", slash + 1);
+      const folder = slash < 0 ? path : path.slice(0, slash);
+      try {
+        this.mkdir(folder, mode);
+      } catch (e) {
+        if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
+        if (this.lstat(folder).kind === "directory") continue;
+        this.remove(folder);
+        this.mkdir(folder, mode);
+      }
+    }
+  }
+
   symlink(target: string, path: string): void {
     this.#in(path, (folder, name) => libc.makeSymlink(target, folder, name, path));
   }

@@ -18,7 +18,9 @@ Deno.test("the links that lead to outputs are found, by their prefix", async () 
     [`${workspace}/bazel-old`]: { link: "/nowhere/home/ann/.cache/bazel/_bazel_ann/4567/execroot/ws" },
   });
   const found = (prefix: string) =>
-    findConvenienceSymlinks({ ...files, prefix, looks: new Looks(0) }).map(({ path, target }) => [path, target]).sort();
+    findConvenienceSymlinks({ ...files, prefix, looks: new Looks(files.storage, 0) }).map((
+      { path, target },
+    ) => [path, target]).sort();
   assert.deepEqual(found("bazel-"), [[`${workspace}/bazel-bin`, bin], [`${workspace}/bazel-ws`, execRoot]]);
   assert.deepEqual(found("out/"), [[`${workspace}/out/bin`, bin]]);
   assert.deepEqual(found(`${workspace}/out/`), [[`${workspace}/out/bin`, bin]]);

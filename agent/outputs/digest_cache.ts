@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { lstat } from "../../proto/tree/looks.ts";
+import type { Files, OpenFile, RawInfo } from "../../proto/tree/files.ts";
 import { Pace } from "../../proto/pace.ts";
 
 /** What stays the same as long as a file's content does. */
@@ -8,7 +8,7 @@ export interface Stat {
   size: number;
   /** Milliseconds. */
   mtimeMs: number;
-  /** Whole seconds, in milliseconds: Deno knows no more of it. */
+  /** Milliseconds. */
   ctimeMs: number;
 }
 
@@ -19,6 +19,8 @@ interface Known extends Stat {
 }
 
 const CHUNK_BYTES = 1 << 20;
+/** A file that grew by so much since it was looked at is still being written. Bytes. */
+const MAX_GROWTH = 64 << 20;
 /** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
 /** Digests of outputs that are long gone are forgotten all together. */
@@ -26,7 +28,13 @@ const MAX_KNOWN = 1_000_000;
 
 /** SHA-256 of files, computed anew only where a file may have changed. */
 export class DigestCache {
+  readonly #files: Files;
   readonly #known = new Map<string, Known>();
+
+  /** @param files What the paths are of. */
+  constructor(files: Files) {
+    this.#files = files;
+  }
 
   /** The digest of a file, if it was made when the file looked as it looks now. */
   known(path: string, stat: Stat): Uint8Array | undefined {
@@ -37,7 +45,6 @@ export class DigestCache {
   /**
    * The digest of a file, or undefined if it is gone or goes on changing.
    *
-   * @param path Where it is here.
    * @param stat As it was just looked at; afterwards as it was when the digest was made.
    */
   async digest(path: string, stat: Stat): Promise<Uint8Array | undefined> {
@@ -45,15 +52,10 @@ export class DigestCache {
     if (known) return known;
     for (let attempt = 0; attempt < 3; attempt++) {
       const before = Date.now() - TICK_MS;
-      const digest = await digestOf(path);
-      const info = lstat(path);
-      if (!digest || !info?.isFile) break;
-      const now = {
-        ino: info.ino!,
-        size: info.size,
-        mtimeMs: info.mtime!.getTime(),
-        ctimeMs: info.ctime!.getTime(),
-      };
+      const found = await digestOf(this.#files, path, stat.size);
+      if (!found) break;
+      const { digest, info } = found;
+      const now = { ino: info.ino, size: info.size, mtimeMs: info.mtimeMs, ctimeMs: info.ctimeMs };
       if (isSame(now, stat)) {
         if (this.#known.size >= MAX_KNOWN) this.#known.clear();
         this.#known.set(path, { ...now, digest, racy: before < now.ctimeMs + 1000 });
@@ -73,17 +75,27 @@ function isSame(a: Stat, b: Stat): boolean {
 /** Filled and emptied without a pause: all use the same. */
 const buffer = new Uint8Array(CHUNK_BYTES);
 
-async function digestOf(path: string): Promise<Uint8Array | undefined> {
+/** The digest of a file and what it looked like afterwards, by one descriptor. */
+async function digestOf(
+  files: Files,
+  path: string,
+  size: number,
+): Promise<{ digest: Uint8Array; info: RawInfo } | undefined> {
   const hash = createHash("sha256");
   const pace = new Pace();
+  let file: OpenFile;
   try {
-    using file = Deno.openSync(path);
-    for (let read = file.readSync(buffer); read !== null; read = file.readSync(buffer)) {
-      hash.update(buffer.subarray(0, read));
-      if (pace.due) await pace.rest();
-    }
-    return hash.digest();
+    file = files.open(path);
   } catch {
     return undefined;
   }
+  using _ = file;
+  let bytes = 0;
+  for (let read = file.read(buffer); read > 0; read = file.read(buffer)) {
+    hash.update(buffer.subarray(0, read));
+    // Something writes it as fast as it is read, perhaps.
+    if ((bytes += read) > size + MAX_GROWTH) return undefined;
+    if (pace.due) await pace.rest();
+  }
+  return { digest: hash.digest(), info: file.stat() };
 }

@@ -1,13 +1,15 @@
 import { dirname } from "node:path";
-import { lstat } from "../../proto/tree/looks.ts";
+import { type Files, lookFor, type RawInfo } from "../../proto/tree/files.ts";
 
 /** The most symlinks that a path may lead through, as in Linux. */
 const MAX_LINKS = 40;
 
 /** Where the developer's files are here. */
 export interface NamedFileSearch {
-  /** Where a path of the developer's is kept here; undefined: nowhere. */
-  hostPath(path: string): string | undefined;
+  /** The session's own folder. */
+  storage: Files;
+  /** Where in it a path of the developer's is kept; undefined: nowhere. */
+  storagePath(path: string): string | undefined;
   /** Folders that are there whatever stands above them: they are mounted. Absolute. */
   mounts: readonly string[];
 }
@@ -16,16 +18,16 @@ export interface NamedFileSearch {
 export interface NamedFile {
   /** The developer's. */
   path: string;
-  /** Here. */
+  /** In the storage. */
   here: string;
-  info: Deno.FileInfo;
+  info: RawInfo;
 }
 
 /**
  * Finds a file of the session by the developer's path: `bazel-bin/report.json` is one in the output base. The symlinks
  * on the way lead to the developer's paths, so the operating system must not follow them here.
  */
-export function findNamedFile(path: string, { hostPath, mounts }: NamedFileSearch): NamedFile | undefined {
+export function findNamedFile(path: string, { storage, storagePath, mounts }: NamedFileSearch): NamedFile | undefined {
   let at = "";
   const rest = path.split("/").reverse();
   for (let links = 0; rest.length > 0;) {
@@ -40,16 +42,16 @@ export function findNamedFile(path: string, { hostPath, mounts }: NamedFileSearc
       at = next;
       continue;
     }
-    const here = hostPath(next);
-    const info = here === undefined ? undefined : lstat(here);
+    const here = storagePath(next);
+    const info = here === undefined ? undefined : lookFor(storage, here);
     if (here === undefined || !info) return undefined;
-    if (info.isSymlink) {
+    if (info.kind === "symlink") {
       if (++links > MAX_LINKS) return undefined;
-      const target = Deno.readLinkSync(here);
+      const target = info.target!;
       if (target.startsWith("/")) at = "";
       rest.push(...target.split("/").reverse());
-    } else if (rest.length === 0) return info.isFile ? { path: next, here, info } : undefined;
-    else if (info.isDirectory) at = next;
+    } else if (rest.length === 0) return info.kind === "file" ? { path: next, here, info } : undefined;
+    else if (info.kind === "directory") at = next;
     else return undefined;
   }
 }

@@ -1,4 +1,5 @@
 import { sentence } from "../../proto/errors.ts";
+import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 
 /**
@@ -6,12 +7,14 @@ import { TreeWriter } from "../../proto/tree/writer.ts";
  * on the developer's machine. By the tree writer, since something in the session may have put a symlink on the way.
  *
  * @param files Absolute paths of the developer's.
- * @param root What the session sees as `/`.
+ * @param storage The session's own folder,
+ * @param root and in it what the session sees as `/`.
  * @param isKept Whether the session keeps the path, and not the machine.
  */
 export function makeNamedFolders(
   files: readonly string[],
-  { root, staging, isKept, log }: {
+  { storage, root, staging, isKept, log }: {
+    storage: Files;
     root: string;
     staging: string;
     isKept(path: string): boolean;
@@ -21,10 +24,10 @@ export function makeNamedFolders(
   const missing = new Set<string>();
   for (const file of files) {
     const folder = file.slice(0, file.lastIndexOf("/"));
-    if (folder !== "" && isKept(folder) && !isThere(root + folder)) missing.add(folder);
+    if (folder !== "" && isKept(folder) && !isThere(storage, root + folder)) missing.add(folder);
   }
   if (missing.size === 0) return;
-  const writer = new TreeWriter({ root, staging });
+  const writer = new TreeWriter({ files: storage, root, staging });
   for (const folder of missing) {
     try {
       writer.apply({ entry: { path: folder.slice(1), kind: "directory", mode: 0o755, size: 0, mtimeMs: 0 } });
@@ -36,10 +39,9 @@ export function makeNamedFolders(
   writer.close();
 }
 
-function isThere(path: string): boolean {
+function isThere(storage: Files, path: string): boolean {
   try {
-    Deno.lstatSync(path);
-    return true;
+    return lookFor(storage, path) !== undefined;
   } catch {
     return false;
   }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { Beneath } from "../files/beneath.ts";
 import { makeNamedFolders } from "./named_folders.ts";
 
 Deno.test("folders of named files are made where they are missing, and never through a symlink", async () => {
@@ -8,10 +9,12 @@ Deno.test("folders of named files are made where they are missing, and never thr
   await Deno.mkdir(join(root, "home"), { recursive: true });
   await Deno.mkdir(outside);
   await Deno.symlink(outside, join(root, "home/link"));
+  using storage = Beneath.open(directory);
   const logged: string[] = [];
   makeNamedFolders(["/home/ann/logs/profile.gz", "/home/link/deep/x.json", "/usr/share/x", "/x"], {
-    root,
-    staging: join(directory, "staging"),
+    storage,
+    root: "root",
+    staging: "staging",
     isKept: (path) => !path.startsWith("/usr"),
     log: (line) => void logged.push(line),
   });

@@ -1,5 +1,7 @@
 import { basename, dirname, resolve } from "node:path";
 import type { Entry } from "../../proto/tree/entry.ts";
+import { type Files, type RawInfo, readFile } from "../../proto/tree/files.ts";
+import { isRaw } from "../../proto/tree/names.ts";
 import { Pace } from "../../proto/pace.ts";
 import type { Looks } from "../../proto/tree/looks.ts";
 
@@ -14,7 +16,9 @@ export interface Found extends Entry {
 export interface OutputTreeOptions {
   /** The output base by the developer's name, absolute. */
   outputBase: string;
-  /** Where it is kept here. */
+  /** What the session's files are read with, */
+  files: Files;
+  /** and where the output base is among them. */
   storage: string;
   /** The most entries. */
   limit: number;
@@ -91,7 +95,7 @@ export class OutputTree {
       const found = this.#resolve(next);
       if (!found || !this.#isOutput(found.path)) continue;
       this.#record(found.path, found.info);
-      if (found.info.isDirectory && !this.#isMoreThanAnOutput(found.path)) await this.#addAllIn(found.path);
+      if (found.info.kind === "directory" && !this.#isMoreThanAnOutput(found.path)) await this.#addAllIn(found.path);
     }
   }
 
@@ -106,7 +110,7 @@ export class OutputTree {
   /** Adds a folder, and nothing of what is in it. */
   addFolder(path: string): void {
     const found = this.#resolve(path);
-    if (found?.info.isDirectory && this.#isOutput(found.path)) this.#record(found.path, found.info);
+    if (found?.info.kind === "directory" && this.#isOutput(found.path)) this.#record(found.path, found.info);
   }
 
   /** Adds an output, and if it is an executable with runfiles, these. */
@@ -134,32 +138,35 @@ export class OutputTree {
       this.#whole.add(next);
       this.#folders.set(next, next);
       if (this.#pace.due) await this.#pace.rest();
-      for (const { name } of this.#list(next)) {
+      for (const name of this.#list(next)) {
+        if (isRaw(name)) {
+          this.#isUnnameable(next);
+          continue;
+        }
         if (this.#pace.due) await this.#pace.rest();
         const path = `${next}/${name}`;
         const info = this.#lstat(path);
-        if (!info) {
-          if (name.includes("\ufffd")) this.#isUnnameable(next);
-        } else if (info.isSymlink) {
+        if (!info) continue;
+        if (info.kind === "symlink") {
           const target = this.#recordSymlink(path, info);
           if (target !== undefined) this.#pending.push(target);
         } else {
           this.#record(path, info);
-          if (info.isDirectory) folders.push(path);
+          if (info.kind === "directory") folders.push(path);
         }
       }
     }
   }
 
   /** What a path leads to in the end. Records the symlinks on the way. */
-  #resolve(path: string): { path: string; info: Deno.FileInfo } | undefined {
+  #resolve(path: string): { path: string; info: RawInfo } | undefined {
     for (let links = 0; links <= MAX_LINKS; links++) {
       if (!this.#mayBeOutput(path)) return undefined;
       const folder = this.#folder(dirname(path));
       if (folder === undefined) return undefined;
       const real = `${folder}/${basename(path)}`;
       const info = this.#lstat(real);
-      if (!info?.isSymlink) return info && { path: real, info };
+      if (info?.kind !== "symlink") return info && { path: real, info };
       const target = this.#isOutput(real) ? this.#recordSymlink(real, info) : undefined;
       if (target === undefined) return undefined;
       path = target;
@@ -174,27 +181,23 @@ export class OutputTree {
     this.#depth++;
     const found = this.#resolve(path);
     this.#depth--;
-    const folder = found?.info.isDirectory ? found.path : undefined;
+    const folder = found?.info.kind === "directory" ? found.path : undefined;
     this.#folders.set(path, folder);
     return folder;
   }
 
   /** @returns what it leads to, absolute; undefined if it cannot be read */
-  #recordSymlink(path: string, info: Deno.FileInfo): string | undefined {
-    try {
-      const target = this.#entries.get(path)?.target ?? Deno.readLinkSync(this.#here(path));
-      if (target.includes("\ufffd")) return void this.#isUnnameable(dirname(path));
-      this.#record(path, info, target);
-      return resolve(dirname(path), target);
-    } catch (e) {
-      if (!(e instanceof Deno.errors.NotFound)) this.#isUnnameable(dirname(path));
-    }
+  #recordSymlink(path: string, info: RawInfo): string | undefined {
+    const target = this.#entries.get(path)?.target ?? info.target!;
+    if (isRaw(target)) return void this.#isUnnameable(dirname(path));
+    this.#record(path, info, target);
+    return resolve(dirname(path), target);
   }
 
-  #record(path: string, info: Deno.FileInfo, target?: string): void {
-    const kind = info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : undefined;
+  #record(path: string, info: RawInfo, target?: string): void {
+    const { kind } = info;
     // Neither is a socket an output, nor does its name stand for one.
-    if (kind === undefined || this.#entries.has(path)) return;
+    if (kind === "other" || this.#entries.has(path)) return;
     if (this.#entries.size >= this.#options.limit) return void (this.#full = true);
     this.#entries.set(path, found(path, kind, info, target));
   }
@@ -225,10 +228,10 @@ export class OutputTree {
 
   #manifestTargets(path: string): string[] {
     const info = this.#lstat(path);
-    if (!info?.isFile || info.size > MAX_MANIFEST_BYTES) return [];
+    if (info?.kind !== "file" || info.size > MAX_MANIFEST_BYTES) return [];
     // "name target"; from 7.4 on, after a space, with escapes in both.
     const unescape = { "\\s": " ", "\\n": "\n", "\\b": "\\" } as Record<string, string>;
-    const text = new TextDecoder().decode(Deno.readFileSync(this.#here(path)));
+    const text = new TextDecoder().decode(readFile(this.#options.files, this.#here(path), MAX_MANIFEST_BYTES));
     return text.split("\n").map((line) => {
       const target = line.slice(line.indexOf(" ", 1) + 1);
       return line.startsWith(" ") ? target.replace(/\\[snb]/g, (escape) => unescape[escape]) : target;
@@ -237,18 +240,22 @@ export class OutputTree {
 
   #namesIn(folder: string): ReadonlySet<string> {
     let names = this.#names.get(folder);
-    if (!names) this.#names.set(folder, names = new Set(this.#list(folder).map(({ name }) => name)));
+    if (!names) this.#names.set(folder, names = new Set(this.#list(folder)));
     return names;
   }
 
-  #lstat(path: string): Deno.FileInfo | undefined {
+  #lstat(path: string): RawInfo | undefined {
     return this.#options.looks.look(this.#here(path));
   }
 
-  #list(folder: string): Deno.DirEntry[] {
+  #list(folder: string): string[] {
     const here = this.#here(folder);
     this.#options.looks.list(here);
-    return list(here);
+    try {
+      return this.#options.files.names(here);
+    } catch {
+      return [];
+    }
   }
 
   #here(path: string): string {
@@ -257,24 +264,16 @@ export class OutputTree {
 }
 
 /** An entry of what was looked at. */
-export function found(path: string, kind: Entry["kind"], info: Deno.FileInfo, target?: string): Found {
+export function found(path: string, kind: Entry["kind"], info: RawInfo, target?: string): Found {
   const isFile = kind === "file";
   return {
     path,
     kind,
-    mode: target === undefined ? info.mode! & 0o7777 : 0,
+    mode: target === undefined ? info.mode & 0o7777 : 0,
     size: isFile ? info.size : 0,
-    mtimeMs: isFile ? info.mtime!.getTime() : 0,
-    ino: info.ino!,
-    ctimeMs: info.ctime!.getTime(),
+    mtimeMs: isFile ? info.mtimeMs : 0,
+    ino: info.ino,
+    ctimeMs: info.ctimeMs,
     ...target !== undefined && { target },
   };
-}
-
-function list(folder: string): Deno.DirEntry[] {
-  try {
-    return [...Deno.readDirSync(folder)];
-  } catch {
-    return [];
-  }
 }

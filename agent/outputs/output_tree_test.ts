@@ -6,9 +6,10 @@ import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
 function treeOf(files: SessionFiles, limit = 1_000) {
   return new OutputTree({
     outputBase: files.outputBase,
-    storage: files.hostPath(files.outputBase)!,
+    files: files.storage,
+    storage: files.storagePath(files.outputBase)!,
     limit,
-    looks: new Looks(0),
+    looks: new Looks(files.storage, 0),
   });
 }
 
@@ -247,7 +248,7 @@ Deno.test("more files than anyone wants to have are cut off, with a sentence", a
 Deno.test("names that are not UTF-8 are told of; pipes and sockets are no outputs", async () => {
   await using files = await sessionFiles();
   files.write({ [`${files.bin}/t/a`]: "" });
-  const folder = files.hostPath(`${files.bin}/t`)!;
+  const folder = files.hostPath(`${files.bin}/t`);
   const script = `cd "$1" && touch $'raw\\xff' && ln -s $'raw\\xff' link && mkfifo pipe`;
   assert.ok((await new Deno.Command("bash", { args: ["-c", script, "bash", folder] }).output()).success);
   const tree = treeOf(files);

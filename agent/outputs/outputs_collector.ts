@@ -14,6 +14,7 @@ import { sentence } from "../../proto/errors.ts";
 import { OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
+import { type Files, readFile } from "../../proto/tree/files.ts";
 import { Looks } from "../../proto/tree/looks.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
@@ -32,8 +33,10 @@ export interface OutputsCollectorOptions {
   outputBase: string;
   /** By the developer's name, absolute. */
   workspace: string;
-  /** Where a path of the developer's is kept here; undefined: nowhere. */
-  hostPath(path: string): string | undefined;
+  /** The session's own folder. */
+  storage: Files;
+  /** Where in it a path of the developer's is kept; undefined: nowhere. */
+  storagePath(path: string): string | undefined;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -98,7 +101,8 @@ interface Collected {
 /** See the file's head. Serves one session; commands may overlap. */
 export class OutputsCollector {
   readonly #options: OutputsCollectorOptions;
-  /** Where the output base is kept here. */
+  readonly #files: Files;
+  /** Where the output base is in the storage. */
   readonly #storage: string;
   readonly #digests: DigestCache;
   #commands = 0;
@@ -112,8 +116,9 @@ export class OutputsCollector {
 
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
-    this.#digests = options.digests ?? new DigestCache();
-    this.#storage = options.hostPath(options.outputBase)!;
+    this.#files = options.storage;
+    this.#digests = options.digests ?? new DigestCache(options.storage);
+    this.#storage = options.storagePath(options.outputBase)!;
   }
 
   /**
@@ -131,13 +136,13 @@ export class OutputsCollector {
     this.#lastBuild = undefined;
     if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
-    if (this.#commands === 0) remove(`${this.#storage}/rbs`);
+    if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
     const key = workspaceGeneration && args[0] === "build" ? buildKey(args, workspaceGeneration) : undefined;
     const repeated = key !== undefined && before?.key === key ? before : undefined;
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
-    if (injected) Deno.mkdirSync(`${this.#storage}/rbs`, { recursive: true, mode: 0o700 });
+    if (injected) this.#makeFolder();
     const written = new WrittenFiles(
       [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
       (path) => this.#find(path),
@@ -162,7 +167,7 @@ export class OutputsCollector {
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
           return [encodeFields([[Outputs.warnings, warning]])];
         } finally {
-          remove(`${this.#storage}/${eventsFile}`);
+          this.#remove(`${this.#storage}/${eventsFile}`);
         }
       },
     });
@@ -184,8 +189,8 @@ export class OutputsCollector {
   async #collect(command: EndedCommand): Promise<Collected> {
     const { args, end, request, written, events, wantsEvents } = command;
     const { outputBase, limit = 500_000 } = this.#options;
-    const looks = new Looks(MAX_LOOKS);
-    const tree = new OutputTree({ outputBase, storage: this.#storage, limit, looks });
+    const looks = new Looks(this.#files, MAX_LOOKS);
+    const tree = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
     const entries: Found[] = [];
     const warnings: string[] = [];
 
@@ -209,7 +214,7 @@ export class OutputsCollector {
       }
       if (end.execRequest) { for (const path of executedFiles(end.execRequest)) await tree.addExecutable(path); }
       if (args[0] === "run") {
-        for (const path of scripts.flatMap(readScript)) await tree.addExecutable(path);
+        for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
       if (events) await addOutputs(tree, events, args[0], request.policy);
       else if (wantsEvents && end.exitCode === 0) {
@@ -226,18 +231,37 @@ export class OutputsCollector {
     return { parts: encoded.parts, manifest, looks, policy: request.policy };
   }
 
+  /** The folder for Bazel's events. What else stands there is in the way. */
+  #makeFolder(): void {
+    const folder = `${this.#storage}/rbs`;
+    try {
+      this.#files.makeWay(folder, 0o700);
+    } catch (e) {
+      if (!(e instanceof Deno.errors.NotADirectory)) throw e;
+      this.#remove(folder);
+      this.#files.makeWay(folder, 0o700);
+    }
+  }
+
+  #remove(path: string): void {
+    try {
+      this.#files.remove(path, { recursive: true });
+    } catch {
+      // It was not there; or it stays, and does no harm.
+    }
+  }
+
   async #events(files: readonly string[], written: WrittenFiles): Promise<BuildEvents | undefined> {
     for (const path of files) {
       const file = written.find(path);
       if (!file || file.info.size > MAX_EVENTS_BYTES) continue;
-      const isSmall = file.info.size < 1 << 20; // A thread of its own costs more than such a file.
-      return await readBuildEvents(isSmall ? Deno.readFileSync(file.here) : await Deno.readFile(file.here));
+      return await readBuildEvents(readFile(this.#files, file.here, MAX_EVENTS_BYTES));
     }
   }
 
   #find(path: string): NamedFile | undefined {
-    const { hostPath, outputBase, workspace } = this.#options;
-    return findNamedFile(path, { hostPath, mounts: [outputBase, workspace] });
+    const { storage, storagePath, outputBase, workspace } = this.#options;
+    return findNamedFile(path, { storage, storagePath, mounts: [outputBase, workspace] });
   }
 
   async #encode(
@@ -245,7 +269,7 @@ export class OutputsCollector {
     about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array },
   ): Promise<{ parts: Uint8Array[]; manifest: Buffer }> {
     entries.sort((a, b) => a.path < b.path ? -1 : 1);
-    const { outputBase, hostPath } = this.#options;
+    const { outputBase, storagePath } = this.#options;
     const id = createHash("sha256");
     const pace = new Pace();
     const parts: Uint8Array[] = [];
@@ -255,7 +279,7 @@ export class OutputsCollector {
       if (entry.kind === "file") {
         const here = isBelow(entry.path, outputBase)
           ? this.#storage + entry.path.slice(outputBase.length)
-          : this.#find(entry.path)?.here ?? hostPath(entry.path)!;
+          : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
         entry.digest = await this.#digests.digest(here, entry);
         // It is gone, or does not come to rest: nothing of Bazel's.
         if (!entry.digest) continue;
@@ -328,24 +352,16 @@ class WrittenFiles {
 }
 
 function version(file: NamedFile | undefined): string | undefined {
-  return file && [file.info.ino, file.info.size, file.info.mtime?.getTime(), file.info.ctime?.getTime()].join();
+  return file && [file.info.ino, file.info.size, file.info.mtimeMs, file.info.ctimeMs].join();
 }
 
 /** The files that a script uses; none for a file that is no script. */
-function readScript({ here, info }: NamedFile): string[] {
-  if (info.size > MAX_SCRIPT_BYTES || (info.mode! & 0o100) === 0) return [];
-  const text = decodeName(Deno.readFileSync(here));
+function readScript(storage: Files, { here, info }: NamedFile): string[] {
+  if (info.size > MAX_SCRIPT_BYTES || (info.mode & 0o100) === 0) return [];
+  const text = decodeName(readFile(storage, here, MAX_SCRIPT_BYTES));
   return text.startsWith("#!") ? [...filesOfScript(text)] : [];
 }
 
 function isBelow(path: string, folder: string): boolean {
   return path.startsWith(`${folder}/`);
-}
-
-function remove(path: string): void {
-  try {
-    Deno.removeSync(path, { recursive: true });
-  } catch {
-    // It was not there; or it stays, and does no harm.
-  }
 }

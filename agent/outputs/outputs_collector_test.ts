@@ -34,7 +34,7 @@ class Session {
     const prepared = await this.collector.prepare(args, { outputs, workspaceGeneration: options.generation });
     const flag = prepared.args.find((arg) => arg.includes("--build_event_binary_file=/"));
     const path = flag?.slice(flag.lastIndexOf("=") + 1);
-    options.bazel?.(path === undefined ? "" : this.files.hostPath(path)!);
+    options.bazel?.(path === undefined ? "" : this.files.hostPath(path));
     return readManifest(await prepared.collect(options.end ?? { exitCode: 0 }));
   }
 
@@ -120,7 +120,7 @@ Deno.test("a build that repeats the last one on the same files needs no build ev
   assert.deepEqual([same.asked, same.manifest], [false, first.manifest]);
   // Somebody else's hand: it is seen all the same.
   files.write({ [`${files.bin}/a`]: "two" });
-  Deno.removeSync(files.hostPath(`${files.bin}/b`)!);
+  Deno.removeSync(files.hostPath(`${files.bin}/b`));
   const changed = await build("g1");
   assert.deepEqual([changed.asked, changed.paths], [false, ["BIN/a"]]);
   assert.notDeepEqual(changed.manifest!.entries, first.manifest!.entries.slice(0, 1));
@@ -143,7 +143,7 @@ Deno.test("a build that repeats the last one on the same files needs no build ev
 Deno.test("of a build that repeats the last one nothing is listed again, and whatever happened to its outputs is seen", async () => {
   await using files = await sessionFiles();
   const session = new Session(files);
-  const here = (path: string) => files.hostPath(path)!;
+  const here = (path: string) => files.hostPath(path);
   const { bin, workspace } = files;
   files.write({
     [`${bin}/a`]: "one",
@@ -343,7 +343,7 @@ Deno.test("a script that `bazel run` writes brings what it executes", async () =
     named: [script],
     bazel() {
       files.write({ [script]: `#!/bin/bash\nexec ${files.bin}/tool "$@"\n` });
-      Deno.chmodSync(files.hostPath(script)!, 0o755);
+      Deno.chmodSync(files.hostPath(script), 0o755);
     },
   });
   assert.deepEqual(session.paths(manifest), ["/nowhere/tmp/script", "BIN/tool"]);
@@ -371,7 +371,7 @@ Deno.test("the user's own build events are read, be they relative or in a file o
   const session = new Session(files);
   // Of other lengths: what is written twice in a millisecond looks the same otherwise.
   files.write({ [`${files.bin}/a`]: "", [`${files.bin}/bb`]: "" });
-  const path = files.hostPath(`${files.workspace}/bep`)!;
+  const path = files.hostPath(`${files.workspace}/bep`);
   const build = (name: string) => () => session.build(name)(path);
   const args = ["build", "--build_event_binary_file=bep"];
   assert.deepEqual(session.paths(await session.run(args, { bazel: build("a") })), ["BIN/a"]);
@@ -390,11 +390,11 @@ Deno.test("a build that wrote no events is told of, if it should have", async ()
 Deno.test("a command keeps its result when its outputs cannot be looked at", async () => {
   await using files = await sessionFiles();
   let broken = false;
-  const hostPath = (path: string) => {
+  const storagePath = (path: string) => {
     if (broken) throw new Error("the disk is gone");
-    return files.hostPath(path);
+    return files.storagePath(path);
   };
-  const session = new Session({ ...files, hostPath });
+  const session = new Session({ ...files, storagePath });
   const manifest = await session.run(["build"], {
     bazel(eventsFile) {
       session.build("a")(eventsFile);
@@ -416,7 +416,7 @@ Deno.test("our file of build events goes with the command, and those of a killed
 Deno.test("many entries come in several messages", async () => {
   await using files = await sessionFiles();
   const session = new Session(files);
-  const here = files.hostPath(`${files.bin}/t`)!;
+  const here = files.hostPath(`${files.bin}/t`);
   Deno.mkdirSync(here, { recursive: true });
   const name = "x".repeat(200);
   for (let i = 0; i < 1_500; i++) Deno.symlinkSync(name, `${here}/${name}${i}`);

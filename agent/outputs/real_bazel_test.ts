@@ -11,6 +11,7 @@ import { testWorkspace } from "../../tests/support/workspace.ts";
 import { OutputsCollector } from "./outputs_collector.ts";
 import { type Manifest, readManifest } from "./testing/manifest.ts";
 import { type RealServer, realServer, type RunResult } from "./testing/real_server.ts";
+import { Beneath } from "../files/beneath.ts";
 
 const PACKAGE = {
   "defs.bzl": `
@@ -57,7 +58,13 @@ async function place(bazel: Bazel) {
   }
   const server = await realServer(workspace, bazel.bazelrc);
   const { outputBase } = server;
-  const collector = new OutputsCollector({ outputBase, workspace: workspace.path, hostPath: (path) => path });
+  const storage = Beneath.open("/");
+  const collector = new OutputsCollector({
+    outputBase,
+    workspace: workspace.path,
+    storage,
+    storagePath: (path) => path.slice(1),
+  });
   return {
     workspace,
     server,
@@ -70,6 +77,7 @@ async function place(bazel: Bazel) {
     },
     async [Symbol.asyncDispose]() {
       server[Symbol.dispose]();
+      storage[Symbol.dispose]();
       await workspace[Symbol.asyncDispose]();
     },
   };

@@ -1,9 +1,9 @@
 import { systemFolderOf } from "../../proto/system_folders.ts";
-import { syncedRoot } from "../storage_folder.ts";
+import { SYNCED_ROOT } from "../storage_folder.ts";
 
 /** A path of the developer's as it is kept on this machine. */
 export interface KeptPath {
-  /** The folder of the storage in which it lies, absolute: nothing above it can be changed by the session. */
+  /** The folder of the storage in which it lies, relative to the storage. */
   base: string;
   /** The path in it, relative; empty for the folder itself. */
   relative: string;
@@ -13,16 +13,14 @@ export interface KeptPath {
 export class DeveloperPaths {
   readonly #outputBase: string;
   readonly #storageOutputBase: () => string;
-  /** What the session sees as `/`. Absolute, on this machine. */
-  readonly root: string;
+  /** What the session sees as `/`, relative to its storage. */
+  readonly root = SYNCED_ROOT;
 
   /**
-   * @param options.storageDirectory The session's own folder.
    * @param options.outputBase By the developer's name.
-   * @param options.storageOutputBase Where it is here; asked for when it is needed.
+   * @param options.storageOutputBase Where it is in the storage, relative; asked for when it is needed.
    */
-  constructor(options: { storageDirectory: string; outputBase: string; storageOutputBase: () => string }) {
-    this.root = syncedRoot(options.storageDirectory);
+  constructor(options: { outputBase: string; storageOutputBase: () => string }) {
     this.#outputBase = options.outputBase;
     this.#storageOutputBase = options.storageOutputBase;
   }
@@ -38,8 +36,8 @@ export class DeveloperPaths {
     return this.refusal(path) === undefined ? { base: this.root, relative: path.slice(1) } : undefined;
   }
 
-  /** The same in one piece: an absolute path of this machine. What stands there may be a symlink, or lie behind one. */
-  hostPath(path: string): string | undefined {
+  /** The same in one piece: relative to the storage. What stands there may be a symlink, or lie behind one. */
+  storagePath(path: string): string | undefined {
     const kept = this.locate(path);
     return kept && (kept.relative === "" ? kept.base : `${kept.base}/${kept.relative}`);
   }

@@ -2,23 +2,22 @@ import assert from "node:assert/strict";
 import { DeveloperPaths } from "./developer_paths.ts";
 
 const paths = new DeveloperPaths({
-  storageDirectory: "/s",
   outputBase: "/home/ann/.cache/ob",
-  storageOutputBase: () => "/s/out",
+  storageOutputBase: () => "out",
 });
 
 Deno.test("the developer's paths are kept in the session's storage", () => {
-  assert.equal(paths.hostPath("/home/ann/ws/BUILD"), "/s/root/home/ann/ws/BUILD");
-  assert.equal(paths.hostPath("/home"), "/s/root/home");
-  assert.equal(paths.hostPath("/varieties"), "/s/root/varieties");
-  assert.equal(paths.hostPath("/home/ann/.cache/ob"), "/s/out");
-  assert.equal(paths.hostPath("/home/ann/.cache/ob/execroot/x"), "/s/out/execroot/x");
-  assert.equal(paths.hostPath("/home/ann/.cache/ob2"), "/s/root/home/ann/.cache/ob2");
+  assert.equal(paths.storagePath("/home/ann/ws/BUILD"), "root/home/ann/ws/BUILD");
+  assert.equal(paths.storagePath("/home"), "root/home");
+  assert.equal(paths.storagePath("/varieties"), "root/varieties");
+  assert.equal(paths.storagePath("/home/ann/.cache/ob"), "out");
+  assert.equal(paths.storagePath("/home/ann/.cache/ob/execroot/x"), "out/execroot/x");
+  assert.equal(paths.storagePath("/home/ann/.cache/ob2"), "root/home/ann/.cache/ob2");
 });
 
 Deno.test("what is the agent machine's own is kept nowhere", () => {
   for (const path of ["/usr/lib/x", "/etc", "/proc/self/environ", "/var/lib", "/", ""]) {
-    assert.equal(paths.hostPath(path), undefined, path);
+    assert.equal(paths.storagePath(path), undefined, path);
   }
 });
 
@@ -26,7 +25,7 @@ Deno.test("a path that is none is kept nowhere", () => {
   for (
     const path of ["home", "../x", "/home/../etc/passwd", "/home/./x", "/home//x", "/home/", "/home/\0", "//etc/x"]
       .concat(["/home/ann/.cache/ob/../../../../../etc/passwd", "/home/ann/.cache/ob//x", "/home/ann/.cache/ob/"])
-  ) assert.equal(paths.hostPath(path), undefined, path);
+  ) assert.equal(paths.storagePath(path), undefined, path);
 });
 
 Deno.test("a root that cannot be had is refused with a sentence", () => {

@@ -2,8 +2,7 @@ import { createHash } from "node:crypto";
 import { Pace } from "../../proto/pace.ts";
 import { BatchEncoder, MAX_CONTENT_BYTES } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
-import { isRaw } from "../../proto/tree/names.ts";
-import { lstatSync, type RawInfo, readFileSync } from "../../proto/tree/raw_names.ts";
+import { type Files, isGone, type OpenFile, type RawInfo } from "../../proto/tree/files.ts";
 import { digestOf, PIECE_BYTES } from "../../proto/tree/read.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 
@@ -24,7 +23,7 @@ export class NotThere extends Error {
 
 /** Digests that were made already. */
 export interface KnownDigests {
-  /** The digest of a file of this machine, if it was made when the file looked so. */
+  /** The digest of a file of the storage, if it was made when the file looked so. */
   known(path: string, look: Pick<RawInfo, "ino" | "size" | "mtimeMs" | "ctimeMs">): Uint8Array | undefined;
 }
 
@@ -33,15 +32,22 @@ export interface KnownDigests {
  * what the caller knows already by its digest: not a byte is sent before that is proven.
  */
 export class SessionFiles {
+  readonly #storage: Files;
   readonly #paths: DeveloperPaths;
   readonly #pace: Pace;
   readonly #digests?: KnownDigests;
-  /** Folders of this machine that are ones. */
-  readonly #real = new Set<string>();
   readonly encoder = new BatchEncoder();
 
-  /** @param options.signal Aborted when nobody wants the files any more. */
-  constructor(paths: DeveloperPaths, { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {}) {
+  /**
+   * @param storage The session's own folder.
+   * @param options.signal Aborted when nobody wants the files any more.
+   */
+  constructor(
+    storage: Files,
+    paths: DeveloperPaths,
+    { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {},
+  ) {
+    this.#storage = storage;
     this.#paths = paths;
     this.#digests = digests;
     this.#pace = new Pace(signal);
@@ -67,31 +73,38 @@ export class SessionFiles {
 
   #read(wanted: WantedFile): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
     const { path, digest, offset } = wanted;
-    const host = this.#locate(path);
-    const info = this.#look(host);
-    if (info?.kind !== "file") throw new NotThere(`${shown(path)} is no file`);
-    const { size, mtimeMs } = info;
-    if (offset > size) throw changed(path);
-    const entry: Entry = { path: path.slice(1), kind: "file", mode: info.mode & 0o7777, size, mtimeMs, digest };
-    const known = this.#digests?.known(host, info);
-    if (known && !sameDigest(known, digest)) throw changed(path);
-    if (isRaw(host) || (!known && size <= PIECE_BYTES)) {
-      const content = contentOf(host, path);
-      if (content.length !== size || !sameDigest(digestOf(content), digest)) throw changed(path);
-      return this.#parts(entry, offset, (into, at) => into.set(content.subarray(at, at + into.length)));
+    const here = this.#locate(path);
+    const file = this.#open(here, path);
+    let lent = false;
+    try {
+      // By the descriptor: what takes the file's name from here on is another one.
+      const info = file.stat();
+      const { size, mtimeMs } = info;
+      if (offset > size) throw changed(path);
+      const entry: Entry = { path: path.slice(1), kind: "file", mode: info.mode & 0o7777, size, mtimeMs, digest };
+      const known = this.#digests?.known(here, info);
+      if (known && !sameDigest(known, digest)) throw changed(path);
+      if (!known && size <= PIECE_BYTES) {
+        const content = new Uint8Array(size);
+        readExactly(file, content, path);
+        if (!sameDigest(digestOf(content), digest)) throw changed(path);
+        return this.#parts(entry, offset, (into, at) => into.set(content.subarray(at, at + into.length)));
+      }
+      lent = true;
+      return known ? this.#known(file, entry, offset, info) : this.#unknown(file, entry, offset);
+    } finally {
+      if (!lent) file.close();
     }
-    return known ? this.#known(host, entry, offset, info) : this.#unknown(host, entry, offset);
   }
 
-  /** Reads a file whose digest is known, as long as it looks as it did. */
-  *#known(host: string, entry: Entry, offset: number, look: RawInfo): Generator<Uint8Array> {
+  /** Sends a file whose digest is known, as long as it looks as it did; closes it. */
+  *#known(file: OpenFile, entry: Entry, offset: number, look: RawInfo): Generator<Uint8Array> {
+    using _ = file;
     const path = `/${entry.path}`;
-    using file = open(host, path);
-    // By the descriptor: a symlink that has just taken its place would lead anywhere.
     const check = () => {
-      if (!looks(file, look)) throw changed(path);
+      if (!isSame(file.stat(), look)) throw changed(path);
     };
-    if (offset > 0) file.seekSync(offset, Deno.SeekMode.Start);
+    if (offset > 0) file.seek(offset);
     yield* this.#parts(entry, offset, (into, at) => {
       const isLast = at + into.length === entry.size;
       // What goes out before the last look is known to be of this file.
@@ -101,20 +114,19 @@ export class SessionFiles {
     });
   }
 
-  /** Reads a large file through one descriptor: for its digest, and then to send it. */
-  async *#unknown(host: string, entry: Entry, offset: number): AsyncGenerator<Uint8Array> {
-    const path = `/${entry.path}`;
-    using file = open(host, path);
+  /** Reads a large file through one descriptor, for its digest and then to send it; closes it. */
+  async *#unknown(file: OpenFile, entry: Entry, offset: number): AsyncGenerator<Uint8Array> {
+    using _ = file;
     await this.#prove(file, entry);
-    file.seekSync(offset, Deno.SeekMode.Start);
-    yield* this.#parts(entry, offset, (into) => readExactly(file, into, path));
+    file.seek(offset);
+    yield* this.#parts(entry, offset, (into) => readExactly(file, into, `/${entry.path}`));
   }
 
-  async #prove(file: Deno.FsFile, entry: Entry): Promise<void> {
+  async #prove(file: OpenFile, entry: Entry): Promise<void> {
     const buffer = new Uint8Array(PIECE_BYTES);
     const sum = createHash("sha256");
     let size = 0;
-    for (let n = file.readSync(buffer); n !== null && size <= entry.size; n = file.readSync(buffer)) {
+    for (let n = file.read(buffer); n > 0 && size <= entry.size; n = file.read(buffer)) {
       sum.update(buffer.subarray(0, n));
       size += n;
       if (this.#pace.due) await this.#pace.rest();
@@ -142,68 +154,41 @@ export class SessionFiles {
     } while (at < size);
   }
 
-  /** Where a file is here. */
+  /** Where a file is in the storage. */
   #locate(path: string): string {
     const kept = this.#paths.locate(path);
     if (!kept || kept.relative === "") throw new NotThere(`${shown(path)} is no file of this session`);
-    const { base, relative } = kept;
-    for (let slash = relative.indexOf("/"); slash >= 0; slash = relative.indexOf("/", slash + 1)) {
-      const folder = `${base}/${relative.slice(0, slash)}`;
-      if (this.#real.has(folder)) continue;
-      if (this.#look(folder)?.kind !== "directory") throw new NotThere(`${shown(path)} is in no folder`);
-      this.#real.add(folder);
-    }
-    return `${base}/${relative}`;
+    return `${kept.base}/${kept.relative}`;
   }
 
-  #look(host: string): RawInfo | undefined {
+  #open(here: string, path: string): OpenFile {
     try {
-      return lstatSync(host);
+      return this.#storage.open(here);
     } catch (e) {
-      if (isGone(e)) return undefined;
+      if (isGone(e) || e instanceof Deno.errors.InvalidData || e instanceof Deno.errors.IsADirectory) {
+        throw new NotThere(`${shown(path)} is no file`);
+      }
       throw e;
     }
   }
 }
 
-function contentOf(host: string, path: string): Uint8Array {
-  try {
-    return readFileSync(host);
-  } catch (e) {
-    throw isGone(e) ? changed(path) : e;
-  }
-}
-
-function open(host: string, path: string): Deno.FsFile {
-  try {
-    return Deno.openSync(host);
-  } catch (e) {
-    throw isGone(e) ? changed(path) : e;
-  }
-}
-
-/** Whether an open file looks as it looked before: then it is the one, and was the same all the time. */
-function looks(file: Deno.FsFile, { ino, size, mtimeMs, ctimeMs }: RawInfo): boolean {
-  const now = file.statSync();
-  return now.isFile && now.ino === ino && now.size === size && now.mtime?.getTime() === mtimeMs &&
-    now.ctime?.getTime() === ctimeMs;
+/** Whether an open file looks as it looked before: then it was the same all the time. */
+function isSame(now: RawInfo, { size, mtimeMs, ctimeMs }: RawInfo): boolean {
+  return now.size === size && now.mtimeMs === mtimeMs && now.ctimeMs === ctimeMs;
 }
 
 /** Fills a buffer. */
-function readExactly(file: Deno.FsFile, buffer: Uint8Array, path: string): void {
+function readExactly(file: OpenFile, buffer: Uint8Array, path: string): void {
   for (let filled = 0; filled < buffer.length;) {
-    const n = file.readSync(buffer.subarray(filled));
-    if (n === null) throw changed(path);
+    const n = file.read(buffer.subarray(filled) as Uint8Array<ArrayBuffer>);
+    if (n === 0) throw changed(path);
     filled += n;
   }
 }
 
 function changed(path: string): NotThere {
   return new NotThere(`${shown(path)} is another file by now`);
-}
-
-function isGone(e: unknown): boolean {
-  return e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory;
 }
 
 function shown(path: string): string {

@@ -46,7 +46,7 @@ Deno.test("a file that is not large is one record, unless it takes its time on t
   const look = Deno.statSync(`${storage.path}/out/file`);
   for (const digests of [undefined, { known: () => look.size === content.length ? digest : undefined }]) {
     for (const [compress, records] of [[false, 1], [true, 16]] as const) {
-      const files = new SessionFiles(agent.paths, { digests });
+      const files = new SessionFiles(storage.files, agent.paths, { digests });
       files.encoder.compress = compress;
       const got: Uint8Array[] = [];
       for await (const batch of files.read([{ path, digest, offset: 0 }])) {
@@ -63,10 +63,14 @@ Deno.test("many small files share a batch", async () => {
   using agent = new TestService(storage);
   const wanted = Array.from({ length: 500 }, (_, i) => {
     const path = `${OUT}/f${i}`;
-    return { path, digest: storage.write(agent.paths.hostPath(path)!, `content ${i}`), offset: 0 };
+    return {
+      path,
+      digest: storage.write(`${storage.path}/${agent.paths.storagePath(path)!}`, `content ${i}`),
+      offset: 0,
+    };
   });
   const batches: Uint8Array[] = [];
-  for await (const batch of new SessionFiles(agent.paths).read(wanted)) batches.push(batch);
+  for await (const batch of new SessionFiles(storage.files, agent.paths).read(wanted)) batches.push(batch);
   assert.equal(batches.length, 1);
 });
 
@@ -83,7 +87,9 @@ Deno.test("a file with another content than what is wanted is not found, and tho
     await assert.rejects(agent.fetch({ path, digest: wrong }), status(Status.NOT_FOUND, /"\/home\/ann/), name);
     const batches: Uint8Array[] = [];
     await assert.rejects(async () => {
-      for await (const b of new SessionFiles(agent.paths).read([a, { path, digest: wrong, offset: 0 }])) {
+      for await (
+        const b of new SessionFiles(storage.files, agent.paths).read([a, { path, digest: wrong, offset: 0 }])
+      ) {
         batches.push(b);
       }
     });
@@ -93,7 +99,13 @@ Deno.test("a file with another content than what is wanted is not found, and tho
 });
 
 /** What a reader gives of one file whose digest is said to be known; `before` is done in the moment of the question. */
-async function readKnown(agent: TestService, path: string, digest: Uint8Array, before: () => void = () => {}) {
+async function readKnown(
+  storage: Storage,
+  agent: TestService,
+  path: string,
+  digest: Uint8Array,
+  before: () => void = () => {},
+) {
   const known = () => {
     before();
     return digest;
@@ -101,7 +113,11 @@ async function readKnown(agent: TestService, path: string, digest: Uint8Array, b
   const batches: Uint8Array[] = [];
   try {
     for await (
-      const batch of new SessionFiles(agent.paths, { digests: { known } }).read([{ path, digest, offset: 0 }])
+      const batch of new SessionFiles(storage.files, agent.paths, { digests: { known } }).read([{
+        path,
+        digest,
+        offset: 0,
+      }])
     ) {
       batches.push(Buffer.from(batch));
     }
@@ -112,6 +128,11 @@ async function readKnown(agent: TestService, path: string, digest: Uint8Array, b
   }
 }
 
+function contentOf(batches: Awaited<ReturnType<typeof readKnown>>): Buffer {
+  assert.ok(Array.isArray(batches));
+  return Buffer.concat(batches.flatMap(decodeBatch).map((record) => record.content!));
+}
+
 for (const [what, size] of [["small", 20_000], ["large", 3 << 20]] as const) {
   Deno.test(`the digest of a ${what} file is not made again if it is known, and the file is still the one`, async () => {
     using storage = new Storage();
@@ -120,9 +141,8 @@ for (const [what, size] of [["small", 20_000], ["large", 3 << 20]] as const) {
     storage.write(host, content);
     // Not its digest: nobody notices, so nobody made it.
     const digest = digestOf(Buffer.from("another"));
-    const batches = await readKnown(agent, path, digest);
-    assert.ok(Array.isArray(batches));
-    assert.ok(content.equals(Buffer.concat(batches.flatMap(decodeBatch).map((r) => r.content!))));
+    const batches = await readKnown(storage, agent, path, digest);
+    assert.ok(content.equals(contentOf(batches)));
     using elsewhere = new Storage();
     const secret = `${elsewhere.path}/secret`;
     Deno.writeFileSync(secret, randomBytes(size));
@@ -143,7 +163,10 @@ for (const [what, size] of [["small", 20_000], ["large", 3 << 20]] as const) {
       storage.write(host, content);
       // What is changed in the same moment is nothing that a cache takes for known.
       Deno.utimeSync(host, 1_000_000, 1_000_000);
-      assert.deepEqual(await readKnown(agent, path, digest, replace), { batches: [] }, how);
+      const read = await readKnown(storage, agent, path, digest, replace);
+      // Nothing; or the very file that is known, which was open already.
+      if (how === "shorter" || !Array.isArray(read)) assert.deepEqual(read, { batches: [] }, how);
+      else assert.ok(content.equals(contentOf(read)), how);
       storage.write(host, content);
     }
   });

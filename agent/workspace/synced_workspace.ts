@@ -7,22 +7,26 @@
  *
  * What is known saves reading, no more: the session's own programs can write here too, so each manifest is made by a look.
  */
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { randomToken } from "../../proto/state.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
+import { type Files, isGone } from "../../proto/tree/files.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { TreeError } from "../../proto/tree/names.ts";
-import { lstatSync, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type PartialContent, TreeWriter } from "../../proto/tree/writer.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 import { type Caller, Turns } from "./turns.ts";
 
+/** In the storage: where files are received, */
+export const STAGING = "staging";
+/** and what is known of them between agents. */
+const INDEX = "workspace.index";
 /** How long after a change what is known is written down, in milliseconds. */
 const SAVE_MS = 2_000;
 /** The same while changes come in: what a short one brings is read again as fast as it is written down. Milliseconds. */
@@ -35,7 +39,7 @@ const MAX_ENTRIES = 5_000_000;
 /** Parts of a {@link SyncedWorkspace}. */
 export interface SyncedWorkspaceOptions {
   /** The session's own folder. */
-  storageDirectory: string;
+  storage: Files;
   paths: DeveloperPaths;
   /** By the developer's name: symlinks that lead below it are Bazel's own, and no part of a tree. */
   outputBase: string;
@@ -99,8 +103,7 @@ interface Root {
 export class SyncedWorkspace {
   readonly #options: SyncedWorkspaceOptions;
   readonly #top: string;
-  readonly #staging: string;
-  readonly #indexFile: string;
+  readonly #storage: Files;
   readonly #turns: Turns;
   readonly #life = randomToken().slice(0, 12);
   #changes = 0;
@@ -114,8 +117,7 @@ export class SyncedWorkspace {
   constructor(options: SyncedWorkspaceOptions) {
     this.#options = options;
     this.#top = options.paths.root;
-    this.#staging = join(options.storageDirectory, "staging");
-    this.#indexFile = join(options.storageDirectory, "workspace.index");
+    this.#storage = options.storage;
     this.#turns = options.turns ?? new Turns();
   }
 
@@ -137,7 +139,7 @@ export class SyncedWorkspace {
     using _turn = await this.#turns.take(caller);
     const roots: OpenedRoot[] = [];
     for (const path of paths) roots.push(await this.#open(path, caller.gone));
-    return { generation: this.generation, roots, partials: this.#writer().partials() };
+    return { generation: this.generation, roots, partials: this.#partials() };
   }
 
   /**
@@ -149,7 +151,7 @@ export class SyncedWorkspace {
     // Nobody waits for one who has nothing to say.
     let step = await iterator.next();
     using turn = await this.#turns.take(caller);
-    const change = new Change(this.#top, this.#staging, this.#options, caller.gone);
+    const change = new Change(this.#top, this.#options, caller.gone);
     const { generation } = this;
     let root: Root | undefined;
     const pace = new Pace();
@@ -171,7 +173,7 @@ export class SyncedWorkspace {
       }
       change.close();
       // The caller has it all: nobody will go on with the beginning of a file.
-      this.#clear(this.#staging, () => true);
+      this.#clear(STAGING, () => true);
       return { generation: this.generation, files: change.files, bytes: change.bytes };
     } finally {
       change.close();
@@ -198,12 +200,12 @@ export class SyncedWorkspace {
   #known(): Map<string, Root> {
     if (this.#roots) return this.#roots;
     this.#roots = new Map();
-    for (const root of readIndex(this.#indexFile)?.roots ?? []) {
+    for (const root of readIndex(this.#storage, INDEX)?.roots ?? []) {
       this.#roots.set(root.path, { ...root, unseen: new Set(), known: false });
     }
     // What a former agent was about when it was killed. Large files are gone on with.
-    this.#clear(this.#staging, (name) => !name.startsWith("partial-"));
-    this.#clear(this.#options.storageDirectory, (name) => name.startsWith("workspace.index."));
+    this.#clear(STAGING, (name) => !name.startsWith("partial-"));
+    this.#clear("", (name) => name.startsWith(`${INDEX}.`));
     return this.#roots;
   }
 
@@ -254,7 +256,7 @@ export class SyncedWorkspace {
     const refusal = this.#options.paths.refusal(path);
     if (refusal !== undefined) return { path, refusal, entries: [] };
     const root = this.#root(path);
-    const kind = kindOf(this.#top, path.slice(1));
+    const kind = kindOf(this.#storage, `${this.#top}${path}`);
     const found = await this.#look(root, kind, signal);
     // Somebody else was here: what a proxy knows by the generation is not so any more.
     if (root.known && !sameTree(root.entries, found)) this.#changes++;
@@ -274,7 +276,7 @@ export class SyncedWorkspace {
     const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
     const pace = new Pace(signal);
     for (const _ of this.#settle(root, { digests: false })) if (pace.due) await pace.rest();
-    const found = await scanTree(base, {
+    const found = await scanTree(this.#storage, base, {
       under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
       // Bazel's own: its links, and what the output base is mounted on.
@@ -290,7 +292,9 @@ export class SyncedWorkspace {
       if (entry.kind !== "file" || entry.digest) continue;
       read++;
       try {
-        const now = entry.size > PIECE_BYTES ? await digestLarge(base, path, { signal }) : readSmall(base, path)?.entry;
+        const now = entry.size > PIECE_BYTES
+          ? await digestLarge(this.#storage, base, path, { signal })
+          : readSmall(this.#storage, base, path)?.entry;
         if (now) found.set(path, now);
         else found.delete(path);
       } catch (e) {
@@ -308,16 +312,24 @@ export class SyncedWorkspace {
 
   // --- what stays
 
-  #writer(): TreeWriter {
-    return new TreeWriter({ root: this.#top, staging: this.#staging });
+  /** What is kept of large files. */
+  #partials(): PartialContent[] {
+    const writer = new TreeWriter({ files: this.#storage, root: this.#top, staging: STAGING });
+    try {
+      return writer.partials();
+    } finally {
+      writer.close();
+    }
   }
 
   /** Removes what is left over in a folder. */
   #clear(folder: string, wants: (name: string) => boolean): void {
     try {
-      for (const { name } of Deno.readDirSync(folder)) if (wants(name)) Deno.removeSync(`${folder}/${name}`);
+      for (const name of this.#storage.names(folder)) {
+        if (wants(name)) this.#storage.remove(folder === "" ? name : `${folder}/${name}`);
+      }
     } catch (e) {
-      if (!(e instanceof Deno.errors.NotFound)) this.#options.log(`${folder} cannot be cleared: ${sentence(e)}`);
+      if (!isGone(e)) this.#options.log(`the session's storage cannot be cleared: ${sentence(e)}`);
     }
   }
 
@@ -348,7 +360,7 @@ export class SyncedWorkspace {
     // What came meanwhile is for the next time.
     const seen = ({ entries }: Root) => [...entries.values()].filter(({ ino }) => ino !== UNSEEN);
     const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: seen(root) }));
-    yield* writeIndex(this.#indexFile, { generation: "", roots });
+    yield* writeIndex(this.#storage, INDEX, { generation: "", roots });
   }
 
   /**
@@ -363,7 +375,9 @@ export class SyncedWorkspace {
       unseen.delete(path);
       const entry = entries.get(path);
       if (entry?.ino !== UNSEEN) continue;
-      const now = options.digests && !entry.digest ? readQuietly(base, path) : lookAt(base, path);
+      const now = options.digests && !entry.digest
+        ? readQuietly(this.#storage, base, path)
+        : lookAt(this.#storage, base, path);
       // What was changed since is another file, which has to be read.
       const same = typeof now === "object" && sameEntry({ ...now, digest: entry.digest }, entry) &&
         now.ctimeMs <= entry.ctimeMs;
@@ -380,6 +394,7 @@ export class SyncedWorkspace {
 
 /** Records on their way into the storage. */
 class Change {
+  readonly #storage: Files;
   readonly #top: string;
   readonly #writer: TreeWriter;
   readonly #limit: number;
@@ -398,13 +413,13 @@ class Change {
   /** @param signal Ends a record that takes long. */
   constructor(
     top: string,
-    staging: string,
-    { outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions,
+    { storage, outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions,
     signal: AbortSignal,
   ) {
+    this.#storage = storage;
     this.#top = top;
     // It is the proxy's tree: whatever it sends is what there is.
-    this.#writer = new TreeWriter({ root: top, staging, signal, digests: "optional" });
+    this.#writer = new TreeWriter({ files: storage, root: top, staging: STAGING, signal, digests: "optional" });
     this.#outputBase = outputBase.slice(1);
     this.#limit = limit;
   }
@@ -418,7 +433,7 @@ class Change {
   begin(root: Root): void {
     const folder = root.single ? dirname(root.path) : root.path;
     this.#makeWay(folder);
-    if (!root.single && isEmpty(this.#top + folder)) this.#unused.add(root);
+    if (!root.single && isEmpty(this.#storage, this.#top + folder)) this.#unused.add(root);
   }
 
   /** Whether there was nothing in a root. */
@@ -429,11 +444,11 @@ class Change {
   /** Makes sure that a folder is there, and each folder on the way to it is one. @param path Absolute. */
   #makeWay(path: string): void {
     const relative = path.slice(1);
-    if (relative === "" || kindOf(this.#top, relative) === "directory") return;
+    if (relative === "" || kindOf(this.#storage, `${this.#top}/${relative}`) === "directory") return;
     for (let slash = 0; slash >= 0;) {
       slash = relative.indexOf("/", slash + 1);
       const folder = slash < 0 ? relative : relative.slice(0, slash);
-      const info = lookAt(this.#top, folder);
+      const info = lookAt(this.#storage, this.#top, folder);
       if (info === undefined) break;
       // Somebody's file or symlink, of another root perhaps, which is not so any more.
       if (typeof info === "string" || info.kind !== "directory") this.#writer.apply({ remove: folder });
@@ -512,8 +527,8 @@ class Change {
   #remove(full: string): void {
     const base = this.#outputBase;
     if (!isAtOrBelow(base, full)) return void this.#writer.apply({ remove: full });
-    if (full === base || kindOf(this.#top, full) !== "directory") return;
-    for (const name of readdirSync(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
+    if (full === base || kindOf(this.#storage, `${this.#top}/${full}`) !== "directory") return;
+    for (const name of this.#storage.names(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
   }
 
   /** What is in place now. */
@@ -545,30 +560,25 @@ const UNSEEN = -1;
 /** Only files are recognized by it. */
 const NO_STAT = { ino: 0, ctimeMs: 0, racy: false };
 
-/** What a path below `top` is: undefined if it is nothing, something else, or lies behind a symlink. */
-function kindOf(top: string, path: string): "file" | "directory" | undefined {
+/** What a path is: undefined if it is nothing, something else, or lies behind a symlink. */
+function kindOf(files: Files, path: string): "file" | "directory" | undefined {
   try {
-    for (let slash = 0; slash >= 0;) {
-      slash = path.indexOf("/", slash + 1);
-      const { kind } = lstatSync(`${top}/${slash < 0 ? path : path.slice(0, slash)}`);
-      if (slash < 0) return kind === "file" || kind === "directory" ? kind : undefined;
-      if (kind !== "directory") return undefined;
-    }
+    const { kind } = files.lstat(path);
+    return kind === "file" || kind === "directory" ? kind : undefined;
   } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory)) throw e;
+    if (isGone(e)) return undefined;
+    throw e;
   }
-  return undefined;
 }
 
-function isEmpty(folder: string): boolean {
-  for (const _ of Deno.readDirSync(folder)) return false;
-  return true;
+function isEmpty(files: Files, folder: string): boolean {
+  return files.names(folder).length === 0;
 }
 
 /** A small file as it is, with its digest; undefined if that cannot be had. */
-function readQuietly(root: string, path: string): ScannedEntry | undefined {
+function readQuietly(files: Files, root: string, path: string): ScannedEntry | undefined {
   try {
-    return readSmall(root, path)?.entry;
+    return readSmall(files, root, path)?.entry;
   } catch (e) {
     if (e instanceof RbsError) return undefined;
     throw e;

@@ -19,6 +19,8 @@ import { BatchEncoder, decodeBatch, type TreeRecord } from "../../proto/tree/bat
 import { decodeEntry, encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { digestOf } from "../../proto/tree/read.ts";
+import type { Beneath } from "../files/beneath.ts";
+import { openStorage } from "../storage_folder.ts";
 import { DeveloperPaths } from "./developer_paths.ts";
 import { SyncedWorkspace } from "./synced_workspace.ts";
 import { Turns } from "./turns.ts";
@@ -33,11 +35,14 @@ export const OUTPUT_BASE = "/home/ann/.cache/bazel/_bazel_ann/0123";
 export class Storage implements Disposable {
   /** The session's own folder. */
   readonly path: string;
+  /** As the agent has it. */
+  readonly files: Beneath;
   readonly #owned: boolean;
 
   constructor(path?: string) {
     this.path = path ?? Deno.makeTempDirSync({ prefix: "rbs-test-" });
     this.#owned = path === undefined;
+    this.files = openStorage(this.path);
   }
 
   /** Where something of the developer's is kept. */
@@ -54,6 +59,7 @@ export class Storage implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.files[Symbol.dispose]();
     if (this.#owned) Deno.removeSync(this.path, { recursive: true });
   }
 }
@@ -89,12 +95,11 @@ export class TestService implements Disposable {
 
   constructor(storage: Storage, options: { limit?: number; quietMs?: number; saveMs?: number } = {}) {
     this.paths = new DeveloperPaths({
-      storageDirectory: storage.path,
       outputBase: OUTPUT_BASE,
-      storageOutputBase: () => `${storage.path}/out`,
+      storageOutputBase: () => "out",
     });
     this.workspace = new SyncedWorkspace({
-      storageDirectory: storage.path,
+      storage: storage.files,
       paths: this.paths,
       outputBase: OUTPUT_BASE,
       log: (line) => this.log.push(line),
@@ -102,7 +107,7 @@ export class TestService implements Disposable {
       saveMs: options.saveMs,
       turns: new Turns(options.quietMs),
     });
-    const service = new WorkspaceService(this.workspace, this.paths);
+    const service = new WorkspaceService(storage.files, this.workspace, this.paths);
     this.#server = listenForCalls("127.0.0.1", async (stream, headers, call) => {
       const method = headers[":path"].split("/").at(-1)!.toLowerCase() as "open" | "apply" | "fetch";
       await service[method](stream, headers, call);

@@ -27,6 +27,7 @@ import { decodeBatch } from "../../proto/tree/batch.ts";
 import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName, TreeError } from "../../proto/tree/names.ts";
+import type { Files } from "../../proto/tree/files.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 import { type KnownDigests, NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
@@ -44,12 +45,17 @@ const Request = { start: 1, batch: 2 }, Response = { entries: 3 }, RootEntries =
 
 /** See the file's head. Callers are admitted before. */
 export class WorkspaceService {
+  readonly #storage: Files;
   readonly #workspace: SyncedWorkspace;
   readonly #paths: DeveloperPaths;
   readonly #digests?: KnownDigests;
 
-  /** @param digests Of files that are asked for; what they say need not be found out again. */
-  constructor(workspace: SyncedWorkspace, paths: DeveloperPaths, digests?: KnownDigests) {
+  /**
+   * @param storage The session's own folder.
+   * @param digests Of files that are asked for; what they say need not be found out again.
+   */
+  constructor(storage: Files, workspace: SyncedWorkspace, paths: DeveloperPaths, digests?: KnownDigests) {
+    this.#storage = storage;
     this.#workspace = workspace;
     this.#paths = paths;
     this.#digests = digests;
@@ -95,7 +101,7 @@ export class WorkspaceService {
     const request = unaryRequest(stream, MAX_REQUEST_BYTES);
     await explained(async () => {
       const { files } = parsed(FetchRequestSchema, await request);
-      const reader = new SessionFiles(this.#paths, { signal: call.gone, digests: this.#digests });
+      const reader = new SessionFiles(this.#storage, this.#paths, { signal: call.gone, digests: this.#digests });
       const choice = new CompressionChoice(call);
       reader.encoder.compress = choice.worth;
       const wanted = files.map(({ path, digest, offset }) => ({

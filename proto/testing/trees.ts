@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { symlinkSync as link } from "../tree/raw_names.ts";
 import { chmodSync, mkdirSync, renameSync } from "../tree/raw_names.ts";
 import { decodeName, isRaw } from "../tree/names.ts";
+import { localFiles } from "../tree/local_files.ts";
 import { digestFile } from "../tree/read.ts";
 import { scanTree } from "../tree/scan.ts";
 
@@ -159,10 +160,10 @@ export function describeTree(tree: MadeTree, digestOf: (content: Uint8Array) => 
 
 /** All that counts of a folder, as lines. */
 export async function describeFolder(root: string): Promise<string[]> {
-  const found = await scanTree(root);
+  const found = await scanTree(localFiles, root);
   return [...found.values()].map((e) =>
     e.kind === "file"
-      ? line(e.path, e.kind, e.mode, e.size, e.mtimeMs, digestFile(`${root}/${e.path}`))
+      ? line(e.path, e.kind, e.mode, e.size, e.mtimeMs, digestFile(localFiles, `${root}/${e.path}`))
       : e.kind === "directory"
       ? line(e.path, e.kind, e.mode)
       : line(e.path, e.kind, e.target!)

@@ -9,11 +9,14 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { decodeEntry, encodeEntry } from "./entry.ts";
+import { type Files, readFile } from "./files.ts";
 import { decodeName, encodeName } from "./names.ts";
 import type { ScannedEntry } from "./scan.ts";
 
 const MAGIC = Buffer.from("RBSINDX1");
 const DIGEST_BYTES = 32;
+/** Of a larger one nothing is read. */
+const MAX_BYTES = 2 ** 31 - 1;
 /** Of what stands beside each entry. */
 const EXTRA_BYTES = 17;
 
@@ -27,16 +30,16 @@ export interface WorkspaceIndex {
 }
 
 /** Writes an index whole or not at all. Yields now and then, so that others can work. Throws Deno's errors. */
-export function* writeIndex(path: string, index: WorkspaceIndex): Generator<void> {
+export function* writeIndex(files: Files, path: string, index: WorkspaceIndex): Generator<void> {
   const fresh = `${path}.${Deno.pid}-${++written}`;
-  Deno.mkdirSync(dirname(path), { recursive: true });
-  using file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o600 });
+  if (path.includes("/")) files.makeWay(dirname(path));
+  using file = files.create(fresh, 0o600);
   const sum = createHash("sha256");
   let parts: Uint8Array[] = [], bytes = 0;
   const flush = () => {
     const all = Buffer.concat(parts);
     sum.update(all);
-    for (let at = 0; at < all.length;) at += file.writeSync(all.subarray(at));
+    file.write(all);
     parts = [];
     bytes = 0;
   };
@@ -68,15 +71,15 @@ export function* writeIndex(path: string, index: WorkspaceIndex): Generator<void
     }
   }
   flush();
-  const digest = sum.digest();
-  for (let at = 0; at < digest.length;) at += file.writeSync(digest.subarray(at));
-  Deno.renameSync(fresh, path);
+  file.write(new Uint8Array(sum.digest()));
+  files.rename(fresh, path);
 }
 
 /** Reads an index. Undefined if there is none, or it is not whole: it only saves work. */
-export function readIndex(path: string): { generation: string; roots: RestoredRoot[] } | undefined {
+export function readIndex(files: Files, path: string): { generation: string; roots: RestoredRoot[] } | undefined {
   try {
-    const all = Buffer.from(Deno.readFileSync(path));
+    const { buffer, byteLength } = readFile(files, path, MAX_BYTES);
+    const all = Buffer.from(buffer, 0, byteLength);
     const end = all.length - DIGEST_BYTES;
     if (end < MAGIC.length || !all.subarray(0, MAGIC.length).equals(MAGIC)) return undefined;
     if (!createHash("sha256").update(all.subarray(0, end)).digest().equals(all.subarray(end))) return undefined;

@@ -1,5 +1,5 @@
 /** {@link Files} by absolute path, as Deno has them: for a program on the files of its own user. */
-import type { Files, Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "./files.ts";
+import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "./files.ts";
 import { isRaw } from "./names.ts";
 import {
   chmodSync,

@@ -2,6 +2,7 @@
  * What paths looked like, to see later and cheaply that nothing has happened there: an lstat each, and no more. It is for
  * work that is repeated on the same files again and again.
  */
+import type { Files, RawInfo } from "./files.ts";
 
 /** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
@@ -11,13 +12,14 @@ const CTIME_MS = 1000;
 /** How a path looked. */
 interface Seen {
   /** Undefined if nothing was there. */
-  info: Deno.FileInfo | undefined;
+  info: RawInfo | undefined;
   /** A folder of which the names count as well. */
   listed: boolean;
 }
 
 /** See the file's head. Symlinks are not followed. */
 export class Looks {
+  readonly #files: Files;
   readonly #seen = new Map<string, Seen>();
   readonly #limit: number;
   readonly #since: number;
@@ -28,26 +30,27 @@ export class Looks {
    * @param since When the work began, by Date.now(). What was changed later or shortly before may have been changed
    * after it was looked at, or may change once more without looking changed.
    */
-  constructor(limit: number, since: number = Date.now()) {
+  constructor(files: Files, limit: number, since: number = Date.now()) {
+    this.#files = files;
     this.#limit = limit;
     this.#since = since;
   }
 
   /** Looks at a path: a file's content counts, and where a symlink leads, but of a folder only that it is one. */
-  look(path: string): Deno.FileInfo | undefined {
-    const info = lstat(path);
+  look(path: string): RawInfo | undefined {
+    const info = this.#lstat(path);
     this.#note(path, info, this.#seen.get(path)?.listed ?? false);
     return info;
   }
 
   /** Notes that the names in a folder count. Call it before they are read. */
   list(path: string): void {
-    this.#note(path, lstat(path), true);
+    this.#note(path, this.#lstat(path), true);
   }
 
-  #note(path: string, info: Deno.FileInfo | undefined, listed: boolean): void {
-    const counts = info && (listed || !info.isDirectory);
-    if (counts && info.ctime!.getTime() + CTIME_MS > this.#since - TICK_MS) this.#steady = false;
+  #note(path: string, info: RawInfo | undefined, listed: boolean): void {
+    const counts = info && (listed || info.kind !== "directory");
+    if (counts && info.ctimeMs + CTIME_MS > this.#since - TICK_MS) this.#steady = false;
     if (this.#seen.size >= this.#limit) this.#steady = false;
     if (this.#steady) this.#seen.set(path, { info, listed });
   }
@@ -60,23 +63,22 @@ export class Looks {
   /** Looks again: whether all is as it was. False where that cannot be told. */
   get same(): boolean {
     if (!this.#steady) return false;
-    for (const [path, before] of this.#seen) if (!isSame(before, lstat(path))) return false;
+    for (const [path, before] of this.#seen) if (!isSame(before, this.#lstat(path))) return false;
     return true;
   }
+
+  #lstat(path: string): RawInfo | undefined {
+    try {
+      return this.#files.lstat(path);
+    } catch {
+      return undefined;
+    }
+  }
 }
 
-function isSame({ info: a, listed }: Seen, b: Deno.FileInfo | undefined): boolean {
+function isSame({ info: a, listed }: Seen, b: RawInfo | undefined): boolean {
   if (!a || !b) return a === b;
   if (a.ino !== b.ino || a.dev !== b.dev || a.mode !== b.mode) return false;
-  if (a.isDirectory && !listed) return true;
-  return a.size === b.size && a.mtime!.getTime() === b.mtime!.getTime() && a.ctime!.getTime() === b.ctime!.getTime();
-}
-
-/** Without following a symlink; undefined if there is nothing that can be looked at. */
-export function lstat(path: string): Deno.FileInfo | undefined {
-  try {
-    return Deno.lstatSync(path);
-  } catch {
-    return undefined;
-  }
+  if (a.kind === "directory" && !listed) return true;
+  return a.size === b.size && a.mtimeMs === b.mtimeMs && a.ctimeMs === b.ctimeMs && a.target === b.target;
 }

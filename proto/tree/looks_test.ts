@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Looks } from "./looks.ts";
+import { localFiles } from "./local_files.ts";
 
 const LONG_AGO = new Date(2020, 1);
 
@@ -21,7 +22,7 @@ async function withFiles(test: (at: (name: string) => string, since: number) => 
 
 Deno.test("looks: the same as long as nothing happens", () =>
   withFiles((at, since) => {
-    const looks = new Looks(10, since);
+    const looks = new Looks(localFiles, 10, since);
     for (const name of ["file", "link", "folder"]) assert.ok(looks.look(at(name)));
     assert.equal(looks.look(at("missing")), undefined);
     looks.list(at("folder"));
@@ -32,7 +33,7 @@ Deno.test("looks: the same as long as nothing happens", () =>
 Deno.test("looks: whatever happens is seen", () =>
   withFiles((at, since) => {
     const seen = (change: () => void) => {
-      const looks = new Looks(10, since);
+      const looks = new Looks(localFiles, 10, since);
       for (const name of ["file", "link", "missing"]) looks.look(at(name));
       looks.list(at("folder"));
       assert.ok(looks.same);
@@ -68,7 +69,7 @@ Deno.test("looks: whatever happens is seen", () =>
 
 Deno.test("looks: of a folder that was not listed only counts that it is the same one", () =>
   withFiles((at, since) => {
-    const looks = new Looks(10, since);
+    const looks = new Looks(localFiles, 10, since);
     looks.look(at("folder"));
     Deno.mkdirSync(at("folder/new"));
     assert.ok(looks.same);
@@ -79,11 +80,11 @@ Deno.test("looks: of a folder that was not listed only counts that it is the sam
 
 Deno.test("looks: what was changed a moment ago, and more paths than the limit, cannot be relied on", () =>
   withFiles((at, since) => {
-    const fresh = new Looks(10);
+    const fresh = new Looks(localFiles, 10);
     fresh.look(at("file"));
     assert.ok(!fresh.steady);
     assert.ok(!fresh.same);
-    const many = new Looks(2, since);
+    const many = new Looks(localFiles, 2, since);
     for (const name of ["file", "link", "missing"]) many.look(at(name));
     assert.ok(!many.same);
   }));

@@ -3,15 +3,12 @@ import { Buffer } from "node:buffer";
 import { createHash, hash } from "node:crypto";
 import { RbsError, sentence } from "../errors.ts";
 import type { Entry } from "./entry.ts";
-import { isRaw } from "./names.ts";
-import { readFileSync, readPartByBash } from "./raw_names.ts";
+import type { Files } from "./files.ts";
 import { Pace } from "../pace.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 
 /** Files up to this size are read at once, in bytes; larger ones in pieces of it. */
 export const PIECE_BYTES = 512 << 10;
-/** What bash reads at once, since it takes milliseconds to begin. Bytes. */
-const RAW_PART_BYTES = 16 << 20;
 /** How often a file that keeps changing is read again. */
 const ATTEMPTS = 5;
 
@@ -21,30 +18,18 @@ export function digestOf(bytes: Uint8Array): Uint8Array {
 }
 
 /** SHA-256 of a file's content, in one synchronous go. Throws Deno's errors. */
-export function digestFile(path: string): Uint8Array {
+export function digestFile(files: Files, path: string): Uint8Array {
   const sum = createHash("sha256");
-  for (const piece of piecesOf(path, 0)) sum.update(piece);
+  for (const piece of piecesOf(files, path, 0)) sum.update(piece);
   return sum.digest();
 }
 
 /** The pieces of a file, from `offset` on. Each is overwritten by the next. */
-function* piecesOf(path: string, offset: number): Generator<Uint8Array> {
-  if (isRaw(path)) {
-    for (let at = offset;;) {
-      const part = readPartByBash(path, at, RAW_PART_BYTES);
-      for (let i = 0; i < part.length; i += PIECE_BYTES) yield part.subarray(i, i + PIECE_BYTES);
-      if (part.length < RAW_PART_BYTES) return;
-      at += part.length;
-    }
-  }
-  using file = Deno.openSync(path);
-  if (offset > 0) file.seekSync(offset, Deno.SeekMode.Start);
+function* piecesOf(files: Files, path: string, offset: number): Generator<Uint8Array> {
+  using file = files.open(path);
+  if (offset > 0) file.seek(offset);
   const buffer = new Uint8Array(PIECE_BYTES);
-  for (;;) {
-    const n = file.readSync(buffer);
-    if (n === null) return;
-    yield buffer.subarray(0, n);
-  }
+  for (let n = file.read(buffer); n > 0; n = file.read(buffer)) yield buffer.subarray(0, n);
 }
 
 /** A small file as it was at one moment. */
@@ -58,22 +43,21 @@ export interface StableFile {
  * Reads a file of at most {@link PIECE_BYTES}. Undefined if it is gone, or has become something else or larger: then it
  * must be looked at anew. Throws an RbsError for one that cannot be read or never stays the same.
  *
- * @param root Absolute.
- * @param path Relative to it.
+ * @param path Relative to the root.
  */
-export function readSmall(root: string, path: string): StableFile | undefined {
+export function readSmall(files: Files, root: string, path: string): StableFile | undefined {
   const full = `${root}/${path}`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    const before = lookAt(root, path);
+    const before = lookAt(files, root, path);
     if (typeof before !== "object" || before.kind !== "file" || before.size > PIECE_BYTES) return undefined;
     let content: Uint8Array;
     try {
-      content = isRaw(path) ? readFileSync(full) : readWhole(full, before.size);
+      content = readWhole(files, full, before.size);
     } catch (e) {
-      if (isSame(before, lookAt(root, path))) throw unreadable(root, path, e);
+      if (isSame(before, lookAt(files, root, path))) throw unreadable(root, path, e);
       continue;
     }
-    const after = lookAt(root, path);
+    const after = lookAt(files, root, path);
     if (isSame(before, after) && content.length === before.size) {
       after.digest = digestOf(content);
       return { entry: after, content };
@@ -83,13 +67,13 @@ export function readSmall(root: string, path: string): StableFile | undefined {
 }
 
 /** A file's content, and a byte of what follows if it is larger than it was said to be. */
-function readWhole(path: string, size: number): Uint8Array {
-  using file = Deno.openSync(path);
+function readWhole(files: Files, path: string, size: number): Uint8Array {
+  using file = files.open(path);
   const buffer = new Uint8Array(size + 1);
   let filled = 0;
   while (filled <= size) {
-    const n = file.readSync(filled === 0 ? buffer : buffer.subarray(filled));
-    if (n === null) break;
+    const n = file.read(filled === 0 ? buffer : buffer.subarray(filled));
+    if (n === 0) break;
     filled += n;
     // That was all, as a look afterwards proves.
     if (filled === size) break;
@@ -102,18 +86,19 @@ function readWhole(path: string, size: number): Uint8Array {
  * The entry that comes back is as it was then. Throws an RbsError as {@link readSmall}.
  */
 export async function digestLarge(
+  files: Files,
   root: string,
   path: string,
   options: { signal?: AbortSignal; onBytes?(bytes: number): void } = {},
 ): Promise<ScannedEntry | undefined> {
   const pace = new Pace(options.signal);
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    const before = lookAt(root, path);
+    const before = lookAt(files, root, path);
     if (typeof before !== "object" || before.kind !== "file") return undefined;
     const sum = createHash("sha256");
     let size = 0;
     try {
-      for (const piece of piecesOf(`${root}/${path}`, 0)) {
+      for (const piece of piecesOf(files, `${root}/${path}`, 0)) {
         sum.update(piece);
         size += piece.length;
         // Something writes it faster than it is read, perhaps.
@@ -123,10 +108,10 @@ export async function digestLarge(
       }
     } catch (e) {
       options.signal?.throwIfAborted();
-      if (isSame(before, lookAt(root, path))) throw unreadable(root, path, e);
+      if (isSame(before, lookAt(files, root, path))) throw unreadable(root, path, e);
       continue;
     }
-    const after = lookAt(root, path);
+    const after = lookAt(files, root, path);
     if (isSame(before, after) && size === before.size) {
       after.digest = sum.digest();
       return after;
@@ -139,18 +124,18 @@ export async function digestLarge(
  * The pieces of a large file from `offset` on, copies that the caller may keep. Throws a {@link FileChanged} when it is not
  * what `entry` says any more, and an RbsError when it cannot be read.
  */
-export function* readLarge(root: string, entry: ScannedEntry, offset = 0): Generator<Uint8Array> {
+export function* readLarge(files: Files, root: string, entry: ScannedEntry, offset = 0): Generator<Uint8Array> {
   let size = offset;
   try {
-    for (const piece of piecesOf(`${root}/${entry.path}`, offset)) {
+    for (const piece of piecesOf(files, `${root}/${entry.path}`, offset)) {
       if ((size += piece.length) > entry.size) break;
       yield Buffer.from(piece);
     }
   } catch (e) {
-    if (isSame(entry, lookAt(root, entry.path))) throw unreadable(root, entry.path, e);
+    if (isSame(entry, lookAt(files, root, entry.path))) throw unreadable(root, entry.path, e);
     throw new FileChanged(`${entry.path} is not what it was`);
   }
-  if (size !== entry.size || !isSame(entry, lookAt(root, entry.path))) {
+  if (size !== entry.size || !isSame(entry, lookAt(files, root, entry.path))) {
     throw new FileChanged(`${entry.path} was changed while it was read`);
   }
 }

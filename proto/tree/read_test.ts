@@ -7,6 +7,7 @@ import { decodeName } from "./names.ts";
 import { renameSync } from "./raw_names.ts";
 import { digestFile, digestLarge, FileChanged, PIECE_BYTES, readLarge, readSmall } from "./read.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
+import { localFiles } from "./local_files.ts";
 
 const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest();
 const RAW = decodeName(Uint8Array.of(0x66, 0xff));
@@ -18,18 +19,20 @@ Deno.test("a file is read with its digest, whatever its size and name", async ()
       const content = randomBytes(size);
       Deno.writeFileSync(directory.join("new"), content);
       renameSync(directory.join("new"), directory.join(name));
-      assert.deepEqual(Buffer.from(digestFile(directory.join(name))), sha256(content));
+      assert.deepEqual(Buffer.from(digestFile(localFiles, directory.join(name))), sha256(content));
       if (size <= PIECE_BYTES) {
-        const read = readSmall(directory.path, name)!;
+        const read = readSmall(localFiles, directory.path, name)!;
         assert.ok(content.equals(read.content));
         assert.deepEqual(Buffer.from(read.entry.digest!), sha256(content));
         assert.equal(read.entry.size, size);
-      } else assert.equal(readSmall(directory.path, name), undefined);
-      const entry = (await digestLarge(directory.path, name))!;
+      } else assert.equal(readSmall(localFiles, directory.path, name), undefined);
+      const entry = (await digestLarge(localFiles, directory.path, name))!;
       assert.deepEqual(Buffer.from(entry.digest!), sha256(content));
-      assert.ok(Buffer.concat([...readLarge(directory.path, entry)]).equals(content));
+      assert.ok(Buffer.concat([...readLarge(localFiles, directory.path, entry)]).equals(content));
       const offset = Math.floor(size / 2);
-      assert.ok(Buffer.concat([...readLarge(directory.path, entry, offset)]).equals(content.subarray(offset)));
+      assert.ok(
+        Buffer.concat([...readLarge(localFiles, directory.path, entry, offset)]).equals(content.subarray(offset)),
+      );
     }
   }
 });
@@ -40,8 +43,8 @@ Deno.test("what is no file, or none any more, is not read", async () => {
   Deno.writeTextFileSync(directory.join("file"), "x");
   Deno.symlinkSync("file", directory.join("link"));
   for (const path of ["gone", "folder", "link", "file/x"]) {
-    assert.equal(readSmall(directory.path, path), undefined, path);
-    assert.equal(await digestLarge(directory.path, path), undefined, path);
+    assert.equal(readSmall(localFiles, directory.path, path), undefined, path);
+    assert.equal(await digestLarge(localFiles, directory.path, path), undefined, path);
   }
 });
 
@@ -64,7 +67,7 @@ Deno.test("a file that changes while it is read is read again", async () => {
   Deno.utimeSync(path, 1, 1);
   {
     using _ = whenOpened((times) => times === 1 && Deno.writeTextFileSync(path, "two"));
-    assert.equal(Buffer.from(readSmall(directory.path, "file")!.content).toString(), "two");
+    assert.equal(Buffer.from(readSmall(localFiles, directory.path, "file")!.content).toString(), "two");
   }
   {
     // Replaced: what was opened is the file before.
@@ -73,25 +76,25 @@ Deno.test("a file that changes while it is read is read again", async () => {
       Deno.writeTextFileSync(`${path}.new`, "six");
       Deno.renameSync(`${path}.new`, path);
     });
-    assert.equal(Buffer.from(readSmall(directory.path, "file")!.content).toString(), "six");
+    assert.equal(Buffer.from(readSmall(localFiles, directory.path, "file")!.content).toString(), "six");
   }
   {
     using _ = whenOpened((times) => times === 1 && Deno.writeTextFileSync(path, "longer than before"));
-    const entry = (await digestLarge(directory.path, "file"))!;
+    const entry = (await digestLarge(localFiles, directory.path, "file"))!;
     assert.deepEqual(Buffer.from(entry.digest!), sha256(Buffer.from("longer than before")));
     assert.equal(entry.size, 18);
   }
   {
     using _ = whenOpened((times) => Deno.writeTextFileSync(path, "x".repeat(times)));
     assert.throws(
-      () => readSmall(directory.path, "file"),
+      () => readSmall(localFiles, directory.path, "file"),
       (e) => e instanceof RbsError && /changes each/.test(e.message),
     );
-    await assert.rejects(digestLarge(directory.path, "file"), RbsError);
+    await assert.rejects(digestLarge(localFiles, directory.path, "file"), RbsError);
   }
   {
     using _ = whenOpened(() => Deno.removeSync(path));
-    assert.equal(readSmall(directory.path, "file"), undefined);
+    assert.equal(readSmall(localFiles, directory.path, "file"), undefined);
   }
 });
 
@@ -106,13 +109,13 @@ Deno.test("a large file that is not what it was is noticed before its end was se
   ];
   for (const change of changes) {
     Deno.writeFileSync(path, randomBytes(3 * PIECE_BYTES));
-    const entry = lookAt(directory.path, "file") as ScannedEntry;
-    const pieces = readLarge(directory.path, entry);
+    const entry = lookAt(localFiles, directory.path, "file") as ScannedEntry;
+    const pieces = readLarge(localFiles, directory.path, entry);
     pieces.next();
     change(entry);
     assert.throws(() => [...pieces], FileChanged);
   }
-  assert.throws(() => [...readLarge(directory.path, { path: "file" } as ScannedEntry)], FileChanged);
+  assert.throws(() => [...readLarge(localFiles, directory.path, { path: "file" } as ScannedEntry)], FileChanged);
 });
 
 Deno.test("a digest is given up when its signal says so", async () => {
@@ -120,5 +123,7 @@ Deno.test("a digest is given up when its signal says so", async () => {
   Deno.writeFileSync(directory.join("file"), randomBytes(40 * PIECE_BYTES));
   const stop = new AbortController();
   const onBytes = () => stop.abort();
-  await assert.rejects(digestLarge(directory.path, "file", { signal: stop.signal, onBytes }), { name: "AbortError" });
+  await assert.rejects(digestLarge(localFiles, directory.path, "file", { signal: stop.signal, onBytes }), {
+    name: "AbortError",
+  });
 });

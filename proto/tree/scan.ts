@@ -2,8 +2,7 @@
 import { RbsError, sentence } from "../errors.ts";
 import type { Entry, EntryKind } from "./entry.ts";
 import { Pace } from "../pace.ts";
-import { isRaw } from "./names.ts";
-import { lstatMany, lstatSync, type RawInfo, readdirSync } from "./raw_names.ts";
+import { type Files, type Folder, isGone, looksLike, type RawInfo } from "./files.ts";
 
 /**
  * A file that was changed so shortly before it was looked at may change again without another time to show for it: file
@@ -14,7 +13,7 @@ const RACY_MS = 50;
 /** An entry as it was found, and what tells whether it has changed since. */
 export interface ScannedEntry extends Entry {
   ino: number;
-  /** In whole seconds, as Deno has it. */
+  /** In whole seconds where Deno looked. */
   ctimeMs: number;
   /** Changed so shortly before it was looked at that its times prove nothing the next time. */
   racy: boolean;
@@ -38,20 +37,26 @@ export interface ScanOptions {
 }
 
 /**
- * Finds everything below `root` (absolute), but not the root itself. What vanishes meanwhile is left out, a root that is
+ * Finds everything below `root`, but not the root itself. What vanishes meanwhile is left out, a root that is
  * not there has nothing; throws an RbsError for one that cannot be read.
  */
-export async function scanTree(root: string, options: ScanOptions = {}): Promise<Map<string, ScannedEntry>> {
+export async function scanTree(
+  files: Files,
+  root: string,
+  options: ScanOptions = {},
+): Promise<Map<string, ScannedEntry>> {
   const { under, signal, onProgress, onFound } = options;
   const found = new Map<string, ScannedEntry>();
   const folders: string[] = [];
   const pace = new Pace(signal);
   const guess = new Guess(options.previous ?? new Map());
   if (under !== undefined) {
-    if (isBelowFolders(root, under) && look(root, under, found, options)?.kind === "directory") folders.push(under);
+    if (isBelowFolders(files, root, under) && look(files, root, under, found, options)?.kind === "directory") {
+      folders.push(under);
+    }
   } else folders.push("");
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
-    const entries = list(root, folder, found, folders, options, guess);
+    const entries = list(files, root, folder, found, folders, options, guess);
     if (onFound) {
       const wait = onFound(entries);
       if (wait) await wait;
@@ -64,15 +69,16 @@ export async function scanTree(root: string, options: ScanOptions = {}): Promise
 }
 
 /** Whether no symlink or file is on the way from the root to `path`. */
-function isBelowFolders(root: string, path: string): boolean {
+function isBelowFolders(files: Files, root: string, path: string): boolean {
   for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
-    const folder = lookAt(root, path.slice(0, slash));
+    const folder = lookAt(files, root, path.slice(0, slash));
     if (typeof folder !== "object" || folder.kind !== "directory") return false;
   }
   return true;
 }
 
 function list(
+  files: Files,
   root: string,
   folder: string,
   found: Map<string, ScannedEntry>,
@@ -82,9 +88,9 @@ function list(
 ): ScannedEntry[] {
   const listed: ScannedEntry[] = [];
   const prefix = folder === "" ? "" : `${folder}/`;
-  let names: string[];
+  let within: Folder;
   try {
-    names = readdirSync(folder === "" ? root : `${root}/${folder}`);
+    within = files.folder(folder === "" ? root : `${root}/${folder}`);
   } catch (e) {
     if (isGone(e)) return listed;
     // Nothing can be said about the tree then; that it is empty least of all.
@@ -94,21 +100,19 @@ function list(
     options.onSkipped?.(folder, "cannot be read");
     return listed;
   }
-  const raw = names.filter(isRaw).map((name) => `${root}/${prefix}${name}`);
-  const infos = raw.length > 0 ? lstatMany(raw) : undefined;
+  using _ = within;
   const { skip } = options;
-  for (const name of names) {
+  for (const name of within.names) {
     const before = guess.at(prefix, name);
     const path = before ? before.path : prefix + name;
-    if (before && !infos && stillThere(root, before)) {
+    if (before && stillThere(within, name, before)) {
       if (skip?.(path, before.kind)) continue;
       found.set(path, before);
       listed.push(before);
       if (before.kind === "directory") folders.push(path);
       continue;
     }
-    const info = infos && isRaw(name) ? infos.get(`${root}/${path}`) : undefined;
-    const entry = look(root, path, found, options, info);
+    const entry = take(() => within.lstat(name), path, found, options);
     if (!entry) continue;
     listed.push(entry);
     if (entry.kind === "directory") folders.push(path);
@@ -165,33 +169,38 @@ function isAt(path: string, prefix: string, name: string): boolean {
  * Whether a file or folder looks as it did: what most do in most scans, and so without an entry of its own, that would
  * only be compared and thrown away.
  */
-function stillThere(root: string, before: ScannedEntry): boolean {
-  if (before.kind === "symlink" || isRaw(root)) return false;
+function stillThere(folder: Folder, name: string, before: ScannedEntry): boolean {
+  if (before.racy || before.kind === "symlink") return false;
   try {
-    const now = Deno.lstatSync(`${root}/${before.path}`);
-    if (before.kind === "file") return looksSame(before, now);
-    return now.isDirectory && now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs &&
-      (now.mode! & 0o7777) === before.mode;
+    return folder.looksLike(name, before);
   } catch {
     return false;
   }
 }
 
 /** Whether a file looks as it did when it was found, and did not change too shortly before that. */
-export function looksSame(before: ScannedEntry, now: Deno.FileInfo): boolean {
-  return !before.racy && now.isFile && now.size === before.size && now.mtime?.getTime() === before.mtimeMs &&
-    now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs && (now.mode! & 0o7777) === before.mode;
+export function looksSame(before: ScannedEntry, now: RawInfo): boolean {
+  return !before.racy && looksLike(now, before);
 }
 
 /** Looks at one entry. @returns it, if it is one that is wanted */
 function look(
+  files: Files,
   root: string,
   path: string,
   found: Map<string, ScannedEntry>,
   options: ScanOptions,
-  info?: RawInfo,
 ): ScannedEntry | undefined {
-  const entry = lookAt(root, path, info);
+  return take(() => files.lstat(`${root}/${path}`), path, found, options);
+}
+
+function take(
+  lstat: () => RawInfo,
+  path: string,
+  found: Map<string, ScannedEntry>,
+  options: ScanOptions,
+): ScannedEntry | undefined {
+  const entry = entryOf(lstat, path);
   if (entry === undefined) return undefined;
   if (typeof entry === "string") {
     options.onSkipped?.(path, entry);
@@ -207,14 +216,16 @@ function look(
 /**
  * An entry as it is now: undefined if there is none, a text that says why it cannot travel.
  *
- * @param root Absolute.
- * @param path Relative to it.
- * @param info What a look at it showed just now, if somebody looked.
+ * @param path Relative to the root.
  */
-export function lookAt(root: string, path: string, info?: RawInfo): ScannedEntry | string | undefined {
+export function lookAt(files: Files, root: string, path: string): ScannedEntry | string | undefined {
+  return entryOf(() => files.lstat(`${root}/${path}`), path);
+}
+
+function entryOf(lstat: () => RawInfo, path: string): ScannedEntry | string | undefined {
   const now = Date.now();
   try {
-    const { kind, mode, size, mtimeMs, ctimeMs, ino, target } = info ?? lstatSync(`${root}/${path}`);
+    const { kind, mode, size, mtimeMs, ctimeMs, ino, target } = lstat();
     switch (kind) {
       case "file": {
         // A time in the future says nothing about what comes next, either.
@@ -237,8 +248,4 @@ export function lookAt(root: string, path: string, info?: RawInfo): ScannedEntry
 export function isUnchanged(before: ScannedEntry, now: ScannedEntry): boolean {
   return !before.racy && before.kind === now.kind && before.size === now.size && before.mtimeMs === now.mtimeMs &&
     before.ino === now.ino && before.ctimeMs === now.ctimeMs;
-}
-
-function isGone(e: unknown): boolean {
-  return e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory;
 }

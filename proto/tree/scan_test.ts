@@ -7,6 +7,7 @@ import { decodeName } from "./names.ts";
 import { renameSync } from "./raw_names.ts";
 import { digestFile, digestOf } from "./read.ts";
 import { scanTree } from "./scan.ts";
+import { localFiles } from "./local_files.ts";
 
 const at = (seconds: number) => new Date(1_600_000_000_000 + seconds * 1000);
 
@@ -26,19 +27,22 @@ Deno.test("a scan follows no symlink", async () => {
   Deno.symlinkSync("real", directory.join("link"));
   Deno.symlinkSync(".", directory.join("loop"));
   Deno.symlinkSync("gone", directory.join("dangling"));
-  assert.deepEqual([...(await scanTree(directory.path)).keys()].sort(), [
+  assert.deepEqual([...(await scanTree(localFiles, directory.path)).keys()].sort(), [
     "dangling",
     "link",
     "loop",
     "real",
     "real/file",
   ]);
-  assert.equal((await scanTree(directory.path)).get("dangling")!.target, "gone");
-  assert.equal((await scanTree(directory.path, { under: "link/file" })).size, 0);
-  assert.deepEqual([...(await scanTree(directory.path, { under: "link" })).keys()], ["link"]);
-  assert.deepEqual([...(await scanTree(directory.path, { under: "real" })).keys()].sort(), ["real", "real/file"]);
+  assert.equal((await scanTree(localFiles, directory.path)).get("dangling")!.target, "gone");
+  assert.equal((await scanTree(localFiles, directory.path, { under: "link/file" })).size, 0);
+  assert.deepEqual([...(await scanTree(localFiles, directory.path, { under: "link" })).keys()], ["link"]);
+  assert.deepEqual([...(await scanTree(localFiles, directory.path, { under: "real" })).keys()].sort(), [
+    "real",
+    "real/file",
+  ]);
   // The root itself may be one: whoever names it knows.
-  assert.deepEqual([...(await scanTree(directory.join("link"))).keys()], ["file"]);
+  assert.deepEqual([...(await scanTree(localFiles, directory.join("link"))).keys()], ["file"]);
 });
 
 Deno.test("pipes, sockets and devices are left out, and named", async () => {
@@ -49,7 +53,9 @@ Deno.test("pipes, sockets and devices are left out, and named", async () => {
   const device = await new Deno.Command("mknod", { args: [directory.join("null"), "c", "1", "3"], stderr: "null" })
     .output();
   const skipped: string[] = [];
-  const found = await scanTree(directory.path, { onSkipped: (path, what) => skipped.push(`${path} ${what}`) });
+  const found = await scanTree(localFiles, directory.path, {
+    onSkipped: (path, what) => skipped.push(`${path} ${what}`),
+  });
   assert.equal(found.size, 0);
   const expected = ["pipe", "socket", ...device.success ? ["null"] : []];
   assert.deepEqual(skipped.sort(), expected.sort().map((name) => `${name} is no file, folder or symlink`));
@@ -59,7 +65,7 @@ Deno.test("what is skipped is not looked into", async () => {
   await using directory = await tempDir();
   for (const name of [".git/objects", "bazel-out/x", "src"]) Deno.mkdirSync(directory.join(name), { recursive: true });
   const asked: string[] = [];
-  const found = await scanTree(directory.path, {
+  const found = await scanTree(localFiles, directory.path, {
     skip(path) {
       asked.push(path);
       return path === ".git" || path.startsWith("bazel-");
@@ -77,7 +83,7 @@ Deno.test("digests are carried over to files that look the same, and to no other
     Deno.utimeSync(directory.join(name), at(0), at(0));
   }
   const digest = digestOf(new Uint8Array());
-  const previous = await scanTree(directory.path);
+  const previous = await scanTree(localFiles, directory.path);
   for (const entry of previous.values()) entry.digest = digest;
   Deno.writeTextFileSync(directory.join("content"), "after!");
   Deno.utimeSync(directory.join("content"), at(1), at(1));
@@ -88,7 +94,7 @@ Deno.test("digests are carried over to files that look the same, and to no other
   Deno.renameSync(directory.join("new"), directory.join("replaced"));
   Deno.removeSync(directory.join("turned"));
   Deno.symlinkSync("same", directory.join("turned"));
-  const found = await scanTree(directory.path, { previous });
+  const found = await scanTree(localFiles, directory.path, { previous });
   assert.deepEqual([...found.values()].filter((e) => e.digest).map((e) => e.path), ["same"]);
 });
 
@@ -102,11 +108,11 @@ Deno.test("a file that was changed a moment ago is not trusted the next time", a
   Deno.utimeSync(directory.join("future"), soon, soon);
   const now = new Date();
   Deno.utimeSync(directory.join("fresh"), now, now);
-  const previous = await scanTree(directory.path);
-  for (const entry of previous.values()) entry.digest = digestFile(directory.join(entry.path));
+  const previous = await scanTree(localFiles, directory.path);
+  for (const entry of previous.values()) entry.digest = digestFile(localFiles, directory.join(entry.path));
   assert.ok(!previous.get("old")!.racy);
   assert.ok(previous.get("future")!.racy);
-  const found = await scanTree(directory.path, { previous });
+  const found = await scanTree(localFiles, directory.path, { previous });
   assert.equal(found.get("fresh")!.digest === undefined, previous.get("fresh")!.racy);
   assert.ok(found.get("old")!.digest);
   assert.equal(found.get("future")!.digest, undefined);
@@ -120,30 +126,31 @@ Deno.test("any change is seen by a scan that knows what was there before", async
     const root = directory.join("tree");
     Deno.mkdirSync(root);
     writeMadeTree(root, before);
-    const previous = await scanTree(root);
-    for (const e of previous.values()) if (e.kind === "file") e.digest = digestFile(`${root}/${e.path}`);
+    const previous = await scanTree(localFiles, root);
+    for (const e of previous.values()) if (e.kind === "file") e.digest = digestFile(localFiles, `${root}/${e.path}`);
     Deno.renameSync(root, directory.join("old"));
     Deno.mkdirSync(root);
     writeMadeTree(root, after);
-    const found = await scanTree(root, { previous });
+    const found = await scanTree(localFiles, root, { previous });
     for (const e of found.values()) {
-      if (e.digest) assert.ok(sameDigest(e.digest, digestFile(`${root}/${e.path}`)), `seed ${seed}`);
+      if (e.digest) assert.ok(sameDigest(e.digest, digestFile(localFiles, `${root}/${e.path}`)), `seed ${seed}`);
     }
   }
 });
 
 Deno.test("a folder that cannot be read is named; a root that cannot be is an error, and one that is not there is empty", async () => {
   await using directory = await tempDir();
-  assert.equal((await scanTree(directory.join("gone"))).size, 0);
+  assert.equal((await scanTree(localFiles, directory.join("gone"))).size, 0);
   Deno.writeTextFileSync(directory.join("file"), "x");
-  assert.equal((await scanTree(directory.join("file"))).size, 0);
+  assert.equal((await scanTree(localFiles, directory.join("file"))).size, 0);
   // Root may read everything; a folder whose listing needs bash, and none to be had, cannot be read by anybody.
   Deno.mkdirSync(directory.join("tree/closed"), { recursive: true });
   Deno.writeTextFileSync(directory.join("x"), "x");
   renameSync(directory.join("x"), directory.join("tree/closed", decodeName(Uint8Array.of(0xff))));
-  const script = `import { scanTree } from ${JSON.stringify(new URL("./scan.ts", import.meta.url))};
+  const script = `import { localFiles } from ${JSON.stringify(new URL("./local_files.ts", import.meta.url))};
+    import { scanTree } from ${JSON.stringify(new URL("./scan.ts", import.meta.url))};
     const scan = async (root) => console.log(
-      [...(await scanTree(root, { onSkipped: (...what) => console.log(...what) })).keys()]);
+      [...(await scanTree(localFiles, root, { onSkipped: (...what) => console.log(...what) })).keys()]);
     await scan(Deno.args[0]);
     await scan(Deno.args[0] + "/closed").catch((e) => console.log(e.name, e.message));`;
   Deno.writeTextFileSync(directory.join("scan.ts"), script);
@@ -165,7 +172,7 @@ Deno.test("a scan is ended by its signal, and lets others work meanwhile", async
   }
   const stop = new AbortController();
   const timer = setTimeout(() => stop.abort(), 0);
-  await assert.rejects(scanTree(directory.path, { signal: stop.signal }), { name: "AbortError" });
+  await assert.rejects(scanTree(localFiles, directory.path, { signal: stop.signal }), { name: "AbortError" });
   clearTimeout(timer);
 });
 
@@ -179,7 +186,7 @@ Deno.test("what looks the same is the very entry that was found before, whatever
       Deno.utimeSync(`${root}/d${i}/e/f${j}`, at(0), at(0));
     }
   }
-  let previous = await scanTree(root);
+  let previous = await scanTree(localFiles, root);
   const changes = [
     () => {},
     () => Deno.removeSync(`${root}/d3`, { recursive: true }),
@@ -193,8 +200,8 @@ Deno.test("what looks the same is the very entry that was found before, whatever
   ];
   for (const [i, change] of changes.entries()) {
     change();
-    const found = await scanTree(root, { previous });
-    const fresh = await scanTree(root);
+    const found = await scanTree(localFiles, root, { previous });
+    const fresh = await scanTree(localFiles, root);
     assert.deepEqual([...found.keys()].sort(), [...fresh.keys()].sort(), `change ${i}`);
     let others = 0;
     for (const [path, entry] of found) {
@@ -213,7 +220,7 @@ Deno.test("each folder's entries are told once it was listed, and who is told ma
   for (const path of ["a/f", "a/b/g", "h"]) Deno.writeTextFileSync(directory.join(path), path);
   const told: string[] = [];
   let waited = 0;
-  const found = await scanTree(directory.path, {
+  const found = await scanTree(localFiles, directory.path, {
     onFound(entries) {
       told.push(...entries.map(({ path }) => path));
       for (const { path } of entries) {

@@ -11,6 +11,7 @@ import { TreeError } from "./names.ts";
 import { digestFile, digestOf, PIECE_BYTES, readLarge, readSmall } from "./read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "./scan.ts";
 import { TreeWriter } from "./writer.ts";
+import { localFiles } from "./local_files.ts";
 
 type Below = (n: number) => number;
 
@@ -23,8 +24,10 @@ async function materialize(directory: TempDir, tree: MadeTree): Promise<string> 
 
 /** All of a tree, with digests. */
 async function known(root: string): Promise<Map<string, ScannedEntry>> {
-  const found = await scanTree(root);
-  for (const entry of found.values()) if (entry.kind === "file") entry.digest = digestFile(`${root}/${entry.path}`);
+  const found = await scanTree(localFiles, root);
+  for (const entry of found.values()) {
+    if (entry.kind === "file") entry.digest = digestFile(localFiles, `${root}/${entry.path}`);
+  }
   return found;
 }
 
@@ -36,11 +39,16 @@ function* changes(root: string, wanted: Map<string, Entry>, there: Map<string, E
     if (before && sameEntry(before, entry)) continue;
     if (entry.kind !== "file") yield { entry };
     else if (entry.size <= PIECE_BYTES) {
-      const { entry: now, content } = readSmall(root, entry.path)!;
+      const { entry: now, content } = readSmall(localFiles, root, entry.path)!;
       yield { entry: now, content };
     } else {
       let at = 0;
-      for (const content of readLarge(root, { ...lookAt(root, entry.path) as ScannedEntry, digest: entry.digest })) {
+      for (
+        const content of readLarge(localFiles, root, {
+          ...lookAt(localFiles, root, entry.path) as ScannedEntry,
+          digest: entry.digest,
+        })
+      ) {
         const first = at === 0;
         at += content.length;
         yield { entry: first ? entry : undefined, content, more: at < entry.size };
@@ -69,7 +77,7 @@ async function travels(seed: number, raw: boolean): Promise<void> {
   for (let round = 0; round < 4; round++) {
     const from = await materialize(directory, tree);
     const there = round === 0 ? new Map() : await known(root);
-    send(below, changes(from, await known(from), there), new TreeWriter({ root, staging }));
+    send(below, changes(from, await known(from), there), new TreeWriter({ files: localFiles, root, staging }));
     const message = `seed ${seed}, round ${round}`;
     assert.deepEqual(await describeFolder(root), describeTree(tree, digestOf), message);
     assert.deepEqual([...Deno.readDirSync(staging)], [], message);
@@ -135,10 +143,11 @@ Deno.test("whatever a sender sends, nothing outside of the tree is touched, and 
     for (const file of ["file", "a", "folder/file", "folder/a/b"]) {
       Deno.writeTextFileSync(`${outside}/${file}`, "xxxxx");
     }
-    const state = async () => [...(await scanTree(outside)).values()].map((entry) => ({ ...entry, racy: false }));
+    const state = async () =>
+      [...(await scanTree(localFiles, outside)).values()].map((entry) => ({ ...entry, racy: false }));
     const before = await state();
     const root = directory.join("root"), staging = directory.join("staging");
-    let writer = new TreeWriter({ root, staging });
+    let writer = new TreeWriter({ files: localFiles, root, staging });
     for (let i = 0; i < 300; i++) {
       const record = hostile(below, outside);
       try {
@@ -155,7 +164,7 @@ Deno.test("whatever a sender sends, nothing outside of the tree is touched, and 
       if (below(15) === 0) {
         writer.close();
         assert.deepEqual([...Deno.readDirSync(staging)], [], `seed ${seed}`);
-        writer = new TreeWriter({ root, staging });
+        writer = new TreeWriter({ files: localFiles, root, staging });
       }
     }
     writer.close();

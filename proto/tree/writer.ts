@@ -12,18 +12,8 @@ import { RbsError, sentence } from "../errors.ts";
 import { Pace } from "../pace.ts";
 import type { TreeRecord } from "./batch.ts";
 import { type Entry, sameDigest } from "./entry.ts";
-import { checkPath, isRaw, TreeError } from "./names.ts";
-import {
-  chmodSync,
-  copyFileSync,
-  lstatSync,
-  mkdirSync,
-  type RawInfo,
-  readdirSync,
-  removeSync,
-  renameSync,
-  symlinkSync,
-} from "./raw_names.ts";
+import { checkPath, TreeError } from "./names.ts";
+import { type Files, type KeptFiles, lookFor, type OpenFile, type RawInfo } from "./files.ts";
 import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
 
 /** Larger files are copied with other work between the pieces. Bytes. */
@@ -44,6 +34,7 @@ export interface PartialContent {
 
 /** See {@link TreeWriter}. */
 export interface WriterOptions {
+  files: Files;
   root: string;
   staging: string;
   signal?: AbortSignal;
@@ -64,7 +55,7 @@ export interface ApplyOptions {
 /** A file that is being received. */
 interface Receiving {
   entry: Entry;
-  file: Deno.FsFile;
+  file: OpenFile;
   staged: string;
   sum: Hash;
   size: number;
@@ -72,6 +63,7 @@ interface Receiving {
 
 /** See the file's head. */
 export class TreeWriter {
+  readonly #files: KeptFiles;
   readonly #root: string;
   readonly #staging: string;
   readonly #prefix = randomBytes(6).toString("hex");
@@ -89,33 +81,36 @@ export class TreeWriter {
   #busy = false;
 
   /**
-   * @param options.root Absolute; is made if it is not there. It is trusted, also if a symlink leads to it.
-   * @param options.staging Absolute, on the root's file system, seen by nobody else; is made if it is not there.
+   * @param options.files What the paths are of.
+   * @param options.root Is made if it is not there.
+   * @param options.staging On the root's file system, seen by nobody else; is made if it is not there.
    * @param options.signal Ends a record that takes long: {@link apply} rejects with its reason.
    * @param options.digests Whether each file must have one, or what comes without is taken as it comes. @default required
    */
-  constructor({ root, staging, signal, digests }: WriterOptions) {
+  constructor({ files, root, staging, signal, digests }: WriterOptions) {
+    this.#files = files.keeping();
     this.#root = root;
     this.#staging = staging;
     this.#signal = signal;
     this.#digestRequired = digests !== "optional";
     if (staging.startsWith(`${root}/`)) this.#closed = staging.slice(root.length + 1);
     try {
-      Deno.mkdirSync(root, { recursive: true });
-      Deno.mkdirSync(staging, { recursive: true, mode: 0o700 });
-      if (!Deno.lstatSync(staging).isDirectory) throw new Error("it is no folder");
+      this.#files.makeWay(root);
+      this.#files.makeWay(staging, 0o700);
+      if (this.#files.lstat(staging).kind !== "directory") throw new Error("it is no folder");
       this.#clean();
     } catch (e) {
+      this.#files[Symbol.dispose]();
       throw unwritable(staging, e);
     }
   }
 
   /** Removes what others left behind when they were killed. */
   #clean(): void {
-    for (const { name } of Deno.readDirSync(this.#staging)) {
+    for (const name of this.#files.names(this.#staging)) {
       const path = `${this.#staging}/${name}`;
-      const changed = Deno.lstatSync(path).ctime?.getTime() ?? 0;
-      if (Date.now() - changed > STAGED_LIFE_MS) discard(path);
+      const changed = lookFor(this.#files, path)?.ctimeMs ?? 0;
+      if (Date.now() - changed > STAGED_LIFE_MS) this.#discard(path);
     }
   }
 
@@ -159,15 +154,16 @@ export class TreeWriter {
     try {
       const [digest, written] = await Promise.allSettled([
         crypto.subtle.digest("SHA-256", content),
-        writeNew(staged, content, entry.mode & 0o777),
+        this.#writeNew(staged, content, entry.mode & 0o777, entry.mtimeMs),
       ]);
       if (digest.status === "rejected") throw digest.reason;
       if (written.status === "rejected") throw written.reason;
       this.#prove(entry, content.length, () => new Uint8Array(digest.value));
       this.#parentAgain(entry.path);
-      this.#finish(staged, entry, entry.mode > 0o777);
+      if (entry.mode > 0o777) this.#files.chmod(staged, entry.mode);
+      this.#place(staged, entry.path);
     } catch (e) {
-      discard(staged);
+      this.#discard(staged);
       throw this.#explained(entry.path, e);
     }
   }
@@ -178,6 +174,7 @@ export class TreeWriter {
    */
   doubt(): void {
     this.#real.clear();
+    this.#files.doubt();
   }
 
   /** Ends: folders get their modes, and what was not received to its end is removed, or kept to be resumed. */
@@ -186,26 +183,27 @@ export class TreeWriter {
     this.doubt();
     for (const [path, mode] of [...this.#modes].sort(([a], [b]) => b.length - a.length)) {
       try {
-        if (this.#hasParent(path) && this.#look(path)?.kind === "directory") chmodSync(this.#full(path), mode);
+        if (this.#hasParent(path) && this.#look(path)?.kind === "directory") this.#files.chmod(this.#full(path), mode);
       } catch { /* removed since */ }
     }
     this.#modes.clear();
+    this.doubt();
   }
 
   /** What is kept of large files. */
   partials(): PartialContent[] {
     const partials: PartialContent[] = [];
-    for (const { name } of Deno.readDirSync(this.#staging)) {
+    for (const name of this.#files.names(this.#staging)) {
       const digest = PARTIAL.exec(name)?.[1];
       if (digest === undefined) continue;
-      const received = Deno.lstatSync(`${this.#staging}/${name}`).size;
+      const received = this.#files.lstat(`${this.#staging}/${name}`).size;
       partials.push({ digest: Buffer.from(digest, "hex"), received });
     }
     return partials;
   }
 
   #full(path: string): string {
-    return `${this.#root}/${path}`;
+    return path === "" ? this.#root : `${this.#root}/${path}`;
   }
 
   /** Throws unless something may be changed at `path`. */
@@ -253,9 +251,8 @@ export class TreeWriter {
     const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
     if (this.#real.has(parent)) return;
     if (parent !== "") this.#parent(parent);
-    // Of the root, it sees what is behind a symlink.
     const info = this.#look(parent);
-    if (!info) mkdirSync(this.#full(parent));
+    if (!info) this.#files.mkdir(this.#full(parent));
     else if (info.kind !== "directory") {
       throw new TreeError(`${shown(path)} lies in ${shown(parent)}, which is no folder`);
     } else this.#unlock(parent, info);
@@ -275,7 +272,7 @@ export class TreeWriter {
   #unlock(folder: string, { mode }: RawInfo): void {
     if ((mode & 0o300) === 0o300) return;
     if (!this.#modes.has(folder)) this.#modes.set(folder, mode & 0o7777);
-    chmodSync(this.#full(folder), mode & 0o7777 | 0o700);
+    this.#files.chmod(this.#full(folder), mode & 0o7777 | 0o700);
   }
 
   /** Whether the folder of `path` is there, without a symlink on the way. */
@@ -291,12 +288,7 @@ export class TreeWriter {
   }
 
   #look(path: string): RawInfo | undefined {
-    try {
-      return lstatSync(this.#full(path));
-    } catch (e) {
-      if (e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory) return undefined;
-      throw e;
-    }
+    return lookFor(this.#files, this.#full(path));
   }
 
   /** Forgets what was known at and below `path`. */
@@ -323,13 +315,13 @@ export class TreeWriter {
     const full = this.#full(path);
     const info = this.#look(path);
     if (!info) return;
-    if (info.kind !== "directory") return removeSync(full);
+    if (info.kind !== "directory") return this.#files.remove(full);
     try {
-      removeSync(full, { recursive: true });
+      this.#files.remove(full, { recursive: true });
     } catch (e) {
       if (!(e instanceof Deno.errors.PermissionDenied)) throw e;
-      makeWritable(full);
-      removeSync(full, { recursive: true });
+      this.#makeWritable(full);
+      this.#files.remove(full, { recursive: true });
     }
   }
 
@@ -338,10 +330,10 @@ export class TreeWriter {
     this.#parent(path);
     const info = this.#look(path);
     if (info && info.kind !== "directory") this.#removeAt(path);
-    if (info?.kind !== "directory") mkdirSync(this.#full(path));
+    if (info?.kind !== "directory") this.#files.mkdir(this.#full(path));
     // Until the end, so that files can be made in it.
     const now = mode | 0o700;
-    if (now !== (info?.kind === "directory" ? info.mode & 0o7777 : -1)) chmodSync(this.#full(path), now);
+    if (now !== (info?.kind === "directory" ? info.mode & 0o7777 : -1)) this.#files.chmod(this.#full(path), now);
     if (now === mode) this.#modes.delete(path);
     else this.#modes.set(path, mode);
     this.#real.add(path);
@@ -350,7 +342,7 @@ export class TreeWriter {
   #symlink(entry: Entry): void {
     this.#parent(entry.path);
     const staged = this.#stagedName();
-    symlinkSync(entry.target!, staged);
+    this.#files.symlink(entry.target!, staged);
     this.#place(staged, entry.path);
   }
 
@@ -361,29 +353,25 @@ export class TreeWriter {
     if (unused && this.#inPlace(entry, content)) return;
     const staged = this.#stagedName();
     try {
-      // The mode is kept whatever the umask.
-      Deno.writeFileSync(staged, content, { createNew: true, mode: entry.mode & 0o777 });
-      this.#finish(staged, entry, entry.mode > 0o777);
+      this.#files.writeNew(staged, own(content), entry.mode & 0o777, entry.mtimeMs);
+      if (entry.mode > 0o777) this.#files.chmod(staged, entry.mode);
+      this.#place(staged, entry.path);
     } catch (e) {
-      discard(staged);
+      this.#discard(staged);
       throw e;
     }
   }
 
   /** Writes a small file where it belongs. @returns false if something is there */
-  #inPlace(entry: Entry, content: Uint8Array): boolean {
-    const { path, mode } = entry;
-    if (isRaw(path)) return false;
+  #inPlace({ path, mode, mtimeMs }: Entry, content: Uint8Array): boolean {
     const full = this.#full(path);
     try {
-      Deno.writeFileSync(full, content, { createNew: true, mode: mode & 0o777 });
+      this.#files.writeNew(full, own(content), mode & 0o777, mtimeMs);
+      if (mode > 0o777) this.#files.chmod(full, mode);
     } catch (e) {
       if (e instanceof Deno.errors.AlreadyExists) return false;
-      // Half of it, perhaps.
-      discard(full);
       throw e;
     }
-    this.#attributes(full, entry, mode > 0o777);
     return true;
   }
 
@@ -395,44 +383,42 @@ export class TreeWriter {
     if (info.size !== entry.size) throw wrongSize(entry, info.size);
     this.#parent(entry.path);
     const staged = this.#stagedName();
-    // Bash copies what Deno cannot name, in one go: it is rare.
-    if (info.size > LONG_BYTES && !isRaw(from)) return this.#copyLarge(entry, this.#full(from), staged, digest);
+    if (info.size > LONG_BYTES) return this.#copyLarge(entry, this.#full(from), staged, digest);
     try {
-      copyFileSync(this.#full(from), staged);
-      this.#prove(entry, Deno.lstatSync(staged).size, () => digestFile(staged), digest);
-      this.#finish(staged, entry, true);
+      this.#files.copy(this.#full(from), staged);
+      this.#prove(entry, this.#files.lstat(staged).size, () => digestFile(this.#files, staged), digest);
+      this.#finish(staged, entry);
     } catch (e) {
-      discard(staged);
+      this.#discard(staged);
       throw e;
     }
   }
 
   async #copyLarge(entry: Entry, from: string, staged: string, digest: Uint8Array | undefined): Promise<void> {
     try {
-      // By the system, which may share the blocks; not on this thread.
-      await Deno.copyFile(from, staged);
+      await this.#files.copyLarge(from, staged);
       this.#signal?.throwIfAborted();
       const sum = createHash("sha256");
       let size: number;
       {
-        using file = Deno.openSync(staged);
+        using file = this.#files.open(staged);
         size = await this.#digest(file, sum);
       }
       this.#prove(entry, size, () => sum.digest(), digest);
       this.#parentAgain(entry.path);
-      this.#finish(staged, entry, true);
+      this.#finish(staged, entry);
     } catch (e) {
-      discard(staged);
+      this.#discard(staged);
       throw e;
     }
   }
 
   /** Adds the rest of a file to a digest, in slices. @returns its bytes */
-  async #digest(file: Deno.FsFile, sum: Hash): Promise<number> {
+  async #digest(file: OpenFile, sum: Hash): Promise<number> {
     const pace = new Pace(this.#signal);
     const buffer = new Uint8Array(PIECE_BYTES);
     let size = 0;
-    for (let n = file.readSync(buffer); n !== null; n = file.readSync(buffer)) {
+    for (let n = file.read(buffer); n > 0; n = file.read(buffer)) {
       sum.update(buffer.subarray(0, n));
       size += n;
       if (pace.due) await pace.rest();
@@ -449,11 +435,11 @@ export class TreeWriter {
       : this.#stagedName();
     const sum = createHash("sha256");
     if (offset > 0) {
-      if (!resumable || sizeOf(staged) < offset) {
+      if (!resumable || (lookFor(this.#files, staged)?.size ?? 0) < offset) {
         throw new TreeError(`nothing is here of ${shown(entry.path)} that could be gone on with`);
       }
-    } else discard(staged);
-    const file = Deno.openSync(staged, { read: true, write: true, create: true, mode: 0o600 });
+    } else this.#discard(staged);
+    const file = offset > 0 ? this.#files.update(staged) : this.#files.create(staged, 0o600);
     this.#receiving = { entry, file, staged, sum, size: offset };
     if (offset > 0) return this.#resume(record);
     this.#continue(record);
@@ -463,7 +449,7 @@ export class TreeWriter {
   async #resume(record: TreeRecord): Promise<void> {
     const { file, sum, size } = this.#receiving!;
     try {
-      file.truncateSync(size);
+      file.truncate(size);
       await this.#digest(file, sum);
     } catch (e) {
       // Whoever was cut off in the middle of it comes again.
@@ -487,7 +473,7 @@ export class TreeWriter {
       throw new TreeError(`${shown(entry.path)} is longer than it was said to be`);
     }
     try {
-      for (let at = 0; at < content.length;) at += file.writeSync(content.subarray(at));
+      file.write(own(content));
     } catch (e) {
       this.#discardReceiving();
       throw unwritable(this.#full(entry.path), e);
@@ -501,9 +487,9 @@ export class TreeWriter {
       try {
         this.#prove(entry, receiving.size, () => sum.digest(), record.digest);
         this.#parentAgain(entry.path);
-        this.#finish(staged, entry, true);
+        this.#finish(staged, entry);
       } catch (e) {
-        discard(staged);
+        this.#discard(staged);
         throw e;
       }
     });
@@ -520,17 +506,10 @@ export class TreeWriter {
   }
 
   /** Gives a staged file its attributes, and puts it in place. */
-  #finish(staged: string, entry: Entry, chmod: boolean): void {
-    this.#attributes(staged, entry, chmod);
+  #finish(staged: string, entry: Entry): void {
+    this.#files.chmod(staged, entry.mode);
+    this.#files.utime(staged, entry.mtimeMs);
     this.#place(staged, entry.path);
-  }
-
-  /** Gives a file its time and, if it has not got it yet, its mode. */
-  #attributes(file: string, entry: Entry, chmod: boolean): void {
-    if (chmod) Deno.chmodSync(file, entry.mode);
-    // Of seconds with a fraction, Deno loses a millisecond now and then.
-    const time = new Date(entry.mtimeMs);
-    Deno.utimeSync(file, time, time);
   }
 
   /** Renames what is staged to `path`, whose folder was looked at, over whatever is there. */
@@ -539,16 +518,38 @@ export class TreeWriter {
     try {
       if (this.#real.has(path)) this.#removeAt(path);
       try {
-        renameSync(staged, full);
+        this.#files.rename(staged, full);
       } catch (e) {
         if (this.#look(path)?.kind !== "directory") throw e;
         this.#removeAt(path);
-        renameSync(staged, full);
+        this.#files.rename(staged, full);
       }
     } catch (e) {
-      discard(staged);
+      this.#discard(staged);
       throw e;
     }
+  }
+
+  /** Writes a new file in another thread. */
+  async #writeNew(path: string, content: Uint8Array<ArrayBuffer>, mode: number, mtimeMs: number): Promise<void> {
+    using file = this.#files.create(path, mode);
+    await file.writeLarge(content);
+    file.utime(mtimeMs);
+  }
+
+  /** Gives the owner of a folder, and of each folder in it, the right to remove what is there. */
+  #makeWritable(folder: string): void {
+    this.#files.chmod(folder, 0o700);
+    for (const name of this.#files.names(folder)) {
+      const path = `${folder}/${name}`;
+      if (this.#files.lstat(path).kind === "directory") this.#makeWritable(path);
+    }
+  }
+
+  #discard(staged: string): void {
+    try {
+      this.#files.remove(staged);
+    } catch { /* it was not there, or is in place */ }
   }
 
   #abandon(): void {
@@ -563,7 +564,7 @@ export class TreeWriter {
     const receiving = this.#receiving;
     if (!receiving) return;
     receiving.file.close();
-    discard(receiving.staged);
+    this.#discard(receiving.staged);
     this.#receiving = undefined;
   }
 }
@@ -583,33 +584,9 @@ function unwritable(path: string, cause: unknown): RbsError {
   );
 }
 
-/** Gives the owner of a folder, and of each folder in it, the right to remove what is there. */
-function makeWritable(folder: string): void {
-  chmodSync(folder, 0o700);
-  for (const name of readdirSync(folder)) {
-    const path = `${folder}/${name}`;
-    if (lstatSync(path).kind === "directory") makeWritable(path);
-  }
-}
-
-/** Writes a new file in another thread. Deno.writeFile would copy the content first. */
-async function writeNew(path: string, content: Uint8Array, mode: number): Promise<void> {
-  using file = Deno.openSync(path, { write: true, createNew: true, mode });
-  for (let at = 0; at < content.length;) at += await file.write(content.subarray(at));
-}
-
-function sizeOf(file: string): number {
-  try {
-    return Deno.lstatSync(file).size;
-  } catch {
-    return 0;
-  }
-}
-
-function discard(file: string): void {
-  try {
-    Deno.removeSync(file);
-  } catch { /* it was not there, or is in place */ }
+/** What came over the wire is memory of its own, never shared. */
+function own(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  return bytes as Uint8Array<ArrayBuffer>;
 }
 
 function shown(path: string): string {

@@ -8,6 +8,7 @@ import type { Entry } from "./entry.ts";
 import { TreeError } from "./names.ts";
 import { readdirSync } from "./raw_names.ts";
 import { TreeWriter } from "./writer.ts";
+import { localFiles } from "./local_files.ts";
 
 const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest();
 
@@ -30,7 +31,7 @@ class Place implements AsyncDisposable {
   }
 
   get writer(): TreeWriter {
-    return this.#writer ??= new TreeWriter(this);
+    return this.#writer ??= new TreeWriter({ ...this, files: localFiles });
   }
 
   apply(...records: TreeRecord[]): void {
@@ -321,7 +322,7 @@ Deno.test("content that is not what was said is put nowhere", async () => {
 
 Deno.test("where digests are optional, a file without is what came, and one with another content is still refused", async () => {
   await using place = await Place.make();
-  const writer = new TreeWriter({ ...place, digests: "optional" });
+  const writer = new TreeWriter({ ...place, files: localFiles, digests: "optional" });
   writer.apply(file("small", "small", { digest: undefined }));
   const content = randomBytes(600_000);
   const [first, last] = pieces("large", content);
@@ -502,7 +503,7 @@ Deno.test("no record is taken while another one takes long, and what was cut off
   place.apply(file("before", "1"), ...all.slice(0, 30));
   place.close();
   const gone = new AbortController();
-  const writer = new TreeWriter({ root: place.root, staging: place.staging, signal: gone.signal });
+  const writer = new TreeWriter({ files: localFiles, root: place.root, staging: place.staging, signal: gone.signal });
   const cutOff = writer.apply(pieces("f", content, 512 << 10, 15 << 20)[0])!;
   for (const record of [file("after", "2"), { remove: "before" }, { content: Buffer.from("x") }]) {
     assert.throws(() => writer.apply(record), TypeError);
@@ -574,7 +575,7 @@ Deno.test("what was left behind long ago is cleaned up", async () => {
 Deno.test("a staging folder in the tree is out of reach", async () => {
   await using place = await Place.make();
   const staging = `${place.root}/rbs/staging`;
-  const writer = new TreeWriter({ root: place.root, staging });
+  const writer = new TreeWriter({ files: localFiles, root: place.root, staging });
   for (const path of ["rbs/staging", "rbs/staging/x", "rbs"]) {
     for (const record of [file(path, "x"), link(path, "/"), { remove: path }, copy("x", path, "x")]) {
       assert.throws(() => writer.apply(record), TreeError);
@@ -585,7 +586,7 @@ Deno.test("a staging folder in the tree is out of reach", async () => {
   writer.close();
   Deno.removeSync(staging);
   Deno.symlinkSync(place.directory.join("canary"), staging);
-  assert.throws(() => new TreeWriter({ root: place.root, staging }), RbsError);
+  assert.throws(() => new TreeWriter({ files: localFiles, root: place.root, staging }), RbsError);
 });
 
 Deno.test("a disk that does not take a file is named, and has no half of it", async () => {

@@ -11,7 +11,7 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
-import type { RawInfo } from "../../proto/tree/raw_names.ts";
+import type { RawInfo } from "../../proto/tree/files.ts";
 
 const MAGIC = Buffer.from("rbs outputs 1\n");
 const FILE = 1, LINK = 2;

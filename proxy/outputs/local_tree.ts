@@ -3,7 +3,8 @@
  * agent made them. A link or file that stands where a folder must be gives way.
  */
 import { isRaw } from "../../proto/tree/names.ts";
-import { chmodSync, lstatSync, mkdirSync, type RawInfo, readdirSync, removeSync } from "../../proto/tree/raw_names.ts";
+import type { RawInfo } from "../../proto/tree/files.ts";
+import { chmodSync, lstatSync, mkdirSync, readdirSync, removeSync } from "../../proto/tree/raw_names.ts";
 import { parent } from "./manifest.ts";
 
 /** What the owner needs to make and remove something in a folder. */

@@ -15,7 +15,9 @@ import { Looks } from "../../proto/tree/looks.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw, TreeError } from "../../proto/tree/names.ts";
-import { type RawInfo, readdirSync } from "../../proto/tree/raw_names.ts";
+import type { RawInfo } from "../../proto/tree/files.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
+import { readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 import type { AgentLink } from "../session.ts";
@@ -223,13 +225,13 @@ export class OutputsHome {
   #settle(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions, began: number): void {
     this.#settled = undefined;
     if (manifest !== this.#manifest || manifest.outputs.length > MAX_LOOKS || !isEmpty(namedFiles)) return;
-    const looks = new Looks(2 * MAX_LOOKS, began);
+    const looks = new Looks(localFiles, 2 * MAX_LOOKS, began);
     const folders = new Set<string>();
     for (const { place, entry } of manifest.outputs) {
       if (place.where === "named file" || isRaw(entry.path)) return;
       const path = place.where === "output base" ? join(this.#outputBase, place.path) : place.path;
       // The symlink could not be made, or somebody was quicker than we.
-      if (kindOf(looks.look(path)) !== entry.kind) return;
+      if (looks.look(path)?.kind !== entry.kind) return;
       if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
       if (entry.kind === "directory" && place.where === "output base" && isTree(place.path)) looks.list(path);
       for (let folder = dirname(path); !folders.has(folder) && folder !== this.#outputBase; folder = dirname(folder)) {
@@ -313,7 +315,7 @@ export class OutputsHome {
     const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
     const pace = new Pace(signal);
     const staging = tree.join(`${OURS}/staging`);
-    using writer = disposable(new TreeWriter({ root: this.#outputBase, staging, signal }));
+    using writer = disposable(new TreeWriter({ files: localFiles, root: this.#outputBase, staging, signal }));
     const note = ({ path, entry, named }: Missing) => {
       if (!named) index.set(path, entry.digest!, lookAt(tree.join(path))!);
     };
@@ -522,7 +524,9 @@ async function isHome(
   if (info.kind !== "file" || info.size !== entry.size) return false;
   try {
     const digest = index.get(key, info)?.digest ??
-      (info.size < LARGE_BYTES ? digestFile(path) : (await digestLarge(dirname(path), basename(path)))?.digest);
+      (info.size < LARGE_BYTES
+        ? digestFile(localFiles, path)
+        : (await digestLarge(localFiles, dirname(path), basename(path)))?.digest);
     if (!digest || !sameDigest(digest, entry.digest!)) return false;
     if ((info.mode & 0o7777) !== entry.mode) Deno.chmodSync(path, entry.mode);
     if (info.mtimeMs !== entry.mtimeMs) {
@@ -608,10 +612,6 @@ function replaceFile(from: string, to: string): void {
 
 function hex(digest: Uint8Array): string {
   return Buffer.from(digest.buffer, digest.byteOffset, digest.length).toString("hex");
-}
-
-function kindOf(info: Deno.FileInfo | undefined): Entry["kind"] | undefined {
-  return info?.isFile ? "file" : info?.isDirectory ? "directory" : info?.isSymlink ? "symlink" : undefined;
 }
 
 function isEmpty(items: Iterable<unknown> = []): boolean {

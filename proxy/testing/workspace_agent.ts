@@ -16,6 +16,7 @@ import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { decodeName } from "../../proto/tree/names.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
 import { digestFile } from "../../proto/tree/read.ts";
 import { scanTree } from "../../proto/tree/scan.ts";
 import { TreeError } from "../../proto/tree/names.ts";
@@ -83,9 +84,11 @@ export class WorkspaceAgent implements Disposable {
     for (const [i, path] of paths.entries()) {
       const refusal = this.script.refusals?.[path] ?? "";
       send({ message: { case: "root", value: { path: roots[i], refusal } } });
-      const entries = [...(await scanTree(this.root(path))).values()].sort((a, b) => a.path < b.path ? -1 : 1);
+      const entries = [...(await scanTree(localFiles, this.root(path))).values()].sort((a, b) =>
+        a.path < b.path ? -1 : 1
+      );
       for (const entry of entries) {
-        if (entry.kind === "file") entry.digest = digestFile(`${this.root(path)}/${entry.path}`);
+        if (entry.kind === "file") entry.digest = digestFile(localFiles, `${this.root(path)}/${entry.path}`);
         const inner = encodeFields([[1, encodeEntry(entry)]]);
         await call.write(new Uint8Array([...lengthPrefix(3, inner.length), ...inner]));
       }
@@ -99,7 +102,12 @@ export class WorkspaceAgent implements Disposable {
   }
 
   #writer(root: string): TreeWriter {
-    return new TreeWriter({ root: this.root(root), staging: `${this.folder}/staging`, digests: "optional" });
+    return new TreeWriter({
+      files: localFiles,
+      root: this.root(root),
+      staging: `${this.folder}/staging`,
+      digests: "optional",
+    });
   }
 
   async #apply(stream: Stream, call: ServerCall): Promise<void> {
@@ -115,7 +123,7 @@ export class WorkspaceAgent implements Disposable {
             throw new StatusError(Status.FAILED_PRECONDITION, "The generation is another one.");
           }
           const root = this.root(decodeName(message.value.root));
-          if (message.value.fresh && (await scanTree(root)).size > 0) {
+          if (message.value.fresh && (await scanTree(localFiles, root)).size > 0) {
             throw new StatusError(Status.FAILED_PRECONDITION, "It has something.", { "rbs-reason": "not-empty" });
           }
           writer?.close();

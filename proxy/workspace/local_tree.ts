@@ -8,6 +8,7 @@
 import { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import type { IgnoreRules } from "./ignore_rules.ts";
@@ -158,7 +159,7 @@ export class LocalTree {
     const before = this.#entries.get(path);
     if (before?.kind === "directory" && !this.#replaced.has(path)) {
       // Only its own attributes can have changed.
-      const now = lookAt(this.root, path);
+      const now = lookAt(localFiles, this.root, path);
       if (typeof now === "object" && sameEntry(now, before) && now.ino === before.ino) return;
     }
     const next = await this.#scan(path, options);
@@ -175,7 +176,7 @@ export class LocalTree {
 
   async #scan(under: string | undefined, options: LookOptions): Promise<Map<string, ScannedEntry>> {
     const { finder } = options;
-    const found = await scanTree(this.root, {
+    const found = await scanTree(localFiles, this.root, {
       under,
       previous: this.#entries,
       skip: (path, kind, target) => this.leaveOut.includes(path) || this.#staysHome(path, kind, target),
@@ -236,8 +237,8 @@ export class LocalTree {
       let now: ScannedEntry | undefined;
       try {
         now = entries.get(path)!.size > PIECE_BYTES
-          ? await digestLarge(this.root, path, { signal })
-          : readSmall(this.root, path)?.entry;
+          ? await digestLarge(localFiles, this.root, path, { signal })
+          : readSmall(localFiles, this.root, path)?.entry;
       } catch (e) {
         if (!(e instanceof RbsError)) throw e;
       }
@@ -301,7 +302,7 @@ export class LocalTree {
       this.#undigested.delete(entry);
       if (entry.digest || this.#entries.get(entry.path) !== entry) continue;
       try {
-        const read = readSmall(this.root, entry.path);
+        const read = readSmall(localFiles, this.root, entry.path);
         // What was changed since is found by the next look.
         if (read && isUnchanged(entry, read.entry)) entry.digest = this.#keep(read.entry.digest!);
       } catch (e) {

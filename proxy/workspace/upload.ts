@@ -6,6 +6,8 @@ import { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
+import { infoOf } from "../../proto/tree/raw_names.ts";
 import { digestLarge, digestOf, PIECE_BYTES, readLarge, readSmall, type StableFile } from "../../proto/tree/read.ts";
 import { looksSame, type ScannedEntry } from "../../proto/tree/scan.ts";
 import type { ApplyCall } from "./agent_calls.ts";
@@ -146,7 +148,7 @@ function readScanned(root: string, entry: ScannedEntry, wantsDigest: boolean): S
       if (n === null) return undefined;
       size += n;
     }
-    if (!looksSame(entry, file.statSync())) return undefined;
+    if (!looksSame(entry, infoOf(file.statSync()))) return undefined;
   } catch {
     return undefined;
   }
@@ -160,7 +162,7 @@ function sendSmall(call: ApplyCall, plan: Plan, entry: ScannedEntry, options: Se
   const { tree } = plan;
   let read: StableFile | undefined;
   try {
-    read = readScanned(tree.root, entry, mayBeCopied(plan, entry)) ?? readSmall(tree.root, entry.path);
+    read = readScanned(tree.root, entry, mayBeCopied(plan, entry)) ?? readSmall(localFiles, tree.root, entry.path);
   } catch (e) {
     return sendUnreadable(call, plan, entry.path, e, options);
   }
@@ -181,7 +183,10 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
   const { tree } = plan;
   let entry: ScannedEntry | undefined;
   try {
-    entry = await digestLarge(tree.root, path, { signal: options.signal, onBytes: () => options.progress.tick() });
+    entry = await digestLarge(localFiles, tree.root, path, {
+      signal: options.signal,
+      onBytes: () => options.progress.tick(),
+    });
   } catch (e) {
     return await sendUnreadable(call, plan, path, e, options);
   }
@@ -205,7 +210,7 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
     return call.add(record);
   };
   let holds = false;
-  for (const piece of readLarge(tree.root, entry, offset)) {
+  for (const piece of readLarge(localFiles, tree.root, entry, offset)) {
     if (holds) await send(true);
     held = piece;
     holds = true;

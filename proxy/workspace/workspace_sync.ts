@@ -12,6 +12,7 @@ import { RbsError, sentence } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { Pace } from "../../proto/pace.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import { FirstSync } from "./first_sync.ts";
@@ -530,7 +531,7 @@ export class WorkspaceSync implements Disposable {
     if (this.#restored) return;
     this.#restored = true;
     this.#removeLeftovers();
-    const index = readIndex(this.#indexFile);
+    const index = readIndex(localFiles, this.#indexFile);
     for (const { path, single, readOnly, entries } of index?.roots ?? []) {
       const root = this.#root(path, readOnly);
       if (root.tree.single !== single) continue;
@@ -579,7 +580,7 @@ export class WorkspaceSync implements Disposable {
     this.#changed = false;
     const roots = [...this.#roots.values()].filter(({ refusal, known }) => !refusal && known);
     const settled = roots.every(({ tree }) => tree.pending.size === 0);
-    return writeIndex(this.#indexFile, {
+    return writeIndex(localFiles, this.#indexFile, {
       generation: settled && this.#generation || "",
       roots: roots.map(({ tree, readOnly }) => ({
         path: tree.path,

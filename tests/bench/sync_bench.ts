@@ -7,6 +7,7 @@
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { encodeEntry } from "../../proto/tree/entry.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
 import { digestFile } from "../../proto/tree/read.ts";
 import { encodeFields } from "../../proto/relay/wire.ts";
 import { PROXY, v8Option } from "../../tools/permissions.ts";
@@ -262,7 +263,7 @@ function makeOutputs(pool: Uint8Array<ArrayBuffer>, storage: string, outputBase:
       Deno.mkdirSync(dirname(path), { recursive: true });
       Deno.writeFileSync(path, slice(pool, bytes), { mode: 0o555 });
       const { size, mtime } = Deno.statSync(path);
-      const digest = digestFile(path);
+      const digest = digestFile(localFiles, path);
       const kind = "file" as const;
       return encodeEntry({ path: `${outputBase}/${name}`, kind, mode: 0o555, size, mtimeMs: mtime!.getTime(), digest });
     })

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { listenForProxy } from "../../agent/command_port.ts";
+import { openStorage } from "../../agent/storage_folder.ts";
 import { DeveloperPaths } from "../../agent/workspace/developer_paths.ts";
 import { SyncedWorkspace } from "../../agent/workspace/synced_workspace.ts";
 import { WorkspaceService } from "../../agent/workspace/workspace_service.ts";
@@ -12,13 +13,10 @@ import { tempDir } from "../support/temp_dir.ts";
 
 /** A session's Workspace service on a port of its own. */
 function startAgent(storageDirectory: string, outputBase: string) {
-  const paths = new DeveloperPaths({
-    storageDirectory,
-    outputBase,
-    storageOutputBase: () => join(storageDirectory, "out"),
-  });
-  const workspace = new SyncedWorkspace({ storageDirectory, paths, outputBase, log: () => {} });
-  const service = new WorkspaceService(workspace, paths);
+  const storage = openStorage(storageDirectory);
+  const paths = new DeveloperPaths({ outputBase, storageOutputBase: () => "out" });
+  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log: () => {} });
+  const service = new WorkspaceService(storage, workspace, paths);
   const calls: string[] = [];
   const server = listenForProxy({
     at: "127.0.0.1",
@@ -34,7 +32,7 @@ function startAgent(storageDirectory: string, outputBase: string) {
   return {
     calls,
     link: { connection, headers: () => ({ "rbs-epoch": "1" }) },
-    root: (path: string) => paths.root + path,
+    root: (path: string) => join(storageDirectory, paths.root + path),
     get generation() {
       return workspace.generation;
     },
@@ -42,6 +40,7 @@ function startAgent(storageDirectory: string, outputBase: string) {
       connection.close();
       workspace.save();
       server.close();
+      storage[Symbol.dispose]();
     },
   };
 }
