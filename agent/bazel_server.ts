@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { startupOption } from "../proto/startup_options.ts";
@@ -232,9 +232,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
   }
 
   #openOutput(): Beneath {
-    const { storageOutputBase } = this.#options.namespace;
+    const { storage, storageOutputBase } = this.#options.namespace;
     try {
-      return Beneath.open(storageOutputBase);
+      return storage.beneath(basename(storageOutputBase));
     } catch (cause) {
       throw cannotWrite(storageOutputBase, cause);
     }
@@ -257,7 +257,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       const handshake = readHandshake(output);
       if (handshake && ownsPort(process.pid, handshake.port)) {
         const connection = this.#connect(handshake);
-        if (await ping(connection, handshake, 5_000) && ownsPort(process.pid, handshake.port) && !process.held.hasEnded) {
+        if (
+          await ping(connection, handshake, 5_000) && ownsPort(process.pid, handshake.port) && !process.held.hasEnded
+        ) {
           return { ...handshake, connection };
         }
         connection.close();
@@ -306,9 +308,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     }
     const said = lines.find((l) => /error|exception|unrecognized|no space/i.test(l)) ?? lines.at(0);
     return new RbsError(
-      `The Bazel server ended with code ${code} before it answered${
-        said ? ` (${said.slice(0, 300)})` : ""
-      }: see ${join(this.#options.namespace.storageOutputBase, JVM_OUT)}.`,
+      `The Bazel server ended with code ${code} before it answered${said ? ` (${said.slice(0, 300)})` : ""}: see ${
+        join(this.#options.namespace.storageOutputBase, JVM_OUT)
+      }.`,
       {
         culprit: lines.some((l) => /Could not create the Java Virtual Machine|No space left/.test(l))
           ? "caller"

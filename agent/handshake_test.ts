@@ -7,7 +7,9 @@ import { Beneath } from "./files/beneath.ts";
 import { type Handshake, ping, readHandshake as read } from "./handshake.ts";
 
 /** A folder `server` in an output base. */
-async function withOutputBase(run: (server: string, readHandshake: () => Handshake | undefined) => Promise<void> | void) {
+async function withOutputBase(
+  run: (server: string, readHandshake: () => Handshake | undefined) => Promise<void> | void,
+) {
   const outputBase = await Deno.makeTempDir();
   using files = Beneath.open(outputBase);
   try {
@@ -66,7 +68,9 @@ Deno.test("an endless file, a fifo, a device or a symlink in the place of a hand
     assert(Deno.memoryUsage().rss - before < 100e6);
     Deno.removeSync(at("."), { recursive: true });
     Deno.mkdirSync(at("../elsewhere"));
-    for (const [file, text] of [["command_port", "127.0.0.1:4711"], ["request_cookie", "q"], ["response_cookie", "r"]]) {
+    for (
+      const [file, text] of [["command_port", "127.0.0.1:4711"], ["request_cookie", "q"], ["response_cookie", "r"]]
+    ) {
       Deno.writeTextFileSync(at(`../elsewhere/${file}`), text);
     }
     Deno.symlinkSync("elsewhere", at("."));

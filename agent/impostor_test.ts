@@ -84,7 +84,10 @@ for (const [whose, options] of KINDS) {
     const startupOptions = workspace.startupOptions({ hostJvmArgs: ["-Xno-such-option"] });
     await using agent = await TestAgent.start(workspace, { startupOptions, ...options });
     using supervisor = agent.supervise();
-    await assert.rejects(supervisor.ready(), (e: Error) => /Xno-such-option/.test(e.message) && !/the key/.test(e.message));
+    await assert.rejects(
+      supervisor.ready(),
+      (e: Error) => /Xno-such-option/.test(e.message) && !/the key/.test(e.message),
+    );
     assert.deepEqual([...Deno.readDirSync(`${server}-theirs`)].map(({ name }) => name), ["jvm.out"]);
     assert.equal(await Deno.readTextFile(`${server}-theirs/jvm.out`), "error: the key\n");
   });

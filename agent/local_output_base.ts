@@ -111,7 +111,9 @@ export class LocalOutputBase {
     try {
       using files = await open(outputBase, make);
       if (!files) return;
-      if (files.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) throw new Error("it leads to where sessions have no business");
+      if (files.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
+        throw new Error("it leads to where sessions have no business");
+      }
       act(files);
     } catch (cause) {
       throw new RbsError(

@@ -243,7 +243,11 @@ export class SessionInit {
     while (this.#quiet) await this.#quiet.promise;
     this.use();
     let streams: JobStreams | undefined;
-    const { id, started, exit, signal } = this.#run("stream", script, (id) => streams = new JobStreams(this.#files, id));
+    const { id, started, exit, signal } = this.#run(
+      "stream",
+      script,
+      (id) => streams = new JobStreams(this.#files, id),
+    );
     // There is no namespace any more.
     if (!streams) throw this.gone.reason;
     try {

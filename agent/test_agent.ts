@@ -286,7 +286,9 @@ export class TestAgent implements AsyncDisposable {
   }
 
   /** Runs a command on the session's Bazel server, as a proxy does. @param args The command's, its name first. */
-  async command(args: readonly string[]): Promise<{ exitCode: number; stdout: string; stderr: string; execRequest: boolean }> {
+  async command(
+    args: readonly string[],
+  ): Promise<{ exitCode: number; stdout: string; stderr: string; execRequest: boolean }> {
     using connection = new Connection("127.0.0.1", this.commandPort, {
       tls: { credentials: () => this.#callers.user, expected: { kind: "agent", sessionId: SESSION_ID } },
     });
@@ -299,7 +301,9 @@ export class TestAgent implements AsyncDisposable {
     const all = [name, "--rc_source=client", "--default_override=0:common=--isatty=0", ...more];
     // The cookie's field stands there empty, as the proxy sends it.
     const fields = encodeFields([
-      ...[...all, `--client_cwd=${workspace}`, "--client_env=PATH=/usr/bin:/bin"].map((arg): [number, string] => [2, arg]),
+      ...[...all, `--client_cwd=${workspace}`, "--client_env=PATH=/usr/bin:/bin"].map((
+        arg,
+      ): [number, string] => [2, arg]),
       [4, "pid=1"],
     ]);
     const start = { commandId: crypto.randomUUID(), runRequest: new Uint8Array([0x0a, 0, ...fields]) };

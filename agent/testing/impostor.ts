@@ -6,11 +6,7 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import {
-  PingResponseSchema,
-  RunResponseSchema,
-  ServerInfoSchema,
-} from "../../proto/gen/bazel/v1/command_server_pb.ts";
+import { PingResponseSchema, RunResponseSchema, ServerInfoSchema } from "../../proto/gen/bazel/v1/command_server_pb.ts";
 import { listenForCalls } from "../../proto/relay/server.ts";
 import { unaryRequest } from "../../proto/relay/calls.ts";
 
