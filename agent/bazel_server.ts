@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { startupOption } from "../proto/startup_options.ts";
@@ -232,9 +232,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
   }
 
   #openOutput(): Beneath {
-    const { storageOutputBase } = this.#options.namespace;
+    const { storage, storageOutputBase } = this.#options.namespace;
     try {
-      return Beneath.open(storageOutputBase);
+      return storage.beneath(basename(storageOutputBase));
     } catch (cause) {
       throw cannotWrite(storageOutputBase, cause);
     }

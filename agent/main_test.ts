@@ -74,20 +74,21 @@ Deno.test("the session outlives its server, its client's server and its namespac
   await using agent = await TestAgent.start(workspace, { startupOptions: workspace.startupOptions() });
   using supervisor = agent.supervise();
   await supervisor.ready();
-  const serverPid = () => Number(Deno.readTextFileSync(join(workspace.storage, "out/server/server.pid.txt")));
+  const ofServer = (file: string) => Deno.readTextFileSync(join(workspace.storage, "out/server", file));
+  const serverPid = () => Number(ofServer("server.pid.txt"));
 
   await t.step("kill -9 of the Bazel server ends the command, and the next one has a new server", async () => {
-    const first = serverPid();
+    const cookie = ofServer("request_cookie");
     const from = supervisor.messages.length;
     const command = agent.execute({ args: ["bazel", "build", "//:slow"] });
     await eventually("the action runs", () => isRunning(sleeping), 60_000);
-    await agent.sh(`kill -9 ${first}`);
+    await agent.sh(`kill -9 ${serverPid()}`);
     const { code, stderr } = await command.result;
     assert.equal(code, 37, stderr);
     await supervisor.activity(0, from);
     const info = await agent.run(["bazel", "info", "server_pid"]);
     assert.equal(info.code, 0, info.stderr);
-    assert.notEqual(Number(info.stdout), first);
+    assert.notEqual(ofServer("request_cookie"), cookie);
     assert.doesNotMatch(info.stderr, /Starting local Bazel server/, "the agent had started it");
   });
 

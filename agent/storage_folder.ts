@@ -1,6 +1,13 @@
+import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { readFile } from "../proto/tree/files.ts";
 import { Beneath } from "./files/beneath.ts";
+
+/** The file that says which output base has `out`. */
+const OWNER = "out.belongs-to";
+/** Of a file that is larger, and so none of ours. Bytes. */
+const MAX_OWNER_BYTES = 64 << 10;
 
 /**
  * The folder of a session's storage in which an output base lives. The first output base of a workspace gets `out`. A
@@ -13,13 +20,12 @@ import { Beneath } from "./files/beneath.ts";
 export function storageFolder(storageDirectory: string, outputBase: string | undefined): string {
   const first = join(storageDirectory, "out");
   if (outputBase === undefined) return first;
-  Deno.mkdirSync(storageDirectory, { recursive: true, mode: 0o700 });
-  const owner = join(storageDirectory, "out.belongs-to");
+  using storage = openStorage(storageDirectory);
   try {
-    Deno.writeTextFileSync(owner, outputBase, { createNew: true, mode: 0o600 });
+    storage.writeNew(OWNER, new Uint8Array(Buffer.from(outputBase)), 0o600, Date.now());
   } catch (e) {
     if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
-    if (Deno.readTextFileSync(owner) !== outputBase) {
+    if (Buffer.from(readFile(storage, OWNER, MAX_OWNER_BYTES)).toString() !== outputBase) {
       return `${first}-${createHash("md5").update(outputBase).digest("hex").slice(0, 12)}`;
     }
   }

@@ -1,5 +1,5 @@
 /** For tests: workspaces, and agents as processes of their own, as the orchestrator starts them. */
-import { create, fromJsonString, type MessageInitShape, toJsonString } from "@bufbuild/protobuf";
+import { create, fromBinary, fromJsonString, type MessageInitShape, toBinary, toJsonString } from "@bufbuild/protobuf";
 import { join } from "node:path";
 import {
   Agent,
@@ -12,6 +12,10 @@ import {
   type ResourceLimitsSchema,
   type SuperviseResponse,
 } from "../proto/gen/rbs/v1/agent_pb.ts";
+import { RunResponseSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
+import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { Connection } from "../proto/relay/connection.ts";
+import { encodeFields } from "../proto/relay/wire.ts";
 import { type BidiCall, createRpcClient, RpcError } from "../proto/rpc.ts";
 import type { Credentials } from "../proto/identity/credentials.ts";
 import type { CertificateOptions } from "../proto/testing/certificates.ts";
@@ -281,6 +285,45 @@ export class TestAgent implements AsyncDisposable {
       token,
       tls: { credentials, expected: { kind: "agent", sessionId: SESSION_ID } },
     });
+  }
+
+  /** Runs a command on the session's Bazel server, as a proxy does. @param args The command's, its name first. */
+  async command(
+    args: readonly string[],
+  ): Promise<{ exitCode: number; stdout: string; stderr: string; execRequest: boolean }> {
+    using connection = new Connection("127.0.0.1", this.commandPort, {
+      tls: { credentials: () => this.#callers.user, expected: { kind: "agent", sessionId: SESSION_ID } },
+    });
+    const { workspace } = this.workspace;
+    const call = await connection.call("/rbs.v1.Command/Execute", {
+      authorization: "Bearer access",
+      "rbs-epoch": String(this.epoch),
+    });
+    const [name, ...more] = args;
+    const all = [name, "--rc_source=client", "--default_override=0:common=--isatty=0", ...more];
+    // The cookie's field stands there empty, as the proxy sends it.
+    const fields = encodeFields([
+      ...[...all, `--client_cwd=${workspace}`, "--client_env=PATH=/usr/bin:/bin"].map((
+        arg,
+      ): [number, string] => [2, arg]),
+      [4, "pid=1"],
+    ]);
+    const start = { commandId: crypto.randomUUID(), runRequest: new Uint8Array([0x0a, 0, ...fields]) };
+    const say = (message: MessageInitShape<typeof ExecuteRequestSchema>["message"]) =>
+      call.send(toBinary(ExecuteRequestSchema, create(ExecuteRequestSchema, { message })));
+    say({ case: "start", value: start });
+    const result = { exitCode: -1, stdout: "", stderr: "", execRequest: false };
+    for await (const bytes of call.responses()) {
+      const { message, sequence } = fromBinary(ExecuteResponseSchema, bytes);
+      say({ case: "acknowledge", value: sequence });
+      if (message.case !== "runResponse") continue;
+      const response = fromBinary(RunResponseSchema, message.value);
+      result.stdout += new TextDecoder().decode(response.standardOutput);
+      result.stderr += new TextDecoder().decode(response.standardError);
+      if (response.finished) result.exitCode = response.exitCode;
+      result.execRequest ||= response.execRequest !== undefined;
+    }
+    return result;
   }
 
   /** Opens Supervise. */
