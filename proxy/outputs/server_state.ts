@@ -119,6 +119,12 @@ function removeSharedLinks(outputBase: string): boolean {
     return target?.startsWith("/") && basename(target) === name;
   });
   if (shared.length === 0) return false;
+  const storage = readLink(`${outputBase}/execroot`)?.replace(/\/execroot$/, "");
+  const external = `${outputBase}/external`;
+  if (lookAt(external)?.kind === "directory") {
+    const isLink = ({ name }: Deno.DirEntry) => readLink(`${external}/${name}`) === `${storage}/external/${name}`;
+    if ([...Deno.readDirSync(external)].every(isLink)) removeSync(external, { recursive: true });
+  }
   for (const name of shared) Deno.removeSync(`${outputBase}/${name}`);
   restore(outputBase, [...new Set([...SHARED_NAMES, KNOWLEDGE])]);
   return true;
