@@ -279,6 +279,8 @@ export class CommandService {
       throw serverLost(end.message);
     }
     if (isForShutdown(message)) await localOutputBase.restore();
+    // `run` may want a repository that this command has fetched.
+    else if (!expunge) await localOutputBase.ensure();
     if (!last) return;
     if (expunge && last.exitCode === 0) {
       await bazel.stop();

@@ -103,7 +103,7 @@ export class ExecuteCommandService {
         if (expunge && exitCode === 0) {
           await this.#options.bazel.stop();
           await this.#options.localOutputBase.expunge();
-        }
+        } else if (command.args[0] === "bazel") await this.#options.localOutputBase.ensure();
         yield { message: { case: "exitCode", value: exitCode } };
       } finally {
         // The caller may be gone in the middle: the command is ended then, and counts until it is.

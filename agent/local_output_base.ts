@@ -1,19 +1,20 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
-import { lookFor } from "../proto/tree/files.ts";
+import { isGone, lookFor } from "../proto/tree/files.ts";
 import { Beneath } from "./files/beneath.ts";
 import { shell } from "./shell.ts";
 
-/** What of the real output base is shown in the developer's own. */
+/** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
 export const LINKED_NAMES = [
   "execroot",
-  "external",
   "command.log",
   "command.profile.gz",
   "java.log",
   "sandbox",
 ] as const;
 
+/** By what a Bazel server knows outputs, and where its repositories are. */
+const ACTIONS = "action_cache", REPOSITORIES = "external";
 /** What stood in a link's place before. */
 const BEFORE = ".before-rbs";
 
@@ -30,6 +31,13 @@ export interface LocalOutputBaseOptions {
 /**
  * The developer's output base on the agent's machine: links by which `bazel-bin/…` leads to the storage.
  *
+ *     execroot, command.log, …  -> storage/…
+ *     external/REPOSITORY       -> storage/external/REPOSITORY
+ *
+ * A Bazel server of the developer's own may come to stand there one day, be it that all of RBS was killed. It must not
+ * believe what is behind the links: it knows repositories by `external/@REPOSITORY.marker`, which is not shown, and
+ * outputs by `action_cache`, which is put aside.
+ *
  * Programs of the session can write in the folders above it. So it is opened anew each time, looked at where it is then,
  * and changed beneath what was opened.
  */
@@ -37,6 +45,8 @@ export class LocalOutputBase {
   readonly #options: LocalOutputBaseOptions;
   /** The hidden folders, as they were before a program of the session ran. */
   #hidden?: Beneath[];
+  /** How both folders of repositories looked when the links were made. */
+  #repositories?: string;
 
   constructor(options: LocalOutputBaseOptions) {
     this.#options = options.namespace.synced ? { ...options, outputBase: undefined } : options;
@@ -44,7 +54,7 @@ export class LocalOutputBase {
 
   /**
    * Makes the links that are missing. What stood there before (an output base used without RBS) is kept as
-   * `<name>.before-rbs`. Costs six readlinks when nothing is to be done. Rejects with an RbsError.
+   * `<name>.before-rbs`. Costs a look at each link when nothing is to be done. Rejects with an RbsError.
    */
   async ensure(): Promise<void> {
     const { outputBase } = this.#options;
@@ -53,13 +63,12 @@ export class LocalOutputBase {
       for (const name of LINKED_NAMES) {
         const there = lookFor(files, name);
         if (there && this.#isLink(name, there)) continue;
-        if (there && there.kind !== "symlink") {
-          // An older copy from before RBS is worth less than the present one.
-          remove(files, name + BEFORE);
-          files.rename(name, name + BEFORE);
-        } else remove(files, name);
+        if (there && there.kind !== "symlink") putAside(files, name);
+        else remove(files, name);
         files.symlink(this.#target(name), name);
       }
+      if (lookFor(files, ACTIONS)) putAside(files, ACTIONS);
+      this.#linkRepositories(files);
     });
   }
 
@@ -67,13 +76,19 @@ export class LocalOutputBase {
   async restore(): Promise<void> {
     const { outputBase } = this.#options;
     if (outputBase === undefined) return;
+    this.#repositories = undefined;
     await this.#change(outputBase, false, (files) => {
       for (const name of LINKED_NAMES) {
         const there = lookFor(files, name);
         if (!there || !this.#isLink(name, there)) continue;
         files.remove(name);
-        if (lookFor(files, name + BEFORE)) files.rename(name + BEFORE, name);
+        putBack(files, name);
       }
+      const there = lookFor(files, REPOSITORIES);
+      if (there && (this.#isLink(REPOSITORIES, there) || (there.kind === "directory" && this.#isOurs(files)))) {
+        remove(files, REPOSITORIES);
+      }
+      for (const name of [REPOSITORIES, ACTIONS]) if (!lookFor(files, name)) putBack(files, name);
     });
   }
 
@@ -83,7 +98,7 @@ export class LocalOutputBase {
     await this.restore();
     if (outputBase !== undefined) {
       await this.#change(outputBase, false, (files) => {
-        for (const name of LINKED_NAMES) remove(files, name);
+        for (const name of [...LINKED_NAMES, REPOSITORIES, ACTIONS]) remove(files, name);
       });
     }
     try {
@@ -96,6 +111,37 @@ export class LocalOutputBase {
         { cause, culprit: "caller" },
       );
     }
+  }
+
+  /** Shows the session's repositories, and nothing that says where they come from. */
+  #linkRepositories(files: Beneath): void {
+    using storage = openIfThere(this.#options.namespace.storageOutputBase);
+    const theirs = () => storage && lookOf(storage);
+    const now = `${lookOf(files)} ${theirs()}`;
+    if (this.#repositories === now) return;
+    // Before they are listed: one that comes meanwhile is linked the next time.
+    const before = theirs();
+    const there = lookFor(files, REPOSITORIES);
+    if (there?.kind === "symlink") files.remove(REPOSITORIES);
+    else if (there && (there.kind !== "directory" || !this.#isOurs(files))) putAside(files, REPOSITORIES);
+    files.makeWay(REPOSITORIES);
+    const wanted = new Set(before === undefined ? [] : repositoriesIn(storage!));
+    const linked = new Set(files.names(REPOSITORIES));
+    for (const name of linked) if (!wanted.has(name)) remove(files, `${REPOSITORIES}/${name}`);
+    for (const name of wanted) {
+      const path = `${REPOSITORIES}/${name}`;
+      if (!linked.has(name)) files.symlink(this.#target(path), path);
+    }
+    this.#repositories = `${lookOf(files)} ${before}`;
+  }
+
+  /** Whether nothing but links to the session's repositories is in the developer's folder of them. */
+  #isOurs(files: Beneath): boolean {
+    return files.names(REPOSITORIES).every((name) => {
+      const path = `${REPOSITORIES}/${name}`;
+      const there = lookFor(files, path);
+      return there === undefined || this.#isLink(path, there);
+    });
   }
 
   #target(name: string): string {
@@ -147,6 +193,40 @@ function openAll(folders: readonly string[]): Beneath[] {
       return [];
     }
   });
+}
+
+function openIfThere(folder: string): Beneath | undefined {
+  try {
+    return Beneath.open(folder);
+  } catch (e) {
+    if (isGone(e)) return undefined;
+    throw e;
+  }
+}
+
+/** How a folder of repositories looks: a name that is made in it, or goes, changes that. Undefined if there is none. */
+function lookOf(outputBase: Beneath): string | undefined {
+  const there = lookFor(outputBase, REPOSITORIES);
+  return there?.kind === "directory" ? `${there.ino}@${there.mtimeMs}` : undefined;
+}
+
+/** Repositories that are there: not what a server remembers them by. */
+function repositoriesIn(outputBase: Beneath): string[] {
+  return outputBase.names(REPOSITORIES).filter((name) => {
+    if (name.startsWith("@") || name.endsWith(".marker") || name.endsWith(".recorded_inputs")) return false;
+    const kind = lookFor(outputBase, `${REPOSITORIES}/${name}`)?.kind;
+    return kind === "directory" || kind === "symlink";
+  });
+}
+
+/** An older copy from before RBS is worth less than the present one. */
+function putAside(files: Beneath, name: string): void {
+  remove(files, name + BEFORE);
+  files.rename(name, name + BEFORE);
+}
+
+function putBack(files: Beneath, name: string): void {
+  if (lookFor(files, name + BEFORE)) files.rename(name + BEFORE, name);
 }
 
 function remove(files: Beneath, name: string): void {

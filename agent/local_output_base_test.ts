@@ -19,7 +19,7 @@ Deno.test("the links lead to the storage, and are mended", () =>
     await local.ensure();
     await Deno.remove(join(outputBase, "execroot"));
     await Deno.symlink("/elsewhere", join(outputBase, "execroot"));
-    await Deno.remove(join(outputBase, "external"));
+    await Deno.remove(join(outputBase, "command.log"));
     await local.ensure();
     for (const name of LINKED_NAMES) {
       assert.equal(await Deno.readLink(join(outputBase, name)), join(storageOutputBase, name));
@@ -44,6 +44,41 @@ Deno.test("what was there without RBS is put aside, and put back", () =>
       "execroot",
       "server",
     ]);
+  }));
+
+Deno.test("repositories are shown, and nothing by which a server would believe them", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const [there, here] = [join(storageOutputBase, "external"), join(outputBase, "external")];
+    const write = (path: string) =>
+      Deno.mkdir(join(path, ".."), { recursive: true }).then(() => Deno.writeTextFile(path, path));
+    const names = (folder: string) => [...Deno.readDirSync(folder)].map((e) => e.name).sort();
+    for (const name of ["a b/x", "@a b.marker", "b.recorded_inputs", "file"]) await write(join(there, name));
+    for (const name of ["external/@mine.marker", "external/mine/x", "action_cache/x"]) {
+      await write(join(outputBase, name));
+    }
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
+    await local.ensure();
+    assert.deepEqual(names(here), ["a b"]);
+    assert.equal(await Deno.readLink(join(here, "a b")), join(there, "a b"));
+    assert(!names(outputBase).includes("action_cache"));
+
+    await Deno.symlink("/usr", join(there, "+ext+c"));
+    await Deno.remove(join(there, "a b"), { recursive: true });
+    await local.ensure();
+    assert.deepEqual(names(here), ["+ext+c"]);
+    await write(join(here, "@made_since.marker"));
+    await local.ensure();
+    assert.deepEqual(names(here), ["+ext+c"], "what a local server has left is put aside");
+    assert.deepEqual(names(`${here}.before-rbs`), ["+ext+c", "@made_since.marker"]);
+
+    await write(join(outputBase, "action_cache/y"));
+    await local.ensure();
+    await local.restore();
+    assert.deepEqual(names(outputBase), ["action_cache", "external"]);
+    assert.deepEqual(names(join(outputBase, "action_cache")), ["y"]);
+    await local.ensure();
+    await local.expunge();
+    assert.deepEqual(names(outputBase), []);
   }));
 
 Deno.test("an output base that cannot be made is named in one sentence", () =>

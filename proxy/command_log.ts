@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { makeOurs } from "./outputs/server_state.ts";
 
 /**
  * `command.log` in the output base: what the last command printed. A Bazel server writes it beside itself, which is on
@@ -21,10 +22,7 @@ export class CommandLog implements Disposable {
     const path = join(this.#outputBase, "command.log");
     try {
       // Not over the old file, which somebody may have open, nor through a link that another mode has left.
-      const ours = join(this.#outputBase, "rbs");
-      // Of a fresh output base, nobody has made it yet.
-      if (!isThere(ours)) Deno.mkdirSync(ours);
-      const fresh = join(ours, `command.log.${Deno.pid}`);
+      const fresh = join(makeOurs(this.#outputBase), `command.log.${Deno.pid}`);
       this.#file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o644 });
       Deno.renameSync(fresh, path);
     } catch {
@@ -51,14 +49,5 @@ export class CommandLog implements Disposable {
   #close(): void {
     this.#file?.close();
     this.#file = undefined;
-  }
-}
-
-function isThere(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch {
-    return false;
   }
 }

@@ -84,6 +84,9 @@ function readRunRequest(message: Uint8Array): RunRequest {
   return request;
 }
 
+/** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
+const FOR_SHUTDOWN = " (for shutdown)";
+
 /** A command in flight. */
 interface Command {
   readonly id: string;
@@ -189,6 +192,7 @@ export class Commands {
       // There is no server to end: starting one for that would be silly.
       finish(0, "", [Response.terminationExpected, true]);
       await call.closed();
+      await this.#handBack(command);
       return this.#events.onTermination();
     }
 
@@ -203,6 +207,7 @@ export class Commands {
       else if (outcome === "terminated") {
         call.end();
         await call.closed();
+        await this.#handBack(command);
         this.#events.onTermination();
       } else finish(outcome.exitCode, outcome.text, ...outcome.fields ?? []);
     } catch (e) {
@@ -212,11 +217,28 @@ export class Commands {
       finish(exitCode, `rbs: ${sentence(e)}\n`);
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
+      // Also when it failed: the client goes on, and ends this process by force.
+      await this.#handBack(command);
       call.gone.removeEventListener("abort", left);
       // Who ends the process when nothing runs must not cut off the last words of a command.
       if (call.ended) await call.closed();
       this.#running.delete(command.id);
       this.#events.onActivity(this.#running.size);
+    }
+  }
+
+  /**
+   * Before a client that ends this server to start another one may do so: that may be one of this machine's own, without
+   * RBS, and must not find what the agent has made.
+   */
+  async #handBack({ request }: Command): Promise<void> {
+    if (!request.client.endsWith(FOR_SHUTDOWN)) return;
+    const { outputBase } = this.#server;
+    try {
+      const { handBack } = await import("./outputs/server_state.ts");
+      if (await handBack(outputBase)) console.error(`rbs: the agent's outputs were put aside in ${outputBase}/rbs`);
+    } catch (e) {
+      console.error(`rbs: the agent's outputs in ${outputBase} cannot be put aside (${sentence(e)})`);
     }
   }
 

@@ -140,7 +140,7 @@ Deno.test("a command's responses come with our cookie and our command id, everyt
   assert.deepEqual(p.terminations, []);
 });
 
-Deno.test("fields that no schema of ours knows pass both ways, byte for byte", async () => {
+Deno.test("fields that no schema of ours knows reach the agent byte for byte, and no client", async () => {
   const unknown = Buffer.from("fa0303c0ffee f90311223344 55667788".replaceAll(" ", ""), "hex");
   await using p = proxy(({ call }) => {
     call.write(Buffer.concat([unknown, response({ commandId: "remote id" }), unknown]));
@@ -153,7 +153,7 @@ Deno.test("fields that no schema of ours knows pass both ways, byte for byte", a
   void stream;
   assert.ok(p.agent.calls[0].message.subarray(0, unknown.length).equals(unknown));
   assert.ok(p.agent.calls[0].message.subarray(-unknown.length).equals(unknown));
-  assert.equal(responses[1].$unknown?.length, 4);
+  assert.deepEqual(responses.map((r) => r.$unknown), responses.map(() => undefined));
 });
 
 Deno.test("the first response, with an id to cancel by, comes before there is any agent", async () => {

@@ -13,6 +13,7 @@ import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
+import { makeOurs } from "./outputs/server_state.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink } from "./session.ts";
 import { interrupted } from "./workspace/agent_calls.ts";
@@ -76,6 +77,7 @@ export class TwoMachines implements Disposable {
 
   constructor(server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">) {
     this.#server = server;
+    makeOurs(server.outputBase);
     this.#sync = new WorkspaceSync(server);
     this.#home = new OutputsHome(server);
     this.#arguments = new ArgumentReader(server, FILES);

@@ -1,7 +1,8 @@
 /**
  * Where the agent may have something written on the laptop, and nowhere else:
  *
- *     <output base>/…              but not what the client, the proxy or a local server keeps there
+ *     <output base>/execroot/…
+ *     <output base>/external/REPOSITORY/…
  *     <workspace>/bazel-bin, …     symlinks only, and only such as lead below the output base
  *     <workspace>/MODULE.bazel.lock
  *     files that the developer's flags named
@@ -13,9 +14,13 @@ import { basename, dirname, join, resolve } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { lookAt } from "./local_tree.ts";
+import { isRepository } from "./server_state.ts";
 
-/** What stands in an output base that is not an output: the client's, the proxy's, and what a local server trusts. */
-export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "rbs", "local", "action_cache"];
+/** What stands in an output base that `clean --expunge` leaves: the client's, and a local server's own. */
+export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "local"];
+
+/** The same, what is RBS's, and what a local server believes or reads. */
+const RESERVED_NAMES = [...KEPT_NAMES, "rbs", "action_cache", "javalog.properties"];
 
 /** The names of convenience symlinks after their prefix; the workspace's own folder name is one more. */
 const LINK_NAMES = ["bin", "out", "testlogs", "genfiles"];
@@ -71,7 +76,6 @@ export class AllowedPaths {
   readonly #links: Set<string>;
   /** What other convenience symlinks begin with; undefined: there are none. */
   readonly #linkPrefix?: string;
-  readonly #kept = new Map<string, boolean>();
 
   constructor({ outputBase, workspace, namedFiles = [], symlinkPrefix = "bazel-" }: AllowedPathsOptions) {
     this.#outputBase = outputBase;
@@ -105,7 +109,7 @@ export class AllowedPaths {
     if (!inWorkspace && isWithin(path, this.#outputBase)) {
       const below = path.slice(this.#outputBase.length + 1);
       if (below === "") throw refusal(path, "is the output base itself");
-      if (this.isKept(below)) throw refusal(path, "is not for outputs");
+      if (this.isKept(below, kind)) throw refusal(path, "is not for outputs");
       return { where: "output base", path: below };
     }
     if (!inWorkspace || kind !== "symlink") throw refusal(path, "is not a place for outputs");
@@ -113,23 +117,25 @@ export class AllowedPaths {
     return { where: "convenience symlink", path };
   }
 
-  /** True for what nobody but client and proxy write. @param path Relative to the output base. */
-  isKept(path: string): boolean {
-    const slash = path.indexOf("/");
-    const first = slash < 0 ? path : path.slice(0, slash);
-    let kept = this.#kept.get(first);
-    if (kept === undefined) {
-      // A file system may take "SERVER" for "server".
-      kept = KEPT_NAMES.includes(first.normalize("NFKC").toLowerCase());
-      if (this.#kept.size < 1000) this.#kept.set(first, kept);
-    }
-    return kept;
+  /**
+   * Whether nothing of an agent's stands there: neither an output nor a file of an external repository. Of what a Bazel
+   * server believes of an earlier one (action_cache, external/@REPOSITORY.marker and what later versions call so), nothing
+   * is of that kind, and nothing that the client writes to.
+   *
+   * @param path Relative to the output base.
+   */
+  isKept(path: string, kind: Entry["kind"] = "file"): boolean {
+    const [first, second, ...below] = path.split("/", 3);
+    if (second === undefined) return true;
+    if (first === "execroot") return false;
+    // Repositories are folders, or symlinks to such; other names there are for what a server knows of them.
+    return first !== "external" || !isRepository(second) || below.length === 0 && kind === "file";
   }
 
   /** True for the target of a convenience symlink: an absolute path of an output, as it stands. */
   leadsToOutputs(target: string): boolean {
     return resolve("/", target) === target && target !== this.#outputBase && isWithin(target, this.#outputBase) &&
-      !this.isKept(target.slice(this.#outputBase.length + 1));
+      !this.isKept(`${target.slice(this.#outputBase.length + 1)}/`);
   }
 
   /**
@@ -188,7 +194,7 @@ export class AllowedPaths {
     }
     const below = this.#belowOutputBase(at);
     if (below === undefined) return { where: "named file", path: at };
-    if (this.isKept(below)) throw unwritable(named, "that is no place for outputs");
+    if (isReserved(below)) throw unwritable(named, "that is no place for outputs");
     return { where: "output base", path: below };
   }
 
@@ -198,6 +204,14 @@ export class AllowedPaths {
       if (path !== base && isWithin(path, base)) return path.slice(base.length + 1);
     }
   }
+}
+
+/** What nobody may name as a file for a command to write, either. @param path Relative to the output base. */
+function isReserved(path: string): boolean {
+  const [first, second] = path.split("/", 2);
+  // A file system may take "SERVER" for "server".
+  const name = first.normalize("NFKC").toLowerCase();
+  return RESERVED_NAMES.includes(name) || name === "external" && !isRepository(second ?? "");
 }
 
 /** The error of a file that the developer named and that cannot be written here. */

@@ -13,7 +13,8 @@ Deno.test("outputs go below the output base, into the lock file, to named files 
   const allowed = new AllowedPaths({ outputBase: OB, workspace: WS, namedFiles: ["/home/ann/bep.json"] });
   const place = (e: Entry) => allowed.place(e);
   assert.deepEqual(place(entry(`${OB}/execroot/_main/x`)), { where: "output base", path: "execroot/_main/x" });
-  assert.deepEqual(place(entry(`${OB}/command.log`)), { where: "output base", path: "command.log" });
+  assert.deepEqual(place(entry(`${OB}/external/a/x`)), { where: "output base", path: "external/a/x" });
+  assert.equal(place(entry(`${OB}/external/+ext+a`, { target: "/elsewhere" })).where, "output base");
   assert.equal(place(entry(`${WS}/MODULE.bazel.lock`)).where, "named file");
   assert.equal(place(entry("/home/ann/bep.json")).where, "named file");
   const link = place(entry(`${WS}/bazel-bin`, { target: `${OB}/execroot/_main/bazel-out/k8/bin` }));
@@ -37,6 +38,17 @@ Deno.test("anything else is refused by name, with exit code 37", () => {
       [entry(`${OB}/lock`), /not for outputs/],
       [entry(`${OB}/rbs/outputs.index`), /not for outputs/],
       [entry(`${OB}/action_cache/x`), /not for outputs/],
+      // What a later local server believes, or the client writes to.
+      [entry(`${OB}/external/@a.marker`), /not for outputs/],
+      [entry(`${OB}/external/@a.marker`, { target: `${OB}/execroot/x` }), /not for outputs/],
+      [entry(`${OB}/external/a.recorded_inputs`), /not for outputs/],
+      [entry(`${OB}/external/a`), /not for outputs/],
+      [entry(`${OB}/external`, { target: `${OB}/execroot` }), /not for outputs/],
+      [entry(`${OB}/execroot`, { kind: "directory" }), /not for outputs/],
+      [entry(`${OB}/javalog.properties`, { target: "/home/ann/.bashrc" }), /not for outputs/],
+      [entry(`${OB}/bazel-out/x`), /not for outputs/],
+      [entry(`${OB}/execroot.before-rbs/_main/x`), /not for outputs/],
+      [entry(`${OB}/whatever/a/server/is/given/next`), /not for outputs/],
       [entry("/home/ann/bep.json", { target: "/etc/passwd" }), /file and not a symlink/],
       [entry("/home/ann/bep.json", { kind: "directory" }), /file and not a directory/],
       [entry(`${WS}/bazel-bin`, { target: "/etc" }), /does not lead to an output/],

@@ -129,7 +129,7 @@ export async function readManifest(
     }
     for (const one of encoded) {
       if (pace.due) await pace.rest();
-      const entry = decodeEntry(one, { absolute: true });
+      const entry = withoutTrust(decodeEntry(one, { absolute: true }));
       const { path, kind } = entry;
       if (kinds.has(path)) throw refusal(path, "is there twice");
       kinds.set(path, kind);
@@ -156,6 +156,17 @@ export async function readManifest(
     }
   }
   return manifest;
+}
+
+/**
+ * A Bazel server takes a runfiles tree for what it should be if its MANIFEST has the content of the tool's own manifest
+ * (`RunfilesTreeUpdater`), but not if it is a symlink. So it is one here, with the same content: a later server of this
+ * machine must not execute what the agent has put into the tree.
+ */
+function withoutTrust(entry: Entry): Entry {
+  const [, tree] = entry.kind === "file" ? /\/([^/]+\.runfiles)\/MANIFEST$/s.exec(entry.path) ?? [] : [];
+  if (tree === undefined) return entry;
+  return { path: entry.path, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target: `../${tree}_manifest` };
 }
 
 /** The path of the folder that holds `path`; "" of a name alone. */

@@ -26,13 +26,9 @@ import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_
 import { fetchFiles } from "./fetch.ts";
 import { HomeIndex } from "./home_index.ts";
 import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
+import { OURS, takeOver } from "./server_state.ts";
 import { WholeFiles } from "./whole_files.ts";
 import { type Manifest, parent, readManifest } from "./manifest.ts";
-
-/** Where we keep the index and what is on its way, below the output base. */
-const OURS = "rbs";
-/** What is a link to an agent's storage while laptop and agent share a disk. */
-const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz", "java.log", "sandbox"];
 
 /** How long folders count as looked at while files come in, in milliseconds. */
 const DOUBT_MS = 50;
@@ -89,6 +85,8 @@ interface Difference {
 export class OutputsHome {
   readonly #outputBase: string;
   readonly #workspace: string;
+  /** The output base holds no local server's outputs any more. */
+  #isOurs = false;
   #index?: HomeIndex;
   #manifest?: Manifest;
   /** All of the manifest was here, for a command with this symlink prefix, and looked like this. */
@@ -164,6 +162,7 @@ export class OutputsHome {
       const allowed = new AllowedPaths({ outputBase: this.#outputBase, workspace: this.#workspace });
       this.#removeSymlinks(allowed, this.#openIndex());
       this.#index = undefined;
+      this.#isOurs = false;
       const kept = KEPT_NAMES.filter((name) => name !== OURS && name !== "action_cache");
       try {
         for (const name of readdirSync(this.#outputBase)) {
@@ -205,8 +204,9 @@ export class OutputsHome {
     }
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
+    if (!this.#isOurs) await takeOver(this.#outputBase);
+    this.#isOurs = true;
     const index = this.#openIndex();
-    this.#replaceSharedLinks();
     if (cleaned) await this.#clean(allowed, index);
 
     // First of all: a named file may lead through one.
@@ -484,17 +484,6 @@ export class OutputsHome {
     if (lookAt(execroot)?.kind !== "directory") return;
     for (const name of readdirSync(execroot)) await removeTree(`${execroot}/${name}`);
     index.clear();
-  }
-
-  /** Gives the output base folders of its own where it had links to an agent's storage, and what was there before. */
-  #replaceSharedLinks(): void {
-    for (const name of SHARED_NAMES) {
-      const path = join(this.#outputBase, name);
-      const target = readLink(path);
-      if (target === undefined || !target.startsWith("/") || basename(target) !== name) continue;
-      Deno.removeSync(path);
-      if (lookAt(`${path}.before-rbs`)) Deno.renameSync(`${path}.before-rbs`, path);
-    }
   }
 
   /** Turns anything that was thrown into what a person reads. */

@@ -320,10 +320,10 @@ Deno.test("clean removes outputs and convenience symlinks, and then takes what t
     { path: `${t.ws}/bazel-out`, target: t.out("").slice(0, -1) },
   ]);
   Deno.writeTextFileSync(`${t.ws}/main.cc`, "source");
-  await t.take(t.agent.make([{ path: `${t.ob}/command.log`, content: "cleaned" }], { cleaned: true }));
-  assert.deepEqual([...Deno.readDirSync(`${t.ob}/execroot`)], []);
+  await t.take(t.agent.make([{ path: t.out("new"), content: "cleaned" }], { cleaned: true }));
+  assert.deepEqual([...Deno.readDirSync(t.out(""))].map((e) => e.name), ["new"]);
   assert.deepEqual([...Deno.readDirSync(t.ws)].map((e) => e.name), ["main.cc"]);
-  assert.equal(t.read(`${t.ob}/command.log`), "cleaned");
+  assert.equal(t.read(t.out("new")), "cleaned");
 });
 
 Deno.test("expunge leaves what the client needs", async () => {
@@ -380,7 +380,7 @@ Deno.test("files that flags name go where the developer's own links lead; the lo
     assert.equal(t.read(`${t.ws}/MODULE.bazel.lock`), "{}");
     t.asked();
     assert.deepEqual(await t.take(made, { namedFiles }), { files: 0, bytes: 0 });
-    assert.deepEqual([...Deno.readDirSync(`${t.ob}/rbs`)].map((e) => e.name), ["outputs.index"]);
+    assert.deepEqual([...Deno.readDirSync(`${t.ob}/rbs`)].map((e) => e.name).sort(), ["agent", "outputs.index"]);
     await assert.rejects(t.take([{ path: namedFiles[0], content: "!" }]), /not a place for outputs/);
     await assert.rejects(
       t.take([{ path: t.ws + "/d", content: "!" }, { path: t.out("x"), content: "x" }], {
@@ -402,11 +402,44 @@ Deno.test("links to an agent's storage give way to folders, and what was there b
   for (const name of ["execroot", "external", "command.log"]) Deno.symlinkSync(join(storage, name), join(t.ob, name));
   Deno.mkdirSync(`${t.ob}/execroot.before-rbs`);
   Deno.writeTextFileSync(`${t.ob}/execroot.before-rbs/mine`, "mine");
-  await t.take([{ path: t.out("x"), content: "x" }, { path: `${t.ob}/command.log`, content: "ours" }]);
+  await t.take([{ path: t.out("x"), content: "x" }]);
   assert.equal(t.read(`${t.ob}/execroot/mine`), "mine");
   assert.equal(t.read(t.out("x")), "x");
   assert.equal(t.read(`${storage}/command.log`), "theirs");
   assert.deepEqual([...Deno.readDirSync(`${storage}/execroot/_main`)], []);
+});
+
+Deno.test("a runfiles tree comes home so that no later server of this machine believes it", async () => {
+  await using t = await laptop();
+  const tool = t.out("bin/tool");
+  const made = [
+    { path: `${tool}.runfiles_manifest`, content: "ws/x /x\n" },
+    { path: `${tool}.runfiles`, kind: "directory" as const },
+    { path: `${tool}.runfiles/MANIFEST`, content: "ws/x /x\n" },
+    { path: `${tool}.runfiles/ws`, kind: "directory" as const },
+    { path: `${tool}.runfiles/ws/MANIFEST`, content: "a file that is called so" },
+  ];
+  await t.take(made);
+  assert.equal(Deno.readLinkSync(`${tool}.runfiles/MANIFEST`), "../tool.runfiles_manifest");
+  assert.equal(t.read(`${tool}.runfiles/MANIFEST`), "ws/x /x\n");
+  assert.equal(t.read(`${tool}.runfiles/ws/MANIFEST`), "a file that is called so");
+  assert.deepEqual(await t.take(made), { files: 0, bytes: 0 });
+  assert.ok(["", ".runfiles", ".runfiles/ws"].every((path) => t.home.isHome(tool + path) === (path !== "")));
+  assert.ok(t.home.isHome(t.out("")) === false && t.home.isHome(t.out("bin")));
+});
+
+Deno.test("what a local server has made is put aside before anything of an agent's is written", async () => {
+  await using t = await laptop();
+  for (const folder of ["execroot/_main", "external/a", "action_cache"]) {
+    Deno.mkdirSync(`${t.ob}/${folder}`, { recursive: true });
+  }
+  Deno.writeTextFileSync(`${t.ob}/external/@a.marker`, "mine");
+  Deno.writeTextFileSync(`${t.ob}/external/a/x`, "mine");
+  await t.take([{ path: `${t.ob}/external/a/x`, content: "theirs" }]);
+  assert.equal(t.read(`${t.ob}/external/a/x`), "theirs");
+  assert.deepEqual([...Deno.readDirSync(`${t.ob}/external`)].map((e) => e.name), ["a"]);
+  assert.equal(t.read(`${t.ob}/external.before-rbs/a/x`), "mine");
+  assert.throws(() => Deno.lstatSync(`${t.ob}/action_cache`), Deno.errors.NotFound);
 });
 
 Deno.test("Ctrl-C stops it at once, without a half file", async () => {
@@ -437,11 +470,11 @@ Deno.test({ name: "a full disk is one sentence, and what has come stays", ignore
   const script = `import { OutputsAgent } from ${url("../testing/outputs_agent.ts")};
     import { OutputsHome } from ${url("./outputs_home.ts")};
     using agent = new OutputsAgent();
-    const made = Array.from({ length: 9 }, (_, i) => ({ path: "/mnt/e/" + i, content: new Uint8Array(1 << 20).fill(i) }));
+    const made = Array.from({ length: 9 }, (_, i) => ({ path: "/mnt/execroot/e/" + i, content: new Uint8Array(1 << 20).fill(i) }));
     const options = { link: agent.link, say() {}, signal: new AbortController().signal };
     await new OutputsHome({ outputBase: "/mnt", workspace: "/nowhere" }).take(agent.make(made), options)
       .catch((e) => console.log(e.exitCode, e.message));
-    console.log([...Deno.readDirSync("/mnt/e")].length);`;
+    console.log([...Deno.readDirSync("/mnt/execroot/e")].length);`;
   const { stdout } = await new Deno.Command("unshare", {
     args: [
       "-rm",
@@ -453,7 +486,10 @@ Deno.test({ name: "a full disk is one sentence, and what has come stays", ignore
     ],
     cwd: new URL(".", import.meta.url),
   }).output();
-  assert.match(new TextDecoder().decode(stdout), /^36 The disk of \/mnt\/e\/\d is full: make room there\.\n\d\n$/);
+  assert.match(
+    new TextDecoder().decode(stdout),
+    /^36 The disk of \/mnt\/execroot\/e\/\d is full: make room there\.\n\d\n$/,
+  );
 });
 
 Deno.test("comparing 10,000 files and links costs little more than to look at each", async () => {

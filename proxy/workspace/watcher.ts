@@ -161,7 +161,7 @@ export class FolderWatcher implements Disposable {
     if (this.#options.clock.steady() < this.#notBefore) return;
     this.#doubt = undefined;
     try {
-      Deno.mkdirSync(this.#cookieFolder, { recursive: true });
+      Deno.mkdirSync(this.#cookieFolder, { recursive: true, mode: 0o700 });
       for (const { name, isFile } of Deno.readDirSync(this.#cookieFolder)) {
         if (isFile && name.startsWith("cookie-")) Deno.removeSync(`${this.#cookieFolder}/${name}`);
       }
