@@ -64,3 +64,17 @@ Deno.test("Supervise is for the orchestrator, without a token; a method without 
   assert.throws(() => gateOf().admit("Bearer a", "1", ANN, supervise), code(Code.PERMISSION_DENIED));
   assert.throws(() => gateOf().admit("Bearer a", "1", ANN, "/rbs.v1.Agent/Reboot"), code(Code.PERMISSION_DENIED));
 });
+
+Deno.test("an agent has to do with its session's owner and the orchestrator only; one without an owner with no user", () => {
+  const gate = new Gate({ accessToken: "", epoch: 0, owner: "" });
+  const who = [
+    { kind: "orchestrator" },
+    { kind: "user", userId: "ann" },
+    { kind: "user", userId: "bob" },
+    { kind: "user", userId: "" },
+    { kind: "agent", sessionId: "a".repeat(32) },
+  ] as const;
+  assert.deepEqual(who.map((identity) => gate.accepts(identity)), [true, false, false, false, false]);
+  gate.assign({ accessToken: "access", epoch: 1, owner: "ann" });
+  assert.deepEqual(who.map((identity) => gate.accepts(identity)), [true, true, false, false, false]);
+});

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { ErrorCode } from "../proto/http2/frames.ts";
+import { encodeFrame, ErrorCode, Flag, FrameType, PREFACE, settingsFrame } from "../proto/http2/frames.ts";
+import { encodeHeaders, HpackDecoder } from "../proto/http2/hpack.ts";
 import { Status } from "../proto/relay/calls.ts";
 import { encodeFields } from "../proto/relay/wire.ts";
-import { eventually } from "../proto/testing/pipe.ts";
+import { eventually, RawPeer } from "../proto/testing/pipe.ts";
 import { startCommandServer } from "./command_server.ts";
 import type { Commands } from "./commands.ts";
 import { BazelClient } from "./testing/agent.ts";
@@ -85,4 +86,172 @@ Deno.test("a request of 60 MB passes, one larger than the limit is refused befor
   await raw.write(Buffer.from([0, 5, 0, 0, 0])); // 80 MB, but no byte of them
   await raw.closed;
   assert.equal(status, String(Status.RESOURCE_EXHAUSTED));
+});
+
+const RUN = "/command_server.CommandServer/Run";
+const headers = (id: number, path = RUN) =>
+  encodeFrame(FrameType.HEADERS, Flag.END_HEADERS, id, encodeHeaders({ ":method": "POST", ":path": path }));
+const data = (id: number, bytes: Uint8Array, flags = 0) => encodeFrame(FrameType.DATA, flags, id, bytes);
+
+/** The first bytes of a gRPC message that never comes to its end. */
+function beginning(length: number, message: Uint8Array): Buffer {
+  const prefix = Buffer.alloc(5);
+  prefix.writeUInt32BE(length, 1);
+  return Buffer.concat([prefix, message]);
+}
+
+/** A connection by hand. It reads nothing by itself. */
+async function raw(port: number) {
+  const tcp = await Deno.connect({ hostname: "127.0.0.1", port });
+  const peer = new RawPeer(tcp);
+  await peer.send(PREFACE, settingsFrame([]));
+  return {
+    peer,
+    [Symbol.dispose]() {
+      try {
+        tcp.close();
+      } catch { /* closed before */ }
+    },
+  };
+}
+
+/** How much this process has grown at the most while something ran, in bytes. */
+async function growth(run: () => Promise<void>): Promise<number> {
+  const before = Deno.memoryUsage().rss;
+  let most = before;
+  const timer = setInterval(() => most = Math.max(most, Deno.memoryUsage().rss), 10);
+  try {
+    await run();
+  } finally {
+    clearInterval(timer);
+  }
+  return most - before;
+}
+
+Deno.test("48 requests of 64 MB short of a byte, without the cookie: little is taken, less is kept, and clients go on", async () => {
+  await using s = server();
+  assert.equal((await s.client.call("Ping")).code, 0);
+  const chunk = Buffer.alloc(16_000);
+  let sent = 0;
+  const grown = await growth(async () => {
+    for (let connections = 0; connections < 20; connections++) {
+      using attacker = await raw(s.client.port);
+      void (async () => {
+        while (await attacker.peer.next());
+      })();
+      const ids = Array.from({ length: 48 }, (_, i) => 2 * i + 1);
+      try {
+        // One endless field before the cookie.
+        const begin = beginning(64 << 20, Buffer.from([0x12, 0xf0, 0xff, 0xff, 0x1f]));
+        for (const id of ids) await attacker.peer.send(headers(id), data(id, begin));
+        for (let i = 0; i < 100; i++) {
+          for (const id of ids) {
+            await attacker.peer.send(data(id, chunk));
+            sent += chunk.length;
+          }
+        }
+      } catch { /* cut off */ }
+      assert.equal((await s.client.call("Ping")).code, 0);
+    }
+  });
+  // What the kernel holds is sent, too: some MB for each connection.
+  assert.ok(sent < 20 * (10 << 20), `${sent} bytes were sent`);
+  assert.ok(grown < 50 << 20, `the proxy has grown by ${grown} bytes`);
+});
+
+Deno.test("connections that say nothing are closed when there are many, cost little, and clients go on", async () => {
+  await using s = server();
+  const open: Deno.TcpConn[] = [];
+  let closed = 0;
+  using _ = {
+    [Symbol.dispose]() {
+      for (const tcp of open) tcp.close();
+    },
+  };
+  const grown = await growth(async () => {
+    for (let i = 0; i < 1500; i++) {
+      const tcp = await Deno.connect({ hostname: "127.0.0.1", port: s.client.port });
+      open.push(tcp);
+      void (async () => {
+        const buffer = new Uint8Array(100);
+        while (await tcp.read(buffer).catch(() => null) !== null);
+        closed++;
+      })();
+      if (i % 100 === 0) assert.equal((await s.client.call("Ping")).code, 0);
+    }
+    using late = new BazelClient(s.client.port, "ask");
+    assert.equal((await late.call("Ping")).code, 0);
+    await eventually(() => closed >= 400);
+  });
+  assert.ok(grown < 50 << 20, `the proxy has grown by ${grown} bytes`);
+});
+
+Deno.test("a wrong cookie is refused by its own bytes, while the request is still on its way", async () => {
+  await using s = server();
+  using attacker = await raw(s.client.port);
+  await attacker.peer.send(headers(1), data(1, beginning(60 << 20, encodeFields([[1, "wrong"]]))));
+  const answer = (await attacker.peer.nextOf(FrameType.HEADERS))!;
+  const decoder = new HpackDecoder();
+  decoder.decode(answer.payload);
+  const trailers = (await attacker.peer.nextOf(FrameType.HEADERS))!;
+  assert.equal(decoder.decode(trailers.payload)["grpc-status"], String(Status.UNAUTHENTICATED));
+});
+
+Deno.test("who has shown the cookie may send a request of many windows on a new connection, by a method of a newer client", async () => {
+  await using s = server();
+  const forwarded = Promise.withResolvers<[string, number]>();
+  s.load({
+    forward: (path, message, _headers, call) => {
+      forwarded.resolve([path, message.length]);
+      call.end();
+      return Promise.resolve();
+    },
+  });
+  using client = await raw(s.client.port);
+  let window = 65_535, connection = 65_535, initial = 65_535, granted = () => {};
+  void (async () => {
+    for (let frame = await client.peer.next(); frame; frame = await client.peer.next()) {
+      if (frame.type === FrameType.WINDOW_UPDATE) {
+        if (frame.stream === 0) connection += frame.payload.readUInt32BE();
+        else window += frame.payload.readUInt32BE();
+      } else if (frame.type === FrameType.SETTINGS && !(frame.flags & Flag.ACK)) {
+        const value = frame.payload.readUInt32BE(8); // the second one: the initial window
+        window += value - initial;
+        initial = value;
+      }
+      granted();
+    }
+  })();
+  const message = Buffer.concat([encodeFields([[1, "ask"]]), encodeFields([[2, Buffer.alloc(20 << 20)]])]);
+  const body = beginning(message.length, message);
+  await client.peer.send(headers(1, "/command_server.CommandServer/UpdateTerminalSize"));
+  for (let at = 0; at < body.length;) {
+    const size = Math.min(16_384, window, connection, body.length - at);
+    if (size === 0) {
+      await new Promise<void>((resolve) => granted = resolve);
+      continue;
+    }
+    await client.peer.send(
+      data(1, body.subarray(at, at + size), at + size === body.length ? Flag.END_STREAM : 0),
+    );
+    window -= size;
+    connection -= size;
+    at += size;
+  }
+  assert.deepEqual(await forwarded.promise, ["/command_server.CommandServer/UpdateTerminalSize", message.length]);
+});
+
+Deno.test("a connection is not taken for a command's beginning while there are many of them", async () => {
+  await using s = server();
+  let expected = 0;
+  s.load({ expect: () => void expected++ });
+  const open: Disposable[] = [];
+  for (let i = 0; i < 50; i++) {
+    const attacker = await raw(s.client.port);
+    open.push(attacker);
+    await attacker.peer.nextOf(FrameType.SETTINGS);
+  }
+  assert.equal((await s.client.call("Ping")).code, 0);
+  for (const attacker of open) attacker[Symbol.dispose]();
+  assert.ok(expected <= 5, `${expected} times`);
 });

@@ -207,6 +207,8 @@ export interface Http2Options {
   onStream?(stream: Stream, headers: Headers): void;
   /** A server's: counts what the peer costs while it is a stranger. @default the peer is known */
   admission?: Admission;
+  /** How long a stream may have headers only, in milliseconds. @default as limits.ts says */
+  quietMs?: number;
 }
 
 /** See the file's head. */
@@ -329,11 +331,11 @@ export class Http2Connection {
   #awaitData(stream: Stream): void {
     this.#quiet.add(stream);
     if (this.#quietTimer !== undefined) return;
+    const most = () => this.#options.quietMs ?? this.#limits.quietMs;
     const look = () => {
       this.#quietTimer = undefined;
-      const { quietMs } = this.#limits;
       for (const quiet of this.#quiet) {
-        const left = quiet.began + quietMs - performance.now();
+        const left = quiet.began + most() - performance.now();
         if (left > 0) {
           this.#quietTimer = setTimeout(look, left);
           Deno.unrefTimer(this.#quietTimer as unknown as number);
@@ -342,7 +344,7 @@ export class Http2Connection {
         this.resetStream(quiet, ErrorCode.CANCEL, "nothing came after its headers");
       }
     };
-    this.#quietTimer = setTimeout(look, this.#limits.quietMs);
+    this.#quietTimer = setTimeout(look, most());
     Deno.unrefTimer(this.#quietTimer as unknown as number);
   }
 

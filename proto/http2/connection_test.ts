@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
+import { AdmissionControl } from "../admission.ts";
 import { frame, MessageStream } from "../relay/message_stream.ts";
 import { PeerProcess } from "../testing/peers.ts";
 import { eventually, PipeEnd, RawPeer } from "../testing/pipe.ts";
@@ -17,6 +18,7 @@ import {
   settingsFrame,
 } from "./frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder } from "./hpack.ts";
+import { KNOWN, STRANGER } from "./limits.ts";
 
 const REQUEST = encodeHeaders({ ":method": "POST", ":path": "/t/Echo", ":scheme": "http" });
 const headersFrame = (id: number, flags = 0, block: Uint8Array = REQUEST) =>
@@ -53,9 +55,9 @@ function downloadHash(): string {
 }
 
 /** Our server with a raw client. */
-function server(onStream: Http2Options["onStream"] = echo, capacity?: number) {
+function server(onStream: Http2Options["onStream"] = echo, capacity?: number, more: Partial<Http2Options> = {}) {
   const [ours, theirs] = PipeEnd.pair(capacity);
-  const connection = new Http2Connection(ours, { role: "server", onStream });
+  const connection = new Http2Connection(ours, { role: "server", onStream, ...more });
   return {
     ours,
     theirs,
@@ -568,6 +570,312 @@ Deno.test("a peer that floods and reads no answer is cut off, with little kept f
       await s.connection.closed;
     }),
   );
+});
+
+/** Frames that carry nothing, of a client; each after a stream 1 was begun. */
+const NOTHING: Record<string, Uint8Array> = {
+  "empty DATA": frameHeader(0, FrameType.DATA, 0, 1),
+  "DATA with padding only": encodeFrame(
+    FrameType.DATA,
+    Flag.PADDED,
+    1,
+    Buffer.concat([Uint8Array.of(9), Buffer.alloc(9)]),
+  ),
+  "DATA of one byte": dataFrame(1, "x"),
+  "DATA of a stream that never was": dataFrame(77, Buffer.alloc(100)),
+  PRIORITY: encodeFrame(FrameType.PRIORITY, 0, 1, Buffer.alloc(5)),
+  "frames of unknown types": encodeFrame(0xfa, 0, 1, Buffer.alloc(0)),
+  "window updates of 1": windowUpdate(0, 1),
+  "a stream's window updates of 1": windowUpdate(1, 1),
+  "acknowledgements of settings": encodeFrame(FrameType.SETTINGS, Flag.ACK, 0, Buffer.alloc(0)),
+  "empty settings": settings(),
+  pings: encodeFrame(FrameType.PING, 0, 0, Buffer.alloc(8)),
+  "answers to pings": encodeFrame(FrameType.PING, Flag.ACK, 0, Buffer.alloc(8)),
+  "resets of a stream that never was": numberFrame(FrameType.RST_STREAM, 77, 8),
+};
+
+for (const who of ["known", "a stranger"]) {
+  Deno.test(`a peer that sends frames which carry nothing, whatever kind, is cut off after some, when it is ${who}`, async () => {
+    for (const [what, frame] of Object.entries(NOTHING)) {
+      let chunks = 0;
+      const admission = who === "known" ? undefined : stranger();
+      using s = server((stream) => void (stream.onData = () => void chunks++), 1 << 16, { admission });
+      await s.greet();
+      await s.peer.send(headersFrame(1));
+      // It reads all answers, unlike the one that floods without.
+      const goaway = s.peer.goaway();
+      const before = s.theirs.written;
+      const many = Buffer.concat(Array(100).fill(frame));
+      await assert.rejects(
+        async () => {
+          for (let i = 0; i < 5_000; i++) await s.peer.send(many);
+        },
+        /broken/,
+        what,
+      );
+      // The last words may be behind so many answers that the peer's flood does not let them out.
+      const told = await goaway;
+      const answered = what === "pings" || what === "empty settings";
+      if (told !== undefined || !answered) assert.equal(told, ErrorCode.ENHANCE_YOUR_CALM, what);
+      // What was sent is what was taken, and what the pipe holds.
+      const most = ((who === "known" ? KNOWN : STRANGER).idleFrames + 3_000) * frame.length + 2 * (1 << 16);
+      assert.ok(s.theirs.written - before < most, `${what}: ${s.theirs.written - before} of ${most} bytes`);
+    }
+  });
+}
+
+Deno.test("a client cuts off a server that sends frames which carry nothing", async () => {
+  using c = await client();
+  const stream = c.connection.request(POST);
+  await c.peer.send(headersFrame(1, 0, encodeHeaders({ ":status": "200" })));
+  const empty = Buffer.concat(Array(100).fill(frameHeader(0, FrameType.DATA, 0, 1)));
+  await assert.rejects(async () => {
+    for (let i = 0; i < 5_000; i++) await c.peer.send(empty);
+  }, /broken/);
+  assert.match((await stream.closed)!.message, /too many frames that carry nothing/);
+});
+
+Deno.test("frames that belong to what is of use are not counted: many requests, much data in small windows, either way", async () => {
+  let received = 0;
+  using s = server((stream, headers) => {
+    if (headers[":path"] === "/up") return void (stream.onData = (chunk) => void (received += chunk.length));
+    echo(stream, headers);
+  });
+  await s.greet();
+  const empty = encodeHeaders({ ":path": "/x" });
+  let id = -1;
+  for (let i = 0; i < 60; i++) {
+    const calls = Array.from({ length: 100 }, () => [
+      headersFrame(id += 2, 0, empty),
+      dataFrame(id, "", Flag.END_STREAM),
+      windowUpdate(0, 5),
+      encodeFrame(FrameType.PING, 0, 0, Buffer.alloc(8)),
+    ]);
+    await s.peer.send(...calls.flat());
+    for (let pongs = 0; pongs < 100; pongs++) assert.ok(await s.peer.nextOf(FrameType.PING));
+  }
+  await s.peer.send(headersFrame(id += 2, 0, encodeHeaders({ ":path": "/up" })));
+  const up = id;
+  for (let i = 0; i < 300; i++) {
+    await s.peer.send(
+      ...Array.from({ length: 100 }, () => [dataFrame(up, Buffer.alloc(64)), windowUpdate(0, 1)]).flat(),
+    );
+  }
+  await eventually(() => received === 64 * 30_000);
+  assert.equal(s.connection.usable, true);
+});
+
+/** A connection's admission, of a listener of its own or one that is shared. */
+function stranger(control = new AdmissionControl()) {
+  const admission = control.enter(() => {})!;
+  admission.secured();
+  return admission;
+}
+
+/** The settings that a server sends next. */
+async function settingsOf(peer: RawPeer): Promise<Record<number, number>> {
+  const { payload } = (await peer.nextOf(FrameType.SETTINGS))!;
+  const found: Record<number, number> = {};
+  for (let at = 0; at < payload.length; at += 6) found[payload.readUInt16BE(at)] = payload.readUInt32BE(at + 2);
+  return found;
+}
+
+Deno.test("a stranger has HTTP/2's least windows, and larger ones as soon as it is admitted, in mid-stream as well", async () => {
+  let received = 0;
+  let stream!: Stream;
+  using s = server(
+    (it) => {
+      stream = it;
+      it.onData = (chunk) => void (received += chunk.length);
+    },
+    1 << 18,
+    { admission: stranger() },
+  );
+  await s.greet();
+  const announced = (limits: typeof KNOWN) => ({
+    [Setting.MAX_CONCURRENT_STREAMS]: limits.streams,
+    [Setting.INITIAL_WINDOW_SIZE]: limits.streamWindow,
+    [Setting.MAX_FRAME_SIZE]: limits.frameBytes,
+    [Setting.MAX_HEADER_LIST_SIZE]: limits.headerListBytes,
+  });
+  assert.deepEqual(await settingsOf(s.peer), announced(STRANGER));
+  await s.peer.send(headersFrame(1), ...Array(4).fill(dataFrame(1, Buffer.alloc(16_000))));
+  await eventually(() => received === 64_000);
+  s.connection.admit();
+  await s.peer.nextOf(FrameType.SETTINGS); // the acknowledgement
+  assert.deepEqual(await settingsOf(s.peer), announced(KNOWN));
+  let window = 65_535 - 64_000 + KNOWN.connectionWindow - STRANGER.connectionWindow;
+  void (async () => {
+    for (let frame = await s.peer.next(); frame; frame = await s.peer.next()) {
+      if (frame.type === FrameType.WINDOW_UPDATE && frame.stream === 1) window += frame.payload.readUInt32BE();
+    }
+  })();
+  for (let i = 0; i < 160; i++) await s.peer.send(dataFrame(1, Buffer.alloc(1 << 18)));
+  await eventually(() => received === 64_000 + 160 * (1 << 18));
+  await eventually(() => window > 32 << 20);
+  assert.equal(stream.gone.aborted, false);
+});
+
+Deno.test("a stranger's stream carries one window, a larger frame ends its connection, and what waits is counted", async () => {
+  const control = new AdmissionControl();
+  const over = Promise.withResolvers<StreamError | undefined>();
+  using s = server(
+    (stream) => {
+      stream.onData = () => {};
+      void stream.closed.then(over.resolve);
+    },
+    1 << 18,
+    { admission: stranger(control) },
+  );
+  await s.greet();
+  await s.peer.send(headersFrame(1), ...Array(4).fill(dataFrame(1, Buffer.alloc(16_000))));
+  await eventually(() => control.heldBytes > 64_000);
+  await s.peer.send(dataFrame(1, Buffer.alloc(2_000)));
+  assert.equal(await s.peer.goaway(), ErrorCode.FLOW_CONTROL_ERROR);
+  assert.match((await over.promise)!.message, /a window overflows/);
+  using large = server(undefined, 1 << 18, { admission: stranger(control) });
+  await large.greet();
+  await large.peer.send(headersFrame(1), frameHeader(16_385, FrameType.DATA, 0, 1));
+  assert.equal(await large.peer.goaway(), ErrorCode.FRAME_SIZE_ERROR);
+  await large.connection.closed;
+  await s.connection.closed;
+  assert.deepEqual([control.heldBytes, control.connections], [0, 0]);
+});
+
+Deno.test("strangers that each send little hold no more than the budget together, and all is given back", async () => {
+  const control = new AdmissionControl({ strangers: 200, handshakes: 200 });
+  let most = 0;
+  const all = Array.from({ length: 200 }, () => {
+    const [ours, theirs] = PipeEnd.pair();
+    const admission = control.enter(() => ours.close())!;
+    admission.secured();
+    const onStream = (stream: Stream) => void (stream.onData = () => void (most = Math.max(most, control.heldBytes)));
+    const connection = new Http2Connection(ours, { role: "server", admission, onStream });
+    return { connection, peer: new RawPeer(theirs) };
+  });
+  await Promise.all(all.map(async ({ peer }) => {
+    await peer.send(PREFACE, settings());
+    for (let id = 1; id < 32; id += 2) {
+      await peer.send(headersFrame(id), ...Array(4).fill(dataFrame(id, Buffer.alloc(16_000))));
+    }
+  })).catch(() => {/* cut off */});
+  await eventually(() => control.connections < 200);
+  assert.ok(most > 900_000 && most <= 1 << 20, `${most} bytes`);
+  for (const { connection } of all) connection.close();
+  await Promise.all(all.map(({ connection }) => connection.closed));
+  assert.deepEqual([control.heldBytes, control.connections], [0, 0]);
+});
+
+Deno.test("a small header block that stands for a huge list ends the connection, before the list is made", async () => {
+  const entry = Buffer.concat([Buffer.from([0x40, 1, 0x61, 0x7f, 0x81, 0x1d]), Buffer.alloc(3_840, "b")]);
+  for (const admission of [undefined, stranger()]) {
+    let streams = 0;
+    using s = server(() => void streams++, 1 << 16, { admission });
+    await s.greet();
+    const before = Deno.memoryUsage().heapUsed;
+    await s.peer.send(headersFrame(1, 0, Buffer.concat([entry, Buffer.alloc(12_000, 0xbe)])));
+    assert.equal(await s.peer.goaway(), ErrorCode.COMPRESSION_ERROR);
+    assert.equal(streams, 0);
+    assert.ok(Deno.memoryUsage().heapUsed - before < 10 << 20);
+  }
+});
+
+Deno.test("a header list that is too large for a stranger is not for who is known", async () => {
+  const lists = {
+    bytes: encodeHeaders({ ":path": "/x", "x-large": "v".repeat(16_500) }),
+    headers: encodeHeaders(Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`x-${i}`, ""]))),
+  };
+  for (const [what, list] of Object.entries(lists)) {
+    for (const admission of [undefined, stranger()]) {
+      using s = server((stream) => stream.sendHeaders({ ":status": "200" }, true), 1 << 16, { admission });
+      await s.greet();
+      await s.peer.send(encodeFrame(FrameType.HEADERS, 0, 1, list.subarray(0, 100)));
+      await s.peer.send(
+        encodeFrame(FrameType.CONTINUATION, Flag.END_HEADERS, 1, list.subarray(100, 16_400)).subarray(0),
+      );
+      if (!admission) continue;
+      const code = await s.peer.goaway();
+      assert.ok(code === ErrorCode.ENHANCE_YOUR_CALM || code === ErrorCode.COMPRESSION_ERROR, `${what}: ${code}`);
+    }
+  }
+});
+
+Deno.test("a stranger may ask for little at a time and in all, and who is admitted as often as it likes", async () => {
+  const admission = stranger();
+  using s = server(
+    (stream, headers) => {
+      if (headers[":path"] !== "/quiet") stream.sendHeaders({ ":status": "200" }, true);
+    },
+    1 << 16,
+    { admission },
+  );
+  await s.greet();
+  const quiet = encodeHeaders({ ":path": "/quiet" });
+  let id = -1;
+  for (let i = 0; i < STRANGER.streams; i++) await s.peer.send(headersFrame(id += 2, 0, quiet));
+  await s.peer.send(headersFrame(id += 2));
+  const reset = (await s.peer.nextOf(FrameType.RST_STREAM))!;
+  assert.deepEqual([reset.stream, reset.payload.readUInt32BE()], [id, ErrorCode.REFUSED_STREAM]);
+  for (let i = 1; i < STRANGER.streams; i += 2) await s.peer.send(numberFrame(FrameType.RST_STREAM, i, 8));
+  while (id < 2 * STRANGER.requests - 1) await s.peer.send(headersFrame(id += 2, Flag.END_STREAM));
+  for (let answers = 0; answers < STRANGER.requests - STRANGER.streams - 1; answers++) {
+    assert.ok(await s.peer.nextOf(FrameType.HEADERS));
+  }
+  await s.peer.send(headersFrame(id += 2, Flag.END_STREAM));
+  assert.equal(await s.peer.goaway(), ErrorCode.ENHANCE_YOUR_CALM);
+
+  using known = server((stream) => stream.sendHeaders({ ":status": "200" }, true), 1 << 16, { admission: stranger() });
+  await known.greet();
+  known.connection.admit();
+  for (let i = 0; i < 1000; i++) {
+    await known.peer.send(headersFrame(2 * i + 1, Flag.END_STREAM));
+    assert.ok(await known.peer.nextOf(FrameType.HEADERS));
+  }
+});
+
+Deno.test("a stream with headers only is cut off in time, one that has sent something is not, and others go on", async () => {
+  const over = new Map<number, StreamError | undefined>();
+  using s = server(
+    (stream, headers) => {
+      void stream.closed.then((e) => over.set(stream.id, e));
+      if (headers[":path"] !== "/quiet") echo(stream, headers);
+    },
+    1 << 16,
+    { quietMs: 40 },
+  );
+  await s.greet();
+  const quiet = encodeHeaders({ ":path": "/quiet" });
+  // The connection's own clock does not keep a program from its end.
+  const alive = setInterval(() => {}, 1_000);
+  using _ = { [Symbol.dispose]: () => clearInterval(alive) };
+  await s.peer.send(headersFrame(1, 0, quiet), dataFrame(1, "x"), headersFrame(3, Flag.END_STREAM, quiet));
+  for (let id = 5; id < 45; id += 2) await s.peer.send(headersFrame(id, 0, quiet));
+  for (let id = 5; id < 45; id += 2) {
+    const reset = (await s.peer.nextOf(FrameType.RST_STREAM))!;
+    assert.deepEqual([reset.stream, reset.payload.readUInt32BE()], [id, ErrorCode.CANCEL]);
+  }
+  assert.equal(over.has(1) || over.has(3), false);
+  assert.match(over.get(5)!.message, /nothing came after its headers/);
+  await s.peer.send(headersFrame(45), dataFrame(45, "later", Flag.END_STREAM));
+  assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "later");
+});
+
+Deno.test("a connection that says nothing, or little, has no large buffers", async () => {
+  const open: Http2Connection[] = [];
+  const peers: RawPeer[] = [];
+  const before = Deno.memoryUsage().external;
+  for (let i = 0; i < 500; i++) {
+    const [ours, theirs] = PipeEnd.pair();
+    open.push(new Http2Connection(ours, { role: "server", onStream: echo }));
+    peers.push(new RawPeer(theirs));
+  }
+  for (const peer of peers) {
+    await peer.send(PREFACE, settings(), headersFrame(1), dataFrame(1, "x", Flag.END_STREAM));
+    assert.equal(String((await peer.nextOf(FrameType.DATA))!.payload), "x");
+  }
+  const each = (Deno.memoryUsage().external - before) / 500;
+  for (const connection of open) connection.close();
+  assert.ok(each < 100_000, `${each} bytes for each`);
 });
 
 Deno.test("a server refuses more streams than it said, and goes on", async () => {

@@ -96,6 +96,7 @@ export interface Frame {
 /** An HTTP/2 peer by hand. */
 export class RawPeer {
   #buffer: Buffer = Buffer.alloc(0);
+  readonly #chunk = new Uint8Array(1 << 16);
 
   /** @param transport Its own end. */
   constructor(readonly transport: Transport) {}
@@ -118,11 +119,10 @@ export class RawPeer {
 
   /** Takes `length` bytes off, or undefined at the end. */
   async take(length: number): Promise<Buffer | undefined> {
-    const chunk = new Uint8Array(1 << 16);
     while (this.#buffer.length < length) {
-      const n = await this.transport.read(chunk).catch(() => null);
+      const n = await this.transport.read(this.#chunk).catch(() => null);
       if (n === null) return undefined;
-      this.#buffer = Buffer.concat([this.#buffer, chunk.subarray(0, n)]);
+      this.#buffer = Buffer.concat([this.#buffer, this.#chunk.subarray(0, n)]);
     }
     const taken = this.#buffer.subarray(0, length);
     this.#buffer = this.#buffer.subarray(length);

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { connect, createServer } from "node:tls";
+import type { Admission } from "../admission.ts";
 import type { Transport } from "../http2/connection.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
@@ -32,15 +33,15 @@ const foreign = async (identity: Identity) => ({
 /** A listener that says "hello" to each caller, and keeps what it is told. */
 async function listen(options: Partial<TlsListenerOptions> = {}) {
   const refusals: string[] = [];
-  const callers: { transport: Transport; peer?: Identity }[] = [];
+  const callers: { transport: Transport; peer?: Identity; stranger?: string; admission: Admission }[] = [];
   const listener = await TlsListener.listen({
     hostname: "127.0.0.1",
     credentials: agent,
     onRefused: (why) => refusals.push(why),
     ...options,
   });
-  listener.start((transport, _, { identity }) => {
-    callers.push({ transport, peer: identity });
+  listener.start((transport, admission, { identity, stranger }) => {
+    callers.push({ transport, peer: identity, stranger, admission });
     void transport.write(Buffer.from("hello")).catch(() => {});
   });
   return {
@@ -164,6 +165,80 @@ Deno.test("tls: a client without a certificate is refused", async () => {
   }
   assert.deepEqual(server.callers, []);
   assert.match(server.refusals[0], /^A caller was refused: peer sent no certificates\.$/);
+});
+
+Deno.test("tls: somebody known who has no business here is cut off after the handshake, before a word of HTTP/2", async () => {
+  using server = await listen({
+    accepts: (identity) => identity.kind === "orchestrator" || (identity.kind === "user" && identity.userId === "ann"),
+  });
+  const bob = await authority.identify({ kind: "user", userId: "bob" });
+  for (const stranger of [bob, agent]) {
+    await assert.rejects(dial(server.port, stranger), trust(/does not accept this side's certificate/));
+  }
+  assert.deepEqual(server.callers, []);
+  assert.match(server.refusals[0], /^A caller was refused: user "bob" has no business here\.$/);
+  for (const known of [ann, await authority.identify({ kind: "orchestrator" })]) {
+    const client = await dial(server.port, known);
+    assert.equal(await take(client, 5), "hello");
+    client.close();
+  }
+  await eventually(() => server.listener.admission.connections === 0);
+});
+
+Deno.test("tls: strangers speak where they may, and are counted as such; who is known is admitted by the handshake", async () => {
+  using server = await listen({ admitStrangers: true, limits: { strangers: 3 } });
+  const known = await dial(server.port);
+  assert.equal(await take(known, 5), "hello");
+  const options = {
+    host: "127.0.0.1",
+    port: server.port,
+    ca: authority.certificate,
+    ALPNProtocols: PROTOCOLS,
+    checkServerIdentity: () => undefined,
+  };
+  const over: number[] = [];
+  const sockets = [];
+  for (let i = 0; i < 5; i++) {
+    const socket = connect(i === 4 ? { ...options, ...secureContext(await foreign(ANN)) } : options);
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.on("close", () => over.push(i));
+    assert.equal(String(await new Promise((resolve) => socket.once("data", resolve))), "hello");
+  }
+  await eventually(() => over.length === 2);
+  assert.deepEqual(over, [0, 1], "those who came first");
+  assert.deepEqual(server.callers.map(({ stranger }) => stranger), [
+    undefined,
+    ...Array(4).fill("it shows no certificate"),
+    "its certificate is not of the authority that is trusted here",
+  ]);
+  assert.deepEqual(server.callers.map(({ admission }) => admission.admitted), [
+    true,
+    false,
+    false,
+    false,
+    false,
+    false,
+  ]);
+  assert.equal(server.listener.admission.strangers, 3);
+  for (const socket of sockets) socket.destroy();
+  await eventually(() => server.listener.admission.connections === 1);
+  const [first] = server.callers;
+  await known.write(Buffer.from("still here"));
+  assert.equal(await take(first.transport, 10), "still here");
+  known.close();
+});
+
+Deno.test("tls: one identity has only so many connections, and leaves room for others", async () => {
+  using server = await listen({ limits: { connectionsPerIdentity: 2 } });
+  const clients = [await dial(server.port), await dial(server.port)];
+  await assert.rejects(dial(server.port), TrustError);
+  assert.match(server.refusals[0], /too many connections of the same identity/);
+  const bob = await dial(server.port, await authority.identify({ kind: "user", userId: "bob" }));
+  clients[0].close();
+  await eventually(() => server.listener.admission.connections === 2);
+  const again = await dial(server.port);
+  for (const client of [clients[1], bob, again]) client.close();
 });
 
 Deno.test("tls: a client that knows only old versions of TLS, or another protocol, is refused", async () => {

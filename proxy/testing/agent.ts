@@ -140,7 +140,7 @@ export interface Ran {
 export class BazelClient implements Disposable {
   readonly connection: Connection;
 
-  constructor(port: number, readonly cookie: string) {
+  constructor(readonly port: number, readonly cookie: string) {
     this.connection = new Connection("127.0.0.1", port);
   }
 
