@@ -133,6 +133,7 @@ export class RequestBody {
   #refuse(e: unknown): void {
     const code = e instanceof RangeError ? Code.RESOURCE_EXHAUSTED : Code.INVALID_ARGUMENT;
     const error = new RpcError(code, `The request was refused: ${(e as Error).message}.`);
+    this.#messages.length = 0;
     this.fail(error);
     this.#onRefused(error);
   }

@@ -166,6 +166,8 @@ export class RpcServer implements AsyncDisposable {
     };
     /** Ends the call although its handler has not. */
     const stop = (error: RpcError) => {
+      // At once, so that the caller's other calls have the room.
+      holding.release();
       fail(error);
       gone.abort(error);
     };
