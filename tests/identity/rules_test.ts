@@ -155,7 +155,8 @@ async function agent() {
     executeCommand: () => serve("/rbs.v1.Agent/ExecuteCommand"),
   });
   const port = await server.listen();
-  const listener = await TlsListener.listen({ hostname: "127.0.0.1", credentials });
+  const accepts = (caller: Identity) => gate.accepts(caller);
+  const listener = await TlsListener.listen({ hostname: "127.0.0.1", credentials, accepts });
   const answer =
     (path: string) => (_: unknown, _headers: unknown, call: { write(b: Uint8Array): void; end(): void }) => {
       served.push(path);
@@ -174,6 +175,7 @@ async function agent() {
   const expected = { kind: "agent", sessionId: AGENT_ID } as const;
   return {
     served,
+    accepts,
     ports: [port, commands.port],
     async call(path: string, caller: Caller): Promise<End> {
       const [, name, method] = path.split("/");
@@ -311,7 +313,10 @@ test("at an agent, the owner may call what is the owner's, the orchestrator Supe
     for (const path of AT_AGENT) {
       const { code, message } = await at.call(path, caller);
       const may = allowed.includes(RULES[path]);
-      assert.equal(code, may ? Code.OK : Code.PERMISSION_DENIED, `${path}, ${who}: ${message}`);
+      // At the command port, who has no business at this agent does not even get to speak HTTP/2.
+      const isCut = !path.startsWith(`/${Agent.typeName}/`) && !at.accepts(identity);
+      const expected = may ? Code.OK : isCut ? Code.UNAUTHENTICATED : Code.PERMISSION_DENIED;
+      assert.equal(code, expected, `${path}, ${who}: ${message}`);
       assert.deepEqual(at.served.splice(0), may ? [path] : []);
     }
   }
