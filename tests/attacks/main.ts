@@ -1,7 +1,16 @@
 /** `deno task attacks`: floods on the real programs, for as long as one likes. Exit code 1: something did not hold. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type Flood, FLOODS, type PortName } from "./floods/floods.ts";
-import { mb, measure, type Measured, MEMORY_MAX, misses, residentMemory, WAIT_MAX_MS } from "./floods/measure.ts";
+import {
+  isHarmed,
+  mb,
+  measure,
+  type Measured,
+  MEMORY_MAX,
+  misses,
+  residentMemory,
+  WAIT_MAX_MS,
+} from "./floods/measure.ts";
 import { startVictims, type Victims } from "./floods/victims.ts";
 
 /** All ports; the agent and its second port are one program. */
@@ -82,13 +91,15 @@ try {
     const wrong = misses(measured, options.wait);
     console.log(`  ${wrong.length === 0 ? "held" : wrong.join("; ")}`);
     results.push({ measured, wrong });
-    if (wrong.length === 0) continue;
-    // The next flood is not to suffer from this one.
+    if (!isHarmed(measured)) continue;
     await victims[Symbol.asyncDispose]();
     victims = undefined;
     first.clear();
   }
   if (victims && !stopped.signal.aborted) await victims.rig.buildsQuickly();
+} catch (e) {
+  // Ctrl-C reaches the programs as well, and what was asked of them comes to nothing.
+  if (!stopped.signal.aborted) throw e;
 } finally {
   await victims?.[Symbol.asyncDispose]();
 }

@@ -44,7 +44,8 @@ for (const kind of KINDS) {
           } or die; 1 while syswrite $f, "x" x 65536;`;
           await ends("the command that fills it", perl(fill));
           const [free] = (await output(["stat", "-f", "-c", "%a", workspace.storage])).trim().split("\n");
-          assert.equal(free, "0");
+          // But for what the agent has tidied up since.
+          assert(Number(free) < 64, `${free} blocks are free`);
           const full = await ends("a command on a full disk", agent.run(["/bin/true"]));
           assert(full.value?.code === 0 || full.error, "it does nothing else");
           if (full.error) assert.match(full.error.message, /^[^\n]+\.$/, "it is not one sentence");
@@ -98,7 +99,7 @@ const SWAPS: Record<string, string> = {
   "a link to a fifo": `POSIX::mkfifo("$path.fifo", 0666); symlink "$path.fifo", $path`,
   "a folder": `mkdir $path`,
   "a socket": `IO::Socket::UNIX->new(Local => $path, Listen => 1)`,
-  "a file that is larger than memory": `(open(my $f, ">", $path) and truncate $f, 1 << 36)`,
+  "a file that is larger than memory": `open(F, ">", $path) && truncate(F, 1 << 36)`,
 };
 
 for (const kind of KINDS) {
@@ -120,7 +121,7 @@ for (const kind of KINDS) {
                            "$base/command.log", "$base/java.log", "$base/lock", grep { /\\.(pid|sh|in|out|err)$/ } glob("$control/*")) {
                next if -d $path && !-l $path;
                unlink $path; unlink "$path.fifo";
-               ${swap} or die "$path: $!";
+               (${swap}) or die "$path: $!";
              }
              print "swapped\\n";
              kill "KILL", $server;`,
