@@ -7,10 +7,12 @@
 import assert from "node:assert/strict";
 import { findBazels } from "../support/bazels.ts";
 import { FLOODS, type PortName } from "./floods/floods.ts";
-import { mb, measure, misses, WAIT_MAX_MS } from "./floods/measure.ts";
+import { isHarmed, mb, measure, misses, WAIT_MAX_MS } from "./floods/measure.ts";
 import { startVictims, type Victims } from "./floods/victims.ts";
 
 const SECONDS = Number(Deno.env.get("RBS_ATTACK_SECONDS") ?? 20);
+/** Beside other tests nobody has a core of its own: an answer that takes longer than this was kept back all the same. */
+const CI_WAIT_MAX_MS = 20 * WAIT_MAX_MS;
 /** By what they are to an attacker. */
 const AT: Record<PortName, string> = {
   orchestrator: "the orchestrator's port, without a certificate",
@@ -49,9 +51,9 @@ for (const flood of FLOODS) {
       async fn() {
         for (let tries = 2;;) {
           const measured = await measure(flood, (await victims()).ports[port], { seconds: SECONDS / ports.length });
-          const wrong = misses(measured, 8 * WAIT_MAX_MS);
+          const wrong = misses(measured, CI_WAIT_MAX_MS);
+          if (isHarmed(measured)) await end();
           if (wrong.length === 0) return;
-          await end();
           const { before, peak, after, calls } = measured;
           const figures = `${mb(before)}, ${mb(peak)} and ${
             mb(after)

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { TestWorkspace } from "../../agent/test_agent.ts";
 import { eventually } from "../mirror/support/eventually.ts";
 import { isAlive } from "../mirror/support/processes.ts";
-import { BAZEL, rig, test } from "../mirror/support/rig.ts";
 import { output } from "../support/run.ts";
 import { residentMemory } from "./floods/measure.ts";
 import { inSession, KINDS, quoted, type Session } from "./sessions.ts";
@@ -44,7 +43,8 @@ for (const kind of KINDS) {
           } or die; 1 while syswrite $f, "x" x 65536;`;
           await ends("the command that fills it", perl(fill));
           const [free] = (await output(["stat", "-f", "-c", "%a", workspace.storage])).trim().split("\n");
-          assert.equal(free, "0");
+          // But for what the agent has tidied up since.
+          assert(Number(free) < 64, `${free} blocks are free`);
           const full = await ends("a command on a full disk", agent.run(["/bin/true"]));
           assert(full.value?.code === 0 || full.error, "it does nothing else");
           if (full.error) assert.match(full.error.message, /^[^\n]+\.$/, "it is not one sentence");
@@ -98,7 +98,7 @@ const SWAPS: Record<string, string> = {
   "a link to a fifo": `POSIX::mkfifo("$path.fifo", 0666); symlink "$path.fifo", $path`,
   "a folder": `mkdir $path`,
   "a socket": `IO::Socket::UNIX->new(Local => $path, Listen => 1)`,
-  "a file that is larger than memory": `(open(my $f, ">", $path) and truncate $f, 1 << 36)`,
+  "a file of 1.9 GB": `open(F, ">", $path) && truncate(F, 1900 << 20)`,
 };
 
 for (const kind of KINDS) {
@@ -120,7 +120,7 @@ for (const kind of KINDS) {
                            "$base/command.log", "$base/java.log", "$base/lock", grep { /\\.(pid|sh|in|out|err)$/ } glob("$control/*")) {
                next if -d $path && !-l $path;
                unlink $path; unlink "$path.fifo";
-               ${swap} or die "$path: $!";
+               (${swap}) or die "$path: $!";
              }
              print "swapped\\n";
              kill "KILL", $server;`,
@@ -137,32 +137,6 @@ for (const kind of KINDS) {
         assert(grown < AGENT_MAX, `${grown >> 20} MB more`);
         assert((await ends("a command", serves())).value, "it serves");
       });
-    });
-  }
-}
-
-if (BAZEL) {
-  for (const [what, swap] of Object.entries(SWAPS).slice(0, 3)) {
-    test(`an output that somebody makes ${what} again and again hangs no build and no agent of a synced session`, async () => {
-      await using one = await rig({ args: ["--workspace=synced"] });
-      await one.buildsQuickly();
-      const agent = await one.agent();
-      // A daemon of the action's: what it does lasts for longer than the action, and ends by itself.
-      const daemon = `
-        use POSIX; use IO::Socket::UNIX; use Time::HiRes;
-        fork and exit; POSIX::setsid(); open STDOUT, ">", "/dev/null"; open STDERR, ">", "/dev/null";
-        my $target = shift; my $ends = time + 20; my $path = "$target.swap";
-        while (time < $ends) { unlink $path; ${swap}; rename $path, $target; Time::HiRes::sleep(0.0005) }
-        unlink $target;`;
-      await Deno.writeTextFile(join(one.workspace.path, "swap.pl"), daemon);
-      const rule = `genrule(name = "swapped", outs = ["swapped.txt"], srcs = ["swap.pl"], local = True,
-        cmd = "seq 1 200000 >$@; /usr/bin/perl $(location swap.pl) $$(readlink -f $@)")\n`;
-      await Deno.writeTextFile(join(one.workspace.path, "BUILD"), rule, { append: true });
-      await using build = one.start(["build", "//:swapped"]);
-      await ends("the build", build.finished);
-      assert.equal((await one.agent()).pid, agent.pid);
-      assert(((await residentMemory(agent.pid)) ?? 0) < 400 << 20);
-      await one.buildsQuickly();
     });
   }
 }

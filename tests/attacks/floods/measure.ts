@@ -47,6 +47,11 @@ export function misses(
   ];
 }
 
+/** Whether a victim is not what it was, so that the next flood would suffer from this one. */
+export function isHarmed({ before, after, unanswered, alive }: Measured): boolean {
+  return !alive || unanswered > 0 || after - before > MEMORY_MAX;
+}
+
 /** Bytes as whole megabytes. */
 export function mb(bytes: number): number {
   return Math.round(bytes / (1 << 20));
