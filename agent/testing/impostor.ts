@@ -7,7 +7,7 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
 import { PingResponseSchema, RunResponseSchema, ServerInfoSchema } from "../../proto/gen/bazel/v1/command_server_pb.ts";
-import { listenForCalls } from "../../proto/relay/server.ts";
+import { listenForCalls, TcpListener } from "../../proto/relay/server.ts";
 import { unaryRequest } from "../../proto/relay/calls.ts";
 
 const [outputBase, calls] = Deno.args;
@@ -16,23 +16,16 @@ const real = fromBinary(ServerInfoSchema, Deno.readFileSync(`${server}/server_in
 const [, host, port] = /^(.*):(\d+)$/.exec(real.address)!;
 
 Deno.kill(real.pid, "SIGKILL");
-let listener: Deno.TcpListener;
+let at: TcpListener;
 for (;;) {
   try {
-    listener = Deno.listen({ hostname: host.replace(/^\[|\]$/g, ""), port: Number(port) });
+    at = new TcpListener({ hostname: host.replace(/^\[|\]$/g, ""), port: Number(port), trusted: true });
     break;
   } catch {
     // It is just ending.
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
-const at = {
-  port: Number(port),
-  async start(onCaller: (transport: Deno.TcpConn) => void) {
-    for await (const caller of listener) onCaller(caller);
-  },
-  close() {},
-};
 const cookie = real.responseCookie;
 listenForCalls(at, async (stream, headers, call) => {
   await unaryRequest(stream, 64 << 20);
