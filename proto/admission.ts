@@ -7,6 +7,7 @@
  * Strangers share few connections and one small budget of bytes. Where one more asks for room, the one goes that has been
  * a stranger for longest, or that holds much for long: so neither many silent callers nor a few large ones keep others out.
  */
+import { patientTimer } from "./patient_timer.ts";
 
 /** Bounds of one listener. */
 export interface AdmissionLimits {
@@ -51,7 +52,8 @@ const OTHERS_CAME = "others came while it had proved nothing";
 class Crowd {
   readonly members = new Set<Admission>();
   readonly #tooLong: string;
-  #timer?: ReturnType<typeof setTimeout>;
+  /** Stops the timer that runs. */
+  #stop?: () => void;
 
   /** @param tooLong Why one goes whose time is over. */
   constructor(tooLong: string) {
@@ -65,25 +67,25 @@ class Crowd {
   add(member: Admission, most: number, milliseconds: number): void {
     member.since = performance.now();
     this.members.add(member);
-    if (this.#timer === undefined) this.#wait(milliseconds, milliseconds);
+    if (!this.#stop) this.#wait(milliseconds, milliseconds);
     if (this.members.size > most) this.oldest!.evict(OTHERS_CAME);
   }
 
   remove(member: Admission): void {
     if (!this.members.delete(member) || this.members.size > 0) return;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#stop?.();
+    this.#stop = undefined;
   }
 
   #wait(milliseconds: number, each: number): void {
-    this.#timer = setTimeout(() => {
+    this.#stop = patientTimer(() => {
+      this.#stop = undefined;
       for (const member of this.members) {
         const left = member.since + each - performance.now();
         if (left > 0) return this.#wait(left, each);
         member.evict(this.#tooLong);
       }
     }, milliseconds);
-    Deno.unrefTimer(this.#timer as unknown as number);
   }
 }
 

@@ -23,6 +23,8 @@ const MAX_REQUEST_BYTES = 64 << 20;
  * connect as fast as they can.
  */
 const MAX_SILENT = 1024, MAX_STRANGERS = 512;
+/** How long either may stay so, in milliseconds: a machine that is busy with a build lets clients, and this program, wait. */
+const SILENT_MS = 60_000;
 /** With more of them, who connects is not believed to have a command. */
 const FEW_STRANGERS = 4;
 
@@ -81,7 +83,12 @@ export function startCommandServer(
   // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
   const listener = new TcpListener({
     hostname: "127.0.0.1",
-    limits: { handshakes: MAX_SILENT, strangers: MAX_STRANGERS },
+    limits: {
+      handshakes: MAX_SILENT,
+      handshakeMs: SILENT_MS,
+      strangers: MAX_STRANGERS,
+      strangerMs: SILENT_MS,
+    },
     onRefused: (why) => console.error(`rbs: ${why}`),
   });
   let ready: Commands | undefined;

@@ -24,6 +24,7 @@ import {
   settingsFrame,
 } from "./frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder, HpackError } from "./hpack.ts";
+import { patientTimer } from "../patient_timer.ts";
 import { type Http2Limits, KNOWN, STRANGER } from "./limits.ts";
 
 /** A byte stream: a `Deno.Conn`, or what behaves like one. */
@@ -237,7 +238,8 @@ export class Http2Connection {
   readonly #admission?: Admission;
   /** Streams that have headers only, in the order in which they began. */
   readonly #quiet = new Set<Stream>();
-  #quietTimer?: ReturnType<typeof setTimeout>;
+  /** Stops the timer for them. */
+  #stopQuiet?: () => void;
   #requests = 0;
   /** Frames that carry nothing which may still come, see {@link #count}. */
   #idleFrames: number;
@@ -330,22 +332,19 @@ export class Http2Connection {
   /** Waits for the first data of a stream. */
   #awaitData(stream: Stream): void {
     this.#quiet.add(stream);
-    if (this.#quietTimer !== undefined) return;
+    if (this.#stopQuiet) return;
     const most = () => this.#options.quietMs ?? this.#limits.quietMs;
-    const look = () => {
-      this.#quietTimer = undefined;
-      for (const quiet of this.#quiet) {
-        const left = quiet.began + most() - performance.now();
-        if (left > 0) {
-          this.#quietTimer = setTimeout(look, left);
-          Deno.unrefTimer(this.#quietTimer as unknown as number);
-          return;
+    const wait = (milliseconds: number) => {
+      this.#stopQuiet = patientTimer(() => {
+        this.#stopQuiet = undefined;
+        for (const quiet of this.#quiet) {
+          const left = quiet.began + most() - performance.now();
+          if (left > 0) return wait(left);
+          this.resetStream(quiet, ErrorCode.CANCEL, "nothing came after its headers");
         }
-        this.resetStream(quiet, ErrorCode.CANCEL, "nothing came after its headers");
-      }
+      }, milliseconds);
     };
-    this.#quietTimer = setTimeout(look, most());
-    Deno.unrefTimer(this.#quietTimer as unknown as number);
+    wait(most());
   }
 
   /** True while new streams can be made. */
@@ -695,7 +694,7 @@ export class Http2Connection {
   #fail(code: number, why: string): void {
     if (this.#ended) return;
     this.#failure = why;
-    clearTimeout(this.#quietTimer);
+    this.#stopQuiet?.();
     this.#admission?.release(this.#admission.held);
     for (const stream of [...this.#streams.values()]) {
       this.#drop(stream, new StreamError(ErrorCode.INTERNAL_ERROR, why));
@@ -955,7 +954,7 @@ export class Http2Connection {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#lastWords);
-    clearTimeout(this.#quietTimer);
+    this.#stopQuiet?.();
     clearInterval(this.#keepAlive);
     this.#admission?.end();
     this.#outbox = [];

@@ -68,8 +68,8 @@ export function listenForCalls(
   };
 }
 
-/** What is read of a connection before it is taken for one of HTTP/2. */
-const FIRST_BYTES = 64;
+/** What is read of a connection before it is taken for one of HTTP/2, in bytes: a client's first words, its call as well. */
+const FIRST_BYTES = 1 << 10;
 
 /** Options of a {@link TcpListener}. */
 export interface TcpListenerOptions {
