@@ -19,7 +19,10 @@ const FIRST_ID = 0x7F00_0000;
 /** How many numbers the session has: those of all ordinary users. */
 const IDS = 65_536;
 
-/** Stands in a command for the user namespace, which is handed on by a file descriptor. */
+/**
+ * Stands in a command for the user namespace, which is handed on by a file descriptor. It stays open in the session, and
+ * says nothing there that /proc/self/ns/user does not.
+ */
 const NAMESPACE = "the session's user namespace";
 
 /** Numbers of system calls that Perl has no functions for, and that differ from machine to machine. */
@@ -148,8 +151,6 @@ const CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 31];
 const INTO = String.raw`
 my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
 syscall($setns, $fd + 0, 0x10000000) == 0 or die "the session's user namespace: $!\n";
-open(my $own, "<&=", $fd) and close $own;
-close $namespace if $namespace;
 $) = "0 0"; $( = 0; $< = $> = 0;
 $> == 0 && $< == 0 && $) eq "0 0" && $( eq "0 0" or die "the session's user: $!\n";
 syscall($unshare, 0x00020000) == 0 or die "the session's mounts: $!\n";

@@ -61,6 +61,7 @@ export interface NamespaceBind {
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
   const { storage, outputBase, controlDirectory, covers = NO_COVERS, limited, unshareNet = false } = bind;
+  // Both kinds alike, and faster. But bubblewrap needs no iproute2 for a network of its own.
   if (root && bind.own !== undefined && kind !== "none" && !(kind === "bwrap" && unshareNet)) {
     const mounts: ConfinedMount[] = [
       ["bind", "/tmp", "/tmp"],
@@ -103,10 +104,9 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
         ];
     case "unshare":
       return [
-        ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : [], ...begin],
+        ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
         ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? "", controlDirectory ?? ""],
         ...[covers.pinned, covers.folders, covers.files, covers.shown].flatMap((paths) => [...paths, ""]),
-        ...enter,
       ];
     case "none":
       return ["setsid"];
