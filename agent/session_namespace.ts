@@ -1,7 +1,7 @@
 import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
-import { ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
+import { type ConfinedMount, confinedMounts, ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
 import { makeControlFolder } from "./control_files.ts";
 import { type Covers, coversOf, NO_COVERS } from "./covers.ts";
 import { log } from "./log.ts";
@@ -62,6 +62,21 @@ export interface NamespaceBind {
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
   const { storage, outputBase, controlDirectory, covers = NO_COVERS, limited, unshareNet = false } = bind;
+  // Both kinds alike, and faster. But bubblewrap needs no iproute2 for a network of its own.
+  if (root && bind.own !== undefined && kind !== "none" && !(kind === "bwrap" && unshareNet)) {
+    const mounts: ConfinedMount[] = [
+      ["bind", "/tmp", "/tmp"],
+      ...covers.pinned.map((path) => ["bind", path, path] as const),
+      ...covers.folders.map((path) => ["empty", "", path] as const),
+      ...covers.shown.map((path) => ["show", path, path] as const),
+      ...covers.folders.map((path) => ["lock", "", path] as const),
+      ...covers.files.map((path) => ["unreadable", "/dev/null", path] as const),
+      ...controlDirectory === undefined ? [] : [["bind", controlDirectory, controlDirectory] as const],
+      ...outputBase === undefined ? [] : [["bind", storage, outputBase] as const],
+    ];
+    const net = unshareNet ? ["--net", ...LOOPBACK_UP] : [];
+    return [...ROOTS_UNSHARE, ...net, ...confinedMounts(bind.own, mounts)];
+  }
   const { begin, enter } = rights(root ? bind.own : undefined);
   const net = unshareNet ? ["--unshare-net"] : [];
   const binds = [
@@ -90,10 +105,9 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
         ];
     case "unshare":
       return [
-        ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : [], ...begin],
+        ...[...ROOTS_UNSHARE, ...unshareNet ? ["--net", ...LOOPBACK_UP] : []],
         ...["bash", "-c", UNSHARED, "bash", storage, outputBase ?? "", controlDirectory ?? ""],
         ...[covers.pinned, covers.folders, covers.files, covers.shown].flatMap((paths) => [...paths, ""]),
-        ...enter,
       ];
     case "none":
       return ["setsid"];
