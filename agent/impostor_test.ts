@@ -13,23 +13,20 @@ const KINDS: [string, TestAgentOptions][] = await isRoot()
   ]
   : [["of an ordinary user", {}]];
 
-/** Makes a program of this repository one file, which any user can run. @returns the file */
-async function bundle(workspace: TestWorkspace, entry: string): Promise<string> {
-  const file = join(workspace.root, "program.js");
-  const { code, stderr } = await shell(`cd "$1" && "$2" bundle --quiet -o "$3" "$4" && chmod 644 "$3"`, [
-    join(import.meta.dirname!, ".."),
-    Deno.execPath(),
-    file,
-    entry,
-  ]);
+/** Makes a program of this repository one that any user can run. @returns its command line */
+async function runnable(workspace: TestWorkspace, entry: string): Promise<string[]> {
+  const [deno, file] = [join(workspace.workspace, "deno"), join(workspace.workspace, "program.js")];
+  const script = `cp -- "$2" "$5" && cd "$1" && "$2" bundle --quiet -o "$3" "$4" && chmod 755 "$3" "$5"`;
+  const repository = join(import.meta.dirname!, "..");
+  const { code, stderr } = await shell(script, [repository, Deno.execPath(), file, entry, deno]);
   assert.equal(code, 0, stderr);
-  return file;
+  return [deno, "run", "-A", "--quiet", file];
 }
 
 for (const [whose, options] of KINDS) {
   Deno.test(`a program that takes the Bazel server's place, in a session ${whose}, gets no command`, async () => {
     await using workspace = await TestWorkspace.make();
-    const impostor = await bundle(workspace, "agent/testing/impostor.ts");
+    const impostor = await runnable(workspace, "agent/testing/impostor.ts");
     await using agent = await TestAgent.start(workspace, { startupOptions: workspace.startupOptions(), ...options });
     using supervisor = agent.supervise();
     await supervisor.ready();
@@ -39,11 +36,10 @@ for (const [whose, options] of KINDS) {
       assert.match(stdout, /^release |^development version/);
     };
     await release();
-    const deno = options.unprivileged ? join(workspace.root, "deno") : Deno.execPath();
-    const calls = join(workspace.home, "calls");
+    const calls = join(workspace.workspace, "calls");
     using posing = agent.execute({
-      args: ["/usr/bin/env", deno, "run", "-A", "--quiet", impostor, workspace.outputBase, calls, "A-server.jar"],
-      env: { DENO_DIR: join(workspace.home, "deno") },
+      args: [...impostor, workspace.outputBase, calls, "A-server.jar"],
+      env: { DENO_DIR: join(workspace.workspace, "deno-dir") },
     });
     await posing.says("posing");
     await release();

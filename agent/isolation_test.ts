@@ -58,7 +58,7 @@ for (const [whose, options] of KINDS) {
       const pids = seen.split("\n").filter((line) => line.startsWith("/proc/")).length;
       assert(pids > 0 && pids < 30, `${pids} processes`);
       // What is its own is where it was: also through the links in the developer's output base.
-      assert.equal(await agent.sh(`ls ${state}/storage/ann/ws | grep -x out`), "out");
+      assert.equal(await agent.sh(`ls ${state}/storage/ann/ws`), "ctl\nout", "not the agent's log, lock and notes");
       assert.equal(await agent.sh(`touch ${state}/storage/x ${state}/x 2>/dev/null || echo refused`), "refused");
       assert.equal(await agent.sh(`cat ${outputBase}/../../state/keys/user.pem 2>/dev/null || echo none`), "none");
       // Nor does it get there by the agent's own hands.

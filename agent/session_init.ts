@@ -372,7 +372,7 @@ export class SessionInit {
 
   /** Asks which jobs run: an exit may be lost, and whoever tells them may be held. */
   #ask(): void {
-    if (this.#jobs.size === 0) return;
+    if (this.#jobs.size === 0 && !this.#asked) return;
     const patience = this.#options.patienceMs ?? 60_000;
     const now = performance.now();
     for (const job of this.#jobs.values()) if (!job.isStarted && now - job.since > patience) this.#over(job, 137);
