@@ -8,7 +8,6 @@ export const LINKED_NAMES = [
   "command.log",
   "command.profile.gz",
   "java.log",
-  "sandbox",
 ] as const;
 
 /** For scripts: `$ob` is the developer's output base, `$storage` the session's. */
@@ -81,6 +80,8 @@ for name; do
 done
 # All at once: a developer waits for it.
 ((! \${#new[@]})) || ln -sfn -t "$ob" -- "\${new[@]}" || exit
+# Servers since 7 use sandboxes that an earlier one has left.
+if [[ -L $ob/sandbox ]]; then rm -f -- "$ob/sandbox" || exit; fi
 if [[ -e $ob/action_cache ]]; then put_aside action_cache || exit; fi
 if [[ -L $ob/external ]]; then rm -f -- "$ob/external" || exit; fi
 if [[ -e $ob/external ]] && ! is_ours; then put_aside external || exit; fi
