@@ -10,11 +10,12 @@ export const LINKED_NAMES = [
   "command.log",
   "command.profile.gz",
   "java.log",
-  "sandbox",
 ] as const;
 
 /** By what a Bazel server knows outputs, and where its repositories are. */
 const ACTIONS = "action_cache", REPOSITORIES = "external";
+/** What an older RBS has linked as well. */
+const SANDBOX = "sandbox";
 /** What stood in a link's place before. */
 const BEFORE = ".before-rbs";
 
@@ -67,6 +68,8 @@ export class LocalOutputBase {
         else remove(files, name);
         files.symlink(this.#target(name), name);
       }
+      // Servers since 7 use sandboxes that an earlier one has left.
+      if (lookFor(files, SANDBOX)?.kind === "symlink") files.remove(SANDBOX);
       if (lookFor(files, ACTIONS)) putAside(files, ACTIONS);
       this.#linkRepositories(files);
     });

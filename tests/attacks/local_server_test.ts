@@ -36,12 +36,14 @@ genrule(name = "use_tool", outs = ["tool.txt"], tools = [":tool"], cmd = "$(loca
 genrule(
     name = "plant",
     srcs = ["planted.sh"],
-    outs = ["repository", "tree"],
+    outs = ["tool_file", "build_file", "workspace_file", "tree"],
     cmd = """
 base=$\${PWD%/execroot/*} tree=$$PWD/$(BINDIR)/tool.runfiles
 cp -f $< $$base/external/made_here/tool.sh
 rm -f $$tree/__main__/data.sh && cp -f $< $$tree/__main__/data.sh
-ln -s $$base/external/made_here/tool.sh $(location repository)
+ln -s $$base/external/made_here/tool.sh $(location tool_file)
+ln -s $$base/external/made_here/BUILD $(location build_file)
+ln -s $$base/external/made_here/WORKSPACE $(location workspace_file)
 ln -s $$tree/__main__/data.sh $(location tree)
 """,
     local = True,
