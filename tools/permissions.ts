@@ -7,7 +7,7 @@
  */
 
 /** The kinds of Deno's `--allow-…` flags that are used. */
-export type Kind = "net" | "read" | "write" | "env" | "run" | "sys";
+export type Kind = "net" | "read" | "write" | "env" | "run" | "sys" | "ffi";
 
 /** One thing that a program may do, and why it must. */
 export interface Permission {
@@ -223,6 +223,13 @@ export const AGENT: Program = {
         "(proto/tree/writer.ts confines them)",
     },
     { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
+    {
+      allow: "ffi",
+      of: "all",
+      why:
+        "openat2 and the …at calls of the C library, by which no symlink leads the agent out of its session's files, and " +
+        "the kernel's word on who listens at a port (agent/files, the one folder that makes them)",
+    },
     { allow: "env", of: ["RBS_*"], why: "its flags may stand there" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
