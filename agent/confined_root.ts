@@ -38,6 +38,7 @@ const CALLS = Deno.build.arch === "x86_64"
  * symlink is followed: the paths are real ones, and what has become a symlink since then is somebody's attempt.
  */
 const SHIFT = String.raw`
+# Before bwrap, or in its place.
 $^F = 255;
 my ($openat2, $open_tree, $move_mount, $mount_setattr) = (437, 428, 429, 442);
 my $nothing = "";
