@@ -233,7 +233,7 @@ Deno.test("a command reaches the real server with its cookie, and its responses 
   assert.deepEqual([sent.cookie, sent.clientDescription, String(sent.arg[0])], ["real ask", "pid=1", "build"]);
   assert.deepEqual([headers["x-own"], headers["grpc-timeout"]], ["kept", "100S"]);
   assert.deepEqual([headers.authorization, headers["rbs-epoch"]], [undefined, undefined]);
-  assert.deepEqual(r.events, ["links"]);
+  assert.deepEqual(r.events, ["links", "links"]);
 });
 
 Deno.test("only the owner is admitted, with its present epoch", async () => {
@@ -332,15 +332,15 @@ Deno.test("a server that says it ends is given up before the next command", asyn
     call.end();
   });
   await (await r.run({ clientDescription: "pid=1" })).ended;
-  assert.deepEqual(r.events, ["links", "retire 0"]);
+  assert.deepEqual(r.events, ["links", "retire 0", "links"]);
 });
 
 Deno.test("a shutdown on the client's own account restores the local output base, an ordinary one does not", async () => {
   await using r = agent();
   await (await r.run({ clientDescription: "pid=1" })).ended;
-  assert.deepEqual(r.events, ["links"]);
+  assert.deepEqual(r.events, ["links", "links"]);
   await (await r.run({ clientDescription: "pid=1 (for shutdown)" })).ended;
-  assert.deepEqual(r.events, ["links", "links", "restored"]);
+  assert.deepEqual(r.events, ["links", "links", "links", "restored"]);
 });
 
 Deno.test("other methods pass, their errors too, and they count as no command", async () => {

@@ -78,7 +78,7 @@ async function attacked(bazel: Bazel, workspaceMode: "shared" | "synced"): Promi
       const isThere = await Deno.stat(executed).then(() => true, () => false);
       assert.ok(!isThere, `${args.join(" ")} has executed what the agent said:\n${stdout}${stderr}`);
       assert.equal(code, 37, `${args.join(" ")}:\n${stdout}${stderr}`);
-      const said = stderr.split("\n").filter((line) => line.startsWith("rbs: "));
+      const said = stderr.split("\n").filter((line) => /^rbs: (?!warning: )/.test(line));
       assert.equal(said.length, 1, stderr);
       assert.match(said[0], /^rbs: The agent at \S+:\d+ wants .*: nothing was executed; .*\.$/);
       return said[0];
