@@ -1,8 +1,7 @@
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { isGone, lookFor } from "../proto/tree/files.ts";
 import { Beneath } from "./files/beneath.ts";
-import { shell } from "./shell.ts";
 
 /** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
 export const LINKED_NAMES = [
@@ -57,10 +56,11 @@ export class LocalOutputBase {
    * Makes the links that are missing. What stood there before (an output base used without RBS) is kept as
    * `<name>.before-rbs`. Costs a look at each link when nothing is to be done. Rejects with an RbsError.
    */
+  // deno-lint-ignore require-await
   async ensure(): Promise<void> {
     const { outputBase } = this.#options;
     if (outputBase === undefined) return;
-    await this.#change(outputBase, true, (files) => {
+    this.#change(outputBase, true, (files) => {
       for (const name of LINKED_NAMES) {
         const there = lookFor(files, name);
         if (there && this.#isLink(name, there)) continue;
@@ -76,11 +76,12 @@ export class LocalOutputBase {
   }
 
   /** Takes the links away and puts back what stood there before: the developer's client will use a local server. */
+  // deno-lint-ignore require-await
   async restore(): Promise<void> {
     const { outputBase } = this.#options;
     if (outputBase === undefined) return;
     this.#repositories = undefined;
-    await this.#change(outputBase, false, (files) => {
+    this.#change(outputBase, false, (files) => {
       for (const name of LINKED_NAMES) {
         const there = lookFor(files, name);
         if (!there || !this.#isLink(name, there)) continue;
@@ -100,7 +101,7 @@ export class LocalOutputBase {
     const { outputBase, namespace: { storageOutputBase } } = this.#options;
     await this.restore();
     if (outputBase !== undefined) {
-      await this.#change(outputBase, false, (files) => {
+      this.#change(outputBase, false, (files) => {
         for (const name of [...LINKED_NAMES, REPOSITORIES, ACTIONS]) remove(files, name);
       });
     }
@@ -155,15 +156,11 @@ export class LocalOutputBase {
     return there.kind === "symlink" && there.target === this.#target(name);
   }
 
-  /** Does something in the output base; makes it, if it is not there and shall be. Rejects with an RbsError. */
-  async #change(outputBase: string, make: boolean, act: (files: Beneath) => void): Promise<void> {
+  /** Does something in the output base; makes it, if it is not there and shall be. Throws an RbsError. */
+  #change(outputBase: string, make: boolean, act: (files: Beneath) => void): void {
     try {
-      using files = await open(outputBase, make);
-      if (!files) return;
-      if (files.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
-        throw new Error("it leads to where sessions have no business");
-      }
-      act(files);
+      using files = this.#open(outputBase, make);
+      if (files) act(files);
     } catch (cause) {
       throw new RbsError(
         `The links in the output base ${outputBase} cannot be made (${
@@ -173,18 +170,33 @@ export class LocalOutputBase {
       );
     }
   }
-}
 
-async function open(outputBase: string, make: boolean): Promise<Beneath | undefined> {
-  try {
-    return Beneath.open(outputBase);
-  } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) throw e;
-    if (!make) return undefined;
+  /** Opens the output base. What is missing of it is made beneath the deepest folder that is there. */
+  #open(outputBase: string, make: boolean): Beneath | undefined {
+    const missing: string[] = [];
+    for (let folder = outputBase;; folder = dirname(folder)) {
+      const there = openIfThere(folder);
+      if (!there) {
+        if (!make) return undefined;
+        missing.unshift(basename(folder));
+        continue;
+      }
+      try {
+        if (there.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
+          throw new Error("it leads to where sessions have no business");
+        }
+        if (missing.length > 0) {
+          there.makeWay(missing.join("/"));
+          using above = there;
+          return above.beneath(missing.join("/"));
+        }
+      } catch (e) {
+        there[Symbol.dispose]();
+        throw e;
+      }
+      return there;
+    }
   }
-  const { code, stderr } = await shell(`mkdir -p -- "$1"`, [outputBase]);
-  if (code !== 0) throw new Error(stderr.trim().split("\n")[0]);
-  return Beneath.open(outputBase);
 }
 
 function openAll(folders: readonly string[]): Beneath[] {

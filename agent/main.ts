@@ -311,10 +311,9 @@ async function start(
     if (outputBase !== undefined) refuseHidden("output base", outputBase, spec.hiddenPaths);
   }
   supervision.step("making the session's mount namespace");
-  const links = localOutputBase.ensure();
-  links.catch(() => {}); // It is heard of below, unless there is worse.
+  await localOutputBase.ensure();
   await namespace.init().catch(async (e) => {
-    await links.then(() => localOutputBase.restore()).catch(() => {});
+    await localOutputBase.restore().catch(() => {});
     throw e;
   });
   const warnings: string[] = [];
@@ -328,10 +327,9 @@ async function start(
   const missing = await bazel.missingInstallBase();
   // First, since nothing else may run meanwhile.
   if (options.length > 0 && !missing) await bazel.ensure();
-  const [sandbox] = await Promise.all([
-    missing ? undefined : linuxSandboxWarning(await namespace.init(), options, namespace.outputBase),
-    links,
-  ]);
+  const sandbox = missing
+    ? undefined
+    : await linuxSandboxWarning(await namespace.init(), options, namespace.outputBase);
   if (sandbox) warnings.push(sandbox);
   for (const warning of warnings) log(`warning: ${warning}`);
   supervision.ready(warnings, namespace.samePaths, missing);

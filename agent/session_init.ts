@@ -21,7 +21,7 @@ const INIT = String.raw`
 cd -- "$1" || exit 1
 server=$2
 # What an earlier agent left: its numbers mean other processes by now.
-rm -f -- ./[0-9]*
+for file in ./[0-9]*; do [[ ! -e $file ]] || rm -f -- "$file"; done
 [[ -z $server ]] || rm -f -- "$server/server.pid.txt"
 # With job control a job gets default signal handlers; without, bash would make it ignore SIGINT and SIGQUIT.
 set -m

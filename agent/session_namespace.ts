@@ -307,7 +307,7 @@ export class SessionNamespace {
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
-    await prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase);
+    prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase);
     const mounts = synced && await prepareSyncedRoot({
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
@@ -378,22 +378,6 @@ export class SessionNamespace {
   }
 }
 
-/** Makes a folder that is not there, if it can: faster than bash, which tells why not. */
-function isMade(folder: string): boolean {
-  try {
-    Deno.lstatSync(folder);
-  } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) return false;
-    try {
-      Deno.mkdirSync(folder, { recursive: true });
-      return true;
-    } catch {
-      // Such are the rights of Deno, or of the folder above.
-    }
-  }
-  return false;
-}
-
 const encode = (text: string) => new TextEncoder().encode(text);
 
 function unwritable(storage: string, cause: unknown): RbsError {
@@ -404,12 +388,12 @@ function unwritable(storage: string, cause: unknown): RbsError {
 }
 
 /** Makes the session's folders, and the developer's output base as a mount point. */
-async function prepare(
+function prepare(
   storage: Beneath,
   storageOutputBase: string,
   controlDirectory: string,
   outputBase: string | undefined,
-): Promise<void> {
+): void {
   try {
     storage.clearWay(`${storageOutputBase}/server`, 0o700);
     makeControlFolder(controlDirectory);
@@ -419,12 +403,14 @@ async function prepare(
   } catch (cause) {
     throw unwritable(dirname(controlDirectory), cause);
   }
-  if (outputBase === undefined || isMade(outputBase)) return;
-  const { code, stderr } = await shell(`mkdir -p -- "$1" && [[ -w $1 ]]`, [outputBase]);
-  if (code !== 0) {
-    throw new RbsError(
-      `The output base ${outputBase} cannot be used (${stderr.trim() || "it is not writable"}): mend its rights.`,
-      { culprit: "caller" },
-    );
+  if (outputBase === undefined) return;
+  try {
+    // Whether it can be written, LocalOutputBase finds out.
+    Deno.mkdirSync(outputBase, { recursive: true });
+  } catch (cause) {
+    throw new RbsError(`The output base ${outputBase} cannot be used (${sentence(cause)}): mend its rights.`, {
+      cause,
+      culprit: "caller",
+    });
   }
 }
