@@ -19,7 +19,7 @@ export interface AdmissionLimits {
   handshakes: number;
   /** How long a handshake may take, in milliseconds. @default 5 s */
   handshakeMs: number;
-  /** Connections at a time that have proved nothing. @default 256 */
+  /** Connections at a time that have proved nothing. @default 128 */
   strangers: number;
   /** How long a connection may stay that proves nothing, in milliseconds. @default 30 s */
   strangerMs: number;
@@ -32,7 +32,7 @@ const DEFAULTS: AdmissionLimits = {
   connectionsPerIdentity: 512,
   handshakes: 256,
   handshakeMs: 5_000,
-  strangers: 256,
+  strangers: 128,
   strangerMs: 30_000,
   strangerBytes: 1 << 20,
 };

@@ -3,7 +3,7 @@
  *
  * By node:tls, since Deno.listenTls cannot ask for a client's certificate.
  */
-import type { AddressInfo, Socket } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { type Admission, AdmissionControl, type AdmissionLimits } from "../admission.ts";
 import { sentence } from "../errors.ts";
@@ -38,6 +38,8 @@ export interface TlsListenerOptions {
  * strangers are admitted.
  */
 export class TlsListener implements CallListener {
+  /** Takes connections: one that has said nothing yet costs a socket, and none of TLS's buffers. */
+  readonly #tcp: TcpServer;
   readonly #server: Server;
   readonly #options: TlsListenerOptions;
   #trustDomain: string;
@@ -57,7 +59,7 @@ export class TlsListener implements CallListener {
       rejectUnauthorized: !options.admitStrangers,
       ALPNProtocols: PROTOCOLS,
     });
-    this.#server.on("connection", (socket) => this.#onConnection(socket));
+    this.#tcp = createTcpServer((socket) => this.#onConnection(socket));
     this.#server.on("secureConnection", (socket) => this.#onSecure(socket));
     this.#server.on("tlsClientError", (e, socket) => {
       socket.on("error", () => {});
@@ -73,7 +75,7 @@ export class TlsListener implements CallListener {
   /** Starts to listen. Rejects with the system's error, or if the credentials are none. */
   static async listen(options: TlsListenerOptions): Promise<TlsListener> {
     const listener = new TlsListener(options);
-    const server = listener.#server;
+    const server = listener.#tcp;
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       server.listen({ host: options.hostname, port: options.port ?? 0 }, resolve);
@@ -84,7 +86,7 @@ export class TlsListener implements CallListener {
   }
 
   get port(): number {
-    return (this.#server.address() as AddressInfo).port;
+    return (this.#tcp.address() as AddressInfo).port;
   }
 
   start(onCaller: OnCaller): void {
@@ -101,7 +103,7 @@ export class TlsListener implements CallListener {
   }
 
   close(): void {
-    this.#server.close();
+    this.#tcp.close();
     for (const { socket } of this.#handshakes.values()) socket.destroy();
   }
 
@@ -114,6 +116,12 @@ export class TlsListener implements CallListener {
     socket.on("close", () => {
       admission.end();
       if (this.#handshakes.get(key) === entry) this.#handshakes.delete(key);
+    });
+    socket.on("error", () => {}); // It is closed then.
+    socket.once("data", (beginning) => {
+      socket.pause();
+      socket.unshift(beginning);
+      this.#server.emit("connection", socket);
     });
   }
 
