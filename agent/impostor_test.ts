@@ -1,17 +1,8 @@
 /** Programs of a session that want to be its Bazel server, or to have the agent act for them by the server's files. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { isRoot } from "./session_namespace.ts";
 import { shell } from "./shell.ts";
-import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
-
-const KINDS: [string, TestAgentOptions][] = await isRoot()
-  ? [
-    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
-    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
-    ["of an ordinary user", { unprivileged: true }],
-  ]
-  : [["of an ordinary user", {}]];
+import { SESSION_KINDS, TestAgent, TestWorkspace } from "./test_agent.ts";
 
 /** Makes a program of this repository one that any user can run. @returns its command line */
 async function runnable(workspace: TestWorkspace, entry: string): Promise<string[]> {
@@ -23,7 +14,7 @@ async function runnable(workspace: TestWorkspace, entry: string): Promise<string
   return [deno, "run", "-A", "--quiet", file];
 }
 
-for (const [whose, options] of KINDS) {
+for (const [whose, options] of SESSION_KINDS) {
   Deno.test(`a program that takes the Bazel server's place, in a session ${whose}, gets no command`, async () => {
     await using workspace = await TestWorkspace.make();
     const impostor = await runnable(workspace, "agent/testing/impostor.ts");

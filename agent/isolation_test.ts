@@ -1,8 +1,7 @@
 /** What a build of one session finds of other sessions, and of the orchestrator, on the machine that they share. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { isRoot } from "./session_namespace.ts";
-import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
+import { SESSION_KINDS, TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
 
 const OF_BAZEL = `genrule(
   name = "spy",
@@ -35,15 +34,7 @@ async function inState(options: TestAgentOptions, run: (agent: TestAgent, state:
   await run(agent, state);
 }
 
-const KINDS: [string, TestAgentOptions][] = await isRoot()
-  ? [
-    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
-    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
-    ["of an ordinary user", { unprivileged: true }],
-  ]
-  : [["of an ordinary user", {}]];
-
-for (const [whose, options] of KINDS) {
+for (const [whose, options] of SESSION_KINDS) {
   Deno.test(`a session ${whose} sees no other's storage, keys or processes, also from within an action`, async () => {
     await inState(options, async (agent, state) => {
       const built = await agent.run(["bazel", "build", "//:spy"]);

@@ -22,6 +22,7 @@ import type { CertificateOptions } from "../proto/testing/certificates.ts";
 import { TestIssuer } from "../proto/testing/issuer.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { shell } from "./shell.ts";
+import { isRoot } from "./session_namespace.ts";
 
 /** Names the agent in its certificate. */
 const SESSION_ID = "5".repeat(32);
@@ -139,6 +140,15 @@ export interface TestAgentOptions {
   /** Folders that a synced session must not see; undefined: it is not synced. */
   syncedWithout?: readonly string[];
 }
+
+/** The kinds of sessions that can be had here: whose they are, and how the agent is started for it. */
+export const SESSION_KINDS: readonly [whose: string, options: TestAgentOptions][] = await isRoot()
+  ? [
+    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
+    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
+    ["of an ordinary user", { unprivileged: true }],
+  ]
+  : [["of an ordinary user", {}]];
 
 /** What a command in the session did. */
 export interface CommandResult {

@@ -107,31 +107,29 @@ export class Beneath implements KeptFiles {
 
   /** Makes a folder, and those on the way that are missing. What stands in the way is NotADirectory. */
   makeWay(path: string, mode = 0o755): void {
-    if (path === "") return;
-    for (let slash = 0; slash >= 0;) {
-      slash = path.indexOf("/", slash + 1);
-      const folder = slash < 0 ? path : path.slice(0, slash);
-      try {
-        this.mkdir(folder, mode);
-      } catch (e) {
-        if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
-        if (slash < 0 && this.lstat(folder).kind !== "directory") throw libc.failure("make the folder", path, E.NOTDIR);
-      }
-    }
+    this.#makeEach(path, mode, () => {
+      throw libc.failure("make the folder", path, E.NOTDIR);
+    });
   }
 
   /** The same, where whatever stands in the way is none of ours: it is removed. */
   clearWay(path: string, mode = 0o755): void {
-    for (let slash = 0; slash >= 0;) {
+    this.#makeEach(path, mode, (obstacle) => {
+      this.remove(obstacle);
+      this.mkdir(obstacle, mode);
+    });
+  }
+
+  /** @param onObstacle Is told of what is no folder. */
+  #makeEach(path: string, mode: number, onObstacle: (path: string) => void): void {
+    for (let slash = 0; slash >= 0 && path !== "";) {
       slash = path.indexOf("/", slash + 1);
       const folder = slash < 0 ? path : path.slice(0, slash);
       try {
         this.mkdir(folder, mode);
       } catch (e) {
         if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
-        if (this.lstat(folder).kind === "directory") continue;
-        this.remove(folder);
-        this.mkdir(folder, mode);
+        if (this.lstat(folder).kind !== "directory") onObstacle(folder);
       }
     }
   }

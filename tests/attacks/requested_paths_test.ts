@@ -1,8 +1,7 @@
 /** A user asks for a server, and names as workspace or output base what is not the user's. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { isRoot } from "../../agent/session_namespace.ts";
-import { TestAgent, type TestAgentOptions, TestWorkspace } from "../../agent/test_agent.ts";
+import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 import { OrchestratorPrograms } from "../../orchestrator/testing/orchestrator_programs.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
@@ -67,15 +66,7 @@ Deno.test("whoever names the authority's key as workspace or output base gets on
   assert.equal((await ask("/ws", "--output_base=/ob")).session?.sourcePath, "/ws");
 });
 
-const KINDS: [string, TestAgentOptions][] = await isRoot()
-  ? [
-    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
-    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
-    ["of an ordinary user", { unprivileged: true }],
-  ]
-  : [["of an ordinary user", {}]];
-
-for (const [whose, options] of KINDS) {
+for (const [whose, options] of SESSION_KINDS) {
   Deno.test(`an agent ${whose} that is told to show keys or another's outputs refuses, by whatever name`, async () => {
     await using workspace = await TestWorkspace.make();
     const state = join(workspace.root, "state");

@@ -1,17 +1,9 @@
 /** A program of a session tries to get at what the namespace hides, and at the machine: above all where agents are root. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { TestAgent, type TestAgentOptions, TestWorkspace } from "../../agent/test_agent.ts";
+import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 
 const IS_ROOT = Deno.uid() === 0;
-
-const KINDS: [string, TestAgentOptions][] = IS_ROOT
-  ? [
-    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
-    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
-    ["of an ordinary user", { unprivileged: true }],
-  ]
-  : [["of an ordinary user", {}]];
 
 const SYSTEM = ["/etc", "/usr/bin", "/usr/lib", "/boot", "/etc/cron.d", "/var/spool", "/opt"];
 
@@ -47,7 +39,7 @@ tell 'capabilities of the machine' "$(chroot / true 2>/dev/null; nsenter --targe
 echo 'all: tried'
 `;
 
-for (const [whose, options] of KINDS) {
+for (const [whose, options] of SESSION_KINDS) {
   for (const mode of ["shared", "synced"] as const) {
     Deno.test(`a program of a ${mode} session ${whose} gets neither at the keys nor at the machine`, async () => {
       // A synced session has nothing of the developer's in a system folder.

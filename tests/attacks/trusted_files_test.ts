@@ -2,21 +2,13 @@
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { isRoot } from "../../agent/session_namespace.ts";
-import { TestAgent, type TestAgentOptions, TestWorkspace } from "../../agent/test_agent.ts";
+import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 import { trustedPaths } from "../../orchestrator/trusted_paths.ts";
 
 const SECRET = `a secret ${crypto.randomUUID()}`;
 const IS_ROOT = await isRoot();
 
-const KINDS: [string, TestAgentOptions][] = IS_ROOT
-  ? [
-    ["of root, by bubblewrap", { flags: ["--namespace=bwrap"] }],
-    ["of root, by unshare", { flags: ["--namespace=unshare"] }],
-    ["of an ordinary user", { unprivileged: true }],
-  ]
-  : [["of an ordinary user", {}]];
-
-for (const [whose, options] of KINDS) {
+for (const [whose, options] of SESSION_KINDS) {
   for (const mode of ["shared", "synced"] as const) {
     Deno.test(`a program of a ${mode} session ${whose} finds no key, no credentials and no store outside of the state directory`, async () => {
       await using workspace = await TestWorkspace.make("ws", "", mode === "synced" && IS_ROOT ? "/" : undefined);

@@ -480,8 +480,8 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   synced: boolean;
 
   /**
-   * Folders of the agent's machine that no session may see, wherever they are: the orchestrator's state directory (keys) and
-   * the storage root (other sessions).
+   * Files and folders of the agent's machine that no session may see, wherever they are: the orchestrator's state directory
+   * and keys, the storage root (other sessions).
    *
    * @generated from field: repeated string hidden_paths = 12;
    */
