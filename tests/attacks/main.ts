@@ -1,16 +1,7 @@
 /** `deno task attacks`: floods on the real programs, for as long as one likes. Exit code 1: something did not hold. */
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type Flood, FLOODS, type PortName } from "./floods/floods.ts";
-import {
-  isHarmed,
-  mb,
-  measure,
-  type Measured,
-  MEMORY_MAX,
-  misses,
-  residentMemory,
-  WAIT_MAX_MS,
-} from "./floods/measure.ts";
+import { BOUNDS, isHarmed, mb, measure, type Measured, misses, residentMemory } from "./floods/measure.ts";
 import { startVictims, type Victims } from "./floods/victims.ts";
 
 /** All ports; the agent and its second port are one program. */
@@ -27,7 +18,7 @@ const program = new Command("deno task attacks")
   .description(
     "Floods the ports of the real programs of dist/ (`deno task compile` makes them) from a process of its own, while " +
       "honest callers go on: nobody's memory may grow by more than " +
-      `${mb(MEMORY_MAX)} MB, none of them may wait for longer than ${WAIT_MAX_MS} ms. ` +
+      `${mb(BOUNDS.memory)} MB, none of them may wait for longer than ${BOUNDS.waitMs} ms. ` +
       "Needs two processors that nobody else uses, one for the attacker and one for whom it attacks.",
   )
   .addOption(
@@ -35,7 +26,7 @@ const program = new Command("deno task attacks")
   )
   .addOption(new Option("--port <name>", "attack this one only").choices(PORTS))
   .addOption(new Option("--flood <text>", "try only floods whose name has this text in it, as `--list` prints them"))
-  .addOption(new Option("--wait <ms>", "what an honest caller may wait").argParser(whole).default(WAIT_MAX_MS))
+  .addOption(new Option("--wait <ms>", "what an honest caller may wait").argParser(whole).default(BOUNDS.waitMs))
   .addOption(
     new Option("--files <number>", "first make so many files in a session, which must cost its agent nothing; 0: none")
       .argParser((text) => text === "0" ? 0 : whole(text)),
@@ -66,6 +57,7 @@ if (chosen.length === 0) {
   Deno.exit(2);
 }
 
+const bounds = { ...BOUNDS, waitMs: options.wait };
 const stopped = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   Deno.addSignalListener(signal, () => {
@@ -89,14 +81,14 @@ try {
     console.log(`\n${victim.name}: ${flood.wants}`);
     if (!first.has(victim.pid)) first.set(victim.pid, await residentMemory(victim.pid) ?? 0);
     const measured = await measure(flood, victim, {
-      ...{ seconds, before: first.get(victim.pid), signal: stopped.signal },
+      ...{ seconds, before: first.get(victim.pid), signal: stopped.signal, bounds },
       progress: (line) => console.log(`  ${line}`),
     });
     if (stopped.signal.aborted) break;
-    const wrong = misses(measured, options.wait);
+    const wrong = misses(measured, bounds);
     console.log(`  ${wrong.length === 0 ? "held" : wrong.join("; ")}`);
     results.push({ measured, wrong });
-    if (!isHarmed(measured)) continue;
+    if (!isHarmed(measured, bounds)) continue;
     await victims[Symbol.asyncDispose]();
     victims = undefined;
     first.clear();

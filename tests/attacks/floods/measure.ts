@@ -3,10 +3,16 @@ import type { Flood } from "./floods.ts";
 import type { Order, Progress } from "./attacker.ts";
 import type { Victim } from "./victims.ts";
 
-/** By how much a victim may grow while it is attacked, in bytes, and by how much it may be larger afterwards. */
-export const MEMORY_MAX = 50 << 20;
-/** What an honest caller waits at most where attacker and victim have a core each. Milliseconds. */
-export const WAIT_MAX_MS = 250;
+/** What a flood may cost. */
+export interface Bounds {
+  /** By how much a victim may grow while it is attacked, and by how much it may be larger afterwards. Bytes. */
+  memory: number;
+  /** What an honest caller waits at most. Milliseconds. */
+  waitMs: number;
+}
+
+/** Where attacker and victim have a core each, and nothing else runs. */
+export const BOUNDS: Bounds = { memory: 50 << 20, waitMs: 250 };
 /** How long a victim may take to give memory back. Milliseconds. */
 const SETTLE_MS = 30_000;
 /** Between two honest calls, and between two looks at the memory. Milliseconds. */
@@ -32,24 +38,24 @@ export interface Measured {
   alive: boolean;
 }
 
-/** What is wrong with it, in clauses: nothing, if the victim held. @param waitMax Milliseconds. */
+/** What is wrong with it, in clauses: nothing, if the victim held. */
 export function misses(
   { before, peak, after, calls, unanswered, why, worst, alive }: Measured,
-  waitMax: number,
+  bounds: Bounds,
 ): string[] {
   if (!alive) return ["the program ended"];
   const grown = (bytes: number) => `${mb(bytes - before)} MB more`;
   return [
-    ...peak - before > MEMORY_MAX ? [`${grown(peak)} while it lasted`] : [],
-    ...after - before > MEMORY_MAX ? [`${grown(after)} are not given back`] : [],
+    ...peak - before > bounds.memory ? [`${grown(peak)} while it lasted`] : [],
+    ...after - before > bounds.memory ? [`${grown(after)} are not given back`] : [],
     ...unanswered > 0 ? [`${unanswered} of ${calls} honest calls failed (${why})`] : [],
-    ...worst > waitMax ? [`an honest caller waited ${Math.round(worst)} ms`] : [],
+    ...worst > bounds.waitMs ? [`an honest caller waited ${Math.round(worst)} ms`] : [],
   ];
 }
 
 /** Whether a victim is not what it was, so that the next flood would suffer from this one. */
-export function isHarmed({ before, after, unanswered, alive }: Measured): boolean {
-  return !alive || unanswered > 0 || after - before > MEMORY_MAX;
+export function isHarmed({ before, after, unanswered, alive }: Measured, { memory }: Bounds): boolean {
+  return !alive || unanswered > 0 || after - before > memory;
 }
 
 /** Bytes as whole megabytes. */
@@ -124,6 +130,8 @@ class Attack implements AsyncDisposable {
 
 /** How a flood is measured. */
 export interface MeasureOptions {
+  /** The victim gets some time to come back within them. */
+  bounds: Bounds;
   /** How long it lasts. */
   seconds: number;
   /** The victim's memory without attackers. @default what it has now */
@@ -136,7 +144,7 @@ export interface MeasureOptions {
 
 /** Lets a flood loose on a victim, with honest callers all the while. */
 export async function measure(flood: Flood, victim: Victim, options: MeasureOptions): Promise<Measured> {
-  const { seconds, signal, progress } = options;
+  const { seconds, signal, progress, bounds } = options;
   const { pid } = victim;
   await pin(pid);
   const before = options.before ?? await residentMemory(pid) ?? 0;
@@ -190,7 +198,7 @@ export async function measure(flood: Flood, victim: Victim, options: MeasureOpti
     // Somebody goes on calling, as in life: what nobody moves is not collected.
     await victim.honestAgain().catch(() => {});
     await pause(100);
-  } while (last - before > MEMORY_MAX && performance.now() < settled && last > 0 && !signal?.aborted);
+  } while (last - before > bounds.memory && performance.now() < settled && last > 0 && !signal?.aborted);
   took.sort((a, b) => a - b);
   return {
     ...{ flood: flood.wants, victim: victim.name, before, peak, after: last, attempts, unanswered, why },
