@@ -222,9 +222,7 @@ export const AGENT: Program = {
     {
       allow: "write",
       of: "all",
-      why:
-        "the session's storage, among it the developer's symlinks, for which Deno wants the right to write everywhere " +
-        "(proto/tree/writer.ts confines them)",
+      why: "the session's folder, wherever --storage-root is, and the developer's output base",
     },
     { allow: "run", of: ["bash"], why: "the namespace's init; whatever else is needed is run by bash" },
     {
