@@ -1,6 +1,6 @@
 import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
-import { isGone, lookFor } from "../proto/tree/files.ts";
+import { isGone, lookFor, type RawInfo } from "../proto/tree/files.ts";
 import { Beneath } from "./files/beneath.ts";
 
 /** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
@@ -13,6 +13,8 @@ export const LINKED_NAMES = [
 
 /** By what a Bazel server knows outputs, and where its repositories are. */
 const ACTIONS = "action_cache", REPOSITORIES = "external";
+/** Times of files come in steps of the kernel's clock, up to 10 ms, and later on a busy machine. Milliseconds. */
+const TICK_MS = 100;
 /** What an older RBS has linked as well. */
 const SANDBOX = "sandbox";
 /** What stood in a link's place before. */
@@ -121,8 +123,7 @@ export class LocalOutputBase {
   #linkRepositories(files: Beneath): void {
     using storage = openIfThere(this.#options.namespace.storageOutputBase);
     const theirs = () => storage && lookOf(storage);
-    const now = `${lookOf(files)} ${theirs()}`;
-    if (this.#repositories === now) return;
+    if (this.#repositories !== undefined && this.#repositories === shown(lookOf(files), theirs())) return;
     // Before they are listed: one that comes meanwhile is linked the next time.
     const before = theirs();
     const there = lookFor(files, REPOSITORIES);
@@ -136,7 +137,10 @@ export class LocalOutputBase {
       const path = `${REPOSITORIES}/${name}`;
       if (!linked.has(name)) files.symlink(this.#target(path), path);
     }
-    this.#repositories = `${lookOf(files)} ${before}`;
+    const after = lookOf(files);
+    // What changes once more in the same moment would not look changed.
+    const settled = [before, after].every((look) => look === undefined || Date.now() - look.mtimeMs > TICK_MS);
+    this.#repositories = settled ? shown(after, before) : undefined;
   }
 
   /** Whether nothing but links to the session's repositories is in the developer's folder of them. */
@@ -220,9 +224,13 @@ function openIfThere(folder: string): Beneath | undefined {
 }
 
 /** How a folder of repositories looks: a name that is made in it, or goes, changes that. Undefined if there is none. */
-function lookOf(outputBase: Beneath): string | undefined {
+function lookOf(outputBase: Beneath): RawInfo | undefined {
   const there = lookFor(outputBase, REPOSITORIES);
-  return there?.kind === "directory" ? `${there.ino}@${there.mtimeMs}` : undefined;
+  return there?.kind === "directory" ? there : undefined;
+}
+
+function shown(...looks: (RawInfo | undefined)[]): string {
+  return looks.map((look) => look && `${look.ino}@${look.mtimeMs}`).join(" ");
 }
 
 /** Repositories that are there: not what a server remembers them by. */

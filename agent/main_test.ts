@@ -227,7 +227,8 @@ function permissions(workspace: TestWorkspace): string[] {
     "--ignore-env",
     "--allow-env=RBS_NAMESPACE,RBS_BAZEL,RBS_INSTALL_BASES,RBS_AGENT_HOST",
     "--allow-net=127.0.0.1,[::1]",
-    `--allow-read=${workspace.storage},${workspace.outputBase}`,
+    // Where what a request names leads to is looked at on the way as well; and where root may be root.
+    `--allow-read=${workspace.root},/tmp,/var/tmp`,
     `--allow-write=${workspace.storage}`,
     "--allow-run=bash",
     "--allow-ffi",

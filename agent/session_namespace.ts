@@ -387,6 +387,16 @@ function unwritable(storage: string, cause: unknown): RbsError {
   );
 }
 
+function isThere(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return false;
+    throw e;
+  }
+}
+
 /** Makes the session's folders, and the developer's output base as a mount point. */
 function prepare(
   storage: Beneath,
@@ -405,8 +415,8 @@ function prepare(
   }
   if (outputBase === undefined) return;
   try {
-    // Whether it can be written, LocalOutputBase finds out.
-    Deno.mkdirSync(outputBase, { recursive: true });
+    // It is there, mostly: LocalOutputBase has made it, and finds out whether it can be written.
+    if (!isThere(outputBase)) Deno.mkdirSync(outputBase, { recursive: true });
   } catch (cause) {
     throw new RbsError(`The output base ${outputBase} cannot be used (${sentence(cause)}): mend its rights.`, {
       cause,
