@@ -228,7 +228,7 @@ function permissions(workspace: TestWorkspace): string[] {
     "--allow-env=RBS_NAMESPACE,RBS_BAZEL,RBS_INSTALL_BASES,RBS_AGENT_HOST",
     "--allow-net=127.0.0.1,[::1]",
     // Where what a request names leads to is looked at on the way as well; and where root may be root.
-    `--allow-read=${workspace.root},/tmp,/var/tmp`,
+    `--allow-read=${workspace.root},/tmp,/var`,
     `--allow-write=${workspace.storage}`,
     "--allow-run=bash",
     "--allow-ffi",
