@@ -5,7 +5,8 @@
  *     field of RunResponse         reaches the client
  *     output, exit code, details   always: they are data
  *     exec_request                 with the last response to `run`, and only as run_command.ts has it
- *     termination_expected         with the last response to `shutdown` and `clean --expunge`
+ *     termination_expected         with the last response to `shutdown` and `clean --expunge`, and of a server that says it
+ *                                  has crashed
  *     what this version does not   never: a client of tomorrow may do something about it
  *     know
  *
@@ -57,6 +58,9 @@ export interface AnsweredCommand {
   workspace: string;
   outputBase: string;
 }
+
+/** Exit codes with which a server ends by itself: out of memory, and an internal error (`ExitCode.java`). */
+const CRASHED = [33, 37];
 
 /** A response that may reach the client, once {@link AnswerFilter.checkExecution} has said so. */
 export interface Answer {
@@ -111,13 +115,13 @@ export class AnswerFilter {
       throw this.#wants(`a program executed here ${last ? "for" : "in the middle of"} ${this.#quotedName()}`);
     }
     if (terminates) {
-      if (last && this.#mayTerminate()) {
+      // After a crash a client finds no server, and starts another.
+      if (last && (CRASHED.includes(answer.exitCode) || this.#mayTerminate())) {
         answer.terminates = true;
         answer.pieces.push(Uint8Array.of(Response.terminationExpected * 8, 1));
       } else if (!last || answer.exitCode === 0) {
         throw this.#wants(`the server ended for ${this.#quotedName()}`);
       }
-      // A server that has crashed says so as well. The next command gets another from the agent, and needs no new proxy.
     }
     return answer;
   }

@@ -61,15 +61,19 @@ Deno.test("fields that are there twice, or are encoded otherwise, are refused", 
   refuses(Buffer.concat([run([TOOL]), run([TOOL])]), /there twice/);
 });
 
-Deno.test("only shutdown and clean --expunge end the server; a crash is no reason to end the proxy", () => {
+Deno.test("only shutdown and clean --expunge end the server, and a crash", () => {
   const ends = encodeFields([[4, true], [7, true]]);
   const expunge = { command: "clean", typed: ["--expunge"] };
   for (const command of [{ command: "shutdown" }, expunge]) assert.deepEqual(pass(ends, command), ends);
   refuses(ends, /the server ended for "build"/, { command: "build" });
   refuses(ends, /the server ended for "clean"/, { command: "clean" });
   refuses(ends, /the server ended/, { command: "shutdown" }, false);
-  const crashed = encodeFields([[4, true], [5, 33]]);
-  assert.deepEqual(pass(Buffer.concat([crashed, encodeFields([[7, true]])]), { command: "build" }), crashed);
+  for (const exitCode of [33, 37]) {
+    const crashed = encodeFields([[4, true], [5, exitCode], [7, true]]);
+    assert.deepEqual(pass(crashed, { command: "build" }), crashed);
+  }
+  const failed = encodeFields([[4, true], [5, 1]]);
+  assert.deepEqual(pass(Buffer.concat([failed, encodeFields([[7, true]])]), { command: "build" }), failed);
 });
 
 Deno.test("run executes an output that came home, in all of Bazel's forms", () => {
