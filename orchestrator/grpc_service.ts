@@ -17,11 +17,12 @@ import type { SessionService } from "./sessions/session_service.ts";
 /**
  * The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says.
  *
- * @param hidden Real paths that no session on this disk may see. @default none
+ * @param options.hidden Real paths that no session on this disk may see. @default none
+ * @param options.localUser Whose rights sessions on this disk have: they are for nobody else. @default for everybody
  */
 export function orchestratorService(
   sessions: SessionService,
-  hidden: readonly string[] = [],
+  { hidden = [], localUser }: { hidden?: readonly string[]; localUser?: string } = {},
 ): RpcImplementation<typeof Orchestrator> {
   const own = <R extends { userId: string }>(request: R, context: CallContext): R => ({
     ...request,
@@ -30,7 +31,10 @@ export function orchestratorService(
   const check = (request: Parameters<typeof checkServerRequest>[0], context: CallContext) => {
     const checked = checkServerRequest(own(request, context));
     // The paths of a synced session are names on another machine.
-    if (!sessions.synced) checkNotHidden(checked, hidden);
+    if (!sessions.synced) {
+      checkNotHidden(checked, hidden);
+      checkSharesDisk(checked.userId, localUser);
+    }
     return checked;
   };
   return {
@@ -87,6 +91,16 @@ export function orchestratorService(
       });
     },
   };
+}
+
+/** Refuses who would get the rights of the orchestrator's own user on this disk. Throws an {@link RpcError}. */
+function checkSharesDisk(userId: string, localUser = userId): void {
+  if (userId === localUser) return;
+  throw new RpcError(
+    Code.FAILED_PRECONDITION,
+    `Sessions of this orchestrator share its disk and have the rights of its own user, ${localUser}: for ${userId} it has ` +
+      "to be started with --workspace=synced.",
+  );
 }
 
 /** Turns our own errors into gRPC's. */

@@ -105,7 +105,7 @@ async function run(flags: Flags): Promise<void> {
       onRefused: log,
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     })
-      .add(Orchestrator, orchestratorService(sessions, hidden))
+      .add(Orchestrator, orchestratorService(sessions, { hidden, localUser: localUserId() }))
       .add(
         Identity,
         identityService({ ...issuing, hasAgent: (agentId) => sessions.hasAgent(agentId) }),
