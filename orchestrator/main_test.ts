@@ -397,7 +397,7 @@ test("a user is enrolled by a token, once, and locked out by the operator, while
   // On this disk bob would have the rights of the orchestrator's own user.
   const digits = "0".repeat(32);
   await rejects(
-    client.getServer({ repoHash: digits, sessionId: digits, sourcePath: "/ws" }),
+    client.getServer({ repoHash: repoHash("/ws"), sessionId: digits, sourcePath: "/ws" }),
     Code.FAILED_PRECONDITION,
     /share its disk and have the rights of its own user, .*: for bob it has to be started with --workspace=synced/,
   );
