@@ -265,18 +265,42 @@ export function confinedMounts([storage, ...others]: readonly string[], mounts: 
  * above one of them, it is that one.
  *
  * @param storage The session's storage directory.
- * @param others Paths that may be there, some of them from a request.
+ * @param others Paths that may be there, and that nobody has asked for.
+ * @param named Paths from a request. A symlink on the way of one of these does not count if it leads out of all `others`: a
+ *   program of an earlier namespace can have put it there, to get root's rights where it leads. Only what stands in "/"
+ *   it cannot have made.
  */
-export function ownFolders(storage: string, others: readonly string[]): string[] {
-  const own = others.flatMap((path) => {
+export function ownFolders(storage: string, others: readonly string[], named: readonly string[] = []): string[] {
+  const known = others.flatMap((path) => realPathOf(path) ?? []);
+  const asked = named.flatMap((path) => {
+    const real = realPathOf(path);
+    if (real === undefined) return [];
+    const isExpected = real === path || real === fromTop(path) || known.some((folder) => isAtOrIn(real, folder));
+    return isExpected ? [real] : [];
+  });
+  const own = [...known, ...asked].flatMap((real) => {
     try {
-      const real = Deno.realPathSync(path);
       return real === "/" || isSystems(real) ? [] : [outermostClosed(real)];
     } catch {
       return [];
     }
   });
   return [...new Set([Deno.realPathSync(storage), ...own])];
+}
+
+function realPathOf(path: string): string | undefined {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The path with no other symlink followed than one in "/". */
+function fromTop(path: string): string | undefined {
+  const [, top, ...below] = path.split("/");
+  const real = realPathOf(`/${top}`);
+  return real && [real, ...below].join("/");
 }
 
 function isSystems(path: string): boolean {

@@ -316,8 +316,9 @@ export class SessionNamespace {
     const covers = synced
       ? NO_COVERS
       : coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]);
-    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? []];
-    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others) : undefined;
+    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders];
+    const named = synced ? [] : this.#options.named;
+    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others, named) : undefined;
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
