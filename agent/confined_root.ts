@@ -30,6 +30,40 @@ const CALLS = Deno.build.arch === "x86_64"
   ? { unshare: 272, setns: 308, prctl: 157, mount: 165 }
   : { unshare: 97, setns: 268, prctl: 167, mount: 40 };
 
+/** AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64. */
+const ARCHITECTURE = Deno.build.arch === "x86_64" ? 0xc000_003e : 0xc000_00b7;
+
+/**
+ * System calls by which a file gets the set-user-id or set-group-id bit, or capabilities: number, and which argument is the
+ * mode, which the flags with O_CREAT; or the errno with which it is refused as a whole, since a filter cannot see what it
+ * is given by a pointer.
+ */
+const GIVING_RIGHTS: readonly { call: number; mode?: number; flags?: number; errno?: number }[] = [
+  ...Deno.build.arch === "x86_64"
+    ? [
+      { call: 90, mode: 1 }, // chmod
+      { call: 91, mode: 1 }, // fchmod
+      { call: 268, mode: 2 }, // fchmodat
+      { call: 2, mode: 2, flags: 1 }, // open
+      { call: 257, mode: 3, flags: 2 }, // openat
+      { call: 85, mode: 1 }, // creat
+      { call: 133, mode: 1 }, // mknod
+      { call: 259, mode: 2 }, // mknodat
+      ...[188, 189, 190].map((call) => ({ call, errno: 95 })), // setxattr, lsetxattr, fsetxattr: ENOTSUP
+    ]
+    : [
+      { call: 52, mode: 1 },
+      { call: 53, mode: 2 },
+      { call: 56, mode: 3, flags: 2 },
+      { call: 33, mode: 2 },
+      ...[5, 6, 7].map((call) => ({ call, errno: 95 })),
+    ],
+  { call: 452, mode: 2 }, // fchmodat2
+  { call: 437, errno: 38 }, // openat2: ENOSYS, as before Linux 5.6
+  { call: 463, errno: 38 }, // setxattrat
+  { call: 425, errno: 1 }, // io_uring_setup: EPERM, as where it is switched off
+];
+
 /**
  * Makes the user namespace, and mounts each path that comes first with its numbers: what precedes "--". What is mounted in
  * such a path is mounted anew as well, with the numbers where its file system can do that. Then it executes the rest.
@@ -145,6 +179,29 @@ my $fd = fileno $namespace;
 const CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 31];
 
 /**
+ * The seccomp filter that refuses {@link GIVING_RIGHTS}, as words of Perl's pack "SCCL". What is root's in the session's
+ * folders is root's on the disk, and others on the machine can execute it: a program with the set-user-id bit, or with
+ * capabilities, would make them root.
+ */
+function filter(): string {
+  const LOAD = 0x20, EQUAL = 0x15, AT_LEAST = 0x35, ANY_BIT = 0x45, RETURN = 0x06;
+  const ALLOW = [RETURN, 0, 0, 0x7fff_0000];
+  const refuse = (errno: number) => [RETURN, 0, 0, 0x0005_0000 + errno];
+  const argument = (i: number) => [LOAD, 0, 0, 16 + 8 * i];
+  const mode = (i: number) => [argument(i), [ANY_BIT, 0, 1, 0o6000], refuse(1), ALLOW];
+  const program = [[LOAD, 0, 0, 4], [EQUAL, 1, 0, ARCHITECTURE], refuse(38), [LOAD, 0, 0, 0]];
+  // The numbers of x32.
+  program.push([AT_LEAST, 0, 1, 0x4000_0000], refuse(38));
+  for (const { call, mode: at, flags, errno } of GIVING_RIGHTS) {
+    const block = at === undefined ? [refuse(errno!)] : mode(at);
+    // Without O_CREAT or O_TMPFILE there is no mode.
+    if (flags !== undefined) block.unshift(argument(flags), [ANY_BIT, 0, 3, 0x40_0040]);
+    program.push([EQUAL, 0, block.length, call], ...block);
+  }
+  return [...program, ALLOW].flat().join(", ");
+}
+
+/**
  * Goes into the user namespace that is open as $1, locks all mounts by a mount namespace of its own, drops what is not
  * among its {@link CAPABILITIES}, and executes the rest. It ends with its parent, which a process forgets when its numbers
  * change.
@@ -158,6 +215,10 @@ syscall($unshare, 0x00020000) == 0 or die "the session's mounts: $!\n";
 my %kept = map { $_ => 1 } ${CAPABILITIES.join(", ")};
 for (my $cap = 0; $cap < 64; $cap++) { $kept{$cap} or syscall($prctl, 24, $cap, 0, 0, 0) == 0 or last }
 syscall($prctl, 1, 9, 0, 0, 0) == 0 or die "the session's end: $!\n";
+my @words = (${filter()});
+my $rules = pack "(SCCL)*", @words;
+my $filter = pack "S x![P] P", @words / 4, $rules;
+syscall($prctl, 22, 2, $filter, 0, 0) == 0 or die "the session's system calls: $!\n";
 exec @ARGV;
 die "$ARGV[0]: $!\n";
 `;
@@ -204,18 +265,42 @@ export function confinedMounts([storage, ...others]: readonly string[], mounts: 
  * above one of them, it is that one.
  *
  * @param storage The session's storage directory.
- * @param others Paths that may be there, some of them from a request.
+ * @param others Paths that may be there, and that nobody has asked for.
+ * @param named Paths from a request. A symlink on the way of one of these does not count if it leads out of all `others`: a
+ *   program of an earlier namespace can have put it there, to get root's rights where it leads. Only what stands in "/"
+ *   it cannot have made.
  */
-export function ownFolders(storage: string, others: readonly string[]): string[] {
-  const own = others.flatMap((path) => {
+export function ownFolders(storage: string, others: readonly string[], named: readonly string[] = []): string[] {
+  const known = others.flatMap((path) => realPathOf(path) ?? []);
+  const asked = named.flatMap((path) => {
+    const real = realPathOf(path);
+    if (real === undefined) return [];
+    const isExpected = real === path || real === fromTop(path) || known.some((folder) => isAtOrIn(real, folder));
+    return isExpected ? [real] : [];
+  });
+  const own = [...known, ...asked].flatMap((real) => {
     try {
-      const real = Deno.realPathSync(path);
       return real === "/" || isSystems(real) ? [] : [outermostClosed(real)];
     } catch {
       return [];
     }
   });
   return [...new Set([Deno.realPathSync(storage), ...own])];
+}
+
+function realPathOf(path: string): string | undefined {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The path with no other symlink followed than one in "/". */
+function fromTop(path: string): string | undefined {
+  const [, top, ...below] = path.split("/");
+  const real = realPathOf(`/${top}`);
+  return real && [real, ...below].join("/");
 }
 
 function isSystems(path: string): boolean {

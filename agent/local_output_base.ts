@@ -25,7 +25,12 @@ export interface LocalOutputBaseOptions {
   /** The developer's output base, outside of the namespace; undefined: there is none. */
   outputBase?: string;
   /** Knows the session's output base in its storage. A synced session's developer has his output base elsewhere. */
-  namespace: { readonly storageOutputBase: string; readonly synced?: boolean };
+  namespace: {
+    readonly storageOutputBase: string;
+    readonly synced?: boolean;
+    /** Folders outside of which nothing is changed, open; undefined: the session may itself do all that the agent may. */
+    readonly own?: readonly Beneath[];
+  };
   /** Folders in which nothing is changed, whatever leads there. Absolute. @default none */
   hidden?: readonly string[];
 }
@@ -189,6 +194,9 @@ export class LocalOutputBase {
         if (there.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
           throw new Error("it leads to where sessions have no business");
         }
+        // The agent is root, and the session is not, where a symlink of the session's may lead.
+        const { own } = this.#options.namespace;
+        if (own && !there.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
         if (missing.length > 0) {
           there.makeWay(missing.join("/"));
           using above = there;

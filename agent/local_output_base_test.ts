@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { RbsError } from "../proto/errors.ts";
+import { Beneath } from "./files/beneath.ts";
 import { LINKED_NAMES, LocalOutputBase } from "./local_output_base.ts";
 
 async function withFolders(test: (outputBase: string, storageOutputBase: string) => Promise<void>): Promise<void> {
@@ -124,4 +125,22 @@ Deno.test("emptying an output base changes nothing where its symlinks lead, neit
     assert.deepEqual([...Deno.readDirSync(storageOutputBase)], []);
     assert.equal(await Deno.readTextFile(secret), "the key");
     assert.equal(Deno.statSync(secret).mode! & 0o777, 0o400);
+  }));
+
+Deno.test("where the session is not root and the agent is, nothing is changed out of the session's own folders", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const own = dirname(outputBase), others = join(dirname(own), "bob");
+    await Deno.mkdir(own);
+    await Deno.mkdir(join(others, "ob/action_cache"), { recursive: true });
+    using folder = Beneath.open(own);
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase, own: [folder] } });
+    await local.ensure();
+    assert.equal(await Deno.readLink(join(outputBase, "execroot")), join(storageOutputBase, "execroot"));
+    // What a program of the session can do.
+    await Deno.rename(own, `${own}.moved`);
+    await Deno.symlink(others, own);
+    for (const change of [() => local.ensure(), () => local.restore(), () => local.expunge()]) {
+      await assert.rejects(change, /out of the folders in which the session may write/);
+    }
+    assert.deepEqual([...Deno.readDirSync(join(others, "ob"))].map((e) => e.name), ["action_cache"]);
   }));

@@ -9,7 +9,7 @@ import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceL
 import { SessionInit } from "./session_init.ts";
 import { connectInside, LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
-import type { Beneath } from "./files/beneath.ts";
+import { Beneath } from "./files/beneath.ts";
 import { openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
@@ -194,6 +194,7 @@ export class SessionNamespace {
   #limitsWarning?: string;
   #storageOutputBase?: string;
   #storage?: Beneath;
+  #own?: readonly Beneath[];
 
   constructor(options: SessionNamespaceOptions) {
     this.#options = options;
@@ -223,6 +224,14 @@ export class SessionNamespace {
       if (!init) throw new RbsError("The session's namespace ended.");
       return await connectInside(init.pid, host, port, signal);
     };
+  }
+
+  /**
+   * Where a confined session of root may write, as these folders were before any of its programs ran; undefined: it is not
+   * confined, or was not started yet.
+   */
+  get own(): readonly Beneath[] | undefined {
+    return this.#own;
   }
 
   /** Whether the output base has the developer's own name inside. */
@@ -316,8 +325,10 @@ export class SessionNamespace {
     const covers = synced
       ? NO_COVERS
       : coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]);
-    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders, ...this.#options.named ?? []];
-    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others) : undefined;
+    const others = synced ? [] : ["/tmp", "/var/tmp", ...folders];
+    const named = synced ? [] : this.#options.named;
+    const own = root && !allowRootSessions ? ownFolders(storageDirectory, others, named) : undefined;
+    this.#own ??= own?.map((folder) => Beneath.open(folder));
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);

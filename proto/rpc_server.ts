@@ -186,13 +186,14 @@ export class RpcServer implements AsyncDisposable {
         timer = setTimeout(() => stop(late), timeoutMs(headers["grpc-timeout"]));
       }
       body.accept();
-      await answer(method, body, context, call);
+      await answer(method, body, context, call, holding);
     } catch (thrown) {
       if (!(thrown instanceof RpcError)) this.#options.onError?.(path, thrown);
       fail(RpcError.from(thrown));
     } finally {
       clearTimeout(timer);
-      holding.release();
+      // Not before: an answer that the caller does not read is held for it.
+      void stream.closed.then(() => holding.release());
     }
   }
 
@@ -210,15 +211,30 @@ export class RpcServer implements AsyncDisposable {
 /** For strangers, whose bytes are counted by their connection already, and in little memory. */
 const COUNTED_BEFORE: Meter = { take: () => true, give() {} };
 
-async function answer(method: Method, body: RequestBody, context: CallContext, call: ServerCall): Promise<void> {
+async function answer(
+  method: Method,
+  body: RequestBody,
+  context: CallContext,
+  call: ServerCall,
+  holding: Meter,
+): Promise<void> {
+  const write = (response: unknown) => {
+    const message = method.encode(response);
+    if (!holding.take(message.length)) {
+      throw new RpcError(Code.RESOURCE_EXHAUSTED, "The caller has too many answers open that it does not read.");
+    }
+    return { length: message.length, drained: call.write(message) };
+  };
   const request = method.kind === "bidi_streaming"
     ? decoded(body.messages(), method, context.signal)
     : decode(method, await body.unary());
   if (method.kind === "unary") {
-    void call.write(method.encode(await method.handle(request, context)));
+    write(await method.handle(request, context));
   } else {
     for await (const response of method.handle(request, context) as AsyncIterable<unknown>) {
-      await call.write(method.encode(response));
+      const { length, drained } = write(response);
+      await drained;
+      holding.give(length);
       if (context.signal.aborted) break;
     }
   }

@@ -5,12 +5,13 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { Agent } from "./gen/rbs/v1/agent_pb.ts";
 import { HeartbeatRequestSchema, Orchestrator } from "./gen/rbs/v1/orchestrator_pb.ts";
 import { Http2Connection, type Stream } from "./http2/connection.ts";
-import type { Headers } from "./http2/hpack.ts";
+import { encodeFrame, Flag, FrameType, numberFrame, PREFACE, Setting, settingsFrame } from "./http2/frames.ts";
+import { encodeHeaders, type Headers, HpackDecoder } from "./http2/hpack.ts";
 import { callHeaders, readCall } from "./relay/calls.ts";
 import { frame } from "./relay/message_stream.ts";
 import { Code, RpcError, type RpcImplementation } from "./rpc.ts";
 import { RpcServer, type RpcServerOptions } from "./rpc_server.ts";
-import { eventually } from "./testing/pipe.ts";
+import { eventually, RawPeer } from "./testing/pipe.ts";
 
 const HEARTBEAT = "/rbs.v1.Orchestrator/Heartbeat";
 const EXECUTE = "/rbs.v1.Agent/ExecuteCommand";
@@ -31,11 +32,13 @@ async function serve(
     .add(Orchestrator, handlers as RpcImplementation<typeof Orchestrator>)
     .add(Agent, handlers as RpcImplementation<typeof Agent>);
   const tcp = await Deno.connect({ hostname: "127.0.0.1", port: await server.listen() });
+  const { port } = tcp.remoteAddr as Deno.NetAddr;
   const connection = new Http2Connection(tcp, { role: "client" });
   const request = (path: string, headers: Headers = {}) => connection.request(callHeaders("localhost", path, headers));
   return {
     errors,
     request,
+    port,
     /** A whole call. */
     call(path: string, body: Uint8Array, headers?: Headers) {
       const stream = request(path, headers);
@@ -166,4 +169,38 @@ Deno.test("what one caller has sent and nobody has read is bounded, and given ba
   for (const stream of open) stream.end();
   await Promise.all(ends);
   for (let i = 0; i < 5; i++) assert.equal((await s.call(HEARTBEAT, REQUEST)).code, Code.OK);
+});
+
+Deno.test("answers that a caller does not read are bounded, and given back when it reads them", async () => {
+  await using s = await serve(answers, { callerBytes: 50 << 10 });
+  const peer = new RawPeer(await Deno.connect({ hostname: "127.0.0.1", port: s.port }));
+  await peer.send(PREFACE, settingsFrame([[Setting.INITIAL_WINDOW_SIZE, 0]]));
+  const head = encodeHeaders(callHeaders("localhost", HEARTBEAT));
+  const call = (id: number) =>
+    peer.send(
+      encodeFrame(FrameType.HEADERS, Flag.END_HEADERS, id, head),
+      encodeFrame(FrameType.DATA, Flag.END_STREAM, id, REQUEST),
+    );
+  const decoder = new HpackDecoder();
+  /** The headers that come next, and whether they end their call. */
+  const headers = async () => {
+    const { stream, flags, payload } = (await peer.nextOf(FrameType.HEADERS))!;
+    return { stream, ended: (flags & Flag.END_STREAM) !== 0, status: decoder.decode(payload)["grpc-status"] };
+  };
+  let id = -1, open = 0;
+  for (;; open++) {
+    await call(id += 2);
+    const { ended, status } = await headers();
+    assert(open < 15, "another one is answered");
+    if (!ended) continue;
+    // Of who is refused the status is there at once.
+    assert.equal(status, String(Code.RESOURCE_EXHAUSTED));
+    break;
+  }
+  assert(open > 5);
+  await peer.send(numberFrame(FrameType.WINDOW_UPDATE, 1, 1000));
+  assert.deepEqual(await headers(), { stream: 1, ended: true, status: String(Code.OK) });
+  await call(id += 2);
+  assert.deepEqual(await headers(), { stream: id, ended: false, status: undefined });
+  peer.transport.close();
 });

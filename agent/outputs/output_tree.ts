@@ -226,16 +226,21 @@ export class OutputTree {
     return third === undefined || third === "bazel-out" && below.length < 3 || third === "external" && below.length < 1;
   }
 
-  #manifestTargets(path: string): string[] {
+  *#manifestTargets(path: string): Generator<string> {
     const info = this.#lstat(path);
-    if (info?.kind !== "file" || info.size > MAX_MANIFEST_BYTES) return [];
+    if (info?.kind !== "file" || info.size > MAX_MANIFEST_BYTES) return;
     // "name target"; from 7.4 on, after a space, with escapes in both.
     const unescape = { "\\s": " ", "\\n": "\n", "\\b": "\\" } as Record<string, string>;
     const text = new TextDecoder().decode(readFile(this.#options.files, this.#here(path), MAX_MANIFEST_BYTES));
-    return text.split("\n").map((line) => {
+    // Line by line: the session can write millions of them, and a list of those is many times as large as the file.
+    for (let at = 0, end; at < text.length && !this.#full; at = end + 1) {
+      end = text.indexOf("\n", at);
+      if (end < 0) end = text.length;
+      const line = text.slice(at, end);
       const target = line.slice(line.indexOf(" ", 1) + 1);
-      return line.startsWith(" ") ? target.replace(/\\[snb]/g, (escape) => unescape[escape]) : target;
-    });
+      if (target === "") continue;
+      yield line.startsWith(" ") ? target.replace(/\\[snb]/g, (escape) => unescape[escape]) : target;
+    }
   }
 
   #namesIn(folder: string): ReadonlySet<string> {

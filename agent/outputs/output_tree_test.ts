@@ -236,6 +236,20 @@ Deno.test("without a runfiles tree, the manifest says what is needed", async () 
   ]);
 });
 
+Deno.test("a manifest of many lines costs the agent little more than its bytes", async () => {
+  await using files = await sessionFiles();
+  const bytes = 24 << 20;
+  files.write({ [`${files.bin}/tool`]: "#!", [`${files.bin}/tool.runfiles_manifest`]: "\n".repeat(bytes) });
+  const tree = treeOf(files);
+  const { rss } = Deno.memoryUsage();
+  Deno.writeTextFileSync("/proc/self/clear_refs", "5"); // The peak begins anew.
+  await tree.addExecutable(`${files.bin}/tool`);
+  const [, peak] = /^VmHWM:\s+(\d+) kB/m.exec(Deno.readTextFileSync("/proc/self/status"))!;
+  const growth = 1024 * Number(peak) - rss;
+  assert(growth < 8 * bytes, `${growth >> 20} MB`);
+  assert.deepEqual(names(tree, files), ["tool", "tool.runfiles_manifest"]);
+});
+
 Deno.test("more files than anyone wants to have are cut off, with a sentence", async () => {
   await using files = await sessionFiles();
   for (let i = 0; i < 50; i++) files.write({ [`${files.bin}/t/${i}`]: "" });

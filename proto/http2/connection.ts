@@ -42,6 +42,8 @@ const OUTBOX_HIGH_WATER = 1 << 20;
 const WRITE_BYTES = 256 << 10;
 /** Frames that one header block may be cut into. */
 const MAX_HEADER_PARTS = 128;
+/** Header blocks of a stream: what a response says first, and then, and its trailers. Who takes them keeps them all. */
+const MAX_HEADER_BLOCKS = 8;
 /** What is read into first, in bytes: a connection that says nothing costs no more. */
 const FIRST_READ_BYTES = 4 << 10;
 /** The same once a peer that is known has filled it. */
@@ -116,6 +118,7 @@ export class Stream {
   /** @ignore */ localClosed = false;
   /** @ignore */ remoteClosed = false;
   /** @ignore */ sentHeaders = false;
+  /** @ignore Header blocks that came after the first. */ headerBlocks = 0;
   /** Called for each header block: first the headers, then perhaps trailers. */
   onHeaders: (headers: Headers) => void = () => {};
   /** Called with received bytes, which are lent for the call. Flow control waits for the promise, if there is one. */
@@ -830,13 +833,12 @@ export class Http2Connection {
     if (!stream && this.#options.role === "server" && block.stream > this.#highestPeerId) {
       if (block.stream % 2 === 0) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "an even stream id");
       this.#highestPeerId = block.stream;
-      if (this.#leaving.length > MAX_UNREAD_ANSWERS) {
-        throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many responses that nobody reads");
-      }
       if (++this.#requests > this.#limits.requests) {
         throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many requests of somebody unknown");
       }
-      if (this.#streams.size >= this.#limits.streams) {
+      const { streams } = this.#limits;
+      // What the peer has not read is still open to it; twice, since it may have read what we do not know to be written.
+      if (this.#streams.size >= streams || this.#leaving.length >= 2 * streams) {
         return this.#answer(numberFrame(FrameType.RST_STREAM, block.stream, ErrorCode.REFUSED_STREAM));
       }
       this.#useful(REQUEST_FRAMES);
@@ -847,6 +849,9 @@ export class Http2Connection {
       const fresh = stream;
       this.#tell(fresh, () => this.#options.onStream?.(fresh, headers));
     } else if (stream && !stream.remoteClosed) {
+      if (++stream.headerBlocks > MAX_HEADER_BLOCKS) {
+        return this.resetStream(stream, ErrorCode.PROTOCOL_ERROR, "too many headers came");
+      }
       const known = stream;
       this.#tell(known, () => known.onHeaders(headers));
     }

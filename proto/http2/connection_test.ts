@@ -572,6 +572,42 @@ Deno.test("a peer that floods and reads no answer is cut off, with little kept f
   );
 });
 
+Deno.test("a peer that has many requests answered and reads no answer is refused more, and little is kept for it", async () => {
+  const refused = encodeHeaders({ ":path": "/t/Fail" });
+  let begun = 0;
+  using s = server((stream, headers) => (begun++, echo(stream, headers)), 1 << 12);
+  await s.greet();
+  await assert.rejects(async () => {
+    for (let id = 1;; id += 2) await s.peer.send(headersFrame(id, Flag.END_STREAM, refused));
+  }, /broken/);
+  assert.ok(begun <= 4 * KNOWN.streams, `${begun} requests were answered`);
+});
+
+Deno.test("a peer that says headers again and again on one stream is not listened to for long", async () => {
+  const heard = (stream: Stream) => {
+    let blocks = 0;
+    stream.onHeaders = () => void blocks++;
+    return () => blocks;
+  };
+  const more = (id: number, i: number) => headersFrame(id, 0, encodeHeaders({ [`x-${i}`]: "v".repeat(1000) }));
+  using c = await client();
+  const stream = c.connection.request(POST), blocks = heard(stream);
+  for (let i = 0; i < 100; i++) await c.peer.send(more(1, i));
+  assert.match((await stream.closed)!.message, /too many headers/);
+  assert.ok(blocks() < 10, `${blocks()} header blocks`);
+
+  let began: Stream | undefined, count = () => 0;
+  using s = server((stream) => {
+    began = stream;
+    count = heard(stream);
+  });
+  await s.greet();
+  await s.peer.send(headersFrame(1));
+  for (let i = 0; i < 100; i++) await s.peer.send(more(1, i));
+  assert.match((await began!.closed)!.message, /too many headers/);
+  assert.ok(count() < 10, `${count()} header blocks`);
+});
+
 /** Frames that carry nothing, of a client; each after a stream 1 was begun. */
 const NOTHING: Record<string, Uint8Array> = {
   "empty DATA": frameHeader(0, FrameType.DATA, 0, 1),

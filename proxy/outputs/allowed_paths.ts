@@ -66,6 +66,20 @@ export function isWithin(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
 }
 
+/**
+ * Whether something other than a folder is to stand where a Bazel server has only folders, and works in them without a look:
+ * a local one empties `execroot/WORKSPACE`, and writes in `execroot`, `bazel-out` and what is directly in it, wherever a
+ * symlink there leads. Status files of `bazel-out` are files, never symlinks.
+ *
+ * @param path Of an output, relative to the output base.
+ */
+function isGround(path: string, kind: Entry["kind"]): boolean {
+  const [first, , third, ...below] = path.split("/", 5);
+  if (first !== "execroot" || kind === "directory") return false;
+  if (third === undefined || third === "bazel-out" && below.length === 0) return true;
+  return third === "bazel-out" && below.length === 1 && kind === "symlink";
+}
+
 /** See the file's head. */
 export class AllowedPaths {
   readonly #outputBase: string;
@@ -110,6 +124,7 @@ export class AllowedPaths {
       const below = path.slice(this.#outputBase.length + 1);
       if (below === "") throw refusal(path, "is the output base itself");
       if (this.isKept(below, kind)) throw refusal(path, "is not for outputs");
+      if (isGround(below, kind)) throw refusal(path, `is a folder for outputs, and no ${kind}`);
       return { where: "output base", path: below };
     }
     if (!inWorkspace || kind !== "symlink") throw refusal(path, "is not a place for outputs");

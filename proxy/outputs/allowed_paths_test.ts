@@ -15,6 +15,8 @@ Deno.test("outputs go below the output base, into the lock file, to named files 
   assert.deepEqual(place(entry(`${OB}/execroot/_main/x`)), { where: "output base", path: "execroot/_main/x" });
   assert.deepEqual(place(entry(`${OB}/external/a/x`)), { where: "output base", path: "external/a/x" });
   assert.equal(place(entry(`${OB}/external/+ext+a`, { target: "/elsewhere" })).where, "output base");
+  assert.equal(place(entry(`${OB}/execroot/_main/bazel-out/volatile-status.txt`)).where, "output base");
+  assert.equal(place(entry(`${OB}/execroot/_main/bazel-out/k8/bin/x`, { target: "/elsewhere" })).where, "output base");
   assert.equal(place(entry(`${WS}/MODULE.bazel.lock`)).where, "named file");
   assert.equal(place(entry("/home/ann/bep.json")).where, "named file");
   const link = place(entry(`${WS}/bazel-bin`, { target: `${OB}/execroot/_main/bazel-out/k8/bin` }));
@@ -49,6 +51,14 @@ Deno.test("anything else is refused by name, with exit code 37", () => {
       [entry(`${OB}/bazel-out/x`), /not for outputs/],
       [entry(`${OB}/execroot.before-rbs/_main/x`), /not for outputs/],
       [entry(`${OB}/whatever/a/server/is/given/next`), /not for outputs/],
+      // What a later local server empties, or writes to, wherever it leads.
+      [entry(`${OB}/execroot/_main`, { target: "/home/ann" }), /a folder for outputs, and no symlink/],
+      [entry(`${OB}/execroot/DO_NOT_BUILD_HERE`, { target: "/home/ann/.bashrc" }), /a folder for outputs/],
+      [entry(`${OB}/execroot/_main`), /a folder for outputs, and no file/],
+      [entry(`${OB}/execroot/_main/bazel-out`, { target: "/home/ann" }), /a folder for outputs/],
+      [entry(`${OB}/execroot/_main/bazel-out/stable-status.txt`, { target: "/home/ann/x" }), /a folder for outputs/],
+      [entry(`${OB}/execroot/_main/bazel-out/_tmp`, { target: "/home/ann" }), /a folder for outputs/],
+      [entry(`${OB}/execroot/_main/bazel-out/k8-fastbuild`, { target: "/home/ann" }), /a folder for outputs/],
       [entry("/home/ann/bep.json", { target: "/etc/passwd" }), /file and not a symlink/],
       [entry("/home/ann/bep.json", { kind: "directory" }), /file and not a directory/],
       [entry(`${WS}/bazel-bin`, { target: "/etc" }), /does not lead to an output/],
@@ -68,7 +78,7 @@ Deno.test("anything else is refused by name, with exit code 37", () => {
 
 Deno.test("an output base within the workspace, and the reverse, keep their own files apart", () => {
   const inner = new AllowedPaths({ outputBase: `${WS}/.out`, workspace: WS });
-  assert.equal(inner.place(entry(`${WS}/.out/execroot/x`)).where, "output base");
+  assert.equal(inner.place(entry(`${WS}/.out/execroot/_main/x`)).where, "output base");
   assert.throws(() => inner.place(entry(`${WS}/main.cc`)));
   const outer = new AllowedPaths({ outputBase: "/home/ann", workspace: WS });
   assert.throws(() => outer.place(entry(`${WS}/main.cc`)));

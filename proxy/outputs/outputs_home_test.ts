@@ -81,7 +81,7 @@ Deno.test("the same outputs again are not transferred: not in this process, and 
   await using t = await laptop();
   const made = [
     { path: t.out("a"), content: "a" },
-    { path: t.out("l"), target: "a" },
+    { path: t.out("k8/l"), target: "../a" },
     { path: t.out("t"), kind: "directory" as const },
   ];
   await t.take(made);
@@ -228,18 +228,18 @@ Deno.test("what changed is fetched, and nothing else; a new mtime is no change",
 Deno.test("a file becomes a folder, a folder a link and a link a file", async () => {
   await using t = await laptop();
   await t.take([
-    { path: t.out("1"), content: "file" },
-    { path: t.out("2"), kind: "directory", mode: 0o555 },
-    { path: t.out("2/x"), content: "x" },
-    { path: t.out("3"), target: t.ws },
+    { path: t.out("k8/1"), content: "file" },
+    { path: t.out("k8/2"), kind: "directory", mode: 0o555 },
+    { path: t.out("k8/2/x"), content: "x" },
+    { path: t.out("k8/3"), target: t.ws },
   ]);
   await t.take([
-    { path: t.out("1/deep/x"), content: "x" },
-    { path: t.out("2"), target: "1" },
-    { path: t.out("3"), content: "file" },
+    { path: t.out("k8/1/deep/x"), content: "x" },
+    { path: t.out("k8/2"), target: "1" },
+    { path: t.out("k8/3"), content: "file" },
   ]);
-  assert.equal(t.read(t.out("2/deep/x")), "x");
-  assert.equal(t.read(t.out("3")), "file");
+  assert.equal(t.read(t.out("k8/2/deep/x")), "x");
+  assert.equal(t.read(t.out("k8/3")), "file");
   assert.deepEqual([...Deno.readDirSync(t.ws)], []);
 });
 

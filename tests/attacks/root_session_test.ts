@@ -36,6 +36,20 @@ tell 'the root of the machine by a process' "$(for process in /proc/[0-9]*; do c
 tell 'descriptors of the machine' "$(for fd in /proc/self/fd/* /proc/1/fd/*; do cat "$fd/../../../../../../..$state/keys/authority.pem"; done 2>/dev/null)"
 tell 'control groups' "$(for folder in /sys/fs/cgroup /sys/fs/cgroup/*/; do mkdir "$folder/$name" 2>/dev/null && rmdir "$folder/$name" && echo "$folder"; done)"
 tell 'capabilities of the machine' "$(chroot / true 2>/dev/null; nsenter --target 1 --mount true 2>/dev/null && [[ $(readlink /proc/self/ns/user) == "$HOST_USER_NS" ]] && [[ $(sed -n 's/^CapEff:\s*//p' /proc/self/status) != 0000000000000000 ]] && echo some)"
+# Who is root in here is root to the disk. An ordinary user's own bits give away what is that user's.
+rights() {
+  local program=/tmp/"$name.$1"
+  cp /bin/true "$program"
+  "$@" "$program" 2>/dev/null
+  [[ ! -u $program && ! -g $program && -z $(perl -e 'my ($n, $p, $a, $v) = (@ARGV, "security.capability", "\0" x 64); syscall($n + 0, $p, $a, $v, 64) > 0 and print 1' "$getxattr" "$program") ]] || echo "$1"
+  rm -f "$program"
+}
+if [[ $(uname -m) == x86_64 ]]; then setxattr=188 getxattr=191; else setxattr=5 getxattr=8; fi
+capable() { perl -e 'my ($n, $p, $a) = (@ARGV, "security.capability"); my $v = pack "L5", 0x02000001, 1 << 7, 0, 0, 0; syscall $n + 0, $p, $a, $v, length $v, 0' "$setxattr" "$1"; }
+created() { rm -f "$1"; perl -MFcntl -e 'umask 0; sysopen my $file, $ARGV[0], O_CREAT | O_WRONLY, 04755' "$1"; }
+made() { rm -f "$1"; perl -e 'umask 0; syscall '"$mknodat"', -100, $ARGV[0], 0104755, 0' "$1"; }
+if [[ $(uname -m) == x86_64 ]]; then mknodat=259; else mknodat=33; fi
+[[ $EUID != 0 ]] || tell 'a program that makes whoever executes it root' "$(rights chmod 4755; rights chmod 2755; rights capable; rights created; rights made)"
 echo 'all: tried'
 `;
 
