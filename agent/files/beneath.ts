@@ -73,6 +73,10 @@ export class Beneath implements KeptFiles {
     return this.#in(path, (folder, name) => lstat(folder, name, path));
   }
 
+  look(path: string): RawInfo {
+    return this.#in(path, (folder, name) => look(folder, name, path));
+  }
+
   names(path: string): string[] {
     const fd = this.#open(path, O.RDONLY | O.DIRECTORY);
     try {
@@ -422,11 +426,15 @@ function kindOf(mode: number): RawInfo["kind"] {
   }
 }
 
-function lstat(folder: number, name: string, path: string): RawInfo {
+function look(folder: number, name: string, path: string): RawInfo {
   const code = libc.look(folder, name);
   if (code < 0) throw libc.failure("look at", path, -code);
   const { mode, size, mtimeMs, ctimeMs, ino, dev } = libc.seen;
-  const info: RawInfo = { kind: kindOf(mode), mode, size, mtimeMs, ctimeMs, ino, dev };
+  return { kind: kindOf(mode), mode, size, mtimeMs, ctimeMs, ino, dev };
+}
+
+function lstat(folder: number, name: string, path: string): RawInfo {
+  const info = look(folder, name, path);
   if (info.kind === "symlink") info.target = decodeName(libc.readLink(folder, name, path));
   return info;
 }
@@ -476,10 +484,7 @@ class BeneathFile implements OpenFile {
   }
 
   stat(): RawInfo {
-    const code = libc.look(this.fd, "");
-    if (code < 0) throw libc.failure("look at", this.#path, -code);
-    const { mode, size, mtimeMs, ctimeMs, ino, dev } = libc.seen;
-    return { kind: kindOf(mode), mode, size, mtimeMs, ctimeMs, ino, dev };
+    return look(this.fd, "", this.#path);
   }
 
   read(into: Uint8Array<ArrayBuffer>): number {

@@ -34,6 +34,8 @@ export type LookedLike = Pick<RawInfo, "kind" | "size" | "mtimeMs" | "ctimeMs" |
 export interface Files {
   /** Looks at what is at a path. */
   lstat(path: string): RawInfo;
+  /** The same, without where a symlink leads. */
+  look(path: string): RawInfo;
   /** The names in a folder, in no order. */
   names(folder: string): string[];
   /** Opens a folder to look through it. */

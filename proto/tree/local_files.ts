@@ -21,6 +21,7 @@ const RAW_PART_BYTES = 16 << 20;
 /** See the file's head. */
 export const localFiles: KeptFiles = {
   lstat: lstatSync,
+  look: (path) => isRaw(path) ? lstatSync(path) : infoOf(Deno.lstatSync(path)),
   names: readdirSync,
   folder: (path) => new LocalFolder(path),
   open: (path) => isRaw(path) ? new RawFile(path) : new LocalFile(Deno.openSync(path)),

@@ -63,7 +63,7 @@ export class Looks {
   /** Looks again: whether all is as it was. False where that cannot be told. */
   get same(): boolean {
     if (!this.#steady) return false;
-    for (const [path, before] of this.#seen) if (!isSame(before, this.#lstat(path))) return false;
+    for (const [path, before] of this.#seen) if (!isSame(before, this.#look(path))) return false;
     return true;
   }
 
@@ -74,11 +74,19 @@ export class Looks {
       return undefined;
     }
   }
+
+  #look(path: string): RawInfo | undefined {
+    try {
+      return this.#files.look(path);
+    } catch {
+      return undefined;
+    }
+  }
 }
 
 function isSame({ info: a, listed }: Seen, b: RawInfo | undefined): boolean {
   if (!a || !b) return a === b;
   if (a.ino !== b.ino || a.dev !== b.dev || a.mode !== b.mode) return false;
   if (a.kind === "directory" && !listed) return true;
-  return a.size === b.size && a.mtimeMs === b.mtimeMs && a.ctimeMs === b.ctimeMs && a.target === b.target;
+  return a.size === b.size && a.mtimeMs === b.mtimeMs && a.ctimeMs === b.ctimeMs;
 }

@@ -206,9 +206,11 @@ export class LocalTree {
       const before = previous.get(path);
       if (before === now) continue;
       if (!before || !sameEntry(before, now)) this.#note(path, before, now);
-      else if (now.kind === "file" && !now.digest && !isUnchanged(before, now)) {
+      else if (now.kind === "file" && !now.digest) {
+        // A large file that was sent while all was looked at has got its digest since.
+        if (isUnchanged(before, now)) now.digest = before.digest;
         // What nobody knows the content of is sent once more.
-        if (before.digest) unsure.push(path);
+        else if (before.digest) unsure.push(path);
         else this.#note(path, before, now);
       }
     }

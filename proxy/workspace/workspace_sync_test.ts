@@ -4,6 +4,9 @@ import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { Connection } from "../../proto/relay/connection.ts";
 import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
 import { type BarrierOptions, WorkspaceSync } from "./workspace_sync.ts";
+import { readIndex } from "../../proto/tree/index_file.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
 
 /** A workspace, an agent and a sync between them; all go with the scope. */
 function setUp(script: AgentScript = {}) {
@@ -273,7 +276,12 @@ Deno.test("a moved file is not sent again", async () => {
   t.write("from/b", "b".repeat(100_000));
   t.write("big", new Uint8Array(2 << 20).fill(1));
   await t.synced();
-  await t.quiet();
+  // Digests are made once nobody waits, and written down.
+  const digests = () =>
+    (readIndex(localFiles, `${t.temp}/out/rbs/workspace.index`)?.roots ?? []).flatMap(({ entries }) =>
+      [...entries.values()].filter(({ digest }) => digest)
+    );
+  await eventually(() => digests().length === 3, "each file's digest", 30_000);
   const before = t.agent.receivedBytes;
   Deno.renameSync(t.path("from"), t.path("to"));
   Deno.renameSync(t.path("big"), t.path("to/big"));
