@@ -27,8 +27,8 @@ const NAMESPACE = "the session's user namespace";
 
 /** Numbers of system calls that Perl has no functions for, and that differ from machine to machine. */
 const CALLS = Deno.build.arch === "x86_64"
-  ? { unshare: 272, setns: 308, prctl: 157, mount: 165 }
-  : { unshare: 97, setns: 268, prctl: 167, mount: 40 };
+  ? { close: 3, unshare: 272, setns: 308, prctl: 157, mount: 165 }
+  : { close: 57, unshare: 97, setns: 268, prctl: 167, mount: 40 };
 
 /** AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64. */
 const ARCHITECTURE = Deno.build.arch === "x86_64" ? 0xc000_003e : 0xc000_00b7;
@@ -209,6 +209,8 @@ function filter(): string {
 const INTO = String.raw`
 my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
 syscall($setns, $fd + 0, 0x10000000) == 0 or die "the session's user namespace: $!\n";
+# By its number, since Perl counts who else has it open.
+syscall ${CALLS.close}, $fd + 0;
 $) = "0 0"; $( = 0; $< = $> = 0;
 $> == 0 && $< == 0 && $) eq "0 0" && $( eq "0 0" or die "the session's user: $!\n";
 syscall($unshare, 0x00020000) == 0 or die "the session's mounts: $!\n";

@@ -97,7 +97,7 @@ function dirnameOfSynced(): string {
  */
 const SWAPS: Record<string, string> = {
   "a fifo": `POSIX::mkfifo($path, 0666)`,
-  "a link to a fifo": `POSIX::mkfifo("$path.fifo", 0666); symlink "$path.fifo", $path`,
+  "a link to a fifo": `POSIX::mkfifo("$path.fifo", 0666) && symlink("$path.fifo", $path)`,
   "a folder": `mkdir $path`,
   "a socket": `IO::Socket::UNIX->new(Local => $path, Listen => 1)`,
 };
