@@ -36,6 +36,8 @@ export interface Flags {
   readonly unshareNet: boolean;
   /** Whether sessions may have all rights of root, where it cannot be helped. */
   readonly allowRootSessions: boolean;
+  /** Whether sessions that share this disk may be other users' than the orchestrator's own. */
+  readonly allowSharedUsers: boolean;
   /** How many agents are started ahead. */
   readonly warm: number;
   /** Who certifies users and agents; undefined: an authority of the state directory's own. */
@@ -231,6 +233,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_ALLOW_ROOT_SESSIONS").default(false),
     )
     .addOption(
+      new Option(
+        "--allow-shared-users",
+        "without --workspace=synced: serve other users nevertheless, so that their builds have the rights of the " +
+          "orchestrator's own user on this disk",
+      )
+        .env("RBS_ALLOW_SHARED_USERS").default(false),
+    )
+    .addOption(
       new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
@@ -297,6 +307,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     },
     unshareNet: isSet("unshareNet", "RBS_UNSHARE_NET"),
     allowRootSessions: isSet("allowRootSessions", "RBS_ALLOW_ROOT_SESSIONS"),
+    allowSharedUsers: isSet("allowSharedUsers", "RBS_ALLOW_SHARED_USERS"),
     warm: options.warm,
   };
 }

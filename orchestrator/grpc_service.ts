@@ -99,7 +99,7 @@ function checkSharesDisk(userId: string, localUser = userId): void {
   throw new RpcError(
     Code.FAILED_PRECONDITION,
     `Sessions of this orchestrator share its disk and have the rights of its own user, ${localUser}: for ${userId} it has ` +
-      "to be started with --workspace=synced.",
+      "to be started with --workspace=synced (--allow-shared-users does without).",
   );
 }
 

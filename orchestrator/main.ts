@@ -105,7 +105,10 @@ async function run(flags: Flags): Promise<void> {
       onRefused: log,
       onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
     })
-      .add(Orchestrator, orchestratorService(sessions, { hidden, localUser: localUserId() }))
+      .add(
+        Orchestrator,
+        orchestratorService(sessions, { hidden, localUser: flags.allowSharedUsers ? undefined : localUserId() }),
+      )
       .add(
         Identity,
         identityService({ ...issuing, hasAgent: (agentId) => sessions.hasAgent(agentId) }),

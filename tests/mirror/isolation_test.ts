@@ -12,7 +12,9 @@ const { found: [bazel] } = await findBazels({ npm: false });
 
 if (bazel) {
   Deno.test("an action finds neither the orchestrator's keys and environment, nor another user's storage and processes", async () => {
-    await using cluster = await startCluster({ env: { RBS_TEST_SECRET: SECRET, RBS_WARM: "1" } });
+    await using cluster = await startCluster({
+      env: { RBS_TEST_SECRET: SECRET, RBS_WARM: "1", RBS_ALLOW_SHARED_USERS: "1" },
+    });
     await using users = new AsyncDisposableStack();
     const workspaceOf = async (userId: string) => {
       const { env } = users.use(await clusterUser(cluster, userId));

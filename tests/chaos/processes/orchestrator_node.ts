@@ -60,7 +60,7 @@ export class OrchestratorNode {
     const { index, flags, env, note, fault, mayEndBadly } = this.#options;
     this.#become("starting");
     const child = this.#child = new Deno.Command(PROGRAMS.orchestrator, {
-      args: ["--local-mode", `--port=${this.#port}`, ...flags],
+      args: ["--local-mode", "--allow-shared-users", `--port=${this.#port}`, ...flags],
       env,
       stdin: "null",
       stdout: "piped",
