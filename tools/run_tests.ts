@@ -20,6 +20,10 @@ interface Suite {
   through?: readonly string[];
   /** What is deno there. @default this one */
   deno?: string;
+  /** Tests that another suite has. */
+  without?: readonly string[];
+  /** It measures, and so runs when no other does. */
+  alone?: boolean;
 }
 
 interface Result {
@@ -34,7 +38,11 @@ const UNIT: Suite = {
   paths: ["proto", "proxy", "orchestrator", "agent", "tools", "tests/support", "tests/identity", "tests/chaos"],
 };
 const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
-const ATTACKS: Suite = { name: "attacks", paths: ["tests/attacks"] };
+const FLOODS = "tests/attacks/floods_test.ts";
+const ATTACKS: Suite[] = [
+  { name: "attacks", paths: ["tests/attacks"], without: [FLOODS] },
+  { name: "floods", paths: [FLOODS], alone: true },
+];
 const TWO_MACHINES: Suite[] = [
   { name: "two machines", paths: ["tests/sync"] },
   {
@@ -62,24 +70,26 @@ function suites(names: readonly string[]): Suite[] {
         "Not run: the mirror test with Bazel 7 (RBS_BAZEL7 names no script that runs a command beside it).",
       );}
   }
-  if (names.includes("attacks")) chosen.push(ATTACKS);
+  if (names.includes("attacks")) chosen.push(...ATTACKS);
   if (names.includes("two-machines")) chosen.push(...TWO_MACHINES);
   return chosen;
 }
 
-/** Runs suites, {@link LANES} at a time. @returns their results, in the suites' order */
+/** Runs suites, {@link LANES} at a time, and then those that run alone. @returns their results, in the suites' order */
 async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
   const results: Result[] = [];
-  const left = suites.entries();
-  await Promise.all(Array.from({ length: LANES }, async () => {
-    for (const [index, suite] of left) results[index] = await runSuite(suite, suites.length > 1);
-  }));
+  for (const alone of [false, true]) {
+    const left = suites.entries().filter(([, suite]) => (suite.alone ?? false) === alone);
+    await Promise.all(Array.from({ length: alone ? 1 : LANES }, async () => {
+      for (const [index, suite] of left) results[index] = await runSuite(suite, suites.length > 1);
+    }));
+  }
   return results;
 }
 
 /** @param named Whether each line that is printed begins with the suite's name. */
 async function runSuite(
-  { name, paths, env, through = [], deno = Deno.execPath() }: Suite,
+  { name, paths, env, through = [], deno = Deno.execPath(), without = [] }: Suite,
   named: boolean,
 ): Promise<Result> {
   const existing = paths.filter((path) => exists(join(ROOT, path)));
@@ -89,7 +99,8 @@ async function runSuite(
   }
   console.log(`\n== ${name} begins ==`);
   const began = performance.now();
-  const argv = [...through, deno, "test", "--frozen", "--allow-all", "--quiet", "--permit-no-files", ...existing];
+  const argv = [...through, deno, "test", "--frozen", "--allow-all", "--quiet", "--permit-no-files"];
+  argv.push(...without.map((path) => `--ignore=${path}`), ...existing);
   const child = new Deno.Command(argv[0], {
     args: argv.slice(1),
     cwd: ROOT,
