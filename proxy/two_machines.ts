@@ -68,8 +68,8 @@ export class TwoMachines implements Disposable {
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
   readonly #arguments: ArgumentReader;
-  /** What the workspace's symlinks lead to, as they were in this version. */
-  #linked: LinkedRoots & { version: number; home?: string } = { version: 0, roots: [], warnings: [], missing: [] };
+  /** What symlinks lead to, as they were when they were last looked at: in these trees, in this version. */
+  #linked?: LinkedRoots & { trees: string[]; version: string; home?: string };
   /** A look at this machine's files for the command that a connection will bring: whether nothing was found changed. */
   #ahead?: { by: object; began: number; nothingNew: Promise<boolean>; stop: AbortController };
   /** Said once. */
@@ -143,12 +143,13 @@ export class TwoMachines implements Disposable {
       const outside = [...installBase, ...roots, ...linked].map(({ path }) => ({ path, readOnly: true }));
       return this.#sync.barrier({ ...waiting, outside, patienceMs, looked });
     };
-    let linked = await this.#followLinks(home, waiting);
+    const named = roots.map(({ path }) => path);
+    let linked = await this.#followLinks(named, home, waiting);
     let { generation } = await barrier(linked);
-    // Where the links lead is known when they were looked at; seldom is it somewhere else than before.
+    // Where links lead is known when they were looked at, and what is there may have links again.
     for (;;) {
       const before = new Set(linked.map(({ path }) => path));
-      linked = await this.#followLinks(home, waiting);
+      linked = await this.#followLinks(named, home, waiting);
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
@@ -180,26 +181,33 @@ export class TwoMachines implements Disposable {
     this.#sync.forget();
   }
 
-  /** What the workspace's symlinks lead to. As long as they are the same, and what was missing still is, it costs nothing. */
-  async #followLinks(home: string | undefined, waiting: Waiting): Promise<OutsideRoot[]> {
+  /**
+   * What symlinks lead to. As long as they are the same, and what was missing still is, it costs nothing.
+   *
+   * @param named What the command names outside of the workspace. Absolute.
+   */
+  async #followLinks(named: readonly string[], home: string | undefined, waiting: Waiting): Promise<OutsideRoot[]> {
     const { workspace, outputBase } = this.#server;
-    const { linksVersion: version } = this.#sync;
     const before = this.#linked;
-    const isSame = version === before.version && (home === before.home || version === 0) &&
+    const from = [workspace, ...named];
+    const isSame = before && home === before.home && from.every((tree) => before.trees.includes(tree)) &&
+      this.#sync.linksVersion(before.trees) === before.version &&
       !before.missing.slice(0, MISSING_LOOKS).some(FILES.exists);
     if (isSame) return before.roots;
-    const found = await linkedRoots(this.#sync.links(), {
+    const found = await linkedRoots(from, {
       workspace,
       outputBase,
       home: home && fileName(home),
       ...FILES,
       readLink,
+      links: (root) => this.#sync.links(root),
       // What went once goes on, however large it grows.
       holdsMore: async (path, limit) =>
-        !before.roots.some((root) => root.path === path) &&
+        !before?.roots.some((root) => root.path === path) &&
         await holdsMore(path, limit, [workspace, outputBase], waiting.signal),
     });
-    this.#linked = { ...found, version, home };
+    const trees = [...from, ...found.roots.map(({ path }) => path)];
+    this.#linked = { ...found, trees, version: this.#sync.linksVersion(trees), home };
     for (const warning of found.warnings) this.#warn(warning, waiting);
     return found.roots;
   }

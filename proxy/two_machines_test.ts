@@ -1,8 +1,56 @@
 import assert from "node:assert/strict";
 import { encodeFields } from "../proto/relay/wire.ts";
+import { withRunArguments } from "../proto/relay/run_request.ts";
+import { request } from "./arguments/testing.ts";
 import type { AgentLink } from "./session.ts";
 import { WorkspaceAgent } from "./testing/workspace_agent.ts";
 import { TwoMachines } from "./two_machines.ts";
+
+Deno.test("what symlinks lead to is there for the first command, links behind links included", async () => {
+  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
+  const write = (path: string) => {
+    Deno.mkdirSync(`${temp}/${path}`.replace(/\/[^/]*$/, ""), { recursive: true });
+    Deno.writeTextFileSync(`${temp}/${path}`, path);
+  };
+  Deno.mkdirSync(outputBase);
+  for (const path of ["ws/BUILD", "x/f", "one", "named/f", "far/f", "farther/f", "later/f"]) write(path);
+  Deno.symlinkSync("../x", `${workspace}/lnk`);
+  Deno.symlinkSync(`${temp}/one`, `${workspace}/one.txt`);
+  Deno.symlinkSync("../far", `${temp}/named/link`);
+  Deno.symlinkSync(`${temp}/farther`, `${temp}/far/link`);
+  using agent = new WorkspaceAgent(`${temp}/agent`);
+  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  const typed = [`--override_repository=named=${temp}/named`, "//..."];
+  const sent = withRunArguments(new Uint8Array(), request({ cwd: workspace, typed }));
+  const prepare = () =>
+    both.prepare(sent, {
+      link: { ...agent.link, synced: true } as unknown as AgentLink,
+      by: {},
+      isCurrent: () => true,
+      signal: new AbortController().signal,
+      say: () => {},
+    });
+  const isThere = (path: string) => {
+    try {
+      return Deno.statSync(agent.root(`${temp}/${path}`)).isFile;
+    } catch {
+      return false;
+    }
+  };
+  try {
+    await prepare();
+    // This agent has the entry of a root that is a single file below the root's path.
+    for (const path of ["x/f", "one/one", "named/f", "far/f", "farther/f"]) assert(isThere(path), path);
+    assert(!isThere("later/f"));
+    Deno.symlinkSync("../later", `${temp}/far/new`);
+    await prepare();
+    assert(isThere("later/f"));
+  } finally {
+    both[Symbol.dispose]();
+    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+  }
+});
 
 Deno.test("what was saved after somebody else had connected is there for the command that was started then", async () => {
   const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
@@ -10,9 +58,9 @@ Deno.test("what was saved after somebody else had connected is there for the com
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   using agent = new WorkspaceAgent(`${temp}/agent`);
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
-  const request = encodeFields([[2, "build"], [2, "//..."]]);
+  const sent = encodeFields([[2, "build"], [2, "//..."]]);
   const prepare = (by: object) =>
-    both.prepare(request, {
+    both.prepare(sent, {
       link: { ...agent.link, synced: true } as unknown as AgentLink,
       by,
       isCurrent: () => true,

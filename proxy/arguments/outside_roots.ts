@@ -185,19 +185,23 @@ export interface LinkedRoots extends OutsideRoots {
 }
 
 /**
- * The folders and files outside of the workspace that its symlinks lead to. The links themselves are synced as links, and
- * Bazel follows them, so what they lead to must be there as well. Links into system folders lead to the agent machine's
- * own files; links into the output base are convenience symlinks. A folder or file behind a link is no clear wish: what
- * is beyond the limit stays here, and a sentence says how to ask for it.
+ * The folders and files outside of the workspace that symlinks lead to: those in the workspace and in other roots, and
+ * those in what these lead to, to any depth. The links themselves are synced as links, and Bazel follows them, so what
+ * they lead to must be there as well. Links into system folders lead to the agent machine's own files; links into the
+ * output base are convenience symlinks. A folder or file behind a link is no clear wish: what is beyond the limit stays
+ * here, and a sentence says how to ask for it.
  *
+ * @param from The workspace, and other trees. Absolute.
+ * @param options.links The links in a tree; none, if it was not looked at yet.
  * @param options.holdsMore Whether what is at a path holds more than a limit.
  * @param options.readLink The target of a link that does not lead to a folder; undefined if there is no such link.
  * @param options.limit @default 20,000 entries, 1 GB
  */
 export async function linkedRoots(
-  links: Iterable<SourceLink>,
+  from: readonly string[],
   options: Place & Files & {
     home?: string;
+    links(root: string): Iterable<SourceLink>;
     holdsMore(path: string, limit: FolderLimit): Promise<boolean>;
     readLink(path: string): string | undefined;
     limit?: FolderLimit;
@@ -207,11 +211,12 @@ export async function linkedRoots(
   const finder = new Finder(options, options.home);
   const missing = new Set<string>();
   const seen = new Set<string>();
-  for (const link of links) {
+  const trees = new Set(from);
+  const follow = async (link: SourceLink) => {
     const { path } = link;
     let lead: string | undefined = leadOf(link);
     // Another workspace's convenience symlinks, in a folder of this one.
-    if (/\/bazel-[^/]+$/.test(path) && link.target.includes("/execroot/")) continue;
+    if (/\/bazel-[^/]+$/.test(path) && link.target.includes("/execroot/")) return;
     // A file may be a link again, and what that leads to is needed as well.
     while (lead !== undefined && !seen.has(lead)) {
       if (isWithin(lead, workspace) || isWithin(lead, outputBase)) break;
@@ -221,6 +226,11 @@ export async function linkedRoots(
       const why = `the link ${path}`;
       if (!options.exists(lead)) missing.add(lead);
       if (!finder.canGo(lead, why, false)) break;
+      if (finder.count >= MAX_LINKED) {
+        tooMany ??= `${lead}, which ${path} leads to, is not synced, since symlinks lead to more than ` +
+          `${MAX_LINKED.toLocaleString("en-US")} places: name a folder that holds them in a local_repository.`;
+        break;
+      }
       if (await options.holdsMore(lead, limit)) {
         finder.warn(
           `${lead}, which ${path} leads to, is not synced, since it holds more than ` +
@@ -230,10 +240,15 @@ export async function linkedRoots(
         break;
       }
       finder.add(lead, why, false);
+      trees.add(lead);
       const target = options.readLink(lead);
       lead = target === undefined ? undefined : leadOf({ path: lead, target });
     }
-  }
+  };
+  let tooMany: string | undefined;
+  // It grows as they lead to others.
+  for (const tree of trees) for (const link of options.links(tree)) await follow(link);
+  if (tooMany) finder.warn(tooMany);
   return { ...finder.found(), missing: [...missing] };
 }
 
@@ -322,6 +337,11 @@ class Finder {
     this.#place = files;
   }
 
+  /** How many roots there are. */
+  get count(): number {
+    return this.#roots.size;
+  }
+
   warn(sentence: string): void {
     this.#warnings.add(sentence);
   }
@@ -364,6 +384,14 @@ class Finder {
     return path;
   }
 
+  /** Whether a folder above it is a root. */
+  #isInRoot(path: string): boolean {
+    for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+      if (this.#roots.has(path.slice(0, slash))) return true;
+    }
+    return false;
+  }
+
   found(): OutsideRoots {
     const roots = [...this.#roots.values()];
     const warnings = [...this.#warnings];
@@ -378,11 +406,14 @@ class Finder {
       );
     }
     return {
-      roots: roots.filter((root) => !roots.some((other) => other !== root && isWithin(root.path, other.path))),
+      roots: roots.filter(({ path }) => !this.#isInRoot(path)),
       warnings,
     };
   }
 }
+
+/** So many places behind symlinks are synced: an agent takes 10,000 roots. */
+const MAX_LINKED = 5_000;
 
 /** Folders that hold everybody's everything. */
 const TOO_MUCH = ["/", "/home", "/Users", "/root", "/tmp", "/mnt", "/media"];

@@ -145,15 +145,26 @@ Deno.test("a profile to analyze is a file that the server reads", () => {
   assert.deepEqual(roots({ command: "analyze-profile", typed: there }, there), ["/tmp/p.gz"]);
 });
 
-/** What links of the workspace lead to; `others` are links outside of it, by path and target. */
-function linked(links: Record<string, string>, there: string[], others: Record<string, string> = {}) {
+/**
+ * What links of the workspace lead to; `others` are links outside of it, by path and target, and `inRoots` those in other
+ * trees that were looked at, of which the command names some.
+ */
+function linked(
+  links: Record<string, string>,
+  there: string[],
+  others: Record<string, string> = {},
+  inRoots: Record<string, Record<string, string>> = {},
+  named: string[] = [],
+) {
   const files = machine(Object.fromEntries(there.map((path) => [path, ""])), others);
+  const trees: Record<string, Record<string, string>> = { [place.workspace]: links, ...inRoots };
   return linkedRoots(
-    Object.entries(links).map(([name, target]) => ({ path: `${place.workspace}/${name}`, target })),
+    [place.workspace, ...named],
     {
       ...place,
       ...files,
       home: "/home/ann",
+      links: (root) => Object.entries(trees[root] ?? {}).map(([name, target]) => ({ path: `${root}/${name}`, target })),
       holdsMore: (path) => Promise.resolve(path === "/data/huge"),
       readLink: (path) => others[path],
     },
@@ -192,6 +203,41 @@ Deno.test("a link that leads to the link of a file takes along all on the way, a
   const { roots } = await linked({ one: "/data/latest", two: "/data/a" }, ["/data/store/1"], others);
   const paths = ["/data/latest", "/data/2024/set", "/data/store/1", "/data/a", "/data/b"];
   assert.deepEqual(roots.map(({ path }) => path), paths);
+});
+
+Deno.test("links in what a command names, and in what links lead to, are followed to any depth", async () => {
+  const inRoots = {
+    "/data/named": { a: "../one/x" },
+    "/data/one/x": { b: "/data/two", back: "../../named" },
+    "/data/two": { "deep/c": "/data/three/file", dangling: "/data/gone" },
+    "/data/other": { d: "/data/four" },
+  };
+  const there = ["/data/named/f", "/data/one/x/f", "/data/two/f", "/data/three/file", "/data/four/f", "/data/other/f"];
+  const { roots, missing } = await linked({}, there, {}, inRoots, ["/data/named"]);
+  const paths = ["/data/named", "/data/one/x", "/data/three/file", "/data/two"];
+  assert.deepEqual(roots.map(({ path }) => path).sort(), paths);
+  assert.deepEqual(missing, ["/data/gone"]);
+});
+
+Deno.test("symlinks that lead to very many places are followed to some, which is said once", async () => {
+  const links = Object.fromEntries(Array.from({ length: 6_000 }, (_, i) => [`l${i}`, `/data/${i}`]));
+  const { roots, warnings } = await linkedRoots([place.workspace], {
+    ...place,
+    ...machine({}),
+    exists: () => true,
+    links: (root) =>
+      root === place.workspace
+        ? Object.entries(links).map(([name, target]) => ({ path: `${root}/${name}`, target }))
+        : [],
+    holdsMore: () => Promise.resolve(false),
+    readLink: () => undefined,
+  });
+  assert.equal(roots.length, 5_000);
+  assert.equal(warnings.length, 1);
+  assert.match(
+    warnings[0],
+    /^\/data\/5000, which .*l5000 leads to, is not synced, since symlinks lead to more than 5,000/,
+  );
 });
 
 Deno.test("whatever the arguments are, nothing is thrown, and roots are absolute", () => {

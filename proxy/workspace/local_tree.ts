@@ -81,7 +81,10 @@ export class LocalTree {
     return this.#stale;
   }
 
-  /** Another number whenever a symlink has come, gone or got another target: a pass over all entries finds them. */
+  /**
+   * Another number whenever a symlink has come, gone or got another target, however it was found: a pass over all entries
+   * finds them.
+   */
   get linksVersion(): number {
     return this.#linksVersion;
   }
@@ -287,10 +290,15 @@ export class LocalTree {
 
   /** What was sent, as it was when it was read; undefined: it was gone. */
   sent(path: string, entry: ScannedEntry | undefined): void {
+    const before = this.#entries.get(path);
+    // What was sent is not noted as changed afterwards.
+    if ((before?.kind === "symlink" || entry?.kind === "symlink") && before?.target !== entry?.target) {
+      this.#linksVersion++;
+    }
     if (!entry) return void this.#entries.delete(path);
     if (entry.digest) entry.digest = this.#keep(entry.digest);
     else if (entry.kind === "file") this.#undigested.add(entry);
-    if (this.#entries.get(path) !== entry) this.#entries.set(path, entry);
+    if (before !== entry) this.#entries.set(path, entry);
   }
 
   /**

@@ -173,15 +173,22 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** Another number whenever a symlink of the workspace was found changed: then {@link links} are to be looked at again. */
-  get linksVersion(): number {
-    return this.#roots.get(this.#workspace)!.tree.linksVersion;
+  /**
+   * Another text whenever a symlink in one of these trees was found changed: then {@link links} are to be looked at again.
+   *
+   * @param roots Absolute paths of trees.
+   */
+  linksVersion(roots: readonly string[]): string {
+    return roots.map((path) => `${path}\0${this.#roots.get(path)?.tree.linksVersion ?? ""}`).join("\0");
   }
 
-  /** The workspace's symlinks as the last barrier found them, but for those that stay home. It is a pass over all files. */
-  *links(): Generator<{ path: string; target: string }> {
-    for (const { path, target } of this.#roots.get(this.#workspace)!.tree.entries.values()) {
-      if (target !== undefined) yield { path: `${this.#workspace}/${path}`, target };
+  /** A tree's symlinks as they were found last, but for those that stay home. It is a pass over all its files. */
+  *links(root: string): Generator<{ path: string; target: string }> {
+    const tree = this.#roots.get(root)?.tree;
+    if (!tree) return;
+    const prefix = tree.root === "/" ? "" : tree.root;
+    for (const { path, target } of tree.entries.values()) {
+      if (target !== undefined) yield { path: `${prefix}/${path}`, target };
     }
   }
 
