@@ -19,10 +19,12 @@ export interface RawInfo {
   dev: number;
   /** Of a symlink. */
   target?: string;
+  /** A file with another name beside this one; undefined where nobody looked. */
+  shared?: boolean;
 }
 
 /** What of a look is compared with a later one. */
-export type LookedLike = Pick<RawInfo, "kind" | "size" | "mtimeMs" | "ctimeMs" | "ino"> & {
+export type LookedLike = Pick<RawInfo, "kind" | "size" | "mtimeMs" | "ctimeMs" | "ino" | "shared"> & {
   /** The permission bits alone. */
   mode: number;
 };

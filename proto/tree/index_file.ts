@@ -2,7 +2,7 @@
  * What a proxy knew of the workspace, for the next one: with it, a new proxy need not read each file again, nor ask the
  * agent what it has.
  *
- *     "RBSINDX1" generation, roots; for each: path, what it is, count, entries (each: length, TreeEntry, inode, ctime, racy)
+ *     "RBSINDX1" generation, roots; for each: path, what it is, count, entries (each: length, TreeEntry, inode, ctime, bits)
  *     SHA-256 of all that
  */
 import { Buffer } from "node:buffer";
@@ -66,7 +66,7 @@ export function* writeIndex(files: Files, path: string, index: WorkspaceIndex): 
       record.set(encoded, 4);
       record.writeDoubleLE(entry.ino, 4 + encoded.length);
       record.writeDoubleLE(entry.ctimeMs, 12 + encoded.length);
-      record[20 + encoded.length] = entry.racy ? 1 : 0;
+      record[20 + encoded.length] = (entry.racy ? 1 : 0) + (entry.shared ? 2 : 0);
       put(record);
     }
   }
@@ -101,9 +101,12 @@ export function readIndex(files: Files, path: string): { generation: string; roo
       };
       for (let entries = number(); entries > 0; entries--) {
         const entry = decodeEntry(bytes());
-        const ino = all.readDoubleLE(at), ctimeMs = all.readDoubleLE(at + 8), racy = all[at + 16] === 1;
+        const ino = all.readDoubleLE(at), ctimeMs = all.readDoubleLE(at + 8), bits = all[at + 16];
         at += EXTRA_BYTES;
-        root.entries.set(entry.path, { ...entry, ino, ctimeMs, racy });
+        root.entries.set(entry.path, {
+          ...entry,
+          ...{ ino, ctimeMs, racy: (bits & 1) !== 0, shared: (bits & 2) !== 0 },
+        });
       }
       roots.push(root);
     }

@@ -92,7 +92,8 @@ class LocalFolder implements Folder {
     const now = Deno.lstatSync(`${this.#path}/${name}`);
     if (before.kind === "file") {
       return now.isFile && now.size === before.size && now.mtime?.getTime() === before.mtimeMs &&
-        now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs && (now.mode! & 0o7777) === before.mode;
+        now.ino === before.ino && now.ctime?.getTime() === before.ctimeMs && (now.mode! & 0o7777) === before.mode &&
+        (now.nlink! > 1) === (before.shared ?? false);
     }
     return before.kind === "directory" && now.isDirectory && now.ino === before.ino &&
       now.ctime?.getTime() === before.ctimeMs && (now.mode! & 0o7777) === before.mode;

@@ -45,6 +45,7 @@ export function infoOf(info: Deno.FileInfo): RawInfo {
     ctimeMs: info.ctime?.getTime() ?? 0,
     ino: info.ino ?? 0,
     dev: info.dev,
+    shared: info.isFile && (info.nlink ?? 1) > 1,
   };
 }
 
@@ -86,7 +87,7 @@ set -- *
 
 /** Looks at many files at once; what is not there is left out. */
 export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
-  const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i %d\\0' -- 2>/dev/null || true`;
+  const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i %d %h\\0' -- 2>/dev/null || true`;
   const infos = new Map<string, RawInfo>();
   let fields: Buffer[] = [], next: string[] = [], length = 0;
   const ask = () => {
@@ -101,7 +102,7 @@ export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
   ask();
   for (let i = 0; i + 1 < fields.length; i += 2) {
     const path = decodeName(fields[i]);
-    const [mode, size, mtime, ctime, ino, dev] = fields[i + 1].toString("latin1").split(" ");
+    const [mode, size, mtime, ctime, ino, dev, names] = fields[i + 1].toString("latin1").split(" ");
     const bits = parseInt(mode, 16);
     const kind = ({ 0o100000: "file", 0o040000: "directory", 0o120000: "symlink" } as const)[bits & 0o170000];
     try {
@@ -113,6 +114,7 @@ export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
         ctimeMs: Number(ctime) * 1000,
         ino: Number(ino),
         dev: Number(dev),
+        shared: kind === "file" && Number(names) > 1,
         target: kind === "symlink" ? readlinkByBash(path) : undefined,
       });
     } catch (e) {

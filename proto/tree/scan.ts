@@ -17,6 +17,8 @@ export interface ScannedEntry extends Entry {
   ctimeMs: number;
   /** Changed so shortly before it was looked at that its times prove nothing the next time. */
   racy: boolean;
+  /** A file with another name beside this one, by which it may be changed. */
+  shared?: boolean;
 }
 
 /** How a tree is scanned. */
@@ -225,12 +227,12 @@ export function lookAt(files: Files, root: string, path: string): ScannedEntry |
 function entryOf(lstat: () => RawInfo, path: string): ScannedEntry | string | undefined {
   const now = Date.now();
   try {
-    const { kind, mode, size, mtimeMs, ctimeMs, ino, target } = lstat();
+    const { kind, mode, size, mtimeMs, ctimeMs, ino, target, shared } = lstat();
     switch (kind) {
       case "file": {
         // A time in the future says nothing about what comes next, either.
         const racy = mtimeMs > now - RACY_MS;
-        return { path, kind, mode: mode & 0o7777, size, mtimeMs, ino, ctimeMs, racy };
+        return { path, kind, mode: mode & 0o7777, size, mtimeMs, ino, ctimeMs, racy, shared };
       }
       case "directory":
         return { path, kind, mode: mode & 0o7777, size: 0, mtimeMs: 0, ino, ctimeMs, racy: false };

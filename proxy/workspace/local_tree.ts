@@ -9,6 +9,7 @@ import { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
+import { isRaw } from "../../proto/tree/names.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import type { IgnoreRules } from "./ignore_rules.ts";
@@ -28,6 +29,8 @@ export interface LookOptions {
   onUnreadable?(path: string): void;
   /** Told what a look at everything finds. */
   finder?: Finder;
+  /** Whether changes of a file by another name than this are hinted at. @default they are not */
+  isWatched?(path: string): boolean;
 }
 
 /** Who takes what a look at everything finds; promises are waited for. */
@@ -50,6 +53,8 @@ export class LocalTree {
   readonly #dirty = new Set<string>();
   readonly #replaced = new Set<string>();
   readonly #undigested = new Set<ScannedEntry>();
+  /** Files with more names than the one here. */
+  readonly #shared = new Set<string>();
   #stale = true;
   #linksVersion = 0;
   /** Folders that were looked at since {@link takeFolders}. */
@@ -96,6 +101,11 @@ export class LocalTree {
     for (const { path, kind } of this.#entries.values()) if (kind === "directory") yield `${this.root}/${path}`;
   }
 
+  /** Files that have another name as well, by which they may be changed: absolute. */
+  *shared(): Generator<string> {
+    for (const path of this.#shared) yield `${this.root}/${path}`;
+  }
+
   /** The folders of the tree that were looked at since the last call, absolute. */
   takeFolders(): Set<string> {
     const looked = this.#looked;
@@ -123,7 +133,10 @@ export class LocalTree {
   /** Begins with what an earlier process knew, and its agent had. */
   restore(entries: Map<string, ScannedEntry>): void {
     this.#entries = entries;
-    for (const entry of entries.values()) if (entry.kind === "file" && !entry.digest) this.#undigested.add(entry);
+    for (const entry of entries.values()) {
+      if (entry.kind === "file" && !entry.digest) this.#undigested.add(entry);
+      if (entry.shared) this.#shared.add(entry.path);
+    }
     this.#stale = true;
     this.#linksVersion++;
   }
@@ -133,11 +146,54 @@ export class LocalTree {
     if (this.#stale || this.single || this.#dirty.has("") || this.#dirty.size > MAX_SINGLE_LOOKS) {
       return await this.#lookAtAll(options);
     }
+    await this.#lookAtShared(options);
+    if (this.#dirty.size > MAX_SINGLE_LOOKS) return await this.#lookAtAll(options);
     for (const path of [...this.#dirty].sort()) {
       if (this.#dirty.has(path)) await this.#look(path, options);
       this.#dirty.delete(path);
       this.#replaced.delete(path);
     }
+  }
+
+  /** A file may be changed by another of its names, of which a watched folder does not tell. */
+  async #lookAtShared({ signal, isWatched }: LookOptions): Promise<void> {
+    const pace = new Pace(signal);
+    for (const path of this.#shared) {
+      if (isWatched?.(`${this.root}/${path}`)) continue;
+      if (!this.#looksAsBefore(path)) this.#dirty.add(path);
+      if (pace.due) await pace.rest();
+    }
+  }
+
+  #looksAsBefore(path: string): boolean {
+    const before = this.#entries.get(path);
+    const now = lookAt(localFiles, this.root, path);
+    if (!before || typeof now !== "object") return before === now;
+    if (now.kind !== "file") return sameEntry(before, now) && before.ino === now.ino;
+    const isShared = before.shared ?? false;
+    return isUnchanged(before, now) && before.mode === now.mode && isShared === (now.shared ?? false);
+  }
+
+  /**
+   * Looks at each entry, and notes as {@link hint} does what is another than it was: what no watcher tells. It changes
+   * nothing else, and may be broken off anywhere. Rejects with the signal's reason.
+   *
+   * @returns whether all folders are the same as before: else what watches their paths watches something else
+   */
+  async sweep(signal: AbortSignal): Promise<boolean> {
+    const pace = new Pace(signal);
+    let same = true;
+    for (const { path, kind } of this.#entries.values()) {
+      // Deno cannot look at these by itself, and each look takes milliseconds.
+      if (isRaw(path)) continue;
+      if (!this.#looksAsBefore(path)) {
+        this.#dirty.add(path);
+        this.#replaced.add(path);
+        same &&= kind !== "directory";
+      }
+      if (pace.due) await pace.rest();
+    }
+    return same;
   }
 
   async #lookAtAll(options: LookOptions): Promise<void> {
@@ -150,6 +206,8 @@ export class LocalTree {
     if (!this.single) this.#looked.add(this.root);
     await this.#replace(this.#entries, next, options);
     this.#entries = next;
+    this.#shared.clear();
+    for (const { path, shared } of next.values()) if (shared) this.#shared.add(path);
     this.#dirty.clear();
     this.#replaced.clear();
     this.#stale = false;
@@ -172,8 +230,14 @@ export class LocalTree {
       for (const [p, e] of this.#entries) if (p.startsWith(`${path}/`)) previous.set(p, e);
     }
     await this.#replace(previous, next, options);
-    for (const p of previous.keys()) if (!next.has(p)) this.#entries.delete(p);
-    for (const [p, e] of next) this.#entries.set(p, e);
+    for (const p of previous.keys()) {
+      this.#shared.delete(p);
+      if (!next.has(p)) this.#entries.delete(p);
+    }
+    for (const [p, e] of next) {
+      this.#entries.set(p, e);
+      if (e.shared) this.#shared.add(p);
+    }
     for (const p of this.#dirty) if (p.startsWith(`${path}/`)) this.#dirty.delete(p);
   }
 
@@ -295,7 +359,9 @@ export class LocalTree {
     if ((before?.kind === "symlink" || entry?.kind === "symlink") && before?.target !== entry?.target) {
       this.#linksVersion++;
     }
+    this.#shared.delete(path);
     if (!entry) return void this.#entries.delete(path);
+    if (entry.shared) this.#shared.add(path);
     if (entry.digest) entry.digest = this.#keep(entry.digest);
     else if (entry.kind === "file") this.#undigested.add(entry);
     if (before !== entry) this.#entries.set(path, entry);

@@ -123,7 +123,7 @@ export class FolderWatcher implements Disposable {
     return this.#doubt;
   }
 
-  /** Whether a folder is watched. */
+  /** Whether a folder or file is watched. */
   watches(folder: string): boolean {
     return this.#folders.has(folder);
   }
@@ -150,7 +150,10 @@ export class FolderWatcher implements Disposable {
     return hints;
   }
 
-  /** Watches exactly these folders, absolute. What was missed until now is forgiven, unless watching is impossible. */
+  /**
+   * Watches exactly these folders, absolute. A file among them is watched by each of its names; it must be in one of the
+   * folders. What was missed until now is forgiven, unless watching is impossible.
+   */
   async restart(folders: Iterable<string>): Promise<void> {
     await this.#closeAll();
     this.#folders.clear();
@@ -189,6 +192,11 @@ export class FolderWatcher implements Disposable {
       for (const folder of this.#dead) this.#dying.add(folder);
       this.#watch([...this.#folders, ...fresh]);
     } else this.#watch(fresh);
+  }
+
+  /** What is watched is another than it was, and no event has told it. */
+  doubtAll(why: string): void {
+    this.#mistrust(why);
   }
 
   /** Stops watching. */
@@ -270,7 +278,7 @@ export class FolderWatcher implements Disposable {
     let device: number;
     try {
       const stat = Deno.lstatSync(folder);
-      if (!stat.isDirectory) return false;
+      if (!stat.isDirectory && !stat.isFile) return false;
       device = stat.dev;
     } catch {
       return false;

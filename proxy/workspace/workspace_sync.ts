@@ -32,6 +32,18 @@ const MAX_LOOKS = 3;
 const MAX_ROUNDS = 5;
 /** An agent's port that refuses so often in a row is nobody's any more. */
 const REFUSALS = 2;
+/**
+ * How long after one look at everything in the background the next one begins, at least, and how much longer than it
+ * took: a live memory map, a name that is given to a file elsewhere, a file system that is mounted are told by no watcher.
+ */
+const SWEEP_MS = 2_000, SWEEP_PAUSE = 20;
+/** So long after the last command nobody looks any more, and the next one trusts no watcher. Milliseconds. */
+const SWEEP_FOR_MS = 10 * 60_000;
+/**
+ * Files with several names that are watched one by one, which takes 20 µs or more for each. Of more than that, each
+ * barrier looks at the others, which takes 5 µs.
+ */
+const MAX_WATCHED_FILES = 4_000;
 /** Unreadable files that a warning names. */
 const NAMED_FILES = 3;
 
@@ -43,6 +55,8 @@ export interface WorkspaceSyncOptions {
   outputBase: string;
   /** For tests. */
   watcher?: WatcherOptions;
+  /** For tests: see {@link SWEEP_MS} and {@link SWEEP_FOR_MS}. */
+  sweep?: { everyMs: number; forMs: number };
 }
 
 /** One command's barrier. */
@@ -75,6 +89,8 @@ interface SyncedRoot {
   known: boolean;
   /** The agent cannot have it: a sentence that says why. */
   refusal?: string;
+  /** What was at its path: another text if a symlink on the way led elsewhere, or a folder above it was replaced. */
+  place?: string;
 }
 
 /** See the file's head. */
@@ -103,10 +119,19 @@ export class WorkspaceSync implements Disposable {
   /** Aborted to end what {@link #digestSoon} has begun. */
   #digesting?: AbortController;
   #looking?: ReturnType<typeof setTimeout>;
+  /** Aborted to end the sweep that runs. */
+  #sweeping?: AbortController;
+  #nextSweep?: ReturnType<typeof setTimeout>;
+  /** When the last barrier was over, by performance.now(). */
+  #lastBarrier = 0;
+  /** Files that were not watched when they were looked at, absolute. */
+  #unprovenFiles = new Set<string>();
+  readonly #sweep: { everyMs: number; forMs: number };
   #closed = false;
 
   constructor(options: WorkspaceSyncOptions) {
     this.#workspace = options.workspace;
+    this.#sweep = options.sweep ?? { everyMs: SWEEP_MS, forMs: SWEEP_FOR_MS };
     this.#outputBase = options.outputBase;
     this.#indexFile = `${options.outputBase}/rbs/workspace.index`;
     this.#watcher = new FolderWatcher(`${options.outputBase}/rbs/watch`, {
@@ -133,6 +158,7 @@ export class WorkspaceSync implements Disposable {
    */
   async barrier(options: BarrierOptions): Promise<{ generation: string }> {
     this.#digesting?.abort();
+    this.#stopSweep();
     const done = await this.#myTurn(options.signal);
     const progress = new Progress(options.say);
     const timer = setInterval(() => progress.tick(), 200);
@@ -147,6 +173,8 @@ export class WorkspaceSync implements Disposable {
       done();
       this.#looks = 0;
       this.#digestSoon();
+      this.#lastBarrier = performance.now();
+      this.#sweepAfter(this.#sweep.everyMs);
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
   }
@@ -203,6 +231,7 @@ export class WorkspaceSync implements Disposable {
     this.#closed = true;
     clearTimeout(this.#looking);
     this.#digesting?.abort();
+    this.#stopSweep();
     this.#watcher.close();
     this.#save();
   }
@@ -373,6 +402,11 @@ export class WorkspaceSync implements Disposable {
     finder?: Finder,
   ): Promise<void> {
     const workspace = this.#checkWorkspace();
+    for (const root of roots) {
+      const place = placeOf(root.tree.path);
+      if (root.place !== undefined && place !== root.place) this.#watcher.doubtAll(`${root.tree.path} is another one`);
+      root.place = place;
+    }
     const hints = await this.#watcher.collect();
     if (hints) {
       for (const { tree } of this.#roots.values()) {
@@ -382,19 +416,62 @@ export class WorkspaceSync implements Disposable {
     } else {
       for (const { tree } of this.#roots.values()) tree.distrust();
       // First, so that what changes behind the scan's back is noticed the next time.
-      if (watch) await this.#watcher.restart([...this.#roots.values()].flatMap(({ tree }) => [...tree.folders()]));
+      if (watch) {
+        const trees = [...this.#roots.values()].map(({ tree }) => tree);
+        await this.#watcher.restart([
+          ...trees.flatMap((tree) => [...tree.folders()]),
+          ...trees.flatMap((tree) => [...tree.shared()]).slice(0, MAX_WATCHED_FILES),
+        ]);
+      }
     }
     this.#unwatched = !watch;
     options.signal?.throwIfAborted();
+    const isWatched = (path: string) => this.#watcher.watches(path) && !this.#unprovenFiles.has(path);
     const unproven = new Set<string>();
     for (const { tree } of roots) {
       const before = tree.pending.size;
-      await tree.refresh(tree === workspace ? { ...options, finder } : options);
+      await tree.refresh({ ...options, finder: tree === workspace ? finder : undefined, isWatched });
       if (tree.pending.size > before) this.#changed = true;
       for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
     }
     this.#unproven = unproven;
-    if (watch) this.#watcher.add(unproven);
+    this.#unprovenFiles = new Set();
+    if (!watch) return;
+    let left = MAX_WATCHED_FILES;
+    for (const { tree } of roots) {
+      for (const path of tree.shared()) {
+        if (left-- <= 0) break;
+        if (!this.#watcher.watches(path)) this.#unprovenFiles.add(path);
+      }
+    }
+    this.#watcher.add([...unproven, ...this.#unprovenFiles]);
+  }
+
+  /** Looks in the background for what no watcher tells, again and again as long as there are commands. */
+  #sweepAfter(ms: number): void {
+    clearTimeout(this.#nextSweep);
+    if (this.#closed) return;
+    this.#nextSweep = setTimeout(async () => {
+      if (performance.now() - this.#lastBarrier > this.#sweep.forMs) {
+        this.#watcher.doubtAll("nobody has looked for long");
+        return;
+      }
+      const began = performance.now();
+      const sweeping = this.#sweeping = new AbortController();
+      try {
+        for (const { tree } of this.#lastRoots) {
+          if (!await tree.sweep(sweeping.signal)) this.#watcher.doubtAll(`a folder in ${tree.path} is another one`);
+        }
+      } catch { /* there is a barrier, after which it begins again */ }
+      if (sweeping.signal.aborted) return;
+      this.#sweepAfter(Math.max(this.#sweep.everyMs, SWEEP_PAUSE * (performance.now() - began)));
+    }, ms);
+    this.#nextSweep.unref();
+  }
+
+  #stopSweep(): void {
+    clearTimeout(this.#nextSweep);
+    this.#sweeping?.abort();
   }
 
   /** A quiet look in the background, so that the next barrier need not wait for it. */
@@ -649,6 +726,16 @@ class Patience {
   /** Waits for the next attempt's time, or until the signal is aborted. */
   async wait(signal: AbortSignal): Promise<void> {
     await this.#backoff.wait(signal);
+  }
+}
+
+/** What is at a path, or "" if nothing is. */
+function placeOf(path: string): string {
+  try {
+    const { dev, ino } = Deno.statSync(path);
+    return `${dev} ${ino}`;
+  } catch {
+    return "";
   }
 }
 

@@ -3,13 +3,13 @@ import { RbsError } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { Connection } from "../../proto/relay/connection.ts";
 import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
-import { type BarrierOptions, WorkspaceSync } from "./workspace_sync.ts";
+import { type BarrierOptions, WorkspaceSync, type WorkspaceSyncOptions } from "./workspace_sync.ts";
 import { readIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { eventually } from "../../proto/testing/pipe.ts";
 
 /** A workspace, an agent and a sync between them; all go with the scope. */
-function setUp(script: AgentScript = {}) {
+function setUp(script: AgentScript = {}, sweep?: WorkspaceSyncOptions["sweep"]) {
   const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-sync-" }));
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   Deno.mkdirSync(workspace);
@@ -17,7 +17,7 @@ function setUp(script: AgentScript = {}) {
   const said: string[] = [];
   const syncs: WorkspaceSync[] = [];
   const start = () => {
-    const sync = new WorkspaceSync({ workspace, outputBase });
+    const sync = new WorkspaceSync({ workspace, outputBase, sweep });
     syncs.push(sync);
     return sync;
   };
@@ -226,6 +226,128 @@ for (const [what, change] of CHANGES) {
     assert.deepEqual(await t.synced(), []);
   });
 }
+
+Deno.test("a file that is changed by another of its names is sent", async () => {
+  using t = setUp();
+  t.write("a/f", "one");
+  t.write("a/other");
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  await t.synced();
+  for (let i = 0; i < 4; i++) {
+    await t.quiet();
+    Deno.writeTextFileSync(`${t.temp}/elsewhere`, `by its other name, ${i}`);
+    assert.deepEqual(await t.synced(), ["Apply"]);
+  }
+  t.restart();
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "while nobody watched");
+  await t.synced();
+  await t.quiet();
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "and then");
+  await t.synced();
+  // It has one name left, and another file its place.
+  Deno.writeTextFileSync(t.path("a/new"), "new");
+  Deno.renameSync(t.path("a/new"), t.path("a/f"));
+  await t.synced();
+  await t.quiet();
+  Deno.writeTextFileSync(t.path("a/f"), "newer");
+  await t.synced();
+});
+
+Deno.test("of very many files with other names each change is found", async () => {
+  using t = setUp();
+  for (let i = 0; i < 4_200; i++) t.write(`d/f${i}`, "one");
+  Deno.mkdirSync(`${t.temp}/store`);
+  for (let i = 0; i < 4_200; i++) Deno.linkSync(t.path(`d/f${i}`), `${t.temp}/store/f${i}`);
+  await t.synced();
+  for (const i of [0, 4_199, 2_000, 4_100]) {
+    await t.quiet();
+    Deno.writeTextFileSync(`${t.temp}/store/f${i}`, "another");
+    await t.synced();
+  }
+});
+
+/** Waits until a barrier has sent something. */
+async function sent(t: ReturnType<typeof setUp>): Promise<void> {
+  await eventually(async () => (await t.synced().catch(() => [])).length > 0);
+}
+
+Deno.test("what no watcher tells is found in the background", async () => {
+  using t = setUp({}, { everyMs: 20, forMs: 60_000 });
+  t.write("a/f", "one");
+  await t.synced();
+  await t.quiet();
+  // A second name that it gets now, and by which it is changed: the folder's watcher hears of neither.
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  await t.synced();
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  await sent(t);
+});
+
+Deno.test("a file system that is mounted over a folder is seen, and what changes in it, and that it is gone", {
+  ignore: Deno.uid() !== 0,
+}, async () => {
+  using t = setUp({}, { everyMs: 20, forMs: 60_000 });
+  t.write("a/f", "below");
+  await t.synced();
+  const mounted = `${t.temp}/mounted`;
+  Deno.mkdirSync(mounted);
+  Deno.writeTextFileSync(`${mounted}/g`, "mounted");
+  const run = (...argv: string[]) => {
+    const { success, stderr } = new Deno.Command(argv[0], { args: argv.slice(1) }).outputSync();
+    assert.ok(success, new TextDecoder().decode(stderr));
+  };
+  run("mount", "--bind", mounted, t.path("a"));
+  try {
+    await sent(t);
+    await t.quiet();
+    t.write("a/h", "new in it");
+    await t.synced();
+    await t.quiet();
+    t.write("a/h", "changed in it");
+    await t.synced();
+  } finally {
+    run("umount", t.path("a"));
+  }
+  await sent(t);
+  await t.quiet();
+  t.write("a/f", "below again");
+  await t.synced();
+});
+
+Deno.test("after a long rest no watcher is trusted", async () => {
+  using t = setUp({}, { everyMs: 20, forMs: 0 });
+  t.write("a/f", "one");
+  await t.synced();
+  await t.quiet();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  await eventually(() => t.sync.describe().includes("nobody has looked"));
+  assert.deepEqual(await t.synced(), ["Apply"]);
+});
+
+Deno.test("an outside folder is another one when a symlink on its way leads elsewhere", async () => {
+  using t = setUp();
+  t.write("BUILD");
+  for (const version of ["v1", "v2"]) {
+    Deno.mkdirSync(`${t.temp}/${version}/lib`, { recursive: true });
+    Deno.writeTextFileSync(`${t.temp}/${version}/lib/f`, version);
+  }
+  Deno.symlinkSync("v1", `${t.temp}/current`);
+  const path = `${t.temp}/current/lib`;
+  const there = async () => {
+    await t.synced({ outside: [{ path, readOnly: true }] });
+    return Deno.readTextFileSync(`${t.agent.root(path)}/f`);
+  };
+  assert.equal(await there(), "v1");
+  assert.equal(await there(), "v1");
+  await t.quiet();
+  Deno.removeSync(`${t.temp}/current`);
+  Deno.symlinkSync("v2", `${t.temp}/current`);
+  assert.equal(await there(), "v2");
+  await t.quiet();
+  Deno.writeTextFileSync(`${t.temp}/v2/lib/f`, "changed");
+  assert.equal(await there(), "changed");
+});
 
 Deno.test("what changes in a folder that was just found is found", async () => {
   using t = setUp();
