@@ -46,6 +46,13 @@ function setUp(script: AgentScript = {}, sweep?: WorkspaceSyncOptions["sweep"]) 
       }),
     /** Lets the watcher see that no event waits; else many changes in a row are a burst, which only a scan can follow. */
     quiet: () => new Promise((resolve) => setTimeout(resolve, 15)),
+    /** Barriers until all is watched, and was looked at since. */
+    async watched() {
+      for (let i = 0; i < 3; i++) {
+        await t.synced();
+        await t.quiet();
+      }
+    },
     /** A barrier, after which the agent has what is here. @returns the calls that it took */
     async synced(options: Partial<BarrierOptions> = {}): Promise<string[]> {
       const { generation } = await t.barrier(options);
@@ -232,7 +239,7 @@ Deno.test("a file that is changed by another of its names is sent", async () => 
   t.write("a/f", "one");
   t.write("a/other");
   Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
-  await t.synced();
+  await t.watched();
   for (let i = 0; i < 4; i++) {
     await t.quiet();
     Deno.writeTextFileSync(`${t.temp}/elsewhere`, `by its other name, ${i}`);
@@ -268,14 +275,16 @@ Deno.test("of very many files with other names each change is found", async () =
 
 /** Waits until a barrier has sent something. */
 async function sent(t: ReturnType<typeof setUp>): Promise<void> {
-  await eventually(async () => (await t.synced().catch(() => [])).length > 0);
+  await eventually(async () => {
+    await t.quiet();
+    return (await t.synced().catch(() => [])).length > 0;
+  });
 }
 
 Deno.test("what no watcher tells is found in the background", async () => {
   using t = setUp({}, { everyMs: 20, forMs: 60_000 });
   t.write("a/f", "one");
-  await t.synced();
-  await t.quiet();
+  await t.watched();
   // A second name that it gets now, and by which it is changed: the folder's watcher hears of neither.
   Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
   await t.synced();
@@ -288,7 +297,7 @@ Deno.test("a file system that is mounted over a folder is seen, and what changes
 }, async () => {
   using t = setUp({}, { everyMs: 20, forMs: 60_000 });
   t.write("a/f", "below");
-  await t.synced();
+  await t.watched();
   const mounted = `${t.temp}/mounted`;
   Deno.mkdirSync(mounted);
   Deno.writeTextFileSync(`${mounted}/g`, "mounted");
