@@ -31,6 +31,7 @@ import { bytesValue, encodeFields, patchFields, scanFields, textValue, varintVal
 import { type Backend, type BazelUpstream, COMMAND_SERVER, serverLost, type UpstreamCall } from "./bazel_upstream.ts";
 import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journal.ts";
 import { withoutExpunge } from "../proto/expunge.ts";
+import type { Caller } from "./workspace/turns.ts";
 
 /** As in the proxy: a command line and an environment, with room to spare. */
 const MAX_REQUEST_BYTES = 64 << 20;
@@ -58,6 +59,8 @@ export interface CommandServiceParts {
   synced?: {
     /** The generation of the developer's files that is here. */
     readonly generation: string;
+    /** Finds out whether somebody else has changed them, which ends the generation. @returns a sentence about it */
+    check(caller: Caller): Promise<string | undefined>;
     outputs: CommandOutputs;
   };
   /** How long a command goes on at the most without its caller. Milliseconds. */
@@ -113,6 +116,7 @@ export class CommandService {
     if (start?.case !== "start" || start.value.commandId === "") {
       throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
     }
+    await this.#checkWorkspace(start.value, headers, call);
     const command = this.#find(start.value, headers);
     const sink: Sink = (message) => call.writeFrames(frame(message));
     const over = Promise.withResolvers<StatusError | undefined>();
@@ -146,6 +150,14 @@ export class CommandService {
     for (const command of this.#commands.values()) {
       if (command.epoch < this.#parts.gate.epoch && command.replace === undefined) this.#abandon(command);
     }
+  }
+
+  /** Refuses a new command when the developer's files are not what they were: the session's programs can write there. */
+  async #checkWorkspace(start: Start, headers: Headers, call: ServerCall): Promise<void> {
+    const { synced } = this.#parts;
+    if (!synced || start.attach || this.#commands.has(start.commandId)) return;
+    const changed = await synced.check({ epoch: Number(headers["rbs-epoch"]) || 0, gone: call.gone });
+    if (changed) throw new StatusError(Status.FAILED_PRECONDITION, changed, { "rbs-reason": "changed" });
   }
 
   /** The command that the start names; starts it if it is new. */

@@ -10,7 +10,8 @@ import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1
 import { RpcServer } from "../proto/rpc_server.ts";
 import { decodeName } from "../proto/tree/names.ts";
 import { TlsListener } from "../proto/tls/listener.ts";
-import type { Files } from "../proto/tree/files.ts";
+import type { Beneath } from "./files/beneath.ts";
+import type { Caller } from "./workspace/turns.ts";
 import { Activity } from "./activity.ts";
 import { AgentIdentity } from "./agent_identity.ts";
 import { type AgentArguments, parseArguments, readSpec, sessionPaths } from "./arguments.ts";
@@ -251,7 +252,7 @@ async function endSession(session: SessionParts, graceMs: number): Promise<void>
   await Promise.race([session.commands.cancelAll(graceMs), after(graceMs + 500)]);
   await session.bazel.stop();
   await session.namespace.close();
-  session.synced?.workspace.save();
+  session.synced?.workspace.close();
 }
 
 /** What a session needs whose developer is on another machine. */
@@ -259,12 +260,12 @@ function syncedParts(
   { spec, outputBase, storage, storageOutputBase }: {
     spec: AgentSpec;
     outputBase: string;
-    storage: Files;
+    storage: Beneath;
     storageOutputBase: () => string;
   },
 ) {
   const paths = new DeveloperPaths({ outputBase, storageOutputBase });
-  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log });
+  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log, watch: () => storage.watch() });
   const digests = new DigestCache(storage);
   const outputs = new OutputsCollector({
     outputBase,
@@ -277,6 +278,7 @@ function syncedParts(
     get generation() {
       return workspace.generation;
     },
+    check: (caller: Caller) => workspace.check(caller),
     outputs: {
       prepare(args: readonly string[], start: Start) {
         makeNamedFolders(start.outputs?.namedFiles.map(decodeName) ?? [], {
@@ -286,6 +288,7 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
+        workspace.expect([...start.outputs?.namedFiles.map(decodeName) ?? [], `${spec.sourcePath}/MODULE.bazel.lock`]);
         return outputs.prepare(args, start);
       },
     },

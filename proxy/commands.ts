@@ -31,6 +31,7 @@ import {
   varintValue,
 } from "../proto/relay/wire.ts";
 import { AnswerFilter, Response } from "./answers/answer_filter.ts";
+import { escaped } from "./answers/refusal.ts";
 import type { Cookies } from "./command_server.ts";
 import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
@@ -269,6 +270,7 @@ export class Commands {
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
       if (outcome.kind === "stale" && outcome.generation && attempt < 5) {
         // An agent that was started anew, or another proxy's work: what it has is asked for again.
+        if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Yours are put back there.\n`);
         (await this.#twoMachines)?.forget();
         continue;
       }

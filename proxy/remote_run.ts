@@ -58,7 +58,7 @@ export interface RemoteCommand {
 export type RemoteOutcome =
   | { kind: "finished" }
   | { kind: "cancelled" }
-  | { kind: "stale"; why: string; generation?: boolean }
+  | { kind: "stale"; why: string; generation?: boolean; changed?: boolean }
   | { kind: "no server"; why: string }
   | { kind: "broken"; why: string };
 
@@ -207,7 +207,8 @@ function isLost(e: StatusError): boolean {
 function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: number): RemoteOutcome {
   if (e.code === Status.CANCELLED && cancelled.aborted) return { kind: "cancelled" };
   if (received === 0 && (e.code === Status.FAILED_PRECONDITION || e.code === Status.UNAUTHENTICATED)) {
-    return { kind: "stale", why: e.message, generation: e.details["rbs-reason"] === "generation" };
+    const reason = e.details["rbs-reason"], changed = reason === "changed";
+    return { kind: "stale", why: e.message, generation: changed || reason === "generation", changed };
   }
   if (received === 0 && e.details["rbs-reason"] === "no-server") return { kind: "no server", why: e.message };
   if (e.details["grpc-status"] === undefined) {

@@ -9,6 +9,7 @@
  */
 import { decodeName } from "../../proto/tree/names.ts";
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "../../proto/tree/files.ts";
+import { FolderWatch } from "./folder_watch.ts";
 import * as libc from "./libc.ts";
 import { E, O } from "./libc.ts";
 
@@ -63,6 +64,11 @@ export class Beneath implements KeptFiles {
         libc.close(below);
       }
     }
+  }
+
+  /** Tells of changes in folders beneath this one, for as long as this is open. Dispose of it. */
+  watch(): FolderWatch {
+    return new FolderWatch(this.#root);
   }
 
   keeping(): Beneath {

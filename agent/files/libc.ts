@@ -71,6 +71,9 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
     result: "isize",
     nonblocking: true,
   },
+  inotify_init1: { parameters: ["i32"], result: "i32" },
+  inotify_add_watch: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   __errno_location: { parameters: [], result: "pointer" },
 });
 
@@ -329,6 +332,24 @@ export function rename(folder: number, name: string, toFolder: number, toName: s
 /** @returns 0, or the negated errno */
 export function unlink(folder: number, name: string, isFolder: boolean): number {
   return c.unlinkat(folder, cPath(name), isFolder ? AT_REMOVEDIR : 0) === 0 ? 0 : -errno();
+}
+
+/** A queue of inotify(7) that does not block. @returns a descriptor */
+export function watchQueue(): number {
+  const fd = c.inotify_init1(O.NONBLOCK | O.CLOEXEC);
+  if (fd < 0) throw failure("watch", "folders");
+  return fd;
+}
+
+/** @returns a watch descriptor, or the negated errno */
+export function watch(queue: number, path: string, mask: number): number {
+  const descriptor = c.inotify_add_watch(queue, cPath(path), mask);
+  return descriptor < 0 ? -errno() : descriptor;
+}
+
+/** Reads whole events. @returns the bytes read; 0 or less if there are none */
+export function readQueue(queue: number, into: Uint8Array<ArrayBuffer>): number {
+  return Number(c.read(queue, into, BigInt(into.length)));
 }
 
 /** Has a new file share another's blocks, where the file system can. */

@@ -21,12 +21,20 @@ import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type PartialContent, TreeWriter } from "../../proto/tree/writer.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
+import { ForeignChanges, type Watch } from "./foreign_changes.ts";
+import { type Root, UNSEEN } from "./root.ts";
 import { type Caller, Turns } from "./turns.ts";
 
 /** In the storage: where files are received, */
 export const STAGING = "staging";
 /** and what is known of them between agents. */
 const INDEX = "workspace.index";
+/** Between two looks at what happens in the trees while they are changed: of so many events the kernel keeps all. */
+const RECORDS_BETWEEN_NOTES = 256;
+/** After something was found, it is not looked for more for so long. Milliseconds. */
+const TELL_MS = 2_000;
+/** Files that a sentence names. */
+const NAMED_FILES = 3;
 /** How long after a change what is known is written down, in milliseconds. */
 const SAVE_MS = 2_000;
 /** The same while changes come in: what a short one brings is read again as fast as it is written down. Milliseconds. */
@@ -44,6 +52,8 @@ export interface SyncedWorkspaceOptions {
   /** By the developer's name: symlinks that lead below it are Bazel's own, and no part of a tree. */
   outputBase: string;
   log(line: string): void;
+  /** Watches folders of the storage. */
+  watch(): Watch;
   /** @default 5,000,000 entries in a root */
   limit?: number;
   /** For tests. */
@@ -88,17 +98,6 @@ export interface Applied {
   bytes: number;
 }
 
-interface Root {
-  readonly path: string;
-  single: boolean;
-  readOnly: boolean;
-  entries: Map<string, ScannedEntry>;
-  /** Paths of files that were not looked at since they were written, see {@link UNSEEN}. */
-  unseen: Set<string>;
-  /** Its entries are those of the present generation, as far as only we have written. */
-  known: boolean;
-}
-
 /** See the file's head. Throws {@link StatusError}s, and what is said at each method. */
 export class SyncedWorkspace {
   readonly #options: SyncedWorkspaceOptions;
@@ -108,6 +107,9 @@ export class SyncedWorkspace {
   readonly #life = randomToken().slice(0, 12);
   #changes = 0;
   #roots?: Map<string, Root>;
+  readonly #foreign: ForeignChanges;
+  /** When {@link check} has found something last, by performance.now(). */
+  #toldAt = -Infinity;
   #saveTimer?: ReturnType<typeof setTimeout>;
   #saveTookMs = 0;
   #applying = false;
@@ -119,6 +121,36 @@ export class SyncedWorkspace {
     this.#top = options.paths.root;
     this.#storage = options.storage;
     this.#turns = options.turns ?? new Turns();
+    this.#foreign = new ForeignChanges({ ...options, top: this.#top });
+  }
+
+  /** These files of the developer's are written here and brought home. Absolute. */
+  expect(paths: Iterable<string>): void {
+    this.#foreign.expect(paths);
+  }
+
+  /**
+   * Finds out whether the session's programs have changed what is here since the last time: then the generation is over,
+   * and who asks next what is here learns of it.
+   *
+   * @returns a sentence for the developer, if there is something that nobody expects
+   */
+  async check(caller: Caller): Promise<string | undefined> {
+    // One who writes all the time shall not keep each command from running.
+    if (!this.#roots || performance.now() - this.#toldAt < TELL_MS) return undefined;
+    using _turn = await this.#turns.take(caller);
+    const roots = [...this.#roots.values()].filter(({ known }) => known);
+    const { changed, expected } = await this.#foreign.find(roots);
+    if (changed.length + expected.length === 0) return undefined;
+    this.#toldAt = performance.now();
+    this.#touch();
+    if (changed.length === 0) return undefined;
+    const named = changed.slice(0, NAMED_FILES).join(", "), more = changed.length - NAMED_FILES;
+    const what = `Programs of the session have changed ${named}${
+      more > 0 ? ` and ${more.toLocaleString("en-US")} more` : ""
+    }`;
+    this.#options.log(what);
+    return `${what} on the build server's machine.`;
   }
 
   /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
@@ -139,6 +171,7 @@ export class SyncedWorkspace {
     using _turn = await this.#turns.take(caller);
     const roots: OpenedRoot[] = [];
     for (const path of paths) roots.push(await this.#open(path, caller.gone));
+    for (const path of paths) await this.#follow(this.#known().get(path));
     return { generation: this.generation, roots, partials: this.#partials() };
   }
 
@@ -155,12 +188,15 @@ export class SyncedWorkspace {
     const { generation } = this;
     let root: Root | undefined;
     const pace = new Pace();
+    const changedRoots = new Set<Root>();
+    let records = 0;
     this.#applying = true;
     try {
       for (; !step.done; step = await turn.listen(iterator.next())) {
         change.doubt();
         if ("start" in step.value) {
           root = this.#begin(step.value.start, generation, change);
+          changedRoots.add(root);
           continue;
         }
         if (!root) throw new TreeError("files came before their root was named");
@@ -168,18 +204,26 @@ export class SyncedWorkspace {
           this.#touch();
           const long = change.apply(root, record);
           if (long) await long;
+          if (++records % RECORDS_BETWEEN_NOTES === 0) this.#foreign.note();
           if (pace.due) await pace.rest();
         }
       }
       change.close();
       // The caller has it all: nobody will go on with the beginning of a file.
       this.#clear(STAGING, () => true);
+      for (const root of changedRoots) await this.#follow(root);
       return { generation: this.generation, files: change.files, bytes: change.bytes };
     } finally {
       change.close();
       this.#applying = false;
       if (this.#saveTimer !== undefined) this.#saveSoon();
     }
+  }
+
+  /** Watches no more. */
+  close(): void {
+    this.save();
+    this.#foreign[Symbol.dispose]();
   }
 
   /** Writes down what is known, so that the next agent need not read every file. */
@@ -241,7 +285,16 @@ export class SyncedWorkspace {
         "rbs-reason": "not-empty",
       });
     }
+    // There was nothing, so that all there is is what came.
+    if (fresh) root.known = true;
     return root;
+  }
+
+  /** Watches a root, after what happened until now was noted: folders that are gone are watched no more. */
+  async #follow(root: Root | undefined): Promise<void> {
+    if (!root?.known) return;
+    this.#foreign.note();
+    await this.#foreign.follow(root);
   }
 
   /** Says that the present generation is over. */
@@ -552,11 +605,6 @@ class Change {
   }
 }
 
-/**
- * The inode of a file that was written and not looked at yet: a hundred thousand looks can wait until nobody does. Its
- * ctimeMs is when it was written: what has a later one was changed by somebody else.
- */
-const UNSEEN = -1;
 /** Only files are recognized by it. */
 const NO_STAT = { ino: 0, ctimeMs: 0, racy: false };
 

@@ -103,6 +103,7 @@ export class TestService implements Disposable {
       paths: this.paths,
       outputBase: OUTPUT_BASE,
       log: (line) => this.log.push(line),
+      watch: () => storage.files.watch(),
       limit: options.limit,
       saveMs: options.saveMs,
       turns: new Turns(options.quietMs),

@@ -9,6 +9,11 @@ export function quoted(latin1: string): string {
   return JSON.stringify(text).replace(/[^\x20-\x7e…]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
 
+/** The same without the quotes: a sentence of an agent's. */
+export function escaped(latin1: string): string {
+  return quoted(latin1).slice(1, -1);
+}
+
 /**
  * The error of an agent whose answer would have this machine do what the command does not ask for. Exit code 37.
  *

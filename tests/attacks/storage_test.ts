@@ -124,7 +124,9 @@ for (const kind of KINDS) {
                (${swap}) or die "$path: $!";
              }
              print "swapped\\n";
-             kill "KILL", $server;`,
+             kill "KILL", $server;
+             # Until it is gone nobody makes its files anew, and the session's own client would read from its fifo for ever.
+             select undef, undef, undef, 0.01 while kill 0, $server;`,
             ...[workspace.outputBase, join(workspace.storage, "ctl")],
           ),
         );
