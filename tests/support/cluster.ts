@@ -46,7 +46,8 @@ export interface ClusterOptions {
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
   const machines: (Surroundings & Partial<TwoMachines>) | undefined = options.machines ?? surroundings();
   const on = machines?.cloud;
-  const workspace = Deno.env.get("RBS_TEST_WORKSPACE") || (machines ? "synced" : "shared");
+  const asked = options.args?.findLast((arg) => arg.startsWith("--workspace="))?.slice("--workspace=".length);
+  const workspace = asked ?? (Deno.env.get("RBS_TEST_WORKSPACE") || (machines ? "synced" : "shared"));
   const synced = workspace === "synced";
   const listen = on ? [`--listen=${on.address}`] : [];
   const args = [`--workspace=${workspace}`, ...listen, ...options.args ?? []];

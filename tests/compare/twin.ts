@@ -1,0 +1,180 @@
+/**
+ * Twins: the same folders twice, the one with stock Bazel, the other through RBS. Whatever is done is done to both, and
+ * after each command both must be the same: exit code, standard output, what is in `bazel-bin`, and every source.
+ */
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import type { Bazel } from "../support/bazels.ts";
+import type { Cluster } from "../support/cluster.ts";
+import { type Finished, output, run } from "../support/run.ts";
+import { removeTree, tempDir } from "../support/temp_dir.ts";
+
+/** Longer contents are compared by their hashes. */
+const SHOWN = 2_000;
+
+/** One of the two. */
+interface Side {
+  /** Its folder: the workspace is `ws` in it, and what lies beside it is outside of the workspace. Absolute. */
+  directory: string;
+  rbs: boolean;
+  startupOptions: string[];
+  env: Record<string, string | undefined>;
+}
+
+/** How a command of {@link Twin.bazel} is run. */
+export interface BazelOptions {
+  /** Before the command; `$D` stands for the side's folder. */
+  startup?: readonly string[];
+  env?: Record<string, string>;
+  /** Standard output is not compared. @default false */
+  anyOutput?: boolean;
+}
+
+/** See the file's head. Its servers end with the scope. */
+export interface Twin extends AsyncDisposable {
+  readonly bazel: Bazel;
+  /** Runs a script on both sides, in the workspace; `$D` is the side's folder. It must end well. */
+  sh(script: string): Promise<void>;
+  /**
+   * Runs a command on both sides and compares all that can be seen afterwards. `$D` in an argument stands for the side's
+   * folder.
+   *
+   * @returns what the two said
+   */
+  run(args: readonly string[], options?: BazelOptions): Promise<{ stock: Finished; rbs: Finished }>;
+  /** Compares the two folders without a command. */
+  compare(what: string): Promise<void>;
+}
+
+/**
+ * Makes twins with an empty workspace.
+ *
+ * @param outputs What comes home, see RBS_OUTPUTS. Of what was not asked for, and never was at home, nothing need be there.
+ */
+export async function makeTwin(
+  bazel: Bazel,
+  cluster: Cluster,
+  { outputs = "toplevel" }: { outputs?: "toplevel" | "all" } = {},
+): Promise<Twin> {
+  const temp = await tempDir("rbs-twin-");
+  const side = async (name: string, rbs: boolean): Promise<Side> => {
+    // Of one length, as some messages are cut by it.
+    const directory = temp.join(name);
+    for (const folder of ["ws", "home"]) await Deno.mkdir(join(directory, folder), { recursive: true });
+    await Deno.writeTextFile(join(directory, "ws/.bazelrc"), [...bazel.bazelrc, ""].join("\n"));
+    return {
+      ...{ directory, rbs },
+      startupOptions: [
+        `--output_user_root=${temp.join(`${name}-out`)}`,
+        // Two servers, and the agent's third, on one machine.
+        "--host_jvm_args=-Xmx600m",
+        ...rbs ? [cluster.serverJavabase] : [],
+      ],
+      env: { HOME: join(directory, "home"), D: directory, ...rbs ? { ...cluster.env, RBS_OUTPUTS: outputs } : {} },
+    };
+  };
+  const sides = [await side("a", false), await side("b", true)];
+  const cwd = ({ directory }: Side) => join(directory, "ws");
+  const command = (side: Side, args: readonly string[], startup: readonly string[] = []) =>
+    [bazel.path, ...side.startupOptions, ...startup, ...args].map((arg) => arg.replaceAll("$D", side.directory));
+
+  /** Outputs that were at home once. */
+  const home = new Set<string>();
+  const twin: Twin = {
+    bazel,
+    async sh(script) {
+      await Promise.all(sides.map((side) => output(["bash", "-ec", script], { cwd: cwd(side), env: side.env })));
+    },
+    async run(args, options = {}) {
+      const [stock, rbs] = await Promise.all(sides.map((side) =>
+        run(command(side, args, options.startup), {
+          ...{ cwd: cwd(side), env: { ...side.env, ...options.env }, timeout: 180_000 },
+        })
+      ));
+      const what = `bazel ${args.join(" ")}`;
+      const said = `\nstock:\n${stock.stderr}\nthrough RBS:\n${rbs.stderr}`;
+      assert.equal(rbs.code, stock.code, `${what}: another exit code${said}`);
+      if (!options.anyOutput) {
+        const [a, b] = [stock, rbs].map(({ stdout }, i) => plain(stdout, sides[i]));
+        assert.equal(b, a, `${what}: another output${said}`);
+      }
+      await twin.compare(`${what}${said}`);
+      return { stock, rbs };
+    },
+    async compare(what) {
+      const [a, b] = await Promise.all(sides.map(snapshot));
+      if (outputs === "toplevel" && cluster.synced) {
+        for (const path of a.keys()) if (isOutput(path) && !b.has(path) && !home.has(path)) a.delete(path);
+        for (const path of b.keys()) if (isOutput(path)) home.add(path);
+      }
+      const different = [...new Set([...a.keys(), ...b.keys()])].filter((path) => a.get(path) !== b.get(path)).sort();
+      const shown = different.slice(0, 10).map((path) =>
+        `${path}\n  stock: ${a.get(path) ?? "nothing"}\n  RBS:   ${b.get(path) ?? "nothing"}`
+      );
+      assert.equal(different.length, 0, `${different.length} differences:\n${shown.join("\n")}\nafter ${what}`);
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.all(
+        sides.map((side) =>
+          run(command(side, ["shutdown"]), { cwd: cwd(side), env: side.env, timeout: 60_000 }).catch(() => {})
+        ),
+      );
+      await removeTree(temp.path);
+    },
+  };
+  return twin;
+}
+
+/** A text without what the sides cannot have in common. */
+function plain(text: string, { directory }: Side): string {
+  return text.replaceAll(directory, "$D").replaceAll(`${directory.slice(0, -1)}a`, "$D");
+}
+
+/**
+ * All files of a side: the sources, what is outside of them, and what can be reached by `bazel-*` links but for what
+ * Bazel writes for itself.
+ */
+async function snapshot(side: Side): Promise<Map<string, string>> {
+  const seen = new Map<string, string>();
+  const look = async (path: string, name: string, follow: boolean): Promise<void> => {
+    const info = await (follow ? Deno.stat(path) : Deno.lstat(path)).catch(() => undefined);
+    if (!info) return void seen.set(name, "nothing behind it");
+    if (info.isSymlink) return void seen.set(name, `-> ${plain(await Deno.readLink(path), side)}`);
+    const mode = ((info.mode ?? 0) & 0o777).toString(8);
+    if (info.isDirectory) {
+      seen.set(name, `folder ${mode}`);
+      for await (const entry of Deno.readDir(path)) {
+        if (isBazels(`${name}/${entry.name}`)) continue;
+        await look(`${path}/${entry.name}`, `${name}/${entry.name}`, follow);
+      }
+    } else if (info.isFile) {
+      const bytes = await Deno.readFile(path);
+      const text = plain(new TextDecoder("latin1").decode(bytes), side);
+      const content = text.length <= SHOWN
+        ? JSON.stringify(text)
+        : `${bytes.length} bytes, ${createHash("sha256").update(text).digest("hex")}`;
+      seen.set(name, `file ${mode} ${content}`);
+    } else seen.set(name, "neither file nor folder");
+  };
+  await look(side.directory, ".", false);
+  for await (const { name, isSymlink } of Deno.readDir(join(side.directory, "ws"))) {
+    if (!isSymlink || !name.startsWith("bazel-")) continue;
+    seen.set(`link ${name}`, "");
+    if (name !== "bazel-bin") continue;
+    const path = join(side.directory, "ws", name);
+    const [, configuration = ""] = /\/bazel-out\/([^/]+)\//.exec(await Deno.readLink(path)) ?? [];
+    await look(path, `bazel-bin of ${configuration}`, true);
+  }
+  return seen;
+}
+
+function isOutput(path: string): boolean {
+  return path.startsWith("bazel-bin");
+}
+
+/** What is another for each server or session, or says nothing about what was built. */
+function isBazels(name: string): boolean {
+  return /^\.\/ws\/bazel-[^/]+$/.test(name) || /^\.\/home\//.test(name) ||
+    /^bazel-bin .*(\.runfiles_manifest|\.runfiles\/MANIFEST|\.runfiles|\.params)$/.test(name);
+}
