@@ -5,7 +5,8 @@
  *     accepted ──> handshake ──> stranger ──admit──> admitted
  *
  * Strangers share few connections and one small budget of bytes. Where one more asks for room, the one goes that has been
- * a stranger for longest, or that holds much for long: so neither many silent callers nor a few large ones keep others out.
+ * a stranger for longest, of those at the address where most come from, or that holds much for long: so neither many silent
+ * callers nor a few large ones keep others out.
  */
 import { patientTimer } from "./patient_timer.ts";
 
@@ -51,6 +52,8 @@ const OTHERS_CAME = "others came while it had proved nothing";
 /** Connections that have the same time, in the order in which they came; so that one timer does for all. */
 class Crowd {
   readonly members = new Set<Admission>();
+  /** The same by where they come from. */
+  readonly #byOrigin = new Map<string, Set<Admission>>();
   readonly #tooLong: string;
   /** Stops the timer that runs. */
   #stop?: () => void;
@@ -67,12 +70,26 @@ class Crowd {
   add(member: Admission, most: number, milliseconds: number): void {
     member.since = performance.now();
     this.members.add(member);
+    let others = this.#byOrigin.get(member.origin);
+    if (!others) this.#byOrigin.set(member.origin, others = new Set());
+    others.add(member);
     if (!this.#stop) this.#wait(milliseconds, milliseconds);
-    if (this.members.size > most) this.oldest!.evict(OTHERS_CAME);
+    if (this.members.size > most) this.#oldestOfMost().evict(OTHERS_CAME);
+  }
+
+  /** Who has been here for longest of those who come from where most come from. */
+  #oldestOfMost(): Admission {
+    let most: Set<Admission> | undefined;
+    for (const group of this.#byOrigin.values()) if (group.size > (most?.size ?? 0)) most = group;
+    return most!.values().next().value!;
   }
 
   remove(member: Admission): void {
-    if (!this.members.delete(member) || this.members.size > 0) return;
+    if (!this.members.delete(member)) return;
+    const others = this.#byOrigin.get(member.origin)!;
+    others.delete(member);
+    if (others.size === 0) this.#byOrigin.delete(member.origin);
+    if (this.members.size > 0) return;
     this.#stop?.();
     this.#stop = undefined;
   }
@@ -103,8 +120,16 @@ export class AdmissionControl {
   #reportMs = REPORT_MS;
   #unreported = 0;
 
+  /** @ignore For tests: milliseconds. */
+  readonly now: () => number;
+
   /** @param onRefused Told why a caller was refused, in one sentence; not of each when there are many. */
-  constructor(limits: Partial<AdmissionLimits> = {}, onRefused?: (why: string) => void) {
+  constructor(
+    limits: Partial<AdmissionLimits> = {},
+    onRefused?: (why: string) => void,
+    now = () => performance.now(),
+  ) {
+    this.now = now;
     this.limits = { ...DEFAULTS, ...limits };
     this.#onRefused = onRefused;
   }
@@ -133,8 +158,9 @@ export class AdmissionControl {
    * Takes a connection in that was accepted just now. Undefined: there is no room for it, and the caller closes it.
    *
    * @param cut Closes the connection; called at most once, when it has to go.
+   * @param origin Where it comes from, as far as that can be told: many from one place do not push out one from another.
    */
-  enter(cut: () => void): Admission | undefined {
+  enter(cut: () => void, origin = ""): Admission | undefined {
     if (this.#connections >= this.limits.connections) {
       const oldest = this.#handshakes.oldest ?? this.#strangers.oldest;
       if (!oldest) {
@@ -144,7 +170,7 @@ export class AdmissionControl {
       oldest.evict(OTHERS_CAME);
     }
     this.#connections++;
-    return new Admission(this, cut);
+    return new Admission(this, cut, origin);
   }
 
   /** Reports a refusal. @param why A clause. */
@@ -182,7 +208,7 @@ export class AdmissionControl {
     while (this.#held > this.limits.strangerBytes) {
       // Who holds much for long. By bytes alone, many small ones would keep out one that is a little larger.
       let most = by;
-      const now = performance.now();
+      const now = this.now();
       for (const other of this.#strangers.members) if (other.costs(now) > most.costs(now)) most = other;
       if (most === by) {
         this.refused("it sent too much before it proved anything");
@@ -223,15 +249,16 @@ export class Admission {
   #state: State = "over";
   #identity?: string;
   #held = 0;
-  readonly #came = performance.now();
+  readonly #came: number;
   /** @ignore When its state began, by performance.now(). */
   since = 0;
   /** Called once, when the connection is admitted after its HTTP/2 has begun. */
   onAdmitted: () => void = () => {};
 
   /** @ignore */
-  constructor(control: AdmissionControl, cut: () => void) {
+  constructor(control: AdmissionControl, cut: () => void, readonly origin: string) {
     this.#control = control;
+    this.#came = control.now();
     this.#cut = cut;
     this.#become("handshake");
   }

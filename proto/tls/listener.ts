@@ -3,6 +3,7 @@
  *
  * By node:tls, since Deno.listenTls cannot ask for a client's certificate.
  */
+import { Buffer } from "node:buffer";
 import { type AddressInfo, createServer as createTcpServer, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
 import { type Admission, AdmissionControl, type AdmissionLimits } from "../admission.ts";
@@ -10,6 +11,7 @@ import { sentence } from "../errors.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
 import type { CallListener, OnCaller } from "../relay/server.ts";
+import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
 import { peerOf } from "./peer.ts";
 import { PROTOCOLS, secureContext } from "./settings.ts";
 import { SocketTransport } from "./socket_transport.ts";
@@ -38,7 +40,7 @@ export interface TlsListenerOptions {
  * strangers are admitted.
  */
 export class TlsListener implements CallListener {
-  /** Takes connections: one that has said nothing yet costs a socket, and none of TLS's buffers. */
+  /** Takes connections: one whose hello is not whole yet costs a socket, and none of TLS's buffers. */
   readonly #tcp: TcpServer;
   readonly #server: Server;
   readonly #options: TlsListenerOptions;
@@ -47,7 +49,8 @@ export class TlsListener implements CallListener {
   /** What its callers cost. */
   readonly admission: AdmissionControl;
   /** Those in mid-handshake, by their address. */
-  readonly #handshakes = new Map<string, { socket: Socket; admission: Admission }>();
+  readonly #handshakes = new Map<string, { socket: Socket; admission: Admission; turn?: Handshake }>();
+  readonly #turns = new HandshakeTurns();
 
   private constructor(options: TlsListenerOptions) {
     this.#options = options;
@@ -59,6 +62,9 @@ export class TlsListener implements CallListener {
       rejectUnauthorized: !options.admitStrangers,
       ALPNProtocols: PROTOCOLS,
     });
+    // Admission says how long a handshake may take. The server's own timer, 120 s unless it is told otherwise (and 0 is
+    // taken for that), outlives a connection that was cut, and holds 25 kB of it and all that TLS has.
+    (this.#server as Server & { _handshakeTimeout: number })._handshakeTimeout = 0;
     this.#tcp = createTcpServer((socket) => this.#onConnection(socket));
     this.#server.on("secureConnection", (socket) => this.#onSecure(socket));
     this.#server.on("tlsClientError", (e, socket) => {
@@ -108,21 +114,42 @@ export class TlsListener implements CallListener {
   }
 
   #onConnection(socket: Socket): void {
-    const admission = this.admission.enter(() => entry.socket.destroy());
+    const origin = networkOf(socket.remoteAddress ?? "");
+    const admission = this.admission.enter(() => entry.socket.destroy(), origin);
     if (!admission) return void socket.destroy();
     const key = address(socket);
-    const entry = { socket, admission };
+    const entry: { socket: Socket; admission: Admission; turn?: Handshake } = { socket, admission };
     this.#handshakes.set(key, entry);
     socket.on("close", () => {
       admission.end();
+      if (entry.turn) this.#turns.remove(entry.turn);
       if (this.#handshakes.get(key) === entry) this.#handshakes.delete(key);
     });
     socket.on("error", () => {}); // It is closed then.
-    socket.once("data", (beginning) => {
+    const parts: Buffer[] = [];
+    const take = (part: Buffer) => {
+      parts.push(part);
+      const beginning = parts.length === 1 ? part : Buffer.concat(parts);
+      const missing = missingOfHello(beginning);
+      if (missing > 0) return;
+      socket.off("data", take);
+      if (missing < 0) {
+        this.admission.refused("it does not speak TLS");
+        return void socket.end(UNEXPECTED_MESSAGE);
+      }
       socket.pause();
-      socket.unshift(beginning);
-      this.#server.emit("connection", socket);
-    });
+      entry.turn = {
+        address: origin,
+        begin: () => {
+          if (socket.destroyed) return;
+          socket.unshift(beginning);
+          this.#server.emit("connection", socket);
+        },
+        cut: () => socket.destroy(),
+      };
+      this.#turns.add(entry.turn);
+    };
+    socket.on("data", take);
   }
 
   #onSecure(socket: TLSSocket): void {
@@ -141,6 +168,7 @@ export class TlsListener implements CallListener {
       : undefined;
     if (entry && this.#onCaller && refusal === undefined) {
       const { admission } = entry;
+      if (entry.turn) this.#turns.remove(entry.turn);
       // What is destroyed from here on is the socket with TLS.
       entry.socket = socket;
       socket.on("close", () => admission.end());
@@ -154,6 +182,30 @@ export class TlsListener implements CallListener {
     socket.destroy();
     if (refusal) this.admission.refused(refusal);
   }
+}
+
+/** The type of the record that a handshake begins with (RFC 8446, 5.1), and the size of its header. */
+const HANDSHAKE = 22, RECORD_HEADER_BYTES = 5;
+/** A fatal alert, by which who speaks something else, or TLS from before 2000, learns what this is (RFC 8446, 6). */
+const UNEXPECTED_MESSAGE = Buffer.from([21, 3, 3, 0, 2, 2, 10]);
+/** A client's hello is some hundred bytes to 2 kB, with a key share that resists quantum computers. */
+const MAX_HELLO_BYTES = 8 << 10;
+
+/**
+ * How many bytes of the first record are still to come, at least; negative: it is none. Until it is whole it costs us
+ * these bytes, and nothing of what TLS takes for a connection.
+ */
+function missingOfHello(beginning: Buffer): number {
+  if (beginning[0] !== HANDSHAKE) return -1;
+  if (beginning.length < RECORD_HEADER_BYTES) return RECORD_HEADER_BYTES - beginning.length;
+  const length = beginning.readUInt16BE(3);
+  if (length > MAX_HELLO_BYTES) return -1;
+  return Math.max(0, RECORD_HEADER_BYTES + length - beginning.length);
+}
+
+/** Whoever has one address of IPv6 has all of its network. */
+function networkOf(address: string): string {
+  return address.includes(".") ? address : address.split(":").slice(0, 4).join(":");
 }
 
 function address({ remoteAddress, remotePort }: Socket): string {

@@ -332,7 +332,7 @@ Deno.test("tls: plain text on one side only is told as what it is", async () => 
   await tcp.write(Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
   assert.equal((await drain(tcp))[0], 21, "an alert");
   tcp.close();
-  assert.match(server.refusals[0], /^A caller was refused: received corrupt message/);
+  assert.match(server.refusals[0], /^A caller was refused: it does not speak TLS/);
 
   using plain = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const refused = assert.rejects(dial(plain.addr.port), trust(/^what answers there does not speak TLS/));

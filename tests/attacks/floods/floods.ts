@@ -10,7 +10,7 @@ import {
   Setting,
   settingsFrame,
 } from "../../../proto/http2/frames.ts";
-import { Http2Wire, type Target, Wire } from "./wire.ts";
+import { Http2Wire, type Target, wholeHello, Wire } from "./wire.ts";
 
 /** The ports there are. */
 export type PortName = "orchestrator" | "agent" | "commands" | "proxy";
@@ -181,6 +181,16 @@ export const FLOODS: readonly Flood[] = [
     attack: async (target) => {
       using wire = await Wire.open(target);
       await wire.write(HALF_HELLO);
+      await wire.closed;
+    },
+  },
+  {
+    wants: "memory: thousands of whole TLS hellos, and then nothing",
+    ports: ["orchestrator", "agent", "commands"],
+    connections: 4_000,
+    attack: async (target) => {
+      using wire = await Wire.open(target);
+      await wire.write(await wholeHello(target));
       await wire.closed;
     },
   },

@@ -1,6 +1,6 @@
 /** An attacker's connections: bytes as they are, and HTTP/2 that keeps to the peer's windows and to nothing else. */
 import { Buffer } from "node:buffer";
-import { connect, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import {
   encodeFrame,
@@ -32,6 +32,8 @@ export interface Target {
 }
 
 const HOST = "127.0.0.1";
+/** Attackers are at another address than honest callers. */
+const FROM = "127.0.0.2";
 /** The largest frame that each peer takes, in bytes. */
 const FRAME_MAX = 16_384;
 /** What each window is at first, in bytes. */
@@ -59,7 +61,7 @@ export class Wire implements Disposable {
 
   /** Connects by TCP alone. Rejects when nobody takes the connection. */
   static open({ port }: Target): Promise<Wire> {
-    return Wire.#opened(connect({ host: HOST, port }), "connect");
+    return Wire.#opened(connect({ host: HOST, port, localAddress: FROM }), "connect");
   }
 
   /** Connects as the port is spoken with: in TLS, where it has TLS. */
@@ -67,7 +69,7 @@ export class Wire implements Disposable {
     if (!target.tls) return Wire.open(target);
     const { authorities, serverName, certificate, privateKey } = target.tls;
     const socket = connectTls({
-      ...{ host: HOST, port: target.port, servername: serverName, ca: authorities },
+      ...{ host: HOST, port: target.port, localAddress: FROM, servername: serverName, ca: authorities },
       ...{ cert: certificate, key: privateKey, ALPNProtocols: ["h2"] },
       // Who is attacked says the port.
       checkServerIdentity: () => undefined,
@@ -93,6 +95,26 @@ export class Wire implements Disposable {
   [Symbol.dispose](): void {
     this.#socket.destroy();
   }
+}
+
+let hello: Promise<Buffer> | undefined;
+
+/** The first record of an honest client, which may be sent as often as one likes. */
+export function wholeHello(target: Target): Promise<Buffer> {
+  return hello ??= new Promise((resolve, reject) => {
+    const server = createServer((socket) => {
+      socket.once("data", (bytes: Buffer) => {
+        resolve(Buffer.from(bytes));
+        socket.destroy();
+        server.close();
+      });
+    });
+    server.on("error", reject);
+    server.listen(0, HOST, () => {
+      const { port } = server.address() as AddressInfo;
+      Wire.openSecure({ ...target, port }).catch(() => {});
+    });
+  });
 }
 
 /** A connection on which HTTP/2 is spoken. */
