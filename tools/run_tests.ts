@@ -1,5 +1,5 @@
 /**
- * `deno task test [unit|mirror|attacks|two-machines…]`: set-up, compile, then the suites. Ends with a line for each suite, and with exit code
+ * `deno task test [unit|mirror|compare|attacks|two-machines…]`: set-up, compile, then the suites. Ends with a line for each suite, and with exit code
  * 1 when a test failed.
  *
  * Bazel 7 lives in a root of its own on machines that have it (`RBS_BAZEL7` is the script that runs a command in there).
@@ -43,6 +43,7 @@ const ATTACKS: Suite[] = [
   { name: "attacks", paths: ["tests/attacks"], without: [FLOODS] },
   { name: "floods", paths: [FLOODS], alone: true },
 ];
+const COMPARE: Suite = { name: "compare", paths: ["tests/compare"] };
 const TWO_MACHINES: Suite[] = [
   { name: "two machines", paths: ["tests/sync"] },
   {
@@ -52,7 +53,7 @@ const TWO_MACHINES: Suite[] = [
     through: [Deno.execPath(), "run", "--frozen", "--allow-all", "tests/support/on_laptop.ts"],
   },
 ];
-const NAMES = ["unit", "mirror", "attacks", "two-machines"];
+const NAMES = ["unit", "mirror", "compare", "attacks", "two-machines"];
 /** Suites that run at a time: they wait more than they compute. */
 const LANES = 2;
 
@@ -70,6 +71,7 @@ function suites(names: readonly string[]): Suite[] {
         "Not run: the mirror test with Bazel 7 (RBS_BAZEL7 names no script that runs a command beside it).",
       );}
   }
+  if (names.includes("compare")) chosen.push(COMPARE);
   if (names.includes("attacks")) chosen.push(...ATTACKS);
   if (names.includes("two-machines")) chosen.push(...TWO_MACHINES);
   return chosen;

@@ -45,6 +45,10 @@ export interface Twin extends AsyncDisposable {
   run(args: readonly string[], options?: BazelOptions): Promise<{ stock: Finished; rbs: Finished }>;
   /** Compares the two folders without a command. */
   compare(what: string): Promise<void>;
+  /** Runs a command through RBS only, where stock would do what we do not; nothing can be compared from then on. */
+  runAlone(args: readonly string[]): Promise<Finished>;
+  /** A file of the workspace on the side of RBS. */
+  read(path: string): Promise<string>;
 }
 
 /**
@@ -114,6 +118,8 @@ export async function makeTwin(
       );
       assert.equal(different.length, 0, `${different.length} differences:\n${shown.join("\n")}\nafter ${what}`);
     },
+    runAlone: (args) => run(command(sides[1], args), { cwd: cwd(sides[1]), env: sides[1].env, timeout: 180_000 }),
+    read: (path) => Deno.readTextFile(join(cwd(sides[1]), path)),
     async [Symbol.asyncDispose]() {
       await Promise.all(
         sides.map((side) =>

@@ -1,0 +1,88 @@
+/** What was once wrong without a word, compared with stock Bazel: a kind each, all in one workspace for each mode. */
+import assert from "node:assert/strict";
+import { findBazels } from "../support/bazels.ts";
+import { startCluster } from "../support/cluster.ts";
+import { makeTwin, type Twin } from "./twin.ts";
+
+const { found } = await findBazels({ npm: false });
+
+/** A workspace with symlinks that lead out of it, before anything was synced, and links behind them. */
+const BEGINNING = String.raw`
+mkdir -p "$D/x/deep" "$D/y" "$D/repository" gen app
+echo one > "$D/one"; echo x > "$D/x/f"; echo y > "$D/y/g"; ln -s ../../y "$D/x/deep/link"
+ln -s ../x lnk; ln -s "$D/one" one.txt
+cat > BUILD <<'BUILD'
+genrule(name = "links", srcs = glob(["lnk/**"]) + ["one.txt"], outs = ["links.out"], cmd = "for f in $(SRCS); do echo $$f; cat $$f; done > $@")
+BUILD
+cat > "$D/repository/BUILD" <<'BUILD'
+genrule(name = "far", srcs = glob(["**/*.txt"]), outs = ["far.out"], cmd = "cat $(SRCS) > $@", visibility = ["//visibility:public"])
+BUILD
+: > "$D/repository/WORKSPACE"
+mkdir "$D/behind"; echo behind > "$D/behind/b.txt"; ln -s ../behind "$D/repository/link"
+cat > WORKSPACE <<WORKSPACE
+local_repository(name = "repository", path = "$D/repository")
+WORKSPACE
+echo 1 > gen/in.txt
+cat > gen/BUILD <<'BUILD'
+genrule(name = "gen", srcs = ["in.txt"], outs = ["gen.h"], cmd = "cp $< $@", visibility = ["//visibility:public"])
+BUILD
+cat > app/BUILD <<'BUILD'
+genrule(name = "app", srcs = ["//gen"], outs = ["app.out"], cmd = "cat $(SRCS) > $@")
+BUILD
+`;
+
+/** Each begins where the one before it ended. */
+const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
+  "symlinks that lead out of the workspace, in the first build": (t) => t.run(["build", "//:links"]),
+  "the same once more": (t) => t.run(["build", "//:links"]),
+  "a link behind a link changes": async (t) => {
+    await t.sh(`echo other > "$D/y/g"; ln -s ../y "$D/x/more"`);
+    await t.run(["build", "//:links"]);
+  },
+  "a link in another repository": async (t) => {
+    await t.run(["build", "@repository//:far"]);
+    await t.sh(`echo changed > "$D/behind/b.txt"`);
+    await t.run(["build", "@repository//:far"]);
+  },
+  "a file that is changed by another of its names": async (t) => {
+    await t.sh(`ln gen/in.txt "$D/other"`);
+    await t.run(["build", "//gen"]);
+    await t.sh(`echo by the other name > "$D/other"`);
+    await t.run(["build", "//gen"]);
+  },
+  "an output that another target's build makes anew": async (t) => {
+    await t.sh(`rm gen/in.txt; echo 2 > gen/in.txt`);
+    await t.run(["build", "//app"]);
+  },
+};
+
+for (const bazel of found) {
+  for (const mode of ["shared", "synced"]) {
+    Deno.test(`Bazel ${bazel.version}, ${mode}: kinds`, async (test) => {
+      await using cluster = await startCluster({ args: [`--workspace=${mode}`], env: { RBS_BAZEL: bazel.path } });
+      await using twin = await makeTwin(bazel, cluster);
+      await twin.sh(BEGINNING);
+      for (const [kind, compare] of Object.entries(KINDS)) await test.step(kind, async () => void await compare(twin));
+      if (mode === "shared") return;
+
+      // Stock lets an action change a source. Here the copy is put back, and that is said.
+      await test.step("an action that writes into the sources", async () => {
+        await twin.sh(`mkdir local; echo source > local/source.txt; cat > local/BUILD <<BUILD
+genrule(name = "local", outs = ["local.out"], cmd = "echo more >> $PWD/local/source.txt; date > \\$@", local = True)
+genrule(name = "after", srcs = ["source.txt"], outs = ["after.out"], cmd = "cp \\$< \\$@")
+BUILD`);
+        const changed = await twin.runAlone(["build", "//local"]);
+        assert.equal(changed.code, 0, changed.stderr);
+        const after = await twin.runAlone(["build", "//local:after"]);
+        assert.equal(after.code, 0, after.stderr);
+        assert.match(
+          after.stderr,
+          /Programs of the session have changed .*local\/source\.txt on the build server's machine\. Yours/,
+        );
+        assert.equal(await twin.read("bazel-bin/local/after.out"), "source\n");
+        const quiet = await twin.runAlone(["build", "//local:after"]);
+        assert.doesNotMatch(quiet.stderr, /Programs of the session/);
+      });
+    });
+  }
+}
