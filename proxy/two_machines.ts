@@ -3,7 +3,8 @@
  * made is brought home before the client hears that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
-import { type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { changesOutputs } from "../proto/changing_commands.ts";
+import { OutputsPolicy, type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../proto/pace.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { encodeName } from "../proto/tree/names.ts";
@@ -152,7 +153,9 @@ export class TwoMachines implements Disposable {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
+    const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
     this.#home.expect();
+    const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.
@@ -163,13 +166,14 @@ export class TwoMachines implements Disposable {
         policy: command.policy,
         knownManifest: this.#home.known,
         namedFiles: namedFiles.map(encodeName),
+        home: told?.home,
       }),
       onOutputs: (part) => parts.add(part),
       bringHome: async (exitCode) => {
         // Who pressed Ctrl-C wants to go: what was made until then comes with the next command.
         if (exitCode === INTERRUPTED) return;
         if (exitCode === 0 && command.expunge) return await this.#home.expunge();
-        if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
+        if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix, told, all });
       },
       isHome: (path) => this.#home.isHome(path),
     };
