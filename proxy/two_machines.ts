@@ -4,6 +4,7 @@
  */
 import { create } from "@bufbuild/protobuf";
 import { changesOutputs } from "../proto/changing_commands.ts";
+import { sentence } from "../proto/errors.ts";
 import { OutputsPolicy, type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../proto/pace.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
@@ -25,6 +26,8 @@ const PATIENCE_MS = 30 * 60_000;
 
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
+/** Who pressed it waits no longer for what was made until then. Milliseconds. */
+const INTERRUPTED_MS = 2_000;
 
 /** After this time a connection is none whose command is about to come. Milliseconds. */
 const AHEAD_MS = 100;
@@ -170,10 +173,17 @@ export class TwoMachines implements Disposable {
       }),
       onOutputs: (part) => parts.add(part),
       bringHome: async (exitCode) => {
-        // Who pressed Ctrl-C wants to go: what was made until then comes with the next command.
-        if (exitCode === INTERRUPTED) return;
         if (exitCode === 0 && command.expunge) return await this.#home.expunge();
-        if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix, told, all });
+        if (parts.length === 0) return;
+        const options = { ...waiting, namedFiles, symlinkPrefix, told, all };
+        if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
+        const signal = AbortSignal.timeout(INTERRUPTED_MS);
+        try {
+          await this.#home.take(parts, { ...options, signal, interrupted: true });
+        } catch (e) {
+          // It comes with the next command, and the exit code is that of Ctrl-C.
+          if (!signal.aborted) waiting.say(`rbs: ${sentence(e)}\n`);
+        }
       },
       isHome: (path) => this.#home.isHome(path),
     };

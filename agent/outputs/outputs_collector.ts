@@ -24,6 +24,7 @@ import { injectBuildEvents } from "./command_arguments.ts";
 import { findConvenienceSymlinks, symlinkPrefix } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
+import { recentTests } from "./recent_tests.ts";
 import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
@@ -71,6 +72,12 @@ const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read. Bytes. */
 const MAX_EVENTS_BYTES = 512 << 20;
+/** Bazel's exit code after Ctrl-C. */
+const INTERRUPTED = 8;
+/** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
+const INTERRUPTED_MS = 1_000;
+/** After Ctrl-C, no larger file is read for its digest. Bytes. */
+const INTERRUPTED_BYTES = 64 << 20;
 /** A longer file is no script. Bytes. */
 const MAX_SCRIPT_BYTES = 1 << 20;
 /** More outputs are collected anew each time. */
@@ -87,6 +94,8 @@ interface EndedCommand {
   events: BuildEvents | undefined;
   /** There should be some. */
   wantsEvents: boolean;
+  /** When it began, by Date.now(). */
+  began: number;
 }
 
 /** What was collected. */
@@ -136,6 +145,7 @@ export class OutputsCollector {
     { outputs, workspaceGeneration }: { outputs?: OutputsRequest; workspaceGeneration?: string },
   ): Promise<PreparedOutputs> {
     const { outputBase, workspace } = this.#options;
+    const began = Date.now();
     const before = this.#lastBuild, number = ++this.#prepared;
     this.#lastBuild = undefined;
     if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
@@ -159,7 +169,7 @@ export class OutputsCollector {
       collect: async (end) => {
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
-          const command = { args, end, request: outputs, written, events, wantsEvents };
+          const command = { args, end, request: outputs, written, events, wantsEvents, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
@@ -192,7 +202,8 @@ export class OutputsCollector {
   }
 
   async #collect(command: EndedCommand): Promise<Collected> {
-    const { args, end, request, written, events, wantsEvents } = command;
+    const { args, end, request, written, events, wantsEvents, began } = command;
+    const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
     const tree = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
@@ -222,7 +233,14 @@ export class OutputsCollector {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
       if (events) await addOutputs(tree, events, args[0], request.policy);
-      else if (wantsEvents && end.exitCode === 0) {
+      if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
+        const bazelOut = `${events.execRoot}/bazel-out`;
+        if (isBelow(bazelOut, outputBase)) {
+          const folders = await recentTests(this.#files, this.#here(bazelOut), began);
+          for (const folder of folders) await tree.add(`${bazelOut}/${folder}`);
+        }
+      }
+      if (!events && wantsEvents && end.exitCode === 0) {
         warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
       }
     } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
@@ -234,12 +252,14 @@ export class OutputsCollector {
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
     const home = changesOutputs(args[0]) ? await this.#homeOutputs(tree, known) : undefined;
     warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
-    const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest });
-    const untold = new Set(encoded.untold);
+    const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
+    const { untold } = encoded;
     if (home) {
       const homeParts = new Parts(Outputs.home);
-      for await (const { encoded } of this.#encodeEach(home.entries, untold)) homeParts.add(encoded);
-      encoded.parts.push(...homeParts.finish(home.gone.map((path) => [Outputs.gone, encodeName(path)])));
+      for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
+      encoded.parts.push(
+        ...homeParts.finish([...home.gone, ...untold].map((path) => [Outputs.gone, encodeName(path)])),
+      );
       this.#home.told(home.tree, home.entries, untold);
     }
     this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
@@ -321,12 +341,12 @@ export class OutputsCollector {
 
   async #encode(
     entries: Found[],
-    about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array },
+    about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array; until?: number },
   ): Promise<{ parts: Uint8Array[]; manifest: Buffer; untold: Set<string> }> {
     const id = createHash("sha256");
     const parts = new Parts(Outputs.entries);
     const untold = new Set<string>();
-    for await (const { encoded } of this.#encodeEach(entries, untold)) {
+    for await (const { encoded } of this.#encodeEach(entries, untold, about.until)) {
       id.update(encoded);
       parts.add(encoded);
     }
@@ -340,8 +360,17 @@ export class OutputsCollector {
     return { manifest, parts: rest, untold };
   }
 
-  /** Encodes entries, with their digests. @param untold Gets the paths of those that do not come to rest */
-  async *#encodeEach(entries: Found[], untold: Set<string>): AsyncGenerator<{ encoded: Uint8Array }> {
+  /**
+   * Encodes entries, with their digests.
+   *
+   * @param untold Gets the paths of those that do not come to rest: what is at home of them is another by now.
+   * @param until When to stop making digests, by Date.now().
+   */
+  async *#encodeEach(
+    entries: Found[],
+    untold: Set<string>,
+    until = Infinity,
+  ): AsyncGenerator<{ encoded: Uint8Array }> {
     entries.sort((a, b) => a.path < b.path ? -1 : 1);
     const { outputBase, storagePath } = this.#options;
     const pace = new Pace();
@@ -351,7 +380,8 @@ export class OutputsCollector {
         const here = isBelow(entry.path, outputBase)
           ? this.#here(entry.path)
           : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
-        entry.digest = await this.#digests.digest(here, entry);
+        const isLong = until < Infinity && (Date.now() > until || entry.size > INTERRUPTED_BYTES);
+        entry.digest = isLong ? this.#digests.known(here, entry) : await this.#digests.digest(here, entry);
         // It is gone, or does not come to rest: nothing of Bazel's.
         if (!entry.digest) {
           untold.add(entry.path);

@@ -520,3 +520,40 @@ Deno.test("an agent that is new learns what is at home, and tells all of it", as
   await session.run(["clean"]);
   assert.deepEqual(session.home(await session.run(["build"], { bazel: session.build() })), { home: [], gone: [] });
 });
+
+Deno.test("after Ctrl-C the log of a test that ran comes, and what would take long to read is said to be gone", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const { bin, execRoot } = files;
+  const logs = `${execRoot}/bazel-out/k8-fastbuild/testlogs`;
+  const large = (byte: number) => {
+    const path = files.hostPath(`${bin}/large`);
+    Deno.writeFileSync(path, new Uint8Array([byte]));
+    Deno.truncateSync(path, 80 << 20);
+  };
+  files.write({ [`${bin}/a`]: "a", [`${logs}/old/test.log`]: "" });
+  large(1);
+  await session.run(["build", "//..."], { bazel: session.build("a", "large") });
+  const later = Date.now();
+  while (Date.now() < later + 200) await new Promise((resolve) => setTimeout(resolve, 20));
+  const interrupted = await session.run(["test", "//..."], {
+    end: { exitCode: 8 },
+    bazel(eventsFile) {
+      files.write({ [`${logs}/pkg/sub/it/test.log`]: "began", [`${logs}/pkg/sub/it/test.outputs/x`]: "" });
+      large(2);
+      session.build()(eventsFile);
+    },
+  });
+  assert.deepEqual(session.paths(interrupted)!.map((path) => path.replace(/^.*testlogs/, "LOGS")), [
+    "LOGS/pkg/sub/it",
+    "LOGS/pkg/sub/it/test.log",
+    "LOGS/pkg/sub/it/test.outputs",
+    "LOGS/pkg/sub/it/test.outputs/x",
+  ]);
+  assert.deepEqual(session.home(interrupted), { home: [], gone: ["BIN/large"] });
+  // The next command has time.
+  assert.deepEqual(session.home(await session.run(["build", "//:a"], { bazel: session.build("a") })), {
+    home: ["BIN/large"],
+    gone: [],
+  });
+});

@@ -60,6 +60,8 @@ export interface TakeOptions {
   isCurrent?(): boolean;
   /** What {@link OutputsHome.tell} gave for this command. */
   told?: Told;
+  /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
+  interrupted?: boolean;
   /** The command wants all outputs: a folder that comes is no output as such. */
   all?: boolean;
 }
@@ -408,10 +410,17 @@ export class OutputsHome {
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
-    { link, signal, say, isCurrent }: TakeOptions,
+    { link, signal, say, isCurrent, interrupted }: TakeOptions,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
     index.begin();
+    if (interrupted) {
+      for (const { path, named } of files) {
+        if (named) continue;
+        await tree.remove(path);
+        index.delete(path);
+      }
+    }
     const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
     const pace = new Pace(signal);
     const staging = tree.join(`${OURS}/staging`);

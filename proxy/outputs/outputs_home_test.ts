@@ -628,3 +628,21 @@ Deno.test("after a command that brings all outputs, folders are none", async () 
   const text = (names: Uint8Array[]) => names.map((name) => new TextDecoder().decode(name).split("/bin/")[1]);
   assert.deepEqual([text(home!.leaves), text(home!.trees)], [["package/a"], ["t.runfiles"]]);
 });
+
+Deno.test("after Ctrl-C nothing that grew old stays, also if the new one does not come in time", async () => {
+  await using t = await laptop();
+  const named = t.temp.join("profile");
+  await t.take([{ path: t.out("bin/a"), content: "old" }, { path: t.out("bin/b"), content: "same" }]);
+  Deno.writeTextFileSync(named, "earlier profile");
+  const stop = new AbortController();
+  t.agent.script = () => stop.abort();
+  const made: Made[] = [
+    { path: t.out("bin/a"), content: "new" },
+    { path: t.out("bin/b"), content: "same" },
+    { path: named, content: "profile" },
+  ];
+  const taking = t.take(made, { signal: stop.signal, interrupted: true, namedFiles: [named] });
+  await assert.rejects(taking, (e: RbsError) => e.exitCode === 8);
+  assert.deepEqual([...Deno.readDirSync(t.out("bin"))].map((e) => e.name), ["b"]);
+  assert.equal(t.read(named), "earlier profile");
+});

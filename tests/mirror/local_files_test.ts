@@ -4,6 +4,9 @@
  */
 import { join } from "node:path";
 import { type Bazel, findBazels } from "../support/bazels.ts";
+import { start } from "../support/run.ts";
+import { eventually } from "./support/eventually.ts";
+import { processesNaming } from "./support/processes.ts";
 import { type Comparison, Mirror, type Scenario, type Side } from "./compare.ts";
 
 const Exit = { OK: 0, BUILD_FAILED: 1 };
@@ -13,6 +16,10 @@ const FILES = {
 # app makes gen.h anew on its way.
 genrule(name = "gen", srcs = ["gen.in"], outs = ["gen.h"], cmd = "cp $< $@", tags = ["manual"])
 genrule(name = "app", srcs = ["gen.h"], outs = ["app.txt"], cmd = "cp $< $@; echo app >> $@", tags = ["manual"])
+
+# The first fails unless what it writes is good.
+genrule(name = "half", srcs = ["half.in"], outs = ["half.txt"], cmd = "cp $< $@; grep -q good $<", tags = ["local", "manual"])
+genrule(name = "whole", srcs = ["half.in"], outs = ["whole.txt"], cmd = "cp $< $@", tags = ["local", "manual"])
 `,
 };
 
@@ -42,6 +49,63 @@ mirrored("an output that another command remakes on its way is the new one", asy
   await noteFile(side, "bazel-bin/making/gen.h");
   await noteFile(side, "bazel-bin/making/app.txt");
 });
+
+mirrored("after an action that failed its output is the one that it has left, or none", async (side) => {
+  const targets = ["//making:half", "//making:whole"];
+  for (const content of ["good\n", "bad\n"]) {
+    await side.write("making/half.in", content);
+    const code = content === "good\n" ? Exit.OK : Exit.BUILD_FAILED;
+    await run(side, ["build", "--keep_going", ...targets], { code, stderr: withoutCounts });
+    await noteFile(side, "bazel-bin/making/half.txt");
+    await noteFile(side, "bazel-bin/making/whole.txt");
+  }
+});
+
+mirrored("after Ctrl-C an output is the one that the action has left, and a test's log is there", async (side) => {
+  const marker = `${600 + Math.random()}`;
+  await side.write(
+    "stuck/BUILD",
+    `
+load("@rules_shell//shell:sh_test.bzl", "sh_test")
+genrule(
+    name = "stuck",
+    srcs = ["stuck.in"],
+    outs = ["stuck.txt"],
+    cmd = "cp $< $@; grep -q good $< || sleep ${marker}",
+    tags = ["local", "manual"],
+)
+sh_test(name = "stuck_test", srcs = ["stuck_test.sh"], tags = ["local", "manual"])
+`,
+  );
+  await side.write("stuck/stuck_test.sh", `#!/bin/bash\necho "the test has begun"\nsleep ${marker}\n`);
+  await side.write("stuck/stuck.in", "good\n");
+  await run(side, ["build", "//stuck:all", "//stuck:stuck", "//stuck:stuck_test"], { code: Exit.OK });
+  await noteFile(side, "bazel-bin/stuck/stuck.txt");
+  await side.write("stuck/stuck.in", "bad\n");
+  await interrupted(side, ["build", "//stuck:stuck"], marker);
+  await noteFile(side, "bazel-bin/stuck/stuck.txt");
+  await interrupted(side, ["test", "//stuck:stuck_test"], marker);
+  const log = await Deno.readTextFile(join(side.path, "bazel-testlogs/stuck/stuck_test/test.log")).catch((e) => e.name);
+  side.note("test.log", /the test has begun/.test(log) || log);
+  await side.exec(["rm", "-r", "stuck"]);
+});
+
+/** Runs a command that is interrupted while its action sleeps. */
+async function interrupted(side: Side, args: readonly string[], marker: string) {
+  const env = { ...side.env, RBS_OUTPUTS: undefined };
+  await using command = start([side.bazel.path, ...args], { cwd: side.path, env });
+  await eventually("the action runs", async () => {
+    const processes = await processesNaming(marker);
+    return processes.some(({ args: [name, ...rest] }) => /\bsleep$/.test(name) && rest.includes(marker));
+  });
+  command.kill("SIGINT");
+  side.note(`exit code of ${args.join(" ")}`, (await command.finished).code);
+}
+
+/** Which of two actions runs first, and how many did then, is a matter of time. */
+function withoutCounts(lines: string[]): string[] {
+  return lines.filter((line) => !/^INFO: (\d+ process|Build completed)/.test(line)).sort();
+}
 
 const { found, missing } = await findBazels();
 for (const sentence of missing) console.log(`Not run: ${sentence}`);
