@@ -279,7 +279,8 @@ function syncedParts(
     },
     outputs: {
       prepare(args: readonly string[], start: Start) {
-        makeNamedFolders(start.outputs?.namedFiles.map(decodeName) ?? [], {
+        const { namedFiles = [], folders = [] } = start.outputs ?? {};
+        makeNamedFolders({ files: namedFiles.map(decodeName), folders: folders.map(decodeName) }, {
           storage,
           root: paths.root,
           staging: STAGING,

@@ -170,6 +170,7 @@ export class TwoMachines implements Disposable {
         knownManifest: this.#home.known,
         namedFiles: namedFiles.map(encodeName),
         home: told?.home,
+        folders: command.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
       bringHome: async (exitCode) => {

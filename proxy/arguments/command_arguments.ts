@@ -8,6 +8,7 @@ import { withoutExpunge } from "../../proto/expunge.ts";
 import type { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { filterClientEnv } from "./client_env.ts";
 import { namedOutputFiles } from "./named_outputs.ts";
+import { otherPaths } from "./other_paths.ts";
 import { outputsPolicy } from "./outputs_policy.ts";
 import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
 import { RecordedFiles } from "./recorded_files.ts";
@@ -25,6 +26,8 @@ export interface CommandArguments {
   policy: OutputsPolicy;
   /** Absolute paths of files that its options make the server write. */
   namedFiles: string[];
+  /** Absolute paths of folders that have to exist where it runs. */
+  folders: string[];
   /** What it uses outside of the workspace. */
   outside: OutsideRoots;
   /** The user's home folder, in latin1. */
@@ -77,13 +80,16 @@ export class ArgumentReader {
 function understand(args: Buffer[], { workspace, outputBase }: Place, files: Files): CommandArguments {
   const policy = outputsPolicy(clientVariable(args, "RBS_OUTPUTS"));
   const { command, cwd, options } = parseRunArguments(args, ["symlink_prefix"]);
-  const place = { args, cwd: cwd || workspace, workspace };
+  const place = { args, cwd: cwd || workspace, workspace, outputBase };
+  const { folders, warnings } = otherPaths(place);
+  const outside = findOutsideRoots({ ...place, ...recording(files) });
   return {
     command,
     sent: filterClientEnv(args),
     policy,
     namedFiles: namedOutputFiles(place),
-    outside: findOutsideRoots({ ...place, ...recording(files), outputBase }),
+    folders,
+    outside: { ...outside, warnings: [...outside.warnings, ...warnings] },
     home: clientVariable(args, "HOME"),
     symlinkPrefix: allValues(options, "symlink_prefix").at(-1) || undefined,
     expunge: withoutExpunge(args.map((arg) => latin1(arg))).expunge,

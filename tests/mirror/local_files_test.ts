@@ -2,7 +2,7 @@
  * The mirror test of what a command leaves on the developer's machine: files of bazel-bin, and files, links and pipes that
  * options name. They are the same as with the stock client, also where only what was named comes home.
  */
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { start } from "../support/run.ts";
 import { eventually } from "./support/eventually.ts";
@@ -106,6 +106,42 @@ async function interrupted(side: Side, args: readonly string[], marker: string) 
 function withoutCounts(lines: string[]): string[] {
   return lines.filter((line) => !/^INFO: (\d+ process|Build completed)/.test(line)).sort();
 }
+
+mirrored("folders that a sandbox is told of have to exist here, and nowhere else", async (side) => {
+  const folder = join(dirname(side.path), "writable");
+  await Deno.mkdir(folder);
+  for (const [i, option] of ["sandbox_writable_path", "sandbox_tmpfs_path", "sandbox_base"].entries()) {
+    await side.write("making/gen.in", `in a sandbox, ${i}\n`);
+    const args = ["--spawn_strategy=linux-sandbox", `--${option}=${folder}`, "//making:gen"];
+    await run(side, ["build", ...args], { code: Exit.OK });
+    await noteFile(side, "bazel-bin/making/gen.h");
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
+mirrored("files that options name by their absolute path are written", async (side) => {
+  const file = join(dirname(side.path), "named.out");
+  const generation = Number(side.bazel.version.split(".")[0]);
+  const commands = [
+    ["query", `--experimental_repository_resolved_file=${file}`, "//making:all"],
+    ["build", `--experimental_workspace_rules_log_file=${file}`, "//making:gen"],
+    ...generation < 7 ? [["dump", `--action_graph=${file}`]] : [
+      ["query", `--output_file=${file}`, "//making:all"],
+      ["build", `--execution_log_compact_file=${file}`, "//making:gen"],
+      [
+        "build",
+        "--experimental_enable_execution_graph_log",
+        `--experimental_execution_graph_log_path=${file}`,
+        "//making",
+      ],
+    ],
+  ];
+  for (const command of commands) {
+    await run(side, command);
+    side.note(command.join(" "), await Deno.stat(file).then(({ isFile }) => isFile, (e) => e.name));
+    await Deno.remove(file).catch(() => {});
+  }
+});
 
 const { found, missing } = await findBazels();
 for (const sentence of missing) console.log(`Not run: ${sentence}`);
