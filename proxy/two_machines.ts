@@ -135,7 +135,7 @@ export class TwoMachines implements Disposable {
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
     const looked = await this.#nothingNew(waiting.by);
     const command = this.#arguments.read(runArguments(request), looked);
-    const { home, namedFiles, outside: { roots, warnings }, symlinkPrefix } = command;
+    const { home, namedFiles, outside: { roots, warnings }, symlinks } = command;
     for (const warning of warnings) this.#warn(warning, waiting);
     const { missingInstallBase } = waiting.link;
     const installBase: OutsideRoot[] =
@@ -168,15 +168,25 @@ export class TwoMachines implements Disposable {
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
         knownManifest: this.#home.known,
-        namedFiles: namedFiles.map(encodeName),
+        namedFiles: namedFiles.map(({ path }) => encodeName(path)),
+        symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
         home: told?.home,
         folders: command.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
       bringHome: async (exitCode) => {
-        if (exitCode === 0 && command.expunge) return await this.#home.expunge();
+        const options = {
+          ...waiting,
+          namedFiles: namedFiles.map(({ path }) => path),
+          secondaryFiles: new Set(namedFiles.filter(({ secondary }) => secondary).map(({ path }) => path)),
+          symlinkPrefix: symlinks.prefix,
+          cleansSymlinks: symlinks.clean,
+          leavesSymlinks: symlinks.prefix === undefined,
+          told,
+          all,
+        };
+        if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         if (parts.length === 0) return;
-        const options = { ...waiting, namedFiles, symlinkPrefix, told, all };
         if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
         const signal = AbortSignal.timeout(INTERRUPTED_MS);
         try {

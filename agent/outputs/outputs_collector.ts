@@ -21,7 +21,7 @@ import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
 import { BuildEventsNotice } from "./build_events_notice.ts";
 import { injectBuildEvents } from "./command_arguments.ts";
-import { findConvenienceSymlinks, symlinkPrefix } from "./convenience_symlinks.ts";
+import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { recentTests } from "./recent_tests.ts";
@@ -222,12 +222,15 @@ export class OutputsCollector {
     }
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
-    if (builds(args[0])) {
-      const links = findConvenienceSymlinks({ ...this.#options, prefix: symlinkPrefix(args), looks });
-      for (const { path, target, info } of links) {
+    const { symlinkPrefix } = request;
+    if (symlinkPrefix && (cleaned || builds(args[0]))) {
+      const prefix = decodeName(symlinkPrefix);
+      for (const { path, target, info } of findConvenienceSymlinks({ ...this.#options, prefix, looks })) {
         entries.push(found(path, "symlink", info, target));
         tree.addFolder(target);
       }
+    }
+    if (builds(args[0])) {
       if (end.execRequest) { for (const path of executedFiles(end.execRequest)) await tree.addExecutable(path); }
       if (args[0] === "run") {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);

@@ -31,6 +31,7 @@ class Session {
     const outputs = create(OutputsRequestSchema, {
       policy: options.policy ?? OutputsPolicy.TOPLEVEL,
       knownManifest: options.known,
+      symlinkPrefix: encodeName("bazel-"),
       namedFiles: options.named?.map(encodeName),
       home: options.home && { leaves: options.home.leaves.map(encodeName), trees: options.home.trees.map(encodeName) },
     });

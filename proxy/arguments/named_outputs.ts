@@ -6,6 +6,14 @@ import type { Buffer } from "node:buffer";
 import { type Base, optionsFor, type OutOption, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 
+/** A file that a command is to write. */
+export interface NamedOutput {
+  /** Absolute. */
+  path: string;
+  /** The command's result does not depend on whether it can be written. */
+  secondary: boolean;
+}
+
 /**
  * The files that a command's options make the server write, from the command line and rc files: absolute paths, each once.
  * Where the server did not write one, it is not there. Terminals and the like, such as /dev/stdout, are left out.
@@ -18,7 +26,7 @@ export function namedOutputFiles({ args, cwd, workspace, outputBase }: {
   cwd: string;
   workspace: string;
   outputBase: string;
-}): string[] {
+}): NamedOutput[] {
   const home = clientVariable(args, "HOME");
   const bases: Record<Base, string[]> = {
     workspace: [workspace],
@@ -31,13 +39,14 @@ export function namedOutputFiles({ args, cwd, workspace, outputBase }: {
     const row = pathOption(option.name, "out");
     if (row) last.set(row.same ?? option.name, { row, option });
   }
-  const files = new Set<string>();
+  const files = new Map<string, NamedOutput>();
   for (const { row, option: { value } } of last.values()) {
     if (value === "" || value === "-") continue;
     for (const base of bases[row.base]) {
       const path = resolvePath(fileName(value), base, workspace, home && fileName(home));
-      if (!/^\/(dev|proc|sys)\//.test(path)) files.add(path);
+      if (/^\/(dev|proc|sys)\//.test(path)) continue;
+      files.set(path, { path, secondary: (row.secondary ?? false) && (files.get(path)?.secondary ?? true) });
     }
   }
-  return [...files];
+  return [...files.values()];
 }

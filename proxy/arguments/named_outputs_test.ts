@@ -4,7 +4,8 @@ import { oddArguments, type Request, request, seeded } from "./testing.ts";
 
 const [workspace, cwd] = ["/home/ann/ws", "/home/ann/ws/sub"];
 const outputBase = "/home/ann/.cache/bazel/_bazel_ann/0";
-const named = (of: Request) => namedOutputFiles({ args: request({ cwd, ...of }), cwd, workspace, outputBase });
+const outputs = (of: Request) => namedOutputFiles({ args: request({ cwd, ...of }), cwd, workspace, outputBase });
+const named = (of: Request) => outputs(of).map(({ path }) => path);
 
 Deno.test("a command without such options names no files", () => {
   assert.deepEqual(named({ typed: ["//...", "--", "--profile=x"] }), []);
@@ -37,6 +38,15 @@ Deno.test("the last of an option's files counts, each file once, from rc files a
   assert.deepEqual(named({ typed: ["--remote_grpc_log=/a", "--experimental_remote_grpc_log=/b"] }), ["/b"]);
 });
 
+Deno.test("without some Bazel goes on, unless the same file is something else as well", () => {
+  const typed = ["--profile=/tmp/p", "--explain=/tmp/e", "--script_path=/tmp/e", "--build_event_json_file=/tmp/b"];
+  assert.deepEqual(outputs({ typed }), [
+    { path: "/tmp/p", secondary: true },
+    { path: "/tmp/e", secondary: false },
+    { path: "/tmp/b", secondary: false },
+  ]);
+});
+
 Deno.test("terminals and nothing are no files", () => {
   const typed = ["--build_event_json_file=/dev/stdout", "--profile=", "--explain=-", "--output_file=/proc/self/fd/1"];
   assert.deepEqual(named({ typed }), []);
@@ -50,7 +60,7 @@ Deno.test("names keep their bytes", () => {
 Deno.test("whatever the arguments are, what comes out is absolute and nothing is thrown", () => {
   const random = seeded(3);
   for (let i = 0; i < 3_000; i++) {
-    for (const path of namedOutputFiles({ args: oddArguments(random), cwd, workspace, outputBase })) {
+    for (const { path } of namedOutputFiles({ args: oddArguments(random), cwd, workspace, outputBase })) {
       assert.match(path, /^\//);
     }
   }

@@ -30,6 +30,8 @@ export interface InOption {
 export interface OutOption {
   use: "out";
   base: Base;
+  /** Bazel goes on without it if it cannot be written, and so do we. */
+  secondary?: boolean;
   /** Older and newer names of one option: the last of them counts. */
   same?: string;
 }
@@ -69,6 +71,7 @@ const socket: StaysOption = { use: "stays", warning: "names a socket of the buil
 const folder: FolderOption = { use: "folder" };
 const none: NoPathOption = { use: "none" };
 const out = (base: Base, same?: string): OutOption => ({ use: "out", base, same });
+const secondary = (base: Base): OutOption => ({ use: "out", base, secondary: true });
 
 /** See the file's head. Names are without dashes. */
 export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
@@ -124,14 +127,14 @@ export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
   experimental_remote_grpc_log: out("cwd", "remote_grpc_log"), // * its older name
   experimental_repository_resolved_file: out("workspace"),
   experimental_workspace_rules_log_file: out("either"), // 2.1: the workspace; later: the client's working directory
-  explain: out("workspace"),
-  memory_profile: out("cwd"),
+  explain: secondary("workspace"),
+  memory_profile: secondary("cwd"),
   output_file: out("cwd"), // of `query`, `cquery` and `aquery`, since 7
-  profile: out("workspace"),
+  profile: secondary("workspace"),
   remote_grpc_log: out("cwd"), // * since 7
   script_path: out("cwd"), // of `run`
   skylark_memory: out("workspace"), // * of `dump`
-  starlark_cpu_profile: out("workspace"), // since 4
+  starlark_cpu_profile: secondary("workspace"), // since 4
 
   // folders that must exist
   sandbox_base: folder,

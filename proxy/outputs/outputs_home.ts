@@ -50,8 +50,13 @@ export interface TakeOptions {
   link: Pick<AgentLink, "connection" | "headers">;
   /** Absolute paths of files that the command's flags name. */
   namedFiles?: Iterable<string>;
+  /** Those of them without which the command goes well. */
+  secondaryFiles?: ReadonlySet<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
+  /** The command removes the convenience symlinks, or leaves them alone. */
+  cleansSymlinks?: boolean;
+  leavesSymlinks?: boolean;
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
   /** Stops it; no half file stays, and what has come stays. */
@@ -206,11 +211,13 @@ export class OutputsHome {
   }
 
   /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
-  expunge(): Promise<void> {
+  expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
-      const allowed = new AllowedPaths({ outputBase: this.#outputBase, workspace: this.#workspace });
-      this.#removeSymlinks(allowed, this.#openIndex());
+      const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
+      for (const path of allowed.convenienceSymlinks) {
+        this.#removeSymlink(path, allowed, this.#openIndex(), options.say);
+      }
       this.#index = undefined;
       this.#isOurs = false;
       const kept = KEPT_NAMES.filter((name) => name !== OURS && name !== "action_cache");
@@ -260,10 +267,10 @@ export class OutputsHome {
     if (!this.#isOurs) await takeOver(this.#outputBase);
     this.#isOurs = true;
     const index = await this.#knownIndex();
-    if (cleaned) await this.#clean(allowed, index);
+    if (cleaned) await this.#clean(index);
 
     // First of all: a named file may lead through one.
-    this.#makeSymlinks(manifest, allowed, index, say);
+    this.#makeSymlinks(manifest, allowed, index, options, cleaned && !options.leavesSymlinks);
     const tree = new LocalTree(this.#outputBase);
     try {
       await this.#removeGone(gone, tree, index);
@@ -302,7 +309,8 @@ export class OutputsHome {
   }
 
   /** Whether all of a manifest was here, and nothing has happened to it since. */
-  #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions): boolean {
+  #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix, cleansSymlinks }: TakeOptions): boolean {
+    if (cleansSymlinks) return false;
     const settled = this.#settled, expected = this.#expected;
     this.#expected = undefined;
     // The same outputs with a new list of places are another manifest, see below.
@@ -410,7 +418,7 @@ export class OutputsHome {
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
-    { link, signal, say, isCurrent, interrupted }: TakeOptions,
+    { link, signal, say, isCurrent, interrupted, secondaryFiles }: TakeOptions,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
     index.begin();
@@ -503,9 +511,19 @@ export class OutputsHome {
         if (long) await long;
       }
     }
+    let failure: unknown;
     for (const { entry, path, named } of files) {
-      if (named) index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
+      if (!named) continue;
+      try {
+        index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
+      } catch (e) {
+        const { path } = entry;
+        const isSecondary = secondaryFiles?.has(path) || path === join(this.#workspace, "MODULE.bazel.lock");
+        if (isSecondary) say(`rbs: warning: ${sentence(e)}\n`);
+        else failure ??= e;
+      }
     }
+    if (failure) throw failure;
     // Of commands before, of which nobody wants the rest any more.
     await removeTree(staging);
     progress.finish();
@@ -539,44 +557,50 @@ export class OutputsHome {
     return to;
   }
 
-  /** Makes the convenience symlinks, and removes those that the command would not make any more. */
-  #makeSymlinks(manifest: Manifest, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
+  /**
+   * Makes the convenience symlinks, and removes those that the command would not make any more. One that cannot be made
+   * is no failure, as with Bazel itself.
+   */
+  #makeSymlinks(
+    manifest: Manifest,
+    allowed: AllowedPaths,
+    index: HomeIndex,
+    { say, cleansSymlinks }: TakeOptions,
+    cleaned: boolean,
+  ): void {
     const wanted = new Set<string>();
     for (const { place, entry } of manifest.outputs) {
       if (place.where !== "convenience symlink") continue;
       const { path } = place;
       wanted.add(path);
       if (readLink(path) === entry.target) continue;
-      const obstacle = allowed.obstacle(path);
-      if (obstacle !== undefined) {
-        say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
-        continue;
-      }
-      Deno.mkdirSync(dirname(path), { recursive: true });
-      if (lookAt(path)) Deno.removeSync(path);
-      Deno.symlinkSync(entry.target!, path);
-      index.setLink(path, true);
+      const obstacle = allowed.obstacle(path) ?? attempt(() => {
+        Deno.mkdirSync(dirname(path), { recursive: true });
+        if (lookAt(path)) Deno.removeSync(path);
+        Deno.symlinkSync(entry.target!, path);
+      });
+      if (obstacle === undefined) index.setLink(path, true);
+      else say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
     }
+    const sweeps = cleaned || cleansSymlinks;
     // Commands that build nothing name none.
-    if (wanted.size === 0) return;
+    if (wanted.size === 0 && !sweeps) return;
     for (const path of allowed.convenienceSymlinks) {
-      if (index.links.has(path) && !wanted.has(path)) this.#removeSymlink(path, allowed, index);
+      if (!wanted.has(path) && (sweeps || index.links.has(path))) this.#removeSymlink(path, allowed, index, say);
     }
   }
 
-  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex): void {
+  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
     const target = readLink(path);
-    if (target !== undefined && allowed.leadsToOutputs(target)) Deno.removeSync(path);
+    if (target !== undefined && allowed.leadsToOutputs(target)) {
+      const obstacle = attempt(() => Deno.removeSync(path));
+      if (obstacle !== undefined) say(`rbs: warning: the symlink ${shown(path)} was not removed: ${obstacle}.\n`);
+    }
     index.setLink(path, false);
   }
 
-  #removeSymlinks(allowed: AllowedPaths, index: HomeIndex): void {
-    for (const path of [...index.links, ...allowed.convenienceSymlinks]) this.#removeSymlink(path, allowed, index);
-  }
-
   /** What `bazel clean` does: it empties the execroot. */
-  async #clean(allowed: AllowedPaths, index: HomeIndex): Promise<void> {
-    this.#removeSymlinks(allowed, index);
+  async #clean(index: HomeIndex): Promise<void> {
     const execroot = join(this.#outputBase, "execroot");
     if (lookAt(execroot)?.kind !== "directory") return;
     for (const name of readdirSync(execroot)) await removeTree(`${execroot}/${name}`);
@@ -715,6 +739,15 @@ function hex(digest: Uint8Array): string {
 function isEmpty(items: Iterable<unknown> = []): boolean {
   for (const _ of items) return false;
   return true;
+}
+
+/** Does something with the developer's own folders. @returns why it could not be done, without a full stop */
+function attempt(act: () => void): string | undefined {
+  try {
+    act();
+  } catch (e) {
+    return sentence(e).replace(/\.$/, "");
+  }
 }
 
 function isDiskFull(e: unknown): boolean {

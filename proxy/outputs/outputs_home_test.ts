@@ -332,7 +332,7 @@ Deno.test("expunge leaves what the client needs", async () => {
   Deno.symlinkSync("/usr", `${t.ob}/install`);
   Deno.writeTextFileSync(`${t.ob}/lock`, "pid=1");
   await t.take([{ path: t.out("bin/x"), content: "x" }, { path: `${t.ws}/bazel-bin`, target: t.out("bin") }]);
-  await t.home.expunge();
+  await t.home.expunge({ say: (line) => t.said.push(line) });
   assert.deepEqual([...Deno.readDirSync(t.ob)].map((e) => e.name).sort(), ["install", "lock", "server"]);
   assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
   assert.deepEqual([...Deno.readDirSync(t.ws)], []);
@@ -645,4 +645,61 @@ Deno.test("after Ctrl-C nothing that grew old stays, also if the new one does no
   await assert.rejects(taking, (e: RbsError) => e.exitCode === 8);
   assert.deepEqual([...Deno.readDirSync(t.out("bin"))].map((e) => e.name), ["b"]);
   assert.equal(t.read(named), "earlier profile");
+});
+
+Deno.test("what a command leaves beside its outputs never takes its exit code: the outputs come, and a warning", async () => {
+  await using t = await laptop();
+  // Nobody can make anything there, whoever they are.
+  const home = new OutputsHome({ outputBase: t.ob, workspace: "/proc/sys/kernel" });
+  Deno.writeTextFileSync(t.temp.join("plain"), "a file");
+  const profile = t.temp.join("plain/profile.gz"), events = t.temp.join("plain/events.json");
+  const made: Made[] = [
+    { path: "/proc/sys/kernel/bazel-bin", target: t.out("bin") },
+    { path: "/proc/sys/kernel/MODULE.bazel.lock", content: "{}" },
+    { path: t.out("bin/a"), content: "a" },
+    { path: profile, content: "profile" },
+  ];
+  const options: TakeOptions = {
+    link: t.agent.link,
+    say: (line) => t.said.push(line),
+    signal: new AbortController().signal,
+    secondaryFiles: new Set([profile]),
+    namedFiles: [profile, events],
+  };
+  await home.take(t.agent.make(made), options);
+  assert.equal(t.read(t.out("bin/a")), "a");
+  assert.deepEqual(
+    t.said.map((line) => /^rbs: warning: (the symlink \S+|\S+)/.exec(line)?.[1]).sort(),
+    [
+      "/proc/sys/kernel/MODULE.bazel.lock",
+      profile,
+      "the symlink /proc/sys/kernel/bazel-bin",
+    ].sort(),
+  );
+  // The build events are what the command was asked for; they come last.
+  const more: Made[] = [...made, { path: events, content: "events" }, { path: t.out("bin/b"), content: "b" }];
+  await assert.rejects(home.take(t.agent.make(more), options), (e: RbsError) => e.exitCode === 36);
+  assert.equal(t.read(t.out("bin/b")), "b");
+});
+
+Deno.test("convenience symlinks go as the command says: those of its prefix, all at once, or not at all", async () => {
+  await using t = await laptop();
+  const links = () => [...Deno.readDirSync(t.ws)].map((e) => e.name).sort();
+  const target = t.out("bin");
+  const out = { path: `${t.ws}/bazel-out`, target: t.out("").slice(0, -1) };
+  const both: Made[] = [{ path: `${t.ws}/bazel-bin`, target }, out];
+  await t.take(both);
+  await t.take([{ path: `${t.ws}/foo-bin`, target }, out], { symlinkPrefix: "foo-" });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out", "foo-bin"]);
+  await t.take([{ path: t.out("bin/x"), content: "" }], { leavesSymlinks: true });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out", "foo-bin"]);
+  await t.take(t.agent.make([out], { cleaned: true }), { symlinkPrefix: "foo-" });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out"]);
+  await t.take([{ path: t.out("bin/x"), content: "" }], { cleansSymlinks: true });
+  assert.deepEqual(links(), []);
+  await t.take(both);
+  await t.take(t.agent.make([], { cleaned: true }), { leavesSymlinks: true });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out"]);
+  await t.take(t.agent.make([], { cleaned: true }));
+  assert.deepEqual(links(), []);
 });

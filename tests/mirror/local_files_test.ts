@@ -32,7 +32,10 @@ function mirrored(name: string, act: Scenario) {
 
 /** Runs a command that brings home what is named, and nothing else. */
 function run(side: Side, args: readonly string[], comparison: Comparison = {}) {
-  return side.run(args, { ...comparison, env: { RBS_OUTPUTS: undefined, ...comparison.env } });
+  const { stderr = (lines) => lines } = comparison;
+  // Debian's Bazel 7 is given rule sets of the system, which is said once.
+  const ours = (lines: string[]) => stderr(lines.filter((line) => !/^rbs: warning: \/usr\/share\/bazel/.test(line)));
+  return side.run(args, { ...comparison, stderr: ours, env: { RBS_OUTPUTS: undefined, ...comparison.env } });
 }
 
 /** Writes down what a file of the workspace holds. */
@@ -88,6 +91,53 @@ sh_test(name = "stuck_test", srcs = ["stuck_test.sh"], tags = ["local", "manual"
   const log = await Deno.readTextFile(join(side.path, "bazel-testlogs/stuck/stuck_test/test.log")).catch((e) => e.name);
   side.note("test.log", /the test has begun/.test(log) || log);
   await side.exec(["rm", "-r", "stuck"]);
+});
+
+mirrored("convenience symlinks are where the command says, or go, or stay as they are", async (side) => {
+  const parent = dirname(side.path);
+  const links = async (what: string) => {
+    const seen: string[] = [];
+    for (const folder of [side.path, parent, join(parent, "links")]) {
+      const names = await Array.fromAsync(Deno.readDir(folder)).catch(() => []);
+      for (const { name, isSymlink } of names) {
+        if (isSymlink) seen.push(`${folder}/${name} -> ${await Deno.readLink(join(folder, name))}`);
+      }
+    }
+    side.note(what, seen.sort());
+  };
+  const build = async (...options: string[]) => {
+    await run(side, ["build", ...options, "//making:gen"], { code: Exit.OK, stderr: () => [] });
+    await links(options.join(" "));
+  };
+  await build(`--symlink_prefix=${parent}/links/p-`);
+  await build("--symlink_prefix=../up-");
+  await build("--symlink_prefix=foo-");
+  for (const mode of ["clean", "ignore", "log_only", "normal"]) {
+    await build(`--experimental_convenience_symlinks=${mode}`);
+  }
+  await Deno.remove(join(side.path, "bazel-testlogs"));
+  await build("--experimental_convenience_symlinks=ignore");
+  await build("--symlink_prefix=/");
+  await Deno.remove(join(side.path, "bazel-bin"));
+  await Deno.symlink(".", join(side.path, "bazel-bin"));
+  await build();
+  await run(side, ["clean"], { code: Exit.OK });
+  await links("clean");
+  await run(side, ["clean", "--symlink_prefix=foo-"], { code: Exit.OK });
+  await links("clean --symlink_prefix=foo-");
+  await side.exec(["sh", "-c", "rm -rf bazel-* foo-* ../up-* ../links"]);
+});
+
+mirrored("what cannot be left beside the outputs does not take the exit code", async (side) => {
+  const plain = join(dirname(side.path), "plain");
+  await Deno.writeTextFile(plain, "a file");
+  await side.write("making/gen.in", "beside\n");
+  for (const option of ["profile", "explain"]) {
+    const args = ["build", `--${option}=${plain}/x`, "//making:gen"];
+    await run(side, args, { code: Exit.OK, stderr: () => [] });
+    await noteFile(side, "bazel-bin/making/gen.h");
+  }
+  await Deno.remove(plain);
 });
 
 /** Runs a command that is interrupted while its action sleeps. */
