@@ -14,6 +14,8 @@ import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } fro
 import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
+import { NamedStreams } from "./outputs/named_streams.ts";
+import { namedTargets } from "./outputs/named_targets.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
 import { makeOurs } from "./outputs/server_state.ts";
 import type { ServerArgs } from "./server_args.ts";
@@ -60,6 +62,8 @@ export interface ReadyCommand {
   log?: CommandLog;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
   onOutputs(part: Uint8Array): void;
+  /** Takes an encoded NamedPart while the command runs. Throws an RbsError for one that no honest agent sends. */
+  onNamed(part: Uint8Array): Promise<void> | undefined;
   /** Has all of it here when it resolves. Throws an RbsError. */
   bringHome(exitCode: number): Promise<void>;
   /** Whether a path is, since {@link bringHome}, that of an output that came home, or of a folder in which one did. */
@@ -135,7 +139,9 @@ export class TwoMachines implements Disposable {
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
     const looked = await this.#nothingNew(waiting.by);
     const command = this.#arguments.read(runArguments(request), looked);
-    const { home, namedFiles, outside: { roots, warnings }, symlinks } = command;
+    const { home, outside: { roots, warnings }, symlinks } = command;
+    const { targets, warnings: unwritable } = namedTargets(command.namedFiles, this.#server);
+    for (const warning of unwritable) waiting.say(`rbs: warning: ${warning}\n`);
     for (const warning of warnings) this.#warn(warning, waiting);
     const { missingInstallBase } = waiting.link;
     const installBase: OutsideRoot[] =
@@ -160,6 +166,7 @@ export class TwoMachines implements Disposable {
     this.#home.expect();
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
+    const streams = new NamedStreams(targets, waiting.signal);
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.
       log: command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase),
@@ -168,17 +175,21 @@ export class TwoMachines implements Disposable {
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
         knownManifest: this.#home.known,
-        namedFiles: namedFiles.map(({ path }) => encodeName(path)),
+        namedFiles: targets.map(({ path }) => encodeName(path)),
+        pipes: targets.filter(({ kind }) => kind === "stream").map(({ path }) => encodeName(path)),
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
         home: told?.home,
         folders: command.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
+      onNamed: (part) => streams.take(part),
       bringHome: async (exitCode) => {
+        for (const error of await streams.finish()) waiting.say(`rbs: warning: ${sentence(error)}\n`);
         const options = {
           ...waiting,
-          namedFiles: namedFiles.map(({ path }) => path),
-          secondaryFiles: new Set(namedFiles.filter(({ secondary }) => secondary).map(({ path }) => path)),
+          namedFiles: targets.map(({ path }) => path),
+          secondaryFiles: new Set(targets.filter(({ secondary }) => secondary).map(({ path }) => path)),
+          streams: new Set(targets.filter(({ kind }) => kind === "stream").map(({ path }) => path)),
           symlinkPrefix: symlinks.prefix,
           cleansSymlinks: symlinks.clean,
           leavesSymlinks: symlinks.prefix === undefined,

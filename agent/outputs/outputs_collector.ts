@@ -25,6 +25,7 @@ import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { recentTests } from "./recent_tests.ts";
+import { FollowedFiles } from "./followed_files.ts";
 import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
@@ -62,6 +63,8 @@ export interface PreparedOutputs {
    * @returns what the client shall get instead; undefined: the same
    */
   filter?(response: Uint8Array): Uint8Array | undefined;
+  /** The files that options name, while the command writes them. */
+  followed?: FollowedFiles;
   /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
@@ -166,6 +169,11 @@ export class OutputsCollector {
     return Promise.resolve({
       args: injected?.args ?? args,
       filter: notice && ((response) => notice.filter(response)),
+      followed: new FollowedFiles(this.#files, {
+        paths: outputs.namedFiles.map(decodeName),
+        pipes: outputs.pipes.map(decodeName),
+        find: (path) => written.find(path),
+      }),
       collect: async (end) => {
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);

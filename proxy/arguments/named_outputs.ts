@@ -6,6 +6,9 @@ import type { Buffer } from "node:buffer";
 import { type Base, optionsFor, type OutOption, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 
+/** Names of what each process has of its own, or each machine alike: Bazel's server opens them where it is. */
+const OF_THE_SERVER = /^\/(dev\/(null|zero|full|stdin|stdout|stderr|fd(\/.*)?)|proc\/self\/.*)$/s;
+
 /** A file that a command is to write. */
 export interface NamedOutput {
   /** Absolute. */
@@ -16,7 +19,7 @@ export interface NamedOutput {
 
 /**
  * The files that a command's options make the server write, from the command line and rc files: absolute paths, each once.
- * Where the server did not write one, it is not there. Terminals and the like, such as /dev/stdout, are left out.
+ * Where the server did not write one, it is not there. What the server has itself, such as /dev/stdout, is left out.
  *
  * @param cwd Where the user called the client.
  * @param workspace, outputBase All absolute.
@@ -44,7 +47,7 @@ export function namedOutputFiles({ args, cwd, workspace, outputBase }: {
     if (value === "" || value === "-") continue;
     for (const base of bases[row.base]) {
       const path = resolvePath(fileName(value), base, workspace, home && fileName(home));
-      if (/^\/(dev|proc|sys)\//.test(path)) continue;
+      if (OF_THE_SERVER.test(path)) continue;
       files.set(path, { path, secondary: (row.secondary ?? false) && (files.get(path)?.secondary ?? true) });
     }
   }

@@ -50,6 +50,7 @@ Deno.test("without some Bazel goes on, unless the same file is something else as
 Deno.test("terminals and nothing are no files", () => {
   const typed = ["--build_event_json_file=/dev/stdout", "--profile=", "--explain=-", "--output_file=/proc/self/fd/1"];
   assert.deepEqual(named({ typed }), []);
+  assert.deepEqual(named({ typed: ["--profile=/dev/shm/p", "--explain=/dev/pts/3"] }), ["/dev/shm/p", "/dev/pts/3"]);
 });
 
 Deno.test("names keep their bytes", () => {

@@ -12,6 +12,8 @@ export interface OtherPaths {
   warnings: string[];
 }
 
+const OUTPUT_OF_THE_SERVER = /^\/(dev\/(stdout|stderr)|(dev|proc\/self)\/fd\/[12])$/;
+
 /** Finds them among a command's options. Never throws. */
 export function otherPaths({ args, workspace, outputBase }: {
   args: readonly Buffer[];
@@ -21,11 +23,21 @@ export function otherPaths({ args, workspace, outputBase }: {
   const home = clientVariable(args, "HOME");
   const resolve = (value: string) => resolvePath(fileName(value), workspace, workspace, home && fileName(home));
   const folders = new Set<string>(), warnings = new Set<string>();
-  const known = [...optionsFor("folder"), ...optionsFor("stays")];
+  const known = [...optionsFor("folder"), ...optionsFor("stays"), ...optionsFor("out")];
   const { options, others } = parseRunArguments(args, known);
   for (const { name, value, text } of options) {
     if (pathOption(name, "folder")) {
       if (value !== "") folders.add(resolve(value));
+      continue;
+    }
+    if (pathOption(name, "out")) {
+      if (OUTPUT_OF_THE_SERVER.test(value)) {
+        warnings.add(
+          `${
+            fileName(text)
+          } is the output of the Bazel server itself, which is on another machine: name a file or a pipe.`,
+        );
+      }
       continue;
     }
     const { warning } = pathOption(name, "stays") ?? {};

@@ -54,6 +54,14 @@ Deno.test("a socket is said to be another one", () => {
   ]);
 });
 
+Deno.test("the server's own output is said to be another one's", () => {
+  const typed = ["--build_event_json_file=/dev/stdout", "--profile=/dev/null", "--explain=/tmp/x"];
+  assert.match(
+    other({ typed }).warnings.join(),
+    /^--build_event_json_file=\/dev\/stdout is the output of the Bazel server/,
+  );
+});
+
 Deno.test("whatever the arguments are, folders are absolute and nothing is thrown", () => {
   const random = seeded(5);
   for (let i = 0; i < 3_000; i++) {

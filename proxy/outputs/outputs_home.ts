@@ -52,6 +52,8 @@ export interface TakeOptions {
   namedFiles?: Iterable<string>;
   /** Those of them without which the command goes well. */
   secondaryFiles?: ReadonlySet<string>;
+  /** Those of them that are pipes or devices: they have got what was written already. */
+  streams?: ReadonlySet<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
   /** The command removes the convenience symlinks, or leaves them alone. */
@@ -274,7 +276,7 @@ export class OutputsHome {
     const tree = new LocalTree(this.#outputBase);
     try {
       await this.#removeGone(gone, tree, index);
-      const outputs = [...manifest.outputs, ...home];
+      const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
       const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
       this.#note(outputs, index, options);
       if (!difference.changed) {
