@@ -51,11 +51,16 @@ export class HomeOutputs {
     for (const path of this.#seen.keys()) if (path.startsWith(`${folder}/`)) this.forget(path);
   }
 
-  /** What is at home and looks otherwise than when it was told; undefined now and then, for others to have their turn. */
-  *changed(): Generator<{ path: string; isTree: boolean } | undefined> {
+  /**
+   * What is at home and looks otherwise than when it was told; undefined now and then, for others to have their turn.
+   *
+   * @param isOwn What is not looked at, since the command itself has made it.
+   */
+  *changed(isOwn: (path: string) => boolean): Generator<{ path: string; isTree: boolean } | undefined> {
     using files = this.#files.keeping();
     let looked = 0;
     for (const [path, seen] of this.#seen) {
+      if (isOwn(path)) continue;
       if (++looked % TURN_LOOKS === 0) {
         yield undefined;
         files.doubt();
@@ -67,8 +72,9 @@ export class HomeOutputs {
   }
 
   /** Whether nothing is {@link changed}; false where that would take long to say. */
-  get same(): boolean {
-    for (const change of this.changed()) if (change || this.#seen.size > MAX_LOOKS) return false;
+  same(isOwn: (path: string) => boolean): boolean {
+    let turns = 0;
+    for (const change of this.changed(isOwn)) if (change || ++turns > MAX_LOOKS / TURN_LOOKS) return false;
     return true;
   }
 
@@ -82,8 +88,9 @@ export class HomeOutputs {
    * Entries were told, as they look now.
    *
    * @param untold Paths of those among them that were not, after all.
+   * @returns what of {@link changed} they are
    */
-  told(tree: OutputTree, entries: Iterable<Found>, untold: ReadonlySet<string>): void {
+  told(tree: OutputTree, entries: Iterable<Found>, untold: ReadonlySet<string>): ReadonlySet<string> {
     const before = this.#trees.size;
     for (const path of tree.trees) this.#trees.add(path);
     const grown = this.#trees.size > before;
@@ -100,8 +107,10 @@ export class HomeOutputs {
       if (untold.has(entry.path)) doubtful.add(root);
     }
     for (const [root, seen] of roots) this.#seen.set(root, doubtful.has(root) ? undefined : seen);
-    if (!grown) return;
+    const told = new Set(roots.keys());
+    if (!grown) return told;
     for (const path of this.#seen.keys()) if ((outermost.of(path) ?? path) !== path) this.forget(path);
+    return told;
   }
 
   #isSame(files: Files, seen: Seen): boolean {

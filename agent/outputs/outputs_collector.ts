@@ -110,6 +110,8 @@ interface Collected {
   /** Whether it would be the same again. */
   looks: Looks;
   policy: OutputsPolicy;
+  /** Its own outputs, as {@link HomeOutputs} knows them. */
+  own?: ReadonlySet<string>;
 }
 
 /** See the file's head. Serves one session; commands may overlap. */
@@ -197,11 +199,12 @@ export class OutputsCollector {
   }
 
   /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
-  #again({ end, request, written }: EndedCommand, { manifest, looks, policy }: Collected): Collected | undefined {
+  #again({ end, request, written }: EndedCommand, { manifest, looks, policy, own }: Collected): Collected | undefined {
     if (!manifest || !manifest.equals(request.knownManifest) || policy !== request.policy) return undefined;
-    if (end.exitCode !== 0 || end.execRequest || !looks.same || !this.#home.same) return undefined;
+    if (end.exitCode !== 0 || end.execRequest || !looks.same) return undefined;
+    if (!this.#home.same((path) => own?.has(path) ?? false)) return undefined;
     if (this.#promisedFiles(request).some((path) => written.find(path))) return undefined;
-    return { manifest, looks, policy, parts: [unchanged(manifest)] };
+    return { manifest, looks, policy, own, parts: [unchanged(manifest)] };
   }
 
   /** Files outside of any target. */
@@ -273,10 +276,10 @@ export class OutputsCollector {
       );
       this.#home.told(home.tree, home.entries, untold);
     }
-    this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
+    const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
     // What such a file looks like is known to those only who saw it before the command.
     const manifest = scripts.length === 0 ? encoded.manifest : undefined;
-    return { parts: encoded.parts, manifest, looks, policy: request.policy };
+    return { parts: encoded.parts, manifest, looks, policy: request.policy, own };
   }
 
   /** The folder for Bazel's events. What else stands there is in the way. */
@@ -323,9 +326,9 @@ export class OutputsCollector {
     const gone: string[] = [];
     const pace = new Pace();
     const isOne = (path: string) => known.has(path) || tree.has(path);
-    for (const change of this.#home.changed()) {
+    for (const change of this.#home.changed(isOne)) {
       if (pace.due) await pace.rest();
-      if (!change || isOne(change.path) || home.full) continue;
+      if (!change || home.full) continue;
       const { path, isTree } = change;
       const kind = this.#kind(path);
       // A folder that stands where a file stood is wanted by nobody.
