@@ -11,7 +11,7 @@ import { encodeFields, lengthPrefix } from "../proto/relay/wire.ts";
 const HIGH_WATER = 32 << 20;
 
 /** Field numbers of ExecuteResponse, as in proto/rbs/v1/command.proto. */
-export const ExecuteResponseField = { sequence: 1, runResponse: 2, outputs: 3 } as const;
+export const ExecuteResponseField = { sequence: 1, runResponse: 2, outputs: 3, named: 4 } as const;
 
 /** Takes an encoded ExecuteResponse; returns what to wait for before the next. */
 export type Sink = (message: Uint8Array) => Promise<void> | undefined;

@@ -81,6 +81,11 @@ export interface PreparedCommand {
   args: readonly string[];
   /** Looks at a RunResponse on its way. @returns what goes on instead of it, if it is not the same */
   filter?(response: Uint8Array): Uint8Array | undefined;
+  /** Sends what is new of files that options name, while the command writes them. */
+  followed?: {
+    begin(take: (part: Uint8Array) => Promise<void> | undefined): void;
+    finish(take: (part: Uint8Array) => Promise<void> | undefined): Promise<void>;
+  };
   /** Encoded Outputs messages. Call it once, when the command has ended. */
   collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
 }
@@ -246,6 +251,8 @@ export class CommandService {
       throw e instanceof RbsError ? new StatusError(Status.INTERNAL, sentence(e), { "rbs-reason": "no-server" }) : e;
     });
 
+    const takePart = (part: Uint8Array) => journal.append(ExecuteResponseField.named, part);
+    prepared?.followed?.begin(takePart);
     let commandId: string | undefined, terminates = false;
     let last: { message: Buffer; exitCode: number; execRequest?: Uint8Array } | undefined;
     let collected: Promise<Uint8Array[]> | undefined;
@@ -281,7 +288,7 @@ export class CommandService {
       if (cancelled.aborted) cancel();
       // Also for a part of a message: else a slow caller would have us gather one large message after the other.
       return busy;
-    });
+    }).finally(() => prepared?.followed?.finish(takePart));
     cancelled.removeEventListener("abort", cancel);
     // The next command must not get a server that is about to end.
     if (terminates) bazel.retire(run.backend);

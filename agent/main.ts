@@ -281,7 +281,8 @@ function syncedParts(
     check: (caller: Caller) => workspace.check(caller),
     outputs: {
       prepare(args: readonly string[], start: Start) {
-        makeNamedFolders(start.outputs?.namedFiles.map(decodeName) ?? [], {
+        const { namedFiles = [], folders = [] } = start.outputs ?? {};
+        makeNamedFolders({ files: namedFiles.map(decodeName), folders: folders.map(decodeName) }, {
           storage,
           root: paths.root,
           staging: STAGING,

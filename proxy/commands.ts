@@ -365,6 +365,7 @@ export class Commands {
         return last && ready ? ready.bringHome(answer.exitCode).then(pass) : pass();
       },
       onOutputs: (part) => ready?.onOutputs(part),
+      onNamed: (part) => ready?.onNamed(part),
     }).finally(() => ready?.log?.[Symbol.dispose]());
     return { outcome, terminationExpected };
   }

@@ -48,6 +48,8 @@ export interface RemoteCommand {
   onResponse(response: Buffer, last: boolean): Promise<void> | undefined;
   /** Takes an encoded Outputs message. */
   onOutputs(outputs: Buffer): void;
+  /** Takes an encoded NamedPart; what it returns is waited for before what comes next. */
+  onNamed(part: Buffer): Promise<void> | undefined;
 }
 
 /**
@@ -148,7 +150,7 @@ async function listen(
     for await (const message of call.responses()) {
       if (!alive) onAlive();
       alive = true;
-      const { sequence, response, outputs } = decode(message);
+      const { sequence, response, outputs, named } = decode(message);
       if (sequence !== received + 1) {
         throw new WireError(`response ${sequence} came where ${received + 1} was due`);
       }
@@ -157,6 +159,7 @@ async function listen(
         const busy = command.onResponse(response, finished);
         if (busy) await busy;
       } else if (outputs) command.onOutputs(outputs);
+      else if (named) await command.onNamed(named);
       received = sequence;
       unacknowledged += message.length;
       if (finished || unacknowledged >= ACKNOWLEDGE_BYTES) acknowledge();
@@ -270,13 +273,21 @@ function start(command: RemoteCommand, received: number, attach = received > 0):
   });
 }
 
+interface Decoded {
+  sequence: number;
+  response?: Buffer;
+  outputs?: Buffer;
+  named?: Buffer;
+}
+
 /** An ExecuteResponse; its bytes are views. Throws a WireError. */
-function decode(message: Buffer): { sequence: number; response?: Buffer; outputs?: Buffer } {
-  const decoded: { sequence: number; response?: Buffer; outputs?: Buffer } = { sequence: 0 };
+function decode(message: Buffer): Decoded {
+  const decoded: Decoded = { sequence: 0 };
   scanFields(message, (f) => {
     if (f.number === 1 && f.wireType === 0) decoded.sequence = varintValue(message, f);
     else if (f.number === 2 && f.wireType === 2) decoded.response = bytesValue(message, f) as Buffer;
     else if (f.number === 3 && f.wireType === 2) decoded.outputs = bytesValue(message, f) as Buffer;
+    else if (f.number === 4 && f.wireType === 2) decoded.named = bytesValue(message, f) as Buffer;
   });
   return decoded;
 }

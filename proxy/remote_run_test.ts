@@ -96,6 +96,7 @@ function running(
       return undefined;
     },
     onOutputs: () => {},
+    onNamed: () => undefined,
     ...options,
   });
   return {

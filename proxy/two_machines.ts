@@ -3,7 +3,9 @@
  * made is brought home before the client hears that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
-import { type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
+import { changesOutputs } from "../proto/changing_commands.ts";
+import { sentence } from "../proto/errors.ts";
+import { OutputsPolicy, type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../proto/pace.ts";
 import { runArguments, withRunArguments } from "../proto/relay/run_request.ts";
 import { encodeName } from "../proto/tree/names.ts";
@@ -12,6 +14,8 @@ import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } fro
 import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
+import { NamedStreams } from "./outputs/named_streams.ts";
+import { namedTargets } from "./outputs/named_targets.ts";
 import { OutputsHome } from "./outputs/outputs_home.ts";
 import { makeOurs } from "./outputs/server_state.ts";
 import type { ServerArgs } from "./server_args.ts";
@@ -24,6 +28,8 @@ const PATIENCE_MS = 30 * 60_000;
 
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
+/** Who pressed it waits no longer for what was made until then. Milliseconds. */
+const INTERRUPTED_MS = 2_000;
 
 /** After this time a connection is none whose command is about to come. Milliseconds. */
 const AHEAD_MS = 100;
@@ -56,6 +62,8 @@ export interface ReadyCommand {
   log?: CommandLog;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
   onOutputs(part: Uint8Array): void;
+  /** Takes an encoded NamedPart while the command runs. Throws an RbsError for one that no honest agent sends. */
+  onNamed(part: Uint8Array): Promise<void> | undefined;
   /** Has all of it here when it resolves. Throws an RbsError. */
   bringHome(exitCode: number): Promise<void>;
   /** Whether a path is, since {@link bringHome}, that of an output that came home, or of a folder in which one did. */
@@ -131,7 +139,9 @@ export class TwoMachines implements Disposable {
   async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
     const looked = await this.#nothingNew(waiting.by);
     const command = this.#arguments.read(runArguments(request), looked);
-    const { home, namedFiles, outside: { roots, warnings }, symlinkPrefix } = command;
+    const { home, outside: { roots, warnings }, symlinks } = command;
+    const { targets, warnings: unwritable } = namedTargets(command.namedFiles, this.#server);
+    for (const warning of unwritable) waiting.say(`rbs: warning: ${warning}\n`);
     for (const warning of warnings) this.#warn(warning, waiting);
     const { missingInstallBase } = waiting.link;
     const installBase: OutsideRoot[] =
@@ -153,8 +163,11 @@ export class TwoMachines implements Disposable {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
+    const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
     this.#home.expect();
+    const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
+    const streams = new NamedStreams(targets, waiting.signal);
     return {
       // As Bazel's CleanCommand, which would remove the file that it writes to.
       log: command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase),
@@ -163,14 +176,37 @@ export class TwoMachines implements Disposable {
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
         knownManifest: this.#home.known,
-        namedFiles: namedFiles.map(encodeName),
+        namedFiles: targets.map(({ path }) => encodeName(path)),
+        pipes: targets.filter(({ kind }) => kind === "stream").map(({ path }) => encodeName(path)),
+        symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
+        home: told?.home,
+        folders: command.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
+      onNamed: (part) => streams.take(part),
       bringHome: async (exitCode) => {
-        // Who pressed Ctrl-C wants to go: what was made until then comes with the next command.
-        if (exitCode === INTERRUPTED) return;
-        if (exitCode === 0 && command.expunge) return await this.#home.expunge();
-        if (parts.length > 0) await this.#home.take(parts, { ...waiting, namedFiles, symlinkPrefix });
+        for (const error of await streams.finish()) waiting.say(`rbs: warning: ${sentence(error)}\n`);
+        const options = {
+          ...waiting,
+          namedFiles: targets.map(({ path }) => path),
+          secondaryFiles: new Set(targets.filter(({ secondary }) => secondary).map(({ path }) => path)),
+          streams: new Set(targets.filter(({ kind }) => kind === "stream").map(({ path }) => path)),
+          symlinkPrefix: symlinks.prefix,
+          cleansSymlinks: symlinks.clean,
+          leavesSymlinks: symlinks.prefix === undefined,
+          told,
+          all,
+        };
+        if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
+        if (parts.length === 0) return;
+        if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
+        const signal = AbortSignal.timeout(INTERRUPTED_MS);
+        try {
+          await this.#home.take(parts, { ...options, signal, interrupted: true });
+        } catch (e) {
+          // It comes with the next command, and the exit code is that of Ctrl-C.
+          if (!signal.aborted) waiting.say(`rbs: ${sentence(e)}\n`);
+        }
       },
       isHome: (path) => this.#home.isHome(path),
     };

@@ -49,7 +49,7 @@ const TWO_MACHINES: Suite[] = [
   {
     name: "mirror, on two machines",
     // The others are about the programs of one machine: their ports, their files, their signals.
-    paths: ["commands", "jbazel", "fallback", "signals"].map((name) => `tests/mirror/${name}_test.ts`),
+    paths: ["commands", "jbazel", "fallback", "signals", "local_files"].map((name) => `tests/mirror/${name}_test.ts`),
     through: [Deno.execPath(), "run", "--frozen", "--allow-all", "tests/support/on_laptop.ts"],
   },
 ];

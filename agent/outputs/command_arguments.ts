@@ -7,19 +7,12 @@ import { Buffer } from "node:buffer";
 import { resolve } from "node:path";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 
-/** The commands that make outputs. */
-const BUILDING = new Set(["build", "test", "run", "coverage", "mobile-install"]);
 const BEP_FILE = ["--build_event_binary_file", "--experimental_build_event_binary_file"];
 /** With one of these, Bazel speaks of build events for the user's sake. */
 const OTHER_BEP_FILES = ["json", "text"].flatMap((kind) => [
   `--build_event_${kind}_file`,
   `--experimental_build_event_${kind}_file`,
 ]);
-
-/** True for a command after which there may be outputs. */
-export function builds(command: string | undefined): boolean {
-  return command !== undefined && BUILDING.has(command);
-}
 
 /** An option's value, wherever it stands. */
 export interface OptionValue {

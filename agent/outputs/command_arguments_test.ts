@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { builds, injectBuildEvents, optionValues } from "./command_arguments.ts";
+import { builds } from "../../proto/changing_commands.ts";
+import { injectBuildEvents, optionValues } from "./command_arguments.ts";
 
 const OURS = "--build_event_binary_file=/out/rbs/events";
 const LOCAL = "--nobuild_event_binary_file_path_conversion";

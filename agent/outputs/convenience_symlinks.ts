@@ -1,10 +1,7 @@
-/** The symlinks that Bazel leaves in the workspace: `bazel-bin` and its like. */
-import { Buffer } from "node:buffer";
+/** The symlinks that Bazel leaves in the workspace, or where `--symlink_prefix` says: `bazel-bin` and its like. */
 import { basename, dirname, normalize, resolve } from "node:path";
 import type { Files, RawInfo } from "../../proto/tree/files.ts";
 import type { Looks } from "../../proto/tree/looks.ts";
-import { decodeName } from "../../proto/tree/names.ts";
-import { optionValues } from "./command_arguments.ts";
 
 /** Absolute paths, the developer's. */
 export interface ConvenienceSymlink {
@@ -19,7 +16,7 @@ export interface ConvenienceSymlinkSearch {
   workspace: string;
   /** The developer's output base, absolute. */
   outputBase: string;
-  /** What the names begin with: `bazel-`, or `out/`. */
+  /** What the names begin with: `bazel-`, `out/`, `/home/ann/out-`. */
   prefix: string;
   /** The session's own folder. */
   storage: Files;
@@ -29,28 +26,35 @@ export interface ConvenienceSymlinkSearch {
   looks: Looks;
 }
 
-/** The `--symlink_prefix` of a command. An rc file's may be meant for other commands; then no links are found. */
-export function symlinkPrefix(args: readonly string[]): string {
-  const given = optionValues(args, ["--symlink_prefix"]);
-  const last = given.findLast((option) => !option.fromRcFile) ?? given.at(-1);
-  return decodeName(Buffer.from(last?.value || "bazel-", "latin1"));
-}
-
-/** The links that stand in the workspace and lead to outputs. None for a prefix that is not below the workspace. */
+/**
+ * The links that stand there and lead to outputs: those with the prefix, and `bazel-out`, which older Bazels make beside
+ * any (4.2.3; not 7.7.1).
+ */
 export function findConvenienceSymlinks(search: ConvenienceSymlinkSearch): ConvenienceSymlink[] {
-  const { workspace, outputBase, prefix, storage, storagePath, looks } = search;
+  const { workspace, prefix } = search;
   // With a name, since the prefix may end in "/".
   const example = resolve(workspace, `${prefix}bin`);
-  const folder = dirname(example), beginning = basename(example).slice(0, -"bin".length);
-  if (folder !== workspace && !folder.startsWith(`${workspace}/`)) return [];
-  const isFolder = (path: string) => looks.look(storagePath(path) ?? "-")?.kind === "directory";
-  for (let at = folder; at !== workspace; at = dirname(at)) if (!isFolder(at)) return [];
-  if (!isFolder(workspace)) return [];
-  const here = storagePath(folder)!;
+  const found = linksIn(dirname(example), (name) => name.startsWith(basename(example).slice(0, -"bin".length)), search);
+  const known = new Set(found.map(({ path }) => path));
+  const more = linksIn(workspace, (name) => name === "bazel-out", search);
+  return [...found, ...more.filter(({ path }) => !known.has(path))];
+}
+
+function linksIn(
+  folder: string,
+  isOne: (name: string) => boolean,
+  { outputBase, storage, storagePath, looks }: ConvenienceSymlinkSearch,
+): ConvenienceSymlink[] {
+  for (let at = folder; at !== "/"; at = dirname(at)) {
+    const here = storagePath(at);
+    if (here === undefined || looks.look(here)?.kind !== "directory") return [];
+  }
+  const here = storagePath(folder);
+  if (here === undefined) return [];
   looks.list(here);
   const found: ConvenienceSymlink[] = [];
   for (const name of storage.names(here)) {
-    const info = name.startsWith(beginning) ? looks.look(`${here}/${name}`) : undefined;
+    const info = isOne(name) ? looks.look(`${here}/${name}`) : undefined;
     if (info?.kind !== "symlink") continue;
     const target = info.target!;
     if (target.startsWith(`${outputBase}/execroot/`) && normalize(target) === target) {

@@ -3,16 +3,16 @@ import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 
 /**
- * Makes the folders in which a command's flags have it write files, where the session does not have them: they are there
- * on the developer's machine. By the tree writer, since something in the session may have put a symlink on the way.
+ * Makes the folders that a command's flags name, or in which they have it write files, where the session does not have
+ * them: they are there on the developer's machine. By the tree writer, since something in the session may have put a symlink on the way.
  *
- * @param files Absolute paths of the developer's.
+ * @param files, folders Absolute paths of the developer's.
  * @param storage The session's own folder,
  * @param root and in it what the session sees as `/`.
  * @param isKept Whether the session keeps the path, and not the machine.
  */
 export function makeNamedFolders(
-  files: readonly string[],
+  { files, folders }: { files: readonly string[]; folders: readonly string[] },
   { storage, root, staging, isKept, log }: {
     storage: Files;
     root: string;
@@ -22,8 +22,7 @@ export function makeNamedFolders(
   },
 ): void {
   const missing = new Set<string>();
-  for (const file of files) {
-    const folder = file.slice(0, file.lastIndexOf("/"));
+  for (const folder of [...files.map((file) => file.slice(0, file.lastIndexOf("/"))), ...folders]) {
     if (folder !== "" && isKept(folder) && !isThere(storage, root + folder)) missing.add(folder);
   }
   if (missing.size === 0) return;

@@ -11,14 +11,15 @@ Deno.test("folders of named files are made where they are missing, and never thr
   await Deno.symlink(outside, join(root, "home/link"));
   using storage = Beneath.open(directory);
   const logged: string[] = [];
-  makeNamedFolders(["/home/ann/logs/profile.gz", "/home/link/deep/x.json", "/usr/share/x", "/x"], {
+  const files = ["/home/ann/logs/profile.gz", "/home/link/deep/x.json", "/usr/share/x", "/x"];
+  makeNamedFolders({ files, folders: ["/home/ann/writable", "/usr/more"] }, {
     storage,
     root: "root",
     staging: "staging",
     isKept: (path) => !path.startsWith("/usr"),
     log: (line) => void logged.push(line),
   });
-  assert.ok(Deno.lstatSync(join(root, "home/ann/logs")).isDirectory);
+  for (const name of ["logs", "writable"]) assert.ok(Deno.lstatSync(join(root, "home/ann", name)).isDirectory);
   assert.deepEqual([...Deno.readDirSync(outside)], []);
   assert.deepEqual([...Deno.readDirSync(root)].map(({ name }) => name), ["home"]);
   assert.equal(logged.length, 1);

@@ -54,6 +54,8 @@ export class OutputTree {
   readonly #folders = new Map<string, string | undefined>();
   /** Folders of which all is gathered. */
   readonly #whole = new Set<string>();
+  /** Those of them that are outputs, or in one. */
+  readonly #trees = new Set<string>();
   /** Paths that are still to be added. */
   readonly #pending: string[] = [];
   readonly #names = new Map<string, ReadonlySet<string>>();
@@ -69,6 +71,21 @@ export class OutputTree {
   /** What was gathered, in no order. */
   get entries(): Iterable<Found> {
     return this.#entries.values();
+  }
+
+  /** The folders among them that are outputs, with all that is in them. */
+  get trees(): ReadonlySet<string> {
+    return this.#trees;
+  }
+
+  /** Whether something was gathered at just this path. */
+  has(path: string): boolean {
+    return this.#entries.has(path);
+  }
+
+  /** Whether there was more than the limit. */
+  get full(): boolean {
+    return this.#full;
   }
 
   /** One sentence for each kind of thing that does not come home. */
@@ -95,7 +112,9 @@ export class OutputTree {
       const found = this.#resolve(next);
       if (!found || !this.#isOutput(found.path)) continue;
       this.#record(found.path, found.info);
-      if (found.info.kind === "directory" && !this.#isMoreThanAnOutput(found.path)) await this.#addAllIn(found.path);
+      if (found.info.kind !== "directory" || this.#isMoreThanAnOutput(found.path)) continue;
+      this.#trees.add(found.path);
+      await this.#addAllIn(found.path);
     }
   }
 

@@ -10,19 +10,23 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
+import { builds, changesOutputs } from "../../proto/changing_commands.ts";
 import { sentence } from "../../proto/errors.ts";
-import { OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
-import { type Files, readFile } from "../../proto/tree/files.ts";
+import { type Files, type RawInfo, readFile } from "../../proto/tree/files.ts";
 import { Looks } from "../../proto/tree/looks.ts";
-import { decodeName } from "../../proto/tree/names.ts";
+import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
 import { BuildEventsNotice } from "./build_events_notice.ts";
-import { builds, injectBuildEvents } from "./command_arguments.ts";
-import { findConvenienceSymlinks, symlinkPrefix } from "./convenience_symlinks.ts";
+import { injectBuildEvents } from "./command_arguments.ts";
+import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
+import { recentTests } from "./recent_tests.ts";
+import { FollowedFiles } from "./followed_files.ts";
+import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
 import { Pace } from "../../proto/pace.ts";
@@ -59,16 +63,24 @@ export interface PreparedOutputs {
    * @returns what the client shall get instead; undefined: the same
    */
   filter?(response: Uint8Array): Uint8Array | undefined;
+  /** The files that options name, while the command writes them. */
+  followed?: FollowedFiles;
   /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
 
 /** Field numbers of Outputs in command.proto. */
-const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5 } as const;
+const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read. Bytes. */
 const MAX_EVENTS_BYTES = 512 << 20;
+/** Bazel's exit code after Ctrl-C. */
+const INTERRUPTED = 8;
+/** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
+const INTERRUPTED_MS = 1_000;
+/** After Ctrl-C, no larger file is read for its digest. Bytes. */
+const INTERRUPTED_BYTES = 64 << 20;
 /** A longer file is no script. Bytes. */
 const MAX_SCRIPT_BYTES = 1 << 20;
 /** More outputs are collected anew each time. */
@@ -85,6 +97,8 @@ interface EndedCommand {
   events: BuildEvents | undefined;
   /** There should be some. */
   wantsEvents: boolean;
+  /** When it began, by Date.now(). */
+  began: number;
 }
 
 /** What was collected. */
@@ -96,6 +110,8 @@ interface Collected {
   /** Whether it would be the same again. */
   looks: Looks;
   policy: OutputsPolicy;
+  /** Its own outputs, as {@link HomeOutputs} knows them. */
+  own?: ReadonlySet<string>;
 }
 
 /** See the file's head. Serves one session; commands may overlap. */
@@ -105,6 +121,7 @@ export class OutputsCollector {
   /** Where the output base is in the storage. */
   readonly #storage: string;
   readonly #digests: DigestCache;
+  readonly #home: HomeOutputs;
   #commands = 0;
   #prepared = 0;
   /**
@@ -119,6 +136,7 @@ export class OutputsCollector {
     this.#files = options.storage;
     this.#digests = options.digests ?? new DigestCache(options.storage);
     this.#storage = options.storagePath(options.outputBase)!;
+    this.#home = new HomeOutputs(options.storage, (path) => this.#here(path));
   }
 
   /**
@@ -132,9 +150,11 @@ export class OutputsCollector {
     { outputs, workspaceGeneration }: { outputs?: OutputsRequest; workspaceGeneration?: string },
   ): Promise<PreparedOutputs> {
     const { outputBase, workspace } = this.#options;
+    const began = Date.now();
     const before = this.#lastBuild, number = ++this.#prepared;
     this.#lastBuild = undefined;
     if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    if (outputs.home) this.#home.reset(absolute(outputs.home, outputBase));
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
     if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
@@ -151,10 +171,15 @@ export class OutputsCollector {
     return Promise.resolve({
       args: injected?.args ?? args,
       filter: notice && ((response) => notice.filter(response)),
+      followed: new FollowedFiles(this.#files, {
+        paths: outputs.namedFiles.map(decodeName),
+        pipes: outputs.pipes.map(decodeName),
+        find: (path) => written.find(path),
+      }),
       collect: async (end) => {
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
-          const command = { args, end, request: outputs, written, events, wantsEvents };
+          const command = { args, end, request: outputs, written, events, wantsEvents, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
@@ -174,11 +199,12 @@ export class OutputsCollector {
   }
 
   /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
-  #again({ end, request, written }: EndedCommand, { manifest, looks, policy }: Collected): Collected | undefined {
+  #again({ end, request, written }: EndedCommand, { manifest, looks, policy, own }: Collected): Collected | undefined {
     if (!manifest || !manifest.equals(request.knownManifest) || policy !== request.policy) return undefined;
     if (end.exitCode !== 0 || end.execRequest || !looks.same) return undefined;
+    if (!this.#home.same((path) => own?.has(path) ?? false)) return undefined;
     if (this.#promisedFiles(request).some((path) => written.find(path))) return undefined;
-    return { manifest, looks, policy, parts: [unchanged(manifest)] };
+    return { manifest, looks, policy, own, parts: [unchanged(manifest)] };
   }
 
   /** Files outside of any target. */
@@ -187,7 +213,8 @@ export class OutputsCollector {
   }
 
   async #collect(command: EndedCommand): Promise<Collected> {
-    const { args, end, request, written, events, wantsEvents } = command;
+    const { args, end, request, written, events, wantsEvents, began } = command;
+    const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
     const tree = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
@@ -206,29 +233,53 @@ export class OutputsCollector {
     }
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
-    if (builds(args[0])) {
-      const links = findConvenienceSymlinks({ ...this.#options, prefix: symlinkPrefix(args), looks });
-      for (const { path, target, info } of links) {
+    const { symlinkPrefix } = request;
+    if (symlinkPrefix && (cleaned || builds(args[0]))) {
+      const prefix = decodeName(symlinkPrefix);
+      for (const { path, target, info } of findConvenienceSymlinks({ ...this.#options, prefix, looks })) {
         entries.push(found(path, "symlink", info, target));
         tree.addFolder(target);
       }
+    }
+    if (builds(args[0])) {
       if (end.execRequest) { for (const path of executedFiles(end.execRequest)) await tree.addExecutable(path); }
       if (args[0] === "run") {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
       if (events) await addOutputs(tree, events, args[0], request.policy);
-      else if (wantsEvents && end.exitCode === 0) {
+      if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
+        const bazelOut = `${events.execRoot}/bazel-out`;
+        if (isBelow(bazelOut, outputBase)) {
+          const folders = await recentTests(this.#files, this.#here(bazelOut), began);
+          for (const folder of folders) await tree.add(`${bazelOut}/${folder}`);
+        }
+      }
+      if (!events && wantsEvents && end.exitCode === 0) {
         warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
       }
-    } else if (entries.length === 0 && !cleaned) return { parts: [], looks, policy: request.policy };
+    } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
+      return { parts: [], looks, policy: request.policy };
+    }
+    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
 
-    warnings.push(...tree.warnings);
     const known = new Set(entries.map(({ path }) => path));
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
-    const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest });
+    const home = changesOutputs(args[0]) ? await this.#homeOutputs(tree, known) : undefined;
+    warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
+    const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
+    const { untold } = encoded;
+    if (home) {
+      const homeParts = new Parts(Outputs.home);
+      for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
+      encoded.parts.push(
+        ...homeParts.finish([...home.gone, ...untold].map((path) => [Outputs.gone, encodeName(path)])),
+      );
+      this.#home.told(home.tree, home.entries, untold);
+    }
+    const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
     // What such a file looks like is known to those only who saw it before the command.
     const manifest = scripts.length === 0 ? encoded.manifest : undefined;
-    return { parts: encoded.parts, manifest, looks, policy: request.policy };
+    return { parts: encoded.parts, manifest, looks, policy: request.policy, own };
   }
 
   /** The folder for Bazel's events. What else stands there is in the way. */
@@ -264,45 +315,131 @@ export class OutputsCollector {
     return findNamedFile(path, { storage, storagePath, mounts: [outputBase, workspace] });
   }
 
+  /** What the developer's machine has of earlier commands, if it is another now. @param tree, known This command's own. */
+  async #homeOutputs(
+    tree: OutputTree,
+    known: ReadonlySet<string>,
+  ): Promise<{ tree: OutputTree; entries: Found[]; gone: string[] }> {
+    const { outputBase, limit = 500_000 } = this.#options;
+    const looks = new Looks(this.#files, 0);
+    const home = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
+    const gone: string[] = [];
+    const pace = new Pace();
+    const isOne = (path: string) => known.has(path) || tree.has(path);
+    for (const change of this.#home.changed(isOne)) {
+      if (pace.due) await pace.rest();
+      if (!change || home.full) continue;
+      const { path, isTree } = change;
+      const kind = this.#kind(path);
+      // A folder that stands where a file stood is wanted by nobody.
+      if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
+      if (home.has(path) || home.full) continue;
+      gone.push(path);
+      this.#home.forget(path);
+    }
+    return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
+  }
+
+  #kind(path: string): RawInfo["kind"] | undefined {
+    try {
+      return this.#files.look(this.#here(path)).kind;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Where something below the output base is. */
+  #here(path: string): string {
+    return this.#storage + path.slice(this.#options.outputBase.length);
+  }
+
   async #encode(
     entries: Found[],
-    about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array },
-  ): Promise<{ parts: Uint8Array[]; manifest: Buffer }> {
-    entries.sort((a, b) => a.path < b.path ? -1 : 1);
-    const { outputBase, storagePath } = this.#options;
+    about: { cleaned: boolean; warnings: readonly string[]; known: Uint8Array; until?: number },
+  ): Promise<{ parts: Uint8Array[]; manifest: Buffer; untold: Set<string> }> {
     const id = createHash("sha256");
-    const pace = new Pace();
-    const parts: Uint8Array[] = [];
-    let part: Uint8Array[] = [], bytes = 0;
-    for (const entry of entries) {
-      if (pace.due) await pace.rest();
-      if (entry.kind === "file") {
-        const here = isBelow(entry.path, outputBase)
-          ? this.#storage + entry.path.slice(outputBase.length)
-          : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
-        entry.digest = await this.#digests.digest(here, entry);
-        // It is gone, or does not come to rest: nothing of Bazel's.
-        if (!entry.digest) continue;
-      }
-      const encoded = encodeEntry(entry);
+    const parts = new Parts(Outputs.entries);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach(entries, untold, about.until)) {
       id.update(encoded);
-      const prefix = lengthPrefix(Outputs.entries, encoded.length);
-      part.push(prefix, encoded);
-      bytes += prefix.length + encoded.length;
-      if (bytes < PART_BYTES) continue;
-      parts.push(Buffer.concat(part));
-      part = [];
-      bytes = 0;
+      parts.add(encoded);
     }
     const manifest = id.digest();
-    if (!about.cleaned && manifest.equals(about.known)) return { manifest, parts: [unchanged(manifest)] };
-    const rest = encodeFields([
+    if (!about.cleaned && manifest.equals(about.known)) return { manifest, parts: [unchanged(manifest)], untold };
+    const rest = parts.finish([
       [Outputs.manifest, manifest],
       [Outputs.cleaned, about.cleaned],
       ...about.warnings.map((warning) => [Outputs.warnings, warning] as [number, string]),
     ]);
-    return { manifest, parts: [...parts, Buffer.concat([...part, rest])] };
+    return { manifest, parts: rest, untold };
   }
+
+  /**
+   * Encodes entries, with their digests.
+   *
+   * @param untold Gets the paths of those that do not come to rest: what is at home of them is another by now.
+   * @param until When to stop making digests, by Date.now().
+   */
+  async *#encodeEach(
+    entries: Found[],
+    untold: Set<string>,
+    until = Infinity,
+  ): AsyncGenerator<{ encoded: Uint8Array }> {
+    entries.sort((a, b) => a.path < b.path ? -1 : 1);
+    const { outputBase, storagePath } = this.#options;
+    const pace = new Pace();
+    for (const entry of entries) {
+      if (pace.due) await pace.rest();
+      if (entry.kind === "file") {
+        const here = isBelow(entry.path, outputBase)
+          ? this.#here(entry.path)
+          : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
+        const isLong = until < Infinity && (Date.now() > until || entry.size > INTERRUPTED_BYTES);
+        entry.digest = isLong ? this.#digests.known(here, entry) : await this.#digests.digest(here, entry);
+        // It is gone, or does not come to rest: nothing of Bazel's.
+        if (!entry.digest) {
+          untold.add(entry.path);
+          continue;
+        }
+      }
+      yield { encoded: encodeEntry(entry) };
+    }
+  }
+}
+
+/** Gathers encoded entries to Outputs messages of a reasonable size. */
+class Parts {
+  readonly #field: number;
+  readonly #parts: Uint8Array[] = [];
+  #part: Uint8Array[] = [];
+  #bytes = 0;
+
+  /** @param field The number of the entries' field. */
+  constructor(field: number) {
+    this.#field = field;
+  }
+
+  add(encoded: Uint8Array): void {
+    const prefix = lengthPrefix(this.#field, encoded.length);
+    this.#part.push(prefix, encoded);
+    this.#bytes += prefix.length + encoded.length;
+    if (this.#bytes < PART_BYTES) return;
+    this.#parts.push(Buffer.concat(this.#part));
+    this.#part = [];
+    this.#bytes = 0;
+  }
+
+  /** All messages; the last one has these fields as well. None is empty. */
+  finish(fields: [number, string | Uint8Array | boolean][]): Uint8Array[] {
+    const last = Buffer.concat([...this.#part, encodeFields(fields)]);
+    return last.length > 0 ? [...this.#parts, last] : this.#parts;
+  }
+}
+
+/** What the developer's machine says that it has, as absolute paths. */
+function absolute({ leaves, trees }: HomeList, outputBase: string): { leaves: string[]; trees: string[] } {
+  const paths = (names: readonly Uint8Array[]) => names.map((name) => `${outputBase}/${decodeName(name)}`);
+  return { leaves: paths(leaves), trees: paths(trees) };
 }
 
 /** A manifest that the caller has. */

@@ -22,6 +22,8 @@ class Session {
     policy?: OutputsPolicy;
     known?: Uint8Array;
     named?: string[];
+    /** What the developer's machine says that it has, below the output base. */
+    home?: { leaves: string[]; trees: string[] };
     end?: CommandEnd;
     generation?: string;
     bazel?(eventsFile: string): void;
@@ -29,7 +31,9 @@ class Session {
     const outputs = create(OutputsRequestSchema, {
       policy: options.policy ?? OutputsPolicy.TOPLEVEL,
       knownManifest: options.known,
+      symlinkPrefix: encodeName("bazel-"),
       namedFiles: options.named?.map(encodeName),
+      home: options.home && { leaves: options.home.leaves.map(encodeName), trees: options.home.trees.map(encodeName) },
     });
     const prepared = await this.collector.prepare(args, { outputs, workspaceGeneration: options.generation });
     const flag = prepared.args.find((arg) => arg.includes("--build_event_binary_file=/"));
@@ -50,6 +54,13 @@ class Session {
           completed([["default", ["0"]]]),
         ),
       );
+  }
+
+  /** What of earlier commands is told, and what of it is said to be gone. */
+  home(manifest: Manifest | undefined): { home: string[]; gone: string[] } {
+    const short = (path: string) => path.replace(this.files.bin, "BIN");
+    const home = manifest!.home.map(({ path, target }) => short(path) + (target === undefined ? "" : ` -> ${target}`));
+    return { home: home.sort(), gone: manifest!.gone.map(short).sort() };
   }
 
   /** The manifest's paths: OUT for the output base, BIN for bazel-bin in it, WS for the workspace. */
@@ -427,4 +438,123 @@ Deno.test("many entries come in several messages", async () => {
   const parts = await prepared.collect({ exitCode: 0 });
   assert.ok(parts.length > 1 && parts.every((part) => part.length < 600 << 10));
   assert.equal(readManifest(parts)!.entries.length, 1_501);
+});
+
+Deno.test("what is at home of earlier commands is told when it is another, whatever the command names", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const { bin } = files;
+  const write = (path: string, text: string) => Deno.writeTextFileSync(files.hostPath(path), text);
+  const remove = (path: string) => Deno.removeSync(files.hostPath(path), { recursive: true });
+  const builds = async (names: string[], act = () => {}, options: Parameters<Session["run"]>[1] = {}) => {
+    const bazel = (eventsFile: string) => {
+      act();
+      session.build(...names)(eventsFile);
+    };
+    return session.home(await session.run(["build", ...names], { bazel, ...options }));
+  };
+  files.write({
+    [`${bin}/gen.h`]: "one",
+    [`${bin}/lib.so`]: "lib",
+    [`${bin}/current`]: { link: "gen.h" },
+    [`${bin}/tool`]: "tool",
+    [`${bin}/tool.runfiles/ws/data`]: "data",
+    [`${bin}/app`]: "app",
+  });
+  const nothing = { home: [], gone: [] };
+  assert.deepEqual(await builds(["gen.h", "lib.so", "current", "tool"]), nothing, "all of it is this command's own");
+  assert.deepEqual(await builds(["app"]), nothing);
+  assert.deepEqual(await builds(["app"], () => write(`${bin}/gen.h`, "two")), { home: ["BIN/gen.h"], gone: [] });
+  assert.deepEqual(await builds(["app"]), nothing, "it was told");
+  const failed = () => {
+    remove(`${bin}/lib.so`);
+    write(`${bin}/app`, "half");
+  };
+  assert.deepEqual(await builds([], failed, { end: { exitCode: 1 } }), { home: ["BIN/app"], gone: ["BIN/lib.so"] });
+  const relink = () => {
+    remove(`${bin}/current`);
+    Deno.symlinkSync("app", files.hostPath(`${bin}/current`));
+    write(`${bin}/tool.runfiles/ws/more`, "more");
+  };
+  assert.deepEqual(await builds(["app"], relink), {
+    home: [
+      "BIN/current -> app",
+      "BIN/tool.runfiles",
+      "BIN/tool.runfiles/ws",
+      "BIN/tool.runfiles/ws/data",
+      "BIN/tool.runfiles/ws/more",
+    ],
+    gone: [],
+  });
+  const folderInstead = () => {
+    remove(`${bin}/gen.h`);
+    files.write({ [`${bin}/gen.h/package/other`]: "of nobody's wish" });
+    remove(`${bin}/tool.runfiles`);
+  };
+  assert.deepEqual(await builds(["app"], folderInstead), { home: [], gone: ["BIN/gen.h", "BIN/tool.runfiles"] });
+  assert.deepEqual(await builds(["app"]), nothing, "what is gone is told once");
+  assert.equal(await session.run(["query", "//..."], { bazel: () => write(`${bin}/app`, "x") }), undefined);
+  assert.deepEqual(session.home(await session.run(["fetch", "//..."])), { home: ["BIN/app"], gone: [] });
+});
+
+Deno.test("an agent that is new learns what is at home, and tells all of it", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const { bin, outputBase } = files;
+  files.write({ [`${bin}/a`]: "a", [`${bin}/b`]: "b", [`${bin}/t.runfiles/ws/x`]: "x", [`${bin}/other`]: "" });
+  const below = (name: string) => `${bin}/${name}`.slice(outputBase.length + 1);
+  const home = {
+    leaves: ["a", "b", "gone", "../../../../../../../server/secret"].map(below),
+    trees: ["t.runfiles", "gone.runfiles"].map(below),
+  };
+  files.write({ [`${outputBase}/server/secret`]: "of the server" });
+  const first = await session.run(["build", "//:a"], { home, bazel: session.build("a") });
+  assert.deepEqual(session.paths(first), ["BIN/a"]);
+  assert.deepEqual(session.home(first), {
+    home: ["BIN/b", "BIN/t.runfiles", "BIN/t.runfiles/ws", "BIN/t.runfiles/ws/x"],
+    gone: ["BIN/../../../../../../../server/secret", "BIN/gone", "BIN/gone.runfiles"],
+  });
+  assert.deepEqual(session.home(await session.run(["build", "//:a"], { bazel: session.build("a") })), {
+    home: [],
+    gone: [],
+  });
+  await session.run(["clean"]);
+  assert.deepEqual(session.home(await session.run(["build"], { bazel: session.build() })), { home: [], gone: [] });
+});
+
+Deno.test("after Ctrl-C the log of a test that ran comes, and what would take long to read is said to be gone", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const { bin, execRoot } = files;
+  const logs = `${execRoot}/bazel-out/k8-fastbuild/testlogs`;
+  const large = (byte: number) => {
+    const path = files.hostPath(`${bin}/large`);
+    Deno.writeFileSync(path, new Uint8Array([byte]));
+    Deno.truncateSync(path, 80 << 20);
+  };
+  files.write({ [`${bin}/a`]: "a", [`${logs}/old/test.log`]: "" });
+  large(1);
+  await session.run(["build", "//..."], { bazel: session.build("a", "large") });
+  const later = Date.now();
+  while (Date.now() < later + 200) await new Promise((resolve) => setTimeout(resolve, 20));
+  const interrupted = await session.run(["test", "//..."], {
+    end: { exitCode: 8 },
+    bazel(eventsFile) {
+      files.write({ [`${logs}/pkg/sub/it/test.log`]: "began", [`${logs}/pkg/sub/it/test.outputs/x`]: "" });
+      large(2);
+      session.build()(eventsFile);
+    },
+  });
+  assert.deepEqual(session.paths(interrupted)!.map((path) => path.replace(/^.*testlogs/, "LOGS")), [
+    "LOGS/pkg/sub/it",
+    "LOGS/pkg/sub/it/test.log",
+    "LOGS/pkg/sub/it/test.outputs",
+    "LOGS/pkg/sub/it/test.outputs/x",
+  ]);
+  assert.deepEqual(session.home(interrupted), { home: [], gone: ["BIN/large"] });
+  // The next command has time.
+  assert.deepEqual(session.home(await session.run(["build", "//:a"], { bazel: session.build("a") })), {
+    home: ["BIN/large"],
+    gone: [],
+  });
 });

@@ -70,7 +70,11 @@ async function place(bazel: Bazel) {
     server,
     bin: `${outputBase}/execroot/rbs_cpp/bazel-out/k8-fastbuild/bin`,
     async collect(args: string[], request: Partial<OutputsRequest> = {}): Promise<RunResult & { manifest?: Manifest }> {
-      const outputs = create(OutputsRequestSchema, { policy: OutputsPolicy.TOPLEVEL, ...request } as OutputsRequest);
+      const outputs = create(OutputsRequestSchema, {
+        policy: OutputsPolicy.TOPLEVEL,
+        symlinkPrefix: new TextEncoder().encode("bazel-"),
+        ...request,
+      } as OutputsRequest);
       const prepared = await collector.prepare(server.args(...args), { outputs });
       const result = await server.run(prepared.args, prepared.filter);
       return { ...result, manifest: readManifest(await prepared.collect(result)) };

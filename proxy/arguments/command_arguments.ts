@@ -7,11 +7,13 @@ import type { Buffer } from "node:buffer";
 import { withoutExpunge } from "../../proto/expunge.ts";
 import type { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { filterClientEnv } from "./client_env.ts";
-import { namedOutputFiles } from "./named_outputs.ts";
+import { type ConvenienceSymlinks, convenienceSymlinks } from "./convenience_symlinks.ts";
+import { type NamedOutput, namedOutputFiles } from "./named_outputs.ts";
+import { otherPaths } from "./other_paths.ts";
 import { outputsPolicy } from "./outputs_policy.ts";
 import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
 import { RecordedFiles } from "./recorded_files.ts";
-import { allValues, clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
+import { clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
 
 /** What the client says of itself, other in each command: how long it took to begin, and why it started a server. */
 const OF_THE_CLIENT = ["--startup_time=", "--command_wait_time=", "--extract_data_time=", "--restart_reason="];
@@ -23,14 +25,16 @@ export interface CommandArguments {
   /** What the server gets: the arguments without the variables that stay here. */
   sent: Buffer[];
   policy: OutputsPolicy;
-  /** Absolute paths of files that its options make the server write. */
-  namedFiles: string[];
+  /** Files that its options make the server write. */
+  namedFiles: NamedOutput[];
+  /** Absolute paths of folders that have to exist where it runs. */
+  folders: string[];
   /** What it uses outside of the workspace. */
   outside: OutsideRoots;
   /** The user's home folder, in latin1. */
   home?: string;
-  /** Of the last `--symlink_prefix`. */
-  symlinkPrefix?: string;
+  /** What is to be done with the convenience symlinks. */
+  symlinks: ConvenienceSymlinks;
   /** `clean --expunge`. */
   expunge: boolean;
   /** Who would rather run here than wait: RBS_FALLBACK=local. */
@@ -76,16 +80,19 @@ export class ArgumentReader {
 
 function understand(args: Buffer[], { workspace, outputBase }: Place, files: Files): CommandArguments {
   const policy = outputsPolicy(clientVariable(args, "RBS_OUTPUTS"));
-  const { command, cwd, options } = parseRunArguments(args, ["symlink_prefix"]);
-  const place = { args, cwd: cwd || workspace, workspace };
+  const { command, cwd } = parseRunArguments(args, []);
+  const place = { args, cwd: cwd || workspace, workspace, outputBase };
+  const { folders, warnings } = otherPaths(place);
+  const outside = findOutsideRoots({ ...place, ...recording(files) });
   return {
     command,
     sent: filterClientEnv(args),
     policy,
     namedFiles: namedOutputFiles(place),
-    outside: findOutsideRoots({ ...place, ...recording(files), outputBase }),
+    folders,
+    outside: { ...outside, warnings: [...outside.warnings, ...warnings] },
     home: clientVariable(args, "HOME"),
-    symlinkPrefix: allValues(options, "symlink_prefix").at(-1) || undefined,
+    symlinks: convenienceSymlinks(args),
     expunge: withoutExpunge(args.map((arg) => latin1(arg))).expunge,
     fallsBack: clientVariable(args, "RBS_FALLBACK") === "local",
   };

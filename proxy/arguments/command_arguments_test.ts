@@ -29,10 +29,10 @@ Deno.test("a command's arguments are understood in all that they mean for two ma
   });
   assert.equal(command.command, "build");
   assert.equal(command.policy, OutputsPolicy.ALL);
-  assert.deepEqual(command.namedFiles, [`${WORKSPACE}/p`]);
+  assert.deepEqual(command.namedFiles, [{ path: `${WORKSPACE}/p`, secondary: true }]);
   assert.deepEqual(command.outside.roots.map(({ path }) => path), ["/home/ann/lib"]);
   assert.equal(command.home, "/home/ann");
-  assert.equal(command.symlinkPrefix, "out/");
+  assert.equal(command.symlinks.prefix, "out/");
   assert.equal(command.fallsBack, true);
   assert.equal(command.expunge, false);
   const sent = command.sent.map(String);

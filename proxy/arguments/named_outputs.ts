@@ -1,67 +1,55 @@
+/**
+ * Files for the server to write. Some options' files are opened by the server's own working directory, which is the
+ * workspace; others know the client's.
+ */
 import type { Buffer } from "node:buffer";
+import { type Base, optionsFor, type OutOption, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 
-/** Where a relative path starts. */
-type Base = "workspace" | "cwd" | "either";
+/** Names of what each process has of its own, or each machine alike: Bazel's server opens them where it is. */
+const OF_THE_SERVER = /^\/(dev\/(null|zero|full|stdin|stdout|stderr|fd(\/.*)?)|proc\/self\/.*)$/s;
 
-/**
- * The options that name a file for the server to write, and where a relative path starts: seen with 2.1.0, 4.2.3 and
- * 7.7.1, each command run in a folder below the workspace; for those marked with *, read in the source of 4.2.3 and 7.7.1.
- * Some are opened by the server's own working directory, which is the workspace; others know the client's.
- */
-const OPTIONS: Record<string, Base> = {
-  build_event_binary_file: "workspace",
-  build_event_json_file: "workspace",
-  build_event_text_file: "workspace",
-  explain: "workspace",
-  profile: "workspace",
-  starlark_cpu_profile: "workspace", // since 4.0
-  experimental_repository_resolved_file: "workspace",
-  skylark_memory: "workspace", // * of `dump`
-  execution_log_binary_file: "cwd",
-  execution_log_compact_file: "cwd", // since 7.1
-  execution_log_json_file: "cwd",
-  experimental_execution_log_compact_file: "cwd", // * its older name
-  experimental_execution_log_file: "cwd", // until 6
-  experimental_remote_grpc_log: "cwd", // *
-  remote_grpc_log: "cwd", // * its newer name
-  experimental_workspace_rules_log_file: "either", // 2.1: the workspace; later: the client's working directory
-  memory_profile: "cwd",
-  output_file: "cwd", // of `query`, `cquery` and `aquery`, since 7
-  script_path: "cwd", // of `run`
-};
-
-/** Older and newer names of one option: the last of them counts. */
-const SAME: Record<string, string> = {
-  experimental_execution_log_compact_file: "execution_log_compact_file",
-  experimental_remote_grpc_log: "remote_grpc_log",
-};
+/** A file that a command is to write. */
+export interface NamedOutput {
+  /** Absolute. */
+  path: string;
+  /** The command's result does not depend on whether it can be written. */
+  secondary: boolean;
+}
 
 /**
  * The files that a command's options make the server write, from the command line and rc files: absolute paths, each once.
- * Where the server did not write one, it is not there. Terminals and the like, such as /dev/stdout, are left out.
+ * Where the server did not write one, it is not there. What the server has itself, such as /dev/stdout, is left out.
  *
  * @param cwd Where the user called the client.
- * @param workspace Both absolute.
+ * @param workspace, outputBase All absolute.
  */
-export function namedOutputFiles({ args, cwd, workspace }: {
+export function namedOutputFiles({ args, cwd, workspace, outputBase }: {
   args: readonly Buffer[];
   cwd: string;
   workspace: string;
-}): string[] {
+  outputBase: string;
+}): NamedOutput[] {
   const home = clientVariable(args, "HOME");
-  const last = new Map<string, Option>();
-  for (const option of parseRunArguments(args, Object.keys(OPTIONS)).options) {
-    if (Object.hasOwn(OPTIONS, option.name)) last.set(SAME[option.name] ?? option.name, option);
+  const bases: Record<Base, string[]> = {
+    workspace: [workspace],
+    cwd: [cwd],
+    either: [cwd, workspace],
+    "output base": [outputBase],
+  };
+  const last = new Map<string, { row: OutOption; option: Option }>();
+  for (const option of parseRunArguments(args, optionsFor("out")).options) {
+    const row = pathOption(option.name, "out");
+    if (row) last.set(row.same ?? option.name, { row, option });
   }
-  const files = new Set<string>();
-  for (const { name, value } of last.values()) {
+  const files = new Map<string, NamedOutput>();
+  for (const { row, option: { value } } of last.values()) {
     if (value === "" || value === "-") continue;
-    const bases = { workspace: [workspace], cwd: [cwd], either: [cwd, workspace] }[OPTIONS[name]];
-    for (const base of bases) {
+    for (const base of bases[row.base]) {
       const path = resolvePath(fileName(value), base, workspace, home && fileName(home));
-      if (!/^\/(dev|proc|sys)\//.test(path)) files.add(path);
+      if (OF_THE_SERVER.test(path)) continue;
+      files.set(path, { path, secondary: (row.secondary ?? false) && (files.get(path)?.secondary ?? true) });
     }
   }
-  return [...files];
+  return [...files.values()];
 }

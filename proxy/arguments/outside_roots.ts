@@ -24,7 +24,8 @@ import {
   parseRunArguments,
   resolvePath,
 } from "./run_arguments.ts";
-import { filePath, readStarlark } from "./starlark_paths.ts";
+import { type InOption, optionsFor, pathOption } from "./path_options.ts";
+import { readStarlark } from "./starlark_paths.ts";
 
 /** A folder or file outside of the workspace. */
 export interface OutsideRoot {
@@ -62,54 +63,6 @@ export interface Place {
   installBase?: string;
 }
 
-/** An option that names a path. */
-interface PathOption {
-  /** Where a relative path starts. @default "workspace", which is the server's working directory */
-  base?: "cwd";
-  /** The path in the value; undefined if there is none. @default all of it */
-  path?(value: string): string | undefined;
-  /** Of several values only the last counts. */
-  last?: boolean;
-  /** Said once, if the file goes: it is a secret. */
-  secret?: boolean;
-}
-
-const file: PathOption = { last: true };
-const secret: PathOption = { last: true, secret: true };
-/** A label names something in the workspace. */
-const unlessLabel: PathOption = { last: true, path: (value) => /^(@|\/\/|:)/.test(value) ? undefined : value };
-
-/** Options that name something which the server reads. Relative paths as in 4.2.3 and 7.7.1. */
-const OPTIONS: Record<string, PathOption> = {
-  distdir: {},
-  experimental_distdir: {},
-  google_credentials: secret,
-  tls_certificate: file,
-  tls_client_certificate: file,
-  // The server makes the connection, so without the key there is none. Who names it wants it used.
-  tls_client_key: secret,
-  experimental_downloader_config: file,
-  downloader_config: file,
-  experimental_repository_hash_file: file,
-  experimental_resolved_file_instead_of_workspace: file,
-  platform_mappings: file,
-  fdo_optimize: unlessLabel,
-  cs_fdo_absolute_path: file,
-  propeller_optimize_absolute_cc_profile: file,
-  propeller_optimize_absolute_ld_profile: file,
-  target_pattern_file: { ...file, base: "cwd" },
-  query_file: { ...file, base: "cwd" },
-  "starlark:file": { ...file, base: "cwd" },
-  registry: { path: (value) => filePath(value)?.replace(/^\/%workspace%/, "%workspace%") },
-  sandbox_add_mount_pair: { path: (value) => value.split(/(?<!\\):/)[0].replaceAll("\\:", ":") },
-  // Commands with arguments, perhaps: the program counts, if it is not one of the PATH's.
-  workspace_status_command: { last: true, path: program },
-  run_under: { last: true, path: program },
-};
-
-/** Options of the form NAME=PATH: the last for each name counts, and an empty path takes it back. */
-const OVERRIDES = ["override_repository", "override_module", "inject_repository"];
-
 /** Options of the form PATH or HOST=PATH. */
 const HELPERS = ["credential_helper", "experimental_credential_helper"];
 
@@ -121,31 +74,17 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
   const { args, cwd, workspace } = options;
   const home = clientVariable(args, "HOME");
   const finder = new Finder(options, home && fileName(home));
-  const read = parseRunArguments(args, [
-    ...Object.keys(OPTIONS),
-    ...OVERRIDES,
-    ...HELPERS,
-    "package_path",
-  ], ["google_default_credentials"]);
+  const values = [...optionsFor("in"), ...HELPERS, "package_path"];
+  const read = parseRunArguments(args, values, ["google_default_credentials"]);
   const resolve = (value: string, base: string) => resolvePath(fileName(value), base, workspace, finder.home);
 
-  for (const { name, value } of counting(read.options)) {
-    const { base, path: pathIn, secret } = OPTIONS[name];
+  for (const { name, row: { base, path: pathIn, secret }, value } of counting(read.options)) {
     const path = pathIn ? pathIn(value) : value;
     if (!path) continue;
     const added = finder.add(resolve(path, base === "cwd" ? cwd : workspace), `--${name}`);
     if (added && secret) {
       finder.warn(`--${name}=${added} is copied to the build server's machine, since it is that which connects.`);
     }
-  }
-  for (const name of OVERRIDES) {
-    const paths = new Map(
-      allValues(read.options, name).map((value) => {
-        const equals = value.indexOf("=");
-        return [value.slice(0, equals), value.slice(equals + 1)];
-      }),
-    );
-    for (const path of paths.values()) if (path) finder.add(resolve(path, cwd), `--${name}`);
   }
   const packagePath = allValues(read.options, "package_path").at(-1);
   for (const entry of packagePath?.split(":") ?? []) if (entry) finder.add(resolve(entry, cwd), "--package_path");
@@ -257,18 +196,17 @@ function leadOf({ path, target }: SourceLink): string {
   return join(target.startsWith("/") ? "/" : dirname(path), target).replace(/(?<=.)\/$/, "");
 }
 
-/** Options whose value counts: all, or the last. */
-function counting(options: readonly Option[]): Option[] {
-  const known = options.filter((option) => Object.hasOwn(OPTIONS, option.name));
-  return known.filter((option, i) =>
-    !OPTIONS[option.name].last || i === known.findLastIndex((other) => other.name === option.name)
-  );
-}
-
-/** The program of a command line, if it is named by its absolute path. */
-function program(value: string): string | undefined {
-  const word = /^\s*(?:"([^"]*)"|'([^']*)'|(\S+))/.exec(value)?.slice(1).find((text) => text !== undefined);
-  return word?.startsWith("/") && !word.startsWith("//") ? word : undefined;
+/** Values that count: all, the last, or the last for each name. */
+function counting(options: readonly Option[]): { name: string; row: InOption; value: string }[] {
+  const found = new Map<string, { name: string; row: InOption; value: string }>();
+  for (const [index, { name, value }] of options.entries()) {
+    const row = pathOption(name, "in");
+    if (!row) continue;
+    const equals = value.indexOf("=");
+    const key = row.last ? name : `${name} ${row.named ? value.slice(0, equals) : index}`;
+    found.set(key, { name, row, value: row.named ? value.slice(equals + 1) : value });
+  }
+  return [...found.values()];
 }
 
 /**

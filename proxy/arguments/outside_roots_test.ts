@@ -42,7 +42,7 @@ Deno.test("repositories and modules by path are found, the last for each name", 
   const rc = ["common --override_repository=a=/home/ann/a", "build --override_module=m=../../m"];
   const typed = ["--override_repository=b=/data/b", "--override_repository=a=/data/a", "--inject_repository", "c=~/c"];
   const there = ["/home/ann/a/x", "/data/a/x", "/data/b/x", "/home/ann/c/x", "/home/ann/src/m/x"];
-  assert.deepEqual(roots({ rc, typed }, there), ["/data/a", "/data/b", "/home/ann/src/m", "/home/ann/c"]);
+  assert.deepEqual(roots({ rc, typed }, there), ["/data/a", "/home/ann/src/m", "/data/b", "/home/ann/c"]);
   assert.deepEqual(roots({ typed: [...typed, "--override_repository=b="] }, there), ["/data/a", "/home/ann/c"]);
 });
 
@@ -82,7 +82,7 @@ Deno.test("what lies in a system folder stays there, which is said in one senten
   const { roots, warnings } = find({ typed: [own, ...typed] }, there);
   assert.deepEqual(roots, []);
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0], /^\/etc\/b \(--tls_certificate\) and 1 more: .*build server's machine\.$/);
+  assert.match(warnings[0], /^\/usr\/local\/a \(--override_repository\) and 1 more: .*build server's machine\.$/);
 });
 
 Deno.test("a folder that holds far more than a build needs stays here, by whatever name", () => {

@@ -84,6 +84,8 @@ export interface RunArguments {
    * asked for. Of an option that takes one value the last counts.
    */
   options: Option[];
+  /** The same of options that were not looked for, where an absolute path is their value, or perhaps it is. */
+  others: Option[];
   /** The user's words that are no options, in latin1; those after `--` as well. */
   residue: string[];
 }
@@ -154,12 +156,12 @@ export function parseRunArguments(
 
   const line = readOptions(typed.map((arg) => latin1(arg)), names);
   const given = [...readOptions(inSections(""), names).options, ...line.options];
-  const options: Option[] = [];
+  const options: Option[] = [], others: Option[] = [];
   const expanding: string[] = [];
   const add = (found: Option[]) => {
     for (const option of found) {
-      if (options.length >= MAX_OPTIONS) return;
-      options.push(option);
+      if (options.length + others.length >= MAX_OPTIONS) return;
+      (isKnown(option, names) ? options : others).push(option);
       // Bazel refuses a config that contains itself; we only have to survive it.
       if (option.name !== "config" || expanding.includes(option.value)) continue;
       expanding.push(option.value);
@@ -174,6 +176,7 @@ export function parseRunArguments(
     command,
     cwd: cwd ? latin1(cwd, CLIENT_CWD.length) : "",
     options,
+    others,
     residue: line.residue,
   };
 }
@@ -244,9 +247,17 @@ function readOptions(words: readonly string[], names: Names): { options: Option[
       options.push({ name, value: given === undefined || isTrue(given) ? "1" : "0", text: word });
     } else if (name.startsWith("no") && names.switches.has(name.slice(2))) {
       options.push({ name: name.slice(2), value: "0", text: word });
+    } else {
+      // Whether the next word is its value only Bazel knows.
+      const value = given ?? words[i + 1];
+      if (value?.startsWith("/")) options.push({ name, value, text: `--${name}=${value}` });
     }
   }
   return { options, residue };
+}
+
+function isKnown({ name }: Option, { values, switches }: Names): boolean {
+  return values.has(name) || switches.has(name);
 }
 
 /** Bazel's words for true. */

@@ -97,17 +97,22 @@ export class AllowedPaths {
     this.#workspace = workspace;
     this.#named = new Set(namedFiles);
     this.#named.add(join(workspace, "MODULE.bazel.lock"));
-    this.#links = new Set(
-      [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name))
-        .filter((path) => isWithin(path, workspace)),
-    );
+    const names = [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name));
+    // Older Bazels make the last beside any.
+    this.#links = new Set([...names, join(workspace, "bazel-out")].filter((path) => !this.#isOutputBase(path)));
     // A prefix like "bazel-" tells the links from anything else; "out/" or "." would not.
     if (/[^/]-$/.test(symlinkPrefix)) this.#linkPrefix = resolve(workspace, symlinkPrefix);
   }
 
-  /** The convenience symlinks that every command with this prefix may make. Absolute paths. */
+  /** The convenience symlinks that every command with this prefix may make, and `bazel-out`. Absolute paths. */
   get convenienceSymlinks(): Iterable<string> {
     return this.#links;
+  }
+
+  /** Whether the innermost root that a path is in is the output base. */
+  #isOutputBase(path: string): boolean {
+    return isWithin(path, this.#outputBase) &&
+      !(isWithin(this.#workspace, this.#outputBase) && isWithin(path, this.#workspace));
   }
 
   /** Where an entry with an absolute path goes. Throws an RbsError that names it if it may go nowhere. */
@@ -120,14 +125,15 @@ export class AllowedPaths {
     // Of two roots of which one lies in the other, the inner one says what its files are.
     const inWorkspace = isWithin(path, this.#workspace) &&
       !(isWithin(this.#outputBase, this.#workspace) && isWithin(path, this.#outputBase));
-    if (!inWorkspace && isWithin(path, this.#outputBase)) {
+    if (!inWorkspace && this.#isOutputBase(path)) {
       const below = path.slice(this.#outputBase.length + 1);
       if (below === "") throw refusal(path, "is the output base itself");
       if (this.isKept(below, kind)) throw refusal(path, "is not for outputs");
       if (isGround(below, kind)) throw refusal(path, `is a folder for outputs, and no ${kind}`);
       return { where: "output base", path: below };
     }
-    if (!inWorkspace || kind !== "symlink") throw refusal(path, "is not a place for outputs");
+    // The developer's own flag may say that links are to be elsewhere.
+    if (kind !== "symlink" || !inWorkspace && !this.#links.has(path)) throw refusal(path, "is not a place for outputs");
     if (!this.leadsToOutputs(entry.target!)) throw refusal(path, "does not lead to an output");
     return { where: "convenience symlink", path };
   }
@@ -154,23 +160,28 @@ export class AllowedPaths {
   }
 
   /**
-   * Why a convenience symlink cannot stand at `path`; undefined if it can. There may be nothing, or a convenience
-   * symlink, be it of another output base.
+   * Why a convenience symlink cannot stand at `path`; undefined if it can. There may be nothing, or a symlink: where a
+   * name is just what the command gives, Bazel replaces any, and otherwise one that leads to outputs, be they another
+   * output base's.
    */
   obstacle(path: string): string | undefined {
-    const isLink = this.#links.has(path) ||
+    const isExact = this.#links.has(path);
+    const isLink = isExact ||
       this.#linkPrefix !== undefined && path.startsWith(this.#linkPrefix) &&
         !path.includes("/", this.#linkPrefix.length);
     if (!isLink) return "this command's --symlink_prefix gives no such name";
-    for (let folder = dirname(path); folder !== this.#workspace; folder = dirname(folder)) {
+    for (let folder = dirname(path); folder !== this.#workspace && folder !== "/"; folder = dirname(folder)) {
       const info = lookAt(folder);
-      if (info && info.kind !== "directory") return `${shown(folder)} is no folder`;
+      if (!info || info.kind === "directory") continue;
+      // The developer's own links lead where the developer wants, outside of what the agent writes.
+      const real = isWithin(path, this.#workspace) || info.kind !== "symlink" ? folder : realPath(folder);
+      if (real === folder || isWithin(real, this.#realOutputBase)) return `${shown(folder)} is no folder`;
     }
     const info = lookAt(path);
     if (!info) return undefined;
     const { target } = info;
     if (target === undefined) return "it is a file or folder of the workspace";
-    if (isWithin(target, this.#outputBase) || /^\/.*\/execroot(\/|$)/s.test(target)) return undefined;
+    if (isExact || isWithin(target, this.#outputBase) || /^\/.*\/execroot(\/|$)/s.test(target)) return undefined;
     return "it is a symlink of the workspace";
   }
 

@@ -94,8 +94,10 @@ Deno.test("a convenience symlink stands only where there is nothing, or another 
   assert.equal(allowed.obstacle(`${ws}/bazel-ws`), undefined);
   Deno.symlinkSync("/other/output/base/execroot/_main/bazel-out", `${ws}/bazel-out`);
   assert.equal(allowed.obstacle(`${ws}/bazel-out`), undefined, "of another output base");
-  Deno.symlinkSync("dir", `${ws}/bazel-testlogs`);
-  assert.match(allowed.obstacle(`${ws}/bazel-testlogs`)!, /symlink of the workspace/);
+  Deno.symlinkSync(".", `${ws}/bazel-testlogs`);
+  assert.equal(allowed.obstacle(`${ws}/bazel-testlogs`), undefined, "Bazel replaces any symlink of its names");
+  Deno.symlinkSync("dir", `${ws}/bazel-mine`);
+  assert.match(allowed.obstacle(`${ws}/bazel-mine`)!, /symlink of the workspace/);
   Deno.writeTextFileSync(`${ws}/bazel-genfiles`, "mine");
   assert.match(allowed.obstacle(`${ws}/bazel-genfiles`)!, /file or folder of the workspace/);
   for (const name of [".bazelrc", "tools/bazel", ".git", "dir/bazel-bin"]) {
@@ -106,6 +108,40 @@ Deno.test("a convenience symlink stands only where there is nothing, or another 
   assert.match(prefixed.obstacle(`${ws}/out/bin`)!, /is no folder/);
   Deno.removeSync(`${ws}/out`);
   assert.equal(prefixed.obstacle(`${ws}/out/bin`), undefined);
+});
+
+Deno.test("convenience symlinks stand outside of the workspace only by the developer's own prefix, and never by an agent's link", async () => {
+  await using temp = await tempDir();
+  const ws = temp.join("ws"), ob = temp.join("ob"), other = temp.join("other");
+  for (const folder of [ws, `${ob}/execroot/_main`, other]) Deno.mkdirSync(folder, { recursive: true });
+  const target = `${ob}/execroot/_main/bazel-out`;
+  const link = (path: string): Entry => ({ path, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target });
+  const paths = (symlinkPrefix?: string) => new AllowedPaths({ outputBase: ob, workspace: ws, symlinkPrefix });
+  for (const prefix of [`${other}/p-`, "../other/p-"]) {
+    assert.deepEqual(paths(prefix).place(link(`${other}/p-bin`)), {
+      where: "convenience symlink",
+      path: `${other}/p-bin`,
+    });
+    assert.equal(paths(prefix).obstacle(`${other}/p-bin`), undefined);
+    for (const path of [`${other}/p-more`, `${other}/bin`, temp.join("p-bin")]) {
+      assert.throws(() => paths(prefix).place(link(path)), /is not a place for outputs/, path);
+    }
+    assert.throws(() => paths(prefix).place({ ...link(`${other}/p-bin`), kind: "file" }), /is not a place/);
+    assert.throws(() => paths(prefix).place({ ...link(`${other}/p-bin`), target: "/etc" }), /does not lead/);
+  }
+  assert.throws(() => paths().place(link(`${other}/p-bin`)), /is not a place for outputs/);
+  assert.equal(paths("foo-").place(link(`${ws}/bazel-out`)).where, "convenience symlink", "beside any prefix");
+  Deno.symlinkSync(target, `${other}/up-out`);
+  assert.match(paths(`${other}/up-out/x-`).obstacle(`${other}/up-out/x-bin`)!, /is no folder/);
+  Deno.symlinkSync(ob, `${other}/mine`);
+  assert.match(
+    paths(`${other}/mine/x-`).obstacle(`${other}/mine/x-bin`)!,
+    /is no folder/,
+    "it leads to the output base",
+  );
+  Deno.symlinkSync(ws, `${other}/ws`);
+  assert.equal(paths(`${other}/ws/x-`).obstacle(`${other}/ws/x-bin`), undefined);
+  assert.throws(() => paths(`${ob}/execroot/x-`).place(link(`${ob}/execroot/x-bin`)), /is a folder for outputs/);
 });
 
 Deno.test("a named file is found through the developer's symlinks, but never through one among the outputs", async () => {

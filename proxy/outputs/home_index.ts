@@ -5,16 +5,18 @@
  *     magic line, then records, then SHA-256 of all before it
  *     record = kind (1 byte) + length of path (2 bytes) + path [+ digest (32) + size, mtime, inode (8 each)]
  *
- * Numbers are little endian. The file is a cache: one that is not as it should be is ignored.
+ * Numbers are little endian. It says as well what else was brought home. While that changes there is no such file; where
+ * there is none, or one that is not as it should be, nobody knows what is here: see {@link HomeIndex.lost}.
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
+import { OutermostFolders } from "../../proto/tree/outermost.ts";
 
-const MAGIC = Buffer.from("rbs outputs 1\n");
-const FILE = 1, LINK = 2;
+const MAGIC = Buffer.from("rbs outputs 2\n");
+const FILE = 1, LINK = 2, LEAF = 3, TREE = 4;
 const DIGEST_BYTES = 32;
 const FILE_BYTES = DIGEST_BYTES + 3 * 8;
 
@@ -35,6 +37,9 @@ export class HomeIndex {
   readonly #file: string;
   readonly #files = new Map<string, HomeFile>();
   readonly #links = new Set<string>();
+  readonly #leaves = new Set<string>();
+  readonly #trees = new Set<string>();
+  #lost = false;
   #changed = false;
 
   /** Reads the index of this path, if there is a good one. */
@@ -43,9 +48,47 @@ export class HomeIndex {
     try {
       this.#decode(Deno.readFileSync(file));
     } catch {
-      this.#files.clear();
+      this.clear();
       this.#links.clear();
+      this.#lost = true;
     }
+  }
+
+  /** Whether there was no good index: what is here is not known until {@link found} has told. */
+  get lost(): boolean {
+    return this.#lost;
+  }
+
+  /** All that is here was looked for, and is in the index. */
+  found(): void {
+    this.#lost = false;
+    this.#changed = true;
+  }
+
+  /** Files and symlinks that were brought home, but for those in {@link trees}. */
+  *leaves(): Generator<string> {
+    const outermost = new OutermostFolders(this.#trees);
+    for (const paths of [this.#files.keys(), this.#leaves]) {
+      for (const path of paths) if (outermost.of(path) === undefined) yield path;
+    }
+  }
+
+  /** Folders that were brought home with all that is in them. */
+  get trees(): ReadonlySet<string> {
+    return this.#trees;
+  }
+
+  /** Whether something was brought home to just this path. */
+  has(path: string): boolean {
+    return this.#files.has(path) || this.#leaves.has(path) || this.#trees.has(path);
+  }
+
+  /** Notes a symlink, a file of which no more is known, or a folder with all that is in it. */
+  add(path: string, what: "leaf" | "tree"): void {
+    const paths = what === "leaf" ? this.#leaves : this.#trees;
+    if (paths.has(path)) return;
+    paths.add(path);
+    this.#changed = true;
   }
 
   /** The convenience symlinks that were made here. Absolute paths. */
@@ -66,9 +109,13 @@ export class HomeIndex {
     this.#changed = true;
   }
 
-  /** Forgets a file. */
+  /** Forgets what was brought home to a path, and to paths below it. */
   delete(path: string): void {
-    if (this.#files.delete(path)) this.#changed = true;
+    const isTree = this.#trees.has(path);
+    for (const paths of [this.#files, this.#leaves, this.#trees]) {
+      if (paths.delete(path)) this.#changed = true;
+      if (isTree) { for (const below of paths.keys()) if (below.startsWith(`${path}/`)) paths.delete(below); }
+    }
   }
 
   /** Notes that a convenience symlink was made, or is gone. */
@@ -79,11 +126,20 @@ export class HomeIndex {
     this.#changed = true;
   }
 
-  /** Forgets everything. */
-  clear(): void {
-    this.#changed ||= this.#files.size + this.#links.size > 0;
-    this.#files.clear();
-    this.#links.clear();
+  /** Forgets all outputs. @param folder Only those below it. */
+  clear(folder = ""): void {
+    for (const paths of [this.#files, this.#leaves, this.#trees]) {
+      for (const path of paths.keys()) if (folder === "" || path.startsWith(`${folder}/`)) paths.delete(path);
+    }
+    this.#changed = true;
+  }
+
+  /** What is here is about to change. If this process is killed meanwhile, nobody knows how far it came. */
+  begin(): void {
+    this.#changed = true;
+    try {
+      Deno.removeSync(this.#file);
+    } catch { /* there is none */ }
   }
 
   /** Writes what changed, whole or not at all. Without the index the next command only takes longer: no error. */
@@ -110,6 +166,8 @@ export class HomeIndex {
       return record;
     };
     for (const link of this.#links) head(LINK, link, 0);
+    for (const leaf of this.#leaves) head(LEAF, leaf, 0);
+    for (const tree of this.#trees) head(TREE, tree, 0);
     for (const [path, { digest, size, mtimeMs, ino }] of this.#files) {
       const record = head(FILE, path, FILE_BYTES);
       const at = record.length - FILE_BYTES;
@@ -132,6 +190,8 @@ export class HomeIndex {
       const length = body.readUInt16LE(at + 1);
       const path = decodeName(body.subarray(at + 3, at += 3 + length));
       if (kind === LINK) this.#links.add(path);
+      else if (kind === LEAF) this.#leaves.add(path);
+      else if (kind === TREE) this.#trees.add(path);
       else {
         this.#files.set(path, {
           digest: body.subarray(at, at + DIGEST_BYTES),

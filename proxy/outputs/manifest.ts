@@ -3,6 +3,7 @@ import type { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
+import { decodeName } from "../../proto/tree/names.ts";
 import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";
 
 /** The most that a manifest may have, see {@link readManifest}. */
@@ -18,7 +19,7 @@ const MODE_MASK = 0o755;
 const FILE_MODE = 0o400, FOLDER_MODE = 0o500;
 
 /** The numbers of the fields of Outputs in command.proto. */
-const Field = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5 } as const;
+const Field = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
 
 /** An output and where it goes. */
 export interface Output {
@@ -36,6 +37,10 @@ export interface Manifest {
   /** The command has removed all outputs. */
   cleaned: boolean;
   outputs: Output[];
+  /** What is here of earlier commands, and is another at the agent now. */
+  home: Output[];
+  /** The same that is not there any more: absolute paths. */
+  gone: string[];
   /** True for a path of an output, and for folders that outputs are in. Absolute. */
   has(path: string): boolean;
   /** Sentences, fit for a terminal. */
@@ -97,6 +102,8 @@ export async function readManifest(
     unchanged: false,
     cleaned: false,
     outputs: [],
+    home: [],
+    gone: [],
     has: (path) => kinds.has(path) || folders.has(path),
     warnings: [],
   };
@@ -105,11 +112,17 @@ export async function readManifest(
   for await (const part of parts) {
     bytes += part.length;
     if (bytes > limits.bytes) throw tooLarge(limits.bytes);
-    const encoded: Uint8Array[] = [];
+    const encoded: { bytes: Uint8Array; to: Output[] }[] = [];
     scanFields(part, (field) => {
       switch (field.number * 8 + field.wireType) {
         case Field.entries * 8 + 2:
-          encoded.push(bytesValue(part, field));
+          encoded.push({ bytes: bytesValue(part, field), to: manifest.outputs });
+          break;
+        case Field.home * 8 + 2:
+          encoded.push({ bytes: bytesValue(part, field), to: manifest.home });
+          break;
+        case Field.gone * 8 + 2:
+          manifest.gone.push(decodeName(bytesValue(part, field)));
           break;
         case Field.manifest * 8 + 2:
           manifest.id = bytesValue(part, field).slice();
@@ -124,18 +137,21 @@ export async function readManifest(
           if (manifest.warnings.length < MAX_WARNINGS) manifest.warnings.push(shown(textValue(part, field)));
       }
     });
-    if (manifest.outputs.length + encoded.length > limits.entries) {
+    const { outputs, home, gone } = manifest;
+    if (outputs.length + home.length + gone.length + encoded.length > limits.entries) {
       throw refusal("a list of outputs", `has more than ${limits.entries} entries`);
     }
-    for (const one of encoded) {
+    for (const { bytes, to } of encoded) {
       if (pace.due) await pace.rest();
-      const entry = withoutTrust(decodeEntry(one, { absolute: true }));
+      const entry = withoutTrust(decodeEntry(bytes, { absolute: true }));
       const { path, kind } = entry;
       if (kinds.has(path)) throw refusal(path, "is there twice");
       kinds.set(path, kind);
       if (kind === "file" && entry.digest?.length !== DIGEST_BYTES) throw refusal(path, "has no digest");
       entry.mode = entry.mode & MODE_MASK | (kind === "directory" ? FOLDER_MODE : FILE_MODE);
-      manifest.outputs.push({ place: allowed.place(entry), entry });
+      const place = allowed.place(entry);
+      if (to === home && place.where !== "output base") throw refusal(path, "was no output of an earlier command");
+      to.push({ place, entry });
     }
   }
   if (manifest.id.length > 0 && manifest.id.length !== DIGEST_BYTES) {
@@ -145,7 +161,7 @@ export async function readManifest(
     throw refusal("a list of outputs", "is unchanged and has entries");
   }
   // A path must not lead through what the same manifest makes a file or symlink.
-  for (const { entry: { path }, place } of manifest.outputs) {
+  for (const { entry: { path }, place } of [...manifest.outputs, ...manifest.home]) {
     if (pace.due) await pace.rest();
     // The developer named it: it may well lead through bazel-out.
     if (place.where === "named file") continue;

@@ -8,13 +8,15 @@
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
+import { create } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { type HomeOutputs, HomeOutputsSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../../proto/pace.ts";
 import { WireError } from "../../proto/relay/wire.ts";
 import { Looks } from "../../proto/tree/looks.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
-import { isRaw, TreeError } from "../../proto/tree/names.ts";
+import { encodeName, isRaw, TreeError } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { readdirSync } from "../../proto/tree/raw_names.ts";
@@ -26,9 +28,10 @@ import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_
 import { fetchFiles } from "./fetch.ts";
 import { HomeIndex } from "./home_index.ts";
 import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
-import { OURS, takeOver } from "./server_state.ts";
+import { findOutputs } from "./found_outputs.ts";
+import { agentOutputs, OURS, takeOver } from "./server_state.ts";
 import { WholeFiles } from "./whole_files.ts";
-import { type Manifest, parent, readManifest } from "./manifest.ts";
+import { type Manifest, type Output, parent, readManifest } from "./manifest.ts";
 
 /** How long folders count as looked at while files come in, in milliseconds. */
 const DOUBT_MS = 50;
@@ -36,6 +39,8 @@ const DOUBT_MS = 50;
 const MAX_LOOKS = 10_000;
 /** A command is on its way to its agent after this time. Milliseconds. */
 const EXPECT_AFTER_MS = 5;
+/** More of earlier commands is not kept. */
+const MAX_HOME = 300_000;
 /** Larger files are digested in pieces, so that others have their turn. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
@@ -45,14 +50,33 @@ export interface TakeOptions {
   link: Pick<AgentLink, "connection" | "headers">;
   /** Absolute paths of files that the command's flags name. */
   namedFiles?: Iterable<string>;
+  /** Those of them without which the command goes well. */
+  secondaryFiles?: ReadonlySet<string>;
+  /** Those of them that are pipes or devices: they have got what was written already. */
+  streams?: ReadonlySet<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
+  /** The command removes the convenience symlinks, or leaves them alone. */
+  cleansSymlinks?: boolean;
+  leavesSymlinks?: boolean;
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
   /** Stops it; no half file stays, and what has come stays. */
   signal: AbortSignal;
   /** Whether the agent is, as far as anybody knows, still the session's: it is not waited for when it is not. */
   isCurrent?(): boolean;
+  /** What {@link OutputsHome.tell} gave for this command. */
+  told?: Told;
+  /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
+  interrupted?: boolean;
+  /** The command wants all outputs: a folder that comes is no output as such. */
+  all?: boolean;
+}
+
+/** What an agent is told with a command of what is here. */
+export interface Told {
+  /** What is here of earlier commands; undefined: it knows. */
+  home?: HomeOutputs;
 }
 
 /** What came over the wire. */
@@ -94,6 +118,8 @@ export class OutputsHome {
   /** What {@link expect} has found: whether that still looked so. */
   #expected?: { settled: object; same: boolean };
   #expecting?: ReturnType<typeof setTimeout>;
+  /** The agent that was told what is here, and those of its commands whose outputs have not come yet. */
+  #informed?: { link: TakeOptions["link"]; open: Set<Told> };
   #turn: Promise<unknown> = Promise.resolve();
 
   /** @param options Absolute paths without "." or ".."; the output base must be there. */
@@ -117,6 +143,35 @@ export class OutputsHome {
       if (this.#manifest?.has(folder)) return readLink(folder) !== undefined;
     }
     return false;
+  }
+
+  /**
+   * What an agent must be told of the outputs that are here, with a command that may change outputs. It knows what it sent
+   * itself; whether all of that has arrived, {@link take} finds out.
+   */
+  tell(link: TakeOptions["link"]): Promise<Told> {
+    return this.#inTurn(async () => {
+      const told: Told = {};
+      if (this.#informed?.link !== link || this.#informed.open.size > 0) {
+        told.home = await this.#list();
+        this.#informed = { link, open: new Set() };
+      }
+      this.#informed.open.add(told);
+      return told;
+    });
+  }
+
+  /** What is here of earlier commands. What is too much to be told is removed: nobody would see that it grows old. */
+  async #list(): Promise<HomeOutputs> {
+    const folder = agentOutputs(this.#outputBase);
+    const index = await this.#knownIndex();
+    const trees = [...index.trees], leaves = [...index.leaves()];
+    for (const path of leaves.splice(Math.max(0, MAX_HOME - trees.length))) {
+      if (folder !== undefined) await new LocalTree(folder).remove(path);
+      index.delete(path);
+    }
+    index.save();
+    return create(HomeOutputsSchema, { leaves: leaves.map(encodeName), trees: trees.map(encodeName) });
   }
 
   /**
@@ -146,7 +201,9 @@ export class OutputsHome {
   ): Promise<Transferred> {
     return this.#inTurn(async () => {
       try {
-        return await this.#take(parts, options);
+        const transferred = await this.#take(parts, options);
+        if (options.told) this.#informed?.open.delete(options.told);
+        return transferred;
       } catch (e) {
         throw this.#explain(e, options.signal);
       } finally {
@@ -156,11 +213,13 @@ export class OutputsHome {
   }
 
   /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
-  expunge(): Promise<void> {
+  expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
-      const allowed = new AllowedPaths({ outputBase: this.#outputBase, workspace: this.#workspace });
-      this.#removeSymlinks(allowed, this.#openIndex());
+      const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
+      for (const path of allowed.convenienceSymlinks) {
+        this.#removeSymlink(path, allowed, this.#openIndex(), options.say);
+      }
       this.#index = undefined;
       this.#isOurs = false;
       const kept = KEPT_NAMES.filter((name) => name !== OURS && name !== "action_cache");
@@ -190,7 +249,8 @@ export class OutputsHome {
     const began = Date.now();
     const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
     let manifest = await readManifest(parts, allowed, signal);
-    const { cleaned } = manifest;
+    const { cleaned, home, gone } = manifest;
+    Object.assign(manifest, { home: [], gone: [] });
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
       const known = this.#manifest;
@@ -198,22 +258,27 @@ export class OutputsHome {
         throw refusal("a list of outputs", "is said to be one that was not sent");
       }
       // This command may name other files.
-      if (this.#isSettled(known, options)) return { files: 0, bytes: 0 };
+      const isSettled = this.#isSettled(known, options);
+      if (isSettled && home.length + gone.length === 0) return { files: 0, bytes: 0 };
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
-      manifest = { ...known, outputs };
+      const { has } = manifest;
+      manifest = { ...known, outputs, has: (path) => known.has(path) || has(path) };
     }
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
     if (!this.#isOurs) await takeOver(this.#outputBase);
     this.#isOurs = true;
-    const index = this.#openIndex();
-    if (cleaned) await this.#clean(allowed, index);
+    const index = await this.#knownIndex();
+    if (cleaned) await this.#clean(index);
 
     // First of all: a named file may lead through one.
-    this.#makeSymlinks(manifest, allowed, index, say);
+    this.#makeSymlinks(manifest, allowed, index, options, cleaned && !options.leavesSymlinks);
     const tree = new LocalTree(this.#outputBase);
     try {
-      const difference = await this.#compare(manifest, allowed, tree, index, signal);
+      await this.#removeGone(gone, tree, index);
+      const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
+      const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
+      this.#note(outputs, index, options);
       if (!difference.changed) {
         setTimeout(() => this.#settle(manifest, options, began), 0);
         return { files: 0, bytes: 0 };
@@ -224,8 +289,30 @@ export class OutputsHome {
     }
   }
 
+  /** Removes what is here of earlier commands, and is not at the agent any more. */
+  async #removeGone(gone: readonly string[], tree: LocalTree, index: HomeIndex): Promise<void> {
+    for (const path of gone) {
+      const below = path.slice(this.#outputBase.length + 1);
+      // Nothing else is the agent's to remove.
+      if (!path.startsWith(`${this.#outputBase}/`) || !index.has(below)) continue;
+      index.begin();
+      await tree.remove(below);
+      index.delete(below);
+    }
+  }
+
+  /** Notes what will be here, apart from files, which are noted when they are. */
+  #note(outputs: readonly Output[], index: HomeIndex, { all }: TakeOptions): void {
+    for (const { entry: { kind }, place } of outputs) {
+      if (place.where !== "output base" || kind === "file") continue;
+      if (kind === "symlink") index.add(place.path, "leaf");
+      else if (isTree(place.path) && (!all || place.path.endsWith(".runfiles"))) index.add(place.path, "tree");
+    }
+  }
+
   /** Whether all of a manifest was here, and nothing has happened to it since. */
-  #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions): boolean {
+  #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix, cleansSymlinks }: TakeOptions): boolean {
+    if (cleansSymlinks) return false;
     const settled = this.#settled, expected = this.#expected;
     this.#expected = undefined;
     // The same outputs with a new list of places are another manifest, see below.
@@ -257,6 +344,18 @@ export class OutputsHome {
 
   #openIndex(): HomeIndex {
     return this.#index ??= new HomeIndex(join(this.#outputBase, OURS, "outputs.index"));
+  }
+
+  /** The index of all that is here. */
+  async #knownIndex(): Promise<HomeIndex> {
+    const index = this.#openIndex();
+    if (!index.lost) return index;
+    const folder = agentOutputs(this.#outputBase);
+    const found = folder === undefined ? { leaves: [], trees: [] } : await findOutputs(folder);
+    for (const path of found.leaves) index.add(path, "leaf");
+    for (const path of found.trees) index.add(path, "tree");
+    index.found();
+    return index;
   }
 
   /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
@@ -321,9 +420,17 @@ export class OutputsHome {
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
-    { link, signal, say, isCurrent }: TakeOptions,
+    { link, signal, say, isCurrent, interrupted, secondaryFiles }: TakeOptions,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
+    index.begin();
+    if (interrupted) {
+      for (const { path, named } of files) {
+        if (named) continue;
+        await tree.remove(path);
+        index.delete(path);
+      }
+    }
     const progress = new Progress(say, performance, { doing: "bringing home", done: "brought home" });
     const pace = new Pace(signal);
     const staging = tree.join(`${OURS}/staging`);
@@ -406,9 +513,19 @@ export class OutputsHome {
         if (long) await long;
       }
     }
+    let failure: unknown;
     for (const { entry, path, named } of files) {
-      if (named) index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
+      if (!named) continue;
+      try {
+        index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
+      } catch (e) {
+        const { path } = entry;
+        const isSecondary = secondaryFiles?.has(path) || path === join(this.#workspace, "MODULE.bazel.lock");
+        if (isSecondary) say(`rbs: warning: ${sentence(e)}\n`);
+        else failure ??= e;
+      }
     }
+    if (failure) throw failure;
     // Of commands before, of which nobody wants the rest any more.
     await removeTree(staging);
     progress.finish();
@@ -442,48 +559,54 @@ export class OutputsHome {
     return to;
   }
 
-  /** Makes the convenience symlinks, and removes those that the command would not make any more. */
-  #makeSymlinks(manifest: Manifest, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
+  /**
+   * Makes the convenience symlinks, and removes those that the command would not make any more. One that cannot be made
+   * is no failure, as with Bazel itself.
+   */
+  #makeSymlinks(
+    manifest: Manifest,
+    allowed: AllowedPaths,
+    index: HomeIndex,
+    { say, cleansSymlinks }: TakeOptions,
+    cleaned: boolean,
+  ): void {
     const wanted = new Set<string>();
     for (const { place, entry } of manifest.outputs) {
       if (place.where !== "convenience symlink") continue;
       const { path } = place;
       wanted.add(path);
       if (readLink(path) === entry.target) continue;
-      const obstacle = allowed.obstacle(path);
-      if (obstacle !== undefined) {
-        say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
-        continue;
-      }
-      Deno.mkdirSync(dirname(path), { recursive: true });
-      if (lookAt(path)) Deno.removeSync(path);
-      Deno.symlinkSync(entry.target!, path);
-      index.setLink(path, true);
+      const obstacle = allowed.obstacle(path) ?? attempt(() => {
+        Deno.mkdirSync(dirname(path), { recursive: true });
+        if (lookAt(path)) Deno.removeSync(path);
+        Deno.symlinkSync(entry.target!, path);
+      });
+      if (obstacle === undefined) index.setLink(path, true);
+      else say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
     }
+    const sweeps = cleaned || cleansSymlinks;
     // Commands that build nothing name none.
-    if (wanted.size === 0) return;
+    if (wanted.size === 0 && !sweeps) return;
     for (const path of allowed.convenienceSymlinks) {
-      if (index.links.has(path) && !wanted.has(path)) this.#removeSymlink(path, allowed, index);
+      if (!wanted.has(path) && (sweeps || index.links.has(path))) this.#removeSymlink(path, allowed, index, say);
     }
   }
 
-  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex): void {
+  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
     const target = readLink(path);
-    if (target !== undefined && allowed.leadsToOutputs(target)) Deno.removeSync(path);
+    if (target !== undefined && allowed.leadsToOutputs(target)) {
+      const obstacle = attempt(() => Deno.removeSync(path));
+      if (obstacle !== undefined) say(`rbs: warning: the symlink ${shown(path)} was not removed: ${obstacle}.\n`);
+    }
     index.setLink(path, false);
   }
 
-  #removeSymlinks(allowed: AllowedPaths, index: HomeIndex): void {
-    for (const path of [...index.links, ...allowed.convenienceSymlinks]) this.#removeSymlink(path, allowed, index);
-  }
-
   /** What `bazel clean` does: it empties the execroot. */
-  async #clean(allowed: AllowedPaths, index: HomeIndex): Promise<void> {
-    this.#removeSymlinks(allowed, index);
+  async #clean(index: HomeIndex): Promise<void> {
     const execroot = join(this.#outputBase, "execroot");
     if (lookAt(execroot)?.kind !== "directory") return;
     for (const name of readdirSync(execroot)) await removeTree(`${execroot}/${name}`);
-    index.clear();
+    index.clear("execroot");
   }
 
   /** Turns anything that was thrown into what a person reads. */
@@ -618,6 +741,15 @@ function hex(digest: Uint8Array): string {
 function isEmpty(items: Iterable<unknown> = []): boolean {
   for (const _ of items) return false;
   return true;
+}
+
+/** Does something with the developer's own folders. @returns why it could not be done, without a full stop */
+function attempt(act: () => void): string | undefined {
+  try {
+    act();
+  } catch (e) {
+    return sentence(e).replace(/\.$/, "");
+  }
 }
 
 function isDiskFull(e: unknown): boolean {

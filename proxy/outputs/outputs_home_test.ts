@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
 import type { RbsError } from "../../proto/errors.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { Status, StatusError } from "../../proto/relay/calls.ts";
+import { bytesValue, encodeFields, scanFields } from "../../proto/relay/wire.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { type Made, OutputsAgent, send } from "../testing/outputs_agent.ts";
 import { OutputsHome, type TakeOptions } from "./outputs_home.ts";
@@ -331,7 +332,7 @@ Deno.test("expunge leaves what the client needs", async () => {
   Deno.symlinkSync("/usr", `${t.ob}/install`);
   Deno.writeTextFileSync(`${t.ob}/lock`, "pid=1");
   await t.take([{ path: t.out("bin/x"), content: "x" }, { path: `${t.ws}/bazel-bin`, target: t.out("bin") }]);
-  await t.home.expunge();
+  await t.home.expunge({ say: (line) => t.said.push(line) });
   assert.deepEqual([...Deno.readDirSync(t.ob)].map((e) => e.name).sort(), ["install", "lock", "server"]);
   assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
   assert.deepEqual([...Deno.readDirSync(t.ws)], []);
@@ -512,4 +513,193 @@ Deno.test("comparing 10,000 files and links costs little more than to look at ea
   }
   // A millisecond per hundred, unless this machine is busy with something else.
   assert.ok(comparing < Math.max(100, 3 * looking), `${comparing} ms, and ${looking} ms to look at each`);
+});
+
+/** Encoded Outputs messages of a command that tells what is here of earlier ones. */
+function withHome(agent: OutputsAgent, made: Made[], home: Made[], gone: string[] = []): Uint8Array[] {
+  const [first, last] = agent.make(home);
+  const entries: [number, Uint8Array][] = [];
+  for (const part of [first, last]) {
+    scanFields(part, (field) => {
+      if (field.number === 1) entries.push([6, bytesValue(part, field)]);
+    });
+  }
+  return [...agent.make(made), encodeFields([...entries, ...gone.map((path): [number, string] => [7, path])])];
+}
+
+Deno.test("what is here of earlier commands becomes the agent's, or goes", async () => {
+  await using t = await laptop();
+  await t.take([
+    { path: t.out("k8/bin/gen.h"), content: "one" },
+    { path: t.out("k8/bin/current"), target: "gen.h" },
+    { path: t.out("k8/bin/lib"), content: "lib" },
+    { path: t.out("k8/bin/tool.runfiles"), kind: "directory", mode: 0o555 },
+    { path: t.out("k8/bin/tool.runfiles/old"), content: "old" },
+    { path: t.out("k8/bin/left.runfiles"), kind: "directory" },
+    { path: t.out("k8/bin/left.runfiles/x"), content: "x" },
+  ]);
+  Deno.writeTextFileSync(`${t.ob}/mine`, "not an output");
+  const app: Made[] = [{ path: t.out("k8/bin/app"), content: "app" }];
+  await t.take(withHome(t.agent, app, [
+    { path: t.out("k8/bin/gen.h"), content: "two" },
+    { path: t.out("k8/bin/current"), target: "app" },
+    { path: t.out("k8/bin/tool.runfiles"), kind: "directory", mode: 0o555 },
+    { path: t.out("k8/bin/tool.runfiles/new"), content: "new" },
+  ], [
+    t.out("k8/bin/lib"),
+    t.out("k8/bin/left.runfiles"),
+    `${t.ob}/mine`,
+    `${t.ob}/server/server.pid.txt`,
+    `${t.ws}/x`,
+  ]));
+  assert.deepEqual([...Deno.readDirSync(t.out("k8/bin"))].map((e) => e.name).sort(), [
+    "app",
+    "current",
+    "gen.h",
+    "tool.runfiles",
+  ]);
+  assert.equal(t.read(t.out("k8/bin/gen.h")), "two");
+  assert.equal(Deno.readLinkSync(t.out("k8/bin/current")), "app");
+  assert.deepEqual([...Deno.readDirSync(t.out("k8/bin/tool.runfiles"))].map((e) => e.name), ["new"]);
+  assert.equal(t.read(`${t.ob}/mine`), "not an output");
+  assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
+  // The same command again has nothing new, but for this.
+  t.asked();
+  const unchanged = encodeFields([[2, t.home.known], [3, true]]);
+  const [, , home] = withHome(t.agent, app, [{ path: t.out("k8/bin/gen.h"), content: "three" }]);
+  await t.take([unchanged, home]);
+  assert.deepEqual([t.read(t.out("k8/bin/gen.h")), t.asked()], ["three", [t.out("k8/bin/gen.h")]]);
+  const outside = withHome(t.agent, app, [{ path: `${t.ws}/bazel-bin`, target: t.out("k8/bin") }]);
+  await assert.rejects(t.take(outside), /was no output of an earlier command/);
+});
+
+Deno.test("an agent is told what is here if it cannot know: a new one, after a failure, and after this process was killed", async () => {
+  await using t = await laptop();
+  const told = async (link = t.agent.link) => {
+    const told = await t.home.tell(link);
+    const text = (names: Uint8Array[]) => names.map((name) => new TextDecoder().decode(name).split("/bin/")[1]).sort();
+    return { told, home: told.home && { leaves: text(told.home.leaves), trees: text(told.home.trees) } };
+  };
+  const made: Made[] = [
+    { path: t.out("k8/bin/a"), content: "a" },
+    { path: t.out("k8/bin/l"), target: "a" },
+    { path: t.out("k8/bin/t.runfiles"), kind: "directory" },
+    { path: t.out("k8/bin/t.runfiles/x"), content: "x" },
+    { path: t.out("k8/bin/folder"), kind: "directory" },
+    { path: t.out("k8/bin/folder/y"), content: "y" },
+  ];
+  const first = await told();
+  assert.deepEqual(first.home, { leaves: [], trees: [] });
+  await t.take(made, { told: first.told });
+  const second = await told();
+  assert.equal(second.home, undefined, "it knows");
+  await assert.rejects(t.take([encodeFields([[3, true]])], { told: second.told }));
+  const all = { leaves: ["a", "l"], trees: ["folder", "t.runfiles"] };
+  const third = await told();
+  assert.deepEqual(third.home, all, "the last command's outputs have not come");
+  await t.take(made, { told: third.told });
+  assert.deepEqual((await told({ ...t.agent.link })).home, all, "another agent");
+  t.restart();
+  assert.deepEqual((await told()).home, all);
+  // Killed while something came home.
+  t.agent.script = () => {
+    t.restart();
+    throw new StatusError(Status.INTERNAL, "killed");
+  };
+  await assert.rejects(t.take([...made, { path: t.out("k8/bin/new"), content: "new" }]));
+  Deno.removeSync(`${t.ob}/rbs/outputs.index`);
+  t.restart();
+  assert.deepEqual(
+    (await told()).home,
+    { leaves: ["a", "folder/y", "l"], trees: ["t.runfiles"] },
+    "what is found here",
+  );
+});
+
+Deno.test("after a command that brings all outputs, folders are none", async () => {
+  await using t = await laptop();
+  await t.take([
+    { path: t.out("k8/bin/package"), kind: "directory" },
+    { path: t.out("k8/bin/package/a"), content: "a" },
+    { path: t.out("k8/bin/t.runfiles"), kind: "directory" },
+    { path: t.out("k8/bin/t.runfiles/x"), content: "x" },
+  ], { all: true });
+  const { home } = await t.home.tell(t.agent.link);
+  const text = (names: Uint8Array[]) => names.map((name) => new TextDecoder().decode(name).split("/bin/")[1]);
+  assert.deepEqual([text(home!.leaves), text(home!.trees)], [["package/a"], ["t.runfiles"]]);
+});
+
+Deno.test("after Ctrl-C nothing that grew old stays, also if the new one does not come in time", async () => {
+  await using t = await laptop();
+  const named = t.temp.join("profile");
+  await t.take([{ path: t.out("bin/a"), content: "old" }, { path: t.out("bin/b"), content: "same" }]);
+  Deno.writeTextFileSync(named, "earlier profile");
+  const stop = new AbortController();
+  t.agent.script = () => stop.abort();
+  const made: Made[] = [
+    { path: t.out("bin/a"), content: "new" },
+    { path: t.out("bin/b"), content: "same" },
+    { path: named, content: "profile" },
+  ];
+  const taking = t.take(made, { signal: stop.signal, interrupted: true, namedFiles: [named] });
+  await assert.rejects(taking, (e: RbsError) => e.exitCode === 8);
+  assert.deepEqual([...Deno.readDirSync(t.out("bin"))].map((e) => e.name), ["b"]);
+  assert.equal(t.read(named), "earlier profile");
+});
+
+Deno.test("what a command leaves beside its outputs never takes its exit code: the outputs come, and a warning", async () => {
+  await using t = await laptop();
+  // Nobody can make anything there, whoever they are.
+  const home = new OutputsHome({ outputBase: t.ob, workspace: "/proc/sys/kernel" });
+  Deno.writeTextFileSync(t.temp.join("plain"), "a file");
+  const profile = t.temp.join("plain/profile.gz"), events = t.temp.join("plain/events.json");
+  const made: Made[] = [
+    { path: "/proc/sys/kernel/bazel-bin", target: t.out("bin") },
+    { path: "/proc/sys/kernel/MODULE.bazel.lock", content: "{}" },
+    { path: t.out("bin/a"), content: "a" },
+    { path: profile, content: "profile" },
+  ];
+  const options: TakeOptions = {
+    link: t.agent.link,
+    say: (line) => t.said.push(line),
+    signal: new AbortController().signal,
+    secondaryFiles: new Set([profile]),
+    namedFiles: [profile, events],
+  };
+  await home.take(t.agent.make(made), options);
+  assert.equal(t.read(t.out("bin/a")), "a");
+  assert.deepEqual(
+    t.said.map((line) => /^rbs: warning: (the symlink \S+|\S+)/.exec(line)?.[1]).sort(),
+    [
+      "/proc/sys/kernel/MODULE.bazel.lock",
+      profile,
+      "the symlink /proc/sys/kernel/bazel-bin",
+    ].sort(),
+  );
+  // The build events are what the command was asked for; they come last.
+  const more: Made[] = [...made, { path: events, content: "events" }, { path: t.out("bin/b"), content: "b" }];
+  await assert.rejects(home.take(t.agent.make(more), options), (e: RbsError) => e.exitCode === 36);
+  assert.equal(t.read(t.out("bin/b")), "b");
+});
+
+Deno.test("convenience symlinks go as the command says: those of its prefix, all at once, or not at all", async () => {
+  await using t = await laptop();
+  const links = () => [...Deno.readDirSync(t.ws)].map((e) => e.name).sort();
+  const target = t.out("bin");
+  const out = { path: `${t.ws}/bazel-out`, target: t.out("").slice(0, -1) };
+  const both: Made[] = [{ path: `${t.ws}/bazel-bin`, target }, out];
+  await t.take(both);
+  await t.take([{ path: `${t.ws}/foo-bin`, target }, out], { symlinkPrefix: "foo-" });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out", "foo-bin"]);
+  await t.take([{ path: t.out("bin/x"), content: "" }], { leavesSymlinks: true });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out", "foo-bin"]);
+  await t.take(t.agent.make([out], { cleaned: true }), { symlinkPrefix: "foo-" });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out"]);
+  await t.take([{ path: t.out("bin/x"), content: "" }], { cleansSymlinks: true });
+  assert.deepEqual(links(), []);
+  await t.take(both);
+  await t.take(t.agent.make([], { cleaned: true }), { leavesSymlinks: true });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-out"]);
+  await t.take(t.agent.make([], { cleaned: true }));
+  assert.deepEqual(links(), []);
 });

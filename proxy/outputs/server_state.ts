@@ -92,6 +92,12 @@ export async function handBack(outputBase: string): Promise<boolean> {
   return true;
 }
 
+/** The folder in which an agent's outputs are: the output base, or where they were put aside; undefined: there are none. */
+export function agentOutputs(outputBase: string): string | undefined {
+  const where = read(outputBase);
+  return where && (where === "in place" ? outputBase : `${outputBase}/${OURS}/away`);
+}
+
 function read(outputBase: string): Outputs | undefined {
   try {
     return Deno.readTextFileSync(`${outputBase}/${OURS}/agent`) as Outputs;

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/command.proto.
  */
 export const file_rbs_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwiagoPRXhlY3V0ZVJlc3BvbnNlEhAKCHNlcXVlbmNlGAEgASgEEhYKDHJ1bl9yZXNwb25zZRgCIAEoDEgAEiIKB291dHB1dHMYAyABKAsyDy5yYnMudjEuT3V0cHV0c0gAQgkKB21lc3NhZ2UiZAoOT3V0cHV0c1JlcXVlc3QSJQoGcG9saWN5GAEgASgOMhUucmJzLnYxLk91dHB1dHNQb2xpY3kSFgoOa25vd25fbWFuaWZlc3QYAiABKAwSEwoLbmFtZWRfZmlsZXMYAyADKAwidQoHT3V0cHV0cxIiCgdlbnRyaWVzGAEgAygLMhEucmJzLnYxLlRyZWVFbnRyeRIQCghtYW5pZmVzdBgCIAEoDBIRCgl1bmNoYW5nZWQYAyABKAgSDwoHY2xlYW5lZBgEIAEoCBIQCgh3YXJuaW5ncxgFIAMoCSqAAQoNT3V0cHV0c1BvbGljeRIeChpPVVRQVVRTX1BPTElDWV9VTlNQRUNJRklFRBAAEhsKF09VVFBVVFNfUE9MSUNZX1RPUExFVkVMEAESFgoST1VUUFVUU19QT0xJQ1lfQUxMEAISGgoWT1VUUFVUU19QT0xJQ1lfTUlOSU1BTBADMkkKB0NvbW1hbmQSPgoHRXhlY3V0ZRIWLnJicy52MS5FeGVjdXRlUmVxdWVzdBoXLnJicy52MS5FeGVjdXRlUmVzcG9uc2UoATABYgZwcm90bzM", [file_rbs_v1_tree]);
+  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwijgEKD0V4ZWN1dGVSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBIWCgxydW5fcmVzcG9uc2UYAiABKAxIABIiCgdvdXRwdXRzGAMgASgLMg8ucmJzLnYxLk91dHB1dHNIABIiCgVuYW1lZBgEIAEoCzIRLnJicy52MS5OYW1lZFBhcnRIAEIJCgdtZXNzYWdlIjoKCU5hbWVkUGFydBIMCgRwYXRoGAEgASgMEg4KBm9mZnNldBgCIAEoBBIPCgdjb250ZW50GAMgASgMItcBCg5PdXRwdXRzUmVxdWVzdBIlCgZwb2xpY3kYASABKA4yFS5yYnMudjEuT3V0cHV0c1BvbGljeRIWCg5rbm93bl9tYW5pZmVzdBgCIAEoDBITCgtuYW1lZF9maWxlcxgDIAMoDBIhCgRob21lGAQgASgLMhMucmJzLnYxLkhvbWVPdXRwdXRzEg8KB2ZvbGRlcnMYBSADKAwSGwoOc3ltbGlua19wcmVmaXgYBiABKAxIAIgBARINCgVwaXBlcxgHIAMoDEIRCg9fc3ltbGlua19wcmVmaXgiLAoLSG9tZU91dHB1dHMSDgoGbGVhdmVzGAEgAygMEg0KBXRyZWVzGAIgAygMIqQBCgdPdXRwdXRzEiIKB2VudHJpZXMYASADKAsyES5yYnMudjEuVHJlZUVudHJ5EhAKCG1hbmlmZXN0GAIgASgMEhEKCXVuY2hhbmdlZBgDIAEoCBIPCgdjbGVhbmVkGAQgASgIEhAKCHdhcm5pbmdzGAUgAygJEh8KBGhvbWUYBiADKAsyES5yYnMudjEuVHJlZUVudHJ5EgwKBGdvbmUYByADKAwqgAEKDU91dHB1dHNQb2xpY3kSHgoaT1VUUFVUU19QT0xJQ1lfVU5TUEVDSUZJRUQQABIbChdPVVRQVVRTX1BPTElDWV9UT1BMRVZFTBABEhYKEk9VVFBVVFNfUE9MSUNZX0FMTBACEhoKFk9VVFBVVFNfUE9MSUNZX01JTklNQUwQAzJJCgdDb21tYW5kEj4KB0V4ZWN1dGUSFi5yYnMudjEuRXhlY3V0ZVJlcXVlc3QaFy5yYnMudjEuRXhlY3V0ZVJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_rbs_v1_tree]);
 
 /**
  * @generated from message rbs.v1.ExecuteRequest
@@ -153,6 +153,14 @@ export type ExecuteResponse = Message<"rbs.v1.ExecuteResponse"> & {
      */
     value: Outputs;
     case: "outputs";
+  } | {
+    /**
+     * What is new of a file that a flag names, while the command writes it.
+     *
+     * @generated from field: rbs.v1.NamedPart named = 4;
+     */
+    value: NamedPart;
+    case: "named";
   } | { case: undefined; value?: undefined };
 };
 
@@ -162,6 +170,35 @@ export type ExecuteResponse = Message<"rbs.v1.ExecuteResponse"> & {
  */
 export const ExecuteResponseSchema: GenMessage<ExecuteResponse> = /*@__PURE__*/
   messageDesc(file_rbs_v1_command, 3);
+
+/**
+ * A part of one of OutputsRequest.named_files. Parts follow each other; one at offset 0 begins the file anew.
+ *
+ * @generated from message rbs.v1.NamedPart
+ */
+export type NamedPart = Message<"rbs.v1.NamedPart"> & {
+  /**
+   * @generated from field: bytes path = 1;
+   */
+  path: Uint8Array;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: bytes content = 3;
+   */
+  content: Uint8Array;
+};
+
+/**
+ * Describes the message rbs.v1.NamedPart.
+ * Use `create(NamedPartSchema)` to create a new message.
+ */
+export const NamedPartSchema: GenMessage<NamedPart> = /*@__PURE__*/
+  messageDesc(file_rbs_v1_command, 4);
 
 /**
  * @generated from message rbs.v1.OutputsRequest
@@ -186,6 +223,34 @@ export type OutputsRequest = Message<"rbs.v1.OutputsRequest"> & {
    * @generated from field: repeated bytes named_files = 3;
    */
   namedFiles: Uint8Array[];
+
+  /**
+   * What is on the laptop of earlier commands. Unset: what this agent knows of it is right.
+   *
+   * @generated from field: rbs.v1.HomeOutputs home = 4;
+   */
+  home?: HomeOutputs | undefined;
+
+  /**
+   * Folders that flags of the command name, and that have to exist: absolute paths on the laptop. Made empty.
+   *
+   * @generated from field: repeated bytes folders = 5;
+   */
+  folders: Uint8Array[];
+
+  /**
+   * What the names of convenience symlinks begin with; unset: the command makes and removes none.
+   *
+   * @generated from field: optional bytes symlink_prefix = 6;
+   */
+  symlinkPrefix?: Uint8Array | undefined;
+
+  /**
+   * Those of named_files that are pipes or devices on the laptop: all of them has to come as parts.
+   *
+   * @generated from field: repeated bytes pipes = 7;
+   */
+  pipes: Uint8Array[];
 };
 
 /**
@@ -193,7 +258,35 @@ export type OutputsRequest = Message<"rbs.v1.OutputsRequest"> & {
  * Use `create(OutputsRequestSchema)` to create a new message.
  */
 export const OutputsRequestSchema: GenMessage<OutputsRequest> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_command, 4);
+  messageDesc(file_rbs_v1_command, 5);
+
+/**
+ * Outputs on the laptop: paths relative to the output base.
+ *
+ * @generated from message rbs.v1.HomeOutputs
+ */
+export type HomeOutputs = Message<"rbs.v1.HomeOutputs"> & {
+  /**
+   * Files and symlinks.
+   *
+   * @generated from field: repeated bytes leaves = 1;
+   */
+  leaves: Uint8Array[];
+
+  /**
+   * Folders that are outputs, with all that is in them.
+   *
+   * @generated from field: repeated bytes trees = 2;
+   */
+  trees: Uint8Array[];
+};
+
+/**
+ * Describes the message rbs.v1.HomeOutputs.
+ * Use `create(HomeOutputsSchema)` to create a new message.
+ */
+export const HomeOutputsSchema: GenMessage<HomeOutputs> = /*@__PURE__*/
+  messageDesc(file_rbs_v1_command, 6);
 
 /**
  * One part of a manifest.
@@ -235,6 +328,21 @@ export type Outputs = Message<"rbs.v1.Outputs"> & {
    * @generated from field: repeated string warnings = 5;
    */
   warnings: string[];
+
+  /**
+   * What is on the laptop of earlier commands, is none of this command's entries, and is another now, or was never
+   * compared. Not part of the manifest.
+   *
+   * @generated from field: repeated rbs.v1.TreeEntry home = 6;
+   */
+  home: TreeEntry[];
+
+  /**
+   * Absolute paths of what is on the laptop of earlier commands, and is not there any more.
+   *
+   * @generated from field: repeated bytes gone = 7;
+   */
+  gone: Uint8Array[];
 };
 
 /**
@@ -242,7 +350,7 @@ export type Outputs = Message<"rbs.v1.Outputs"> & {
  * Use `create(OutputsSchema)` to create a new message.
  */
 export const OutputsSchema: GenMessage<Outputs> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_command, 5);
+  messageDesc(file_rbs_v1_command, 7);
 
 /**
  * Which outputs the developer wants on the laptop, as Bazel's own --remote_download_outputs calls them.

@@ -1,0 +1,118 @@
+/**
+ * Files that a command's options name, while it writes them: the developer's machine gets what is new of them again and
+ * again, as a Bazel server beside it would write it. Somebody may be reading along, or there is a pipe and no file.
+ */
+import { type Files, type OpenFile } from "../../proto/tree/files.ts";
+import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeName } from "../../proto/tree/names.ts";
+import type { NamedFile } from "./named_files.ts";
+
+/** How often is looked for what is new. Milliseconds. */
+const STEP_MS = 100;
+/** The rest of a larger file that was not begun comes with the outputs. Bytes. */
+const SMALL_BYTES = 1 << 20;
+/** In one message. Bytes. */
+const PART_BYTES = 256 << 10;
+
+/** Field numbers of NamedPart in command.proto. */
+const NamedPart = { path: 1, offset: 2, content: 3 } as const;
+
+/** Takes an encoded NamedPart; what it returns is waited for. */
+export type TakePart = (part: Uint8Array) => Promise<void> | undefined;
+
+/** See the file's head. */
+export class FollowedFiles {
+  readonly #files: Files;
+  readonly #find: (path: string) => NamedFile | undefined;
+  readonly #paths: readonly string[];
+  readonly #pipes: ReadonlySet<string>;
+  /** Files that were begun, and how many bytes were sent. They are held open, so that no other gets their numbers. */
+  readonly #sent = new Map<string, { file: OpenFile; ino: number; bytes: number }>();
+  #working: Promise<void> = Promise.resolve();
+  #timer?: ReturnType<typeof setTimeout>;
+  #ended = false;
+
+  /**
+   * @param paths The developer's, absolute.
+   * @param pipes Those of them that are pipes there: all of them is sent.
+   * @param find Finds a file that the command has written.
+   */
+  constructor(
+    files: Files,
+    { paths, pipes, find }: {
+      paths: readonly string[];
+      pipes: readonly string[];
+      find(path: string): NamedFile | undefined;
+    },
+  ) {
+    this.#files = files;
+    this.#paths = paths;
+    this.#pipes = new Set(pipes);
+    this.#find = find;
+  }
+
+  /** Begins to send what is new, until {@link finish}. */
+  begin(take: TakePart): void {
+    if (this.#paths.length === 0) return;
+    const step = () => {
+      this.#working = this.#send(this.#paths, take).catch(() => {}).then(() => {
+        if (this.#ended) return;
+        this.#timer = setTimeout(step, STEP_MS);
+        Deno.unrefTimer(this.#timer as unknown as number);
+      });
+    };
+    this.#timer = setTimeout(step, STEP_MS);
+    Deno.unrefTimer(this.#timer as unknown as number);
+  }
+
+  /** The command has ended: sends the rest of what was begun, of pipes, and what is small. Never rejects. */
+  async finish(take: TakePart): Promise<void> {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    await this.#working;
+    await this.#send(this.#paths, take, SMALL_BYTES).catch(() => {});
+    for (const { file } of this.#sent.values()) file.close();
+    this.#sent.clear();
+  }
+
+  /** @param most More of a file that is not begun is not sent, unless it is for a pipe. Bytes */
+  async #send(paths: readonly string[], take: TakePart, most = Infinity): Promise<void> {
+    for (const path of paths) {
+      const found = this.#find(path);
+      if (!found) continue;
+      let sent = this.#sent.get(path);
+      const { ino, size } = found.info;
+      // Another file, or the same from its beginning.
+      if (!sent || sent.ino !== ino || size < sent.bytes) {
+        if (!sent && size > most && !this.#pipes.has(path)) continue;
+        const file = this.#open(found.here);
+        if (!file) continue;
+        sent?.file.close();
+        this.#sent.set(path, sent = { file, ino: file.stat().ino, bytes: 0 });
+      }
+      const { file } = sent;
+      file.seek(sent.bytes);
+      const buffer = new Uint8Array(PART_BYTES);
+      // Not without end: something may write as fast as it is read.
+      while (sent.bytes < size) {
+        const read = file.read(buffer);
+        if (read === 0) break;
+        const part = encodeFields([
+          [NamedPart.path, encodeName(path)],
+          [NamedPart.offset, sent.bytes],
+          [NamedPart.content, buffer.subarray(0, read)],
+        ]);
+        sent.bytes += read;
+        await take(part);
+      }
+    }
+  }
+
+  #open(path: string): OpenFile | undefined {
+    try {
+      return this.#files.open(path);
+    } catch {
+      return undefined; // It is gone again.
+    }
+  }
+}
