@@ -85,6 +85,11 @@ export class BazelServer {
     return this.#running?.backend;
   }
 
+  /** Whether there is a server, or is about to be one, that a `shutdown` may end; also one that clients inside started. */
+  get isThere(): boolean {
+    return this.#mayHaveGuests || this.#starting !== undefined || this.#isRunning();
+  }
+
   /**
    * A server that has answered a Ping; starts it if there is none. Concurrent callers share one start, which goes on
    * when one of them loses interest. Rejects with an RbsError, or the signal's reason.

@@ -86,6 +86,11 @@ function readRunRequest(message: Uint8Array): RunRequest {
 
 /** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
 const FOR_SHUTDOWN = " (for shutdown)";
+/**
+ * How long `shutdown` looks for an agent when the one that was known has gone, in milliseconds: there may be no server any
+ * more, and a client that wants to start another one waits.
+ */
+const SHUTDOWN_PATIENCE_MS = 2_000;
 
 /** A command in flight. */
 interface Command {
@@ -184,6 +189,15 @@ export class Commands {
     respond();
 
     const { command: name, blockForLock } = command.request;
+    /** Ends a command that the server has not ended. */
+    const conclude = async (exitCode: number, text: string, fields: [number, Uint8Array | boolean][] = []) => {
+      if (name !== "shutdown" || exitCode === ExitCode.INTERRUPTED) return finish(exitCode, text, ...fields);
+      // Whatever has become of the real server: a client that wants another one waits a minute for the end of this one.
+      finish(exitCode, text, [Response.terminationExpected, true]);
+      await call.closed();
+      await this.#handBack(command);
+      this.#events.onTermination();
+    };
     if (held && !blockForLock) {
       // What the real server would say, had the other command reached it already.
       return finish(ExitCode.LOCK_HELD, `Another command (${held.request.client}) is running. Exiting immediately.\n`);
@@ -209,12 +223,12 @@ export class Commands {
         await call.closed();
         await this.#handBack(command);
         this.#events.onTermination();
-      } else finish(outcome.exitCode, outcome.text, ...outcome.fields ?? []);
+      } else await conclude(outcome.exitCode, outcome.text, outcome.fields);
     } catch (e) {
       if (call.gone.aborted) return;
-      if (e instanceof StatusError) return call.end(e);
+      if (e instanceof StatusError && name !== "shutdown") return call.end(e);
       const exitCode = e instanceof RbsError ? e.exitCode : ExitCode.INTERNAL_ERROR;
-      finish(exitCode, `rbs: ${sentence(e)}\n`);
+      await conclude(exitCode, `rbs: ${sentence(e)}\n`);
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
       // Also when it failed: the client goes on, and ends this process by force.
@@ -251,12 +265,14 @@ export class Commands {
   ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
     const { signal } = command.cancelled;
     const { say } = command;
+    const isShutdown = command.request.command === "shutdown";
     // The environment of this command, not of the one that happened to start the proxy.
-    const local = clientVariable(command.request, "RBS_FALLBACK") === "local";
+    const local = clientVariable(command.request, "RBS_FALLBACK") === "local" && !isShutdown;
     for (let attempt = 1;; attempt++) {
       let link: AgentLink;
       try {
-        link = await this.#session.link({ signal, say, impatient: local });
+        const enough = isShutdown ? AbortSignal.any([signal, AbortSignal.timeout(SHUTDOWN_PATIENCE_MS)]) : signal;
+        link = await this.#session.link({ signal: enough, say, impatient: local });
       } catch (e) {
         if (signal.aborted) {
           return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
@@ -272,6 +288,10 @@ export class Commands {
         (await this.#twoMachines)?.forget();
         continue;
       }
+      if (outcome.kind === "stale" && command.request.client.endsWith(FOR_SHUTDOWN)) {
+        // Whoever has the session now, the client does not want it: it is about to start another server.
+        return { exitCode: 0, text: "" };
+      }
       if (outcome.kind === "stale" && attempt < 5) {
         // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
         this.#session.lost(link, outcome.why);
@@ -285,6 +305,8 @@ export class Commands {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
       if (outcome.kind === "no server") {
+        // There is none to end.
+        if (isShutdown) return { exitCode: 0, text: "" };
         const text = `rbs: ${outcome.why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
         say(text);
@@ -346,6 +368,8 @@ export class Commands {
       headers,
       workspaceGeneration: ready?.generation,
       outputs: ready?.outputs,
+      // A client that wants another server shall not wait until this one's agent is back.
+      graceMs: command.request.command === "shutdown" ? 0 : undefined,
       cancelled: command.cancelled.signal,
       gone: call.gone,
       isCurrent: () => this.#session.isCurrent(link),

@@ -414,6 +414,35 @@ Deno.test("shutdown without an agent starts none, and ends the proxy", async () 
   assert.equal(p.session.waiters.length, 0);
 });
 
+Deno.test("shutdown ends the proxy, whatever has become of the real server", async () => {
+  const noServer = new StatusError(Status.INTERNAL, "The Bazel server did not start.", { "rbs-reason": "no-server" });
+  const cases: [string, Script, number][] = [
+    ["a server that cannot start", () => Promise.reject(noServer), 0],
+    ["an agent that has another owner now", () => Promise.reject(new StatusError(Status.FAILED_PRECONDITION, "no")), 0],
+    ["an agent that ends in mid-command", ({ stream }) => stream.connection.close(), 37],
+    ["a server that fails", () => Promise.reject(new StatusError(Status.INTERNAL, "It failed.")), 37],
+  ];
+  for (const [what, script, code] of cases) {
+    await using p = proxy();
+    await (await p.client.run(["build"])).ended;
+    p.agent.script = script;
+    const forShutdown = await p.client.run(["shutdown"], { clientDescription: "pid=1 (for shutdown)" });
+    const ran = await forShutdown.ended;
+    assert.deepEqual([ran.end.code, ran.exitCode, ran.responses.at(-1)!.terminationExpected], [0, code, true], what);
+    await eventually(() => p.terminations.length === 1, what);
+  }
+});
+
+Deno.test("a shutdown at an agent that is gone ends the proxy when no other is found soon", async () => {
+  await using p = proxy();
+  await (await p.client.run(["build"])).ended;
+  p.agent.server.close();
+  p.session.agent = undefined;
+  const ran = await (await p.client.run(["shutdown"])).ended;
+  assert.equal(ran.responses.at(-1)!.terminationExpected, true);
+  await eventually(() => p.terminations.length === 1);
+});
+
 Deno.test("cancelAll cancels every command", async () => {
   await using p = proxy(pausing().script);
   const running = await p.client.run(["build"]);

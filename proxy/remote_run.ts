@@ -37,6 +37,8 @@ export interface RemoteCommand {
   /** Where laptop and agent share no disk. */
   workspaceGeneration?: string;
   outputs?: OutputsRequest;
+  /** How long the command is looked for at an agent that cannot be reached. @default as long as the agent keeps it */
+  graceMs?: number;
   /** The user pressed Ctrl-C. */
   cancelled: AbortSignal;
   /** Nobody waits for the command any more. */
@@ -64,7 +66,7 @@ export type RemoteOutcome =
 
 /** Runs a command to its end. */
 export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome> {
-  const { link, cancelled, gone, say } = command;
+  const { link, cancelled, gone, say, graceMs = GRACE_MS } = command;
   const backoff = new Backoff();
   let received = 0, refusals = 0, lostAt: number | undefined, said = 0;
   for (;;) {
@@ -106,7 +108,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
     }
     lostAt ??= performance.now();
     const lost = performance.now() - lostAt;
-    if (lost > GRACE_MS) return { kind: "broken", why };
+    if (lost >= graceMs) return { kind: "broken", why };
     if (lost > SILENCE_MS && lost - said > Math.min(10_000, said)) {
       said = lost;
       say(`rbs: the connection to the agent at ${link.name} was lost; trying again ${(lost / 1000).toFixed(1)}s\n`);

@@ -143,10 +143,12 @@ export class TwoMachines implements Disposable {
       const outside = [...installBase, ...roots, ...linked].map(({ path }) => ({ path, readOnly: true }));
       return this.#sync.barrier({ ...waiting, outside, patienceMs, looked });
     };
-    let linked = await this.#followLinks(home, waiting);
-    let { generation } = await barrier(linked);
+    // What only ends the server uses none of them, and shall not wait for them.
+    const needsFiles = command.command !== "shutdown";
+    let linked = needsFiles ? await this.#followLinks(home, waiting) : [];
+    let generation = needsFiles ? (await barrier(linked)).generation : "";
     // Where the links lead is known when they were looked at; seldom is it somewhere else than before.
-    for (;;) {
+    while (needsFiles) {
       const before = new Set(linked.map(({ path }) => path));
       linked = await this.#followLinks(home, waiting);
       if (linked.every(({ path }) => before.has(path))) break;
