@@ -24,6 +24,8 @@ const SILENT_MS = 5_000;
 const MAX_RESTARTS = 3;
 /** A wait that is shorter stays silent. */
 const SILENCE_MS = 1_000;
+/** How often a wait is shown, and how often when it has lasted that much longer. Milliseconds. */
+const TICK_MS = 1_000, LONG_MS = 10_000;
 
 /** A live way to the session's agent. */
 export interface AgentLink {
@@ -74,6 +76,8 @@ export interface SessionSettings {
   patienceMs: number;
   impatienceMs: number;
   silenceMs: number;
+  /** How often a wait is shown that is not silent any more. */
+  tickMs: number;
   /** How long one of several orchestrators may be silent before the next is asked. */
   silentMs: number;
   /** The time until the first heartbeat; its answer says when the next is due. */
@@ -88,6 +92,7 @@ const DEFAULTS = {
   patienceMs: PATIENCE_MS,
   impatienceMs: IMPATIENCE_MS,
   silenceMs: SILENCE_MS,
+  tickMs: TICK_MS,
   silentMs: SILENT_MS,
   firstHeartbeatMs: 5_000,
 };
@@ -97,6 +102,8 @@ export class Session {
   readonly #args: ServerArgs;
   readonly #settings: Omit<SessionSettings, "address">;
   readonly #addresses: OrchestratorAddresses;
+  /** An orchestrator has answered since this proxy was started: one that is gone now may come back. */
+  #wasThere = false;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
   /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
@@ -153,18 +160,18 @@ export class Session {
     if (this.#link && this.#warnings.length === 0) return this.#link;
     const began = performance.now();
     this.#renewPatience();
-    let shown = "";
+    const { silenceMs, tickMs } = this.#settings;
+    let shown = "", shownAt = 0;
     const show = () => {
-      const seconds = (performance.now() - began) / 1000;
-      if (seconds * 1000 < this.#settings.silenceMs || this.#step === shown) return;
+      const waited = performance.now() - began;
+      const isDue = waited - shownAt >= (waited > LONG_MS ? LONG_MS : tickMs);
+      if (waited < silenceMs || (this.#step === shown && !isDue)) return;
       shown = this.#step;
-      waiter.say(`rbs: ${this.#step} ${seconds.toFixed(1)}s\n`);
+      shownAt = waited;
+      waiter.say(`rbs: ${this.#step} ${(waited / 1000).toFixed(1)}s\n`);
     };
-    const loud = setTimeout(show, this.#settings.silenceMs + 5);
-    const again = setInterval(() => {
-      shown = "";
-      show();
-    }, 10_000);
+    const loud = setTimeout(show, silenceMs + 5);
+    const again = setInterval(show, tickMs / 10);
     const gaveUp = Promise.withResolvers<never>();
     const hurry = () => {
       if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
@@ -289,6 +296,7 @@ export class Session {
           progress = true;
           clearTimeout(timer);
           this.#addresses.answered();
+          this.#wasThere = true;
           this.#unreachable = undefined;
           if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
           if (event.case === "server") {
@@ -309,6 +317,8 @@ export class Session {
         if (!progress) this.#unreachable = this.#explain(e, progress);
         // Another of them may be there at once.
         if (unreachable && this.#addresses.next()) continue;
+        // Nobody has started one, and the developer had better know it now.
+        if (!this.#wasThere && await this.#addresses.areRefused()) throw this.#explain(e, progress);
         this.#report(
           progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
         );

@@ -106,6 +106,15 @@ function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSett
   };
 }
 
+/** The same, when its orchestrator has been there and is gone. */
+async function left(orchestrator: FakeOrchestrator, settings: Partial<SessionSettings> = {}) {
+  const s = sessionOf(orchestrator, settings);
+  s.session.lost(await s.link(), "a test");
+  await orchestrator.stop();
+  orchestrator.requests.length = 0;
+  return s;
+}
+
 const fails = (promise: Promise<unknown>, message: RegExp, exitCode = 36) =>
   assert.rejects(promise, (e) => {
     assert.ok(e instanceof RbsError, String(e));
@@ -160,12 +169,25 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   assert.equal(s.said.length, before, "a warning is shown once");
 });
 
-Deno.test("an orchestrator that is not there yet is waited for", async () => {
+Deno.test("where nobody has started an orchestrator, a command does not wait for one", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   await orchestrator.stop();
-  await using s = sessionOf(orchestrator);
+  await using s = sessionOf(orchestrator, { patienceMs: 3_600_000 });
+  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
+  await using keyless = sessionOf(orchestrator, {
+    patienceMs: 3_600_000,
+    stateDirectory: () => join(orchestrator.state, "elsewhere"),
+  });
+  await fails(keyless.link(), /There is no key at .*elsewhere.* yet/);
+  await orchestrator.start();
+  assert.equal((await s.link()).name, "127.0.0.1:2");
+});
+
+Deno.test("an orchestrator that was there is waited for, and the wait shows that it goes on", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = await left(orchestrator, { tickMs: 20 });
   const link = s.link();
-  await eventually(() => s.said.some((l) => /waiting for the orchestrator at 127/.test(l)));
+  await eventually(() => s.said.filter((l) => /waiting for the orchestrator at 127.* \d\.\ds\n$/.test(l)).length > 2);
   await orchestrator.start();
   assert.equal((await link).name, "127.0.0.1:2");
 });
@@ -190,8 +212,7 @@ Deno.test("an orchestrator that is lost while the agent starts is waited for, be
 
 Deno.test("patience ends with a sentence that says what to do, and the next command asks again", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
-  await orchestrator.stop();
-  await using s = sessionOf(orchestrator, { patienceMs: 50 });
+  await using s = await left(orchestrator, { patienceMs: 50 });
   await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
   await orchestrator.start();
   assert.equal((await s.link()).name, "127.0.0.1:2");
@@ -199,8 +220,7 @@ Deno.test("patience ends with a sentence that says what to do, and the next comm
 
 Deno.test("an impatient command gives up early, while the search goes on for others", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
-  await orchestrator.stop();
-  await using s = sessionOf(orchestrator, { impatienceMs: 30 });
+  await using s = await left(orchestrator, { impatienceMs: 30 });
   const patient = s.link();
   await fails(s.link({ impatient: true }), /cannot be reached/);
   await orchestrator.start();
@@ -353,9 +373,8 @@ Deno.test("of several orchestrators one that is down, or silent, is passed over,
 
 Deno.test("only when none of several orchestrators is there, all of them are waited for and named", async () => {
   await using one = await new FakeOrchestrator().start();
-  await one.stop();
   const address = `127.0.0.1:1,${one.address}`;
-  await using s = sessionOf(one, { address, patienceMs: 1_500 });
+  await using s = await left(one, { address, patienceMs: 1_500 });
   await fails(s.link(), new RegExp(`orchestrator at 127\\.0\\.0\\.1:1 or ${one.address} cannot be reached`));
   const link = s.link();
   await one.start();

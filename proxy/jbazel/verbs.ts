@@ -1,5 +1,6 @@
 import { Command, CommanderError, Option } from "commander";
 import { RbsError } from "../../proto/errors.ts";
+import { BazelExit } from "./exit_codes.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";
 import { runLogin } from "./login.ts";
@@ -29,6 +30,10 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
   try {
     await command.parseAsync(args, { from: "user" });
   } catch (e) {
+    // Bazel's own codes are for Bazel's commands: a script that asks for the status expects 0 or 1.
+    if (e instanceof RbsError && e.exitCode === BazelExit.ENVIRONMENT) {
+      throw new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 1 });
+    }
     if (!(e instanceof CommanderError)) throw e;
     if (e.exitCode === 0) return 0; // --help
     const message = e.message.replace(/^error: /, "").split("\n")[0].replace(/\.$/, "");
@@ -108,7 +113,9 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
         )
       );
     case "status":
-      command.description("Shows your sessions, and whether this workspace is set up.");
+      command.description(
+        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator could be asked.",
+      );
       connection();
       examples("jbazel status", "jbazel status --json");
       return command.action(async (opts: SettingOptions & { json?: boolean }) =>

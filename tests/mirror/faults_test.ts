@@ -321,8 +321,15 @@ test("a clean stop takes agents and servers along", async () => {
   await one.nothingLeft();
 });
 
-test("an orchestrator that is down is waited for, then named in one sentence", async () => {
+test("an orchestrator that was there and is down is waited for, then named in one sentence", async () => {
   await using one = await rig();
+  await one.cluster!.stop();
+  const never = one.start(["build", "//:quick"]);
+  assert.match(await failsWith(never, Exit.LOCAL_ENVIRONMENT), /The orchestrator at .* cannot be reached: start it/);
+  assert.doesNotMatch((await never.finished).stderr, /waiting for the orchestrator/);
+
+  await one.cluster!.restart();
+  await one.buildsQuickly();
   await one.cluster!.stop();
   await using build = one.start(["build", "//:quick"]);
   const began = performance.now();
