@@ -32,7 +32,7 @@ import {
 } from "../proto/relay/wire.ts";
 import { AnswerFilter, Response } from "./answers/answer_filter.ts";
 import type { Cookies } from "./command_server.ts";
-import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
+import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { clientVariable, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
@@ -110,6 +110,12 @@ export interface CommandEvents {
   onActivity(running: number): void;
   /** The server was told to end, and the last response is on its way: end soon. */
   onTermination(): void;
+}
+
+/** @param why A clause. */
+function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): string {
+  const there = orchestratorTime ? `, and the orchestrator's ${orchestratorTime().toISOString()}` : "";
+  return `The agent at ${name} is not believed because of the clocks: ${why}${there}; set the one right that is wrong.`;
 }
 
 /** Waits, unless the signal comes first. */
@@ -304,10 +310,10 @@ export class Commands {
       if (outcome.kind === "cancelled") {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
-      if (outcome.kind === "no server") {
+      if (outcome.kind === "no server" || outcome.kind === "refused" || outcome.kind === "stale") {
         // There is none to end.
-        if (isShutdown) return { exitCode: 0, text: "" };
-        const text = `rbs: ${outcome.why}\n`;
+        if (isShutdown && outcome.kind === "no server") return { exitCode: 0, text: "" };
+        const text = `rbs: ${outcome.kind === "refused" ? clocksDiffer(link, outcome.why) : outcome.why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
         say(text);
         return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
@@ -358,6 +364,7 @@ export class Commands {
       } catch (e) {
         if (command.cancelled.signal.aborted) return { outcome: { kind: "cancelled" }, terminationExpected };
         if (!(e instanceof StatusError)) throw e;
+        if (isClocks(e)) return { outcome: { kind: "refused", why: e.message }, terminationExpected };
         return { outcome: { kind: "stale", why: e.message }, terminationExpected };
       }
     }

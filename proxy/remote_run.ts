@@ -53,13 +53,14 @@ export interface RemoteCommand {
 }
 
 /**
- * How it ended. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
+ * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
  * it has run nothing, because it cannot have a Bazel server. broken: it has, perhaps, and then something died. finished:
  * the last response was taken.
  */
 export type RemoteOutcome =
   | { kind: "finished" }
   | { kind: "cancelled" }
+  | { kind: "refused"; why: string }
   | { kind: "stale"; why: string; generation?: boolean }
   | { kind: "no server"; why: string }
   | { kind: "broken"; why: string };
@@ -101,6 +102,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
       }
       return { kind: "cancelled" };
     }
+    if (received === 0 && isClocks(failure)) return { kind: "refused", why: sentence(failure) };
     const why = `The agent at ${link.name} cannot be reached (${sentence(failure)}).`;
     if (refusals >= REFUSALS || (received === 0 && refusals > 0) || !command.isCurrent()) {
       if (received === 0) return { kind: "stale", why };
@@ -197,6 +199,11 @@ async function listen(
 /** Whether a connection cannot be made because nobody, or another than the agent, is there; or we are nobody to it. */
 function isRefusal(e: unknown): boolean {
   return (e instanceof StatusError && e.code === Status.UNAUTHENTICATED) || /refused/i.test(sentence(e));
+}
+
+/** Whether the two machines do not believe each other's certificates because of their clocks. */
+export function isClocks(e: unknown): boolean {
+  return e instanceof StatusError && e.details["grpc-status"] === undefined && e.details["rbs-reason"] === "clocks";
 }
 
 /** Whether it was the connection that ended, while the command goes on. */

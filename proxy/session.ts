@@ -1,4 +1,5 @@
 /** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
@@ -6,7 +7,7 @@ import { readValidCredentials } from "../proto/identity/key_directory.ts";
 import { renewIfDue } from "../proto/identity/renewal.ts";
 import { OrchestratorAddresses } from "../proto/orchestrator_addresses.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../proto/rpc.ts";
+import { Code, createRpcClient, type RpcClient, RpcError, TrustError, withClocks } from "../proto/rpc.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
@@ -36,6 +37,8 @@ export interface AgentLink {
   readonly synced: boolean;
   /** The install base that the agent's machine lacks; empty: none. */
   readonly missingInstallBase: string;
+  /** What the orchestrator's clock says now, as far as its answer told. */
+  readonly orchestratorTime?: () => Date;
   /** The headers of a call: the client's own metadata, and ours. */
   headers(from?: Headers): Headers;
 }
@@ -305,7 +308,8 @@ export class Session {
           }
         }
         throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
-      } catch (e) {
+      } catch (thrown) {
+        const e = await withClocks(thrown, this.#addresses.current);
         const isSilent = silent.signal.aborted && !progress;
         const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
         const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
@@ -367,7 +371,10 @@ export class Session {
     }
     if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
       return new RbsError(
-        e instanceof TrustError
+        e instanceof TrustError && e.clocks
+          ? `The orchestrator at ${this.#addresses} is not believed because of the clocks: ${e.why}; set the one right ` +
+            `that is wrong.`
+          : e instanceof TrustError
           ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
             `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
           : `The orchestrator at ${this.#addresses} refuses this user's certificate: ${e.message}`,
@@ -383,6 +390,9 @@ export class Session {
     const name = `${agent.host}:${agent.commandPort}`;
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
     const tls = this.#settings.agentTls(server);
+    // The orchestrator has noted just now that this proxy is there.
+    const { lastHeartbeat } = server.session!;
+    const ahead = lastHeartbeat ? timestampMs(lastHeartbeat) - Date.now() : undefined;
     const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
     // A handshake takes two ways there and back; nobody may be waiting yet.
     if (tls) connection.open();
@@ -391,6 +401,7 @@ export class Session {
       connection,
       synced: server.synced,
       missingInstallBase: server.missingInstallBase,
+      orchestratorTime: ahead === undefined ? undefined : () => new Date(Date.now() + ahead),
       headers(from = {}) {
         const headers: Headers = {};
         for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;

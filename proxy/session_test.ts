@@ -12,7 +12,7 @@ import { RpcServer } from "../proto/rpc_server.ts";
 import { authoritiesFile } from "../proto/identity/key_directory.ts";
 import { admit } from "../proto/rpc_rules.ts";
 import { TestAuthority } from "../proto/testing/certificates.ts";
-import { giveUserKeys, orchestratorCredentials } from "../proto/testing/keys.ts";
+import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../proto/testing/keys.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { Session, type SessionSettings } from "./session.ts";
@@ -30,13 +30,14 @@ class FakeOrchestrator {
     yield server();
   };
   heartbeat: () => Promise<{ intervalSeconds: number }> = () => Promise.resolve({ intervalSeconds: 60 });
+  credentials = orchestratorCredentials();
   #server?: RpcServer;
 
   async start(): Promise<this> {
     await giveUserKeys(this.state, "ada");
     this.#server = new RpcServer({
       address: `127.0.0.1:${this.port}`,
-      credentials: await orchestratorCredentials(),
+      credentials: await this.credentials,
       admitStrangers: true,
       authorize: admit,
     }).add(Orchestrator, {
@@ -282,6 +283,15 @@ Deno.test("keys that do not fit, missing keys and a failed start are said in one
     stateDirectory: () => join(orchestrator.state, "elsewhere"),
   });
   await fails(s.link(), /There is no key at .*elsewhere.* yet/);
+});
+
+Deno.test("clocks that are far apart are named", async () => {
+  await using orchestrator = new FakeOrchestrator();
+  const later = { notBefore: new Date(Date.now() + 600_000), names: [ORCHESTRATOR_NAME] };
+  orchestrator.credentials = (await testAuthority()).identify({ kind: "orchestrator" }, later);
+  await orchestrator.start();
+  await using s = sessionOf(orchestrator);
+  await fails(s.link(), /not believed because of the clocks: .* valid from 20.* and this machine's clock says 20/);
 });
 
 Deno.test("heartbeats go out as often as their answers say", async () => {
