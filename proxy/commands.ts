@@ -33,7 +33,7 @@ import {
 import { AnswerFilter, Response } from "./answers/answer_filter.ts";
 import type { Cookies } from "./command_server.ts";
 import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
-import { clientVariable, runLocally } from "./local_fallback.ts";
+import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
 import type { ReadyCommand, TwoMachines } from "./two_machines.ts";
@@ -53,6 +53,9 @@ export const ExitCode = {
   INTERNAL_ERROR: 37,
 };
 
+/** RunRequest.quiet (Bazel 8) and RunRequest.block_for_lock_timeout_ms. */
+const QUIET = 9, LOCK_TIMEOUT = 10;
+
 /** What a Run request asks for. */
 interface RunRequest {
   /** "build", "shutdown", …; empty if there is none. */
@@ -60,12 +63,24 @@ interface RunRequest {
   args: Buffer[];
   startupOptions: { option: Uint8Array; source: string }[];
   blockForLock: boolean;
+  /** How long it may wait for other commands, in milliseconds (`--block_for_lock=<duration>`). */
+  lockTimeoutMs: number;
+  /** `--quiet`: nothing but errors is shown. */
+  quiet: boolean;
   /** "pid=N", or with " (for shutdown)". */
   client: string;
 }
 
 function readRunRequest(message: Uint8Array): RunRequest {
-  const request: RunRequest = { command: "", args: [], startupOptions: [], blockForLock: false, client: "" };
+  const request: RunRequest = {
+    command: "",
+    args: [],
+    startupOptions: [],
+    blockForLock: false,
+    lockTimeoutMs: Infinity,
+    quiet: false,
+    client: "",
+  };
   scanFields(message, (f) => {
     if (f.number === 2) request.args.push(Buffer.from(bytesValue(message, f)));
     else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
@@ -78,8 +93,10 @@ function readRunRequest(message: Uint8Array): RunRequest {
         else if (o.number === 2) startup.source = textValue(pair, o);
       });
       request.startupOptions.push(startup);
-    }
+    } else if (f.number === QUIET && f.wireType === 0) request.quiet = varintValue(message, f) !== 0;
+    else if (f.number === LOCK_TIMEOUT && f.wireType === 0) request.lockTimeoutMs = varintValue(message, f);
   });
+  if (!request.blockForLock) request.lockTimeoutMs = 0;
   request.command = request.args[0]?.toString() ?? "";
   return request;
 }
@@ -95,12 +112,18 @@ const SHUTDOWN_PATIENCE_MS = 2_000;
 /** A command in flight. */
 interface Command {
   readonly id: string;
+  /** By performance.now(). */
+  readonly began: number;
   readonly request: RunRequest;
   readonly cancelled: AbortController;
+  /** Why it waits for other commands no longer. */
+  gaveUp?: string;
   /** The id that the real server gave it, once known, and the link that it runs on. */
   remoteId?: string;
   link?: AgentLink;
-  /** Shows text to the person who waits for the command. */
+  /** Shows an error to the person who waits for the command. */
+  fail(text: string): void;
+  /** Shows what goes on, unless nothing but errors is wanted. */
   say(text: string): void;
 }
 
@@ -112,11 +135,25 @@ export interface CommandEvents {
   onTermination(): void;
 }
 
+/** A RunRequest for the agent: without our cookie, and with what is left of the time in which it may wait for others. */
+function forServer(message: Uint8Array, { request: { lockTimeoutMs }, began }: Command): Uint8Array {
+  const pieces = patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined);
+  if (lockTimeoutMs > 0 && lockTimeoutMs < Infinity) {
+    // Of a field that comes twice the last one counts.
+    const left = Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
+    pieces.push(encodeFields([[LOCK_TIMEOUT, left]]));
+  }
+  return Buffer.concat(pieces);
+}
+
 /** @param why A clause. */
 function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): string {
   const there = orchestratorTime ? `, and the orchestrator's ${orchestratorTime().toISOString()}` : "";
   return `The agent at ${name} is not believed because of the clocks: ${why}${there}; set the one right that is wrong.`;
 }
+
+/** A timer that is set for longer goes off at once. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Waits, unless the signal comes first. */
 function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
@@ -162,10 +199,18 @@ export class Commands {
   /** Cancels everything, as if the user had pressed Ctrl-C, and says why. @returns whether there was something */
   cancelAll(why: string): boolean {
     for (const command of this.#running.values()) {
-      command.say(`rbs: ${why}\n`);
+      command.fail(`rbs: ${why}\n`);
       command.cancelled.abort();
     }
     return this.#running.size > 0;
+  }
+
+  /** The oldest command before this one that is not at the server yet: there, the server's own lock decides. */
+  #held({ id }: Command): Command | undefined {
+    for (const command of this.#running.values()) {
+      if (command.id === id) return undefined;
+      if (command.remoteId === undefined) return command;
+    }
   }
 
   /** A client has connected, and will most likely have a command run: what can be done before is done now. */
@@ -175,13 +220,18 @@ export class Commands {
 
   /** Serves a Run call from its first response to its status. */
   async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
+    const began = performance.now();
+    const fail = (text: string) => void respond([Response.stderr, text]);
+    const request = readRunRequest(message);
     const command: Command = {
       id: randomUUID(),
-      request: readRunRequest(message),
+      began,
+      request,
       cancelled: new AbortController(),
-      say: (text) => respond([Response.stderr, text]),
+      fail,
+      say: request.quiet ? () => {} : fail,
     };
-    const held = [...this.#running.values()].find((c) => c.link === undefined);
+    const held = this.#held(command);
     const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
       call.write(
         encodeFields([[Response.cookie, this.#cookies.responseCookie], ...fields, [Response.commandId, command.id]]
@@ -221,8 +271,19 @@ export class Commands {
     const left = () => command.cancelled.abort();
     call.gone.addEventListener("abort", left);
     if (call.gone.aborted) left();
+    const { lockTimeoutMs } = command.request;
+    // A command that has reached the server waits there, for what is left of the time.
+    const enough = setTimeout(() => {
+      const before = this.#held(command);
+      if (!before || command.remoteId !== undefined || command.cancelled.signal.aborted) return;
+      command.gaveUp = `Another command (${before.request.client}) is still running after ${lockTimeoutMs} ms.\n`;
+      command.cancelled.abort();
+    }, Math.min(lockTimeoutMs || MAX_TIMEOUT_MS, MAX_TIMEOUT_MS));
     try {
-      const outcome = await this.#runRemotely(command, message, headers, call);
+      const remote = await this.#runRemotely(command, message, headers, call);
+      const outcome = typeof remote === "object" && command.gaveUp !== undefined
+        ? { exitCode: ExitCode.LOCK_HELD, text: command.gaveUp, fields: undefined }
+        : remote;
       if (outcome === "ended") call.end();
       else if (outcome === "terminated") {
         call.end();
@@ -237,6 +298,7 @@ export class Commands {
       await conclude(exitCode, `rbs: ${sentence(e)}\n`);
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
+      clearTimeout(enough);
       // Also when it failed: the client goes on, and ends this process by force.
       await this.#handBack(command);
       call.gone.removeEventListener("abort", left);
@@ -278,14 +340,19 @@ export class Commands {
       let link: AgentLink;
       try {
         const enough = isShutdown ? AbortSignal.any([signal, AbortSignal.timeout(SHUTDOWN_PATIENCE_MS)]) : signal;
-        link = await this.#session.link({ signal: enough, say, impatient: local });
+        link = await this.#session.link({
+          signal: enough,
+          say,
+          impatient: local,
+          queueMs: command.request.lockTimeoutMs - (performance.now() - command.began),
+        });
       } catch (e) {
         if (signal.aborted) {
           return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
         }
         if (!local) throw e;
         say(`rbs: ${sentence(e)}\n`);
-        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
+        return this.#runLocally(command);
       }
       command.link = link;
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
@@ -316,7 +383,7 @@ export class Commands {
         const text = `rbs: ${outcome.kind === "refused" ? clocksDiffer(link, outcome.why) : outcome.why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
         say(text);
-        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
+        return this.#runLocally(command);
       }
       this.#session.lost(link, outcome.why);
       return {
@@ -324,6 +391,11 @@ export class Commands {
         text: `rbs: ${outcome.why} The next command starts a new one.\n`,
       };
     }
+  }
+
+  #runLocally({ request }: Command): Instead {
+    const instead = runLocally(request, this.#server.outputBase, this.#server.workspace);
+    return request.quiet ? { ...instead, text: "" } : instead;
   }
 
   /** One attempt at one agent. */
@@ -370,7 +442,7 @@ export class Commands {
     }
     const outcome = await runRemotely({
       id: command.id,
-      request: Buffer.concat(patchFields(ready?.request ?? message, (f) => f.number === 1 ? NO_COOKIE : undefined)),
+      request: forServer(ready?.request ?? message, command),
       link,
       headers,
       workspaceGeneration: ready?.generation,

@@ -5,7 +5,7 @@ import { RbsError } from "../proto/errors.ts";
 import { RunRequestSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import { Status, StatusError } from "../proto/relay/calls.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { encodeFields } from "../proto/relay/wire.ts";
+import { encodeFields, scanFields, varintValue } from "../proto/relay/wire.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { startCommandServer } from "./command_server.ts";
 import { Commands } from "./commands.ts";
@@ -390,6 +390,46 @@ Deno.test("while one command waits for the agent, --noblock_for_lock fails with 
   assert.deepEqual([(await waiting.ended).stdout, (await patient.ended).stdout], ["build", "query"]);
   // With an agent it is the real server that decides.
   assert.equal((await (await p.client.run(["build"], { blockForLock: false })).ended).exitCode, 3);
+});
+
+Deno.test("--block_for_lock=<duration> bounds the wait for a command that is not at the server yet, and the server's own", async () => {
+  const timeout = (ms: number) => encodeFields([[10, ms]]);
+  await using p = proxy(obedient, false);
+  const waiting = await p.client.run(["build"], { clientDescription: "pid=77" });
+  await waiting.first;
+  const bounded = await p.client.run(Buffer.concat([p.client.request(["query"]), timeout(50)]));
+  const gaveUp = await bounded.ended;
+  assert.deepEqual([gaveUp.exitCode, gaveUp.stderr], [9, "Another command (pid=77) is still running after 50 ms.\n"]);
+  assert.equal(p.session.waiters.length, 2);
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  assert.equal((await waiting.ended).stdout, "build");
+  // It was the first itself that waited for the agent: that is no lock.
+  const long = await p.client.run(Buffer.concat([p.client.request(["query"]), timeout(3_600_000)]));
+  assert.equal((await long.ended).exitCode, 3);
+  const sent: number[] = [];
+  scanFields(p.agent.calls[1].message, (f) => f.number === 10 && sent.push(varintValue(p.agent.calls[1].message, f)));
+  assert.equal(sent[0], 3_600_000);
+  assert(sent[1] > 0 && sent[1] <= 3_600_000, String(sent));
+});
+
+Deno.test("a quiet command shows nothing of ours but errors", async () => {
+  const quiet = (client: BazelClient, args: string[]) =>
+    Buffer.concat([client.request(args), encodeFields([[9, true]])]);
+  await using p = proxy(obedient, false);
+  const silent = await p.client.run(quiet(p.client, ["build"]));
+  await eventually(() => p.session.waiters.length);
+  p.session.waiters[0].say("rbs: agent starting 1.0s\n");
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  const ran = await silent.ended;
+  assert.deepEqual([ran.stderr, ran.stdout, ran.exitCode], ["", "build", 3]);
+  await using failing = proxy(obedient, false);
+  failing.session.error = new RbsError("The orchestrator cannot be reached: start it.", { exitCode: 36 });
+  const failed = await (await failing.client.run(quiet(failing.client, ["build"]))).ended;
+  assert.deepEqual([failed.exitCode, failed.stderr], [36, "rbs: The orchestrator cannot be reached: start it.\n"]);
+  const local = quiet(failing.client, ["build", "--client_env=RBS_FALLBACK=local"]);
+  assert.equal((await (await failing.client.run(local)).ended).stderr, "");
 });
 
 Deno.test("a server that ends tells the owner after the client has got the last response", async () => {

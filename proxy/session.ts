@@ -12,6 +12,7 @@ import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
+import { WAITING_FOR_AGENT } from "../proto/steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "./server_args.ts";
 
@@ -49,6 +50,8 @@ export interface LinkWaiter {
   signal: AbortSignal;
   /** Gives up soon when nobody answers. */
   impatient?: boolean;
+  /** How long it may wait for its turn where agents are few, in milliseconds. @default as long as it takes */
+  queueMs?: number;
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
 }
@@ -120,6 +123,8 @@ export class Session {
   #link?: AgentLink;
   #heartbeat?: ReturnType<typeof setTimeout>;
   #step = "asking the orchestrator";
+  /** The step, while others have all the agents there are. */
+  #queueing?: string;
   readonly #listeners = new Set<() => void>();
   #warnings: string[] = [];
   #released = false;
@@ -174,17 +179,28 @@ export class Session {
       waiter.say(`rbs: ${this.#step} ${(waited / 1000).toFixed(1)}s\n`);
     };
     const loud = setTimeout(show, silenceMs + 5);
-    const again = setInterval(show, tickMs / 10);
+    const again = setInterval(() => {
+      show();
+      tire();
+    }, tickMs / 10);
     const gaveUp = Promise.withResolvers<never>();
     const hurry = () => {
       if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
         gaveUp.reject(this.#unreachable);
       }
     };
+    const tire = () => {
+      if (!this.#queueing || performance.now() - began < (waiter.queueMs ?? Infinity)) return;
+      const options = { culprit: "caller", exitCode: ExitCode.LOCK_HELD } as const;
+      gaveUp.reject(
+        new RbsError(`No agent is free for longer than --block_for_lock waits: ${this.#queueing}.`, options),
+      );
+    };
     const enough = setTimeout(hurry, this.#settings.impatienceMs);
     const listener = () => {
       show();
       hurry();
+      tire();
     };
     this.#listeners.add(listener);
     const giveUp = () => gaveUp.reject(new RbsError("The wait for the agent was interrupted."));
@@ -277,6 +293,7 @@ export class Session {
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
     this.#renewPatience();
+    this.#queueing = undefined;
     this.#report(`asking the orchestrator at ${this.#addresses.current}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
@@ -301,7 +318,11 @@ export class Session {
           this.#addresses.answered();
           this.#wasThere = true;
           this.#unreachable = undefined;
-          if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
+          if (event.case === "step") {
+            const { description } = event.value;
+            this.#queueing = description.startsWith(WAITING_FOR_AGENT) ? description : undefined;
+            this.#report(`agent starting (${description})`);
+          }
           if (event.case === "server") {
             this.#renewKeys();
             return this.#connect(event.value);

@@ -228,6 +228,22 @@ Deno.test("an impatient command gives up early, while the search goes on for oth
   assert.equal((await patient).name, "127.0.0.1:2");
 });
 
+Deno.test("who waits for others no longer than a while waits no longer for a free agent", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  const free = Promise.withResolvers<void>();
+  orchestrator.events = async function* () {
+    yield step("waiting for a free agent: 8 of 8 run, 2 are before you");
+    await free.promise;
+    yield step("starting agent");
+    yield server();
+  };
+  await using s = sessionOf(orchestrator, { tickMs: 20 });
+  const patient = s.link({ queueMs: Infinity });
+  await fails(s.link({ queueMs: 50 }), /^No agent is free .*: waiting for a free agent: 8 of 8 run/, 9);
+  free.resolve();
+  assert.equal((await patient).name, "127.0.0.1:2");
+});
+
 Deno.test("a wait that is interrupted ends at once", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   orchestrator.events = async function* (_, context) {
