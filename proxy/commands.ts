@@ -19,8 +19,7 @@ import { randomUUID } from "node:crypto";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Http2Connection } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
-import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
-import { MessageStream } from "../proto/relay/message_stream.ts";
+import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import {
   bytesValue,
   encodeFields,
@@ -109,6 +108,13 @@ const FOR_SHUTDOWN = " (for shutdown)";
  */
 const SHUTDOWN_PATIENCE_MS = 2_000;
 
+/** A call that the client has its answer to, and the real server does not know of. */
+interface Unsent {
+  message: Uint8Array;
+  /** The client's own. */
+  headers: Headers;
+}
+
 /** A command in flight. */
 interface Command {
   readonly id: string;
@@ -121,6 +127,9 @@ interface Command {
   /** The id that the real server gave it, once known, and the link that it runs on. */
   remoteId?: string;
   link?: AgentLink;
+  /** Calls about it for the real server, by their method's path. */
+  readonly unsent: Map<string, Unsent>;
+  isSendingOn: boolean;
   /** Shows an error to the person who waits for the command. */
   fail(text: string): void;
   /** Shows what goes on, unless nothing but errors is wanted. */
@@ -228,6 +237,8 @@ export class Commands {
       began,
       request,
       cancelled: new AbortController(),
+      unsent: new Map(),
+      isSendingOn: false,
       fail,
       say: request.quiet ? () => {} : fail,
     };
@@ -418,6 +429,7 @@ export class Commands {
             return cookie;
           case Response.commandId:
             command.remoteId ??= textValue(response, f);
+            if (command.unsent.size > 0) this.#sendOn(command);
             return id;
           case Response.stdout:
           case Response.stderr:
@@ -484,16 +496,40 @@ export class Commands {
   }
 
   /**
-   * Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. The
-   * client learns that it was answered.
+   * Passes a method on that this version does not know, when its client has its answer already: cookie and command ids are
+   * patched, the rest stays as it is. What is about a command that the real server does not know yet waits for that, and
+   * of several such calls of a method the last one counts.
    */
-  async forward(path: string, message: Uint8Array, headers: Headers, call: ServerCall): Promise<void> {
-    let link: AgentLink;
-    try {
-      link = await this.#session.link({ signal: call.gone, say: () => {} });
-    } catch (e) {
-      throw new StatusError(Status.UNAVAILABLE, sentence(e));
+  forward(path: string, message: Uint8Array, headers: Headers): void {
+    let about: Command | undefined;
+    scanFields(message, (f) => {
+      if (f.wireType === 2) about ??= this.#running.get(textValue(message, f));
+    });
+    if (about) {
+      about.unsent.set(path, { message, headers });
+      this.#sendOn(about);
+    } else if (this.#session.connected) {
+      this.#session.link({ signal: new AbortController().signal, say: () => {} })
+        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* nobody waits for it */});
     }
+  }
+
+  /** Sends on what is about a command, one call after the other, if it has got to the real server. */
+  #sendOn(command: Command): void {
+    const { link, remoteId, unsent } = command;
+    const [next] = unsent;
+    if (!link || remoteId === undefined || !next || command.isSendingOn) return;
+    const [path, call] = next;
+    unsent.delete(path);
+    command.isSendingOn = true;
+    void this.#pass(path, call, link).finally(() => {
+      command.isSendingOn = false;
+      this.#sendOn(command);
+    });
+  }
+
+  /** What comes back is nobody's business: an answer of the agent makes no client do what we do not know. */
+  async #pass(path: string, { message, headers }: Unsent, link: AgentLink): Promise<void> {
     const request = Buffer.concat(patchFields(message, (f) => {
       if (f.wireType !== 2) return;
       const text = textValue(message, f);
@@ -501,20 +537,7 @@ export class Commands {
       const remoteId = this.#running.get(text)?.remoteId;
       return remoteId === undefined ? undefined : Buffer.from(remoteId);
     }));
-    // An answer of the agent makes no client do what we do not know: of this one there is the cookie.
-    const responses = new MessageStream((response) => {
-      let hasCookie = false;
-      scanFields(response, (f) => hasCookie ||= f.number === 1);
-      return [encodeFields([[1, hasCookie ? this.#cookies.responseCookie : undefined]])];
-    });
-    const stream = await link.connection.start(path, request, link.headers(headers));
-    call.gone.addEventListener("abort", () => stream.reset());
-    if (call.gone.aborted) stream.reset();
-    const end = await readCall(stream, (chunk) => {
-      const frames = responses.push(chunk);
-      if (frames) void call.writeFrames(frames);
-      return call.drained;
-    });
-    call.end(end.code === Status.OK ? undefined : new StatusError(end.code, end.message));
+    const { code, message: why } = await link.connection.unary(path, request, { headers: link.headers(headers) });
+    if (code !== Status.OK) console.error(`rbs: ${path} was not passed on: ${why || `gRPC status ${code}`}`);
   }
 }

@@ -225,22 +225,18 @@ Deno.test("a client that is gone cancels its command at the agent, wherever it w
   assert.equal(waiting.agent.calls.length, 0);
 });
 
-Deno.test("a method of newer Bazels is forwarded with cookie and command id patched, and its empty answer is one", async () => {
+const RESIZE = "/command_server.CommandServer/UpdateTerminalSize";
+
+Deno.test("a method of newer Bazels is answered at once, and forwarded with cookie and command id patched", async () => {
   const { script, go } = pausing();
-  await using p = proxy((received) => {
-    if (received.method !== "UpdateTerminalSize") return script(received);
-    received.call.write(new Uint8Array());
-    received.call.end();
-  });
+  await using p = proxy((received) => received.method === "UpdateTerminalSize" ? undefined : script(received));
   const { first, ended } = await p.client.run(["build"]);
   await eventually(() => p.commands.describe()[0]?.includes("remote id"));
   const { commandId } = await first;
   const size = encodeFields([[1, "ask"], [2, commandId], [3, 80], [4, 24], [200, "from the future"]]);
-  const { code, data, message } = await p.client.connection.unary(
-    "/command_server.CommandServer/UpdateTerminalSize",
-    size,
-  );
-  assert.deepEqual([code, message, data.length], [0, "", 0]);
+  const { code, data } = await p.client.connection.unary(RESIZE, size);
+  assert.deepEqual([code, data], [0, encodeFields([[1, "answer"]])]);
+  await eventually(() => p.agent.of("UpdateTerminalSize").length === 1);
   assert.deepEqual(
     p.agent.of("UpdateTerminalSize")[0].message,
     Buffer.concat([
@@ -248,20 +244,36 @@ Deno.test("a method of newer Bazels is forwarded with cookie and command id patc
       encodeFields([[2, "remote id"], [3, 80], [4, 24], [200, "from the future"]]),
     ]),
   );
+  // Nor does the next call wait for an agent that answers nothing.
+  assert.equal((await p.client.connection.unary(RESIZE, size)).code, 0);
+  assert.equal((await p.client.call("Cancel", commandId)).code, 0);
   go();
   await ended;
 });
 
-Deno.test("a forwarded method's own error reaches the client, and so does the want of an agent", async () => {
-  await using p = proxy(() => {
-    throw new StatusError(Status.UNIMPLEMENTED, "unknown method");
-  });
-  const { code, message } = await p.client.call("Future");
-  assert.deepEqual([code, message], [Status.UNIMPLEMENTED, "unknown method"]);
-  await using lonely = proxy(obedient, false);
-  lonely.session.error = new RbsError("There is no orchestrator.");
-  const none = await lonely.client.call("Future");
-  assert.deepEqual([none.code, none.message], [Status.UNAVAILABLE, "There is no orchestrator."]);
+Deno.test("before there is an agent no call waits for one, and the last size of the terminal gets there", async () => {
+  const { script, go } = pausing();
+  await using p = proxy(
+    (received) => received.method === "UpdateTerminalSize" ? obedient(received) : script(received),
+    false,
+  );
+  const { first, ended } = await p.client.run(["build"]);
+  const { commandId } = await first;
+  for (const columns of [80, 100, 120]) {
+    const size = encodeFields([[1, "ask"], [2, commandId], [3, columns], [4, 24]]);
+    assert.equal((await p.client.connection.unary(RESIZE, size)).code, 0);
+  }
+  assert.equal((await p.client.call("Future")).code, 0);
+  assert.equal((await p.client.connection.unary(RESIZE, encodeFields([[1, "ask"], [2, "unknown"]]))).code, 0);
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  await eventually(() => p.agent.of("UpdateTerminalSize").length > 0);
+  const messages = p.agent.of("UpdateTerminalSize").map(({ message }) => message);
+  assert.deepEqual(messages, [
+    Buffer.concat([Buffer.from([0x0a, 0]), encodeFields([[2, "remote id"], [3, 120], [4, 24]])]),
+  ]);
+  go();
+  await ended;
 });
 
 Deno.test("headers of the client's call go on through the link", async () => {
