@@ -12,7 +12,14 @@ import { Beneath } from "./files/beneath.ts";
 import { type HeldProcess, ownsPort } from "./files/processes.ts";
 import { type Handshake, HANDSHAKE_FILES, ping, readHandshake } from "./handshake.ts";
 import { log } from "./log.ts";
-import { serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import {
+  locksInstallBase,
+  serverName,
+  withInstallBase,
+  withoutIdleExit,
+  withoutInstallBaseLock,
+  withOutputBase,
+} from "./server_argv.ts";
 import type { Job } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
@@ -198,9 +205,13 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     this.#options.onStep?.("finding the client's Bazel version");
     const install = await resolveInstall(init, startupOptions, this.#options.installBases);
     this.#options.onStep?.("starting Bazel server");
-    const argv = withoutIdleExit(
+    let argv = withoutIdleExit(
       withInstallBase(options, startupOption(options, "install_base")!, install.installBase),
     );
+    // Who cannot write the lock cannot collect the base either, and that server would not start.
+    if (locksInstallBase(argv) && (await init.call(`: <>${quote(install.installBase)}.lock`)).code !== 0) {
+      argv = withoutInstallBaseLock(argv);
+    }
     using output = this.#openOutput();
     this.#writeServerFiles(output, [serverName(workspace), ...options], developersOutputBase);
     const started = performance.now();

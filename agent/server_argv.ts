@@ -49,3 +49,16 @@ function movePath(path: string, from: string, to: string): string {
 export function withoutIdleExit(options: readonly string[]): string[] {
   return options.map((option) => option.startsWith("--max_idle_secs=") ? "--max_idle_secs=0" : option);
 }
+
+/** The server's flag by which it locks its install base against being collected (Bazel 8.1). */
+const LOCK = "lock_install_base";
+
+/** Whether a server with these options opens `<install base>.lock` for writing, and ends if it cannot. */
+export function locksInstallBase(options: readonly string[]): boolean {
+  return options.some((option) => option === `--${LOCK}` || option.startsWith(`--${LOCK}=`));
+}
+
+/** `options` for a server that does not. */
+export function withoutInstallBaseLock(options: readonly string[]): string[] {
+  return options.filter((option) => !locksInstallBase([option]));
+}
