@@ -385,7 +385,7 @@ export class Session {
       /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
     ) {
       return new RbsError(
-        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator --local-mode), ` +
+        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
           `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
         options,
       );

@@ -154,8 +154,9 @@ case $store in
 esac
 case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
 case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
+case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${HOME-}/.config}/systemd/user ;; esac
 `,
-  prepared: ["packages", "credentials", "file", "folder"],
+  prepared: ["packages", "credentials", "file", "folder", "service", "units"],
   packages: { names: ["@google-cloud/spanner"], folder: "packages" },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
@@ -195,8 +196,16 @@ case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
     { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
     { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
     {
+      allow: "run",
+      of: ["systemctl", "sh"],
+      when: "service",
+      why: "only for install, status and stop: the user's systemd, or a process of its own and its number",
+    },
+    { allow: "read", of: ["$units"], why: "only for these: whether there is a unit", compiled: "all" },
+    { allow: "write", of: ["$units"], why: "only for `orchestrator install`: the unit", compiled: "all" },
+    {
       allow: "env",
-      of: [...STATE_ENV.of, ..."PATH LANG LANGUAGE LC_* TZ TMPDIR XDG_CACHE_HOME JAVA_HOME".split(" ")],
+      of: [...STATE_ENV.of, ..."PATH LANG LANGUAGE LC_* TZ TMPDIR XDG_CACHE_HOME XDG_CONFIG_HOME JAVA_HOME".split(" ")],
       why: "settings, and what agents inherit",
     },
     USER_ID,
@@ -265,6 +274,7 @@ if [ "\${1-}" = setup ]; then
     before=$word
   done
   case $rc in ?*"/"*) rc=\${rc%/*} ;; ?*) rc=. ;; esac
+  case $javabase in *"/"*) service=\${javabase%/*}/orchestrator ;; *) service=./orchestrator ;; esac
 fi
 if [ "\${1-}" = login ]; then
   login=$state
@@ -272,7 +282,7 @@ if [ "\${1-}" = login ]; then
   orchestrator=elsewhere
 fi
 `,
-  prepared: ["home", "workspace", "rc", "login"],
+  prepared: ["home", "workspace", "rc", "login", "service"],
   permissions: [
     { allow: "net", of: LOOPBACK, why: "a local orchestrator and local agents" },
     {
@@ -302,6 +312,12 @@ fi
       allow: "run",
       of: ["$javabase/bin/java", "java", "bwrap", "unshare", "gcc", "cc", "clang", "ps"],
       why: "doctor's checks",
+      compiled: "all",
+    },
+    {
+      allow: "run",
+      of: ["$service"],
+      why: "only for `jbazel setup`: starts an orchestrator in the background for who says yes",
       compiled: "all",
     },
     { allow: "env", of: "all", why: "a Bazel command gets the user's whole environment" },

@@ -200,7 +200,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
         const why = /E[A-Z]{4,}/.exec(error.message)?.[0];
         const reason = why === "ECONNREFUSED" ? "nothing listens there" : why ?? "no connection";
         return environmentError(
-          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator --local-mode", or set ` +
+          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator install", or set ` +
             `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
           error,
         );

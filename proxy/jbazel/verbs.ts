@@ -1,9 +1,11 @@
 import { Command, CommanderError, Option } from "commander";
+import { resolve } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";
 import { runLogin } from "./login.ts";
+import { offerOrchestrator } from "./offer_orchestrator.ts";
 import { runProgram } from "./programs.ts";
 import { readSettings, type SettingOptions } from "./settings.ts";
 import { runSetup } from "./setup.ts";
@@ -83,23 +85,28 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
       option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
       examples("jbazel setup --workspace", "jbazel setup --home --print", "jbazel setup --workspace --remove");
-      return command.action((opts: { javabase?: string; print?: boolean; remove?: boolean }) =>
-        done(
-          runSetup({
-            ...opts,
-            workspace: undefined,
-            home: undefined,
-            rc: undefined,
-            ...chosen(["workspace", "home", "rc"]),
-            javabase: opts.javabase || context.defaultJavabase,
-          }, {
-            workingDirectory,
-            home: env("HOME"),
-            say,
-            ask: context.ask,
-          }),
-        )
-      );
+      return command.action(async (opts: { javabase?: string; print?: boolean; remove?: boolean }) => {
+        const javabase = opts.javabase || context.defaultJavabase;
+        const exitCode = runSetup({
+          ...opts,
+          workspace: undefined,
+          home: undefined,
+          rc: undefined,
+          ...chosen(["workspace", "home", "rc"]),
+          javabase,
+        }, {
+          workingDirectory,
+          home: env("HOME"),
+          say,
+          ask: context.ask,
+        });
+        if (exitCode === 0 && !opts.print && !opts.remove) {
+          const { orchestrator } = readSettings({});
+          const where = resolve(workingDirectory, javabase);
+          await offerOrchestrator({ orchestrator, javabase: where, run: runProgram, say, ask: context.ask });
+        }
+        done(exitCode);
+      });
     case "login":
       command.description(
         "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
