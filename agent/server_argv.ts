@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { isClientShellOption } from "../proto/client_shell.ts";
 import { startupOption } from "../proto/startup_options.ts";
 
 /**
@@ -6,7 +7,8 @@ import { startupOption } from "../proto/startup_options.ts";
  * any server and has named an output base at most.
  */
 export function serverOptions(startupOptions: readonly string[]): readonly string[] {
-  return startupOption(startupOptions, "install_base") === undefined ? [] : startupOptions;
+  if (startupOption(startupOptions, "install_base") === undefined) return [];
+  return startupOptions.filter((option) => !isClientShellOption(option));
 }
 
 /** argv[0] of the Bazel server of a workspace, as the stock client composes it. */

@@ -306,7 +306,7 @@ export class Session {
           repoHash: this.#repoHash,
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
-          startupOptions: this.#args.argv,
+          startupOptions: [...this.#args.argv, ...this.#args.clientShell ?? []],
           region: await wantedRegion({
             stateDirectory: this.#settings.stateDirectory(),
             lookUp: this.#settings.lookUpRegion,

@@ -123,6 +123,7 @@ export const PROXY: Program = {
       why: "whether the workspace's file system tells of changes; whether the keys are this user's",
     },
     STATE_ENV,
+    { allow: "env", of: ["LANG", "LANGUAGE", "LC_*"], why: "the locale that the client has chosen for the server" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
   proof: { args: [], prints: /rbs: this program stands in for a Bazel server's JVM/ },
