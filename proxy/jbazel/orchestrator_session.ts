@@ -230,7 +230,9 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
           : error instanceof TrustError
           ? `The orchestrator at ${address} is not to be trusted: ${error.why}. Correct RBS_ORCHESTRATOR_ADDR, or use ` +
             `the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
-          : `The orchestrator at ${address} refuses this user's certificate: ${error.message}`,
+          : error.code === Code.UNAUTHENTICATED
+          ? `The orchestrator at ${address} refuses this user's certificate: ${error.message}`
+          : `The orchestrator at ${address} refuses: ${error.message}`,
         error,
         "caller",
       );
