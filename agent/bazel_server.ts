@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { basename, join } from "node:path";
+import type { ClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { startupOption } from "../proto/startup_options.ts";
@@ -11,8 +12,16 @@ import { removeControlFile, writeControlFile } from "./control_files.ts";
 import { Beneath } from "./files/beneath.ts";
 import { type HeldProcess, ownsPort } from "./files/processes.ts";
 import { type Handshake, HANDSHAKE_FILES, ping, readHandshake } from "./handshake.ts";
+import { inheritance } from "./inheritance.ts";
 import { log } from "./log.ts";
-import { serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import {
+  locksInstallBase,
+  serverName,
+  withInstallBase,
+  withoutIdleExit,
+  withoutInstallBaseLock,
+  withOutputBase,
+} from "./server_argv.ts";
 import type { Job } from "./session_init.ts";
 import type { SessionNamespace } from "./session_namespace.ts";
 import { quote, quoteAll } from "./shell.ts";
@@ -40,6 +49,8 @@ export interface BazelServerOptions {
   /** The server's argument vector after argv[0], as the developer's client composed it. Empty: there is no server but
    * what Bazel clients in the session start for themselves. */
   startupOptions: readonly string[];
+  /** What it inherits. @default what the agent has */
+  clientShell?: ClientShell;
   /** Where other install bases are. */
   installBases: readonly string[];
   /** Told about each step of a start. */
@@ -83,6 +94,11 @@ export class BazelServer {
   /** A server that answers now, if one is known. */
   get backend(): BazelBackend | undefined {
     return this.#running?.backend;
+  }
+
+  /** Whether there is a server, or is about to be one, that a `shutdown` may end; also one that clients inside started. */
+  get isThere(): boolean {
+    return this.#mayHaveGuests || this.#starting !== undefined || this.#isRunning();
   }
 
   /**
@@ -193,9 +209,13 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     this.#options.onStep?.("finding the client's Bazel version");
     const install = await resolveInstall(init, startupOptions, this.#options.installBases);
     this.#options.onStep?.("starting Bazel server");
-    const argv = withoutIdleExit(
+    let argv = withoutIdleExit(
       withInstallBase(options, startupOption(options, "install_base")!, install.installBase),
     );
+    // Who cannot write the lock cannot collect the base either, and that server would not start.
+    if (locksInstallBase(argv) && (await init.call(`: <>${quote(install.installBase)}.lock`)).code !== 0) {
+      argv = withoutInstallBaseLock(argv);
+    }
     using output = this.#openOutput();
     this.#writeServerFiles(output, [serverName(workspace), ...options], developersOutputBase);
     const started = performance.now();
@@ -354,12 +374,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
 
   #startScript(java: string, argv: readonly string[]): string {
     const { namespace, workspace } = this.#options;
-    // As Bazel 4.2.3 `blaze.cc`, PrepareEnvironmentForJvm: file names are bytes, which only this locale keeps for Java.
-    const environment = `unset LD_PRELOAD LD_ASSUME_KERNEL _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_TOOL_OPTIONS
-if [[ $(LC_ALL=en_US.ISO-8859-1 locale charmap 2>/dev/null) == ISO-8859-1 ]]; then
-  export LANG=en_US.ISO-8859-1 LANGUAGE=en_US.ISO-8859-1 LC_ALL=en_US.ISO-8859-1 LC_CTYPE=en_US.ISO-8859-1
-fi`;
-    return `${environment}
+    const { clientShell } = this.#options;
+    return `unset LD_PRELOAD LD_ASSUME_KERNEL _JAVA_OPTIONS JDK_JAVA_OPTIONS JAVA_TOOL_OPTIONS
+${inheritance(clientShell)}
 server=${quote(namespace.outputBase)}/server
 cd -- ${quote(workspace)} >"$server/jvm.out" 2>&1 || exit 1
 printf %s $$ >"$server/server.pid.txt"

@@ -43,13 +43,15 @@ const CLOSED_MS = 5_000;
  * too, and a build that nobody waits for shall not run for the whole grace period. Milliseconds.
  */
 const RESET_MS = 60_000;
+/** The proxy puts its own in. */
+const NO_COOKIE = "none";
 /** Field numbers of RunResponse. */
 const Response = { finished: 4, exitCode: 5, commandId: 6, terminationExpected: 7, execRequest: 8 };
 
 /** What the service works with. */
 export interface CommandServiceParts {
   upstream: BazelUpstream;
-  bazel: { retire(backend: Backend): void; stop(): Promise<void> };
+  bazel: { readonly isThere: boolean; retire(backend: Backend): void; stop(): Promise<void> };
   gate: { readonly epoch: number };
   /** Counts the commands that run. */
   activity: { begin(): Disposable };
@@ -160,7 +162,9 @@ export class CommandService {
   /** Refuses a new command when the developer's files are not what they were: the session's programs can write there. */
   async #checkWorkspace(start: Start, headers: Headers, call: ServerCall): Promise<void> {
     const { synced } = this.#parts;
-    if (!synced || start.attach || this.#commands.has(start.commandId)) return;
+    if (
+      !synced || start.attach || this.#commands.has(start.commandId) || commandName(start.runRequest) === "shutdown"
+    ) return;
     const changed = await synced.check({ epoch: Number(headers["rbs-epoch"]) || 0, gone: call.gone });
     if (changed) throw new StatusError(Status.FAILED_PRECONDITION, changed, { "rbs-reason": "changed" });
   }
@@ -171,7 +175,8 @@ export class CommandService {
     if (known) return known;
     if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
     const { synced } = this.#parts;
-    if (synced && start.workspaceGeneration !== synced.generation) {
+    // What ends the server is the same for all files.
+    if (synced && commandName(start.runRequest) !== "shutdown" && start.workspaceGeneration !== synced.generation) {
       throw new StatusError(
         Status.FAILED_PRECONDITION,
         "The agent's workspace is another one than the caller thinks.",
@@ -235,6 +240,12 @@ export class CommandService {
   ): Promise<void> {
     const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
     using _running = activity.begin();
+    if (commandName(message) === "shutdown" && !bazel.isThere) {
+      // To start a server in order to end it would be silly, and may fail.
+      if (isForShutdown(message)) await localOutputBase.restore();
+      const over = encodeFields([[1, NO_COOKIE], [Response.finished, true], [Response.terminationExpected, true]]);
+      return await journal.append(ExecuteResponseField.runResponse, Buffer.from(over));
+    }
     await localOutputBase.ensure();
     const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
     const prepared = await synced?.outputs.prepare(args, start);
@@ -352,6 +363,15 @@ function inspect(response: Uint8Array, wantsId: boolean) {
     else if (f.number === Response.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
   });
   return seen;
+}
+
+/** "build", "shutdown", …; empty if there is none. */
+function commandName(run: Uint8Array): string {
+  let name: string | undefined;
+  scanFields(run, (f) => {
+    if (f.number === 2) name ??= textValue(run, f);
+  });
+  return name ?? "";
 }
 
 /** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */

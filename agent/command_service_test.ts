@@ -101,6 +101,7 @@ function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: numb
   const ann = { identity: { kind: "user", userId: "ann" } } as const;
   let ensure: (signal?: AbortSignal) => Promise<Backend> = () => Promise.resolve(servers.at(-1)!.backend);
   const source = {
+    isThere: true,
     ensure: (signal?: AbortSignal) => ensure(signal),
     retire: (backend: Backend) =>
       void events.push(`retire ${servers.findIndex((s) => s.backend.port === backend.port)}`),
@@ -147,6 +148,7 @@ function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: numb
   const connection = connect();
   return {
     bazel,
+    source,
     events,
     errors,
     activity,
@@ -333,6 +335,18 @@ Deno.test("a server that says it ends is given up before the next command", asyn
   });
   await (await r.run({ clientDescription: "pid=1" })).ended;
   assert.deepEqual(r.events, ["links", "retire 0", "links"]);
+});
+
+Deno.test("a shutdown starts no server in order to end it", async () => {
+  await using r = agent();
+  r.source.isThere = false;
+  r.onEnsure(() => Promise.reject(new RbsError("The Bazel server ended with code 1 before it answered.")));
+  const shutdown = { arg: [Buffer.from("shutdown")], clientDescription: "pid=1 (for shutdown)" };
+  const { responses, end } = await (await r.run(shutdown)).ended;
+  assert.equal(end.code, 0);
+  const { finished, exitCode, terminationExpected } = fromBinary(RunResponseSchema, responses[0]);
+  assert.deepEqual([finished, exitCode, terminationExpected, responses.length], [true, 0, true, 1]);
+  assert.deepEqual(r.events, ["restored"]);
 });
 
 Deno.test("a shutdown on the client's own account restores the local output base, an ordinary one does not", async () => {

@@ -4,6 +4,7 @@
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
 import { basename } from "node:path";
+import { readClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/gen/rbs/v1/agent_pb.ts";
@@ -205,6 +206,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     namespace,
     workspace,
     startupOptions: serverOptions(spec.startupOptions),
+    clientShell: readClientShell(spec.startupOptions),
     installBases: flags.installBases,
     onStep: (step) => supervision.step(step),
   });

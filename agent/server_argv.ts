@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { isClientShellOption } from "../proto/client_shell.ts";
 import { startupOption } from "../proto/startup_options.ts";
 
 /**
@@ -6,7 +7,8 @@ import { startupOption } from "../proto/startup_options.ts";
  * any server and has named an output base at most.
  */
 export function serverOptions(startupOptions: readonly string[]): readonly string[] {
-  return startupOption(startupOptions, "install_base") === undefined ? [] : startupOptions;
+  if (startupOption(startupOptions, "install_base") === undefined) return [];
+  return startupOptions.filter((option) => !isClientShellOption(option));
 }
 
 /** argv[0] of the Bazel server of a workspace, as the stock client composes it. */
@@ -48,4 +50,17 @@ function movePath(path: string, from: string, to: string): string {
 /** `options` for a server that never ends by itself: the agent ends it. Only the server's flags hold this one. */
 export function withoutIdleExit(options: readonly string[]): string[] {
   return options.map((option) => option.startsWith("--max_idle_secs=") ? "--max_idle_secs=0" : option);
+}
+
+/** The server's flag by which it locks its install base against being collected (Bazel 8.1). */
+const LOCK = "lock_install_base";
+
+/** Whether a server with these options opens `<install base>.lock` for writing, and ends if it cannot. */
+export function locksInstallBase(options: readonly string[]): boolean {
+  return options.some((option) => option === `--${LOCK}` || option.startsWith(`--${LOCK}=`));
+}
+
+/** `options` for a server that does not. */
+export function withoutInstallBaseLock(options: readonly string[]): string[] {
+  return options.filter((option) => !locksInstallBase([option]));
 }

@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { startupOption } from "../proto/startup_options.ts";
-import { serverName, withInstallBase, withoutIdleExit, withOutputBase } from "./server_argv.ts";
+import {
+  locksInstallBase,
+  serverName,
+  withInstallBase,
+  withoutIdleExit,
+  withoutInstallBaseLock,
+  withOutputBase,
+} from "./server_argv.ts";
 
 const OPTIONS = [
   "-XX:HeapDumpPath=/ob",
@@ -47,4 +54,12 @@ Deno.test("another install base replaces the jars, the library path and the flag
 
 Deno.test("the agent's server does not end by idleness", () => {
   assert.equal(startupOption(withoutIdleExit(OPTIONS), "max_idle_secs"), "0");
+});
+
+Deno.test("the install base's lock is one option, and may be left out", () => {
+  for (const lock of ["--lock_install_base", "--lock_install_base=1"]) {
+    assert(locksInstallBase([...OPTIONS, lock]));
+    assert.deepEqual(withoutInstallBaseLock([...OPTIONS, lock]), OPTIONS);
+  }
+  assert(!locksInstallBase([...OPTIONS, "--nolock_install_base"]));
 });

@@ -89,8 +89,15 @@ async function enrol(userId: string, options: Options, print: (line: string) => 
 async function revoke(userId: string, options: Options, print: (line: string) => void): Promise<void> {
   await using opened = await openStore(storeOf(options));
   const uri = spiffeUri(TRUST_DOMAIN, { kind: "user", userId });
-  await opened.identities.revoke(userId, uri, options.undo ? undefined : Date.now());
-  print(options.undo ? `User ${userId} is let in again.` : `User ${userId} is locked out.`);
+  const tokens = await opened.identities.revoke(userId, uri, options.undo ? undefined : Date.now());
+  if (options.undo) return print(`User ${userId} is let in again.`);
+  const isSeen = tokens > 0 || (await opened.list()).some((session) => session.userId === userId);
+  // Certificates are not written down, so that a user who has one may be meant all the same.
+  print(
+    isSeen
+      ? `User ${userId} is locked out.`
+      : `User ${userId} is locked out; nobody of that name has a session or an unused token here: is it spelt right?`,
+  );
 }
 
 function stateOf({ stateDir }: Options): string {

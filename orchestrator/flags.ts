@@ -83,6 +83,9 @@ Examples:
       Keeps the sessions in a Cloud Spanner database, which must exist; tables are made. GOOGLE_APPLICATION_CREDENTIALS
       names the key to get in with, or SPANNER_EMULATOR_HOST=localhost:9010 an emulator that needs none.
 
+  orchestrator install --workspace=synced
+      Starts one in the background, which outlives this terminal: \`orchestrator install --help\`.
+
   orchestrator enrol ann --address=10.0.0.5:50051
       Prints a token for the user ann, who gives it to \`jbazel login\` and is known from then on.
 
@@ -287,7 +290,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     stateDir,
     storageRoot: options.storageRoot ? resolve(options.storageRoot) : join(stateDir, "storage"),
     store: options.store ?? { kind: "sqlite", file: join(stateDir, "sessions.sqlite") },
-    agent: options.agent ? resolve(options.agent) : join(ownDirectory(program), "agent"),
+    agent: options.agent ? resolve(options.agent) : join(dirname(ownProgram(program)), "agent"),
     leaseSeconds: options.leaseSeconds,
     takeoverSeconds: options.takeover,
     idleTimeoutSeconds: options.idleTimeout,
@@ -312,9 +315,9 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
   };
 }
 
-/** Where the orchestrator's own program lies: a compiled one is the running executable. */
-function ownDirectory(program: string): string {
-  return dirname(Deno.build.standalone ? Deno.execPath() : fileURLToPath(program));
+/** The orchestrator's own program, by its URL: a compiled one is the running executable. Absolute. */
+export function ownProgram(url: string): string {
+  return Deno.build.standalone ? Deno.execPath() : fileURLToPath(url);
 }
 
 function usage(message: string): RbsError {

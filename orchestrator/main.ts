@@ -1,4 +1,5 @@
 /** The control plane: parse flags, build the parts, connect them, run, and shut down in reverse. */
+import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Identity } from "../proto/gen/rbs/v1/identity_pb.ts";
 import { Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
@@ -8,7 +9,7 @@ import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { isAdminCommand, runAdminCommand } from "./admin.ts";
 import { ComputeChoice } from "./compute/compute_choice.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
-import { type Flags, parseFlags } from "./flags.ts";
+import { type Flags, ownProgram, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./grpc_service.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { authorizer, identityService, issueCertificate } from "./identity/identity_service.ts";
@@ -18,6 +19,7 @@ import { hostPort, listenOn } from "./listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { isGone } from "./neighbour.ts";
 import { LoggingSessionStore } from "./sessions/logging_store.ts";
+import { isServiceCommand, keptEnvironment, runServiceCommand, type ServiceContext } from "./service/commands.ts";
 import { SessionService } from "./sessions/session_service.ts";
 import { WarmPool } from "./sessions/warm_pool.ts";
 import { openStore } from "./sessions/store_location.ts";
@@ -142,6 +144,19 @@ function isLoopback(address: string): boolean {
   return address === "localhost" || address === "::1" || address.startsWith("127.");
 }
 
+/** What `orchestrator install` finds around it. */
+function serviceContext(): ServiceContext {
+  const home = Deno.env.get("HOME") ?? "";
+  return {
+    program: ownProgram(import.meta.url),
+    url: import.meta.url,
+    workingDirectory: Deno.cwd(),
+    environment: keptEnvironment(Deno.env.toObject()),
+    unitFolder: join(Deno.env.get("XDG_CONFIG_HOME") || join(home, ".config"), "systemd/user"),
+    print: (line) => console.log(line),
+  };
+}
+
 /** Resolves with the name of the next signal that asks for the end. */
 function stopSignal(): Promise<string> {
   return new Promise((resolve) => {
@@ -153,6 +168,7 @@ function stopSignal(): Promise<string> {
 
 try {
   if (isAdminCommand(Deno.args)) await runAdminCommand(Deno.args, console.log);
+  else if (isServiceCommand(Deno.args)) Deno.exit(await runServiceCommand(Deno.args, serviceContext()));
   else {
     const flags = parseFlags(Deno.args, import.meta.url);
     if (flags) await run(flags);

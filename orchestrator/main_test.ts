@@ -404,7 +404,10 @@ test("a user is enrolled by a token, once, and locked out by the operator, while
   const renewed = await renew({ address }, bob);
   assert.notEqual(renewed.certificate, bob.certificate);
 
-  assert.equal(await admin(world, "revoke", "bob"), "User bob is locked out.");
+  assert.match(await admin(world, "revoke", "nobody"), /^User nobody is locked out; nobody of that name has a session/);
+  await admin(world, "enrol", "carol");
+  assert.equal(await admin(world, "revoke", "carol"), "User carol is locked out.");
+  assert.match(await admin(world, "revoke", "bob"), /^User bob is locked out/);
   await rejects(
     client.listSessions({}),
     Code.PERMISSION_DENIED,

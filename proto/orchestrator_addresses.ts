@@ -1,3 +1,6 @@
+/** A host that is this machine, whatever else its network does. */
+const LOOPBACK = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/;
+
 /** Orchestrators that serve the same sessions, any of which will do, and which of them is asked. */
 export class OrchestratorAddresses {
   /** Each "HOST:PORT". */
@@ -27,6 +30,24 @@ export class OrchestratorAddresses {
     if (this.#tried++ < this.all.length) return true;
     this.#tried = 1;
     return false;
+  }
+
+  /**
+   * Whether it is certain that nothing listens: all of them are on this machine, which refuses connections at once. A
+   * refusal elsewhere may come from a machine that is starting, or from a forwarder whose target is.
+   */
+  async areRefused(): Promise<boolean> {
+    for (const address of this.all) {
+      const [, hostname = "", port] = /^(.*):(\d+)$/.exec(address) ?? [];
+      if (!LOOPBACK.test(hostname)) return false;
+      try {
+        (await Deno.connect({ hostname: hostname.replace(/^\[|\]$/g, ""), port: Number(port) })).close();
+        return false;
+      } catch (e) {
+        if (!(e instanceof Deno.errors.ConnectionRefused)) return false;
+      }
+    }
+    return true;
   }
 
   /** For people. */

@@ -20,3 +20,17 @@ Deno.test("of one orchestrator there is no next", () => {
   assert.deepEqual([addresses.next(), addresses.next(), addresses.current], [false, false, "a:1"]);
   assert.equal(new OrchestratorAddresses("").current, "");
 });
+
+Deno.test("that nothing listens is certain where this machine refuses connections, and nowhere else", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const [there, gone] = [`127.0.0.1:${port}`, "localhost:1"];
+  const areRefused = (text: string) => new OrchestratorAddresses(text).areRefused();
+  assert.deepEqual(await Promise.all([gone, there, `${gone},${there}`, `${gone},192.0.2.1:1`].map(areRefused)), [
+    true,
+    false,
+    false,
+    false,
+  ]);
+  listener.close();
+});

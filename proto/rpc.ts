@@ -16,7 +16,8 @@ import { Buffer } from "node:buffer";
 import type { Readable, Writable } from "node:stream";
 import { sentence } from "./errors.ts";
 import type { Identity } from "./identity/spiffe.ts";
-import { channelTls, type ClientTls, trustFailure } from "./tls/grpc.ts";
+import { clockDoubt } from "./tls/clocks.ts";
+import { channelTls, type ClientTls, SERVER_NAMES, trustFailure } from "./tls/grpc.ts";
 
 export { status as Code } from "@grpc/grpc-js";
 
@@ -44,10 +45,29 @@ export class RpcError extends Error {
 
 /** Whoever listens is not who it must be, or does not speak TLS at all: nothing was sent to it. */
 export class TrustError extends RpcError {
-  /** @param why A clause. */
-  constructor(readonly why: string, cause?: unknown) {
+  /**
+   * @param why A clause.
+   * @param clocks It is the clocks.
+   */
+  constructor(readonly why: string, cause?: unknown, readonly clocks = false) {
     super(grpc.status.UNAUTHENTICATED, `The connection is not to be trusted: ${why}.`, cause);
   }
+}
+
+/**
+ * A failure of a call, which says more if the peer's certificate was not believed because of the clocks.
+ *
+ * @param address "HOST:PORT".
+ */
+export async function withClocks(
+  thrown: unknown,
+  address: string,
+  peer: keyof typeof SERVER_NAMES = "orchestrator",
+): Promise<unknown> {
+  if (!(thrown instanceof TrustError)) return thrown;
+  const [, host = "", port] = /^(.*):(\d+)$/.exec(address) ?? [];
+  const doubt = await clockDoubt(host.replace(/^\[|\]$/g, ""), Number(port), SERVER_NAMES[peer]);
+  return doubt ? new TrustError(doubt, thrown, true) : thrown;
 }
 
 /** A service of the generated descriptors. */

@@ -1,3 +1,4 @@
+import { isClientShellOption } from "./client_shell.ts";
 import { pathFault, quoted } from "./absolute_path.ts";
 
 /**
@@ -28,7 +29,10 @@ export function startupOption(options: readonly string[], name: string): string 
  * each stands there does.
  */
 export function decisiveOptions(options: readonly string[]): string[] {
-  return options.filter((option) => !VOLATILE.some((prefix) => option.startsWith(prefix))).sort();
+  // A server that runs keeps what it has inherited, as with stock Bazel.
+  const decides = (option: string) =>
+    !isClientShellOption(option) && !VOLATILE.some((prefix) => option.startsWith(prefix));
+  return options.filter(decides).sort();
 }
 
 /** Options of a Bazel server that name a path. */

@@ -1,6 +1,6 @@
 /**
- * The command server that the Bazel client sees: answers Ping itself and at once, takes Run and Cancel apart as far as
- * needed, and passes every other method on.
+ * The command server that the Bazel client sees: answers everything but Run itself and at once, takes Run and Cancel apart
+ * as far as needed, and passes every other method on.
  */
 import { sentence } from "../proto/errors.ts";
 import type { Http2Connection, Stream } from "../proto/http2/connection.ts";
@@ -77,7 +77,11 @@ export function startCommandServer(
         call.end();
         return (await commands).cancel(request);
       default:
-        return await (await commands).forward(path, request, headers, call);
+        // As soon: clients have one thread for these, and the user's Ctrl-C waits until this is answered (Bazel 9.3, which
+        // tells of each new size of the terminal).
+        call.write(encodeFields([[1, cookies.responseCookie]]));
+        call.end();
+        return (await commands).forward(path, request, headers);
     }
   };
   // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.

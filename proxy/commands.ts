@@ -19,8 +19,7 @@ import { randomUUID } from "node:crypto";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Http2Connection } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
-import { readCall, type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
-import { MessageStream } from "../proto/relay/message_stream.ts";
+import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import {
   bytesValue,
   encodeFields,
@@ -33,8 +32,8 @@ import {
 import { AnswerFilter, Response } from "./answers/answer_filter.ts";
 import { escaped } from "./answers/refusal.ts";
 import type { Cookies } from "./command_server.ts";
-import { type RemoteOutcome, runRemotely } from "./remote_run.ts";
-import { clientVariable, runLocally } from "./local_fallback.ts";
+import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
+import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
 import type { ReadyCommand, TwoMachines } from "./two_machines.ts";
@@ -54,6 +53,9 @@ export const ExitCode = {
   INTERNAL_ERROR: 37,
 };
 
+/** RunRequest.quiet (Bazel 8) and RunRequest.block_for_lock_timeout_ms. */
+const QUIET = 9, LOCK_TIMEOUT = 10;
+
 /** What a Run request asks for. */
 interface RunRequest {
   /** "build", "shutdown", …; empty if there is none. */
@@ -61,12 +63,24 @@ interface RunRequest {
   args: Buffer[];
   startupOptions: { option: Uint8Array; source: string }[];
   blockForLock: boolean;
+  /** How long it may wait for other commands, in milliseconds (`--block_for_lock=<duration>`). */
+  lockTimeoutMs: number;
+  /** `--quiet`: nothing but errors is shown. */
+  quiet: boolean;
   /** "pid=N", or with " (for shutdown)". */
   client: string;
 }
 
 function readRunRequest(message: Uint8Array): RunRequest {
-  const request: RunRequest = { command: "", args: [], startupOptions: [], blockForLock: false, client: "" };
+  const request: RunRequest = {
+    command: "",
+    args: [],
+    startupOptions: [],
+    blockForLock: false,
+    lockTimeoutMs: Infinity,
+    quiet: false,
+    client: "",
+  };
   scanFields(message, (f) => {
     if (f.number === 2) request.args.push(Buffer.from(bytesValue(message, f)));
     else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
@@ -79,24 +93,47 @@ function readRunRequest(message: Uint8Array): RunRequest {
         else if (o.number === 2) startup.source = textValue(pair, o);
       });
       request.startupOptions.push(startup);
-    }
+    } else if (f.number === QUIET && f.wireType === 0) request.quiet = varintValue(message, f) !== 0;
+    else if (f.number === LOCK_TIMEOUT && f.wireType === 0) request.lockTimeoutMs = varintValue(message, f);
   });
+  if (!request.blockForLock) request.lockTimeoutMs = 0;
   request.command = request.args[0]?.toString() ?? "";
   return request;
 }
 
 /** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
 const FOR_SHUTDOWN = " (for shutdown)";
+/**
+ * How long `shutdown` looks for an agent when the one that was known has gone, in milliseconds: there may be no server any
+ * more, and a client that wants to start another one waits.
+ */
+const SHUTDOWN_PATIENCE_MS = 2_000;
+
+/** A call that the client has its answer to, and the real server does not know of. */
+interface Unsent {
+  message: Uint8Array;
+  /** The client's own. */
+  headers: Headers;
+}
 
 /** A command in flight. */
 interface Command {
   readonly id: string;
+  /** By performance.now(). */
+  readonly began: number;
   readonly request: RunRequest;
   readonly cancelled: AbortController;
+  /** Why it waits for other commands no longer. */
+  gaveUp?: string;
   /** The id that the real server gave it, once known, and the link that it runs on. */
   remoteId?: string;
   link?: AgentLink;
-  /** Shows text to the person who waits for the command. */
+  /** Calls about it for the real server, by their method's path. */
+  readonly unsent: Map<string, Unsent>;
+  isSendingOn: boolean;
+  /** Shows an error to the person who waits for the command. */
+  fail(text: string): void;
+  /** Shows what goes on, unless nothing but errors is wanted. */
   say(text: string): void;
 }
 
@@ -107,6 +144,26 @@ export interface CommandEvents {
   /** The server was told to end, and the last response is on its way: end soon. */
   onTermination(): void;
 }
+
+/** A RunRequest for the agent: without our cookie, and with what is left of the time in which it may wait for others. */
+function forServer(message: Uint8Array, { request: { lockTimeoutMs }, began }: Command): Uint8Array {
+  const pieces = patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined);
+  if (lockTimeoutMs > 0 && lockTimeoutMs < Infinity) {
+    // Of a field that comes twice the last one counts.
+    const left = Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
+    pieces.push(encodeFields([[LOCK_TIMEOUT, left]]));
+  }
+  return Buffer.concat(pieces);
+}
+
+/** @param why A clause. */
+function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): string {
+  const there = orchestratorTime ? `, and the orchestrator's ${orchestratorTime().toISOString()}` : "";
+  return `The agent at ${name} is not believed because of the clocks: ${why}${there}; set the one right that is wrong.`;
+}
+
+/** A timer that is set for longer goes off at once. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Waits, unless the signal comes first. */
 function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
@@ -152,10 +209,18 @@ export class Commands {
   /** Cancels everything, as if the user had pressed Ctrl-C, and says why. @returns whether there was something */
   cancelAll(why: string): boolean {
     for (const command of this.#running.values()) {
-      command.say(`rbs: ${why}\n`);
+      command.fail(`rbs: ${why}\n`);
       command.cancelled.abort();
     }
     return this.#running.size > 0;
+  }
+
+  /** The oldest command before this one that is not at the server yet: there, the server's own lock decides. */
+  #held({ id }: Command): Command | undefined {
+    for (const command of this.#running.values()) {
+      if (command.id === id) return undefined;
+      if (command.remoteId === undefined) return command;
+    }
   }
 
   /** A client has connected, and will most likely have a command run: what can be done before is done now. */
@@ -165,13 +230,20 @@ export class Commands {
 
   /** Serves a Run call from its first response to its status. */
   async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
+    const began = performance.now();
+    const fail = (text: string) => void respond([Response.stderr, text]);
+    const request = readRunRequest(message);
     const command: Command = {
       id: randomUUID(),
-      request: readRunRequest(message),
+      began,
+      request,
       cancelled: new AbortController(),
-      say: (text) => respond([Response.stderr, text]),
+      unsent: new Map(),
+      isSendingOn: false,
+      fail,
+      say: request.quiet ? () => {} : fail,
     };
-    const held = [...this.#running.values()].find((c) => c.link === undefined);
+    const held = this.#held(command);
     const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
       call.write(
         encodeFields([[Response.cookie, this.#cookies.responseCookie], ...fields, [Response.commandId, command.id]]
@@ -185,6 +257,15 @@ export class Commands {
     respond();
 
     const { command: name, blockForLock } = command.request;
+    /** Ends a command that the server has not ended. */
+    const conclude = async (exitCode: number, text: string, fields: [number, Uint8Array | boolean][] = []) => {
+      if (name !== "shutdown" || exitCode === ExitCode.INTERRUPTED) return finish(exitCode, text, ...fields);
+      // Whatever has become of the real server: a client that wants another one waits a minute for the end of this one.
+      finish(exitCode, text, [Response.terminationExpected, true]);
+      await call.closed();
+      await this.#handBack(command);
+      this.#events.onTermination();
+    };
     if (held && !blockForLock) {
       // What the real server would say, had the other command reached it already.
       return finish(ExitCode.LOCK_HELD, `Another command (${held.request.client}) is running. Exiting immediately.\n`);
@@ -202,22 +283,34 @@ export class Commands {
     const left = () => command.cancelled.abort();
     call.gone.addEventListener("abort", left);
     if (call.gone.aborted) left();
+    const { lockTimeoutMs } = command.request;
+    // A command that has reached the server waits there, for what is left of the time.
+    const enough = setTimeout(() => {
+      const before = this.#held(command);
+      if (!before || command.remoteId !== undefined || command.cancelled.signal.aborted) return;
+      command.gaveUp = `Another command (${before.request.client}) is still running after ${lockTimeoutMs} ms.\n`;
+      command.cancelled.abort();
+    }, Math.min(lockTimeoutMs || MAX_TIMEOUT_MS, MAX_TIMEOUT_MS));
     try {
-      const outcome = await this.#runRemotely(command, message, headers, call);
+      const remote = await this.#runRemotely(command, message, headers, call);
+      const outcome = typeof remote === "object" && command.gaveUp !== undefined
+        ? { exitCode: ExitCode.LOCK_HELD, text: command.gaveUp, fields: undefined }
+        : remote;
       if (outcome === "ended") call.end();
       else if (outcome === "terminated") {
         call.end();
         await call.closed();
         await this.#handBack(command);
         this.#events.onTermination();
-      } else finish(outcome.exitCode, outcome.text, ...outcome.fields ?? []);
+      } else await conclude(outcome.exitCode, outcome.text, outcome.fields);
     } catch (e) {
       if (call.gone.aborted) return;
-      if (e instanceof StatusError) return call.end(e);
+      if (e instanceof StatusError && name !== "shutdown") return call.end(e);
       const exitCode = e instanceof RbsError ? e.exitCode : ExitCode.INTERNAL_ERROR;
-      finish(exitCode, `rbs: ${sentence(e)}\n`);
+      await conclude(exitCode, `rbs: ${sentence(e)}\n`);
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
+      clearTimeout(enough);
       // Also when it failed: the client goes on, and ends this process by force.
       await this.#handBack(command);
       call.gone.removeEventListener("abort", left);
@@ -252,19 +345,26 @@ export class Commands {
   ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
     const { signal } = command.cancelled;
     const { say } = command;
+    const isShutdown = command.request.command === "shutdown";
     // The environment of this command, not of the one that happened to start the proxy.
-    const local = clientVariable(command.request, "RBS_FALLBACK") === "local";
+    const local = clientVariable(command.request, "RBS_FALLBACK") === "local" && !isShutdown;
     for (let attempt = 1;; attempt++) {
       let link: AgentLink;
       try {
-        link = await this.#session.link({ signal, say, impatient: local });
+        const enough = isShutdown ? AbortSignal.any([signal, AbortSignal.timeout(SHUTDOWN_PATIENCE_MS)]) : signal;
+        link = await this.#session.link({
+          signal: enough,
+          say,
+          impatient: local,
+          queueMs: command.request.lockTimeoutMs - (performance.now() - command.began),
+        });
       } catch (e) {
         if (signal.aborted) {
           return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
         }
         if (!local) throw e;
         say(`rbs: ${sentence(e)}\n`);
-        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
+        return this.#runLocally(command);
       }
       command.link = link;
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
@@ -273,6 +373,10 @@ export class Commands {
         if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Yours are put back there.\n`);
         (await this.#twoMachines)?.forget();
         continue;
+      }
+      if (outcome.kind === "stale" && command.request.client.endsWith(FOR_SHUTDOWN)) {
+        // Whoever has the session now, the client does not want it: it is about to start another server.
+        return { exitCode: 0, text: "" };
       }
       if (outcome.kind === "stale" && attempt < 5) {
         // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
@@ -286,11 +390,13 @@ export class Commands {
       if (outcome.kind === "cancelled") {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
-      if (outcome.kind === "no server") {
-        const text = `rbs: ${outcome.why}\n`;
+      if (outcome.kind === "no server" || outcome.kind === "refused" || outcome.kind === "stale") {
+        // There is none to end.
+        if (isShutdown && outcome.kind === "no server") return { exitCode: 0, text: "" };
+        const text = `rbs: ${outcome.kind === "refused" ? clocksDiffer(link, outcome.why) : outcome.why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
         say(text);
-        return runLocally(command.request, this.#server.outputBase, this.#server.workspace);
+        return this.#runLocally(command);
       }
       this.#session.lost(link, outcome.why);
       return {
@@ -298,6 +404,11 @@ export class Commands {
         text: `rbs: ${outcome.why} The next command starts a new one.\n`,
       };
     }
+  }
+
+  #runLocally({ request }: Command): Instead {
+    const instead = runLocally(request, this.#server.outputBase, this.#server.workspace);
+    return request.quiet ? { ...instead, text: "" } : instead;
   }
 
   /** One attempt at one agent. */
@@ -320,6 +431,7 @@ export class Commands {
             return cookie;
           case Response.commandId:
             command.remoteId ??= textValue(response, f);
+            if (command.unsent.size > 0) this.#sendOn(command);
             return id;
           case Response.stdout:
           case Response.stderr:
@@ -338,16 +450,19 @@ export class Commands {
       } catch (e) {
         if (command.cancelled.signal.aborted) return { outcome: { kind: "cancelled" }, terminationExpected };
         if (!(e instanceof StatusError)) throw e;
+        if (isClocks(e)) return { outcome: { kind: "refused", why: e.message }, terminationExpected };
         return { outcome: { kind: "stale", why: e.message }, terminationExpected };
       }
     }
     const outcome = await runRemotely({
       id: command.id,
-      request: Buffer.concat(patchFields(ready?.request ?? message, (f) => f.number === 1 ? NO_COOKIE : undefined)),
+      request: forServer(ready?.request ?? message, command),
       link,
       headers,
       workspaceGeneration: ready?.generation,
       outputs: ready?.outputs,
+      // A client that wants another server shall not wait until this one's agent is back.
+      graceMs: command.request.command === "shutdown" ? 0 : undefined,
       cancelled: command.cancelled.signal,
       gone: call.gone,
       isCurrent: () => this.#session.isCurrent(link),
@@ -384,16 +499,40 @@ export class Commands {
   }
 
   /**
-   * Passes a method on that this version does not know: cookie and command ids are patched, the rest stays as it is. The
-   * client learns that it was answered.
+   * Passes a method on that this version does not know, when its client has its answer already: cookie and command ids are
+   * patched, the rest stays as it is. What is about a command that the real server does not know yet waits for that, and
+   * of several such calls of a method the last one counts.
    */
-  async forward(path: string, message: Uint8Array, headers: Headers, call: ServerCall): Promise<void> {
-    let link: AgentLink;
-    try {
-      link = await this.#session.link({ signal: call.gone, say: () => {} });
-    } catch (e) {
-      throw new StatusError(Status.UNAVAILABLE, sentence(e));
+  forward(path: string, message: Uint8Array, headers: Headers): void {
+    let about: Command | undefined;
+    scanFields(message, (f) => {
+      if (f.wireType === 2) about ??= this.#running.get(textValue(message, f));
+    });
+    if (about) {
+      about.unsent.set(path, { message, headers });
+      this.#sendOn(about);
+    } else if (this.#session.connected) {
+      this.#session.link({ signal: new AbortController().signal, say: () => {} })
+        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* nobody waits for it */});
     }
+  }
+
+  /** Sends on what is about a command, one call after the other, if it has got to the real server. */
+  #sendOn(command: Command): void {
+    const { link, remoteId, unsent } = command;
+    const [next] = unsent;
+    if (!link || remoteId === undefined || !next || command.isSendingOn) return;
+    const [path, call] = next;
+    unsent.delete(path);
+    command.isSendingOn = true;
+    void this.#pass(path, call, link).finally(() => {
+      command.isSendingOn = false;
+      this.#sendOn(command);
+    });
+  }
+
+  /** What comes back is nobody's business: an answer of the agent makes no client do what we do not know. */
+  async #pass(path: string, { message, headers }: Unsent, link: AgentLink): Promise<void> {
     const request = Buffer.concat(patchFields(message, (f) => {
       if (f.wireType !== 2) return;
       const text = textValue(message, f);
@@ -401,20 +540,7 @@ export class Commands {
       const remoteId = this.#running.get(text)?.remoteId;
       return remoteId === undefined ? undefined : Buffer.from(remoteId);
     }));
-    // An answer of the agent makes no client do what we do not know: of this one there is the cookie.
-    const responses = new MessageStream((response) => {
-      let hasCookie = false;
-      scanFields(response, (f) => hasCookie ||= f.number === 1);
-      return [encodeFields([[1, hasCookie ? this.#cookies.responseCookie : undefined]])];
-    });
-    const stream = await link.connection.start(path, request, link.headers(headers));
-    call.gone.addEventListener("abort", () => stream.reset());
-    if (call.gone.aborted) stream.reset();
-    const end = await readCall(stream, (chunk) => {
-      const frames = responses.push(chunk);
-      if (frames) void call.writeFrames(frames);
-      return call.drained;
-    });
-    call.end(end.code === Status.OK ? undefined : new StatusError(end.code, end.message));
+    const { code, message: why } = await link.connection.unary(path, request, { headers: link.headers(headers) });
+    if (code !== Status.OK) console.error(`rbs: ${path} was not passed on: ${why || `gRPC status ${code}`}`);
   }
 }

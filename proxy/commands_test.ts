@@ -5,7 +5,7 @@ import { RbsError } from "../proto/errors.ts";
 import { RunRequestSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import { Status, StatusError } from "../proto/relay/calls.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { encodeFields } from "../proto/relay/wire.ts";
+import { encodeFields, scanFields, varintValue } from "../proto/relay/wire.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { startCommandServer } from "./command_server.ts";
 import { Commands } from "./commands.ts";
@@ -225,22 +225,18 @@ Deno.test("a client that is gone cancels its command at the agent, wherever it w
   assert.equal(waiting.agent.calls.length, 0);
 });
 
-Deno.test("a method of newer Bazels is forwarded with cookie and command id patched, and its empty answer is one", async () => {
+const RESIZE = "/command_server.CommandServer/UpdateTerminalSize";
+
+Deno.test("a method of newer Bazels is answered at once, and forwarded with cookie and command id patched", async () => {
   const { script, go } = pausing();
-  await using p = proxy((received) => {
-    if (received.method !== "UpdateTerminalSize") return script(received);
-    received.call.write(new Uint8Array());
-    received.call.end();
-  });
+  await using p = proxy((received) => received.method === "UpdateTerminalSize" ? undefined : script(received));
   const { first, ended } = await p.client.run(["build"]);
   await eventually(() => p.commands.describe()[0]?.includes("remote id"));
   const { commandId } = await first;
   const size = encodeFields([[1, "ask"], [2, commandId], [3, 80], [4, 24], [200, "from the future"]]);
-  const { code, data, message } = await p.client.connection.unary(
-    "/command_server.CommandServer/UpdateTerminalSize",
-    size,
-  );
-  assert.deepEqual([code, message, data.length], [0, "", 0]);
+  const { code, data } = await p.client.connection.unary(RESIZE, size);
+  assert.deepEqual([code, data], [0, encodeFields([[1, "answer"]])]);
+  await eventually(() => p.agent.of("UpdateTerminalSize").length === 1);
   assert.deepEqual(
     p.agent.of("UpdateTerminalSize")[0].message,
     Buffer.concat([
@@ -248,20 +244,36 @@ Deno.test("a method of newer Bazels is forwarded with cookie and command id patc
       encodeFields([[2, "remote id"], [3, 80], [4, 24], [200, "from the future"]]),
     ]),
   );
+  // Nor does the next call wait for an agent that answers nothing.
+  assert.equal((await p.client.connection.unary(RESIZE, size)).code, 0);
+  assert.equal((await p.client.call("Cancel", commandId)).code, 0);
   go();
   await ended;
 });
 
-Deno.test("a forwarded method's own error reaches the client, and so does the want of an agent", async () => {
-  await using p = proxy(() => {
-    throw new StatusError(Status.UNIMPLEMENTED, "unknown method");
-  });
-  const { code, message } = await p.client.call("Future");
-  assert.deepEqual([code, message], [Status.UNIMPLEMENTED, "unknown method"]);
-  await using lonely = proxy(obedient, false);
-  lonely.session.error = new RbsError("There is no orchestrator.");
-  const none = await lonely.client.call("Future");
-  assert.deepEqual([none.code, none.message], [Status.UNAVAILABLE, "There is no orchestrator."]);
+Deno.test("before there is an agent no call waits for one, and the last size of the terminal gets there", async () => {
+  const { script, go } = pausing();
+  await using p = proxy(
+    (received) => received.method === "UpdateTerminalSize" ? obedient(received) : script(received),
+    false,
+  );
+  const { first, ended } = await p.client.run(["build"]);
+  const { commandId } = await first;
+  for (const columns of [80, 100, 120]) {
+    const size = encodeFields([[1, "ask"], [2, commandId], [3, columns], [4, 24]]);
+    assert.equal((await p.client.connection.unary(RESIZE, size)).code, 0);
+  }
+  assert.equal((await p.client.call("Future")).code, 0);
+  assert.equal((await p.client.connection.unary(RESIZE, encodeFields([[1, "ask"], [2, "unknown"]]))).code, 0);
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  await eventually(() => p.agent.of("UpdateTerminalSize").length > 0);
+  const messages = p.agent.of("UpdateTerminalSize").map(({ message }) => message);
+  assert.deepEqual(messages, [
+    Buffer.concat([Buffer.from([0x0a, 0]), encodeFields([[2, "remote id"], [3, 120], [4, 24]])]),
+  ]);
+  go();
+  await ended;
 });
 
 Deno.test("headers of the client's call go on through the link", async () => {
@@ -392,6 +404,46 @@ Deno.test("while one command waits for the agent, --noblock_for_lock fails with 
   assert.equal((await (await p.client.run(["build"], { blockForLock: false })).ended).exitCode, 3);
 });
 
+Deno.test("--block_for_lock=<duration> bounds the wait for a command that is not at the server yet, and the server's own", async () => {
+  const timeout = (ms: number) => encodeFields([[10, ms]]);
+  await using p = proxy(obedient, false);
+  const waiting = await p.client.run(["build"], { clientDescription: "pid=77" });
+  await waiting.first;
+  const bounded = await p.client.run(Buffer.concat([p.client.request(["query"]), timeout(50)]));
+  const gaveUp = await bounded.ended;
+  assert.deepEqual([gaveUp.exitCode, gaveUp.stderr], [9, "Another command (pid=77) is still running after 50 ms.\n"]);
+  assert.equal(p.session.waiters.length, 2);
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  assert.equal((await waiting.ended).stdout, "build");
+  // It was the first itself that waited for the agent: that is no lock.
+  const long = await p.client.run(Buffer.concat([p.client.request(["query"]), timeout(3_600_000)]));
+  assert.equal((await long.ended).exitCode, 3);
+  const sent: number[] = [];
+  scanFields(p.agent.calls[1].message, (f) => f.number === 10 && sent.push(varintValue(p.agent.calls[1].message, f)));
+  assert.equal(sent[0], 3_600_000);
+  assert(sent[1] > 0 && sent[1] <= 3_600_000, String(sent));
+});
+
+Deno.test("a quiet command shows nothing of ours but errors", async () => {
+  const quiet = (client: BazelClient, args: string[]) =>
+    Buffer.concat([client.request(args), encodeFields([[9, true]])]);
+  await using p = proxy(obedient, false);
+  const silent = await p.client.run(quiet(p.client, ["build"]));
+  await eventually(() => p.session.waiters.length);
+  p.session.waiters[0].say("rbs: agent starting 1.0s\n");
+  p.session.agent = p.agent.server.port;
+  p.session.change();
+  const ran = await silent.ended;
+  assert.deepEqual([ran.stderr, ran.stdout, ran.exitCode], ["", "build", 3]);
+  await using failing = proxy(obedient, false);
+  failing.session.error = new RbsError("The orchestrator cannot be reached: start it.", { exitCode: 36 });
+  const failed = await (await failing.client.run(quiet(failing.client, ["build"]))).ended;
+  assert.deepEqual([failed.exitCode, failed.stderr], [36, "rbs: The orchestrator cannot be reached: start it.\n"]);
+  const local = quiet(failing.client, ["build", "--client_env=RBS_FALLBACK=local"]);
+  assert.equal((await (await failing.client.run(local)).ended).stderr, "");
+});
+
 Deno.test("a server that ends tells the owner after the client has got the last response", async () => {
   await using p = proxy();
   await (await p.client.run(["build"])).ended;
@@ -412,6 +464,35 @@ Deno.test("shutdown without an agent starts none, and ends the proxy", async () 
   assert.deepEqual([ran.exitCode, ran.responses.at(-1)!.terminationExpected], [0, true]);
   await eventually(() => p.terminations.length === 1);
   assert.equal(p.session.waiters.length, 0);
+});
+
+Deno.test("shutdown ends the proxy, whatever has become of the real server", async () => {
+  const noServer = new StatusError(Status.INTERNAL, "The Bazel server did not start.", { "rbs-reason": "no-server" });
+  const cases: [string, Script, number][] = [
+    ["a server that cannot start", () => Promise.reject(noServer), 0],
+    ["an agent that has another owner now", () => Promise.reject(new StatusError(Status.FAILED_PRECONDITION, "no")), 0],
+    ["an agent that ends in mid-command", ({ stream }) => stream.connection.close(), 37],
+    ["a server that fails", () => Promise.reject(new StatusError(Status.INTERNAL, "It failed.")), 37],
+  ];
+  for (const [what, script, code] of cases) {
+    await using p = proxy();
+    await (await p.client.run(["build"])).ended;
+    p.agent.script = script;
+    const forShutdown = await p.client.run(["shutdown"], { clientDescription: "pid=1 (for shutdown)" });
+    const ran = await forShutdown.ended;
+    assert.deepEqual([ran.end.code, ran.exitCode, ran.responses.at(-1)!.terminationExpected], [0, code, true], what);
+    await eventually(() => p.terminations.length === 1, what);
+  }
+});
+
+Deno.test("a shutdown at an agent that is gone ends the proxy when no other is found soon", async () => {
+  await using p = proxy();
+  await (await p.client.run(["build"])).ended;
+  p.agent.server.close();
+  p.session.agent = undefined;
+  const ran = await (await p.client.run(["shutdown"])).ended;
+  assert.equal(ran.responses.at(-1)!.terminationExpected, true);
+  await eventually(() => p.terminations.length === 1);
 });
 
 Deno.test("cancelAll cancels every command", async () => {

@@ -13,6 +13,8 @@ class ProxyProcess implements AsyncDisposable {
   readonly outputBase = join(this.root, "ob");
   readonly child: Deno.ChildProcess;
   readonly #log: Promise<string>;
+  /** Stands where the orchestrator should be, and says nothing. */
+  readonly #silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   #client?: BazelClient;
 
   constructor(options: string[] = [], env: Record<string, string> = {}) {
@@ -25,7 +27,11 @@ class ProxyProcess implements AsyncDisposable {
         ...[`--output_base=${this.outputBase}`, `--workspace_directory=${this.workspace}`, ...options],
       ],
       cwd: this.workspace,
-      env: { RBS_STATE_DIR: join(this.root, "state"), RBS_ORCHESTRATOR_ADDR: "127.0.0.1:1", ...env },
+      env: {
+        RBS_STATE_DIR: join(this.root, "state"),
+        RBS_ORCHESTRATOR_ADDR: `127.0.0.1:${(this.#silent.addr as Deno.NetAddr).port}`,
+        ...env,
+      },
       stdin: "null",
       stdout: "null",
       stderr: "piped",
@@ -67,6 +73,7 @@ class ProxyProcess implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#client?.[Symbol.dispose]();
+    this.#silent.close();
     try {
       this.child.kill("SIGKILL");
     } catch { /* ended already */ }

@@ -37,6 +37,8 @@ export interface RemoteCommand {
   /** Where laptop and agent share no disk. */
   workspaceGeneration?: string;
   outputs?: OutputsRequest;
+  /** How long the command is looked for at an agent that cannot be reached. @default as long as the agent keeps it */
+  graceMs?: number;
   /** The user pressed Ctrl-C. */
   cancelled: AbortSignal;
   /** Nobody waits for the command any more. */
@@ -53,20 +55,21 @@ export interface RemoteCommand {
 }
 
 /**
- * How it ended. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
+ * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
  * it has run nothing, because it cannot have a Bazel server. broken: it has, perhaps, and then something died. finished:
  * the last response was taken.
  */
 export type RemoteOutcome =
   | { kind: "finished" }
   | { kind: "cancelled" }
+  | { kind: "refused"; why: string }
   | { kind: "stale"; why: string; generation?: boolean; changed?: boolean }
   | { kind: "no server"; why: string }
   | { kind: "broken"; why: string };
 
 /** Runs a command to its end. */
 export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome> {
-  const { link, cancelled, gone, say } = command;
+  const { link, cancelled, gone, say, graceMs = GRACE_MS } = command;
   const backoff = new Backoff();
   let received = 0, refusals = 0, lostAt: number | undefined, said = 0;
   for (;;) {
@@ -101,6 +104,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
       }
       return { kind: "cancelled" };
     }
+    if (received === 0 && isClocks(failure)) return { kind: "refused", why: sentence(failure) };
     const why = `The agent at ${link.name} cannot be reached (${sentence(failure)}).`;
     if (refusals >= REFUSALS || (received === 0 && refusals > 0) || !command.isCurrent()) {
       if (received === 0) return { kind: "stale", why };
@@ -108,7 +112,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
     }
     lostAt ??= performance.now();
     const lost = performance.now() - lostAt;
-    if (lost > GRACE_MS) return { kind: "broken", why };
+    if (lost >= graceMs) return { kind: "broken", why };
     if (lost > SILENCE_MS && lost - said > Math.min(10_000, said)) {
       said = lost;
       say(`rbs: the connection to the agent at ${link.name} was lost; trying again ${(lost / 1000).toFixed(1)}s\n`);
@@ -198,6 +202,11 @@ async function listen(
 /** Whether a connection cannot be made because nobody, or another than the agent, is there; or we are nobody to it. */
 function isRefusal(e: unknown): boolean {
   return (e instanceof StatusError && e.code === Status.UNAUTHENTICATED) || /refused/i.test(sentence(e));
+}
+
+/** Whether the two machines do not believe each other's certificates because of their clocks. */
+export function isClocks(e: unknown): boolean {
+  return e instanceof StatusError && e.details["grpc-status"] === undefined && e.details["rbs-reason"] === "clocks";
 }
 
 /** Whether it was the connection that ended, while the command goes on. */

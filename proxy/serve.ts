@@ -2,6 +2,7 @@
  * Everything of the proxy but the handshake: loaded after the first Ping, since the client waits for that.
  * Decides when the process ends.
  */
+import { clientShellOptions } from "../proto/client_shell.ts";
 import { cloudRegion } from "./cloud_metadata.ts";
 import { Commands } from "./commands.ts";
 import type { Handshake } from "./handshake.ts";
@@ -58,7 +59,8 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
     }
   };
 
-  const session = new Session(args, { lookUpRegion: cloudRegion });
+  const clientShell = clientShellOptions(Deno.env.get("RBS_SHELL_LIMITS") ?? "", Deno.env.toObject());
+  const session = new Session({ ...args, clientShell }, { lookUpRegion: cloudRegion });
   const commands = new Commands(args, handshake, session, {
     onActivity,
     onTermination: () => end("shutdown"),

@@ -2,6 +2,8 @@
 export interface ServerArgs {
   /** All of it, after argv[0], unchanged: what the real server is started with. */
   argv: string[];
+  /** What the real server is to inherit, see {@link clientShellOptions}. @default nothing is known of it */
+  clientShell?: string[];
   /** Absolute. */
   outputBase: string;
   /** Absolute; empty outside of a workspace. */

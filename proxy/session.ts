@@ -1,4 +1,5 @@
 /** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
@@ -6,11 +7,12 @@ import { readValidCredentials } from "../proto/identity/key_directory.ts";
 import { renewIfDue } from "../proto/identity/renewal.ts";
 import { OrchestratorAddresses } from "../proto/orchestrator_addresses.ts";
 import { Connection } from "../proto/relay/connection.ts";
-import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../proto/rpc.ts";
+import { Code, createRpcClient, type RpcClient, RpcError, TrustError, withClocks } from "../proto/rpc.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { ExitCode } from "./commands.ts";
+import { WAITING_FOR_AGENT } from "../proto/steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "./server_args.ts";
 
@@ -24,6 +26,8 @@ const SILENT_MS = 5_000;
 const MAX_RESTARTS = 3;
 /** A wait that is shorter stays silent. */
 const SILENCE_MS = 1_000;
+/** How often a wait is shown, and how often when it has lasted that much longer. Milliseconds. */
+const TICK_MS = 1_000, LONG_MS = 10_000;
 
 /** A live way to the session's agent. */
 export interface AgentLink {
@@ -34,6 +38,8 @@ export interface AgentLink {
   readonly synced: boolean;
   /** The install base that the agent's machine lacks; empty: none. */
   readonly missingInstallBase: string;
+  /** What the orchestrator's clock says now, as far as its answer told. */
+  readonly orchestratorTime?: () => Date;
   /** The headers of a call: the client's own metadata, and ours. */
   headers(from?: Headers): Headers;
 }
@@ -44,6 +50,8 @@ export interface LinkWaiter {
   signal: AbortSignal;
   /** Gives up soon when nobody answers. */
   impatient?: boolean;
+  /** How long it may wait for its turn where agents are few, in milliseconds. @default as long as it takes */
+  queueMs?: number;
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
 }
@@ -74,6 +82,8 @@ export interface SessionSettings {
   patienceMs: number;
   impatienceMs: number;
   silenceMs: number;
+  /** How often a wait is shown that is not silent any more. */
+  tickMs: number;
   /** How long one of several orchestrators may be silent before the next is asked. */
   silentMs: number;
   /** The time until the first heartbeat; its answer says when the next is due. */
@@ -88,6 +98,7 @@ const DEFAULTS = {
   patienceMs: PATIENCE_MS,
   impatienceMs: IMPATIENCE_MS,
   silenceMs: SILENCE_MS,
+  tickMs: TICK_MS,
   silentMs: SILENT_MS,
   firstHeartbeatMs: 5_000,
 };
@@ -97,6 +108,8 @@ export class Session {
   readonly #args: ServerArgs;
   readonly #settings: Omit<SessionSettings, "address">;
   readonly #addresses: OrchestratorAddresses;
+  /** An orchestrator has answered since this proxy was started: one that is gone now may come back. */
+  #wasThere = false;
   /** Why the last attempt found nobody; undefined while somebody answers. */
   #unreachable?: RbsError;
   /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
@@ -110,6 +123,8 @@ export class Session {
   #link?: AgentLink;
   #heartbeat?: ReturnType<typeof setTimeout>;
   #step = "asking the orchestrator";
+  /** The step, while others have all the agents there are. */
+  #queueing?: string;
   readonly #listeners = new Set<() => void>();
   #warnings: string[] = [];
   #released = false;
@@ -153,28 +168,39 @@ export class Session {
     if (this.#link && this.#warnings.length === 0) return this.#link;
     const began = performance.now();
     this.#renewPatience();
-    let shown = "";
+    const { silenceMs, tickMs } = this.#settings;
+    let shown = "", shownAt = 0;
     const show = () => {
-      const seconds = (performance.now() - began) / 1000;
-      if (seconds * 1000 < this.#settings.silenceMs || this.#step === shown) return;
+      const waited = performance.now() - began;
+      const isDue = waited - shownAt >= (waited > LONG_MS ? LONG_MS : tickMs);
+      if (waited < silenceMs || (this.#step === shown && !isDue)) return;
       shown = this.#step;
-      waiter.say(`rbs: ${this.#step} ${seconds.toFixed(1)}s\n`);
+      shownAt = waited;
+      waiter.say(`rbs: ${this.#step} ${(waited / 1000).toFixed(1)}s\n`);
     };
-    const loud = setTimeout(show, this.#settings.silenceMs + 5);
+    const loud = setTimeout(show, silenceMs + 5);
     const again = setInterval(() => {
-      shown = "";
       show();
-    }, 10_000);
+      tire();
+    }, tickMs / 10);
     const gaveUp = Promise.withResolvers<never>();
     const hurry = () => {
       if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
         gaveUp.reject(this.#unreachable);
       }
     };
+    const tire = () => {
+      if (!this.#queueing || performance.now() - began < (waiter.queueMs ?? Infinity)) return;
+      const options = { culprit: "caller", exitCode: ExitCode.LOCK_HELD } as const;
+      gaveUp.reject(
+        new RbsError(`No agent is free for longer than --block_for_lock waits: ${this.#queueing}.`, options),
+      );
+    };
     const enough = setTimeout(hurry, this.#settings.impatienceMs);
     const listener = () => {
       show();
       hurry();
+      tire();
     };
     this.#listeners.add(listener);
     const giveUp = () => gaveUp.reject(new RbsError("The wait for the agent was interrupted."));
@@ -267,6 +293,7 @@ export class Session {
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
     this.#renewPatience();
+    this.#queueing = undefined;
     this.#report(`asking the orchestrator at ${this.#addresses.current}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
@@ -279,7 +306,7 @@ export class Session {
           repoHash: this.#repoHash,
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
-          startupOptions: this.#args.argv,
+          startupOptions: [...this.#args.argv, ...this.#args.clientShell ?? []],
           region: await wantedRegion({
             stateDirectory: this.#settings.stateDirectory(),
             lookUp: this.#settings.lookUpRegion,
@@ -289,15 +316,21 @@ export class Session {
           progress = true;
           clearTimeout(timer);
           this.#addresses.answered();
+          this.#wasThere = true;
           this.#unreachable = undefined;
-          if (event.case === "step") this.#report(`agent starting (${event.value.description})`);
+          if (event.case === "step") {
+            const { description } = event.value;
+            this.#queueing = description.startsWith(WAITING_FOR_AGENT) ? description : undefined;
+            this.#report(`agent starting (${description})`);
+          }
           if (event.case === "server") {
             this.#renewKeys();
             return this.#connect(event.value);
           }
         }
         throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
-      } catch (e) {
+      } catch (thrown) {
+        const e = await withClocks(thrown, this.#addresses.current);
         const isSilent = silent.signal.aborted && !progress;
         const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
         const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
@@ -309,6 +342,8 @@ export class Session {
         if (!progress) this.#unreachable = this.#explain(e, progress);
         // Another of them may be there at once.
         if (unreachable && this.#addresses.next()) continue;
+        // Nobody has started one, and the developer had better know it now.
+        if (!this.#wasThere && await this.#addresses.areRefused()) throw this.#explain(e, progress);
         this.#report(
           progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
         );
@@ -350,14 +385,17 @@ export class Session {
       /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
     ) {
       return new RbsError(
-        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator --local-mode), ` +
+        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
           `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
         options,
       );
     }
     if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
       return new RbsError(
-        e instanceof TrustError
+        e instanceof TrustError && e.clocks
+          ? `The orchestrator at ${this.#addresses} is not believed because of the clocks: ${e.why}; set the one right ` +
+            `that is wrong.`
+          : e instanceof TrustError
           ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
             `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
           : `The orchestrator at ${this.#addresses} refuses this user's certificate: ${e.message}`,
@@ -373,6 +411,9 @@ export class Session {
     const name = `${agent.host}:${agent.commandPort}`;
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
     const tls = this.#settings.agentTls(server);
+    // The orchestrator has noted just now that this proxy is there.
+    const { lastHeartbeat } = server.session!;
+    const ahead = lastHeartbeat ? timestampMs(lastHeartbeat) - Date.now() : undefined;
     const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
     // A handshake takes two ways there and back; nobody may be waiting yet.
     if (tls) connection.open();
@@ -381,6 +422,7 @@ export class Session {
       connection,
       synced: server.synced,
       missingInstallBase: server.missingInstallBase,
+      orchestratorTime: ahead === undefined ? undefined : () => new Date(Date.now() + ahead),
       headers(from = {}) {
         const headers: Headers = {};
         for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;

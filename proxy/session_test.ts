@@ -12,7 +12,7 @@ import { RpcServer } from "../proto/rpc_server.ts";
 import { authoritiesFile } from "../proto/identity/key_directory.ts";
 import { admit } from "../proto/rpc_rules.ts";
 import { TestAuthority } from "../proto/testing/certificates.ts";
-import { giveUserKeys, orchestratorCredentials } from "../proto/testing/keys.ts";
+import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../proto/testing/keys.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { repoHash } from "../proto/workspace.ts";
 import { Session, type SessionSettings } from "./session.ts";
@@ -30,13 +30,14 @@ class FakeOrchestrator {
     yield server();
   };
   heartbeat: () => Promise<{ intervalSeconds: number }> = () => Promise.resolve({ intervalSeconds: 60 });
+  credentials = orchestratorCredentials();
   #server?: RpcServer;
 
   async start(): Promise<this> {
     await giveUserKeys(this.state, "ada");
     this.#server = new RpcServer({
       address: `127.0.0.1:${this.port}`,
-      credentials: await orchestratorCredentials(),
+      credentials: await this.credentials,
       admitStrangers: true,
       authorize: admit,
     }).add(Orchestrator, {
@@ -106,6 +107,15 @@ function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSett
   };
 }
 
+/** The same, when its orchestrator has been there and is gone. */
+async function left(orchestrator: FakeOrchestrator, settings: Partial<SessionSettings> = {}) {
+  const s = sessionOf(orchestrator, settings);
+  s.session.lost(await s.link(), "a test");
+  await orchestrator.stop();
+  orchestrator.requests.length = 0;
+  return s;
+}
+
 const fails = (promise: Promise<unknown>, message: RegExp, exitCode = 36) =>
   assert.rejects(promise, (e) => {
     assert.ok(e instanceof RbsError, String(e));
@@ -160,12 +170,25 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   assert.equal(s.said.length, before, "a warning is shown once");
 });
 
-Deno.test("an orchestrator that is not there yet is waited for", async () => {
+Deno.test("where nobody has started an orchestrator, a command does not wait for one", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   await orchestrator.stop();
-  await using s = sessionOf(orchestrator);
+  await using s = sessionOf(orchestrator, { patienceMs: 3_600_000 });
+  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
+  await using keyless = sessionOf(orchestrator, {
+    patienceMs: 3_600_000,
+    stateDirectory: () => join(orchestrator.state, "elsewhere"),
+  });
+  await fails(keyless.link(), /There is no key at .*elsewhere.* yet/);
+  await orchestrator.start();
+  assert.equal((await s.link()).name, "127.0.0.1:2");
+});
+
+Deno.test("an orchestrator that was there is waited for, and the wait shows that it goes on", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = await left(orchestrator, { tickMs: 20 });
   const link = s.link();
-  await eventually(() => s.said.some((l) => /waiting for the orchestrator at 127/.test(l)));
+  await eventually(() => s.said.filter((l) => /waiting for the orchestrator at 127.* \d\.\ds\n$/.test(l)).length > 2);
   await orchestrator.start();
   assert.equal((await link).name, "127.0.0.1:2");
 });
@@ -190,8 +213,7 @@ Deno.test("an orchestrator that is lost while the agent starts is waited for, be
 
 Deno.test("patience ends with a sentence that says what to do, and the next command asks again", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
-  await orchestrator.stop();
-  await using s = sessionOf(orchestrator, { patienceMs: 50 });
+  await using s = await left(orchestrator, { patienceMs: 50 });
   await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
   await orchestrator.start();
   assert.equal((await s.link()).name, "127.0.0.1:2");
@@ -199,11 +221,26 @@ Deno.test("patience ends with a sentence that says what to do, and the next comm
 
 Deno.test("an impatient command gives up early, while the search goes on for others", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
-  await orchestrator.stop();
-  await using s = sessionOf(orchestrator, { impatienceMs: 30 });
+  await using s = await left(orchestrator, { impatienceMs: 30 });
   const patient = s.link();
   await fails(s.link({ impatient: true }), /cannot be reached/);
   await orchestrator.start();
+  assert.equal((await patient).name, "127.0.0.1:2");
+});
+
+Deno.test("who waits for others no longer than a while waits no longer for a free agent", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  const free = Promise.withResolvers<void>();
+  orchestrator.events = async function* () {
+    yield step("waiting for a free agent: 8 of 8 run, 2 are before you");
+    await free.promise;
+    yield step("starting agent");
+    yield server();
+  };
+  await using s = sessionOf(orchestrator, { tickMs: 20 });
+  const patient = s.link({ queueMs: Infinity });
+  await fails(s.link({ queueMs: 50 }), /^No agent is free .*: waiting for a free agent: 8 of 8 run/, 9);
+  free.resolve();
   assert.equal((await patient).name, "127.0.0.1:2");
 });
 
@@ -262,6 +299,15 @@ Deno.test("keys that do not fit, missing keys and a failed start are said in one
     stateDirectory: () => join(orchestrator.state, "elsewhere"),
   });
   await fails(s.link(), /There is no key at .*elsewhere.* yet/);
+});
+
+Deno.test("clocks that are far apart are named", async () => {
+  await using orchestrator = new FakeOrchestrator();
+  const later = { notBefore: new Date(Date.now() + 600_000), names: [ORCHESTRATOR_NAME] };
+  orchestrator.credentials = (await testAuthority()).identify({ kind: "orchestrator" }, later);
+  await orchestrator.start();
+  await using s = sessionOf(orchestrator);
+  await fails(s.link(), /not believed because of the clocks: .* valid from 20.* and this machine's clock says 20/);
 });
 
 Deno.test("heartbeats go out as often as their answers say", async () => {
@@ -353,9 +399,8 @@ Deno.test("of several orchestrators one that is down, or silent, is passed over,
 
 Deno.test("only when none of several orchestrators is there, all of them are waited for and named", async () => {
   await using one = await new FakeOrchestrator().start();
-  await one.stop();
   const address = `127.0.0.1:1,${one.address}`;
-  await using s = sessionOf(one, { address, patienceMs: 1_500 });
+  await using s = await left(one, { address, patienceMs: 1_500 });
   await fails(s.link(), new RegExp(`orchestrator at 127\\.0\\.0\\.1:1 or ${one.address} cannot be reached`));
   const link = s.link();
   await one.start();

@@ -154,10 +154,12 @@ export class TwoMachines implements Disposable {
       return this.#sync.barrier({ ...waiting, outside, patienceMs, looked });
     };
     const named = roots.map(({ path }) => path);
-    let linked = await this.#followLinks(named, home, waiting);
-    let { generation } = await barrier(linked);
+    // What only ends the server uses none of them, and shall not wait for them.
+    const needsFiles = command.command !== "shutdown";
+    let linked = needsFiles ? await this.#followLinks(named, home, waiting) : [];
+    let generation = needsFiles ? (await barrier(linked)).generation : "";
     // Where links lead is known when they were looked at, and what is there may have links again.
-    for (;;) {
+    while (needsFiles) {
       const before = new Set(linked.map(({ path }) => path));
       linked = await this.#followLinks(named, home, waiting);
       if (linked.every(({ path }) => before.has(path))) break;

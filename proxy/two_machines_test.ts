@@ -104,3 +104,26 @@ Deno.test("what was saved after somebody else had connected is there for the com
     new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
   }
 });
+
+Deno.test("shutdown waits for no files", async () => {
+  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
+  for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
+  Deno.writeTextFileSync(`${workspace}/f`, "unsent");
+  using agent = new WorkspaceAgent(`${temp}/agent`);
+  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  try {
+    const { generation } = await both.prepare(encodeFields([[2, "shutdown"]]), {
+      link: { ...agent.link, synced: true } as unknown as AgentLink,
+      by: {},
+      isCurrent: () => true,
+      signal: new AbortController().signal,
+      say: () => {},
+    });
+    assert.equal(generation, "");
+    assert.throws(() => Deno.statSync(`${agent.root(workspace)}/f`), Deno.errors.NotFound);
+  } finally {
+    both[Symbol.dispose]();
+    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+  }
+});

@@ -6,6 +6,7 @@
  */
 import { type Bazel, findBazels } from "../tests/support/bazels.ts";
 import { type Cluster, startCluster } from "../tests/support/cluster.ts";
+import { PROGRAMS as DIST } from "../tests/support/repository.ts";
 import { run } from "../tests/support/run.ts";
 import { type TestWorkspace, testWorkspace } from "../tests/support/workspace.ts";
 import { compile } from "./compile.ts";
@@ -86,6 +87,9 @@ async function demo(bazel: Bazel, cluster: Cluster, stack: AsyncDisposableStack)
   }
 }
 
+/** What the reader may do after the demo: commands of a shell, in the folder of a workspace. */
+export const NEXT_STEPS = [`${DIST.orchestrator} install`, `${DIST.jbazel} setup --workspace`, "bazel build //..."];
+
 async function main(): Promise<number> {
   const stack = new AsyncDisposableStack();
   let interrupted = false;
@@ -110,8 +114,8 @@ async function main(): Promise<number> {
     await demo(found[0], cluster, stack);
     await stack.disposeAsync();
     say();
-    say("Everything is stopped again. To use RBS on a workspace of yours: dist/orchestrator --local-mode, then there");
-    say(`dist/jbazel setup, and bazel as ever.`);
+    say("Everything is stopped again. To use RBS on a workspace of yours:");
+    for (const line of NEXT_STEPS) say(`  ${line}`);
     return 0;
   } catch (error) {
     if (interrupted) return await new Promise(() => {}); // The signal's listener ends the process.

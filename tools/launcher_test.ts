@@ -143,6 +143,21 @@ Deno.test("the orchestrator may use what Spanner needs only when its store is th
   );
 });
 
+Deno.test("the orchestrator may run a shell and write units only for the commands about itself in the background", async () => {
+  await using directory = await tempDir();
+  for (const name of ["state", "config"]) await Deno.mkdir(directory.join(name));
+  const launcher = await probe(ORCHESTRATOR_PROGRAM, directory);
+  const env = {
+    RBS_STATE_DIR: directory.join("state"),
+    XDG_CONFIG_HOME: directory.join("config"),
+    RBS_STORE: undefined,
+  };
+  const background = ["run:sh", `write:${directory.join("config/systemd/user/rbs-orchestrator.service")}`];
+  const never = [`write:${directory.join("config/other")}`, "run:/bin/true"];
+  for (const verb of ["install", "status", "stop"]) await check([launcher, verb], background, never, env);
+  for (const other of ["--local-mode", "enrol"]) await check([launcher, other], [], [...background, ...never], env);
+});
+
 Deno.test("a launcher imports packages that cannot be bundled, at starts that need them, without a cache or a network", async () => {
   await using directory = await tempDir();
   await makePackages(ROOT, directory.join(".packages"), ORCHESTRATOR_PROGRAM.packages!.names, install);
@@ -192,8 +207,10 @@ Deno.test("jbazel may write for setup only, and only the workspace's and the hom
   const writes = [`write:${directory.join("workspace/.bazelrc")}`, `write:${directory.join("home/.bazelrc")}`];
   const denied = [`write:${directory.join("beside/file")}`, "run:/bin/true", "connect:192.0.2.1"];
   const env = { HOME: directory.join("home"), RBS_ORCHESTRATOR_ADDR: undefined };
-  await check([launcher, "setup"], writes, denied, env, directory.join("workspace/package"));
-  await check([launcher, "status"], [], [...writes, ...denied], env, directory.join("workspace/package"));
+  const orchestrator = `run:${directory.join("orchestrator")}`;
+  const cwd = directory.join("workspace/package");
+  await check([launcher, "setup"], [...writes, orchestrator], denied, env, cwd);
+  await check([launcher, "status"], [], [...writes, orchestrator, ...denied], env, cwd);
 });
 
 Deno.test("paths with spaces, quotes, newlines, dollars and non-ASCII get through; of one with a comma, its parent", async () => {

@@ -123,6 +123,7 @@ export const PROXY: Program = {
       why: "whether the workspace's file system tells of changes; whether the keys are this user's",
     },
     STATE_ENV,
+    { allow: "env", of: ["LANG", "LANGUAGE", "LC_*"], why: "the locale that the client has chosen for the server" },
     { allow: "env", of: GRPC_ENV, why: "grpc-js reads its settings when it is imported" },
   ],
   proof: { args: [], prints: /rbs: this program stands in for a Bazel server's JVM/ },
@@ -154,8 +155,9 @@ case $store in
 esac
 case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
 case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
+case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${HOME-}/.config}/systemd/user ;; esac
 `,
-  prepared: ["packages", "credentials", "file", "folder"],
+  prepared: ["packages", "credentials", "file", "folder", "service", "units"],
   packages: { names: ["@google-cloud/spanner"], folder: "packages" },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
@@ -195,8 +197,16 @@ case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
     { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
     { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
     {
+      allow: "run",
+      of: ["systemctl", "sh"],
+      when: "service",
+      why: "only for install, status and stop: the user's systemd, or a process of its own and its number",
+    },
+    { allow: "read", of: ["$units"], why: "only for these: whether there is a unit", compiled: "all" },
+    { allow: "write", of: ["$units"], why: "only for `orchestrator install`: the unit", compiled: "all" },
+    {
       allow: "env",
-      of: [...STATE_ENV.of, ..."PATH LANG LANGUAGE LC_* TZ TMPDIR XDG_CACHE_HOME JAVA_HOME".split(" ")],
+      of: [...STATE_ENV.of, ..."PATH LANG LANGUAGE LC_* TZ TMPDIR XDG_CACHE_HOME XDG_CONFIG_HOME JAVA_HOME".split(" ")],
       why: "settings, and what agents inherit",
     },
     USER_ID,
@@ -265,6 +275,7 @@ if [ "\${1-}" = setup ]; then
     before=$word
   done
   case $rc in ?*"/"*) rc=\${rc%/*} ;; ?*) rc=. ;; esac
+  case $javabase in *"/"*) service=\${javabase%/*}/orchestrator ;; *) service=./orchestrator ;; esac
 fi
 if [ "\${1-}" = login ]; then
   login=$state
@@ -272,7 +283,7 @@ if [ "\${1-}" = login ]; then
   orchestrator=elsewhere
 fi
 `,
-  prepared: ["home", "workspace", "rc", "login"],
+  prepared: ["home", "workspace", "rc", "login", "service"],
   permissions: [
     { allow: "net", of: LOOPBACK, why: "a local orchestrator and local agents" },
     {
@@ -302,6 +313,12 @@ fi
       allow: "run",
       of: ["$javabase/bin/java", "java", "bwrap", "unshare", "gcc", "cc", "clang", "ps"],
       why: "doctor's checks",
+      compiled: "all",
+    },
+    {
+      allow: "run",
+      of: ["$service"],
+      why: "only for `jbazel setup`: starts an orchestrator in the background for who says yes",
       compiled: "all",
     },
     { allow: "env", of: "all", why: "a Bazel command gets the user's whole environment" },

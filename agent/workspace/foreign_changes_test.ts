@@ -70,7 +70,7 @@ for (const [what, change] of Object.entries(CHANGES)) {
       said ?? "",
       /^Programs of the session have changed \/home\/ann\/ws\/.* on the build server's machine\.$/,
     );
-    assert.ok(said!.includes(`${WS}/${path}`), said);
+    assert.ok(said!.includes(`${WS}/${path}`), `it says ${said}`);
     assert.notEqual(workspace.generation, generation);
     // Who asks then is told what is there.
     const listed = await t.service.list();

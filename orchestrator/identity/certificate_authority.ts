@@ -12,7 +12,7 @@ import { SERVER_NAMES } from "../../proto/tls/grpc.ts";
 const HOUR_MS = 3600_000;
 const DAY_MS = 24 * HOUR_MS;
 /** How far another machine's clock may be behind ours. Milliseconds. */
-const CLOCK_LEEWAY_MS = 60_000;
+const CLOCK_LEEWAY_MS = 5 * 60_000;
 /** What a certificate of our own authority lives. Whoever can read its key can make a new one, so it need not be short. */
 const AUTHORITY_MS = 3650 * DAY_MS;
 /** The longest request that is looked at, in bytes; one with a P-256 key has about 200. */

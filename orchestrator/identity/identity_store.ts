@@ -19,8 +19,13 @@ export interface IdentityStore {
    * Takes a token out, so that of any number of callers one gets it. @returns undefined: it is not there, or has expired
    */
   takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined>;
-  /** Locks a user out, or (`at` undefined) lets in again. Tokens of that user go. @param at Milliseconds since 1970. */
-  revoke(userId: string, uri: string, at: number | undefined): Promise<void>;
+  /**
+   * Locks a user out, or (`at` undefined) lets in again. Tokens of a user who is locked out go.
+   *
+   * @param at Milliseconds since 1970.
+   * @returns how many tokens went
+   */
+  revoke(userId: string, uri: string, at: number | undefined): Promise<number>;
   /** Whether a user is locked out. What other orchestrators' stores decided is known within a second. */
   isRevoked(userId: string): Promise<boolean>;
   /** All users who are locked out. */

@@ -47,7 +47,7 @@ export class SpannerIdentities implements IdentityStore {
     return { uri: String(row.Uri), expiresAt: Number(row.ExpiresAt) };
   }
 
-  async revoke(userId: string, uri: string, at: number | undefined): Promise<void> {
+  async revoke(userId: string, uri: string, at: number | undefined): Promise<number> {
     const tokens = await this.#work.query("SELECT TokenHash FROM EnrolmentTokens WHERE Uri = @uri", { uri });
     await this.#work.transaction("tokens", (transaction) => {
       if (at === undefined) transaction.deleteRows("RevokedUsers", [[userId]]);
@@ -58,6 +58,7 @@ export class SpannerIdentities implements IdentityStore {
       return Promise.resolve({ happened: true });
     });
     this.#revoked = undefined;
+    return at === undefined ? 0 : tokens.length;
   }
 
   async revokedUsers(): Promise<string[]> {

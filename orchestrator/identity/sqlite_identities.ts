@@ -28,13 +28,13 @@ export class SqliteIdentities implements IdentityStore {
   }
 
   // deno-lint-ignore require-await
-  async revoke(userId: string, uri: string, at: number | undefined): Promise<void> {
+  async revoke(userId: string, uri: string, at: number | undefined): Promise<number> {
     if (at === undefined) {
       this.#run("DELETE FROM RevokedUsers WHERE UserId = ?", userId);
-      return;
+      return 0;
     }
     this.#run("INSERT INTO RevokedUsers (UserId, RevokedAt) VALUES (?, ?) ON CONFLICT DO NOTHING", userId, at);
-    this.#run("DELETE FROM EnrolmentTokens WHERE Uri = ?", uri);
+    return this.#run("DELETE FROM EnrolmentTokens WHERE Uri = ? RETURNING TokenHash", uri).length;
   }
 
   // deno-lint-ignore require-await

@@ -263,6 +263,9 @@ export class SessionService {
     }
   }
 
+  /** There were sessions of the other mode when this orchestrator began. */
+  #hasOtherMode = false;
+
   /**
    * Notes that the session's owner is there. Throws an RpcError: NOT_FOUND when there is no such session (any more),
    * FAILED_PRECONDITION when it has another owner or no agent.
@@ -281,6 +284,13 @@ export class SessionService {
         session.sessionId !== sessionId
           ? "Another client has taken the session over; ask for the server again."
           : `The session is ${session.status} (${session.failure}); ask for the server again.`,
+      );
+    }
+    if (this.#hasOtherMode && (await store.get(key))?.synced === !this.#options.synced) {
+      // Its client goes on with the agent that it has until it asks again, and then gets one of this mode.
+      throw new RpcError(
+        Code.FAILED_PRECONDITION,
+        "The orchestrator was started in another mode; ask for the server again.",
       );
     }
     return Math.max(1000, Math.min(30_000, idleTimeoutMs / 3));
@@ -595,10 +605,19 @@ export class SessionService {
   /** Takes over what orchestrators that are gone have left. */
   async #adoptOrphans(): Promise<void> {
     if (this.#ending.signal.aborted) return;
+    const { synced, log } = this.#options;
     const living = new Set([this.#lease.id, ...(await this.#lease.others()).map(({ id }) => id)]);
     const orphans = (await this.#options.store.list()).filter(({ holder, status }) =>
       status !== "FAILED" && !living.has(holder)
     );
+    const others = orphans.filter((session) => session.synced !== synced).length;
+    if (others > 0) {
+      this.#hasOtherMode = true;
+      log(
+        `warning: ${others} sessions are of --workspace=${synced ? "shared" : "synced"}: each is replaced by one of ` +
+          `--workspace=${synced ? "synced" : "shared"} when its client asks again`,
+      );
+    }
     const adoptNext = async () => {
       for (let next = orphans.shift(); next; next = orphans.shift()) await this.#mendIfOrphan(next);
     };

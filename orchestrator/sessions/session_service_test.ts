@@ -304,6 +304,21 @@ test("a start that was under way is adopted too", async (world) => {
   assert.equal((await answer).epoch, 1);
 });
 
+test("a client that goes on with an agent of another mode is told to ask again", async (world) => {
+  const session = await world.get({ startupOptions: OPTIONS });
+  const heartbeat = () => world.service.heartbeat(session, session.sessionId);
+  await heartbeat();
+  const said: string[] = [];
+  await world.replace({ synced: true, log: (line: string) => void said.push(line) });
+  assert.match(
+    said.join("\n"),
+    /warning: 1 sessions are of --workspace=shared: each is replaced by one of --workspace=synced/,
+  );
+  await rejects(heartbeat(), Code.FAILED_PRECONDITION, /started in another mode/);
+  assert.equal((await world.get({ startupOptions: OPTIONS })).synced, true);
+  await heartbeat();
+});
+
 test("an agent of the other mode is not taken over warm, whoever wants a server", async (world) => {
   const shared = await world.get();
   assert.equal(shared.synced, false);

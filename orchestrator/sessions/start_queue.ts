@@ -1,4 +1,5 @@
 import { sentence } from "../../proto/errors.ts";
+import { WAITING_FOR_AGENT } from "../../proto/steps.ts";
 import type { Log } from "../log.ts";
 import { keyText, type SessionKey } from "./session.ts";
 import type { StepBoard } from "./step_board.ts";
@@ -167,7 +168,7 @@ export class StartQueue<Caller extends Queued> {
         continue;
       }
       isFull = true;
-      this.#tell(entry, `waiting for a free agent: ${standing(running.all, limits.agents, before++)}`);
+      this.#tell(entry, `${WAITING_FOR_AGENT}: ${standing(running.all, limits.agents, before++)}`);
     }
   }
 

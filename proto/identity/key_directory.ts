@@ -168,7 +168,7 @@ export function readSecret(file: string): string {
   } catch (cause) {
     throw new RbsError(
       cause instanceof Deno.errors.NotFound
-        ? `There is no key at ${file} yet: start the orchestrator on this machine (orchestrator --local-mode), run ` +
+        ? `There is no key at ${file} yet: start the orchestrator on this machine (orchestrator install), run ` +
           `\`jbazel login\` for one elsewhere, or set RBS_STATE_DIR.`
         : `The key ${file} cannot be read (${sentence(cause)}): make it readable for this user.`,
       { cause, culprit: "caller" },

@@ -95,7 +95,8 @@ export class Connection implements Disposable {
       if (this.#closed) throw new Error("closed");
       connection = await this.#connected();
     } catch (e) {
-      throw new StatusError(e instanceof TrustError ? Status.UNAUTHENTICATED : Status.UNAVAILABLE, sentence(e));
+      if (!(e instanceof TrustError)) throw new StatusError(Status.UNAVAILABLE, sentence(e));
+      throw new StatusError(Status.UNAUTHENTICATED, sentence(e), e.clocks ? { "rbs-reason": "clocks" } : {});
     }
     const stream = connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
     if (first) void stream.write(first);

@@ -12,6 +12,7 @@ import type { Transport } from "../http2/connection.ts";
 import { certificateIdentity } from "../identity/certificate.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../identity/spiffe.ts";
+import { clockDoubt } from "./clocks.ts";
 import { peerIdentity, PROTOCOLS, secureContext } from "./settings.ts";
 import { SocketTransport } from "./socket_transport.ts";
 
@@ -34,6 +35,11 @@ export interface TlsClientOptions {
 /** The peer is not who it must be, or does not take us for who we are. `message` is a clause without a full stop. */
 export class TrustError extends Error {
   override readonly name = "TrustError";
+
+  /** @param clocks It is the clocks: to try again does not help. */
+  constructor(message: string, options?: ErrorOptions, readonly clocks = false) {
+    super(message, options);
+  }
 }
 
 /**
@@ -92,7 +98,8 @@ export async function connectTls(
     return await settled.promise;
   } catch (e) {
     socket.destroy(); // its errors are listened to, and change nothing any more
-    throw e;
+    const doubt = isUnverified(e) ? await clockDoubt(hostname, port, SERVER_NAME) : undefined;
+    throw doubt ? new TrustError(doubt, { cause: e }, true) : e;
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
@@ -115,6 +122,13 @@ function mismatch(der: Uint8Array | undefined, trustDomain: string, expected: Id
   if (uri !== wanted) return new TrustError(`it is not ${wanted} that answers there, but ${uri}`);
 }
 
+/** The codes of a peer's certificate that was not believed. */
+const UNVERIFIED = /CERT|VERIFY|ISSUER/;
+
+function isUnverified(e: unknown): boolean {
+  return e instanceof TrustError && UNVERIFIED.test((e.cause as { code?: string } | undefined)?.code ?? "");
+}
+
 /** What an error of the system or of TLS means. Without one, the connection has ended. */
 function explain(error: Error | undefined, at: { connected: boolean; secure: boolean; own: Credentials }): Error {
   const code = (error as { code?: string } | undefined)?.code ?? "";
@@ -132,7 +146,7 @@ function explain(error: Error | undefined, at: { connected: boolean; secure: boo
       cause: error,
     });
   }
-  if (/CERT|VERIFY|ISSUER/.test(code)) {
+  if (UNVERIFIED.test(code)) {
     return new TrustError(
       "the peer's certificate is expired, not valid yet, or not of an authority that this side trusts: " +
         `look at both clocks and at where both have their certificates from${said}`,

@@ -25,10 +25,9 @@ export function peerOf(socket: TLSSocket, trustDomain: string): Peer {
 /** What is wrong with a certificate that was not accepted: Deno has one error for all of it. */
 function flaw(der: Uint8Array): string {
   const { validFromDate, validToDate } = new X509Certificate(der);
-  const now = Date.now();
-  if (now > validToDate.getTime()) return `has expired at ${validToDate.toISOString()}`;
-  if (now < validFromDate.getTime()) {
-    return `is not valid before ${validFromDate.toISOString()}, by this machine's clock`;
-  }
+  const now = new Date();
+  const clock = `by the clock there, which says ${now.toISOString()}`;
+  if (now > validToDate) return `has expired at ${validToDate.toISOString()}, ${clock}`;
+  if (now < validFromDate) return `is not valid before ${validFromDate.toISOString()}, ${clock}`;
   return "is not of the authority that is trusted here";
 }

@@ -376,6 +376,17 @@ Deno.test("a key that the orchestrator does not know: exit code 36, and what to 
   await assert.rejects(t.run(["build"]), isRbsError(36, /refuses this user's certificate: .*: run `jbazel login`/));
 });
 
+Deno.test("what the orchestrator refuses is said, and no certificate is blamed for it", async () => {
+  await using t = await start(async function* () {});
+  t.orchestrator.before = async function* () {
+    throw new RpcError(Code.PERMISSION_DENIED, "The workspace is or lies in what no session may see: use another.");
+  };
+  await assert.rejects(
+    t.run(["build"]),
+    isRbsError(36, /^The orchestrator at \S+ refuses: The workspace is or lies in/),
+  );
+});
+
 Deno.test("an agent that cannot start: the orchestrator's sentence, exit code 36", async () => {
   await using t = await start(async function* () {});
   t.orchestrator.before = async function* () {

@@ -80,6 +80,7 @@ Deno.test("the program's mistakes and failures are one sentence each, on stderr"
       /^jbazel: RBS_FALLBACK must be "local" or "error", but it is "maybe"\.\n$/,
     ],
     [["build"], { RBS_ORCHESTRATOR_ADDR: "nowhere" }, 2, /^jbazel: RBS_ORCHESTRATOR_ADDR must be HOST:PORT[^\n]*\n$/],
+    [["status"], {}, 1, /^jbazel: There is no key at [^\n]*\n$/],
     [["status", "--bogus"], {}, 2, /^jbazel: status: unknown option '--bogus'; see "jbazel status --help"\.\n$/],
     [["doctor", "too", "much"], {}, 2, /^jbazel: doctor: too many arguments[^\n]*\n$/],
     [["setup", "--home", "--workspace"], {}, 2, /^jbazel: --workspace and --home exclude each other[^\n]*\n$/],

@@ -8,7 +8,7 @@ import {
 } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { renewIfDue } from "../../proto/identity/renewal.ts";
-import { Code, createRpcClient, type RpcClient, RpcError, TrustError } from "../../proto/rpc.ts";
+import { Code, createRpcClient, type RpcClient, RpcError, TrustError, withClocks } from "../../proto/rpc.ts";
 import { randomToken } from "../../proto/state.ts";
 import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
 import { repoHash } from "../../proto/workspace.ts";
@@ -83,7 +83,9 @@ export class OrchestratorSession implements Disposable {
       } catch (e) {
         const { code } = RpcError.from(e);
         const mayTryAnother = (code === Code.UNAVAILABLE || code === Code.DEADLINE_EXCEEDED) && !signal?.aborted;
-        if (!mayTryAnother || !this.#addresses.next()) throw orchestratorError(e, String(this.#addresses));
+        if (!mayTryAnother || !this.#addresses.next()) {
+          throw orchestratorError(await withClocks(RpcError.from(e), this.#addresses.current), String(this.#addresses));
+        }
         this.#client.close();
         this.#client = this.#connect();
       }
@@ -198,7 +200,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
         const why = /E[A-Z]{4,}/.exec(error.message)?.[0];
         const reason = why === "ECONNREFUSED" ? "nothing listens there" : why ?? "no connection";
         return environmentError(
-          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator --local-mode", or set ` +
+          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator install", or set ` +
             `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
           error,
         );
@@ -222,10 +224,15 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
     case Code.UNAUTHENTICATED:
     case Code.PERMISSION_DENIED:
       return environmentError(
-        error instanceof TrustError
+        error instanceof TrustError && error.clocks
+          ? `The orchestrator at ${address} is not believed because of the clocks: ${error.why}; set the one right that ` +
+            `is wrong.`
+          : error instanceof TrustError
           ? `The orchestrator at ${address} is not to be trusted: ${error.why}. Correct RBS_ORCHESTRATOR_ADDR, or use ` +
             `the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
-          : `The orchestrator at ${address} refuses this user's certificate: ${error.message}`,
+          : error.code === Code.UNAUTHENTICATED
+          ? `The orchestrator at ${address} refuses this user's certificate: ${error.message}`
+          : `The orchestrator at ${address} refuses: ${error.message}`,
         error,
         "caller",
       );

@@ -2,7 +2,7 @@ import { RbsError } from "../../proto/errors.ts";
 import { Agent, type ExecuteCommandRequestSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
 import type { GetServerResponse } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
+import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../proto/rpc.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { BazelExit, BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./exit_codes.ts";
 import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";
@@ -152,6 +152,13 @@ export async function runRemoteCommand(
       const error = RpcError.from(e);
       if (!(e instanceof RpcError)) {
         throw new RbsError(`Bazel's output cannot be written: ${error.message}.`, { cause: e });
+      }
+      const distrust = answered ? e : await withClocks(e, address, "agent");
+      if (distrust instanceof TrustError && distrust.clocks) {
+        throw new RbsError(
+          `The agent at ${address} is not believed because of the clocks: ${distrust.why}; set the one right that is wrong.`,
+          { cause: distrust, exitCode: BazelExit.ENVIRONMENT },
+        );
       }
       const refused = error.code === Code.UNAUTHENTICATED || error.code === Code.FAILED_PRECONDITION;
       if (!answered && (refused || neverConnected(error))) throw new StaleServer(error.message, { cause: error });

@@ -1,8 +1,11 @@
 import { Command, CommanderError, Option } from "commander";
+import { resolve } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
+import { BazelExit } from "./exit_codes.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";
 import { runLogin } from "./login.ts";
+import { offerOrchestrator } from "./offer_orchestrator.ts";
 import { runProgram } from "./programs.ts";
 import { readSettings, type SettingOptions } from "./settings.ts";
 import { runSetup } from "./setup.ts";
@@ -29,6 +32,10 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
   try {
     await command.parseAsync(args, { from: "user" });
   } catch (e) {
+    // Bazel's own codes are for Bazel's commands: a script that asks for the status expects 0 or 1.
+    if (e instanceof RbsError && e.exitCode === BazelExit.ENVIRONMENT) {
+      throw new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 1 });
+    }
     if (!(e instanceof CommanderError)) throw e;
     if (e.exitCode === 0) return 0; // --help
     const message = e.message.replace(/^error: /, "").split("\n")[0].replace(/\.$/, "");
@@ -78,23 +85,28 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
       option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
       examples("jbazel setup --workspace", "jbazel setup --home --print", "jbazel setup --workspace --remove");
-      return command.action((opts: { javabase?: string; print?: boolean; remove?: boolean }) =>
-        done(
-          runSetup({
-            ...opts,
-            workspace: undefined,
-            home: undefined,
-            rc: undefined,
-            ...chosen(["workspace", "home", "rc"]),
-            javabase: opts.javabase || context.defaultJavabase,
-          }, {
-            workingDirectory,
-            home: env("HOME"),
-            say,
-            ask: context.ask,
-          }),
-        )
-      );
+      return command.action(async (opts: { javabase?: string; print?: boolean; remove?: boolean }) => {
+        const javabase = opts.javabase || context.defaultJavabase;
+        const exitCode = runSetup({
+          ...opts,
+          workspace: undefined,
+          home: undefined,
+          rc: undefined,
+          ...chosen(["workspace", "home", "rc"]),
+          javabase,
+        }, {
+          workingDirectory,
+          home: env("HOME"),
+          say,
+          ask: context.ask,
+        });
+        if (exitCode === 0 && !opts.print && !opts.remove) {
+          const { orchestrator } = readSettings({});
+          const where = resolve(workingDirectory, javabase);
+          await offerOrchestrator({ orchestrator, javabase: where, run: runProgram, say, ask: context.ask });
+        }
+        done(exitCode);
+      });
     case "login":
       command.description(
         "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
@@ -108,7 +120,9 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
         )
       );
     case "status":
-      command.description("Shows your sessions, and whether this workspace is set up.");
+      command.description(
+        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator could be asked.",
+      );
       connection();
       examples("jbazel status", "jbazel status --json");
       return command.action(async (opts: SettingOptions & { json?: boolean }) =>

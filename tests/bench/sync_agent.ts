@@ -15,7 +15,7 @@ import { WorkspaceService } from "../../agent/workspace/workspace_service.ts";
 const [storageDirectory, outputBase] = Deno.args;
 const storage = openStorage(storageDirectory);
 const paths = new DeveloperPaths({ outputBase, storageOutputBase: () => "out" });
-const workspace = new SyncedWorkspace({ storage, paths, outputBase, log: console.error });
+const workspace = new SyncedWorkspace({ storage, paths, outputBase, log: console.error, watch: () => storage.watch() });
 const digests = new DigestCache(storage);
 const service = new WorkspaceService(storage, workspace, paths, digests);
 const { port } = listenForProxy({

@@ -116,6 +116,24 @@ testEach("a Bazel server that is killed in mid-command costs that command only",
   assert.notEqual((await one.server()).pid, server.pid);
 });
 
+test("a client goes on at once from a server that could not start", async () => {
+  const installBase = "/usr/share/bazel"; // Debian's, which its client trusts wherever it is.
+  if (!await Deno.stat(join(installBase, "A-server.jar")).catch(() => undefined)) return;
+  // An agent that lacks this Bazel can try to start a server only with the first command, when it has been sent.
+  await using own = await tempDir();
+  assert.equal((await run(["cp", "-RL", installBase, own.join("base")])).code, 0);
+  const startupOptions = [`--install_base=${own.join("base")}`];
+  await using one = await rig({ args: ["--workspace=synced"], startupOptions });
+  const bad = await one.run(["--host_jvm_args=-XX:+NoSuchThing", "info", "workspace"]);
+  assert.equal(bad.code, Exit.LOCAL_ENVIRONMENT, bad.stderr);
+  assert.match(bad.stderr, /NoSuchThing/);
+  const { stderr } = await one.buildsQuickly(100_000);
+  // The client says so after five seconds, and after a minute it ends the server by force.
+  assert.doesNotMatch(stderr, /Waiting for server process to terminate/);
+  assert.equal((await one.run(["--host_jvm_args=-XX:+NoSuchThing", "info", "workspace"])).code, Exit.LOCAL_ENVIRONMENT);
+  assert.equal((await one.run(["--host_jvm_args=-XX:+NoSuchThing", "shutdown"])).code, Exit.OK);
+});
+
 test("a Bazel server that was killed between commands is started again without a word", async () => {
   const one = await sharedRig();
   await one.buildsQuickly();
@@ -303,8 +321,15 @@ test("a clean stop takes agents and servers along", async () => {
   await one.nothingLeft();
 });
 
-test("an orchestrator that is down is waited for, then named in one sentence", async () => {
+test("an orchestrator that was there and is down is waited for, then named in one sentence", async () => {
   await using one = await rig();
+  await one.cluster!.stop();
+  const never = one.start(["build", "//:quick"]);
+  assert.match(await failsWith(never, Exit.LOCAL_ENVIRONMENT), /The orchestrator at .* cannot be reached: start it/);
+  assert.doesNotMatch((await never.finished).stderr, /waiting for the orchestrator/);
+
+  await one.cluster!.restart();
+  await one.buildsQuickly();
   await one.cluster!.stop();
   await using build = one.start(["build", "//:quick"]);
   const began = performance.now();

@@ -1,0 +1,40 @@
+import { dirname, join } from "node:path";
+import { RbsError } from "../../proto/errors.ts";
+import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
+import type { RunProgram } from "./programs.ts";
+
+/** What `jbazel setup` knows when it is done. */
+export interface OfferContext {
+  /** "HOST:PORT", or several with commas between them. */
+  orchestrator: string;
+  /** The javabase that was set up; the orchestrator lies beside it. Absolute. */
+  javabase: string;
+  run: RunProgram;
+  say(line: string): void;
+  /** Asks a person; undefined when there is none. */
+  ask?(question: string): string | null;
+}
+
+/** How long its start may take, and the end of one that was installed before. Milliseconds. */
+const INSTALL_MS = 120_000;
+
+/**
+ * Where nothing listens that the stock client could use, offers to start an orchestrator in the background; says how where
+ * there is nobody to be asked. Throws an RbsError when the start fails.
+ */
+export async function offerOrchestrator({ orchestrator, javabase, run, say, ask }: OfferContext): Promise<void> {
+  const addresses = new OrchestratorAddresses(orchestrator);
+  if (!await addresses.areRefused()) return;
+  const program = join(dirname(javabase), "orchestrator");
+  const answer = ask?.(`No orchestrator listens on ${orchestrator}. Start one in the background now, [y]es or [n]o?`);
+  if (!/^y(es)?$/i.test(answer?.trim() ?? "")) {
+    say(`No orchestrator listens on ${orchestrator} yet: \`${program} install\` starts one in the background.`);
+    return;
+  }
+  const port = /:(\d+)$/.exec(addresses.current)?.[1];
+  const { outcome, code, stdout, stderr } = await run(program, ["install", `--port=${port}`], INSTALL_MS);
+  for (const line of stdout.split("\n")) if (line !== "") say(line);
+  if (outcome === "ran" && code === 0) return;
+  const why = outcome === "ran" ? stderr.split("\n").at(-1) || `exit code ${code}` : `it is ${outcome}`;
+  throw new RbsError(`The orchestrator was not started (${why}): see \`${program} install\`.`, { culprit: "caller" });
+}
