@@ -15,7 +15,7 @@ import { tempDir } from "../support/temp_dir.ts";
 function startAgent(storageDirectory: string, outputBase: string) {
   const storage = openStorage(storageDirectory);
   const paths = new DeveloperPaths({ outputBase, storageOutputBase: () => "out" });
-  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log: () => {} });
+  const workspace = new SyncedWorkspace({ storage, paths, outputBase, log: () => {}, watch: () => storage.watch() });
   const service = new WorkspaceService(storage, workspace, paths);
   const calls: string[] = [];
   const server = listenForProxy({
