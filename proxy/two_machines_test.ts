@@ -16,6 +16,12 @@ Deno.test("what symlinks lead to is there for the first command, links behind li
   Deno.mkdirSync(outputBase);
   for (const path of ["ws/BUILD", "x/f", "one", "named/f", "far/f", "farther/f", "later/f"]) write(path);
   Deno.symlinkSync("../x", `${workspace}/lnk`);
+  // A worktree of git, whose .git is asked for.
+  Deno.writeTextFileSync(`${workspace}/.rbsignore`, "!.git\n");
+  Deno.writeTextFileSync(`${workspace}/.git`, `gitdir: ${temp}/main/.git/worktrees/ws\n`);
+  write("main/.git/HEAD");
+  write("main/.git/worktrees/ws/HEAD");
+  Deno.writeTextFileSync(`${temp}/main/.git/worktrees/ws/commondir`, "../..\n");
   Deno.symlinkSync(`${temp}/one`, `${workspace}/one.txt`);
   Deno.symlinkSync("../far", `${temp}/named/link`);
   Deno.symlinkSync(`${temp}/farther`, `${temp}/far/link`);
@@ -41,7 +47,9 @@ Deno.test("what symlinks lead to is there for the first command, links behind li
   try {
     await prepare();
     // This agent has the entry of a root that is a single file below the root's path.
-    for (const path of ["x/f", "one/one", "named/f", "far/f", "farther/f"]) assert(isThere(path), path);
+    for (const path of ["x/f", "one/one", "named/f", "far/f", "farther/f", "main/.git/HEAD"]) {
+      assert(isThere(path), path);
+    }
     assert(!isThere("later/f"));
     Deno.symlinkSync("../later", `${temp}/far/new`);
     await prepare();

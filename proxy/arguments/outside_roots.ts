@@ -180,8 +180,12 @@ export async function linkedRoots(
       }
       finder.add(lead, why, false);
       trees.add(lead);
-      const target = options.readLink(lead);
-      lead = target === undefined ? undefined : leadOf({ path: lead, target });
+      // A worktree's folder names the one that it has in common with others.
+      const common: string | undefined = path.endsWith("/.git")
+        ? options.readFile(`${lead}/commondir`)?.trim() || undefined
+        : undefined;
+      const target: string | undefined = common ?? options.readLink(lead);
+      lead = target === undefined ? undefined : leadOf({ path: common ? `${lead}/commondir` : lead, target });
     }
   };
   let tooMany: string | undefined;

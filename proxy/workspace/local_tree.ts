@@ -290,7 +290,7 @@ export class LocalTree {
   }
 
   #note(path: string, before: Entry | undefined, now?: Entry): void {
-    if (before?.kind === "symlink" || now?.kind === "symlink") this.#linksVersion++;
+    if (isLead(before) || isLead(now)) this.#linksVersion++;
     if (!this.#pending.has(path)) this.#pending.set(path, before);
   }
 
@@ -356,9 +356,7 @@ export class LocalTree {
   sent(path: string, entry: ScannedEntry | undefined): void {
     const before = this.#entries.get(path);
     // What was sent is not noted as changed afterwards.
-    if ((before?.kind === "symlink" || entry?.kind === "symlink") && before?.target !== entry?.target) {
-      this.#linksVersion++;
-    }
+    if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion++;
     this.#shared.delete(path);
     if (!entry) return void this.#entries.delete(path);
     if (entry.shared) this.#shared.add(path);
@@ -409,6 +407,11 @@ export class LocalTree {
   settled(): void {
     this.#pending.clear();
   }
+}
+
+/** Whether it leads to somewhere else: a symlink, or the `.git` of a worktree or submodule, which is a file. */
+export function isLead(entry: Entry | undefined): boolean {
+  return entry?.kind === "symlink" || (entry?.kind === "file" && /(^|\/)\.git$/.test(entry.path));
 }
 
 /** Whether the very same entries were found again, in the same order: the rule, and quickly seen. */

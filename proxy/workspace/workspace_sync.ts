@@ -17,7 +17,7 @@ import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import { FirstSync } from "./first_sync.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
-import { type Finder, LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
+import { type Finder, isLead, LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
 import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
@@ -210,13 +210,18 @@ export class WorkspaceSync implements Disposable {
     return roots.map((path) => `${path}\0${this.#roots.get(path)?.tree.linksVersion ?? ""}`).join("\0");
   }
 
-  /** A tree's symlinks as they were found last, but for those that stay home. It is a pass over all its files. */
+  /**
+   * A tree's symlinks as they were found last, and the files of git that lead to its folder, but for those that stay home.
+   * It is a pass over all its files.
+   */
   *links(root: string): Generator<{ path: string; target: string }> {
     const tree = this.#roots.get(root)?.tree;
     if (!tree) return;
     const prefix = tree.root === "/" ? "" : tree.root;
-    for (const { path, target } of tree.entries.values()) {
-      if (target !== undefined) yield { path: `${prefix}/${path}`, target };
+    for (const entry of tree.entries.values()) {
+      if (!isLead(entry)) continue;
+      const path = `${prefix}/${entry.path}`, target = entry.target ?? gitFolder(path);
+      if (target !== undefined) yield { path, target };
     }
   }
 
@@ -726,6 +731,15 @@ class Patience {
   /** Waits for the next attempt's time, or until the signal is aborted. */
   async wait(signal: AbortSignal): Promise<void> {
     await this.#backoff.wait(signal);
+  }
+}
+
+/** Where a `.git` leads that is a file, as it stands there (gitrepository-layout(5)). */
+function gitFolder(file: string): string | undefined {
+  try {
+    return /^gitdir: (.+)/.exec(Deno.readTextFileSync(file))?.[1];
+  } catch {
+    return undefined;
   }
 }
 
