@@ -25,5 +25,9 @@ Deno.test("limits, umask and locale of a shell travel as options, and nothing el
 
 Deno.test("what is no limit, umask or locale is left out", () => {
   const bad = ["limit.c=$(id):1", "limit.n=1", "limit.v=1:1", "umask=0;id", "locale.LC_ALL=a b", "locale.PATH=x", ""];
-  assert.deepEqual(readClientShell(bad.map((b) => `-Drbs.client-shell.${b}`)), { limits: [], umask: undefined, locale: {} });
+  assert.deepEqual(readClientShell(bad.map((b) => `-Drbs.client-shell.${b}`)), {
+    limits: [],
+    umask: undefined,
+    locale: {},
+  });
 });
