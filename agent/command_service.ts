@@ -43,6 +43,8 @@ const CLOSED_MS = 5_000;
  * too, and a build that nobody waits for shall not run for the whole grace period. Milliseconds.
  */
 const RESET_MS = 60_000;
+/** What callers get to hear that the agent ends. Milliseconds. */
+const LAST_WORDS_MS = 1_000;
 /** The proxy puts its own in. */
 const NO_COOKIE = "none";
 /** Field numbers of RunResponse. */
@@ -100,6 +102,8 @@ interface Command {
   readonly cancelled: AbortController;
   /** Ends the call that has the command. */
   replace?: (why: StatusError) => void;
+  /** That call. */
+  call?: ServerCall;
   /** When nobody has it: gives up. */
   orphaned?: ReturnType<typeof setTimeout>;
   /** Resolves when nothing is appended any more, with the status. Never rejects. */
@@ -133,6 +137,7 @@ export class CommandService {
       throw new StatusError(Status.NOT_FOUND, "What this caller lacks of the command is not kept any more.");
     }
     command.replace = over.resolve;
+    command.call = call;
     const left = () => over.resolve(undefined);
     call.gone.addEventListener("abort", left);
     void this.#obey(command, messages).catch((e) => {
@@ -147,7 +152,7 @@ export class CommandService {
     const status = await over.promise;
     call.gone.removeEventListener("abort", left);
     command.journal.detach(sink);
-    if (command.replace === over.resolve) command.replace = undefined;
+    if (command.replace === over.resolve) command.replace = command.call = undefined;
     if (call.gone.aborted) return this.#orphan(command, call.gone.reason);
     call.end(status);
   }
@@ -167,6 +172,25 @@ export class CommandService {
     ) return;
     const changed = await synced.check({ epoch: Number(headers["rbs-epoch"]) || 0, gone: call.gone });
     if (changed) throw new StatusError(Status.FAILED_PRECONDITION, changed, { "rbs-reason": "changed" });
+  }
+
+  /**
+   * Ends the calls of all commands with a sentence, since the agent ends: by itself each would find that its connection or
+   * its server was lost. Resolves when that was said, or soon.
+   */
+  async end(): Promise<void> {
+    const why = new StatusError(
+      Status.UNAVAILABLE,
+      "This session's agent was told to end, and the command with it.",
+      { "rbs-reason": "ended" },
+    );
+    const calls = [...this.#commands.values()].flatMap(({ replace, call }) => {
+      replace?.(why);
+      return call ? [call.closed()] : [];
+    });
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([Promise.all(calls), new Promise((resolve) => timer = setTimeout(resolve, LAST_WORDS_MS))]);
+    clearTimeout(timer);
   }
 
   /** The command that the start names; starts it if it is new. */

@@ -545,6 +545,16 @@ Deno.test("a newer owner does not wait for a command that nobody has any more", 
   });
 });
 
+Deno.test("an agent that ends says so to the callers of its commands", async () => {
+  await using r = agent(({ call }) => void call.write(response({ commandId: "id" })));
+  const { ended, seen } = await r.run();
+  await eventually(() => seen.responses.length > 0);
+  await r.service.end();
+  const { end, responses } = await ended;
+  assert.deepEqual([end.code, end.details["rbs-reason"], responses.length], [Status.UNAVAILABLE, "ended", 1]);
+  assert.match(end.message, /^This session's agent was told to end/);
+});
+
 Deno.test("a start that is none is refused", async () => {
   await using r = agent();
   for (const bytes of [Buffer.from("0affff", "hex"), execute({ case: "cancel", value: {} }), Buffer.alloc(0)]) {

@@ -166,6 +166,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   const { why, graceMs, exitCode } = await end.promise;
   log(`the agent stops, since ${why}`);
   lease[Symbol.dispose]();
+  await session?.bazelCommands.end();
   commandPort.close();
   if (session) await endSession(session, graceMs);
   server.close();
@@ -246,7 +247,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
       "/rbs.v1.Workspace/Fetch": (...call) => synced.service.fetch(...call),
     },
   };
-  return { namespace, bazel, localOutputBase, commands, upstream, synced, handlers };
+  return { namespace, bazel, localOutputBase, commands, bazelCommands, upstream, synced, handlers };
 }
 
 async function endSession(session: SessionParts, graceMs: number): Promise<void> {

@@ -4,7 +4,7 @@
  */
 
 /** Begins each of those options. */
-const PREFIX = "-Drbs.";
+const PREFIX = "-Drbs.client-shell.";
 
 /** `ulimit`'s letters: size of core files, of the stack, number of open files. */
 const LIMITS = ["c", "s", "n"] as const;

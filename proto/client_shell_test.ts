@@ -9,6 +9,7 @@ Deno.test("limits, umask and locale of a shell travel as options, and nothing el
     SECRET: "s",
   });
   assert(options.every(isClientShellOption));
+  assert(!isClientShellOption("-Drbs.test=1"), "a property of the user's own");
   assert.deepEqual(readClientShell(["-jar", ...options, "--batch"]), {
     limits: [
       { letter: "c", soft: "0", hard: "unlimited" },
@@ -24,5 +25,9 @@ Deno.test("limits, umask and locale of a shell travel as options, and nothing el
 
 Deno.test("what is no limit, umask or locale is left out", () => {
   const bad = ["limit.c=$(id):1", "limit.n=1", "limit.v=1:1", "umask=0;id", "locale.LC_ALL=a b", "locale.PATH=x", ""];
-  assert.deepEqual(readClientShell(bad.map((b) => `-Drbs.${b}`)), { limits: [], umask: undefined, locale: {} });
+  assert.deepEqual(readClientShell(bad.map((b) => `-Drbs.client-shell.${b}`)), {
+    limits: [],
+    umask: undefined,
+    locale: {},
+  });
 });

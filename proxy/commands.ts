@@ -401,7 +401,10 @@ export class Commands {
       this.#session.lost(link, outcome.why);
       return {
         exitCode: ExitCode.INTERNAL_ERROR,
-        text: `rbs: ${outcome.why} The next command starts a new one.\n`,
+        // Who ends an agent may be about to end as well.
+        text: outcome.ended
+          ? `rbs: ${outcome.why} Run it again; if the orchestrator has ended as well, start that first.\n`
+          : `rbs: ${outcome.why} The next command starts a new one.\n`,
       };
     }
   }

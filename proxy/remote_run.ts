@@ -55,9 +55,10 @@ export interface RemoteCommand {
 }
 
 /**
- * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has run nothing, and is the wrong one (`generation`: or has another workspace). no server:
- * it has run nothing, because it cannot have a Bazel server. broken: it has, perhaps, and then something died. finished:
- * the last response was taken.
+ * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has
+ * run nothing, and is the wrong one (`generation`: or has another workspace). no server: it has run nothing, because it
+ * cannot have a Bazel server. broken: it has, perhaps, and then something died (`ended`: the agent was told to end).
+ * finished: the last response was taken.
  */
 export type RemoteOutcome =
   | { kind: "finished" }
@@ -65,7 +66,7 @@ export type RemoteOutcome =
   | { kind: "refused"; why: string }
   | { kind: "stale"; why: string; generation?: boolean; changed?: boolean }
   | { kind: "no server"; why: string }
-  | { kind: "broken"; why: string };
+  | { kind: "broken"; why: string; ended?: boolean };
 
 /** Runs a command to its end. */
 export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome> {
@@ -228,6 +229,7 @@ function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: n
   }
   return {
     kind: "broken",
+    ended: e.details["rbs-reason"] === "ended",
     why: e.message || `The agent at ${link.name} ended the command with gRPC status ${e.code}.`,
   };
 }

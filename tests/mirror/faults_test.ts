@@ -304,18 +304,20 @@ test("an orchestrator that is killed while the agent starts is waited for, and t
   await one.buildsQuickly();
 });
 
-test("a clean stop takes agents and servers along", async () => {
+test("a clean stop takes agents and servers along, and running commands are told", async () => {
   await using one = await rig();
-  await one.buildsQuickly();
-  const [agent, server] = [await one.agent(), await one.server()];
-  await using build = one.start(["build", "//:sleepy"]);
-  await one.acting();
-  await one.cluster!.stop();
-  assert(!await isAlive(agent.pid) && !await isAlive(server.pid), "an agent outlived its orchestrator's clean stop");
-  await one.idle();
-  const { code, stderr } = await build.finished;
-  assert([Exit.INTERRUPTED, Exit.SERVER_DIED].includes(code), stderr);
-  await one.cluster!.restart();
+  for (const name of ["SIGTERM", "SIGINT"] as const) {
+    await one.buildsQuickly();
+    const [agent, server] = [await one.agent(), await one.server()];
+    await using build = one.start(["build", "//:sleepy"]);
+    await one.acting();
+    one.cluster!.orchestrator.kill(name);
+    await one.cluster!.orchestrator.finished;
+    assert(!await isAlive(agent.pid) && !await isAlive(server.pid), "an agent outlived its orchestrator's clean stop");
+    await one.idle();
+    assert.match(await failsWith(build, Exit.SERVER_DIED), /was told to end.*if the orchestrator has ended as well/);
+    await one.cluster!.restart();
+  }
   await one.buildsQuickly();
   await one.run(["shutdown"]);
   await one.nothingLeft();
