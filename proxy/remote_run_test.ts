@@ -265,11 +265,13 @@ Deno.test("a command whose response this machine cannot take is given up at the 
 });
 
 Deno.test("an agent that runs nothing says why: another epoch, or another workspace", async () => {
-  for (const reason of ["epoch", "generation"]) {
+  for (const reason of ["epoch", "generation", "changed"]) {
     const refusal = new StatusError(Status.FAILED_PRECONDITION, "no", { "rbs-reason": reason });
     const server = listenForCalls("127.0.0.1", () => Promise.reject(refusal), () => {});
     using run = running({ server });
-    assert.deepEqual(await run.outcome, { kind: "stale", why: "no", generation: reason === "generation" });
+    assert.deepEqual(await run.outcome, {
+      ...{ kind: "stale", why: "no", generation: reason !== "epoch", changed: reason === "changed" },
+    });
     server.close();
   }
 });
