@@ -29,6 +29,7 @@ import { fetchFiles } from "./fetch.ts";
 import { HomeIndex } from "./home_index.ts";
 import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
 import { findOutputs } from "./found_outputs.ts";
+import { makeExpectedNames } from "./expected_names.ts";
 import { agentOutputs, OURS, takeOver } from "./server_state.ts";
 import { WholeFiles } from "./whole_files.ts";
 import { type Manifest, type Output, parent, readManifest } from "./manifest.ts";
@@ -267,6 +268,7 @@ export class OutputsHome {
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
     if (!this.#isOurs) await takeOver(this.#outputBase);
+    if (!this.#isOurs || cleaned) makeExpectedNames(this.#outputBase, this.#workspace);
     this.#isOurs = true;
     const index = await this.#knownIndex();
     if (cleaned) await this.#clean(index);

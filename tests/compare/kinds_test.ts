@@ -34,6 +34,12 @@ BUILD
 /** Each begins where the one before it ended. */
 const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
   "symlinks that lead out of the workspace, in the first build": (t) => t.run(["build", "//:links"]),
+  "what tools expect of an output base": (t) =>
+    t.sh(`
+      cd "$(readlink bazel-bin | sed 's|/execroot/.*||')"
+      for name in external execroot java.log server/jvm.out; do
+        [ -e "$name" ] || { echo "there is no $name"; exit 1; }
+      done`),
   "the same once more": (t) => t.run(["build", "//:links"]),
   "a link behind a link changes": async (t) => {
     await t.sh(`echo other > "$D/y/g"; ln -s ../y "$D/x/more"`);

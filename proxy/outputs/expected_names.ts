@@ -1,0 +1,25 @@
+/**
+ * What tools look for in an output base, and find after the first command where a server of this machine works: ibazel
+ * reads `external`, editors open `java.log`, and what warns people off is there (Bazel 2 to 9 all make these).
+ */
+import { mkdirSync, symlinkSync } from "../../proto/tree/raw_names.ts";
+import { lookAt } from "./local_tree.ts";
+
+const README = (workspace: string) =>
+  `This is Bazel's output base for ${workspace}.
+
+Its Bazel server works on another machine, through RBS. What it has made for the targets that were built is here, below
+execroot; java.log is the server's own output as far as it came here.
+`;
+
+/** Makes what is missing of them. Absolute paths. Throws Deno's errors. */
+export function makeExpectedNames(outputBase: string, workspace: string): void {
+  const at = (name: string) => `${outputBase}/${name}`;
+  const file = (name: string, content: string) => {
+    if (!lookAt(at(name))) Deno.writeTextFileSync(at(name), content, { createNew: true, mode: 0o644 });
+  };
+  for (const folder of ["external", "execroot"]) if (!lookAt(at(folder))) mkdirSync(at(folder));
+  file("DO_NOT_BUILD_HERE", workspace);
+  file("README", README(workspace));
+  if (!lookAt(at("java.log"))) symlinkSync("server/jvm.out", at("java.log"));
+}
