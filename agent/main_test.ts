@@ -166,13 +166,14 @@ Deno.test("a session without startup options has the server that a client inside
 
 Deno.test("an agent that nobody supervises ends itself when its lease is over", async () => {
   await using workspace = await TestWorkspace.make();
-  await using agent = await TestAgent.start(workspace, { leaseSeconds: 1 });
+  // Long enough for a busy machine to come and supervise it.
+  await using agent = await TestAgent.start(workspace, { leaseSeconds: 8 });
   const supervisor = agent.supervise();
   await supervisor.ready();
   const left = performance.now();
   supervisor[Symbol.dispose]();
   assert.equal((await agent.process.status).code, 0);
-  assert(performance.now() - left > 900);
+  assert(performance.now() - left > 7_900);
 });
 
 Deno.test("a new supervisor replaces the former one, and learns at once that the agent is ready", async () => {
