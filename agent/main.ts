@@ -186,7 +186,9 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
 }) {
   const { workspace, outputBase } = sessionPaths(spec);
   const userRoot = startupOption(spec.startupOptions, "output_user_root") ?? "";
+  const javabase = startupOption(spec.startupOptions, "server_javabase");
   const namespace = new SessionNamespace({
+    javabase,
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
@@ -200,6 +202,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
         workspace,
         visible: [...flags.installBases, flags.bazel],
         hidden: spec.hiddenPaths,
+        javabase,
       }
       : undefined,
   });
