@@ -1,7 +1,8 @@
 /** What a session must not see of the machine that it is on, and how it is kept from seeing it. */
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import { type AbsolutePath, isAtOrIn } from "../proto/absolute_path.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
+import { SESSION_MARK } from "../proto/local_jdk.ts";
 import { realPath } from "../proto/real_path.ts";
 
 /** Mounts by which a namespace hides something, in the order in which they are made. Real paths, none of them "/". */
@@ -43,6 +44,17 @@ export function coversOf(hidden: readonly string[], own: readonly string[]): Cov
     shown,
     ways: outerFirst(shown.flatMap(above)).filter((path) => isCovered(path) && !outermost.includes(path)),
   };
+}
+
+/**
+ * The covers, and one for the file by which `<javabase>/bin/java` knows that it runs in a session. It hides nothing: a
+ * session that moves it away only finds itself asked for another session.
+ */
+export function withSessionMark(covers: Covers, javabase: string | undefined): Covers {
+  const mark = javabase?.startsWith("/") ? existing(`${javabase}/${SESSION_MARK}`) : undefined;
+  if (mark === undefined || basename(mark) !== SESSION_MARK || !Deno.lstatSync(mark).isFile) return covers;
+  if (covers.folders.some((folder) => isAtOrIn(mark, folder))) return covers;
+  return { ...covers, files: [...covers.files, mark] };
 }
 
 /**

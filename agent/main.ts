@@ -35,6 +35,7 @@ import { serverOptions } from "./server_argv.ts";
 import { SessionNamespace } from "./session_namespace.ts";
 import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
+import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
@@ -186,7 +187,9 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
 }) {
   const { workspace, outputBase } = sessionPaths(spec);
   const userRoot = startupOption(spec.startupOptions, "output_user_root") ?? "";
+  const javabase = startupOption(spec.startupOptions, "server_javabase");
   const namespace = new SessionNamespace({
+    javabase,
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
@@ -200,6 +203,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
         workspace,
         visible: [...flags.installBases, flags.bazel],
         hidden: spec.hiddenPaths,
+        javabase,
       }
       : undefined,
   });
@@ -270,7 +274,15 @@ function syncedParts(
   const paths = new DeveloperPaths({ outputBase, storageOutputBase });
   const workspace = new SyncedWorkspace({ storage, paths, outputBase, log, watch: () => storage.watch() });
   const digests = new DigestCache(storage);
+  const repositories = new AgentRepositories({
+    outputBase,
+    files: storage,
+    storagePath: (path) => paths.storagePath(path),
+    isDevelopers: (path) =>
+      [spec.sourcePath, ...workspace.readOnlyRoots].some((root) => path === root || path.startsWith(`${root}/`)),
+  });
   const outputs = new OutputsCollector({
+    repositories,
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -297,7 +309,7 @@ function syncedParts(
       },
     },
     workspace,
-    service: new WorkspaceService(storage, workspace, paths, digests),
+    service: new WorkspaceService(storage, workspace, paths, digests, (path) => repositories.storagePath(path)),
   };
 }
 

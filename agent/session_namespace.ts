@@ -3,7 +3,7 @@ import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
 import { type ConfinedMount, confinedMounts, ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
 import { makeControlFolder } from "./control_files.ts";
-import { type Covers, coversOf, NO_COVERS } from "./covers.ts";
+import { type Covers, coversOf, NO_COVERS, withSessionMark } from "./covers.ts";
 import { log } from "./log.ts";
 import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
@@ -175,6 +175,8 @@ export interface SessionNamespaceOptions {
   synced?: SyncedView;
   /** but for these, which are others' business: keys, and the storage of other sessions. @default none */
   hidden?: readonly string[];
+  /** The folder that the client's `--server_javabase` names: its SESSION_MARK is covered. @default none */
+  javabase?: string;
   /** Folders that the request names: as root, a session that is not synced has root's rights in them. @default none */
   named?: readonly string[];
   /** Whether a session of root may have all of root's rights, where it cannot be confined or not. @default false */
@@ -322,9 +324,10 @@ export class SessionNamespace {
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
     // Of its own storage it sees what is its own: not the agent's lock and notes.
-    const covers = synced
-      ? NO_COVERS
-      : coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]);
+    const covers = synced ? NO_COVERS : withSessionMark(
+      coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]),
+      this.#options.javabase,
+    );
     const others = synced ? [] : ["/tmp", "/var/tmp", ...folders];
     const named = synced ? [] : this.#options.named;
     const own = root && !allowRootSessions ? ownFolders(storageDirectory, others, named) : undefined;

@@ -4,6 +4,7 @@ import { LOOPBACK_UP } from "./session_network.ts";
 import type { Beneath } from "./files/beneath.ts";
 import { shell } from "./shell.ts";
 import { SYNCED_ROOT } from "./storage_folder.ts";
+import { SESSIONS_JAVA } from "../proto/local_jdk.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { lookFor } from "../proto/tree/files.ts";
 import { SYSTEM_FOLDERS, systemFolderOf } from "../proto/system_folders.ts";
@@ -16,6 +17,8 @@ export interface SyncedView {
   visible: readonly string[];
   /** Folders and files of the agent's machine that it must not see, also where they lie in a system folder. Absolute. */
   hidden: readonly string[];
+  /** The folder that the developer's `--server_javabase` names; undefined: the client named none. */
+  javabase?: string;
 }
 
 /** One mount in a synced session's namespace, whose root is the session's own folder. */
@@ -57,12 +60,13 @@ const MOUNT_POINT = "mount";
  * | `visible`: install bases, a JDK           | the agent's machine; read-only               |
  * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
  * | they lie in one of the above              |                                              |
+ * | `javabase`                                | made: it starts the session's own JDK        |
  * | everything else, /tmp and /home too       | `root` in the storage                        |
  *
  * No program of the session may run. @returns the mounts, in their order: the deeper path wins. Rejects with an RbsError.
  */
 export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mount[]> {
-  const { storageDirectory, storage, controlDirectory, storageOutputBase, workspace, outputBase } = options;
+  const { storageDirectory, storage, controlDirectory, storageOutputBase, workspace, outputBase, javabase } = options;
   refuse("workspace", workspace, "move it, to your home folder for example");
   if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
 
@@ -90,6 +94,14 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
       mounts.push({ how: "read-only", from: path, to: path });
     }
   }
+  const isShownElsewhere = (path: string) =>
+    [workspace, ...mounts.filter(({ how, to }) => how !== "read-only" && !OWN_MOUNTS.includes(to)).map(({ to }) => to)]
+      .some((folder) => path === folder || isBelow(path, folder)) || visible.some((shown) => isBelow(path, shown.path));
+  // What the developer's proxy sends is the proxy's to make.
+  const java = javabase !== undefined && javabase === posix.resolve(javabase) && inRoot(javabase) &&
+      !isShownElsewhere(javabase)
+    ? `${SYNCED_ROOT}${javabase}/bin/java`
+    : undefined;
   mounts.sort((a, b) => depth(a.to) - depth(b.to));
 
   const isFile = (path: string) => visible.some((shown) => shown.path === path && shown.isFile);
@@ -100,6 +112,10 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
     }
     for (const path of points.filter(isFile)) makeFile(storage, SYNCED_ROOT + path);
     for (const { path, target } of links) makeLink(storage, SYNCED_ROOT + path, target);
+    if (java !== undefined && !lookFor(storage, java)) {
+      storage.clearWay(posix.dirname(java));
+      storage.writeNew(java, new TextEncoder().encode(SESSIONS_JAVA), 0o755, 0);
+    }
     for (const path of OWN_MOUNTS) storage.chmod(SYNCED_ROOT + path, 0o1777);
   } catch (cause) {
     throw new RbsError(

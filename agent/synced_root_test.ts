@@ -10,7 +10,9 @@ class Storage implements Disposable {
   readonly root = join(this.path, "root");
   readonly #files = Beneath.open(this.path);
 
-  prepare(change: { visible?: string[]; hidden?: string[]; workspace?: string; outputBase?: string } = {}) {
+  prepare(
+    change: { visible?: string[]; hidden?: string[]; workspace?: string; outputBase?: string; javabase?: string } = {},
+  ) {
     return prepareSyncedRoot({
       storageDirectory: this.path,
       storage: this.#files,
@@ -89,4 +91,25 @@ Deno.test("system folders are known by the first part of a path", () => {
   assert.equal(systemFolderOf("/usrs/x"), undefined);
   assert.equal(systemFolderOf("/home/usr"), undefined);
   assert.equal(systemFolderOf("/"), undefined);
+});
+
+Deno.test("a synced root has a java where the developer's server_javabase is, but not among what is sent", async () => {
+  using storage = new Storage();
+  const java = (folder: string) => join(storage.root, folder, "bin/java");
+  await storage.prepare({ javabase: "/home/ann/rbs" });
+  await storage.prepare({ javabase: "/home/ann/rbs" });
+  assert.match(Deno.readTextFileSync(java("home/ann/rbs")), /^#!\/bin\/sh\nRBS_IN_SESSION=1\n/);
+  for (
+    const folder of [
+      "/home/ann/my ws\n'",
+      "/home/ann/my ws\n'/jdk",
+      "/home/ann/.cache/ob/jdk",
+      "/usr/rbs",
+      "rbs",
+      "/a/../b",
+    ]
+  ) {
+    await storage.prepare({ javabase: folder });
+    assert.throws(() => Deno.lstatSync(java(folder)), Deno.errors.NotFound);
+  }
 });

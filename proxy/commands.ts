@@ -30,6 +30,7 @@ import {
   varintValue,
 } from "../proto/relay/wire.ts";
 import { AnswerFilter, Response } from "./answers/answer_filter.ts";
+import { HomeHints } from "./answers/home_hints.ts";
 import { escaped } from "./answers/refusal.ts";
 import type { Cookies } from "./command_server.ts";
 import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
@@ -185,6 +186,7 @@ export class Commands {
   /** Loaded when the first agent turns out to share no disk with us. */
   #twoMachines?: Promise<TwoMachines>;
   readonly #running = new Map<string, Command>();
+  readonly #hints = new HomeHints();
 
   /** @param server Whose place we take. */
   constructor(
@@ -427,6 +429,8 @@ export class Commands {
     const filter = new AnswerFilter({ args: command.request.args, agent: link.name, workspace, outputBase });
     let terminationExpected = false;
     let ready: ReadyCommand | undefined;
+    /** Said at the command's end: where the report is, a line may not be at its end. */
+    let hint = "";
     const read = (response: Uint8Array, last: boolean) =>
       filter.read(response, last, (f: Field) => {
         switch (f.number) {
@@ -436,8 +440,11 @@ export class Commands {
             command.remoteId ??= textValue(response, f);
             if (command.unsent.size > 0) this.#sendOn(command);
             return id;
-          case Response.stdout:
           case Response.stderr:
+            if (link.synced) hint += this.#hints.read(command.id, bytesValue(response, f));
+            ready?.log?.write(bytesValue(response, f));
+            break;
+          case Response.stdout:
             ready?.log?.write(bytesValue(response, f));
         }
       });
@@ -475,6 +482,7 @@ export class Commands {
         terminationExpected ||= answer.terminates;
         const pass = () => {
           filter.checkExecution(answer, ready?.isHome);
+          if (last && hint !== "") command.say(hint);
           const drained = call.write(Buffer.concat(answer.pieces));
           // In the same write: the client waits for both.
           if (last) call.end();
@@ -484,7 +492,10 @@ export class Commands {
       },
       onOutputs: (part) => ready?.onOutputs(part),
       onNamed: (part) => ready?.onNamed(part),
-    }).finally(() => ready?.log?.[Symbol.dispose]());
+    }).finally(() => {
+      ready?.log?.[Symbol.dispose]();
+      this.#hints.forget(command.id);
+    });
     return { outcome, terminationExpected };
   }
 

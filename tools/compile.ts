@@ -6,7 +6,8 @@
  * plain Deno. A result replaces the former one in one step, so programs can be compiled while they run.
  */
 import { dirname, join } from "node:path";
-import { compiledJavaFile, launcherFile, LOCAL_JDK } from "./launcher.ts";
+import { LOCAL_JDK, SESSION_MARK } from "../proto/local_jdk.ts";
+import { compiledJavaFile, launcherFile } from "./launcher.ts";
 import { makePackages } from "./packages.ts";
 import { compiledFlags, type Program, PROGRAMS, PROXY } from "./permissions.ts";
 
@@ -34,6 +35,7 @@ export async function compile(programs: readonly Program[]): Promise<Compiled[]>
   const binary = await canCompile();
   if (!binary) await prepareBundler();
   const made = await Promise.allSettled(programs.map(binary ? compileBinary : compileLauncher));
+  if (programs.includes(PROXY)) await makeSessionMark();
   const failures = made.filter((result) => result.status === "rejected").map(({ reason }) => reason);
   if (failures.length > 0) throw new AggregateError(failures);
   return made.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
@@ -113,6 +115,14 @@ async function compileLauncher(program: Program): Promise<Compiled> {
   });
   await prove(program, target); // Fills the code cache.
   return { program, form: "launcher", bytes: (await Deno.stat(target)).size };
+}
+
+/** Makes the file that a session covers. Never again: a new one in its place would not be covered in sessions that run. */
+async function makeSessionMark() {
+  const text = "A session covers this file, so that bin/java knows where it runs.\n";
+  await Deno.writeTextFile(join(DIST, "javabase", SESSION_MARK), text, { createNew: true }).catch((e) => {
+    if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
+  });
 }
 
 /** Lets `make` write a file beside `target`, and puts it in the target's place. */

@@ -3,7 +3,8 @@ import { run } from "../tests/support/run.ts";
 import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
 import { ROOT } from "./compile.ts";
 import { makePackages } from "./packages.ts";
-import { compiledJavaFile, launcherFile, LOCAL_JDK, shellWord } from "./launcher.ts";
+import { LOCAL_JDK, SESSION_MARK } from "../proto/local_jdk.ts";
+import { compiledJavaFile, launcherFile, shellWord } from "./launcher.ts";
 import { AGENT, compiledFlags, JBAZEL, ORCHESTRATOR_PROGRAM, type Program, PROGRAMS, PROXY } from "./permissions.ts";
 
 /** Tries what its arguments after "--" say, and prints what came of it. */
@@ -315,6 +316,16 @@ for (const form of ["launcher", "compiled"] as const) {
     assert.equal(await says([file, `--default_system_javabase=${byFlag}`], env), "flag");
     assert.equal(await says([file, "--default_system_javabase=/nowhere"], env), "home");
     assert.equal(await says([file], { ...env, JAVA_HOME: undefined }), "path");
+    // In a session the environment need not say where it is: a device covers the file beside bin.
+    const outside = { ...env, RBS_IN_SESSION: undefined };
+    const [inside, mark] = [directory.join("base/bin/java"), directory.join("base", SESSION_MARK)];
+    await Deno.mkdir(directory.join("base/bin"), { recursive: true });
+    await Deno.copyFile(file, inside);
+    await Deno.writeTextFile(mark, "");
+    assert.notEqual((await run([inside], { env: outside })).stdout, "home\n");
+    await Deno.remove(mark);
+    await Deno.symlink("/dev/null", mark);
+    assert.equal(await says([inside], outside), "home");
   });
 
   Deno.test(`without any JDK, --batch ends with 36 and one sentence (${form})`, async () => {

@@ -2,6 +2,7 @@ import { basename, dirname, resolve } from "node:path";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { type Files, type RawInfo, readFile } from "../../proto/tree/files.ts";
 import { isRaw } from "../../proto/tree/names.ts";
+import type { AgentRepositories } from "./agent_repositories.ts";
 import { Pace } from "../../proto/pace.ts";
 import type { Looks } from "../../proto/tree/looks.ts";
 
@@ -10,6 +11,8 @@ export interface Found extends Entry {
   /** With size and mtime, what tells one content of a file from the next. */
   ino: number;
   ctimeMs: number;
+  /** Where it is in the storage, if not where its path says. */
+  here?: string;
 }
 
 /** Parts of an {@link OutputTree}. */
@@ -24,6 +27,8 @@ export interface OutputTreeOptions {
   limit: number;
   /** Remembers what was looked at. */
   looks: Looks;
+  /** Repositories that lie elsewhere. @default none */
+  repositories?: AgentRepositories;
 }
 
 /** Of an output base: where outputs are, and the external repositories that runfiles lead to. */
@@ -60,6 +65,8 @@ export class OutputTree {
   readonly #pending: string[] = [];
   readonly #names = new Map<string, ReadonlySet<string>>();
   #unnameable?: { count: number; folder: string };
+  /** By the repository's path; looked for when the first path needs them. */
+  #moved?: Map<string, { folder: string; here: string }>;
   #full = false;
   #depth = 0;
 
@@ -81,6 +88,11 @@ export class OutputTree {
   /** Whether something was gathered at just this path. */
   has(path: string): boolean {
     return this.#entries.has(path);
+  }
+
+  /** What is at just this path, no symlink followed; undefined: nothing. */
+  kindAt(path: string): RawInfo["kind"] | undefined {
+    return this.#lstat(path)?.kind;
   }
 
   /** Whether there was more than the limit. */
@@ -209,8 +221,30 @@ export class OutputTree {
   #recordSymlink(path: string, info: RawInfo): string | undefined {
     const target = this.#entries.get(path)?.target ?? info.target!;
     if (isRaw(target)) return void this.#isUnnameable(dirname(path));
-    this.#record(path, info, target);
-    return resolve(dirname(path), target);
+    const lead = resolve(dirname(path), target);
+    const shown = this.#shown(lead);
+    this.#record(path, info, shown === lead ? target : shown);
+    return shown;
+  }
+
+  /** The name under which the developer has what is at a path, if that lies in a repository that is elsewhere here. */
+  #shown(path: string): string {
+    if (path.startsWith(`${this.#options.outputBase}/`)) return path;
+    for (const [repository, { folder }] of this.#repositories()) {
+      if (path === folder || path.startsWith(`${folder}/`)) return repository + path.slice(folder.length);
+    }
+    return path;
+  }
+
+  #repositories(): ReadonlyMap<string, { folder: string; here: string }> {
+    if (this.#moved) return this.#moved;
+    this.#moved = new Map();
+    for (const { repository, folder, here } of this.#options.repositories?.all() ?? []) {
+      this.#moved.set(repository, { folder, here });
+      // Another link would be another answer.
+      this.#options.looks.look(this.#options.storage + repository.slice(this.#options.outputBase.length));
+    }
+    return this.#moved;
   }
 
   #record(path: string, info: RawInfo, target?: string): void {
@@ -218,7 +252,9 @@ export class OutputTree {
     // Neither is a socket an output, nor does its name stand for one.
     if (kind === "other" || this.#entries.has(path)) return;
     if (this.#entries.size >= this.#options.limit) return void (this.#full = true);
-    this.#entries.set(path, found(path, kind, info, target));
+    const here = this.#here(path);
+    const isElsewhere = here !== this.#options.storage + path.slice(this.#options.outputBase.length);
+    this.#entries.set(path, { ...found(path, kind, info, target), ...isElsewhere && { here } });
   }
 
   #isUnnameable(folder: string): void {
@@ -283,6 +319,13 @@ export class OutputTree {
   }
 
   #here(path: string): string {
+    const external = `${this.#options.outputBase}/external/`;
+    if (path.startsWith(external)) {
+      const end = path.indexOf("/", external.length);
+      const repository = end < 0 ? path : path.slice(0, end);
+      const moved = this.#repositories().get(repository);
+      if (moved) return moved.here + path.slice(repository.length);
+    }
     return this.#options.storage + path.slice(this.#options.outputBase.length);
   }
 }

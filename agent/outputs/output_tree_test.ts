@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { Looks } from "../../proto/tree/looks.ts";
+import { AgentRepositories } from "./agent_repositories.ts";
 import { OutputTree } from "./output_tree.ts";
 import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
+
+function repositoriesOf({ outputBase, storage, storagePath, workspace }: SessionFiles) {
+  const isDevelopers = (path: string) => path.startsWith(`${workspace}/`);
+  return new AgentRepositories({ outputBase, files: storage, storagePath, isDevelopers });
+}
 
 function treeOf(files: SessionFiles, limit = 1_000) {
   return new OutputTree({
@@ -10,6 +16,7 @@ function treeOf(files: SessionFiles, limit = 1_000) {
     storage: files.storagePath(files.outputBase)!,
     limit,
     looks: new Looks(files.storage, 0),
+    repositories: repositoriesOf(files),
   });
 }
 
@@ -269,4 +276,38 @@ Deno.test("names that are not UTF-8 are told of; pipes and sockets are no output
   await tree.add(`${files.bin}/t`);
   assert.deepEqual(names(tree, files), ["t", "t/a"]);
   assert.match(tree.warnings.join(), /not UTF-8 do not come home \(2, /);
+});
+
+Deno.test("a repository that lies in a folder of the agent's comes as one of the output base, and no link dangles", async () => {
+  await using files = await sessionFiles();
+  const { outputBase, bin, execRoot, workspace } = files;
+  const contents = `${outputBase.slice(0, outputBase.lastIndexOf("/"))}/cache/repos/v1/contents/ab`;
+  const external = `${outputBase}/external`;
+  files.write({
+    [`${contents}/lib`]: "lib",
+    [`${contents}/data/x`]: { link: "../lib" },
+    [`${external}/repo`]: { link: contents },
+    [`${external}/local`]: { link: `${workspace}/local` },
+    [`${workspace}/local/own`]: "own",
+    [`${external}/gone`]: { link: "/nowhere/else" },
+    [`${external}/host`]: { link: "/etc" },
+    [`${execRoot}/external/repo`]: { link: `${external}/repo` },
+    [`${bin}/a.runfiles/by_name`]: { link: `${execRoot}/external/repo/lib` },
+    [`${bin}/a.runfiles/by_place`]: { link: `${contents}/data/x` },
+    [`${bin}/a.runfiles/own`]: { link: `${external}/local/own` },
+    [`${bin}/a.runfiles/host`]: { link: `${external}/host/passwd` },
+  });
+  const tree = treeOf(files);
+  await tree.add(`${bin}/a.runfiles`);
+  const entries = new Map([...tree.entries].map((entry) => [entry.path, entry]));
+  assert.equal(entries.get(`${bin}/a.runfiles/by_place`)?.target, `${external}/repo/data/x`);
+  assert.deepEqual(["lib", "data/x"].map((name) => entries.get(`${external}/repo/${name}`)?.kind), ["file", "symlink"]);
+  assert.equal(entries.get(`${external}/repo/lib`)?.here, files.storagePath(`${contents}/lib`));
+  assert.equal(repositoriesOf(files).storagePath(`${external}/repo/lib`), files.storagePath(`${contents}/lib`));
+  // What the developer has stays a link, and what is the machine's own is not read.
+  assert.equal(entries.get(`${external}/local`)?.target, `${workspace}/local`);
+  for (const path of [`${external}/local/own`, `${external}/host/passwd`, `${external}/gone/x`]) {
+    assert.equal(repositoriesOf(files).storagePath(path), undefined);
+    assert.equal(entries.has(path), false);
+  }
 });

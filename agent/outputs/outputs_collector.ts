@@ -10,12 +10,13 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
+import type { AgentRepositories } from "./agent_repositories.ts";
 import { builds, changesOutputs } from "../../proto/changing_commands.ts";
 import { sentence } from "../../proto/errors.ts";
 import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
-import { type Files, type RawInfo, readFile } from "../../proto/tree/files.ts";
+import { type Files, readFile } from "../../proto/tree/files.ts";
 import { Looks } from "../../proto/tree/looks.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
@@ -41,6 +42,8 @@ export interface OutputsCollectorOptions {
   storage: Files;
   /** Where in it a path of the developer's is kept; undefined: nowhere. */
   storagePath(path: string): string | undefined;
+  /** Repositories that lie outside of the output base. @default none */
+  repositories?: AgentRepositories;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -131,6 +134,9 @@ export class OutputsCollector {
    */
   #lastBuild?: { key: string; events: BuildEvents; collected: Collected };
 
+  /** Where repositories are that lie outside of the output base, by their paths; as of the last command. */
+  readonly #moved = new Map<string, string>();
+
   constructor(options: OutputsCollectorOptions) {
     this.#options = options;
     this.#files = options.storage;
@@ -217,7 +223,16 @@ export class OutputsCollector {
     const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
-    const tree = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
+    this.#moved.clear();
+    for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+    const tree = new OutputTree({
+      outputBase,
+      files: this.#files,
+      storage: this.#storage,
+      limit,
+      looks,
+      repositories: this.#options.repositories,
+    });
     const entries: Found[] = [];
     const warnings: string[] = [];
 
@@ -322,7 +337,14 @@ export class OutputsCollector {
   ): Promise<{ tree: OutputTree; entries: Found[]; gone: string[] }> {
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, 0);
-    const home = new OutputTree({ outputBase, files: this.#files, storage: this.#storage, limit, looks });
+    const home = new OutputTree({
+      outputBase,
+      files: this.#files,
+      storage: this.#storage,
+      limit,
+      looks,
+      repositories: this.#options.repositories,
+    });
     const gone: string[] = [];
     const pace = new Pace();
     const isOne = (path: string) => known.has(path) || tree.has(path);
@@ -330,7 +352,7 @@ export class OutputsCollector {
       if (pace.due) await pace.rest();
       if (!change || home.full) continue;
       const { path, isTree } = change;
-      const kind = this.#kind(path);
+      const kind = home.kindAt(path);
       // A folder that stands where a file stood is wanted by nobody.
       if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
       if (home.has(path) || home.full) continue;
@@ -340,16 +362,15 @@ export class OutputsCollector {
     return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
   }
 
-  #kind(path: string): RawInfo["kind"] | undefined {
-    try {
-      return this.#files.look(this.#here(path)).kind;
-    } catch {
-      return undefined;
-    }
-  }
-
   /** Where something below the output base is. */
   #here(path: string): string {
+    const external = `${this.#options.outputBase}/external/`;
+    if (this.#moved.size > 0 && path.startsWith(external)) {
+      const end = path.indexOf("/", external.length);
+      const repository = end < 0 ? path : path.slice(0, end);
+      const here = this.#moved.get(repository);
+      if (here !== undefined) return here + path.slice(repository.length);
+    }
     return this.#storage + path.slice(this.#options.outputBase.length);
   }
 
@@ -392,7 +413,7 @@ export class OutputsCollector {
       if (pace.due) await pace.rest();
       if (entry.kind === "file") {
         const here = isBelow(entry.path, outputBase)
-          ? this.#here(entry.path)
+          ? entry.here ?? this.#here(entry.path)
           : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
         const isLong = until < Infinity && (Date.now() > until || entry.size > INTERRUPTED_BYTES);
         entry.digest = isLong ? this.#digests.known(here, entry) : await this.#digests.digest(here, entry);

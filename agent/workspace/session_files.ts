@@ -36,20 +36,27 @@ export class SessionFiles {
   readonly #paths: DeveloperPaths;
   readonly #pace: Pace;
   readonly #digests?: KnownDigests;
+  readonly #elsewhere?: (path: string) => string | undefined;
   readonly encoder = new BatchEncoder();
 
   /**
    * @param storage The session's own folder.
+   * @param options.elsewhere Where a file of a repository is in the storage, if not where its path says.
    * @param options.signal Aborted when nobody wants the files any more.
    */
   constructor(
     storage: Files,
     paths: DeveloperPaths,
-    { signal, digests }: { signal?: AbortSignal; digests?: KnownDigests } = {},
+    { signal, digests, elsewhere }: {
+      signal?: AbortSignal;
+      digests?: KnownDigests;
+      elsewhere?: (path: string) => string | undefined;
+    } = {},
   ) {
     this.#storage = storage;
     this.#paths = paths;
     this.#digests = digests;
+    this.#elsewhere = elsewhere;
     this.#pace = new Pace(signal);
   }
 
@@ -156,6 +163,8 @@ export class SessionFiles {
 
   /** Where a file is in the storage. */
   #locate(path: string): string {
+    const elsewhere = this.#elsewhere?.(path);
+    if (elsewhere !== undefined) return elsewhere;
     const kept = this.#paths.locate(path);
     if (!kept || kept.relative === "") throw new NotThere(`${shown(path)} is no file of this session`);
     return `${kept.base}/${kept.relative}`;

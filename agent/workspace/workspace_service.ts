@@ -49,12 +49,21 @@ export class WorkspaceService {
   readonly #workspace: SyncedWorkspace;
   readonly #paths: DeveloperPaths;
   readonly #digests?: KnownDigests;
+  readonly #elsewhere?: (path: string) => string | undefined;
 
   /**
    * @param storage The session's own folder.
+   * @param elsewhere Where a file of a repository is in the storage, if not where its path says.
    * @param digests Of files that are asked for; what they say need not be found out again.
    */
-  constructor(storage: Files, workspace: SyncedWorkspace, paths: DeveloperPaths, digests?: KnownDigests) {
+  constructor(
+    storage: Files,
+    workspace: SyncedWorkspace,
+    paths: DeveloperPaths,
+    digests?: KnownDigests,
+    elsewhere?: (path: string) => string | undefined,
+  ) {
+    this.#elsewhere = elsewhere;
     this.#storage = storage;
     this.#workspace = workspace;
     this.#paths = paths;
@@ -101,7 +110,11 @@ export class WorkspaceService {
     const request = unaryRequest(stream, MAX_REQUEST_BYTES);
     await explained(async () => {
       const { files } = parsed(FetchRequestSchema, await request);
-      const reader = new SessionFiles(this.#storage, this.#paths, { signal: call.gone, digests: this.#digests });
+      const reader = new SessionFiles(this.#storage, this.#paths, {
+        signal: call.gone,
+        digests: this.#digests,
+        elsewhere: this.#elsewhere,
+      });
       const choice = new CompressionChoice(call);
       reader.encoder.compress = choice.worth;
       const wanted = files.map(({ path, digest, offset }) => ({

@@ -10,7 +10,7 @@
  * - {@link ALWAYS}.
  *
  * What is not shipped although Bazel's server looks at it: TMPDIR (where local actions keep temporary files: a folder of
- * the laptop; without it they get /tmp), HOME and NETRC (to find .netrc, which is not there), JAVA_HOME and BAZEL_SH
+ * the laptop; without it they get /tmp), HOME (unless RBS_HOME_FILES asks for files in it) and NETRC (to find .netrc, which is not there), JAVA_HOME and BAZEL_SH
  * (programs of the laptop), http_proxy and the like (the laptop's way out, often with a password), DOCKER_* and so on for
  * programs that the server starts. `bazel run` executes on the laptop, with the client's whole environment.
  */
@@ -49,12 +49,17 @@ const ALWAYS = [
   "CC_TOOLCHAIN_NAME",
   "CPLUS_INCLUDE_PATH",
   "GCOV",
+  // Which versions of modules Bazel 6 and later take although their registry has withdrawn them (YankedVersionsUtil).
+  "BZLMOD_ALLOW_YANKED_VERSIONS",
   // The build's timestamp, for reproducible builds (BazelWorkspaceStatusModule).
   "SOURCE_DATE_EPOCH",
   // Ids that a wrapper chose, so that it finds its build again (CommandEnvironment).
   "BAZEL_INTERNAL_INVOCATION_ID",
   "BAZEL_INTERNAL_BUILD_REQUEST_ID",
 ];
+
+/** Names files of the home folder, relative to it, that an agent elsewhere gets: ".netrc:.gitconfig". */
+export const HOME_FILES = "RBS_HOME_FILES";
 
 const PREFIX = "--client_env=";
 
@@ -70,6 +75,8 @@ export function filterClientEnv(
 ): Buffer[] {
   const allowed = new Set(ALWAYS);
   for (const { value } of parseRunArguments(args, NAMING).options) if (!value.includes("=")) allowed.add(value);
+  // They are looked for in it.
+  if (clientVariable(args, HOME_FILES)) allowed.add("HOME");
   const beginnings: string[] = [];
   for (const name of allow.split(",").map((name) => name.trim()).filter((name) => name !== "")) {
     if (name.endsWith("*")) beginnings.push(name.slice(0, -1));

@@ -80,3 +80,9 @@ Deno.test("all else stays as it is and where it is, and filtering twice changes 
     assert.deepEqual(filterClientEnv(filtered), filtered);
   }
 });
+
+Deno.test("leave to use withdrawn modules goes, and HOME where files of it were asked for", () => {
+  const env = ["BZLMOD_ALLOW_YANKED_VERSIONS=all", "HOME=/home/ann"];
+  assert.deepEqual(shipped({ env }), env.slice(0, 1));
+  assert.deepEqual(shipped({ env: [...env, "RBS_HOME_FILES=.netrc"] }), env);
+});

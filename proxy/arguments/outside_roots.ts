@@ -12,8 +12,9 @@
  * owner. What is not there gets none: Bazel will say so itself.
  */
 import type { Buffer } from "node:buffer";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { systemFolderOf } from "../../proto/system_folders.ts";
+import { HOME_FILES } from "./client_env.ts";
 import {
   allValues,
   clientVariable,
@@ -80,6 +81,11 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
 
   for (const { name, row: { base, path: pathIn, secret }, value } of counting(read.options)) {
     const path = pathIn ? pathIn(value) : value;
+    if (name === "workspace_status_command") {
+      // A program of the workspace is no outside one, and a script all the same.
+      const [word] = value.trim().split(/\s+/);
+      stampingScript(finder, resolve(word.replaceAll(/["']/g, ""), workspace), workspace);
+    }
     if (!path) continue;
     const added = finder.add(resolve(path, base === "cwd" ? cwd : workspace), `--${name}`);
     if (added && secret) {
@@ -98,8 +104,37 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
   if (read.command === "analyze-profile") {
     for (const name of read.residue) finder.add(resolve(name, cwd), "analyze-profile");
   }
+  homeFiles(finder, args);
   starlarkFiles(finder, options);
   return finder.found();
+}
+
+/** Says of a stamping script that runs git, by its text, that the repository stays home. */
+function stampingScript(finder: Finder, script: string, workspace: string): void {
+  const { files } = finder;
+  if (basename(script) !== "git" && !/\bgit\b/.test(files.readFile(script) ?? "")) return;
+  if (!files.exists(join(workspace, ".git"))) return;
+  if (/^!\/?\.git\/?\s*$/m.test(files.readFile(join(workspace, ".rbsignore")) ?? "")) return;
+  finder.warn(
+    `--workspace_status_command=${script} runs git on the build server's machine, where .git is not: ` +
+      "write `!.git` into .rbsignore to have it synced.",
+  );
+}
+
+/** What RBS_HOME_FILES names, "NAME:NAME", within the home folder. */
+function homeFiles(finder: Finder, args: readonly Buffer[]): void {
+  const { home } = finder;
+  const names = (clientVariable(args, HOME_FILES) ?? "").split(":").filter((name) => name !== "");
+  for (const name of home ? names : []) {
+    const path = resolvePath(fileName(name), home!, home!, home);
+    if (path === home || !isWithin(path, home!)) {
+      finder.warn(`${HOME_FILES} names ${fileName(name)}, which is not in your home folder: name it by an option.`);
+    } else if (finder.add(path, HOME_FILES)) {
+      finder.warn(
+        `${path} (${HOME_FILES}) is copied to the build server's machine: your builds, and whoever rules that machine, can read it there.`,
+      );
+    }
+  }
 }
 
 /** A symlink of the workspace. */

@@ -248,3 +248,27 @@ Deno.test("whatever the arguments are, nothing is thrown, and roots are absolute
     for (const { path } of roots) assert.match(path, /^\//);
   }
 });
+
+Deno.test("RBS_HOME_FILES names files of the home folder, and who can read them is said", () => {
+  const there = ["/home/ann/.netrc", "/home/ann/.docker/config.json", "/home/ann/.ssh/id", "/etc/passwd"];
+  const asking = (value: string) => find({ env: ["HOME=/home/ann", `RBS_HOME_FILES=${value}`] }, there);
+  const { roots, warnings } = asking(".netrc:.docker/config.json:.npmrc");
+  assert.deepEqual(roots.map(({ path }) => path), ["/home/ann/.netrc", "/home/ann/.docker/config.json"]);
+  assert.match(warnings[0], /^\/home\/ann\/\.netrc \(RBS_HOME_FILES\) is copied .* can read it there\.$/);
+  assert.equal(warnings.length, 2);
+  for (const value of [".", "../bob/.netrc", "/etc/passwd"]) {
+    const { roots, warnings } = asking(value);
+    assert.deepEqual(roots, []);
+    assert.match(warnings.join(), /^RBS_HOME_FILES names .*, which is not in your home folder/);
+  }
+  assert.deepEqual(find({ env: ["HOME=/home/ann", "RBS_HOME_FILES="] }, there), { roots: [], warnings: [] });
+});
+
+Deno.test("of a stamping script that runs git it is said how .git goes along", () => {
+  const script = `${place.workspace}/tools/status.sh`;
+  const warned = (files: Record<string, string>) =>
+    find({ typed: ["--workspace_status_command=tools/status.sh"] }, [`${place.workspace}/.git/HEAD`], files).warnings;
+  assert.match(warned({ [script]: "echo C $(git rev-parse HEAD)" }).join(), /runs git .* `!\.git` into \.rbsignore/);
+  assert.deepEqual(warned({ [script]: "echo STABLE_DIGIT 1" }), []);
+  assert.deepEqual(warned({ [script]: "git log", [`${place.workspace}/.rbsignore`]: "out\n!.git\n" }), []);
+});

@@ -1,0 +1,44 @@
+/** Bazel inside of Bazel: tests that run bazel themselves, as those of rules do, in an environment of their own. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { PROGRAMS } from "../support/repository.ts";
+import { BAZELS, Exit, rig, testEach } from "./support/rig.ts";
+
+const RULE = `
+def _script_test(ctx):
+    ctx.actions.write(ctx.outputs.executable, ctx.attr.script, is_executable = True)
+
+script_test = rule(implementation = _script_test, test = True, attrs = {"script": attr.string()})
+`;
+
+/** Its workspace's rc file sends it through RBS, if `javabase` is not empty; nothing else that it sees knows of RBS. */
+const script = (bazel: string, javabase: string) =>
+  `#!/bin/bash -e
+mkdir -p "$TEST_TMPDIR/inner" && cd "$TEST_TMPDIR/inner"
+touch WORKSPACE BUILD MODULE.bazel
+echo "${javabase && `startup --server_javabase=${javabase}`}" > .bazelrc
+inner() { env -i "PATH=$PATH" "HOME=$TEST_TMPDIR" ${bazel} "--output_user_root=$TEST_TMPDIR/root" "$@"; }
+release=$(inner info release)
+echo "inner: $release"
+inner shutdown
+`;
+
+testEach("a test that runs bazel in a clean environment passes", async (bazel) => {
+  const said: (string | undefined)[] = [];
+  for (const kind of [{ stock: true }, { args: ["--workspace=shared"] }, { args: ["--workspace=synced"] }]) {
+    await using one = await rig({ bazel, ...kind });
+    const at = (name: string) => join(one.workspace.path, name);
+    await Deno.mkdir(at("nested"));
+    await Deno.writeTextFile(at("nested/script.bzl"), RULE);
+    const text = JSON.stringify(script(bazel.path, kind.stock ? "" : PROGRAMS.javabase));
+    await Deno.writeTextFile(
+      at("nested/BUILD"),
+      `load(":script.bzl", "script_test")\nscript_test(name = "nested_test", script = ${text})\n`,
+    );
+    const { code, stdout, stderr } = await one.run(["test", "--test_output=all", "//nested:nested_test"]);
+    assert.equal(code, Exit.OK, stdout + stderr);
+    said.push((stdout + stderr).match(/^inner: .*$/m)?.[0]);
+  }
+  assert.match(said[0]!, /^inner: ./);
+  assert.deepEqual(said.slice(1), [said[0], said[0]]);
+}, BAZELS.filter(({ path }) => path.startsWith("/usr/")));
