@@ -724,7 +724,7 @@ function replaceFile(from: string, to: string): void {
   const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
   try {
     const { mtime } = Deno.lstatSync(from);
-    Deno.copyFileSync(from, beside);
+    localFiles.copy(from, beside);
     if (mtime) Deno.utimeSync(beside, mtime, mtime);
     Deno.renameSync(beside, to);
     Deno.removeSync(from);
