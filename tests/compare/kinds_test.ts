@@ -54,6 +54,44 @@ const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
     await t.sh(`rm gen/in.txt; echo 2 > gen/in.txt`);
     await t.run(["build", "//app"]);
   },
+  "sparse files, both ways": async (t) => {
+    await t.sh(
+      String
+        .raw`mkdir sparse; truncate -s 20M sparse/in; echo data | dd of=sparse/in bs=1 seek=9M conv=notrunc status=none
+cat > sparse/BUILD <<'BUILD'
+genrule(name = "sparse", srcs = ["in"], outs = ["big.out", "small.out", "blocks.out"], cmd = """
+cp --sparse=always $< $(location big.out); truncate -s 300K $(location small.out)
+(( $$(stat -Lc %b $<) * 512 < 1000000 )) && echo sparse > $(location blocks.out) || echo full > $(location blocks.out)
+""")
+BUILD`,
+    );
+    await t.run(["build", "//sparse"]);
+    await t.sh(`for file in big.out small.out; do
+      (( $(stat -Lc %b bazel-bin/sparse/$file) * 512 < $(stat -Lc %s bazel-bin/sparse/$file) / 2 )); done`);
+  },
+  "names that are not UTF-8, in an output": async (t) => {
+    await t.sh(String.raw`mkdir raw; cat > raw/BUILD <<'BUILD'
+load(":tree.bzl", "tree")
+tree(name = "tree")
+BUILD
+cat > raw/tree.bzl <<'BZL'
+def _impl(ctx):
+    out = ctx.actions.declare_directory(ctx.label.name)
+    ctx.actions.run_shell(outputs = [out], arguments = [out.path], command = r"""
+cd "$1"; f=$(printf 'a\377b'); g=$(printf 'folder\376'); mkdir "$g"; echo 1 > "$f"; echo 2 > "$g/file"; : > "empty$f"
+echo 3 > plain; head -c 700000 /dev/zero > "large$f"
+""")
+    return DefaultInfo(files = depset([out]))
+tree = rule(implementation = _impl)
+BZL`);
+    await t.run(["build", "//raw:tree"]);
+    const list = `cd bazel-bin/raw/tree; LC_ALL=C find . -printf '%p %y %l %m\\n' | sort | sha256sum
+      find . -type f -print0 | sort -z | xargs -0 sha256sum`;
+    assert.equal(...await t.outputs(list));
+    await t.sh(`sed -i 's/echo 1/echo 11/; s/mkdir "$g"/mkdir "$g"; : > "new$f"/; s/"empty$f"/plain2/' raw/tree.bzl`);
+    await t.run(["build", "//raw:tree"]);
+    assert.equal(...await t.outputs(list));
+  },
 };
 
 for (const bazel of found) {
