@@ -438,7 +438,7 @@ export class Commands {
             return id;
           case Response.stdout:
           case Response.stderr:
-            ready?.log?.write(bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f));
         }
       });
     if (link.synced) {
