@@ -110,7 +110,7 @@ export async function resolveInstall(
     const systemJava = startupOption(startupOptions, "default_system_javabase") || "--default_system_javabase";
     throw new RbsError(
       `No Java runs Bazel's server: neither ${installBase}/embedded_tools/jdk nor ${systemJava} nor JAVA_HOME has ` +
-        `bin/java; install a JDK that this Bazel supports.`,
+        `bin/java on the build server's machine; install a JDK there that this Bazel supports.`,
       { culprit: "caller" },
     );
   }

@@ -442,10 +442,10 @@ export class Commands {
             return id;
           case Response.stderr:
             if (link.synced) hint += this.#hints.read(command.id, bytesValue(response, f));
-            ready?.log?.write(bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f));
             break;
           case Response.stdout:
-            ready?.log?.write(bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f));
         }
       });
     if (link.synced) {

@@ -13,6 +13,7 @@ import { ArgumentReader } from "./arguments/command_arguments.ts";
 import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } from "./arguments/outside_roots.ts";
 import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
+import { MissingTools } from "./missing_tools.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
 import { NamedStreams } from "./outputs/named_streams.ts";
 import { namedTargets } from "./outputs/named_targets.ts";
@@ -60,6 +61,8 @@ export interface ReadyCommand {
   outputs: OutputsRequest;
   /** What the command prints is written down in the local output base, as a server beside it would do. */
   log?: CommandLog;
+  /** Takes what the command prints. */
+  onPrinted(text: Uint8Array): void;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
   onOutputs(part: Uint8Array): void;
   /** Takes an encoded NamedPart while the command runs. Throws an RbsError for one that no honest agent sends. */
@@ -170,9 +173,15 @@ export class TwoMachines implements Disposable {
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
+    const missingTools = new MissingTools();
+    // As Bazel's CleanCommand, which would remove the file that it writes to.
+    const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
-      // As Bazel's CleanCommand, which would remove the file that it writes to.
-      log: command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase),
+      log,
+      onPrinted(text) {
+        log?.write(text);
+        missingTools.read(text);
+      },
       request: withRunArguments(request, command.sent),
       generation,
       outputs: create(OutputsRequestSchema, {
@@ -187,6 +196,12 @@ export class TwoMachines implements Disposable {
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),
       bringHome: async (exitCode) => {
+        if (exitCode !== 0 && home) {
+          const synced = [this.#server.workspace, ...[...roots, ...linked].map(({ path }) => path)];
+          const place = { home: fileName(home), searchPath: fileName(command.searchPath), synced, ...FILES };
+          const warning = missingTools.warning(place);
+          if (warning) this.#warn(warning, waiting);
+        }
         for (const error of await streams.finish()) waiting.say(`rbs: warning: ${sentence(error)}\n`);
         const options = {
           ...waiting,

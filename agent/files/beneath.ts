@@ -9,6 +9,7 @@
  */
 import { decodeName } from "../../proto/tree/names.ts";
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "../../proto/tree/files.ts";
+import { copySparse, writeSparse } from "../../proto/tree/sparse.ts";
 import { FolderWatch } from "./folder_watch.ts";
 import * as libc from "./libc.ts";
 import { E, O } from "./libc.ts";
@@ -176,7 +177,7 @@ export class Beneath implements KeptFiles {
   writeNew(path: string, content: Uint8Array<ArrayBuffer>, mode: number, mtimeMs: number): void {
     using file = this.create(path, mode);
     try {
-      file.write(content);
+      writeSparse(file, content, 0);
       file.utime(mtimeMs);
     } catch (e) {
       this.#discard(path);
@@ -197,19 +198,27 @@ export class Beneath implements KeptFiles {
   copy(from: string, to: string): void {
     using files = this.#copying(from, to);
     const { source, target } = files;
-    if (!libc.clone(source.fd, target.fd)) copyContent(source, target);
+    if (!libc.clone(source.fd, target.fd)) Array.from(copySparse(source, target));
   }
 
   async copyLarge(from: string, to: string): Promise<void> {
     using files = this.#copying(from, to);
     const { source, target } = files;
     if (libc.clone(source.fd, target.fd)) return;
-    for (;;) {
-      const n = await libc.copyRangeElsewhere(source.fd, target.fd, COPY_BYTES);
-      if (n === 0) return;
-      // It cannot be done so between these files, or the disk is full: which of it, the other way says.
-      if (n < 0) return copyContent(source, target);
+    for (let end = 0, data; (data = libc.dataFrom(source.fd, end, from)); end = data.end) {
+      libc.seek(source.fd, data.start);
+      libc.seek(target.fd, data.start);
+      for (let left = data.end - data.start; left > 0;) {
+        const n = await libc.copyRangeElsewhere(source.fd, target.fd, Math.min(left, COPY_BYTES));
+        if (n === 0) return;
+        // It cannot be done so between these files, or the disk is full: which of it, the other way says.
+        if (n < 0) return void Array.from(copySparse(source, target, target.stat().size));
+        left -= n;
+      }
     }
+    // A hole at the end.
+    const { size } = source.stat();
+    if (target.stat().size < size) target.truncate(size);
   }
 
   #copying(from: string, to: string) {
@@ -323,15 +332,6 @@ export class Beneath implements KeptFiles {
     }
     this.#kept!.set(path, fd);
   }
-}
-
-/** Copies what of a file is not copied yet. */
-function copyContent(source: BeneathFile, target: BeneathFile): void {
-  const buffer = new Uint8Array(1 << 20);
-  const { size } = target.stat();
-  source.seek(size);
-  target.seek(size);
-  for (let n = source.read(buffer); n > 0; n = source.read(buffer)) target.write(buffer.subarray(0, n));
 }
 
 /** Removes a folder and all in it; gives the owner of each the right to do so. */

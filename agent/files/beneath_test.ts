@@ -193,3 +193,23 @@ Deno.test("a folder that is exchanged for a symlink again and again gives nothin
   }
   assert.deepEqual([...Deno.readDirSync(top)].map(({ name }) => name).sort(), ["in", "secret"]);
 });
+
+Deno.test("files keep their holes when they are written and copied", async () => {
+  await using world_ = await world();
+  const { files, at } = world_;
+  const content = new Uint8Array(6 << 20);
+  content.set(bytes("in the middle"), 3 << 20);
+  files.writeNew("one", content, 0o644, 0);
+  files.copy("one", "two");
+  await files.copyLarge("one", "three");
+  files.create("hole", 0o644).truncate(1 << 20);
+  await files.copyLarge("hole", "four");
+  assert.equal(files.lstat("four").size, 1 << 20);
+  for (const name of ["one", "two", "three"]) {
+    assert.deepEqual(Buffer.compare(readFile(files, name, 8 << 20), content), 0, name);
+  }
+  for (const name of ["one", "two", "three", "four"]) {
+    const { blocks } = Deno.statSync(at(name));
+    assert.ok(blocks! * 512 <= 64 << 10, `${name} takes ${blocks} blocks`);
+  }
+});

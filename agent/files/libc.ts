@@ -71,6 +71,7 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
     result: "isize",
     nonblocking: true,
   },
+  lseek64: { parameters: ["i32", "i64", "i32"], result: "i64" },
   inotify_init1: { parameters: ["i32"], result: "i32" },
   inotify_add_watch: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -355,6 +356,26 @@ export function readQueue(queue: number, into: Uint8Array<ArrayBuffer>): number 
 /** Has a new file share another's blocks, where the file system can. */
 export function clone(from: number, to: number): boolean {
   return c.ioctl(to, FICLONE, from) === 0;
+}
+
+const SEEK = { set: 0, data: 3, hole: 4 };
+
+/** Sets where {@link copyRangeElsewhere} goes on. */
+export function seek(fd: number, offset: number): void {
+  c.lseek64(fd, BigInt(offset), SEEK.set);
+}
+
+/** Where the next content of a file is that is no hole, from `offset` on; undefined if there is none. Moves its position. */
+export function dataFrom(fd: number, offset: number, path: string): { start: number; end: number } | undefined {
+  const start = Number(c.lseek64(fd, BigInt(offset), SEEK.data));
+  if (start < 0) {
+    const code = errno();
+    if (code === E.NXIO) return undefined;
+    throw failure("copy", path, code);
+  }
+  const end = Number(c.lseek64(fd, BigInt(start), SEEK.hole));
+  // Somebody has cut it off meanwhile.
+  return end > start ? { start, end } : undefined;
 }
 
 /**

@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { normalize } from "node:path";
 import { bytesValue, scanFields, textValue, WireError } from "../../proto/relay/wire.ts";
-import { decodeName, encodeName } from "../../proto/tree/names.ts";
+import { decodeName, encodeName, isRaw } from "../../proto/tree/names.ts";
 import { Pace } from "../../proto/pace.ts";
 
 const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspaceInfo: 25 };
@@ -68,13 +68,12 @@ export async function readBuildEvents(bytes: Uint8Array): Promise<BuildEvents> {
             each(value, (number, part) => void (number === TestResult.output && tests.push(part)));
             break;
           case BuildEvent.workspaceInfo:
-            events.execRoot ??= absolute(unmangled(decodeName(bytesOf(value, WorkspaceConfig.execRoot))));
+            events.execRoot ??= absolute(meanings(decodeName(bytesOf(value, WorkspaceConfig.execRoot)))[0]);
         }
       });
     }
     const add = (to: string[], file: Uint8Array) => {
-      const path = filePath(file, events.execRoot);
-      if (path !== undefined) to.push(path);
+      for (const path of filePaths(file, events.execRoot)) to.push(path);
     };
     for (const folder of folders) add(events.folders, folder);
     for (const test of tests) add(events.testOutputs, test);
@@ -135,8 +134,8 @@ function nested(message: Uint8Array | undefined, outer: number, inner: number): 
   return message && text(bytesOf(message, outer), inner);
 }
 
-/** Where a File is; undefined if that is nowhere on this disk. */
-function filePath(file: Uint8Array, execRoot: string | undefined): string | undefined {
+/** Where a File may be on this disk: at one path, at either of two, or nowhere. */
+function filePaths(file: Uint8Array, execRoot: string | undefined): string[] {
   let uri = "", name = "";
   const prefix: string[] = [];
   each(file, (number, value) => {
@@ -145,10 +144,11 @@ function filePath(file: Uint8Array, execRoot: string | undefined): string | unde
     else if (number === File.pathPrefix) prefix.push(decodeName(value));
   });
   const local = localPath(uri);
-  if (local !== undefined) return absolute(unmangled(local));
+  const plain = (paths: string[]) => paths.map(absolute).filter((path) => path !== undefined);
+  if (local !== undefined) return plain(meanings(local));
   // Folders have no URI, and that of a file in a remote cache (bytestream://) says nothing of its place.
-  if (execRoot === undefined || prefix.length === 0 || name === "") return undefined;
-  return absolute(`${execRoot}/${unmangled([...prefix, name].join("/"))}`);
+  if (execRoot === undefined || prefix.length === 0 || name === "") return [];
+  return plain(meanings([...prefix, name].join("/")).map((path) => `${execRoot}/${path}`));
 }
 
 /** The path of a file: URI. */
@@ -163,15 +163,12 @@ function localPath(uri: string): string | undefined {
 
 /**
  * Bazel keeps the bytes of names as characters of latin-1, and writes these as UTF-8 (2.1.0 everywhere, 4.2.3 in URIs):
- * "ö" comes as "Ã¶".
+ * "ö" comes as "Ã¶". Where those bytes are not UTF-8, only what is there tells which of two names is meant.
  */
-function unmangled(path: string): string {
-  if (!/[\x80-\xff]/.test(path) || /[^\0-\xff]/.test(path)) return path;
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.from(path, "latin1"));
-  } catch {
-    return path;
-  }
+function meanings(path: string): string[] {
+  if (!/[\x80-\xff]/.test(path) || /[^\0-\xff]/.test(path)) return [path];
+  const name = decodeName(Buffer.from(path, "latin1"));
+  return isRaw(name) ? [path, name] : [name];
 }
 
 /** `path` if it is absolute and says where it leads: without "..", NUL and the like. */

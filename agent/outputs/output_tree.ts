@@ -39,6 +39,8 @@ const NOT_NORMAL = /\/\.{0,2}(\/|$)/;
 const MAX_LINKS = 40;
 /** The most folders within folders, those counted that symlinks on the way lead through. */
 const MAX_DEPTH = 1000;
+/** Of names that are not UTF-8, each costs the laptop a program that can name it, some milliseconds long. */
+const MAX_RAW_NAMES = 1000;
 /** Larger runfiles manifests are not read. Bytes. */
 const MAX_MANIFEST_BYTES = 64 << 20;
 
@@ -64,9 +66,10 @@ export class OutputTree {
   /** Paths that are still to be added. */
   readonly #pending: string[] = [];
   readonly #names = new Map<string, ReadonlySet<string>>();
-  #unnameable?: { count: number; folder: string };
   /** By the repository's path; looked for when the first path needs them. */
   #moved?: Map<string, { folder: string; here: string }>;
+  /** Of the names among what was gathered that are not UTF-8. */
+  #rawNames = 0;
   #full = false;
   #depth = 0;
 
@@ -107,10 +110,9 @@ export class OutputTree {
       const { limit } = this.#options;
       warnings.push(`Only ${limit} files of this command come home: build fewer targets at once, or bring home less.`);
     }
-    if (this.#unnameable) {
-      const { count, folder } = this.#unnameable;
+    if (this.#rawNames > MAX_RAW_NAMES) {
       warnings.push(
-        `Outputs whose names are not UTF-8 do not come home (${count}, the first in ${folder}): give them other names.`,
+        `Of ${this.#rawNames} outputs whose names are not UTF-8, only ${MAX_RAW_NAMES} come home: give them other names.`,
       );
     }
     return warnings;
@@ -170,10 +172,6 @@ export class OutputTree {
       this.#folders.set(next, next);
       if (this.#pace.due) await this.#pace.rest();
       for (const name of this.#list(next)) {
-        if (isRaw(name)) {
-          this.#isUnnameable(next);
-          continue;
-        }
         if (this.#pace.due) await this.#pace.rest();
         const path = `${next}/${name}`;
         const info = this.#lstat(path);
@@ -220,7 +218,6 @@ export class OutputTree {
   /** @returns what it leads to, absolute; undefined if it cannot be read */
   #recordSymlink(path: string, info: RawInfo): string | undefined {
     const target = this.#entries.get(path)?.target ?? info.target!;
-    if (isRaw(target)) return void this.#isUnnameable(dirname(path));
     const lead = resolve(dirname(path), target);
     const shown = this.#shown(lead);
     this.#record(path, info, shown === lead ? target : shown);
@@ -252,13 +249,10 @@ export class OutputTree {
     // Neither is a socket an output, nor does its name stand for one.
     if (kind === "other" || this.#entries.has(path)) return;
     if (this.#entries.size >= this.#options.limit) return void (this.#full = true);
+    if ((isRaw(path) || target !== undefined && isRaw(target)) && ++this.#rawNames > MAX_RAW_NAMES) return;
     const here = this.#here(path);
     const isElsewhere = here !== this.#options.storage + path.slice(this.#options.outputBase.length);
     this.#entries.set(path, { ...found(path, kind, info, target), ...isElsewhere && { here } });
-  }
-
-  #isUnnameable(folder: string): void {
-    this.#unnameable = { folder, ...this.#unnameable, count: (this.#unnameable?.count ?? 0) + 1 };
   }
 
   /** Whether to look there at all. */

@@ -266,7 +266,7 @@ Deno.test("more files than anyone wants to have are cut off, with a sentence", a
   assert.match(tree.warnings.join(), /^Only 20 files .*\.$/);
 });
 
-Deno.test("names that are not UTF-8 are told of; pipes and sockets are no outputs", async () => {
+Deno.test("names that are not UTF-8 are outputs, so many and no more; pipes and sockets are none", async () => {
   await using files = await sessionFiles();
   files.write({ [`${files.bin}/t/a`]: "" });
   const folder = files.hostPath(`${files.bin}/t`);
@@ -274,8 +274,15 @@ Deno.test("names that are not UTF-8 are told of; pipes and sockets are no output
   assert.ok((await new Deno.Command("bash", { args: ["-c", script, "bash", folder] }).output()).success);
   const tree = treeOf(files);
   await tree.add(`${files.bin}/t`);
-  assert.deepEqual(names(tree, files), ["t", "t/a"]);
-  assert.match(tree.warnings.join(), /not UTF-8 do not come home \(2, /);
+  assert.deepEqual(names(tree, files), ["t", "t/a", "t/link", "t/raw\udcff"]);
+  assert.deepEqual(tree.warnings, []);
+
+  const many = `cd "$1" && for ((i = 0; i < 1000; i++)); do echo >$'\\xfe'$i; done`;
+  assert.ok((await new Deno.Command("bash", { args: ["-c", many, "bash", folder] }).output()).success);
+  const all = treeOf(files, 5_000);
+  await all.add(`${files.bin}/t`);
+  assert.equal(names(all, files).length, 2 + 1000);
+  assert.match(all.warnings.join(), /^Of 1002 outputs whose names are not UTF-8, only 1000 come home: /);
 });
 
 Deno.test("a repository that lies in a folder of the agent's comes as one of the output base, and no link dangles", async () => {

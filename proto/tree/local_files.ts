@@ -1,5 +1,6 @@
 /** {@link Files} by absolute path, as Deno has them: for a program on the files of its own user. */
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "./files.ts";
+import { Pace } from "../pace.ts";
 import { isRaw } from "./names.ts";
 import {
   chmodSync,
@@ -14,6 +15,7 @@ import {
   renameSync,
   symlinkSync,
 } from "./raw_names.ts";
+import { copySparse, dataRanges, writeSparse } from "./sparse.ts";
 
 /** What bash reads at once, since it takes milliseconds to begin. Bytes. */
 const RAW_PART_BYTES = 16 << 20;
@@ -33,7 +35,10 @@ export const localFiles: KeptFiles = {
   },
   writeNew(path, content, mode, mtimeMs) {
     try {
-      Deno.writeFileSync(path, content, { createNew: true, mode });
+      if (dataRanges(content)) {
+        using file = localFiles.create(path, mode);
+        writeSparse(file, content, 0);
+      } else Deno.writeFileSync(path, content, { createNew: true, mode });
       setTime(path, mtimeMs);
     } catch (e) {
       // Half of it, perhaps.
@@ -48,14 +53,36 @@ export const localFiles: KeptFiles = {
   rename: renameSync,
   chmod: chmodSync,
   utime: setTime,
-  copy: copyFileSync,
+  copy(from, to) {
+    if (hasHoles(from)) Array.from(copyHoles(from, to));
+    else copyFileSync(from, to);
+  },
   // By the system, which may share the blocks; not on this thread. Bash copies what Deno cannot name: it is rare.
-  copyLarge: async (from, to) => isRaw(from) || isRaw(to) ? copyFileSync(from, to) : await Deno.copyFile(from, to),
+  async copyLarge(from, to) {
+    if (hasHoles(from)) {
+      const pace = new Pace();
+      for (const _ of copyHoles(from, to)) if (pace.due) await pace.rest();
+    } else if (isRaw(from) || isRaw(to)) copyFileSync(from, to);
+    else await Deno.copyFile(from, to);
+  },
   remove: removeSync,
   keeping: () => localFiles,
   doubt() {},
   [Symbol.dispose]() {},
 };
+
+/** Whether a file takes less of the disk than it is long. The system would copy the zeros in its holes. */
+function hasHoles(path: string): boolean {
+  if (isRaw(path)) return false; // Bash copies it, which keeps them.
+  const { size, blocks } = Deno.lstatSync(path);
+  return blocks !== null && blocks * 512 < size;
+}
+
+function* copyHoles(from: string, to: string): Generator<void> {
+  using source = localFiles.open(from);
+  using target = localFiles.create(to, source.stat().mode & 0o777);
+  yield* copySparse(source, target);
+}
 
 function setTime(path: string, mtimeMs: number): void {
   // Of seconds with a fraction, Deno loses a millisecond now and then.

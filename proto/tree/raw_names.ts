@@ -50,8 +50,14 @@ export function infoOf(info: Deno.FileInfo): RawInfo {
 }
 
 function readlinkSync(path: string): string {
-  const target = Deno.readLinkSync(path);
-  return target.includes("\ufffd") ? readlinkByBash(path) : target;
+  try {
+    const target = Deno.readLinkSync(path);
+    if (!target.includes("\ufffd")) return target;
+  } catch (e) {
+    // Deno 2.9.6 says so of a target with other bytes.
+    if (!/not valid UTF-8/.test(String(e))) throw e;
+  }
+  return readlinkByBash(path);
 }
 
 /**

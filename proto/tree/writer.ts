@@ -5,6 +5,7 @@
  *   through a symlink is refused.
  * - A file is written to a staging folder that nobody else sees, its digest is checked, and only then it is renamed into
  *   place: there is never half of one. Only of a tree that nobody uses yet, small files are written into place.
+ * - Long runs of zeros become holes.
  */
 import { Buffer } from "node:buffer";
 import { createHash, type Hash, randomBytes } from "node:crypto";
@@ -15,6 +16,7 @@ import { type Entry, sameDigest } from "./entry.ts";
 import { checkPath, TreeError } from "./names.ts";
 import { type Files, type KeptFiles, lookFor, type OpenFile, type RawInfo } from "./files.ts";
 import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
+import { writeSparse, writeSparseLarge } from "./sparse.ts";
 
 /** Larger files are copied with other work between the pieces. Bytes. */
 const LONG_BYTES = 4 << 20;
@@ -473,7 +475,7 @@ export class TreeWriter {
       throw new TreeError(`${shown(entry.path)} is longer than it was said to be`);
     }
     try {
-      file.write(own(content));
+      writeSparse(file, own(content), receiving.size);
     } catch (e) {
       this.#discardReceiving();
       throw unwritable(this.#full(entry.path), e);
@@ -533,7 +535,7 @@ export class TreeWriter {
   /** Writes a new file in another thread. */
   async #writeNew(path: string, content: Uint8Array<ArrayBuffer>, mode: number, mtimeMs: number): Promise<void> {
     using file = this.#files.create(path, mode);
-    await file.writeLarge(content);
+    await writeSparseLarge(file, content, 0);
     file.utime(mtimeMs);
   }
 

@@ -33,6 +33,8 @@ export interface CommandArguments {
   outside: OutsideRoots;
   /** The user's home folder, in latin1. */
   home?: string;
+  /** The user's PATH, in latin1. */
+  searchPath: string;
   /** What is to be done with the convenience symlinks. */
   symlinks: ConvenienceSymlinks;
   /** `clean --expunge`. */
@@ -92,6 +94,7 @@ function understand(args: Buffer[], { workspace, outputBase }: Place, files: Fil
     folders,
     outside: { ...outside, warnings: [...outside.warnings, ...warnings] },
     home: clientVariable(args, "HOME"),
+    searchPath: clientVariable(args, "PATH") ?? "",
     symlinks: convenienceSymlinks(args),
     expunge: withoutExpunge(args.map((arg) => latin1(arg))).expunge,
     fallsBack: clientVariable(args, "RBS_FALLBACK") === "local",

@@ -19,7 +19,7 @@ import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { encodeName, isRaw, TreeError } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
-import { readdirSync } from "../../proto/tree/raw_names.ts";
+import { lstatMany, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 import type { AgentLink } from "../session.ts";
@@ -371,6 +371,7 @@ export class OutputsHome {
     const difference: Difference = { files: [], others: [], here: [], changed: false };
     const folders: string[] = [];
     const pace = new Pace(signal);
+    const rawNames = this.#lookAtRawNames(manifest.outputs, tree);
     for (const { entry, place } of manifest.outputs) {
       if (pace.due) await pace.rest();
       if (place.where === "convenience symlink") continue;
@@ -383,8 +384,8 @@ export class OutputsHome {
         continue;
       }
       const { path } = place;
-      if (entry.kind === "symlink" && tree.readLink(path) === entry.target) continue;
-      const info = tree.look(path);
+      if (entry.kind === "symlink" && !isRaw(path) && tree.readLink(path) === entry.target) continue;
+      const info = isRaw(path) ? rawNames.get(tree.join(path)) : tree.look(path);
       if (entry.kind === "file") {
         const home = info &&
           (isKnown(index, path, entry, info) || await isHome(index, path, entry, tree.join(path), info));
@@ -414,6 +415,13 @@ export class OutputsHome {
     }
     difference.changed ||= difference.files.length + difference.others.length > 0;
     return difference;
+  }
+
+  /** Looks at what only another program can name, at all of it at once: it takes milliseconds to start one. */
+  #lookAtRawNames(outputs: readonly Output[], tree: LocalTree): Map<string, RawInfo> {
+    const paths = outputs.filter(({ place, entry }) => place.where === "output base" && isRaw(entry.path))
+      .map(({ place }) => place.path);
+    return lstatMany(paths.filter((path) => tree.isFolder(parent(path))).map((path) => tree.join(path)));
   }
 
   /** Makes, fetches and copies what is missing. */
@@ -654,6 +662,8 @@ async function isHome(
         ? digestFile(localFiles, path)
         : (await digestLarge(localFiles, dirname(path), basename(path)))?.digest);
     if (!digest || !sameDigest(digest, entry.digest!)) return false;
+    // Its mode and time come with a new one.
+    if (isRaw(path) && ((info.mode & 0o7777) !== entry.mode || info.mtimeMs !== entry.mtimeMs)) return false;
     if ((info.mode & 0o7777) !== entry.mode) Deno.chmodSync(path, entry.mode);
     if (info.mtimeMs !== entry.mtimeMs) {
       // Of seconds with a fraction, Deno loses a millisecond now and then.
@@ -726,7 +736,7 @@ function replaceFile(from: string, to: string): void {
   const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
   try {
     const { mtime } = Deno.lstatSync(from);
-    Deno.copyFileSync(from, beside);
+    localFiles.copy(from, beside);
     if (mtime) Deno.utimeSync(beside, mtime, mtime);
     Deno.renameSync(beside, to);
     Deno.removeSync(from);

@@ -24,6 +24,8 @@ export class Progress {
   #total?: { files: number; bytes: number; began: number; complete: boolean };
   #files = 0;
   #bytes = 0;
+  /** Of steps before. */
+  #before = { files: 0, bytes: 0 };
 
   /** @param say Gets lines with their newline. */
   constructor(
@@ -54,6 +56,7 @@ export class Progress {
   /** Begins to send: so much in all, or at least, if it is not complete. Bytes count before compression. */
   begin(files: number, bytes: number, { complete = true } = {}): void {
     this.#total = { files, bytes, began: this.#clock.now(), complete };
+    this.#before = { files: this.#before.files + this.#files, bytes: this.#before.bytes + this.#bytes };
     this.#files = this.#bytes = 0;
   }
 
@@ -96,8 +99,10 @@ export class Progress {
   finish(): void {
     if (!this.#loud) return;
     const seconds = ((this.#clock.now() - this.#began) / 1000).toFixed(1);
-    const what = this.#total
-      ? `${this.#verbs.done} ${files(this.#files)}, ${megabytes(this.#bytes)} MB,`
+    // Of all steps: the last may have sent only what was changed meanwhile.
+    const all = { files: this.#before.files + this.#files, bytes: this.#before.bytes + this.#bytes };
+    const what = this.#total || all.files > 0
+      ? `${this.#verbs.done} ${files(all.files)}, ${megabytes(all.bytes)} MB,`
       : this.#verbs.done;
     this.#say(`rbs: ${what} in ${seconds} s\n`);
   }

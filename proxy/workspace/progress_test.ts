@@ -88,3 +88,18 @@ Deno.test("a long wait in which nothing can be counted says so less and less oft
   const times = lines.map((line) => Number(/([\d.]+)s\n$/.exec(line)![1]));
   assert.deepEqual(times, [1, 2, 3, 4, 5, 6, 7, 8, 9, 19, 29, 39, 49, 59]);
 });
+
+Deno.test("the last line counts all of a sync, also what came before its last step", () => {
+  const { lines, pass, progress } = setUp();
+  progress.begin(0, 0, { complete: false });
+  progress.more(20_001, 80e6);
+  progress.sent(20_001, 80e6);
+  pass(1_000);
+  progress.look("comparing with the agent's files");
+  progress.looked(20_001);
+  progress.begin(183, 1e6);
+  progress.sent(183, 1e6);
+  progress.look("looking at the workspace");
+  progress.finish();
+  assert.deepEqual(lines.slice(1), ["rbs: synced 20,184 files, 81 MB, in 1.0 s\n"]);
+});

@@ -60,6 +60,38 @@ const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
     await t.sh(`rm gen/in.txt; echo 2 > gen/in.txt`);
     await t.run(["build", "//app"]);
   },
+  "sparse files, both ways": async (t) => {
+    await t.sh(
+      String
+        .raw`mkdir sparse; truncate -s 20M sparse/in; echo data | dd of=sparse/in bs=1 seek=9M conv=notrunc status=none
+cat > sparse/BUILD <<'BUILD'
+genrule(name = "sparse", srcs = ["in"], outs = ["big.out", "small.out", "blocks.out"], cmd = """
+cp --sparse=always $< $(location big.out); truncate -s 300K $(location small.out)
+(( $$(stat -Lc %b $<) * 512 < 1000000 )) && echo sparse > $(location blocks.out) || echo full > $(location blocks.out)
+""")
+BUILD`,
+    );
+    await t.run(["build", "//sparse"]);
+    await t.sh(`for file in big.out small.out; do
+      (( $(stat -Lc %b bazel-bin/sparse/$file) * 512 < $(stat -Lc %s bazel-bin/sparse/$file) / 2 )); done`);
+  },
+  "names that are not UTF-8, in an output": async (t) => {
+    // In a folder, into which Bazel itself need not look: with names of its outputs it gets along in one locale only. It
+    // names no such folder as an output either, so that it comes home with all of them.
+    await t.sh(String.raw`mkdir raw; cat > raw/BUILD <<'BUILD'
+genrule(name = "raw", outs = ["tree"], local = True, cmd = r"""
+mkdir -p $@; cd $@; f=$$(printf 'a\377b'); g=$$(printf 'folder\376'); mkdir "$$g"; echo 1 > "$$f"; echo 2 > "$$g/file"
+: > "empty$$f"; ln -s "$$f" link; ln -s "$$g/file" "$$g-link"; echo 3 > plain; head -c 700000 /dev/zero > "large$$f"
+""")
+BUILD`);
+    await t.run(["build", "//raw"], { env: { RBS_OUTPUTS: "all" } });
+    const list = `cd bazel-bin/raw/tree; LC_ALL=C find . -printf '%p %y %l %m\\n' | sort | sha256sum
+      find . -type f -print0 | sort -z | xargs -0 sha256sum`;
+    assert.equal(...await t.outputs(list));
+    await t.sh(`sed -i 's/echo 1/echo 11/; s/mkdir "..g"/&; : > "new$$f"/; s/"empty..f"/plain2/' raw/BUILD`);
+    await t.run(["build", "//raw"], { env: { RBS_OUTPUTS: "all" } });
+    assert.equal(...await t.outputs(list));
+  },
 };
 
 for (const bazel of found) {
@@ -88,6 +120,16 @@ BUILD`);
         assert.equal(await twin.read("bazel-bin/local/after.out"), "source\n");
         const quiet = await twin.runAlone(["build", "//local:after"]);
         assert.doesNotMatch(quiet.stderr, /Programs of the session/);
+      });
+
+      await test.step("a tool that only the developer's home has", async () => {
+        await twin.sh(`mkdir -p "$D/home/bin" tool; printf '#!/bin/sh\\necho here\\n' > "$D/home/bin/only-at-home"
+chmod +x "$D/home/bin/only-at-home"; cat > tool/BUILD <<'BUILD'
+genrule(name = "tool", outs = ["tool.out"], cmd = "only-at-home > $@")
+BUILD`);
+        const { code, stderr } = await twin.runAlone(["build", "//tool"], { PATH: "$D/home/bin:/usr/bin:/bin" });
+        assert.equal(code, 1, stderr);
+        assert.match(stderr, /rbs: warning: Only this machine has only-at-home in \/\S+\/home\/bin: /);
       });
     });
   }

@@ -46,7 +46,9 @@ export interface Twin extends AsyncDisposable {
   /** Compares the two folders without a command. */
   compare(what: string): Promise<void>;
   /** Runs a command through RBS only, where stock would do what we do not; nothing can be compared from then on. */
-  runAlone(args: readonly string[]): Promise<Finished>;
+  runAlone(args: readonly string[], env?: Record<string, string>): Promise<Finished>;
+  /** What a script says on either side, in the workspace: of RBS, and of stock. */
+  outputs(script: string): Promise<[rbs: string, stock: string]>;
   /** A file of the workspace on the side of RBS. */
   read(path: string): Promise<string>;
 }
@@ -118,7 +120,17 @@ export async function makeTwin(
       );
       assert.equal(different.length, 0, `${different.length} differences:\n${shown.join("\n")}\nafter ${what}`);
     },
-    runAlone: (args) => run(command(sides[1], args), { cwd: cwd(sides[1]), env: sides[1].env, timeout: 180_000 }),
+    runAlone(args, more = {}) {
+      const side = sides[1];
+      const env = Object.entries(more).map(([name, value]) => [name, value.replaceAll("$D", side.directory)]);
+      const all = { ...side.env, ...Object.fromEntries(env) };
+      return run(command(side, args), { cwd: cwd(side), env: all, timeout: 180_000 });
+    },
+    async outputs(script) {
+      const said = sides.map((side) => output(["bash", "-ec", script], { cwd: cwd(side), env: side.env }));
+      const [stock, rbs] = await Promise.all(said);
+      return [plain(rbs, sides[1]), plain(stock, sides[0])];
+    },
     read: (path) => Deno.readTextFile(join(cwd(sides[1]), path)),
     async [Symbol.asyncDispose]() {
       await Promise.all(
