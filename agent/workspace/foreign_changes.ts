@@ -7,6 +7,7 @@
  * Our own changes cause the same events; what they made is known, and looks so.
  */
 import { dirname } from "node:path";
+import { sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { sameDigest, sameEntry } from "../../proto/tree/entry.ts";
 import type { Files } from "../../proto/tree/files.ts";
@@ -20,6 +21,9 @@ export interface Watch extends Disposable {
   add(path: string): boolean;
   take(changed: Set<string>): boolean;
 }
+
+/** Files that commands write and bring home: so many of the last ones are remembered. */
+const MAX_EXPECTED = 1_000;
 
 /** Parts of {@link ForeignChanges}. */
 export interface ForeignChangesOptions {
@@ -41,6 +45,8 @@ export class ForeignChanges implements Disposable {
   readonly #changed = new Set<string>();
   /** All that happens is noted. */
   #complete = true;
+  /** Nothing can be watched. */
+  #blind = false;
   /** Files that Bazel writes and that are brought home: the developer's, absolute. */
   readonly #expected = new Set<string>();
 
@@ -50,13 +56,22 @@ export class ForeignChanges implements Disposable {
 
   /** These files of the developer's are written here and brought home, and are no news. */
   expect(paths: Iterable<string>): void {
-    for (const path of paths) this.#expected.add(path);
+    for (const path of paths) {
+      // The newest last: of an IDE each build has names of its own.
+      this.#expected.delete(path);
+      this.#expected.add(path);
+    }
+    for (const path of this.#expected) {
+      if (this.#expected.size <= MAX_EXPECTED) break;
+      this.#expected.delete(path);
+    }
   }
 
   /** Watches the folders of a root that are not watched yet. */
   async follow(root: Root): Promise<void> {
-    this.#watch ??= this.#options.watch();
-    const watch = this.#watch, base = this.#base(root);
+    const watch = this.#watching();
+    if (!watch) return;
+    const base = this.#base(root);
     const pace = new Pace();
     const add = (path: string) => {
       if (watch.watches(path) || watch.add(path) || !this.#complete) return;
@@ -71,6 +86,22 @@ export class ForeignChanges implements Disposable {
     }
   }
 
+  /** Undefined where the system has no queue for one more: then all is looked at each time. */
+  #watching(): Watch | undefined {
+    if (this.#watch) return this.#watch;
+    try {
+      this.#watch = this.#options.watch();
+      this.#blind = false;
+    } catch (e) {
+      if (!this.#blind) {
+        this.#options.log(`folders cannot be watched (${sentence(e)}): all is looked at before each command`);
+      }
+      this.#blind = true;
+      this.#complete = false;
+    }
+    return this.#watch;
+  }
+
   /** Takes what the kernel has noted, which keeps only so much. */
   note(): void {
     if (this.#watch && !this.#watch.take(this.#changed)) this.#complete = false;
@@ -81,7 +112,7 @@ export class ForeignChanges implements Disposable {
    * reported apart. Costs next to nothing where nothing happened.
    */
   async find(roots: readonly Root[]): Promise<{ changed: string[]; expected: string[] }> {
-    if (!this.#watch) return { changed: [], expected: [] };
+    if (!this.#watch && !this.#blind) return { changed: [], expected: [] };
     this.note();
     const paths = this.#complete
       ? roots.map((root) => this.#pathsIn(root, roots))

@@ -143,3 +143,21 @@ Deno.test("one who writes all the time does not keep each command from running",
   Deno.writeTextFileSync(t.at("d/a"), "2");
   assert.equal(await workspace.check(caller), undefined);
 });
+
+Deno.test("where nothing can be watched, changes are noticed all the same", async () => {
+  using storage = new Storage();
+  using service = new TestService(storage, {
+    watch() {
+      throw new Error("too many open files");
+    },
+  });
+  const { workspace } = service;
+  await service.change([folder("d"), file("d/a")], { fresh: true });
+  assert.equal(await workspace.check(caller), undefined);
+  await service.change([file("d/a", "mine")]);
+  assert.equal(await workspace.check(caller), undefined);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  Deno.writeTextFileSync(storage.at(`${WS}/d/a`), "theirs");
+  assert.match(await workspace.check(caller) ?? "", /d\/a/);
+  assert.equal(service.log.filter((line) => /cannot be watched/.test(line)).length, 1);
+});

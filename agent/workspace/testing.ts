@@ -22,6 +22,7 @@ import { digestOf } from "../../proto/tree/read.ts";
 import type { Beneath } from "../files/beneath.ts";
 import { openStorage } from "../storage_folder.ts";
 import { DeveloperPaths } from "./developer_paths.ts";
+import type { Watch } from "./foreign_changes.ts";
 import { SyncedWorkspace } from "./synced_workspace.ts";
 import { Turns } from "./turns.ts";
 import { WorkspaceService } from "./workspace_service.ts";
@@ -93,7 +94,7 @@ export class TestService implements Disposable {
   readonly #server: CallServer;
   epoch = 1;
 
-  constructor(storage: Storage, options: { limit?: number; quietMs?: number; saveMs?: number } = {}) {
+  constructor(storage: Storage, options: { limit?: number; quietMs?: number; saveMs?: number; watch?(): Watch } = {}) {
     this.paths = new DeveloperPaths({
       outputBase: OUTPUT_BASE,
       storageOutputBase: () => "out",
@@ -103,7 +104,7 @@ export class TestService implements Disposable {
       paths: this.paths,
       outputBase: OUTPUT_BASE,
       log: (line) => this.log.push(line),
-      watch: () => storage.files.watch(),
+      watch: options.watch ?? (() => storage.files.watch()),
       limit: options.limit,
       saveMs: options.saveMs,
       turns: new Turns(options.quietMs),
