@@ -63,6 +63,7 @@ Deno.test("ExecuteCommand", async (t) => {
       call.send({ message: { case: "init", value: { args, workingDirectory: "/" } } });
       await call[Symbol.asyncIterator]().next();
       let before = -1;
+      // No event tells that a writer is held back: it has written nothing more at a second look.
       await eventually("it stalls", async () => {
         await new Promise((resolve) => setTimeout(resolve, 150));
         const stalled = before === size();

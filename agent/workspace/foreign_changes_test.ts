@@ -19,8 +19,7 @@ async function session(records: TreeRecord[] = [folder("d"), file("d/a"), file("
   const service = new TestService(storage);
   await service.change(records, { fresh: true });
   assert.equal(await service.workspace.check(caller), undefined);
-  // A kernel's tick, within which two changes have one time.
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await storage.tick();
   const at = (path: string) => storage.at(`${WS}/${path}`);
   return {
     ...{ storage, service, at },
@@ -156,7 +155,7 @@ Deno.test("where nothing can be watched, changes are noticed all the same", asyn
   assert.equal(await workspace.check(caller), undefined);
   await service.change([file("d/a", "mine")]);
   assert.equal(await workspace.check(caller), undefined);
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await storage.tick();
   Deno.writeTextFileSync(storage.at(`${WS}/d/a`), "theirs");
   assert.match(await workspace.check(caller) ?? "", /d\/a/);
   assert.equal(service.log.filter((line) => /cannot be watched/.test(line)).length, 1);

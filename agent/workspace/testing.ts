@@ -51,6 +51,18 @@ export class Storage implements Disposable {
     return `${this.path}/root${path}`;
   }
 
+  /** Waits until the kernel gives changes a later time than all that were made before: its clock goes in steps. */
+  async tick(): Promise<void> {
+    const now = Date.now(), probe = `${this.path}/tick`;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      Deno.writeTextFileSync(probe, "");
+      Deno.removeSync(probe);
+      Deno.writeTextFileSync(probe, "");
+    } while (this.files.lstat("tick").ctimeMs <= now);
+    Deno.removeSync(probe);
+  }
+
   /** Makes a file, folders and all. @returns its digest */
   write(path: string, content: string | Uint8Array): Uint8Array {
     const bytes = Buffer.from(content as string);

@@ -144,6 +144,7 @@ Deno.test("by TLS, a reader that pauses holds the writer back within the stream'
     up.end();
   })();
   let before = -1;
+  // No event tells that both are held back: nothing more has been sent at a second look.
   await eventually(async () => {
     const now = written.down + written.up;
     await new Promise((resolve) => setTimeout(resolve, 200));
