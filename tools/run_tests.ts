@@ -31,6 +31,8 @@ interface Result {
   passed: number;
   failed: number;
   seconds: number;
+  /** What the suite printed of its failures: what they threw, and their names. */
+  failures: readonly string[];
 }
 
 const UNIT: Suite = {
@@ -56,6 +58,8 @@ const TWO_MACHINES: Suite[] = [
   },
 ];
 const NAMES = ["unit", "mirror", "compare", "attacks", "two-machines"];
+/** Lines about failures that are printed once more at the end, for each suite. */
+const FAILURE_LINES = 60;
 /** Suites that run at a time: they wait more than they compute. */
 const LANES = 2;
 
@@ -99,7 +103,7 @@ async function runSuite(
   const existing = paths.filter((path) => exists(join(ROOT, path)));
   if (existing.length === 0) {
     console.log(`Not run: ${name}, for there is none of ${paths.join(", ")}.`);
-    return { name, passed: 0, failed: 0, seconds: 0 };
+    return { name, passed: 0, failed: 0, seconds: 0, failures: [] };
   }
   console.log(`\n== ${name} begins ==`);
   const began = performance.now();
@@ -114,13 +118,19 @@ async function runSuite(
     stderr: named ? "piped" : "inherit",
   }).spawn();
   let last = "";
+  // Deno's own heading, after which there is nothing but what failed.
+  let failures: string[] | undefined;
   const label = named ? `${name}: ` : "";
   const print = async (output: ReadableStream<Uint8Array>) => {
     let rest = "";
     for await (const text of output.pipeThrough(new TextDecoderStream())) {
       const lines = (rest + text).split("\n");
       rest = lines.pop()!;
-      for (const line of lines) console.log(label + line);
+      for (const line of lines) {
+        console.log(label + line);
+        if (line === " ERRORS ") failures = [];
+        if (line.trim() && failures && failures.length < FAILURE_LINES) failures.push(line);
+      }
       last = (last + text).slice(-4_000);
     }
     if (rest) console.log(label + rest);
@@ -131,7 +141,13 @@ async function runSuite(
   const [, passed, failed] = last.match(/\| (\d+) passed.*\| (\d+) failed/) ?? [];
   // A suite that ended without a summary, or badly after it, has failed at least once.
   const seconds = Math.round((performance.now() - began) / 1000);
-  return { name, passed: Number(passed ?? 0), failed: Math.max(Number(failed ?? 0), success ? 0 : 1), seconds };
+  return {
+    name,
+    passed: Number(passed ?? 0),
+    failed: Math.max(Number(failed ?? 0), success ? 0 : 1),
+    seconds,
+    failures: failures ?? [],
+  };
 }
 
 function exists(path: string): boolean {
@@ -158,6 +174,8 @@ if (import.meta.main) {
     Deno.exit(1);
   }
   const results = await runSuites(suites(names));
+  // Once more, at the end, where it is found.
+  for (const { name, failures } of results) for (const line of failures) console.log(`failed: ${name}: ${line}`);
   console.log();
   for (const { name, passed, failed, seconds } of results) {
     console.log(`suite ${name} (${seconds} s): ${passed} passed, ${failed} failed`);

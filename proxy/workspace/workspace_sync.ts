@@ -37,6 +37,8 @@ const REFUSALS = 2;
  * took: a live memory map, a name that is given to a file elsewhere, a file system that is mounted are told by no watcher.
  */
 const SWEEP_MS = 2_000, SWEEP_PAUSE = 20;
+/** How long after a barrier the first of them begins, at least: while the command runs, which may use what it finds. */
+const FIRST_SWEEP_MS = 250;
 /** So long after the last command nobody looks any more, and the next one trusts no watcher. Milliseconds. */
 const SWEEP_FOR_MS = 10 * 60_000;
 /**
@@ -55,8 +57,8 @@ export interface WorkspaceSyncOptions {
   outputBase: string;
   /** For tests. */
   watcher?: WatcherOptions;
-  /** For tests: see {@link SWEEP_MS} and {@link SWEEP_FOR_MS}. */
-  sweep?: { everyMs: number; forMs: number };
+  /** For tests: see {@link FIRST_SWEEP_MS}, {@link SWEEP_MS} and {@link SWEEP_FOR_MS}. */
+  sweep?: { firstMs: number; everyMs: number; forMs: number };
 }
 
 /** One command's barrier. */
@@ -126,12 +128,14 @@ export class WorkspaceSync implements Disposable {
   #lastBarrier = 0;
   /** Files that were not watched when they were looked at, absolute. */
   #unprovenFiles = new Set<string>();
-  readonly #sweep: { everyMs: number; forMs: number };
+  readonly #sweep: { firstMs: number; everyMs: number; forMs: number };
+  /** What the last whole sweep took, in milliseconds. */
+  #sweepTook = 0;
   #closed = false;
 
   constructor(options: WorkspaceSyncOptions) {
     this.#workspace = options.workspace;
-    this.#sweep = options.sweep ?? { everyMs: SWEEP_MS, forMs: SWEEP_FOR_MS };
+    this.#sweep = options.sweep ?? { firstMs: FIRST_SWEEP_MS, everyMs: SWEEP_MS, forMs: SWEEP_FOR_MS };
     this.#outputBase = options.outputBase;
     this.#indexFile = `${options.outputBase}/rbs/workspace.index`;
     this.#watcher = new FolderWatcher(`${options.outputBase}/rbs/watch`, {
@@ -174,7 +178,7 @@ export class WorkspaceSync implements Disposable {
       this.#looks = 0;
       this.#digestSoon();
       this.#lastBarrier = performance.now();
-      this.#sweepAfter(this.#sweep.everyMs);
+      this.#sweepAfter(Math.max(this.#sweep.firstMs, SWEEP_PAUSE * this.#sweepTook));
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
   }
@@ -469,7 +473,8 @@ export class WorkspaceSync implements Disposable {
         }
       } catch { /* there is a barrier, after which it begins again */ }
       if (sweeping.signal.aborted) return;
-      this.#sweepAfter(Math.max(this.#sweep.everyMs, SWEEP_PAUSE * (performance.now() - began)));
+      this.#sweepTook = performance.now() - began;
+      this.#sweepAfter(Math.max(this.#sweep.everyMs, SWEEP_PAUSE * this.#sweepTook));
     }, ms);
     this.#nextSweep.unref();
   }

@@ -282,7 +282,7 @@ async function sent(t: ReturnType<typeof setUp>): Promise<void> {
 }
 
 Deno.test("what no watcher tells is found in the background", async () => {
-  using t = setUp({}, { everyMs: 20, forMs: 60_000 });
+  using t = setUp({}, { firstMs: 20, everyMs: 20, forMs: 60_000 });
   t.write("a/f", "one");
   await t.watched();
   // A second name that it gets now, and by which it is changed: the folder's watcher hears of neither.
@@ -292,10 +292,20 @@ Deno.test("what no watcher tells is found in the background", async () => {
   await sent(t);
 });
 
+Deno.test("the first look in the background is while the command runs", async () => {
+  using t = setUp({}, { firstMs: 20, everyMs: 60_000, forMs: 60_000 });
+  t.write("a/f", "one");
+  await t.watched();
+  await t.quiet();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  await sent(t);
+});
+
 Deno.test("a file system that is mounted over a folder is seen, and what changes in it, and that it is gone", {
   ignore: Deno.uid() !== 0,
 }, async () => {
-  using t = setUp({}, { everyMs: 20, forMs: 60_000 });
+  using t = setUp({}, { firstMs: 20, everyMs: 20, forMs: 60_000 });
   t.write("a/f", "below");
   await t.watched();
   const mounted = `${t.temp}/mounted`;
@@ -324,7 +334,7 @@ Deno.test("a file system that is mounted over a folder is seen, and what changes
 });
 
 Deno.test("after a long rest no watcher is trusted", async () => {
-  using t = setUp({}, { everyMs: 20, forMs: 0 });
+  using t = setUp({}, { firstMs: 20, everyMs: 20, forMs: 0 });
   t.write("a/f", "one");
   await t.synced();
   await t.quiet();
