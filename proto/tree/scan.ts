@@ -9,6 +9,11 @@ import { type Files, type Folder, isGone, looksLike, type RawInfo } from "./file
  * systems give times in steps of the kernel's clock (up to 10 ms), and Deno cuts them to milliseconds.
  */
 const RACY_MS = 50;
+/**
+ * A file server's clock may be ahead of ours by so much. A time further in the future was set by hand, as Bazel does in its
+ * install base: the next change shows by another one.
+ */
+const CLOCKS_APART_MS = 60_000;
 
 /** An entry as it was found, and what tells whether it has changed since. */
 export interface ScannedEntry extends Entry {
@@ -230,8 +235,7 @@ function entryOf(lstat: () => RawInfo, path: string): ScannedEntry | string | un
     const { kind, mode, size, mtimeMs, ctimeMs, ino, target, shared } = lstat();
     switch (kind) {
       case "file": {
-        // A time in the future says nothing about what comes next, either.
-        const racy = mtimeMs > now - RACY_MS;
+        const racy = mtimeMs > now - RACY_MS && mtimeMs <= now + CLOCKS_APART_MS;
         return { path, kind, mode: mode & 0o7777, size, mtimeMs, ino, ctimeMs, racy, shared };
       }
       case "directory":

@@ -103,15 +103,20 @@ Deno.test("a file that was changed a moment ago is not trusted the next time", a
   Deno.writeTextFileSync(directory.join("fresh"), "x");
   Deno.writeTextFileSync(directory.join("old"), "x");
   Deno.utimeSync(directory.join("old"), at(0), at(0));
-  const soon = new Date(Date.now() + 3600_000);
+  const soon = new Date(Date.now() + 10_000);
   Deno.writeTextFileSync(directory.join("future"), "x");
   Deno.utimeSync(directory.join("future"), soon, soon);
+  // What Bazel's install base has: no clock is so far ahead.
+  const far = new Date(Date.now() + 10 * 365 * 24 * 3600 * 1000);
+  Deno.writeTextFileSync(directory.join("far"), "x");
+  Deno.utimeSync(directory.join("far"), far, far);
   const now = new Date();
   Deno.utimeSync(directory.join("fresh"), now, now);
   const previous = await scanTree(localFiles, directory.path);
   for (const entry of previous.values()) entry.digest = digestFile(localFiles, directory.join(entry.path));
   assert.ok(!previous.get("old")!.racy);
   assert.ok(previous.get("future")!.racy);
+  assert.ok(!previous.get("far")!.racy);
   const found = await scanTree(localFiles, directory.path, { previous });
   assert.equal(found.get("fresh")!.digest === undefined, previous.get("fresh")!.racy);
   assert.ok(found.get("old")!.digest);

@@ -433,17 +433,21 @@ export class WorkspaceSync implements Disposable {
         ]);
       }
     }
+    // The trees know it now.
+    this.#unproven = new Set();
     this.#unwatched = !watch;
     options.signal?.throwIfAborted();
     const isWatched = (path: string) => this.#watcher.watches(path) && !this.#unprovenFiles.has(path);
-    const unproven = new Set<string>();
     for (const { tree } of roots) {
       const before = tree.pending.size;
-      await tree.refresh({ ...options, finder: tree === workspace ? finder : undefined, isWatched });
-      if (tree.pending.size > before) this.#changed = true;
-      for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) unproven.add(folder);
+      try {
+        await tree.refresh({ ...options, finder: tree === workspace ? finder : undefined, isWatched });
+      } finally {
+        // Of a look that is broken off as well: the next one finds nothing new in what this one found.
+        for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) this.#unproven.add(folder);
+        if (tree.pending.size > before) this.#changed = true;
+      }
     }
-    this.#unproven = unproven;
     this.#unprovenFiles = new Set();
     if (!watch) return;
     let left = MAX_WATCHED_FILES;
@@ -453,7 +457,7 @@ export class WorkspaceSync implements Disposable {
         if (!this.#watcher.watches(path)) this.#unprovenFiles.add(path);
       }
     }
-    this.#watcher.add([...unproven, ...this.#unprovenFiles]);
+    this.#watcher.add([...this.#unproven, ...this.#unprovenFiles]);
   }
 
   /** Looks in the background for what no watcher tells, again and again as long as there are commands. */

@@ -292,6 +292,41 @@ Deno.test("what no watcher tells is found in the background", async () => {
   await sent(t);
 });
 
+Deno.test("what a look found that was broken off is watched all the same", async () => {
+  using t = setUp();
+  const outside = [{ path: `${t.temp}/outside`, readOnly: true }];
+  const synced = async () => {
+    await t.barrier({ outside });
+    assert.deepEqual(listing(t.agent.root(t.path("").slice(0, -1))), listing(t.path("")));
+  };
+  t.write("a/f", "one");
+  for (let i = 0; i < 5_000; i++) {
+    const folder = `${t.temp}/outside/many/${i % 100}`;
+    Deno.mkdirSync(folder, { recursive: true });
+    Deno.writeTextFileSync(`${folder}/${i}`, "");
+  }
+  for (let i = 0; i < 3; i++) {
+    await synced();
+    await t.quiet();
+  }
+  Deno.renameSync(`${t.temp}/outside/many`, `${t.temp}/outside/others`);
+  t.write("new/f", "one");
+  // The workspace has been looked at, and the other folder takes longer.
+  const { signal } = new AbortController();
+  let asked = 0;
+  Object.defineProperty(signal, "throwIfAborted", {
+    value() {
+      if (++asked > 1) throw new Error("nobody waits");
+    },
+  });
+  assert.equal(await t.sync.look(signal), false);
+  assert.equal(asked, 2);
+  await synced();
+  await t.quiet();
+  t.write("new/g", "two");
+  await synced();
+});
+
 Deno.test("the first look in the background is while the command runs", async () => {
   using t = setUp({}, { firstMs: 20, everyMs: 60_000, forMs: 60_000 });
   t.write("a/f", "one");
