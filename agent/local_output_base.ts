@@ -1,7 +1,8 @@
-import { basename, dirname, join } from "node:path";
+import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
-import { isGone, lookFor, type RawInfo } from "../proto/tree/files.ts";
+import { lookFor, type RawInfo } from "../proto/tree/files.ts";
 import { Beneath } from "./files/beneath.ts";
+import { openIfThere, openOrMake } from "./files/open_or_make.ts";
 
 /** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
 export const LINKED_NAMES = [
@@ -180,34 +181,15 @@ export class LocalOutputBase {
     }
   }
 
-  /** Opens the output base. What is missing of it is made beneath the deepest folder that is there. */
   #open(outputBase: string, make: boolean): Beneath | undefined {
-    const missing: string[] = [];
-    for (let folder = outputBase;; folder = dirname(folder)) {
-      const there = openIfThere(folder);
-      if (!there) {
-        if (!make) return undefined;
-        missing.unshift(basename(folder));
-        continue;
+    return openOrMake(outputBase, make, (folder) => {
+      if (folder.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
+        throw new Error("it leads to where sessions have no business");
       }
-      try {
-        if (there.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
-          throw new Error("it leads to where sessions have no business");
-        }
-        // The agent is root, and the session is not, where a symlink of the session's may lead.
-        const { own } = this.#options.namespace;
-        if (own && !there.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
-        if (missing.length > 0) {
-          there.makeWay(missing.join("/"));
-          using above = there;
-          return above.beneath(missing.join("/"));
-        }
-      } catch (e) {
-        there[Symbol.dispose]();
-        throw e;
-      }
-      return there;
-    }
+      // The agent is root, and the session is not, where a symlink of the session's may lead.
+      const { own } = this.#options.namespace;
+      if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
+    });
   }
 }
 
@@ -220,15 +202,6 @@ function openAll(folders: readonly string[]): Beneath[] {
       return [];
     }
   });
-}
-
-function openIfThere(folder: string): Beneath | undefined {
-  try {
-    return Beneath.open(folder);
-  } catch (e) {
-    if (isGone(e)) return undefined;
-    throw e;
-  }
 }
 
 /** How a folder of repositories looks: a name that is made in it, or goes, changes that. Undefined if there is none. */

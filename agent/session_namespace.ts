@@ -10,6 +10,7 @@ import { SessionInit } from "./session_init.ts";
 import { connectInside, LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
 import { Beneath } from "./files/beneath.ts";
+import { openOrMake } from "./files/open_or_make.ts";
 import { openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
@@ -318,7 +319,7 @@ export class SessionNamespace {
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
-    prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase);
+    prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase, this.#own);
     const mounts = synced && await prepareSyncedRoot({
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
@@ -401,22 +402,17 @@ function unwritable(storage: string, cause: unknown): RbsError {
   );
 }
 
-function isThere(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch (e) {
-    if (e instanceof Deno.errors.NotFound) return false;
-    throw e;
-  }
-}
-
-/** Makes the session's folders, and the developer's output base as a mount point. */
+/**
+ * Makes the session's folders, and the developer's output base as a mount point.
+ *
+ * @param own Once a program of the session has run: where it may write, as it was before.
+ */
 function prepare(
   storage: Beneath,
   storageOutputBase: string,
   controlDirectory: string,
   outputBase: string | undefined,
+  own: readonly Beneath[] | undefined,
 ): void {
   try {
     storage.clearWay(`${storageOutputBase}/server`, 0o700);
@@ -429,8 +425,10 @@ function prepare(
   }
   if (outputBase === undefined) return;
   try {
-    // It is there, mostly: LocalOutputBase has made it, and finds out whether it can be written.
-    if (!isThere(outputBase)) Deno.mkdirSync(outputBase, { recursive: true });
+    // It is there, mostly. LocalOutputBase finds out whether it can be written.
+    openOrMake(outputBase, true, (folder) => {
+      if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
+    })![Symbol.dispose]();
   } catch (cause) {
     throw new RbsError(`The output base ${outputBase} cannot be used (${sentence(cause)}): mend its rights.`, {
       cause,

@@ -33,15 +33,30 @@ export interface BuildEvents {
   whole: boolean;
 }
 
-/** Reads all events. Never throws for what they hold: what is none ends the reading. */
-export async function readBuildEvents(bytes: Uint8Array): Promise<BuildEvents> {
+/** An event of Bazel's is smaller: what it prints comes in pieces, and large sets of files in several. Bytes. */
+const MAX_EVENT_BYTES = 32 << 20;
+/** What of the events is kept until the last one was read: a hundred thousand files are 20 MB. Bytes. */
+const MAX_KEPT_BYTES = 128 << 20;
+
+/**
+ * Reads all events. Never throws for what they hold: what is none ends the reading, and so does more than can be kept.
+ *
+ * @param pieces The file's bytes, in order, cut anywhere. One is done with when the next is asked for.
+ */
+export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<BuildEvents> {
   const events: BuildEvents = { files: [], folders: [], testOutputs: [], whole: true };
   const sets = new Map<string, Uint8Array>();
   const wanted: string[] = [];
   const folders: Uint8Array[] = [], tests: Uint8Array[] = [];
   const pace = new Pace();
+  let kept = 0;
+  const keep = (value: Uint8Array) => {
+    // Beside the bytes, an array's own.
+    if ((kept += value.length + 100) > MAX_KEPT_BYTES) throw new WireError("there are too many files");
+    return value.slice();
+  };
   try {
-    for (const event of delimited(bytes)) {
+    for (const event of delimited(pieces)) {
       if (pace.due) await pace.rest();
       let id: Uint8Array | undefined;
       scanFields(event, (field) => {
@@ -52,20 +67,20 @@ export async function readBuildEvents(bytes: Uint8Array): Promise<BuildEvents> {
             id = value;
             break;
           case BuildEvent.namedSet:
-            sets.set(nested(id, Id.namedSet, Id.id) ?? "", value);
+            sets.set(nested(id, Id.namedSet, Id.id) ?? "", keep(value));
             break;
           case BuildEvent.completed:
             each(value, (number, part) => {
-              if (number === Completed.directoryOutput) folders.push(part);
+              if (number === Completed.directoryOutput) folders.push(keep(part));
               else if (number === Completed.outputGroup) {
                 each(part, (number, set) => {
-                  if (number === OutputGroup.fileSets) wanted.push(text(set, Id.id) ?? "");
+                  if (number === OutputGroup.fileSets) wanted.push(text(keep(set), Id.id) ?? "");
                 });
               }
             });
             break;
           case BuildEvent.testResult:
-            each(value, (number, part) => void (number === TestResult.output && tests.push(part)));
+            each(value, (number, part) => void (number === TestResult.output && tests.push(keep(part))));
             break;
           case BuildEvent.workspaceInfo:
             events.execRoot ??= absolute(meanings(decodeName(bytesOf(value, WorkspaceConfig.execRoot)))[0]);
@@ -96,18 +111,47 @@ export async function readBuildEvents(bytes: Uint8Array): Promise<BuildEvents> {
   return events;
 }
 
-/** The messages of a file in which each stands after its length. Throws a WireError when the file ends within one. */
-function* delimited(bytes: Uint8Array): Generator<Uint8Array> {
-  for (let at = 0; at < bytes.length;) {
-    let length = 0, scale = 1, byte: number;
-    do {
-      if (at >= bytes.length || scale > 2 ** 35) throw new WireError("a length is cut short");
-      byte = bytes[at++];
-      length += (byte & 0x7f) * scale;
-      scale *= 128;
-    } while (byte >= 0x80);
-    if (length > bytes.length - at) throw new WireError("an event is cut short");
-    yield bytes.subarray(at, at += length);
+/**
+ * The messages of a file in which each stands after its length; each is good until the next one is asked for. Throws a
+ * WireError when the file ends within one.
+ */
+function* delimited(pieces: Iterable<Uint8Array>): Generator<Uint8Array> {
+  let rest: Uint8Array = new Uint8Array();
+  // Of the message at the beginning of `rest`, once all of its length is there.
+  let message: { start: number; end: number } | undefined;
+  const parts: Uint8Array[] = [];
+  let waiting = 0;
+  for (const piece of pieces) {
+    // A message that goes over many pieces is put together once.
+    if (message && rest.length + waiting + piece.length < message.end) {
+      parts.push(piece.slice());
+      waiting += piece.length;
+      continue;
+    }
+    rest = Buffer.concat([rest, ...parts.splice(0), piece]);
+    waiting = 0;
+    let at = 0;
+    for (;;) {
+      message = lengthAt(rest, at);
+      if (!message || message.end > rest.length) break;
+      yield rest.subarray(message.start, message.end);
+      at = message.end;
+    }
+    rest = rest.slice(at);
+    message = lengthAt(rest, 0);
+  }
+  if (rest.length > 0 || waiting > 0) throw new WireError("an event is cut short");
+}
+
+/** Where the message begins and ends whose length stands at `at`; undefined: the length is not all there yet. */
+function lengthAt(bytes: Uint8Array, at: number): { start: number; end: number } | undefined {
+  let length = 0, scale = 1;
+  for (; at < bytes.length; scale *= 128) {
+    const byte = bytes[at++];
+    length += (byte & 0x7f) * scale;
+    if (length > MAX_EVENT_BYTES) throw new WireError("an event is too long");
+    if (byte < 0x80) return { start: at, end: at + length };
+    if (scale > 2 ** 35) throw new WireError("a length is too long");
   }
 }
 

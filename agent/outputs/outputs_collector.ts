@@ -76,8 +76,8 @@ export interface PreparedOutputs {
 const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
-/** Larger files of build events are not read. Bytes. */
-const MAX_EVENTS_BYTES = 512 << 20;
+/** Larger files of build events are not read, and others in pieces. Bytes. */
+const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
 /** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
@@ -321,7 +321,19 @@ export class OutputsCollector {
     for (const path of files) {
       const file = written.find(path);
       if (!file || file.info.size > MAX_EVENTS_BYTES) continue;
-      return await readBuildEvents(readFile(this.#files, file.here, MAX_EVENTS_BYTES));
+      return await readBuildEvents(this.#pieces(file.here, file.info.size));
+    }
+  }
+
+  /** A file's bytes, as far as it was long when it was looked at. A piece is good until the next one. */
+  *#pieces(path: string, size: number): Generator<Uint8Array> {
+    using file = this.#files.open(path);
+    const buffer = new Uint8Array(EVENTS_PIECE_BYTES);
+    for (let left = size; left > 0;) {
+      const n = file.read(buffer.subarray(0, Math.min(left, buffer.length)));
+      if (n === 0) return;
+      left -= n;
+      yield buffer.subarray(0, n);
     }
   }
 
