@@ -79,8 +79,8 @@ export class TwoMachines implements Disposable {
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
   readonly #arguments: ArgumentReader;
-  /** What symlinks lead to, as they were when they were last looked at: in these trees, in this version. */
-  #linked?: LinkedRoots & { trees: string[]; version: string; home?: string };
+  /** What symlinks lead to, as they were when they were last looked at: in these trees, in these versions. */
+  #linked?: LinkedRoots & { trees: string[]; versions: (number | undefined)[]; home?: string };
   /** A look at this machine's files for the command that a connection will bring: whether nothing was found changed. */
   #ahead?: { by: object; began: number; nothingNew: Promise<boolean>; stop: AbortController };
   /** Said once. */
@@ -244,23 +244,28 @@ export class TwoMachines implements Disposable {
     const before = this.#linked;
     const from = [workspace, ...named];
     const isSame = before && home === before.home && from.every((tree) => before.trees.includes(tree)) &&
-      this.#sync.linksVersion(before.trees) === before.version &&
+      before.trees.every((tree, i) => this.#sync.linksVersion(tree) === before.versions[i]) &&
       !before.missing.slice(0, MISSING_LOOKS).some(FILES.exists);
     if (isSame) return before.roots;
+    // As they were when their links were asked for: others may look, and find new ones, while this one waits.
+    const versions = new Map<string, number | undefined>();
     const found = await linkedRoots(from, {
       workspace,
       outputBase,
       home: home && fileName(home),
       ...FILES,
       readLink,
-      links: (root) => this.#sync.links(root),
+      links: (root) => {
+        versions.set(root, this.#sync.linksVersion(root));
+        return this.#sync.links(root);
+      },
       // What went once goes on, however large it grows.
       holdsMore: async (path, limit) =>
         !before?.roots.some((root) => root.path === path) &&
         await holdsMore(path, limit, [workspace, outputBase], waiting.signal),
     });
     const trees = [...from, ...found.roots.map(({ path }) => path)];
-    this.#linked = { ...found, trees, version: this.#sync.linksVersion(trees), home };
+    this.#linked = { ...found, trees, versions: trees.map((tree) => versions.get(tree)), home };
     for (const warning of found.warnings) this.#warn(warning, waiting);
     return found.roots;
   }

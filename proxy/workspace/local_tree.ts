@@ -55,7 +55,10 @@ export class LocalTree {
   readonly #undigested = new Set<ScannedEntry>();
   /** Files with more names than the one here. */
   readonly #shared = new Set<string>();
+  /** Of files with more names than one that were found changed, or for the first time. */
+  #changedInodes = new Set<number>();
   #stale = true;
+  static #versions = 0;
   #linksVersion = 0;
   /** Folders that were looked at since {@link takeFolders}. */
   #looked = new Set<string>();
@@ -87,8 +90,8 @@ export class LocalTree {
   }
 
   /**
-   * Another number whenever a symlink has come, gone or got another target, however it was found: a pass over all entries
-   * finds them.
+   * Another number, which no other tree has, whenever a symlink has come, gone or got another target, however it was found:
+   * a pass over all entries finds them.
    */
   get linksVersion(): number {
     return this.#linksVersion;
@@ -111,6 +114,27 @@ export class LocalTree {
     const looked = this.#looked;
     this.#looked = new Set();
     return looked;
+  }
+
+  /**
+   * The inodes of files with several names that were found to be others since the last call: what watches a file names one
+   * of them only.
+   */
+  takeChangedInodes(): Set<number> {
+    const inodes = this.#changedInodes;
+    this.#changedInodes = new Set();
+    return inodes;
+  }
+
+  /** Notes that files of these inodes may have changed, whatever device they are on. @returns whether there are any */
+  hintInodes(inodes: ReadonlySet<number>): boolean {
+    let any = false;
+    for (const { path, kind, ino } of this.#entries.values()) {
+      if (kind !== "file" || !inodes.has(ino) || this.#looksAsBefore(path)) continue;
+      this.#dirty.add(path);
+      any = true;
+    }
+    return any;
   }
 
   /** The hints until now are worth nothing. */
@@ -138,7 +162,7 @@ export class LocalTree {
       if (entry.shared) this.#shared.add(entry.path);
     }
     this.#stale = true;
-    this.#linksVersion++;
+    this.#linksVersion = ++LocalTree.#versions;
   }
 
   /** Looks at what {@link hint} named, or at everything if need be. */
@@ -175,25 +199,25 @@ export class LocalTree {
   }
 
   /**
-   * Looks at each entry, and notes as {@link hint} does what is another than it was: what no watcher tells. It changes
-   * nothing else, and may be broken off anywhere. Rejects with the signal's reason.
+   * Looks at each entry, a step at a time, and notes as {@link hint} does what is another than it was: what no watcher
+   * tells. It changes nothing else, and may be left off anywhere. It ends early when everything was looked at meanwhile.
    *
-   * @returns whether all folders are the same as before: else what watches their paths watches something else
+   * A step gives whether a folder is another than before: then what watches its path watches something else.
    */
-  async sweep(signal: AbortSignal): Promise<boolean> {
-    const pace = new Pace(signal);
-    let same = true;
-    for (const { path, kind } of this.#entries.values()) {
+  *sweep(): Generator<boolean, void> {
+    const entries = this.#entries;
+    for (const { path, kind } of entries.values()) {
+      if (entries !== this.#entries) return;
       // Deno cannot look at these by itself, and each look takes milliseconds.
       if (isRaw(path)) continue;
+      let other = false;
       if (!this.#looksAsBefore(path)) {
         this.#dirty.add(path);
         this.#replaced.add(path);
-        same &&= kind !== "directory";
+        other = kind === "directory";
       }
-      if (pace.due) await pace.rest();
+      yield other;
     }
-    return same;
   }
 
   async #lookAtAll(options: LookOptions): Promise<void> {
@@ -272,6 +296,7 @@ export class LocalTree {
     for (const [path, now] of next) {
       const before = previous.get(path);
       if (before === now) continue;
+      if (now.shared) this.#changedInodes.add(now.ino);
       if (!before || !sameEntry(before, now)) this.#note(path, before, now);
       else if (now.kind === "file" && !now.digest) {
         // A large file that was sent while all was looked at has got its digest since.
@@ -290,7 +315,7 @@ export class LocalTree {
   }
 
   #note(path: string, before: Entry | undefined, now?: Entry): void {
-    if (isLead(before) || isLead(now)) this.#linksVersion++;
+    if (isLead(before) || isLead(now)) this.#linksVersion = ++LocalTree.#versions;
     if (!this.#pending.has(path)) this.#pending.set(path, before);
   }
 
@@ -356,7 +381,7 @@ export class LocalTree {
   sent(path: string, entry: ScannedEntry | undefined): void {
     const before = this.#entries.get(path);
     // What was sent is not noted as changed afterwards.
-    if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion++;
+    if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion = ++LocalTree.#versions;
     this.#shared.delete(path);
     if (!entry) return void this.#entries.delete(path);
     if (entry.shared) this.#shared.add(path);

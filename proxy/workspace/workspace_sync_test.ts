@@ -327,6 +327,60 @@ Deno.test("what a look found that was broken off is watched all the same", async
   await synced();
 });
 
+Deno.test("a file is another by all of its names, whichever it is changed by", async () => {
+  using t = setUp({}, { firstMs: 60_000, everyMs: 60_000, forMs: 600_000 });
+  t.write("a/f", "one");
+  t.write("b/other");
+  await t.watched();
+  // Its second name comes when the first is known.
+  Deno.linkSync(t.path("a/f"), t.path("b/g"));
+  await t.watched();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  for (
+    const [i, path] of [t.path("a/f"), t.path("b/g"), `${t.temp}/elsewhere`, t.path("a/f"), t.path("b/g")].entries()
+  ) {
+    await t.quiet();
+    Deno.writeTextFileSync(path, `change ${i}`);
+    assert.deepEqual(await t.synced(), ["Apply"]);
+  }
+});
+
+Deno.test("commands that come all the time do not put off the look in the background", async () => {
+  using t = setUp({}, { firstMs: 60, everyMs: 60, forMs: 600_000 });
+  t.write("a/f", "one");
+  await t.watched();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  const until = performance.now() + 20_000;
+  while ((await t.barrier(), t.agent.takeCalls()).length === 0) {
+    assert.ok(performance.now() < until, "it is not seen");
+    await t.quiet();
+  }
+});
+
+Deno.test("a folder that the last command did not use is looked at as well", async () => {
+  using t = setUp({}, { firstMs: 20, everyMs: 20, forMs: 600_000 });
+  const path = `${t.temp}/lib`, outside = [{ path, readOnly: true }];
+  Deno.mkdirSync(path);
+  Deno.writeTextFileSync(`${path}/f`, "one");
+  t.write("a/f", "one");
+  for (let i = 0; i < 3; i++) {
+    await t.barrier({ outside });
+    await t.quiet();
+  }
+  await t.barrier();
+  Deno.linkSync(`${path}/f`, `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  // Many times as long as a look and the rest after it.
+  const until = performance.now() + 2_000;
+  while (performance.now() < until) {
+    await t.barrier();
+    await t.quiet();
+  }
+  await t.barrier({ outside });
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(path)}/f`), "another");
+});
+
 Deno.test("the first look in the background is while the command runs", async () => {
   using t = setUp({}, { firstMs: 20, everyMs: 60_000, forMs: 60_000 });
   t.write("a/f", "one");
