@@ -215,7 +215,8 @@ export class TwoMachines implements Disposable {
           all,
         };
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
-        if (parts.length === 0) return;
+        // Tools look into it after their first command, which may be a query.
+        if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
         if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
         const signal = AbortSignal.timeout(INTERRUPTED_MS);
         try {

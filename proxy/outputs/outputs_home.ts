@@ -213,6 +213,17 @@ export class OutputsHome {
     });
   }
 
+  /** Makes this machine's output base look as one does that a server has begun. Throws an RbsError. */
+  own(): Promise<void> {
+    return this.#inTurn(() => this.#own(false).catch((e) => Promise.reject(this.#explain(e))));
+  }
+
+  async #own(cleaned: boolean): Promise<void> {
+    if (!this.#isOurs) await takeOver(this.#outputBase);
+    if (!this.#isOurs || cleaned) makeExpectedNames(this.#outputBase, this.#workspace);
+    this.#isOurs = true;
+  }
+
   /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
   expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
@@ -267,9 +278,7 @@ export class OutputsHome {
     }
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
-    if (!this.#isOurs) await takeOver(this.#outputBase);
-    if (!this.#isOurs || cleaned) makeExpectedNames(this.#outputBase, this.#workspace);
-    this.#isOurs = true;
+    await this.#own(cleaned);
     const index = await this.#knownIndex();
     if (cleaned) await this.#clean(index);
 
