@@ -31,6 +31,8 @@ genrule(name = "app", srcs = ["//gen"], outs = ["app.out"], cmd = "cat $(SRCS) >
 BUILD
 `;
 
+const MOUNTED = "a file system that is mounted over a folder, and taken away again";
+
 /** Each begins where the one before it ended. */
 const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
   "what tools expect of an output base, after a query": async (t) => {
@@ -98,6 +100,27 @@ BUILD`);
   },
 };
 
+async function mounted(t: Twin) {
+  // In Bazel's own sandbox no mounts may lie below /tmp.
+  await t.sh(
+    `mkdir mounted "$D/disk"; echo below > mounted/f; echo on the disk > "$D/disk/f"; cat > mounted/BUILD <<'BUILD'
+genrule(name = "mounted", srcs = ["//mounted:f"], outs = ["mounted.out"], cmd = "cat $< > $@", local = True)
+BUILD
+cp mounted/BUILD "$D/disk"`,
+  );
+  await t.run(["build", "//mounted"]);
+  // No event tells of it: see above.
+  await t.sh(`mount --bind "$D/disk" mounted; sleep 5`);
+  try {
+    await t.run(["build", "//mounted"]);
+    await t.sh(`echo changed on the disk > "$D/disk/f"`);
+    await t.run(["build", "//mounted"]);
+  } finally {
+    await t.sh("umount mounted; sleep 5");
+  }
+  await t.run(["build", "//mounted"]);
+}
+
 for (const bazel of found) {
   for (const mode of ["shared", "synced"]) {
     Deno.test(`Bazel ${bazel.version}, ${mode}: kinds`, async (test) => {
@@ -106,6 +129,7 @@ for (const bazel of found) {
       await twin.sh(BEGINNING);
       for (const [kind, compare] of Object.entries(KINDS)) await test.step(kind, async () => void await compare(twin));
       if (mode === "shared") return;
+      await test.step({ name: MOUNTED, ignore: Deno.uid() !== 0, fn: () => mounted(twin) });
 
       // Stock lets an action change a source. Here the copy is put back, and that is said.
       await test.step("an action that writes into the sources", async () => {
@@ -137,4 +161,16 @@ BUILD`);
       });
     });
   }
+  // On a shared disk the session must see it too. It does where this machine's mounts are shared, as systemd makes them.
+  Deno.test(`Bazel ${bazel.version}, shared: ${MOUNTED}`, { ignore: Deno.uid() !== 0 }, async () => {
+    await using cluster = await startCluster({ args: ["--workspace=shared"], env: { RBS_BAZEL: bazel.path } });
+    await using twin = await makeTwin(bazel, cluster);
+    await twin.sh(`mount --bind "$D" "$D"; mount --make-shared "$D"`);
+    try {
+      await twin.sh("touch WORKSPACE");
+      await mounted(twin);
+    } finally {
+      await twin.sh(`cd /; umount -l "$D"`);
+    }
+  });
 }

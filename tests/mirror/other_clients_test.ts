@@ -75,15 +75,13 @@ for (const mode of ["shared", "synced"]) {
         await eventually(
           `ibazel has built ${JSON.stringify(text)}`,
           async () => await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")).catch(() => "") === text,
-          60_000,
-        ).catch(async (e) => {
-          building.kill("SIGKILL");
-          const { stdout, stderr } = await building.finished;
-          throw new Error(`${e.message}\n${stdout}\n${stderr}`);
-        });
+          90_000,
+        );
       }
       await ended(building);
     }
+    // What it does besides is the same for both.
+    if (mode === "shared") return;
     {
       await using testing = await ibazel(one, "test", "//app:good_test");
       await testing.says(/good_test .*PASSED/);
