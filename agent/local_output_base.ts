@@ -1,6 +1,7 @@
 import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { isGone, lookFor, type RawInfo } from "../proto/tree/files.ts";
+import { isServerLog } from "../proto/server_logs.ts";
 import { Beneath } from "./files/beneath.ts";
 
 /** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
@@ -11,6 +12,8 @@ export const LINKED_NAMES = [
   "java.log",
 ] as const;
 
+/** Those of them that are links in the real one, perhaps. */
+const LOGS = ["command.profile.gz", "java.log"];
 /** By what a Bazel server knows outputs, and where its repositories are. */
 const ACTIONS = "action_cache", REPOSITORIES = "external";
 /** Times of files come in steps of the kernel's clock, up to 10 ms, and later on a busy machine. Milliseconds. */
@@ -68,7 +71,7 @@ export class LocalOutputBase {
     const { outputBase } = this.#options;
     if (outputBase === undefined) return;
     this.#change(outputBase, true, (files) => {
-      for (const name of LINKED_NAMES) {
+      for (const name of [...LINKED_NAMES, ...this.#logs()]) {
         const there = lookFor(files, name);
         if (there && this.#isLink(name, there)) continue;
         if (there && there.kind !== "symlink") putAside(files, name);
@@ -89,7 +92,7 @@ export class LocalOutputBase {
     if (outputBase === undefined) return;
     this.#repositories = undefined;
     this.#change(outputBase, false, (files) => {
-      for (const name of LINKED_NAMES) {
+      for (const name of [...LINKED_NAMES, ...files.names("").filter(isServerLog)]) {
         const there = lookFor(files, name);
         if (!there || !this.#isLink(name, there)) continue;
         files.remove(name);
@@ -122,6 +125,13 @@ export class LocalOutputBase {
         { cause, culprit: "caller" },
       );
     }
+  }
+
+  /** What the server's log and profile are links to: `bazel info server_log` names the one. */
+  #logs(): string[] {
+    using storage = openIfThere(this.#options.namespace.storageOutputBase);
+    const targets = LOGS.map((name) => storage && lookFor(storage, name)?.target?.split("/").at(-1));
+    return targets.filter((name) => name !== undefined && isServerLog(name) && !LOGS.includes(name)) as string[];
   }
 
   /** Shows the session's repositories, and nothing that says where they come from. */

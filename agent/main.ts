@@ -38,6 +38,7 @@ import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
+import { ServerLogs } from "./outputs/server_logs.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
 import { waitForSession } from "./warm_agent.ts";
@@ -281,8 +282,10 @@ function syncedParts(
     isDevelopers: (path) =>
       [spec.sourcePath, ...workspace.readOnlyRoots].some((root) => path === root || path.startsWith(`${root}/`)),
   });
+  const logs = new ServerLogs({ outputBase, files: storage, storage: storageOutputBase });
   const outputs = new OutputsCollector({
     repositories,
+    logs,
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -309,7 +312,13 @@ function syncedParts(
       },
     },
     workspace,
-    service: new WorkspaceService(storage, workspace, paths, digests, (path) => repositories.storagePath(path)),
+    service: new WorkspaceService(
+      storage,
+      workspace,
+      paths,
+      digests,
+      (path) => logs.storagePath(path) ?? repositories.storagePath(path),
+    ),
   };
 }
 

@@ -168,7 +168,8 @@ export class TwoMachines implements Disposable {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
-    const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
+    const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
+    const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
     this.#home.expect();
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
@@ -192,6 +193,7 @@ export class TwoMachines implements Disposable {
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
         home: told?.home,
         folders: command.folders.map(encodeName),
+        externalSources: command.externalSources,
       }),
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),

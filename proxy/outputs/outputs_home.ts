@@ -206,6 +206,8 @@ export class OutputsHome {
         if (options.told) this.#informed?.open.delete(options.told);
         return transferred;
       } catch (e) {
+        // Of a command that told nothing of what is here, the agent believes that all has come.
+        if (!options.told) this.#informed = undefined;
         throw this.#explain(e, options.signal);
       } finally {
         this.#index?.save();
@@ -680,13 +682,14 @@ async function isHome(
 }
 
 /**
- * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs. Others
- * hold the outputs of many targets, those of earlier commands among them:
+ * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs, the sources
+ * of an external repository. Others hold the outputs of many targets, those of earlier commands among them:
  *
  *     execroot/<workspace>/bazel-out/<configuration>/bin
  */
 function isTree(path: string): boolean {
-  const [first, , third, ...below] = path.split("/");
+  const [first, second, third, ...below] = path.split("/");
+  if (first === "external") return second !== undefined;
   return first === "execroot" && third === "bazel-out" && below.length > 2;
 }
 
