@@ -286,6 +286,7 @@ function syncedParts(
   const outputs = new OutputsCollector({
     repositories,
     logs,
+    writtenSources: (places) => workspace.written(spec.sourcePath, places),
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -307,7 +308,11 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
-        workspace.expect([...start.outputs?.namedFiles.map(decodeName) ?? [], `${spec.sourcePath}/MODULE.bazel.lock`]);
+        const { sourceFiles = [], sourceFolders = [] } = start.outputs ?? {};
+        workspace.expect(
+          [...[...namedFiles, ...sourceFiles].map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`],
+          sourceFolders.map(decodeName),
+        );
         return outputs.prepare(args, start);
       },
     },

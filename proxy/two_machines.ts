@@ -194,6 +194,8 @@ export class TwoMachines implements Disposable {
         home: told?.home,
         folders: command.folders.map(encodeName),
         externalSources: command.externalSources,
+        sourceFiles: command.writes.files.map(encodeName),
+        sourceFolders: command.writes.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),
@@ -215,6 +217,11 @@ export class TwoMachines implements Disposable {
           leavesSymlinks: symlinks.prefix === undefined,
           told,
           all,
+          sources: {
+            ...command.writes,
+            asSent: (path: string) => this.#sync.isAsSent(path),
+            onWritten: () => this.#sync.forget(),
+          },
         };
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         if (parts.length === 0) return;

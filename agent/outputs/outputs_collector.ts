@@ -50,6 +50,8 @@ export interface OutputsCollectorOptions {
   repositories?: AgentRepositories;
   /** The server's own logs. @default none */
   logs?: ServerLogs;
+  /** What a command has written into the developer's sources, by the developer's absolute paths. @default nothing */
+  writtenSources?(places: { files: string[]; folders: string[] }): Promise<{ entries: Found[]; gone: string[] }>;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -79,7 +81,17 @@ export interface PreparedOutputs {
 }
 
 /** Field numbers of Outputs in command.proto. */
-const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
+const Outputs = {
+  entries: 1,
+  manifest: 2,
+  unchanged: 3,
+  cleaned: 4,
+  warnings: 5,
+  home: 6,
+  gone: 7,
+  sources: 8,
+  sourcesGone: 9,
+} as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read. Bytes. */
@@ -204,7 +216,11 @@ export class OutputsCollector {
           if (isLast && key !== undefined && events?.whole && end.exitCode === 0) {
             this.#lastBuild = { key, events, collected: { ...collected, parts: [], paths: undefined } };
           }
-          return [...collected.parts, ...await this.#askedFor(command, printed.finish(), collected)];
+          return [
+            ...collected.parts,
+            ...await this.#askedFor(command, printed.finish(), collected),
+            ...await this.#writtenSources(outputs),
+          ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
@@ -349,6 +365,18 @@ export class OutputsCollector {
     for await (const { encoded } of this.#encodeEach([...entries, ...logFiles], untold)) parts.add(encoded);
     this.#home.told(tree, entries, untold);
     return parts.finish(tree.warnings.map((warning) => [Outputs.warnings, warning]));
+  }
+
+  /** What the command has written into the sources where it may. */
+  async #writtenSources({ sourceFiles, sourceFolders }: OutputsRequest): Promise<Uint8Array[]> {
+    if (sourceFiles.length + sourceFolders.length === 0) return [];
+    const places = { files: sourceFiles.map(decodeName), folders: sourceFolders.map(decodeName) };
+    const written = await this.#options.writtenSources?.(places);
+    if (!written) return [];
+    const parts = new Parts(Outputs.sources);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach(written.entries, untold)) parts.add(encoded);
+    return parts.finish(written.gone.map((path) => [Outputs.sourcesGone, encodeName(path)]));
   }
 
   /** The names of the external repositories among the wanted ones that are here. */

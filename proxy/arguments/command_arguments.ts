@@ -15,6 +15,7 @@ import { outputsPolicy } from "./outputs_policy.ts";
 import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
 import { RecordedFiles } from "./recorded_files.ts";
 import { clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
+import { type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** What the client says of itself, other in each command: how long it took to begin, and why it started a server. */
 const OF_THE_CLIENT = ["--startup_time=", "--command_wait_time=", "--extract_data_time=", "--restart_reason="];
@@ -28,6 +29,8 @@ export interface CommandArguments {
   policy: OutputsPolicy;
   /** External repositories whose sources are to be here. */
   externalSources: string[];
+  /** Sources that it may write. */
+  writes: WrittenSources;
   /** Files that its options make the server write. */
   namedFiles: NamedOutput[];
   /** Absolute paths of folders that have to exist where it runs. */
@@ -94,6 +97,7 @@ function understand(args: Buffer[], { workspace, outputBase }: Place, files: Fil
     sent: filterClientEnv(args),
     policy,
     externalSources: externalSources(clientVariable(args, "RBS_EXTERNAL_SOURCES")),
+    writes: writtenSources({ ...place, ...recording(files) }),
     namedFiles: namedOutputFiles(place),
     folders,
     outside: { ...outside, warnings: [...outside.warnings, ...warnings] },

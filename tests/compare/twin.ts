@@ -193,6 +193,7 @@ function isOutput(path: string): boolean {
 
 /** What is another for each server or session, or says nothing about what was built. */
 function isBazels(name: string): boolean {
-  return /^\.\/ws\/bazel-[^/]+$/.test(name) || /^\.\/home\//.test(name) ||
+  // By the last, `vendor` leads to the repositories that it has not copied.
+  return /^\.\/ws\/bazel-[^/]+$/.test(name) || /\/bazel-external$/.test(name) || /^\.\/home\//.test(name) ||
     /^bazel-bin .*(\.runfiles_manifest|\.runfiles\/MANIFEST|\.runfiles|\.params)$/.test(name);
 }

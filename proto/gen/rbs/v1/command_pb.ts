@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/command.proto.
  */
 export const file_rbs_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwijgEKD0V4ZWN1dGVSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBIWCgxydW5fcmVzcG9uc2UYAiABKAxIABIiCgdvdXRwdXRzGAMgASgLMg8ucmJzLnYxLk91dHB1dHNIABIiCgVuYW1lZBgEIAEoCzIRLnJicy52MS5OYW1lZFBhcnRIAEIJCgdtZXNzYWdlIjoKCU5hbWVkUGFydBIMCgRwYXRoGAEgASgMEg4KBm9mZnNldBgCIAEoBBIPCgdjb250ZW50GAMgASgMIvEBCg5PdXRwdXRzUmVxdWVzdBIlCgZwb2xpY3kYASABKA4yFS5yYnMudjEuT3V0cHV0c1BvbGljeRIWCg5rbm93bl9tYW5pZmVzdBgCIAEoDBITCgtuYW1lZF9maWxlcxgDIAMoDBIhCgRob21lGAQgASgLMhMucmJzLnYxLkhvbWVPdXRwdXRzEg8KB2ZvbGRlcnMYBSADKAwSGwoOc3ltbGlua19wcmVmaXgYBiABKAxIAIgBARINCgVwaXBlcxgHIAMoDBIYChBleHRlcm5hbF9zb3VyY2VzGAggAygJQhEKD19zeW1saW5rX3ByZWZpeCIsCgtIb21lT3V0cHV0cxIOCgZsZWF2ZXMYASADKAwSDQoFdHJlZXMYAiADKAwipAEKB091dHB1dHMSIgoHZW50cmllcxgBIAMoCzIRLnJicy52MS5UcmVlRW50cnkSEAoIbWFuaWZlc3QYAiABKAwSEQoJdW5jaGFuZ2VkGAMgASgIEg8KB2NsZWFuZWQYBCABKAgSEAoId2FybmluZ3MYBSADKAkSHwoEaG9tZRgGIAMoCzIRLnJicy52MS5UcmVlRW50cnkSDAoEZ29uZRgHIAMoDCqAAQoNT3V0cHV0c1BvbGljeRIeChpPVVRQVVRTX1BPTElDWV9VTlNQRUNJRklFRBAAEhsKF09VVFBVVFNfUE9MSUNZX1RPUExFVkVMEAESFgoST1VUUFVUU19QT0xJQ1lfQUxMEAISGgoWT1VUUFVUU19QT0xJQ1lfTUlOSU1BTBADMkkKB0NvbW1hbmQSPgoHRXhlY3V0ZRIWLnJicy52MS5FeGVjdXRlUmVxdWVzdBoXLnJicy52MS5FeGVjdXRlUmVzcG9uc2UoATABYgZwcm90bzM", [file_rbs_v1_tree]);
+  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwijgEKD0V4ZWN1dGVSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBIWCgxydW5fcmVzcG9uc2UYAiABKAxIABIiCgdvdXRwdXRzGAMgASgLMg8ucmJzLnYxLk91dHB1dHNIABIiCgVuYW1lZBgEIAEoCzIRLnJicy52MS5OYW1lZFBhcnRIAEIJCgdtZXNzYWdlIjoKCU5hbWVkUGFydBIMCgRwYXRoGAEgASgMEg4KBm9mZnNldBgCIAEoBBIPCgdjb250ZW50GAMgASgMIp8CCg5PdXRwdXRzUmVxdWVzdBIlCgZwb2xpY3kYASABKA4yFS5yYnMudjEuT3V0cHV0c1BvbGljeRIWCg5rbm93bl9tYW5pZmVzdBgCIAEoDBITCgtuYW1lZF9maWxlcxgDIAMoDBIhCgRob21lGAQgASgLMhMucmJzLnYxLkhvbWVPdXRwdXRzEg8KB2ZvbGRlcnMYBSADKAwSGwoOc3ltbGlua19wcmVmaXgYBiABKAxIAIgBARINCgVwaXBlcxgHIAMoDBIYChBleHRlcm5hbF9zb3VyY2VzGAggAygJEhQKDHNvdXJjZV9maWxlcxgJIAMoDBIWCg5zb3VyY2VfZm9sZGVycxgKIAMoDEIRCg9fc3ltbGlua19wcmVmaXgiLAoLSG9tZU91dHB1dHMSDgoGbGVhdmVzGAEgAygMEg0KBXRyZWVzGAIgAygMIt4BCgdPdXRwdXRzEiIKB2VudHJpZXMYASADKAsyES5yYnMudjEuVHJlZUVudHJ5EhAKCG1hbmlmZXN0GAIgASgMEhEKCXVuY2hhbmdlZBgDIAEoCBIPCgdjbGVhbmVkGAQgASgIEhAKCHdhcm5pbmdzGAUgAygJEh8KBGhvbWUYBiADKAsyES5yYnMudjEuVHJlZUVudHJ5EgwKBGdvbmUYByADKAwSIgoHc291cmNlcxgIIAMoCzIRLnJicy52MS5UcmVlRW50cnkSFAoMc291cmNlc19nb25lGAkgAygMKoABCg1PdXRwdXRzUG9saWN5Eh4KGk9VVFBVVFNfUE9MSUNZX1VOU1BFQ0lGSUVEEAASGwoXT1VUUFVUU19QT0xJQ1lfVE9QTEVWRUwQARIWChJPVVRQVVRTX1BPTElDWV9BTEwQAhIaChZPVVRQVVRTX1BPTElDWV9NSU5JTUFMEAMySQoHQ29tbWFuZBI+CgdFeGVjdXRlEhYucmJzLnYxLkV4ZWN1dGVSZXF1ZXN0GhcucmJzLnYxLkV4ZWN1dGVSZXNwb25zZSgBMAFiBnByb3RvMw", [file_rbs_v1_tree]);
 
 /**
  * @generated from message rbs.v1.ExecuteRequest
@@ -259,6 +259,19 @@ export type OutputsRequest = Message<"rbs.v1.OutputsRequest"> & {
    * @generated from field: repeated string external_sources = 8;
    */
   externalSources: string[];
+
+  /**
+   * Files of the workspace that the command may write (`mod tidy`), and folders in which it may do so (`vendor`):
+   * absolute paths on the laptop. The only sources that the caller will take.
+   *
+   * @generated from field: repeated bytes source_files = 9;
+   */
+  sourceFiles: Uint8Array[];
+
+  /**
+   * @generated from field: repeated bytes source_folders = 10;
+   */
+  sourceFolders: Uint8Array[];
 };
 
 /**
@@ -352,6 +365,18 @@ export type Outputs = Message<"rbs.v1.Outputs"> & {
    * @generated from field: repeated bytes gone = 7;
    */
   gone: Uint8Array[];
+
+  /**
+   * What the command has written where it may write sources, and absolute paths of what it has removed there.
+   *
+   * @generated from field: repeated rbs.v1.TreeEntry sources = 8;
+   */
+  sources: TreeEntry[];
+
+  /**
+   * @generated from field: repeated bytes sources_gone = 9;
+   */
+  sourcesGone: Uint8Array[];
 };
 
 /**
