@@ -2,7 +2,7 @@
 import type { Files } from "../../proto/tree/files.ts";
 import { sameEntry } from "../../proto/tree/entry.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
-import type { Root } from "./root.ts";
+import { type Root, UNSEEN } from "./root.ts";
 
 /** Where a command may write. Absolute paths, the developer's. */
 export interface SourcePlaces {
@@ -37,9 +37,7 @@ export async function writtenSources(
     const before = root.entries.get(path);
     if (now === undefined) return void (before && written.gone.push(`${root.path}/${path}`));
     const isSame = before &&
-      (before.kind === "file" && now.kind === "file"
-        ? isUnchanged(before, now) && before.mode === now.mode
-        : sameEntry(before, now));
+      (before.kind === "file" && now.kind === "file" ? looksAsKnown(before, now) : sameEntry(before, now));
     if (!isSame) written.entries.push({ ...now, path: `${root.path}/${path}` });
   };
   const relative = (path: string) => path.startsWith(`${root.path}/`) ? path.slice(root.path.length + 1) : undefined;
@@ -60,4 +58,11 @@ export async function writtenSources(
     }
   }
   return written;
+}
+
+/** Whether a file looks as it is known. What was written and not looked at since is known by when that was. */
+function looksAsKnown(before: ScannedEntry, now: ScannedEntry): boolean {
+  if (before.mode !== now.mode) return false;
+  if (before.ino !== UNSEEN) return isUnchanged(before, now);
+  return before.size === now.size && before.mtimeMs === now.mtimeMs && now.ctimeMs <= before.ctimeMs;
 }
