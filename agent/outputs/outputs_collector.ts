@@ -28,6 +28,7 @@ import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { recentTests } from "./recent_tests.ts";
+import { FolderOutputs } from "./folder_outputs.ts";
 import { FollowedFiles } from "./followed_files.ts";
 import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
@@ -145,6 +146,7 @@ export class OutputsCollector {
   readonly #storage: string;
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
+  readonly #folders = new FolderOutputs();
   #commands = 0;
   #prepared = 0;
   /**
@@ -199,6 +201,7 @@ export class OutputsCollector {
       args: injected?.args ?? args,
       filter: (response) => {
         printed.read(response);
+        this.#folders.read(response);
         return notice?.filter(response);
       },
       followed: new FollowedFiles(this.#files, {
@@ -288,7 +291,10 @@ export class OutputsCollector {
       if (args[0] === "run") {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
-      if (events) await addOutputs(tree, events, args[0], request.policy);
+      if (events) {
+        await addOutputs(tree, events, args[0], request.policy);
+        for (const path of this.#folderOutputs(events)) await tree.add(path);
+      }
       if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
         const bazelOut = `${events.execRoot}/bazel-out`;
         if (isBelow(bazelOut, outputBase)) {
@@ -400,6 +406,16 @@ export class OutputsCollector {
   #findRepositories(): void {
     this.#moved.clear();
     for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+  }
+
+  /** Where outputs of named targets may be that are folders, and of which the events say nothing. */
+  #folderOutputs({ execRoot, labels }: BuildEvents): string[] {
+    const paths = execRoot === undefined ? [] : this.#folders.of(labels);
+    if (paths.length === 0) return [];
+    const bazelOut = `${execRoot}/bazel-out`;
+    return this.#namesIn(bazelOut).flatMap((configuration) =>
+      paths.map((path) => `${bazelOut}/${configuration}/bin/${path}`)
+    );
   }
 
   /** The folder for Bazel's events. What else stands there is in the way. */

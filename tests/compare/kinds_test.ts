@@ -89,6 +89,19 @@ BUILD`,
     await t.sh(`for file in big.out small.out; do
       (( $(stat -Lc %b bazel-bin/sparse/$file) * 512 < $(stat -Lc %s bazel-bin/sparse/$file) / 2 )); done`);
   },
+  "outputs that are folders, declared as files": async (t) => {
+    await t.sh(String.raw`mkdir folder; cat > folder/BUILD <<'BUILD'
+genrule(name = "make", outs = ["made", "made.txt"], cmd = "mkdir -p $(location made)/sub; echo 1 > $(location made)/sub/x; ln -s sub/x $(location made)/link; echo > $(location made.txt)")
+genrule(name = "use", srcs = ["made"], outs = ["use.txt"], cmd = "cat $</sub/x > $@")
+BUILD`);
+    // Newer Bazels refuse them.
+    const { stock } = await t.run(["build", "//folder:use"]);
+    await t.run(["build", "//folder:make"]);
+    if (stock.code === 0) await t.sh("[ -L bazel-bin/folder/made/link ] && rm -r bazel-bin/folder/made/link");
+    await t.run(["build", "//folder:make"]);
+    await t.sh("sed -i 's/echo 1/echo 2/; s/link/other/' folder/BUILD");
+    await t.run(["build", "//folder:make"]);
+  },
   "paths that a command prints": async (t) => {
     const { stock, rbs } = await t.run(["query", "--output=location", "@made//:all"], { anyOutput: true });
     const [there, here] = await Promise.all([stock, rbs].map(({ stdout }) => filesIn(stdout)));

@@ -43,8 +43,12 @@ export interface Twin extends AsyncDisposable {
    * @returns what the two said
    */
   run(args: readonly string[], options?: BazelOptions): Promise<{ stock: Finished; rbs: Finished }>;
-  /** Compares the two folders without a command. */
-  compare(what: string): Promise<void>;
+  /**
+   * Compares the two folders without a command.
+   *
+   * @param named Outputs that have to be at home, relative to bazel-bin. @default those that were once
+   */
+  compare(what: string, named?: readonly string[]): Promise<void>;
   /** Runs a command through RBS only, where stock would do what we do not; nothing can be compared from then on. */
   runAlone(args: readonly string[], env?: Record<string, string>): Promise<Finished>;
   /** What a script says on either side, in the workspace: of RBS, and of stock. */
@@ -56,7 +60,7 @@ export interface Twin extends AsyncDisposable {
 /**
  * Makes twins with an empty workspace.
  *
- * @param outputs What comes home, see RBS_OUTPUTS. Of what was not asked for, and never was at home, nothing need be there.
+ * @param outputs What comes home, see RBS_OUTPUTS. Of what was not named, and never was at home, nothing need be there.
  */
 export async function makeTwin(
   bazel: Bazel,
@@ -85,6 +89,18 @@ export async function makeTwin(
   const command = (side: Side, args: readonly string[], startup: readonly string[] = []) =>
     [bazel.path, ...side.startupOptions, ...startup, ...args].map((arg) => arg.replaceAll("$D", side.directory));
 
+  /** The outputs of the targets that a command names, as their rules declare them: paths relative to bazel-bin. */
+  const namedOutputs = async ([name, ...args]: readonly string[]): Promise<string[]> => {
+    const targets = args.filter((arg) => /^(@|\/\/|:)/.test(arg));
+    if (!["build", "test", "run"].includes(name) || targets.length === 0) return [];
+    const [side] = sides;
+    const query = ["query", "--keep_going", "--noshow_progress", `labels(outs, set(${targets.join(" ")}))`];
+    const { stdout } = await run(command(side, query), { cwd: cwd(side), env: side.env });
+    const labels = stdout.matchAll(/^(?:@{1,2}([^/\n]*))?\/\/([^:\n]*):(.+)$/gm);
+    return [...labels].map(([, repository, folder, file]) =>
+      [...repository ? ["external", repository] : [], ...folder ? [folder] : [], file].join("/")
+    );
+  };
   /** Outputs that were at home once. */
   const home = new Set<string>();
   const twin: Twin = {
@@ -105,13 +121,20 @@ export async function makeTwin(
         const [a, b] = [stock, rbs].map(({ stdout }, i) => plain(stdout, sides[i]));
         assert.equal(b, a, `${what}: another output${said}`);
       }
-      await twin.compare(`${what}${said}`);
+      const wanted = outputs === "toplevel" && cluster.synced && stock.code === 0 ? await namedOutputs(args) : [];
+      await twin.compare(`${what}${said}`, wanted);
       return { stock, rbs };
     },
-    async compare(what) {
+    async compare(what, named = []) {
       const [a, b] = await Promise.all(sides.map(snapshot));
       if (outputs === "toplevel" && cluster.synced) {
-        for (const path of a.keys()) if (isOutput(path) && !b.has(path) && !home.has(path)) a.delete(path);
+        const isNamed = (path: string) => {
+          const below = path.slice(path.indexOf("/") + 1);
+          return named.some((name) => below === name || below.startsWith(`${name}/`));
+        };
+        for (const path of a.keys()) {
+          if (isOutput(path) && !b.has(path) && !home.has(path) && !isNamed(path)) a.delete(path);
+        }
         for (const path of b.keys()) if (isOutput(path)) home.add(path);
       }
       const different = [...new Set([...a.keys(), ...b.keys()])].filter((path) => a.get(path) !== b.get(path)).sort();
