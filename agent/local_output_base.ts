@@ -31,6 +31,9 @@ export interface LocalOutputBaseOptions {
   namespace: {
     readonly storageOutputBase: string;
     readonly synced?: boolean;
+    /** The session's own folder, and where the output base is in it. @default the output base is opened by its path */
+    readonly storage?: Beneath;
+    readonly storageOutputBaseName?: string;
     /** Folders outside of which nothing is changed, open; undefined: the session may itself do all that the agent may. */
     readonly own?: readonly Beneath[];
   };
@@ -108,7 +111,8 @@ export class LocalOutputBase {
 
   /** Empties the session's output base, and drops what the developer's held before RBS: `clean --expunge`. */
   async expunge(): Promise<void> {
-    const { outputBase, namespace: { storageOutputBase } } = this.#options;
+    const { outputBase, namespace } = this.#options;
+    const { storageOutputBase, storageOutputBaseName: name } = namespace;
     await this.restore();
     if (outputBase !== undefined) {
       this.#change(outputBase, false, (files) => {
@@ -116,7 +120,7 @@ export class LocalOutputBase {
       });
     }
     try {
-      using storage = Beneath.open(storageOutputBase);
+      using storage = name === undefined ? Beneath.open(storageOutputBase) : namespace.storage!.beneath(name);
       for (const name of storage.names("")) remove(storage, name);
     } catch (cause) {
       if (cause instanceof Deno.errors.NotFound) return;

@@ -3,7 +3,6 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
-import { basename } from "node:path";
 import { readClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
@@ -194,6 +193,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
+    workspace,
     hidden: spec.hiddenPaths,
     named: [workspace, ...outputBase === undefined ? [] : [outputBase], ...userRoot === "" ? [] : [userRoot]],
     allowRootSessions: flags.allowRootSessions,
@@ -231,7 +231,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
       spec,
       outputBase,
       storage: namespace.storage,
-      storageOutputBase: () => basename(namespace.storageOutputBase),
+      storageOutputBase: () => namespace.storageOutputBaseName,
     })
     : undefined;
   const bazelCommands = new CommandService({
@@ -350,7 +350,11 @@ async function start(
     throw e;
   });
   const warnings: string[] = [];
-  if (!namespace.samePaths) {
+  if (!namespace.samePaths && namespace.kind !== "none") {
+    warnings.push(
+      `This session's output base is ${namespace.outputBase} by name, since yours lies in a workspace below /tmp, where sandboxes of older Bazels take no mount.`,
+    );
+  } else if (!namespace.samePaths) {
     warnings.push(
       `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, the orchestrator's keys among it; install bubblewrap for the same paths on both sides, and for walls.`,
     );

@@ -176,6 +176,7 @@ export class ForeignChanges implements Disposable {
     const found = await scanTree(storage, this.#base(root), {
       under: root.single ? root.path.slice(root.path.lastIndexOf("/") + 1) : undefined,
       previous: root.entries,
+      skip: (path) => this.#isOutputBase(root, path),
     }).catch(() => new Map<string, ScannedEntry>());
     const paths = new Set<string>();
     for (const [path, entry] of found) if (root.entries.get(path) !== entry) paths.add(path);
@@ -204,16 +205,22 @@ export class ForeignChanges implements Disposable {
     return read?.digest !== undefined && sameDigest(read.digest, before.digest);
   }
 
-  /** Its links, and what the output base is mounted on. */
+  /** Its links, and the output base or what it is mounted on. */
   #isBazels(root: Root, { kind, path, target }: ScannedEntry): boolean {
-    const { outputBase } = this.#options;
-    return kind === "symlink" ? target!.startsWith(`${outputBase}/`) : `${root.path}/${path}` === outputBase;
+    return kind === "symlink" ? target!.startsWith(`${this.#options.outputBase}/`) : this.#isOutputBase(root, path);
+  }
+
+  #isOutputBase(root: Root, path: string): boolean {
+    return `${root.path}/${path}` === this.#options.outputBase;
   }
 
   /** A new folder in which there are only folders and Bazel's links. */
   async #holdsNothing(root: Root, { kind, path }: ScannedEntry): Promise<boolean> {
     if (kind !== "directory") return false;
-    const within = await scanTree(this.#options.storage, this.#base(root), { under: path }).catch(() => undefined);
+    const skip = (path: string) => this.#isOutputBase(root, path);
+    const within = await scanTree(this.#options.storage, this.#base(root), { under: path, skip }).catch(() =>
+      undefined
+    );
     if (!within) return true;
     return [...within.values()].every((entry) =>
       entry.kind === "directory" || this.#isBazels(root, entry) || this.#isExpected(`${root.path}/${entry.path}`)

@@ -152,6 +152,17 @@ BUILD`);
   },
 };
 
+/** Another output base is another server: one that lies in the workspace, below /tmp. */
+async function nestedOutputBase(t: Twin) {
+  const startup = ["--output_base=$D/ws/output_base"];
+  await t.sh(`echo first > gen/in.txt`);
+  await t.run(["build", "//app", "//:links"], { startup });
+  await t.sh(`echo second > gen/in.txt; rm one.txt; echo file > one.txt`);
+  await t.run(["build", "//app", "//:links"], { startup });
+  await t.run(["clean", "--expunge"], { startup });
+  await t.run(["shutdown"], { startup });
+}
+
 /** The contents of files whose paths stand in a text, in their order. */
 function filesIn(text: string): Promise<string[]> {
   return Promise.all(text.matchAll(/(?<=^|\s)\/[^\s:/][^\s:]*/gm).map(([path]) => Deno.readTextFile(path)));
@@ -164,7 +175,8 @@ for (const bazel of found) {
       await using twin = await makeTwin(bazel, cluster);
       await twin.sh(BEGINNING);
       for (const [kind, compare] of Object.entries(KINDS)) await test.step(kind, async () => void await compare(twin));
-      if (mode === "shared") return;
+      const last = () => test.step("an output base in the workspace, below /tmp", () => nestedOutputBase(twin));
+      if (mode === "shared") return void await last();
 
       // Stock lets an action change a source. Here the copy is put back, and that is said.
       await test.step("an action that writes into the sources", async () => {
@@ -194,6 +206,7 @@ BUILD`);
         assert.equal(code, 1, stderr);
         assert.match(stderr, /rbs: warning: Only this machine has only-at-home in \/\S+\/home\/bin: /);
       });
+      await last();
     });
   }
 }

@@ -217,6 +217,7 @@ function isOutput(path: string): boolean {
 /** What is another for each server or session, or says nothing about what was built. */
 function isBazels(name: string): boolean {
   // By the last, `vendor` leads to the repositories that it has not copied.
-  return /^\.\/ws\/bazel-[^/]+$/.test(name) || /\/bazel-external$/.test(name) || /^\.\/home\//.test(name) ||
+  return /^\.\/ws\/(bazel-[^/]+|output_base)$/.test(name) || /\/bazel-external$/.test(name) ||
+    /^\.\/home\//.test(name) ||
     /^bazel-bin .*(\.runfiles_manifest|\.runfiles\/MANIFEST|\.runfiles|\.params)$/.test(name);
 }
