@@ -90,19 +90,26 @@ export async function makeTwin(
     [bazel.path, ...side.startupOptions, ...startup, ...args].map((arg) => arg.replaceAll("$D", side.directory));
 
   /** The outputs of the targets that a command names, as their rules declare them: paths relative to bazel-bin. */
-  const namedOutputs = async ([name, ...args]: readonly string[]): Promise<string[]> => {
+  const namedOutputs = async ([name, ...args]: readonly string[], startup?: readonly string[]): Promise<string[]> => {
     const targets = args.filter((arg) => /^(@|\/\/|:)/.test(arg));
     if (!["build", "test", "run"].includes(name) || targets.length === 0) return [];
     const [side] = sides;
     const query = ["query", "--keep_going", "--noshow_progress", `labels(outs, set(${targets.join(" ")}))`];
-    const { stdout } = await run(command(side, query), { cwd: cwd(side), env: side.env });
+    const { stdout } = await run(command(side, query, startup), { cwd: cwd(side), env: side.env });
     const labels = stdout.matchAll(/^(?:@{1,2}([^/\n]*))?\/\/([^:\n]*):(.+)$/gm);
     return [...labels].map(([, repository, folder, file]) =>
       [...repository ? ["external", repository] : [], ...folder ? [folder] : [], file].join("/")
     );
   };
-  /** Outputs that were at home once. */
-  const home = new Set<string>();
+  /** Outputs that were at home once, by startup options: those that name another output base begin anew. */
+  const homes = new Map<string, Set<string>>();
+  const homeOf = (startup: readonly string[] = []) => {
+    const key = startup.join(" ");
+    const home = homes.get(key) ?? new Set();
+    homes.set(key, home);
+    return home;
+  };
+  let home = homeOf();
   const twin: Twin = {
     bazel,
     async sh(script) {
@@ -114,6 +121,7 @@ export async function makeTwin(
           ...{ cwd: cwd(side), env: { ...side.env, ...options.env }, timeout: 180_000 },
         })
       ));
+      home = homeOf(options.startup);
       const what = `bazel ${args.join(" ")}`;
       const said = `\nstock:\n${stock.stderr}\nthrough RBS:\n${rbs.stderr}`;
       assert.equal(rbs.code, stock.code, `${what}: another exit code${said}`);
@@ -121,7 +129,9 @@ export async function makeTwin(
         const [a, b] = [stock, rbs].map(({ stdout }, i) => plain(stdout, sides[i]));
         assert.equal(b, a, `${what}: another output${said}`);
       }
-      const wanted = outputs === "toplevel" && cluster.synced && stock.code === 0 ? await namedOutputs(args) : [];
+      const wanted = outputs === "toplevel" && cluster.synced && stock.code === 0
+        ? await namedOutputs(args, options.startup)
+        : [];
       await twin.compare(`${what}${said}`, wanted);
       return { stock, rbs };
     },
