@@ -3,7 +3,6 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
-import { basename } from "node:path";
 import { readClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
@@ -38,6 +37,7 @@ import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
 import { OutputsCollector } from "./outputs/outputs_collector.ts";
+import { ServerLogs } from "./outputs/server_logs.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
 import { waitForSession } from "./warm_agent.ts";
@@ -193,6 +193,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
+    workspace,
     hidden: spec.hiddenPaths,
     named: [workspace, ...outputBase === undefined ? [] : [outputBase], ...userRoot === "" ? [] : [userRoot]],
     allowRootSessions: flags.allowRootSessions,
@@ -230,7 +231,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
       spec,
       outputBase,
       storage: namespace.storage,
-      storageOutputBase: () => basename(namespace.storageOutputBase),
+      storageOutputBase: () => namespace.storageOutputBaseName,
     })
     : undefined;
   const bazelCommands = new CommandService({
@@ -281,8 +282,11 @@ function syncedParts(
     isDevelopers: (path) =>
       [spec.sourcePath, ...workspace.readOnlyRoots].some((root) => path === root || path.startsWith(`${root}/`)),
   });
+  const logs = new ServerLogs({ outputBase, files: storage, storage: storageOutputBase });
   const outputs = new OutputsCollector({
     repositories,
+    logs,
+    writtenSources: (places) => workspace.written(spec.sourcePath, places),
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -304,12 +308,22 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
-        workspace.expect([...start.outputs?.namedFiles.map(decodeName) ?? [], `${spec.sourcePath}/MODULE.bazel.lock`]);
+        const { sourceFiles = [], sourceFolders = [] } = start.outputs ?? {};
+        workspace.expect(
+          [...[...namedFiles, ...sourceFiles].map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`],
+          sourceFolders.map(decodeName),
+        );
         return outputs.prepare(args, start);
       },
     },
     workspace,
-    service: new WorkspaceService(storage, workspace, paths, digests, (path) => repositories.storagePath(path)),
+    service: new WorkspaceService(
+      storage,
+      workspace,
+      paths,
+      digests,
+      (path) => logs.storagePath(path) ?? repositories.storagePath(path),
+    ),
   };
 }
 
@@ -336,7 +350,11 @@ async function start(
     throw e;
   });
   const warnings: string[] = [];
-  if (!namespace.samePaths) {
+  if (!namespace.samePaths && namespace.kind !== "none") {
+    warnings.push(
+      `This session's output base is ${namespace.outputBase} by name, since yours lies in a workspace below /tmp, where sandboxes of older Bazels take no mount.`,
+    );
+  } else if (!namespace.samePaths) {
     warnings.push(
       `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, the orchestrator's keys among it; install bubblewrap for the same paths on both sides, and for walls.`,
     );

@@ -168,7 +168,8 @@ export class TwoMachines implements Disposable {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
-    const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
+    const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
+    const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
     this.#home.expect();
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
@@ -192,6 +193,9 @@ export class TwoMachines implements Disposable {
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
         home: told?.home,
         folders: command.folders.map(encodeName),
+        externalSources: command.externalSources,
+        sourceFiles: command.writes.files.map(encodeName),
+        sourceFolders: command.writes.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),
@@ -213,6 +217,11 @@ export class TwoMachines implements Disposable {
           leavesSymlinks: symlinks.prefix === undefined,
           told,
           all,
+          sources: {
+            ...command.writes,
+            asSent: (path: string) => this.#sync.isAsSent(path),
+            onWritten: () => this.#sync.forget(),
+          },
         };
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         // Tools look into it after their first command, which may be a query.

@@ -132,6 +132,16 @@ export class OutputTree {
     }
   }
 
+  /** Adds a file, and the symlinks by which a path leads to it. */
+  async addFile(path: string): Promise<void> {
+    if (this.#resolve(path)?.info.kind === "file") await this.add(path);
+  }
+
+  /** Adds the symlinks by which a path leads to something, and not that. */
+  addLinks(path: string): void {
+    this.#resolve(path);
+  }
+
   /** Adds a folder and all that is in it, even if it holds the outputs of all targets. */
   async addAllIn(path: string): Promise<void> {
     const folder = this.#folder(path);

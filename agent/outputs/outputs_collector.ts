@@ -15,6 +15,8 @@ import { builds, changesOutputs } from "../../proto/changing_commands.ts";
 import { sentence } from "../../proto/errors.ts";
 import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+import { isRepositoryName } from "../../proto/repository_name.ts";
+import { isServerLog } from "../../proto/server_logs.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { type Files, readFile } from "../../proto/tree/files.ts";
 import { Looks } from "../../proto/tree/looks.ts";
@@ -26,10 +28,13 @@ import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { recentTests } from "./recent_tests.ts";
+import { FolderOutputs } from "./folder_outputs.ts";
 import { FollowedFiles } from "./followed_files.ts";
 import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
+import { PrintedPaths } from "./printed_paths.ts";
+import type { ServerLogs } from "./server_logs.ts";
 import { Pace } from "../../proto/pace.ts";
 
 /** Parts of an {@link OutputsCollector}. */
@@ -44,6 +49,10 @@ export interface OutputsCollectorOptions {
   storagePath(path: string): string | undefined;
   /** Repositories that lie outside of the output base. @default none */
   repositories?: AgentRepositories;
+  /** The server's own logs. @default none */
+  logs?: ServerLogs;
+  /** What a command has written into the developer's sources, by the developer's absolute paths. @default nothing */
+  writtenSources?(places: { files: string[]; folders: string[] }): Promise<{ entries: Found[]; gone: string[] }>;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -73,7 +82,17 @@ export interface PreparedOutputs {
 }
 
 /** Field numbers of Outputs in command.proto. */
-const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
+const Outputs = {
+  entries: 1,
+  manifest: 2,
+  unchanged: 3,
+  cleaned: 4,
+  warnings: 5,
+  home: 6,
+  gone: 7,
+  sources: 8,
+  sourcesGone: 9,
+} as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read, and others in pieces. Bytes. */
@@ -115,6 +134,8 @@ interface Collected {
   policy: OutputsPolicy;
   /** Its own outputs, as {@link HomeOutputs} knows them. */
   own?: ReadonlySet<string>;
+  /** What was told. */
+  paths?: ReadonlySet<string>;
 }
 
 /** See the file's head. Serves one session; commands may overlap. */
@@ -125,6 +146,7 @@ export class OutputsCollector {
   readonly #storage: string;
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
+  readonly #folders = new FolderOutputs();
   #commands = 0;
   #prepared = 0;
   /**
@@ -142,7 +164,7 @@ export class OutputsCollector {
     this.#files = options.storage;
     this.#digests = options.digests ?? new DigestCache(options.storage);
     this.#storage = options.storagePath(options.outputBase)!;
-    this.#home = new HomeOutputs(options.storage, (path) => this.#here(path));
+    this.#home = new HomeOutputs(options.outputBase, options.storage, (path) => this.#here(path));
   }
 
   /**
@@ -174,9 +196,14 @@ export class OutputsCollector {
       (path) => this.#find(path),
     );
     const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
+    const printed = new PrintedPaths(outputBase);
     return Promise.resolve({
       args: injected?.args ?? args,
-      filter: notice && ((response) => notice.filter(response)),
+      filter: (response) => {
+        printed.read(response);
+        this.#folders.read(response);
+        return notice?.filter(response);
+      },
       followed: new FollowedFiles(this.#files, {
         paths: outputs.namedFiles.map(decodeName),
         pipes: outputs.pipes.map(decodeName),
@@ -190,9 +217,13 @@ export class OutputsCollector {
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
           if (isLast && key !== undefined && events?.whole && end.exitCode === 0) {
-            this.#lastBuild = { key, events, collected: { ...collected, parts: [] } };
+            this.#lastBuild = { key, events, collected: { ...collected, parts: [], paths: undefined } };
           }
-          return collected.parts;
+          return [
+            ...collected.parts,
+            ...await this.#askedFor(command, printed.finish(), collected),
+            ...await this.#writtenSources(outputs),
+          ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
@@ -223,8 +254,7 @@ export class OutputsCollector {
     const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
-    this.#moved.clear();
-    for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+    this.#findRepositories();
     const tree = new OutputTree({
       outputBase,
       files: this.#files,
@@ -261,7 +291,10 @@ export class OutputsCollector {
       if (args[0] === "run") {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
-      if (events) await addOutputs(tree, events, args[0], request.policy);
+      if (events) {
+        await addOutputs(tree, events, args[0], request.policy);
+        for (const path of this.#folderOutputs(events)) await tree.add(path);
+      }
       if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
         const bazelOut = `${events.execRoot}/bazel-out`;
         if (isBelow(bazelOut, outputBase)) {
@@ -292,9 +325,97 @@ export class OutputsCollector {
       this.#home.told(home.tree, home.entries, untold);
     }
     const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
+    const paths = new Set([...entries, ...home?.entries ?? []].map(({ path }) => path));
+    for (const path of home?.gone ?? []) paths.add(path);
     // What such a file looks like is known to those only who saw it before the command.
     const manifest = scripts.length === 0 ? encoded.manifest : undefined;
-    return { parts: encoded.parts, manifest, looks, policy: request.policy, own };
+    return { parts: encoded.parts, manifest, looks, policy: request.policy, own, paths };
+  }
+
+  /**
+   * What the developer asks for beside the outputs: files whose paths the command has printed, the server's logs with the
+   * output base's, and the sources of external repositories.
+   */
+  async #askedFor(
+    { args, request }: EndedCommand,
+    printed: ReadonlySet<string>,
+    { own, paths = own }: Collected,
+  ): Promise<Uint8Array[]> {
+    const { externalSources, policy } = request;
+    if (args[0] === "clean" || printed.size + externalSources.length === 0) return [];
+    const { outputBase, limit = 500_000, logs, repositories } = this.#options;
+    const storage = this.#storage;
+    const looks = new Looks(this.#files, 0);
+    this.#findRepositories();
+    const tree = new OutputTree({ outputBase, files: this.#files, storage, limit, looks, repositories });
+    const pace = new Pace();
+    const execRoots = this.#namesIn(`${outputBase}/execroot`).map((name) => `${outputBase}/execroot/${name}`);
+    for (const path of printed) {
+      if (pace.due) await pace.rest();
+      const isOutput = isBelow(path, `${outputBase}/execroot`);
+      if (isOutput ? policy !== OutputsPolicy.MINIMAL : isInRepository(path, outputBase)) await tree.addFile(path);
+    }
+    for (const name of this.#wantedSources(externalSources)) {
+      const path = `${outputBase}/external/${name}`;
+      const kind = tree.kindAt(path);
+      if (kind !== "directory" && kind !== "symlink") continue;
+      if (!this.#home.isSame(path)) await tree.add(path);
+      for (const root of execRoots) tree.addLinks(`${root}/external/${name}`);
+    }
+    const entries = [...tree.entries].filter(({ path }) => !paths?.has(path));
+    const logNames = [...printed].map((path) => path.slice(outputBase.length + 1));
+    const wantsLogs = logNames.some((name) => name === "" || isServerLog(name));
+    const logFiles = wantsLogs ? logs?.copy(logNames.filter(isServerLog)) ?? [] : [];
+    const parts = new Parts(Outputs.home);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach([...entries, ...logFiles], untold)) parts.add(encoded);
+    this.#home.told(tree, entries, untold);
+    return parts.finish(tree.warnings.map((warning) => [Outputs.warnings, warning]));
+  }
+
+  /** What the command has written into the sources where it may. */
+  async #writtenSources({ sourceFiles, sourceFolders }: OutputsRequest): Promise<Uint8Array[]> {
+    if (sourceFiles.length + sourceFolders.length === 0) return [];
+    const places = { files: sourceFiles.map(decodeName), folders: sourceFolders.map(decodeName) };
+    const written = await this.#options.writtenSources?.(places);
+    if (!written) return [];
+    const parts = new Parts(Outputs.sources);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach(written.entries, untold)) parts.add(encoded);
+    return parts.finish(written.gone.map((path) => [Outputs.sourcesGone, encodeName(path)]));
+  }
+
+  /** The names of the external repositories among the wanted ones that are here. */
+  *#wantedSources(wanted: readonly string[]): Generator<string> {
+    if (wanted.length === 0) return;
+    const { outputBase } = this.#options;
+    const isWanted = (name: string) =>
+      isRepositoryName(name) &&
+      wanted.some((word) => word === "*" || name === word || /^[~+]/.test(afterName(name, word)));
+    for (const name of this.#namesIn(`${outputBase}/external`)) if (isWanted(name)) yield name;
+  }
+
+  #namesIn(folder: string): string[] {
+    try {
+      return this.#files.names(this.#here(folder));
+    } catch {
+      return [];
+    }
+  }
+
+  #findRepositories(): void {
+    this.#moved.clear();
+    for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+  }
+
+  /** Where outputs of named targets may be that are folders, and of which the events say nothing. */
+  #folderOutputs({ execRoot, labels }: BuildEvents): string[] {
+    const paths = execRoot === undefined ? [] : this.#folders.of(labels);
+    if (paths.length === 0) return [];
+    const bazelOut = `${execRoot}/bazel-out`;
+    return this.#namesIn(bazelOut).flatMap((configuration) =>
+      paths.map((path) => `${bazelOut}/${configuration}/bin/${path}`)
+    );
   }
 
   /** The folder for Bazel's events. What else stands there is in the way. */
@@ -530,6 +651,17 @@ function readScript(storage: Files, { here, info }: NamedFile): string[] {
   if (info.size > MAX_SCRIPT_BYTES || (info.mode & 0o100) === 0) return [];
   const text = decodeName(readFile(storage, here, MAX_SCRIPT_BYTES));
   return text.startsWith("#!") ? [...filesOfScript(text)] : [];
+}
+
+/** Whether a path is that of something in an external repository. */
+function isInRepository(path: string, outputBase: string): boolean {
+  const [first, second, third] = path.slice(outputBase.length + 1).split("/", 3);
+  return first === "external" && third !== undefined && isRepositoryName(second);
+}
+
+/** What follows on a word; empty if the name does not begin with it. */
+function afterName(name: string, word: string): string {
+  return name.startsWith(word) ? name.slice(word.length) : "";
 }
 
 function isBelow(path: string, folder: string): boolean {

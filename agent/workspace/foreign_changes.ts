@@ -49,22 +49,23 @@ export class ForeignChanges implements Disposable {
   #blind = false;
   /** Files that Bazel writes and that are brought home: the developer's, absolute. */
   readonly #expected = new Set<string>();
+  /** The same for folders of which that is so of all that is in them. */
+  readonly #expectedFolders = new Set<string>();
 
   constructor(options: ForeignChangesOptions) {
     this.#options = options;
   }
 
-  /** These files of the developer's are written here and brought home, and are no news. */
-  expect(paths: Iterable<string>): void {
-    for (const path of paths) {
-      // The newest last: of an IDE each build has names of its own.
-      this.#expected.delete(path);
-      this.#expected.add(path);
-    }
-    for (const path of this.#expected) {
-      if (this.#expected.size <= MAX_EXPECTED) break;
-      this.#expected.delete(path);
-    }
+  /** These files of the developer's, and all in these folders, are written here and brought home, and are no news. */
+  expect(paths: Iterable<string>, folders: Iterable<string> = []): void {
+    remember(this.#expected, paths);
+    remember(this.#expectedFolders, folders);
+  }
+
+  #isExpected(path: string): boolean {
+    if (this.#expected.has(path)) return true;
+    for (const folder of this.#expectedFolders) if (path === folder || path.startsWith(`${folder}/`)) return true;
+    return false;
   }
 
   /** Watches the folders of a root that are not watched yet. */
@@ -123,7 +124,7 @@ export class ForeignChanges implements Disposable {
       for (const path of paths[i]) {
         if (!await this.#isKnown(root, path)) {
           const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
-          (this.#expected.has(full) ? expected : changed).push(full);
+          (this.#isExpected(full) ? expected : changed).push(full);
         }
         if (pace.due) await pace.rest();
       }
@@ -175,6 +176,7 @@ export class ForeignChanges implements Disposable {
     const found = await scanTree(storage, this.#base(root), {
       under: root.single ? root.path.slice(root.path.lastIndexOf("/") + 1) : undefined,
       previous: root.entries,
+      skip: (path) => this.#isOutputBase(root, path),
     }).catch(() => new Map<string, ScannedEntry>());
     const paths = new Set<string>();
     for (const [path, entry] of found) if (root.entries.get(path) !== entry) paths.add(path);
@@ -203,20 +205,38 @@ export class ForeignChanges implements Disposable {
     return read?.digest !== undefined && sameDigest(read.digest, before.digest);
   }
 
-  /** Its links, and what the output base is mounted on. */
+  /** Its links, and the output base or what it is mounted on. */
   #isBazels(root: Root, { kind, path, target }: ScannedEntry): boolean {
-    const { outputBase } = this.#options;
-    return kind === "symlink" ? target!.startsWith(`${outputBase}/`) : `${root.path}/${path}` === outputBase;
+    return kind === "symlink" ? target!.startsWith(`${this.#options.outputBase}/`) : this.#isOutputBase(root, path);
+  }
+
+  #isOutputBase(root: Root, path: string): boolean {
+    return `${root.path}/${path}` === this.#options.outputBase;
   }
 
   /** A new folder in which there are only folders and Bazel's links. */
   async #holdsNothing(root: Root, { kind, path }: ScannedEntry): Promise<boolean> {
     if (kind !== "directory") return false;
-    const within = await scanTree(this.#options.storage, this.#base(root), { under: path }).catch(() => undefined);
+    const skip = (path: string) => this.#isOutputBase(root, path);
+    const within = await scanTree(this.#options.storage, this.#base(root), { under: path, skip }).catch(() =>
+      undefined
+    );
     if (!within) return true;
     return [...within.values()].every((entry) =>
-      entry.kind === "directory" || this.#isBazels(root, entry) || this.#expected.has(`${root.path}/${entry.path}`)
+      entry.kind === "directory" || this.#isBazels(root, entry) || this.#isExpected(`${root.path}/${entry.path}`)
     );
+  }
+}
+
+/** Adds paths, the newest last: of an IDE each build has names of its own. */
+function remember(known: Set<string>, paths: Iterable<string>): void {
+  for (const path of paths) {
+    known.delete(path);
+    known.add(path);
+  }
+  for (const path of known) {
+    if (known.size <= MAX_EXPECTED) break;
+    known.delete(path);
   }
 }
 

@@ -116,6 +116,30 @@ Deno.test("a file that is brought home ends the generation without a word", asyn
   assert.notEqual(workspace.generation, generation);
 });
 
+Deno.test("what a command may write ends the generation without a word, and is told", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  const places = { files: [`${WS}/b`], folders: [`${WS}/e`, `${WS}/v`] };
+  workspace.expect(places.files, places.folders);
+  const relative = async () => {
+    const { entries, gone } = await workspace.written(WS, places);
+    return [...entries.map(({ path }) => path), ...gone.map((path) => `-${path}`)].map((path) =>
+      path.replace(`${WS}/`, "")
+    )
+      .sort();
+  };
+  assert.deepEqual(await relative(), []);
+  Deno.writeTextFileSync(t.at("b"), "tidied");
+  Deno.removeSync(t.at("e/c"));
+  Deno.mkdirSync(t.at("v/deep"), { recursive: true });
+  Deno.writeTextFileSync(t.at("v/deep/new"), "new");
+  Deno.symlinkSync(`${OUTPUT_BASE}/external`, t.at("v/bazel-external"));
+  assert.deepEqual(await relative(), ["-e/c", "b", "v", "v/bazel-external", "v/deep", "v/deep/new"]);
+  const { generation } = workspace;
+  assert.equal(await workspace.check(caller), undefined);
+  assert.notEqual(workspace.generation, generation);
+});
+
 Deno.test("more changes than the kernel keeps are noticed, and our own are none", async () => {
   const files = Array.from({ length: 6_000 }, (_, i) => file(`many/f${i}`, "x"));
   using t = await session([folder("many"), file("a"), ...files]);

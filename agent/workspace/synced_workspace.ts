@@ -24,6 +24,7 @@ import type { DeveloperPaths } from "./developer_paths.ts";
 import { ForeignChanges, type Watch } from "./foreign_changes.ts";
 import { type Root, UNSEEN } from "./root.ts";
 import { type Caller, Turns } from "./turns.ts";
+import { type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** In the storage: where files are received, */
 export const STAGING = "staging";
@@ -124,9 +125,17 @@ export class SyncedWorkspace {
     this.#foreign = new ForeignChanges({ ...options, top: this.#top });
   }
 
-  /** These files of the developer's are written here and brought home. Absolute. */
-  expect(paths: Iterable<string>): void {
-    this.#foreign.expect(paths);
+  /** These files of the developer's, and all in these folders, are written here and brought home. Absolute. */
+  expect(paths: Iterable<string>, folders: Iterable<string> = []): void {
+    this.#foreign.expect(paths, folders);
+  }
+
+  /** What the session has written in some places of a root. @param path The root's, absolute. */
+  async written(path: string, places: SourcePlaces): Promise<WrittenSources> {
+    const root = this.#known().get(path);
+    return root?.known
+      ? await writtenSources(this.#storage, this.#top + path, root, places)
+      : { entries: [], gone: [] };
   }
 
   /**

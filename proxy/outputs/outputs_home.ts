@@ -6,7 +6,6 @@
  *                              └─ a stat per entry, if nothing was touched
  */
 import { Buffer } from "node:buffer";
-import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../../proto/errors.ts";
@@ -31,6 +30,8 @@ import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
 import { findOutputs } from "./found_outputs.ts";
 import { makeExpectedNames } from "./expected_names.ts";
 import { agentOutputs, OURS, takeOver } from "./server_state.ts";
+import { replaceFile } from "./replace_file.ts";
+import { type SourcePlaces, SourcesHome } from "./sources_home.ts";
 import { WholeFiles } from "./whole_files.ts";
 import { type Manifest, type Output, parent, readManifest } from "./manifest.ts";
 
@@ -60,6 +61,13 @@ export interface TakeOptions {
   /** The command removes the convenience symlinks, or leaves them alone. */
   cleansSymlinks?: boolean;
   leavesSymlinks?: boolean;
+  /** Where the command may write sources. @default nowhere */
+  sources?: SourcePlaces & {
+    /** Whether what is at an absolute path is what the agent had before the command. */
+    asSent(path: string): boolean;
+    /** It did write some, or removed some: the agent has others than it was sent. */
+    onWritten(): void;
+  };
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
   /** Stops it; no half file stays, and what has come stays. */
@@ -93,6 +101,8 @@ interface Missing {
   readonly path: string;
   /** The developer named it: it goes on to its own path. */
   readonly named: boolean;
+  /** It is one of the developer's sources, and goes on to its own path. */
+  readonly source?: boolean;
 }
 
 /** How the manifest differs from what is here. Paths are relative to the output base. */
@@ -206,6 +216,8 @@ export class OutputsHome {
         if (options.told) this.#informed?.open.delete(options.told);
         return transferred;
       } catch (e) {
+        // Of a command that told nothing of what is here, the agent believes that all has come.
+        if (!options.told) this.#informed = undefined;
         throw this.#explain(e, options.signal);
       } finally {
         this.#index?.save();
@@ -260,9 +272,16 @@ export class OutputsHome {
     signal.throwIfAborted();
     const began = Date.now();
     const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
-    let manifest = await readManifest(parts, allowed, signal);
-    const { cleaned, home, gone } = manifest;
-    Object.assign(manifest, { home: [], gone: [] });
+    const sources = new SourcesHome(
+      { outputBase: this.#outputBase, workspace: this.#workspace },
+      options.sources ?? { files: [], folders: [] },
+      (path) => options.sources?.asSent(path) ?? false,
+    );
+    const isSource = (path: string) => sources.allows(path);
+    let manifest = await readManifest(parts, allowed, signal, { isSource });
+    const { cleaned, home, gone, sources: written, sourcesGone } = manifest;
+    Object.assign(manifest, { home: [], gone: [], sources: [], sourcesGone: [] });
+    const writesSources = written.length + sourcesGone.length > 0;
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
       const known = this.#manifest;
@@ -271,7 +290,7 @@ export class OutputsHome {
       }
       // This command may name other files.
       const isSettled = this.#isSettled(known, options);
-      if (isSettled && home.length + gone.length === 0) return { files: 0, bytes: 0 };
+      if (isSettled && home.length + gone.length === 0 && !writesSources) return { files: 0, bytes: 0 };
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
       const { has } = manifest;
       manifest = { ...known, outputs, has: (path) => known.has(path) || has(path) };
@@ -290,12 +309,18 @@ export class OutputsHome {
       const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
       const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
       this.#note(outputs, index, options);
+      if (writesSources) {
+        options.sources!.onWritten();
+        sources.remove(sourcesGone);
+        await this.#compareSources(written, sources, difference);
+      }
       if (!difference.changed) {
         setTimeout(() => this.#settle(manifest, options, began), 0);
         return { files: 0, bytes: 0 };
       }
-      return await this.#bring(difference, allowed, tree, index, options);
+      return await this.#bring(difference, allowed, tree, index, options, sources);
     } finally {
+      for (const warning of sources.warnings) say(`rbs: warning: ${warning}\n`);
       tree.finish();
     }
   }
@@ -426,6 +451,21 @@ export class OutputsHome {
     return difference;
   }
 
+  /** Looks at what the command has written into the sources. What is no file is put in place at once. */
+  async #compareSources(written: readonly Entry[], sources: SourcesHome, difference: Difference): Promise<void> {
+    for (const entry of written) {
+      const info = entry.kind === "file" ? lookAt(entry.path) : undefined;
+      if (info && await hasContent(entry.path, info, entry)) continue;
+      if (!sources.wants(entry)) continue;
+      if (entry.kind !== "file") sources.place(entry);
+      else {
+        const path = `${OURS}/named-${difference.files.length}`;
+        difference.files.push({ entry, path, named: true, source: true });
+        difference.changed = true;
+      }
+    }
+  }
+
   /** Looks at what only another program can name, at all of it at once: it takes milliseconds to start one. */
   #lookAtRawNames(outputs: readonly Output[], tree: LocalTree): Map<string, RawInfo> {
     const paths = outputs.filter(({ place, entry }) => place.where === "output base" && isRaw(entry.path))
@@ -440,6 +480,7 @@ export class OutputsHome {
     tree: LocalTree,
     index: HomeIndex,
     { link, signal, say, isCurrent, interrupted, secondaryFiles }: TakeOptions,
+    sources: SourcesHome,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
     index.begin();
@@ -533,8 +574,12 @@ export class OutputsHome {
       }
     }
     let failure: unknown;
-    for (const { entry, path, named } of files) {
+    for (const { entry, path, named, source } of files) {
       if (!named) continue;
+      if (source) {
+        sources.place(entry, tree.join(path));
+        continue;
+      }
       try {
         index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
       } catch (e) {
@@ -656,6 +701,19 @@ function isKnown(index: HomeIndex, key: string, entry: Entry, info: RawInfo): bo
   return known !== undefined && sameDigest(known.digest, entry.digest!);
 }
 
+/** Whether a file has the content and the mode that the agent's has. */
+async function hasContent(path: string, info: RawInfo, { size, mode, digest }: Entry): Promise<boolean> {
+  if (info.kind !== "file" || info.size !== size || (info.mode & 0o7777) !== mode) return false;
+  try {
+    const own = info.size < LARGE_BYTES
+      ? digestFile(localFiles, path)
+      : (await digestLarge(localFiles, dirname(path), basename(path)))?.digest;
+    return own !== undefined && sameDigest(own, digest!);
+  } catch {
+    return false;
+  }
+}
+
 /** Whether a file has the content that the agent's has; then its mode and mtime are mended if need be. */
 async function isHome(
   index: HomeIndex,
@@ -689,13 +747,14 @@ async function isHome(
 }
 
 /**
- * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs. Others
- * hold the outputs of many targets, those of earlier commands among them:
+ * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs, the sources
+ * of an external repository. Others hold the outputs of many targets, those of earlier commands among them:
  *
  *     execroot/<workspace>/bazel-out/<configuration>/bin
  */
 function isTree(path: string): boolean {
-  const [first, , third, ...below] = path.split("/");
+  const [first, second, third, ...below] = path.split("/");
+  if (first === "external") return second !== undefined;
   return first === "execroot" && third === "bazel-out" && below.length > 2;
 }
 
@@ -732,27 +791,6 @@ function mixed(files: readonly Missing[]): Missing[] {
   const between = Math.floor(small.length / (large.length + 1));
   return [...large.flatMap((file, i) => [...small.slice(i * between, (i + 1) * between), file])]
     .concat(small.slice(large.length * between));
-}
-
-/** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */
-function replaceFile(from: string, to: string): void {
-  try {
-    Deno.renameSync(from, to);
-    return;
-  } catch (e) {
-    if ((e as { code?: string }).code !== "EXDEV") throw e;
-  }
-  const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
-  try {
-    const { mtime } = Deno.lstatSync(from);
-    localFiles.copy(from, beside);
-    if (mtime) Deno.utimeSync(beside, mtime, mtime);
-    Deno.renameSync(beside, to);
-    Deno.removeSync(from);
-  } catch (e) {
-    if (lookAt(beside)) Deno.removeSync(beside);
-    throw e;
-  }
 }
 
 function hex(digest: Uint8Array): string {

@@ -189,6 +189,11 @@ export class LocalTree {
     }
   }
 
+  /** Whether what is at a path now, or that nothing is, is what the agent was sent. */
+  isAsSent(path: string): boolean {
+    return !this.#pending.has(path) && this.#looksAsBefore(path);
+  }
+
   #looksAsBefore(path: string): boolean {
     const before = this.#entries.get(path);
     const now = lookAt(localFiles, this.root, path);

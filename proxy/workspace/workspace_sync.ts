@@ -227,7 +227,13 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** The agent refused the generation: the next barrier asks what it has. */
+  /** Whether what is at a path in the workspace is, as far as it can be seen, what the agent was sent. Absolute. */
+  isAsSent(path: string): boolean {
+    const { tree } = this.#roots.get(this.#workspace)!;
+    return path.startsWith(`${tree.root}/`) && tree.isAsSent(path.slice(tree.root.length + 1));
+  }
+
+  /** The agent refused the generation, or its files have changed: the next barrier asks what it has. */
   forget(): void {
     this.#generation = undefined;
   }
