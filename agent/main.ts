@@ -294,7 +294,7 @@ function syncedParts(
       return workspace.generation;
     },
     check: (caller: Caller) => workspace.check(caller),
-    ran: () => workspace.ran(),
+    ran: () => void workspace.ran(),
     outputs: {
       prepare(args: readonly string[], start: Start) {
         const { namedFiles = [], folders = [] } = start.outputs ?? {};

@@ -10,6 +10,8 @@ export class Sweeper implements Disposable {
   readonly #pass: (signal: AbortSignal) => Promise<void>;
   #due = false;
   #running?: Promise<void>;
+  /** Resolves when no pass is due or under way. */
+  #over?: PromiseWithResolvers<void>;
   #timer?: ReturnType<typeof setTimeout>;
   #tookMs = 0;
   #endedAt = -Infinity;
@@ -20,11 +22,16 @@ export class Sweeper implements Disposable {
     this.#pass = pass;
   }
 
-  /** A command has ended: a pass that begins from now on is due. */
-  soon(): void {
-    if (this.#closed.signal.aborted) return;
+  /** A command has ended: a pass that begins from now on is due. Resolves when none is any more. */
+  soon(): Promise<void> {
+    if (this.#closed.signal.aborted) return Promise.resolve();
     this.#due = true;
-    if (this.#running || this.#timer !== undefined) return;
+    const { promise } = this.#over ??= Promise.withResolvers<void>();
+    if (!this.#running && this.#timer === undefined) this.#schedule();
+    return promise;
+  }
+
+  #schedule(): void {
     const pause = this.#tookMs <= QUICK_MS ? 0 : this.#endedAt + PAUSE * this.#tookMs - performance.now();
     this.#timer = setTimeout(() => this.#begin(), Math.max(AFTER_MS, pause));
     Deno.unrefTimer(this.#timer as unknown as number);
@@ -55,7 +62,9 @@ export class Sweeper implements Disposable {
       this.#endedAt = performance.now();
       this.#tookMs = this.#endedAt - began;
       this.#running = undefined;
-      if (this.#due) this.soon();
+      if (this.#due && !this.#closed.signal.aborted) return this.#schedule();
+      this.#over?.resolve();
+      this.#over = undefined;
     };
     return this.#running = run();
   }
@@ -63,6 +72,7 @@ export class Sweeper implements Disposable {
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
     this.#due = false;
+    this.#over?.resolve();
     this.#closed.abort();
   }
 }

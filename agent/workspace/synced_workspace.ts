@@ -152,9 +152,12 @@ export class SyncedWorkspace {
     return `${what} on the build server's machine.`;
   }
 
-  /** Programs of the session have run. What they wrote where no watch hears it is found in the background. */
-  ran(): void {
-    this.#sweeper.soon();
+  /**
+   * Programs of the session have run: what they wrote where no watch hears it is found in the background. The next check
+   * waits for it if it is quick. Resolves when it is done.
+   */
+  ran(): Promise<void> {
+    return this.#sweeper.soon();
   }
 
   #watched(): Root[] {
