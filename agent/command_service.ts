@@ -65,6 +65,8 @@ export interface CommandServiceParts {
     readonly generation: string;
     /** Finds out whether somebody else has changed them, which ends the generation. @returns a sentence about it */
     check(caller: Caller): Promise<string | undefined>;
+    /** Programs of the session have run. */
+    ran(): void;
     outputs: CommandOutputs;
   };
   /** How long a command goes on at the most without its caller. Milliseconds. */
@@ -128,6 +130,8 @@ export class CommandService {
       throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
     }
     await this.#checkWorkspace(start.value, headers, call);
+    // Who left meanwhile hears of no command, and nobody would cancel it.
+    if (call.gone.aborted) return;
     const command = this.#find(start.value, headers);
     const sink: Sink = (message) => call.writeFrames(frame(message));
     const over = Promise.withResolvers<StatusError | undefined>();
@@ -140,6 +144,7 @@ export class CommandService {
     command.call = call;
     const left = () => over.resolve(undefined);
     call.gone.addEventListener("abort", left);
+    if (call.gone.aborted) left();
     void this.#obey(command, messages).catch((e) => {
       if (e instanceof StatusError && e.code !== Status.CANCELLED) over.resolve(e);
     });
@@ -323,7 +328,10 @@ export class CommandService {
       if (cancelled.aborted) cancel();
       // Also for a part of a message: else a slow caller would have us gather one large message after the other.
       return busy;
-    }).finally(() => prepared?.followed?.finish(takePart));
+    }).finally(() => {
+      synced?.ran();
+      return prepared?.followed?.finish(takePart);
+    });
     cancelled.removeEventListener("abort", cancel);
     // The next command must not get a server that is about to end.
     if (terminates) bazel.retire(run.backend);

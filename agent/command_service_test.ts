@@ -16,7 +16,7 @@ import { Activity } from "./activity.ts";
 import { type Backend, BazelUpstream } from "./bazel_upstream.ts";
 import { listenForProxy } from "./command_port.ts";
 import { relay as relayCall } from "./command_relay.ts";
-import { CommandService } from "./command_service.ts";
+import { CommandService, type CommandServiceParts } from "./command_service.ts";
 import { Gate } from "./gate.ts";
 
 const SERVICE = "/command_server.CommandServer/";
@@ -91,7 +91,15 @@ interface Ended {
 }
 
 /** An agent's command port in front of a server, with a proxy's connection to it. */
-function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: number; closedMs?: number } = {}) {
+function agent(
+  script?: Script,
+  { graceMs = 60_000, closedMs, check }: {
+    graceMs?: number;
+    closedMs?: number;
+    /** Of a synced session. */
+    check?: NonNullable<CommandServiceParts["synced"]>["check"];
+  } = {},
+) {
   const bazel = new FakeBazel(script);
   const servers = [bazel];
   const events: string[] = [];
@@ -118,6 +126,12 @@ function agent(script?: Script, { graceMs = 60_000, closedMs }: { graceMs?: numb
       ensure: () => Promise.resolve(void events.push("links")),
       restore: () => Promise.resolve(void events.push("restored")),
       expunge: () => Promise.resolve(void events.push("expunged")),
+    },
+    synced: check && {
+      generation: "",
+      check,
+      ran: () => void events.push("ran"),
+      outputs: { prepare: (args) => Promise.resolve({ args, collect: () => Promise.resolve([]) }) },
     },
     graceMs,
     closedMs,
@@ -294,6 +308,29 @@ Deno.test("a proxy that is gone while the server is being started never starts i
   await eventually(() => r.activity.running === 0);
   assert.equal(r.bazel.calls.length, 0);
   assert.deepEqual(r.errors, []);
+});
+
+Deno.test("a proxy that is gone while the developer's files are looked at starts no command", async () => {
+  const looking = Promise.withResolvers<void>(),
+    left = Promise.withResolvers<void>(),
+    looked = Promise.withResolvers<void>();
+  let looks = 0;
+  await using r = agent(undefined, {
+    async check({ gone }) {
+      if (++looks > 1) return undefined;
+      gone.addEventListener("abort", () => left.resolve());
+      looking.resolve();
+      await looked.promise;
+    },
+  });
+  const { call } = await r.run();
+  await looking.promise;
+  call.cancel();
+  await left.promise;
+  looked.resolve();
+  assert.equal((await (await r.run()).ended).end.code, 0);
+  assert.equal(r.bazel.of("Run").length, 1);
+  assert.deepEqual(r.events.filter((event) => event === "ran"), ["ran"]);
 });
 
 Deno.test("a server that dies in mid-run is UNAVAILABLE, with a sentence that says where its log is", async () => {

@@ -298,6 +298,7 @@ function syncedParts(
       return workspace.generation;
     },
     check: (caller: Caller) => workspace.check(caller),
+    ran: () => void workspace.ran(),
     outputs: {
       prepare(args: readonly string[], start: Start) {
         const { namedFiles = [], folders = [] } = start.outputs ?? {};

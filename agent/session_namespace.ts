@@ -293,7 +293,7 @@ export class SessionNamespace {
       const again = () => {
         if (this.#init === starting) this.#init = undefined;
       };
-      starting.then((init) => init.gone.addEventListener("abort", again), again);
+      starting.then(({ gone }) => gone.aborted ? again() : gone.addEventListener("abort", again), again);
     }
     return this.#init;
   }

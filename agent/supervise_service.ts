@@ -84,6 +84,7 @@ export class Supervision {
     };
     const replaced = () => end(new RpcError(Code.ABORTED, "Another orchestrator supervises this agent now."));
     context.signal.addEventListener("abort", () => end("ended"));
+    if (context.signal.aborted) end("ended");
     this.#obey(requests, {
       isOver: () => over !== undefined,
       accept: () => {

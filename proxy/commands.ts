@@ -395,7 +395,12 @@ export class Commands {
       if (outcome.kind === "no server" || outcome.kind === "refused" || outcome.kind === "stale") {
         // There is none to end.
         if (isShutdown && outcome.kind === "no server") return { exitCode: 0, text: "" };
-        const text = `rbs: ${outcome.kind === "refused" ? clocksDiffer(link, outcome.why) : outcome.why}\n`;
+        const why = outcome.kind === "refused"
+          ? clocksDiffer(link, outcome.why)
+          : outcome.kind === "stale" && outcome.changed
+          ? `${escaped(outcome.why)} They did so each time that yours were put back: end the program that writes there.`
+          : outcome.why;
+        const text = `rbs: ${why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
         say(text);
         return this.#runLocally(command);

@@ -435,8 +435,9 @@ function kindOf(mode: number): RawInfo["kind"] {
 function look(folder: number, name: string, path: string): RawInfo {
   const code = libc.look(folder, name);
   if (code < 0) throw libc.failure("look at", path, -code);
-  const { mode, size, mtimeMs, ctimeMs, ino, dev } = libc.seen;
-  return { kind: kindOf(mode), mode, size, mtimeMs, ctimeMs, ino, dev };
+  const { mode, size, mtimeMs, ctimeMs, ino, dev, links } = libc.seen;
+  const kind = kindOf(mode);
+  return { kind, mode, size, mtimeMs, ctimeMs, ino, dev, shared: kind === "file" && links > 1 };
 }
 
 function lstat(folder: number, name: string, path: string): RawInfo {

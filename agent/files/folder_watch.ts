@@ -19,10 +19,11 @@ const IN = {
   MOVE_SELF: 0x800,
   Q_OVERFLOW: 0x4000,
   IGNORED: 0x8000,
-  ONLYDIR: 0x1000000,
+  MASK_ADD: 0x20000000,
+  ISDIR: 0x40000000,
 } as const;
 const CHANGES = IN.MODIFY | IN.ATTRIB | IN.CLOSE_WRITE | IN.MOVED_FROM | IN.MOVED_TO | IN.CREATE | IN.DELETE |
-  IN.MOVE_SELF | IN.ONLYDIR;
+  IN.MOVE_SELF;
 /** No folder of that name: a symlink in its place is none. */
 const NOT_THERE = new Set<number>([E.NOENT, E.NOTDIR, E.LOOP, E.XDEV]);
 /** Of a struct inotify_event without its name. */
@@ -32,9 +33,12 @@ const HEADER_BYTES = 16;
 export class FolderWatch implements Disposable {
   readonly #root: number;
   readonly #queue = libc.watchQueue();
-  /** Folders by their watch descriptors. */
-  readonly #folders = new Map<number, string>();
-  readonly #watched = new Set<string>();
+  /** What is watched, by watch descriptor: a file may have several names. */
+  readonly #paths = new Map<number, Set<string>>();
+  readonly #watched = new Map<string, number>();
+  /** Folders of which only a move is told, by watch descriptor. */
+  readonly #above = new Map<number, string>();
+  readonly #watchedAbove = new Set<string>();
   readonly #buffer = new Uint8Array(64 << 10);
 
   /** @param root An open folder, which stays open for as long. */
@@ -42,60 +46,134 @@ export class FolderWatch implements Disposable {
     this.#root = root;
   }
 
-  /** Whether a folder is watched. */
+  /**
+   * Whether the folder or file that has this path is watched: since {@link take} was called last, nothing else can have
+   * taken its place without an event.
+   */
   watches(path: string): boolean {
     return this.#watched.has(path);
   }
 
   /** Watches a folder, but not what is below it. @returns false if it is there and cannot be watched: there is a limit */
   add(path: string): boolean {
-    const fd = libc.openBeneath(this.#root, path, O.PATH | O.DIRECTORY);
+    return this.#add(path, O.DIRECTORY, CHANGES);
+  }
+
+  /** Watches a file, whatever name it is changed by. @returns as {@link add} */
+  addFile(path: string): boolean {
+    return this.#add(path, 0, CHANGES);
+  }
+
+  /** Tells when a folder is moved, which takes all that is below it elsewhere. @returns as {@link add} */
+  addAbove(path: string): boolean {
+    return this.#watchedAbove.has(path) || this.#add(path, O.DIRECTORY, IN.MOVE_SELF);
+  }
+
+  #add(path: string, flags: number, mask: number): boolean {
+    const fd = libc.openBeneath(this.#root, path, O.PATH | flags);
     if (fd < 0) return NOT_THERE.has(-fd);
     try {
-      // The folder that was opened, whatever its name stands for by now.
-      const watch = libc.watch(this.#queue, `/proc/self/fd/${fd}`, CHANGES);
+      // What was opened, whatever its name stands for by now. The same one has the same descriptor.
+      const watch = libc.watch(this.#queue, `/proc/self/fd/${fd}`, mask | IN.MASK_ADD);
       if (watch < 0) return false;
-      const before = this.#folders.get(watch);
-      if (before !== undefined) this.#watched.delete(before);
-      this.#folders.set(watch, path);
-      this.#watched.add(path);
+      if (mask === IN.MOVE_SELF) {
+        this.#watchedAbove.add(path);
+        this.#above.set(watch, path);
+      } else this.#know(path, watch, flags === O.DIRECTORY);
       return true;
     } finally {
       libc.close(fd);
     }
   }
 
+  #know(path: string, watch: number, single: boolean): void {
+    if (this.#watched.get(path) === watch) return;
+    this.#unknow(path);
+    const paths = this.#paths.get(watch);
+    if (!paths) this.#paths.set(watch, new Set([path]));
+    else {
+      // A folder has one path.
+      if (single) { for (const before of paths) this.#watched.delete(before); }
+      if (single) paths.clear();
+      paths.add(path);
+    }
+    this.#watched.set(path, watch);
+  }
+
+  #unknow(path: string): void {
+    const watch = this.#watched.get(path);
+    if (watch === undefined) return;
+    this.#watched.delete(path);
+    const paths = this.#paths.get(watch)!;
+    paths.delete(path);
+    if (paths.size > 0) return;
+    this.#paths.delete(watch);
+    if (!this.#above.has(watch)) libc.unwatch(this.#queue, watch);
+  }
+
   /**
-   * Adds the paths that were changed, came or went since the last call.
+   * Adds the paths that were changed, came or went since the last call. What was moved away or removed is watched no
+   * more, nor is all that was below it: their paths are among those that are added.
    *
    * @returns false if there were more of them than the kernel keeps
    */
   take(changed: Set<string>): boolean {
     let complete = true;
+    // What was removed had nothing in it any more; what was moved takes along what is below it.
+    const gone = new Set<string>(), moved = new Set<string>();
     for (;;) {
       const filled = libc.readQueue(this.#queue, this.#buffer);
-      if (filled <= 0) return complete;
+      if (filled <= 0) break;
       const bytes = Buffer.from(this.#buffer.buffer, 0, filled);
       for (let at = 0; at + HEADER_BYTES <= filled;) {
         const watch = bytes.readInt32LE(at), mask = bytes.readUInt32LE(at + 4), length = bytes.readUInt32LE(at + 12);
         const name = bytes.subarray(at + HEADER_BYTES, at += HEADER_BYTES + length);
         if (mask & IN.Q_OVERFLOW) complete = false;
-        const folder = this.#folders.get(watch);
-        if (folder === undefined) continue;
+        const above = this.#above.get(watch), paths = this.#paths.get(watch);
         if (mask & (IN.IGNORED | IN.MOVE_SELF)) {
-          this.#folders.delete(watch);
-          this.#watched.delete(folder);
-          changed.add(folder);
-        } else if (name[0] === 0 || length === 0) changed.add(folder);
-        else {
-          const own = decodeName(Uint8Array.from(name.subarray(0, name.indexOf(0) < 0 ? length : name.indexOf(0))));
-          changed.add(folder === "" ? own : `${folder}/${own}`);
+          const which = mask & IN.MOVE_SELF ? moved : gone;
+          if (above !== undefined) which.add(above);
+          for (const path of paths ?? []) which.add(path);
+        } else if (length === 0 || name[0] === 0) {
+          for (const path of paths ?? []) changed.add(path);
+        } else {
+          const end = name.indexOf(0);
+          const own = decodeName(Uint8Array.from(name.subarray(0, end < 0 ? length : end)));
+          for (const folder of paths ?? []) {
+            const path = folder === "" ? own : `${folder}/${own}`;
+            changed.add(path);
+            if ((mask & IN.ISDIR) === 0) continue;
+            // A folder that somebody holds open does not say itself that it was removed.
+            if (mask & (IN.DELETE | IN.MOVED_TO)) gone.add(path);
+            if (mask & IN.MOVED_FROM) moved.add(path);
+          }
         }
       }
     }
+    const lost = [...gone].filter((path) => this.#watched.has(path));
+    if (moved.size > 0) { for (const path of this.#watched.keys()) if (isAtOrBelow(path, moved)) lost.push(path); }
+    for (const path of lost) {
+      this.#unknow(path);
+      changed.add(path);
+    }
+    for (const [watch, path] of gone.size + moved.size > 0 ? this.#above : []) {
+      if (!gone.has(path) && !isAtOrBelow(path, moved)) continue;
+      this.#above.delete(watch);
+      this.#watchedAbove.delete(path);
+      if (!this.#paths.has(watch)) libc.unwatch(this.#queue, watch);
+    }
+    return complete;
   }
 
   [Symbol.dispose](): void {
     libc.close(this.#queue);
   }
+}
+
+function isAtOrBelow(path: string, folders: ReadonlySet<string>): boolean {
+  if (folders.has(path)) return true;
+  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+    if (folders.has(path.slice(0, slash))) return true;
+  }
+  return false;
 }

@@ -74,6 +74,7 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
   lseek64: { parameters: ["i32", "i64", "i32"], result: "i64" },
   inotify_init1: { parameters: ["i32"], result: "i32" },
   inotify_add_watch: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  inotify_rm_watch: { parameters: ["i32", "i32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   __errno_location: { parameters: [], result: "pointer" },
 });
@@ -195,11 +196,14 @@ export function close(fd: number): void {
 }
 
 /** Words of struct statx. */
-const W = { mode: 7, ino: 8, size: 10, ctime: 24, mtime: 28, devMajor: 34, devMinor: 35 };
+const W = { links: 4, mode: 7, ino: 8, size: 10, ctime: 24, mtime: 28, devMajor: 34, devMinor: 35 };
 const HIGH = 2 ** 32;
 
 /** What {@link look} has found, until the next look. Numbers as in RawInfo; the kind is in the mode. */
 export const seen = {
+  get links(): number {
+    return statxWords[W.links];
+  },
   get mode(): number {
     return statxWords[W.mode] & 0xffff;
   },
@@ -346,6 +350,11 @@ export function watchQueue(): number {
 export function watch(queue: number, path: string, mask: number): number {
   const descriptor = c.inotify_add_watch(queue, cPath(path), mask);
   return descriptor < 0 ? -errno() : descriptor;
+}
+
+/** Ends a watch, if it has not ended by itself. */
+export function unwatch(queue: number, descriptor: number): void {
+  c.inotify_rm_watch(queue, descriptor);
 }
 
 /** Reads whole events. @returns the bytes read; 0 or less if there are none */

@@ -2,28 +2,41 @@
  * What others than the agent have changed in the developer's trees: the session's programs, which stock Bazel lets write
  * into the workspace. Unnoticed, the copy would not be one any more, and later builds would use what nobody has at home.
  *
- *     inotify of each folder ──paths──> a look at each ──not as it is known──> the generation is over
+ *     inotify of each folder ──paths──┬──> a look at each ──not as it is known──> the generation is over
+ *     a sweep after each command ─────┘
  *
- * Our own changes cause the same events; what they made is known, and looks so.
+ * Our own changes cause the same events; what they made is known, and looks so. A folder's watch hears nothing of what is
+ * done by another name of a file, by a memory map, or before the folder was watched: a sweep over all files finds that.
  */
 import { dirname } from "node:path";
 import { sentence } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { sameDigest, sameEntry } from "../../proto/tree/entry.ts";
 import type { Files } from "../../proto/tree/files.ts";
-import { readSmall } from "../../proto/tree/read.ts";
+import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type Root, UNSEEN } from "./root.ts";
 
-/** Tells of changes in folders, as agent/files/folder_watch.ts does. */
+/** Tells of changes in folders, as agent/files/folder_watch.ts does, which says what each of these is. */
 export interface Watch extends Disposable {
   watches(path: string): boolean;
   add(path: string): boolean;
+  addFile(path: string): boolean;
+  addAbove(path: string): boolean;
   take(changed: Set<string>): boolean;
 }
 
 /** Files that commands write and bring home: so many of the last ones are remembered. */
 const MAX_EXPECTED = 1_000;
+
+/** What others have changed. */
+export interface Found {
+  roots: Set<Root>;
+  /** Absolute paths, the developer's. */
+  changed: string[];
+  /** The same, of what is only to be brought home. */
+  expected: string[];
+}
 
 /** Parts of {@link ForeignChanges}. */
 export interface ForeignChangesOptions {
@@ -41,8 +54,8 @@ export interface ForeignChangesOptions {
 export class ForeignChanges implements Disposable {
   readonly #options: ForeignChangesOptions;
   #watch?: Watch;
-  /** Paths in the storage. */
-  readonly #changed = new Set<string>();
+  /** Paths in the storage that are to be looked at. */
+  #changed = new Set<string>();
   /** All that happens is noted. */
   #complete = true;
   /** Nothing can be watched. */
@@ -68,23 +81,32 @@ export class ForeignChanges implements Disposable {
     return false;
   }
 
-  /** Watches the folders of a root that are not watched yet. */
+  /** Watches the folders of a root that are not watched yet, and its files that have several names. */
   async follow(root: Root): Promise<void> {
     const watch = this.#watching();
     if (!watch) return;
     const base = this.#base(root);
     const pace = new Pace();
-    const add = (path: string) => {
-      if (watch.watches(path) || watch.add(path) || !this.#complete) return;
-      this.#complete = false;
-      this.#options.log(`${path} cannot be watched: all is looked at before each command`);
-    };
-    add(base);
-    if (root.single) return;
-    for (const { path, kind } of root.entries.values()) {
-      if (kind === "directory") add(`${base}/${path}`);
+    for (let above = dirname(base); above !== this.#options.top && above !== "."; above = dirname(above)) {
+      if (!watch.watches(above)) watch.addAbove(above);
+    }
+    this.#add(watch, base);
+    for (const { path, kind, shared } of root.entries.values()) {
+      if (kind === "directory" && !root.single) this.#add(watch, `${base}/${path}`);
+      else if (shared) this.#addFile(watch, `${base}/${path}`);
       if (pace.due) await pace.rest();
     }
+  }
+
+  #add(watch: Watch, folder: string): void {
+    if (watch.watches(folder) || watch.add(folder) || !this.#complete) return;
+    this.#complete = false;
+    this.#options.log(`${folder} cannot be watched: all is looked at before each command`);
+  }
+
+  /** A sweep finds what is missed of it. */
+  #addFile(watch: Watch, path: string): void {
+    if (!watch.watches(path)) watch.addFile(path);
   }
 
   /** Undefined where the system has no queue for one more: then all is looked at each time. */
@@ -112,31 +134,38 @@ export class ForeignChanges implements Disposable {
    * What of known roots is not as it is known: the developer's absolute paths. What is only to be brought home is
    * reported apart. Costs next to nothing where nothing happened.
    */
-  async find(roots: readonly Root[]): Promise<{ changed: string[]; expected: string[] }> {
-    if (!this.#watch && !this.#blind) return { changed: [], expected: [] };
+  async find(roots: readonly Root[]): Promise<Found> {
+    const found: Found = { roots: new Set(), changed: [], expected: [] };
+    if (!this.#watch && !this.#blind) return found;
     this.note();
-    const paths = this.#complete
-      ? roots.map((root) => this.#pathsIn(root, roots))
-      : await Promise.all(roots.map((root) => this.#differences(root)));
-    const changed: string[] = [], expected: string[] = [];
+    if (this.#complete && this.#changed.size === 0) return found;
+    const paths = this.#complete ? await this.#suspects(roots) : await this.#all(roots);
     const pace = new Pace();
-    for (const [i, root] of roots.entries()) {
-      for (const path of paths[i]) {
+    for (const [root, suspects] of paths) {
+      for (const path of suspects) {
         if (!await this.#isKnown(root, path)) {
           const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
-          (this.#isExpected(full) ? expected : changed).push(full);
+          (this.#isExpected(full) ? found.expected : found.changed).push(full);
+          found.roots.add(root);
         }
         if (pace.due) await pace.rest();
       }
     }
-    this.#changed.clear();
-    if (!this.#complete) {
-      // Events were lost, or folders cannot be watched: all are watched anew.
-      this[Symbol.dispose]();
-      this.#complete = true;
-      for (const root of roots) await this.follow(root);
+    return found;
+  }
+
+  /** Looks at all of known roots: what is not as it is known, {@link find} looks at again. Others may change it meanwhile. */
+  async sweep(roots: readonly Root[], signal: AbortSignal): Promise<void> {
+    // All is looked at before each command then.
+    if (!this.#watch || !this.#complete) return;
+    const pace = new Pace(signal);
+    for (const root of roots) {
+      const base = this.#base(root);
+      for (const path of await this.#differences(root, signal)) {
+        if (!await this.#isKnown(root, path)) this.#changed.add(`${base}/${path}`);
+        if (pace.due) await pace.rest();
+      }
     }
-    return { changed, expected };
   }
 
   [Symbol.dispose](): void {
@@ -150,34 +179,92 @@ export class ForeignChanges implements Disposable {
     return folder === "/" ? this.#options.top : this.#options.top + folder;
   }
 
-  /** The paths that events named and that are this root's, and no inner one's. */
-  #pathsIn(root: Root, roots: readonly Root[]): string[] {
-    const base = this.#base(root);
-    if (root.single) {
-      const own = this.#options.top + root.path;
-      return this.#changed.has(own) ? [own.slice(base.length + 1)] : [];
+  /** Paths that events or a sweep have named, by their roots, and what is below those that are other folders now. */
+  async #suspects(roots: readonly Root[]): Promise<Map<Root, Set<string>>> {
+    const watch = this.#watch!, changed = this.#changed;
+    this.#changed = new Set();
+    const byPath = new Map(roots.map((root) => [root.path, root]));
+    const suspects = new Map<Root, Set<string>>();
+    const suspect = (root: Root, path: string) => {
+      const paths = suspects.get(root);
+      if (paths) paths.add(path);
+      else suspects.set(root, new Set([path]));
+    };
+    // Of a root that was moved away or removed, or that was with a folder above it, no folder is watched.
+    for (const root of roots) {
+      const base = this.#base(root);
+      if (changed.has(base) && !watch.watches(base)) suspect(root, root.single ? nameOf(root.path) : "");
     }
-    const paths: string[] = [];
-    // It was moved away, or removed.
-    if (this.#changed.has(base) && !this.#watch!.watches(base)) paths.push("");
-    const inner = roots.filter(({ path }) => path.startsWith(`${root.path}/`)).map(({ path }) =>
-      this.#options.top + path
-    );
-    const isInner = (path: string) => inner.some((folder) => path === folder || path.startsWith(`${folder}/`));
-    for (const path of this.#changed) {
-      if (path.startsWith(`${base}/`) && !isInner(path)) paths.push(path.slice(base.length + 1));
+    const pace = new Pace();
+    for (const path of changed) {
+      const at = rootOf(path.slice(this.#options.top.length), byPath);
+      if (at && !this.#isInOutputBase(at.root, at.path)) suspect(at.root, at.path);
+      if (pace.due) await pace.rest();
     }
-    return paths;
+    for (const [root, paths] of suspects) if (!root.single) await this.#lookBelow(root, paths);
+    return suspects;
+  }
+
+  /** Watches those of a root's paths that are folders anew, and adds what below them does not look as it is known. */
+  async #lookBelow(root: Root, paths: Set<string>): Promise<void> {
+    const { storage } = this.#options, watch = this.#watch!, base = this.#base(root);
+    const isNew = (path: string) => {
+      const full = `${base}/${path}`, before = root.entries.get(path);
+      // Of what was none, it is news enough that it is a folder now.
+      if (path === "" || (before && before.kind !== "directory") || watch.watches(full)) return false;
+      // What is no folder is not watched.
+      this.#add(watch, full);
+      return watch.watches(full);
+    };
+    const anew = new Set<string>(), found = new Map<string, ScannedEntry>();
+    const pace = new Pace();
+    for (const path of [...paths]) {
+      if (pace.due) await pace.rest();
+      if (!isNew(path)) continue;
+      anew.add(path);
+      const within = await scanTree(storage, base, {
+        under: path,
+        previous: root.entries,
+        skip: (path) => this.#isInOutputBase(root, path),
+        // Each folder before it is listed, so that nothing comes unnoticed in between.
+        onFound: (entries) => {
+          for (const entry of entries) if (entry.kind === "directory") this.#add(watch, `${base}/${entry.path}`);
+          return undefined;
+        },
+      }).catch(() => new Map<string, ScannedEntry>());
+      for (const [path, entry] of within) {
+        found.set(path, entry);
+        if (root.entries.get(path) !== entry) paths.add(path);
+      }
+    }
+    if (anew.size === 0) return;
+    for (const path of root.entries.keys()) {
+      if (!found.has(path) && isBelow(path, anew)) paths.add(path);
+      if (pace.due) await pace.rest();
+    }
+  }
+
+  /** Events were lost, or folders cannot be watched: all are watched anew, and then looked at. */
+  async #all(roots: readonly Root[]): Promise<Map<Root, Set<string>>> {
+    this[Symbol.dispose]();
+    this.#complete = true;
+    this.#changed = new Set();
+    for (const root of roots) await this.follow(root);
+    const differences = new Map<Root, Set<string>>();
+    for (const root of roots) differences.set(root, await this.#differences(root));
+    return differences;
   }
 
   /** All that does not look as it is known, and all that is not known. */
-  async #differences(root: Root): Promise<Iterable<string>> {
+  async #differences(root: Root, signal?: AbortSignal): Promise<Set<string>> {
     const { storage } = this.#options;
     const found = await scanTree(storage, this.#base(root), {
-      under: root.single ? root.path.slice(root.path.lastIndexOf("/") + 1) : undefined,
+      under: root.single ? nameOf(root.path) : undefined,
       previous: root.entries,
-      skip: (path) => this.#isOutputBase(root, path),
+      skip: (path) => this.#isInOutputBase(root, path),
+      signal,
     }).catch(() => new Map<string, ScannedEntry>());
+    signal?.throwIfAborted();
     const paths = new Set<string>();
     for (const [path, entry] of found) if (root.entries.get(path) !== entry) paths.add(path);
     for (const path of root.entries.keys()) if (!found.has(path)) paths.add(path);
@@ -186,14 +273,20 @@ export class ForeignChanges implements Disposable {
 
   async #isKnown(root: Root, path: string): Promise<boolean> {
     if (path === "") return false;
-    const { storage } = this.#options, base = this.#base(root);
-    const before = root.entries.get(path), now = lookAt(storage, base, path);
+    const { storage } = this.#options, base = this.#base(root), { entries } = root;
+    const before = entries.get(path), now = lookAt(storage, base, path);
     if (typeof now === "string") return before === undefined;
     if (now === undefined) return before === undefined;
-    if (before === undefined) return this.#isBazels(root, now) || await this.#holdsNothing(root, now);
-    if (now.kind !== "file" || before.kind !== "file") return sameEntry(before, now);
+    // In a new folder that is watched there is nothing yet, or what there is is looked at by itself.
+    if (before === undefined) return now.kind === "directory" || this.#isBazels(now);
+    if (now.kind !== "file" || before.kind !== "file") {
+      if (!sameEntry(before, now)) return false;
+      entries.set(path, now);
+      return true;
+    }
     const looksSame = before.size === now.size && before.mtimeMs === now.mtimeMs && before.mode === now.mode;
     if (!looksSame) return false;
+    if (now.shared && this.#watch) this.#addFile(this.#watch, `${base}/${path}`);
     if (
       before.ino === UNSEEN ? now.ctimeMs <= before.ctimeMs : before.ino === now.ino && before.ctimeMs === now.ctimeMs
     ) {
@@ -201,30 +294,22 @@ export class ForeignChanges implements Disposable {
     }
     // A new name, or times that were set back.
     if (!before.digest) return false;
-    const read = readSmallQuietly(storage, base, path);
-    return read?.digest !== undefined && sameDigest(read.digest, before.digest);
+    const read = await readQuietly(storage, base, path, now.size);
+    if (!read?.digest || !sameDigest(read.digest, before.digest)) return false;
+    // Else it would be read each time.
+    if (entries.get(path) === before) entries.set(path, read);
+    return true;
   }
 
-  /** Its links, and the output base or what it is mounted on. */
-  #isBazels(root: Root, { kind, path, target }: ScannedEntry): boolean {
-    return kind === "symlink" ? target!.startsWith(`${this.#options.outputBase}/`) : this.#isOutputBase(root, path);
+  /** Whether it is, or lies in, the output base, or what that is mounted on. */
+  #isInOutputBase(root: Root, path: string): boolean {
+    const { outputBase } = this.#options, full = `${root.path}/${path}`;
+    return full === outputBase || full.startsWith(`${outputBase}/`);
   }
 
-  #isOutputBase(root: Root, path: string): boolean {
-    return `${root.path}/${path}` === this.#options.outputBase;
-  }
-
-  /** A new folder in which there are only folders and Bazel's links. */
-  async #holdsNothing(root: Root, { kind, path }: ScannedEntry): Promise<boolean> {
-    if (kind !== "directory") return false;
-    const skip = (path: string) => this.#isOutputBase(root, path);
-    const within = await scanTree(this.#options.storage, this.#base(root), { under: path, skip }).catch(() =>
-      undefined
-    );
-    if (!within) return true;
-    return [...within.values()].every((entry) =>
-      entry.kind === "directory" || this.#isBazels(root, entry) || this.#isExpected(`${root.path}/${entry.path}`)
-    );
+  /** Bazel's own links. */
+  #isBazels({ kind, target }: ScannedEntry): boolean {
+    return kind === "symlink" && target!.startsWith(`${this.#options.outputBase}/`);
   }
 }
 
@@ -240,9 +325,36 @@ function remember(known: Set<string>, paths: Iterable<string>): void {
   }
 }
 
-function readSmallQuietly(files: Files, base: string, path: string): ScannedEntry | undefined {
+/** The root whose path this is, and its path there. @param path The developer's, absolute. */
+function rootOf(path: string, roots: ReadonlyMap<string, Root>): { root: Root; path: string } | undefined {
+  const own = roots.get(path);
+  if (own) return own.single ? { root: own, path: nameOf(path) } : undefined;
+  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+    const root = roots.get(path.slice(0, slash));
+    if (root) return root.single ? undefined : { root, path: path.slice(slash + 1) };
+  }
+  return undefined;
+}
+
+function isBelow(path: string, folders: ReadonlySet<string>): boolean {
+  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+    if (folders.has(path.slice(0, slash))) return true;
+  }
+  return false;
+}
+
+function nameOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+async function readQuietly(
+  files: Files,
+  base: string,
+  path: string,
+  size: number,
+): Promise<ScannedEntry | undefined> {
   try {
-    return readSmall(files, base, path)?.entry;
+    return size > PIECE_BYTES ? await digestLarge(files, base, path) : readSmall(files, base, path)?.entry;
   } catch {
     return undefined;
   }

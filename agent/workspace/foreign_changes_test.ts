@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
+import { digestOf } from "../../proto/tree/read.ts";
+import { ForeignChanges } from "./foreign_changes.ts";
+import type { Root } from "./root.ts";
 import { OUTPUT_BASE, Storage, TestService, WS } from "./testing.ts";
 
 const caller = { epoch: 1, gone: new AbortController().signal };
@@ -158,13 +161,178 @@ Deno.test("more changes than the kernel keeps are noticed, and our own are none"
   assert.notEqual((await t.service.list()).find((line) => line.startsWith("a ")), before);
 });
 
-Deno.test("one who writes all the time does not keep each command from running", async () => {
+/** Beside what {@link session} has. */
+const FOLDERS = [folder("empty"), folder("p"), folder("p/q"), file("p/q/x"), folder("p/q/r"), file("p/q/r/y")];
+
+/** What takes the place of a folder. */
+function make(path: string, files: Record<string, string>): void {
+  Deno.mkdirSync(path, { recursive: true });
+  for (const [name, content] of Object.entries(files)) Deno.writeTextFileSync(`${path}/${name}`, content);
+}
+
+/** Each puts a file into a folder that is another one then, and returns its path. */
+const EXCHANGES: Record<string, (at: (path: string) => string, check: () => Promise<unknown>) => Promise<string>> = {
+  "exchanges a folder for another": (at) => {
+    make(at("new"), { a: "theirs", b: "more" });
+    Deno.renameSync(at("d"), at("old"));
+    Deno.renameSync(at("new"), at("d"));
+    Deno.removeSync(at("old"), { recursive: true });
+    return Promise.resolve("d/a");
+  },
+  "makes an empty folder anew": (at) => {
+    Deno.removeSync(at("empty"));
+    make(at("empty"), { f: "theirs" });
+    return Promise.resolve("empty/f");
+  },
+  "moves another folder over an empty one that it holds open": async (at, check) => {
+    using _held = Deno.openSync(at("empty"));
+    const outside = `${at("")}/../outside`;
+    Deno.mkdirSync(outside);
+    Deno.renameSync(outside, at("empty"));
+    assert.equal(await check(), undefined);
+    make(at("empty"), { f: "theirs" });
+    return "empty/f";
+  },
+  "makes a folder anew while it holds the old one open": async (at, check) => {
+    using _held = Deno.openSync(at("empty"));
+    Deno.removeSync(at("empty"));
+    Deno.mkdirSync(at("empty"));
+    assert.equal(await check(), undefined);
+    make(at("empty"), { f: "theirs" });
+    return "empty/f";
+  },
+  "makes an empty folder, and fills it later": async (at, check) => {
+    Deno.mkdirSync(at("gen/er"), { recursive: true });
+    assert.equal(await check(), undefined);
+    make(at("gen/er"), { "new.h": "theirs" });
+    return "gen/er/new.h";
+  },
+  "moves a folder away and puts another one with the same folders there": (at) => {
+    Deno.renameSync(at("p"), `${at("")}/../p`);
+    make(at("p/q/r"), { y: "theirs" });
+    make(at("p/q"), { x: "p/q/x" });
+    return Promise.resolve("p/q/r/y");
+  },
+  "moves the folder above the workspace away": (at) => {
+    Deno.renameSync(at("../../ann"), at("../../../home/ann2"));
+    make(at("p/q"), { x: "theirs" });
+    return Promise.resolve("p/q/x");
+  },
+};
+
+for (const [what, exchange] of Object.entries(EXCHANGES)) {
+  Deno.test(`a program of the session that ${what} is noticed, and what it writes there afterwards`, async () => {
+    using t = await session([folder("d"), file("d/a"), file("b"), ...FOLDERS]);
+    const { workspace } = t.service;
+    const check = () => workspace.check(caller);
+    let path = await exchange(t.at, check);
+    for (const round of [1, 2]) {
+      const { generation } = workspace;
+      const said = await check();
+      assert.match(said ?? "", /^Programs of the session have changed \/home\/ann\/ws/, `round ${round}`);
+      assert.notEqual(workspace.generation, generation);
+      await t.service.list();
+      assert.equal(await check(), undefined);
+      await t.storage.tick();
+      path = path.replace(/[^/]+$/, "later");
+      Deno.writeTextFileSync(t.at(path), "theirs as well");
+    }
+  });
+}
+
+Deno.test("a folder that is made anew as it was is no news, and what is changed in it afterwards is", async () => {
   using t = await session();
   const { workspace } = t.service;
-  Deno.writeTextFileSync(t.at("d/a"), "1");
-  assert.ok(await workspace.check(caller));
-  Deno.writeTextFileSync(t.at("d/a"), "2");
+  const { generation } = workspace;
+  await t.service.change([{ remove: "e/c" }]);
+  await t.service.list();
+  Deno.renameSync(t.at("e"), t.at("old"));
+  Deno.mkdirSync(t.at("e"));
+  Deno.removeSync(t.at("old"));
   assert.equal(await workspace.check(caller), undefined);
+  assert.notEqual(workspace.generation, generation);
+  Deno.writeTextFileSync(t.at("e/new"), "new");
+  assert.match(await workspace.check(caller) ?? "", /e\/new/);
+});
+
+Deno.test("each change is noticed, however soon after the last one, and nothing is said twice", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  for (const content of ["1", "22", "333"]) {
+    Deno.writeTextFileSync(t.at("d/a"), content);
+    assert.match(await workspace.check(caller) ?? "", /d\/a/);
+    assert.equal(await workspace.check(caller), undefined);
+    await t.service.list();
+  }
+});
+
+Deno.test("what is written by another name of a file is found after the command, and then at once", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  const elsewhere = t.storage.at("/home/ann/x");
+  Deno.linkSync(t.at("d/a"), elsewhere);
+  Deno.writeTextFileSync(elsewhere, "theirs");
+  await workspace.ran();
+  assert.match(await workspace.check(caller) ?? "", /d\/a/);
+  await t.service.list();
+  assert.equal(await workspace.check(caller), undefined);
+  // No command has ended since: the file is known to have two names.
+  await t.storage.tick();
+  Deno.writeTextFileSync(elsewhere, "theirs once more");
+  assert.match(await workspace.check(caller) ?? "", /d\/a/);
+});
+
+Deno.test("another name alone is no news, and what is written by it later is", async () => {
+  const content = new TextEncoder().encode("large ".repeat(500_000));
+  const large = (path: string): TreeRecord => ({
+    entry: { path, kind: "file", mode: 0o644, size: content.length, mtimeMs: 1_000_000, digest: digestOf(content) },
+    content,
+  });
+  using t = await session([folder("d"), large("d/a"), large("d/b")]);
+  const { workspace } = t.service;
+  const { generation } = workspace;
+  for (const name of ["a", "b"]) Deno.linkSync(t.at(`d/${name}`), t.storage.at(`/home/ann/${name}`));
+  await workspace.ran();
+  assert.equal(await workspace.check(caller), undefined);
+  assert.equal(workspace.generation, generation);
+  Deno.writeTextFileSync(t.storage.at("/home/ann/b"), "theirs");
+  assert.match(await workspace.check(caller) ?? "", /d\/b/);
+});
+
+Deno.test("what costs nothing without a change costs little with one, however many roots there are", async () => {
+  const watch = {
+    now: [] as string[],
+    watches: () => true,
+    add: () => true,
+    addFile: () => true,
+    addAbove: () => true,
+    take: (changed: Set<string>) => (watch.now.splice(0).forEach((path) => changed.add(path)), true),
+    [Symbol.dispose]() {},
+  };
+  using storage = new Storage();
+  using changes = new ForeignChanges({
+    storage: storage.files,
+    top: "root",
+    outputBase: OUTPUT_BASE,
+    watch: () => watch,
+    log() {},
+  });
+  let looks = 0;
+  const roots = Array.from({ length: 2_000 }, (_, i): Root => ({
+    get path() {
+      looks++;
+      return `/home/ann/store/${i}/lib`;
+    },
+    ...{ single: false, readOnly: true, entries: new Map(), unseen: new Set<string>(), known: true },
+  }));
+  await changes.follow(roots[0]);
+  looks = 0;
+  assert.deepEqual((await changes.find(roots)).changed, []);
+  assert.equal(looks, 0);
+  storage.write(storage.at("/home/ann/store/7/lib/f"), "theirs");
+  watch.now.push("root/home/ann/store/7/lib/f");
+  assert.deepEqual((await changes.find(roots)).changed, ["/home/ann/store/7/lib/f"]);
+  assert.ok(looks < 10 * roots.length, `${looks} looks at ${roots.length} roots`);
 });
 
 Deno.test("where nothing can be watched, changes are noticed all the same", async () => {

@@ -23,6 +23,7 @@ import { type PartialContent, TreeWriter } from "../../proto/tree/writer.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 import { ForeignChanges, type Watch } from "./foreign_changes.ts";
 import { type Root, UNSEEN } from "./root.ts";
+import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./turns.ts";
 import { type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
@@ -32,8 +33,6 @@ export const STAGING = "staging";
 const INDEX = "workspace.index";
 /** Between two looks at what happens in the trees while they are changed: of so many events the kernel keeps all. */
 const RECORDS_BETWEEN_NOTES = 256;
-/** After something was found, it is not looked for more for so long. Milliseconds. */
-const TELL_MS = 2_000;
 /** Files that a sentence names. */
 const NAMED_FILES = 3;
 /** How long after a change what is known is written down, in milliseconds. */
@@ -109,8 +108,7 @@ export class SyncedWorkspace {
   #changes = 0;
   #roots?: Map<string, Root>;
   readonly #foreign: ForeignChanges;
-  /** When {@link check} has found something last, by performance.now(). */
-  #toldAt = -Infinity;
+  readonly #sweeper: Sweeper;
   #saveTimer?: ReturnType<typeof setTimeout>;
   #saveTookMs = 0;
   #applying = false;
@@ -123,6 +121,7 @@ export class SyncedWorkspace {
     this.#storage = options.storage;
     this.#turns = options.turns ?? new Turns();
     this.#foreign = new ForeignChanges({ ...options, top: this.#top });
+    this.#sweeper = new Sweeper((signal) => this.#foreign.sweep(this.#watched(), signal));
   }
 
   /** These files of the developer's, and all in these folders, are written here and brought home. Absolute. */
@@ -145,13 +144,13 @@ export class SyncedWorkspace {
    * @returns a sentence for the developer, if there is something that nobody expects
    */
   async check(caller: Caller): Promise<string | undefined> {
-    // One who writes all the time shall not keep each command from running.
-    if (!this.#roots || performance.now() - this.#toldAt < TELL_MS) return undefined;
+    if (!this.#roots) return undefined;
+    await this.#sweeper.settled();
     using _turn = await this.#turns.take(caller);
-    const roots = [...this.#roots.values()].filter(({ known }) => known);
-    const { changed, expected } = await this.#foreign.find(roots);
+    const { roots, changed, expected } = await this.#foreign.find(this.#watched());
     if (changed.length + expected.length === 0) return undefined;
-    this.#toldAt = performance.now();
+    // Until somebody asks what is there, which is the only way to the present generation.
+    for (const root of roots) root.known = false;
     this.#touch();
     if (changed.length === 0) return undefined;
     const named = changed.slice(0, NAMED_FILES).join(", "), more = changed.length - NAMED_FILES;
@@ -160,6 +159,18 @@ export class SyncedWorkspace {
     }`;
     this.#options.log(what);
     return `${what} on the build server's machine.`;
+  }
+
+  /**
+   * Programs of the session have run: what they wrote where no watch hears it is found in the background. The next check
+   * waits for it if it is quick. Resolves when it is done.
+   */
+  ran(): Promise<void> {
+    return this.#sweeper.soon();
+  }
+
+  #watched(): Root[] {
+    return [...this.#roots?.values() ?? []].filter(({ known }) => known);
   }
 
   /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
@@ -232,6 +243,7 @@ export class SyncedWorkspace {
   /** Watches no more. */
   close(): void {
     this.save();
+    this.#sweeper[Symbol.dispose]();
     this.#foreign[Symbol.dispose]();
   }
 

@@ -157,6 +157,7 @@ export class WarmPool {
     };
     const giveUp = () => hold.end(0);
     signal.addEventListener("abort", giveUp);
+    if (signal.aborted) giveUp();
     try {
       const held = await hold.taken();
       if (!held) return settled(), undefined;
@@ -410,6 +411,7 @@ async function sleep(milliseconds: number, signal: AbortSignal, wake: Promise<vo
   const over = Promise.withResolvers<void>();
   const timer = setTimeout(over.resolve, milliseconds);
   signal.addEventListener("abort", () => over.resolve(), { once: true });
+  if (signal.aborted) over.resolve();
   await Promise.race([over.promise, wake]);
   clearTimeout(timer);
 }

@@ -34,6 +34,7 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
     onStep("agent process started");
     const givenUp = new Promise<never>((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
+      if (signal.aborted) reject(signal.reason);
     });
     givenUp.catch(() => {});
     if (spec.warm) this.warmStarts++;

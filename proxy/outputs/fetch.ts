@@ -102,6 +102,7 @@ async function begin(
   const aborted = Promise.withResolvers<never>();
   const abort = () => aborted.reject(signal.reason);
   signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
   try {
     return await Promise.race([calling, aborted.promise]);
   } catch (e) {
@@ -134,6 +135,7 @@ async function receive<W extends Wanted>(
   }
   const cut = () => call.cancel();
   signal.addEventListener("abort", cut);
+  if (signal.aborted) cut();
   try {
     void call.send(request.take());
     call.end();

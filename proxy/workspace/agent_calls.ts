@@ -98,6 +98,7 @@ export async function openRoots(
   const call = await begin(link, "Open", signal);
   const abort = () => call.cancel();
   signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
   let generation: string | undefined, index = -1, bytes = 0, entries = 0, partials = 0;
   try {
     void call.send(encodeFields(roots.map((root) => [1, encodeName(root)])));
@@ -211,6 +212,7 @@ export class ApplyCall {
     this.#encoder.compress = this.#choice.worth;
     this.#signal = signal;
     signal.addEventListener("abort", this.#abort);
+    if (signal.aborted) this.#abort();
     this.#answer = this.#read().finally(() => signal.removeEventListener("abort", this.#abort));
     this.#answer.catch((error) => this.#failure = { error });
   }
