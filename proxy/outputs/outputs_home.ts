@@ -155,11 +155,21 @@ export class OutputsHome {
       const told: Told = {};
       if (this.#informed?.link !== link || this.#informed.open.size > 0) {
         told.home = await this.#list();
-        this.#informed = { link, open: new Set() };
+        // Whether what the others make arrives is not known yet.
+        const open = this.#informed?.link === link ? this.#informed.open : new Set<Told>();
+        this.#informed = { link, open };
       }
       this.#informed.open.add(told);
       return told;
     });
+  }
+
+  /**
+   * What an agent has sent has not arrived, or nobody knows: the next command tells all that is here. Call it for a command
+   * that was sent, and whose outputs {@link take} did not get; a take that failed needs no such call.
+   */
+  forgetTold(): void {
+    this.#informed = undefined;
   }
 
   /** What is here of earlier commands. What is too much to be told is removed: nobody would see that it grows old. */
@@ -203,9 +213,11 @@ export class OutputsHome {
     return this.#inTurn(async () => {
       try {
         const transferred = await this.#take(parts, options);
-        if (options.told) this.#informed?.open.delete(options.told);
+        // Another agent, or this one, was told less than is here now.
+        if (options.told && !this.#informed?.open.delete(options.told)) this.forgetTold();
         return transferred;
       } catch (e) {
+        this.forgetTold();
         throw this.#explain(e, options.signal);
       } finally {
         this.#index?.save();
@@ -217,6 +229,7 @@ export class OutputsHome {
   expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
+      this.forgetTold();
       const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
       for (const path of allowed.convenienceSymlinks) {
         this.#removeSymlink(path, allowed, this.#openIndex(), options.say);

@@ -616,6 +616,41 @@ Deno.test("an agent is told what is here if it cannot know: a new one, after a f
   );
 });
 
+Deno.test("an agent is told what is here after a take that failed, whatever other commands did meanwhile", async () => {
+  await using t = await laptop();
+  const gen = t.out("k8/bin/gen.h"), app = t.out("k8/bin/app"), { link } = t.agent;
+  const stopped = { signal: AbortSignal.abort() };
+  const isTold = async () => {
+    const told = await t.home.tell(link);
+    await t.take([{ path: app, content: "app" }], { told });
+    return told.home !== undefined;
+  };
+  await t.take([{ path: gen, content: "old" }], { told: await t.home.tell(link) });
+  assert.equal(await isTold(), false);
+
+  const first = await t.home.tell(link), second = await t.home.tell(link);
+  await assert.rejects(t.take([{ path: gen, content: "new" }], { told: first, ...stopped }));
+  await t.take([{ path: app, content: "app" }], { told: second });
+  assert.equal(await isTold(), true, "the first of two has failed");
+  assert.equal(await isTold(), false);
+
+  const third = await t.home.tell(link), fourth = await t.home.tell(link);
+  await t.take([{ path: app, content: "app" }], { told: fourth });
+  assert.equal(await isTold(), true, "the first of two is not here yet");
+  await t.take([{ path: gen, content: "new" }], { told: third });
+  assert.equal(await isTold(), false, "and now it is");
+
+  // Nothing is told with these, and the agent forgets what it has sent, or that it was here.
+  await assert.rejects(t.take(t.agent.make([], { cleaned: true }), stopped));
+  assert.equal(await isTold(), true, "a clean that was interrupted");
+  await t.home.tell(link);
+  t.home.forgetTold();
+  assert.equal(await isTold(), true, "a command whose answer never came");
+  assert.equal(await isTold(), false);
+  await t.home.expunge({ say: () => {} });
+  assert.equal(await isTold(), true, "nothing is here any more");
+});
+
 Deno.test("after a command that brings all outputs, folders are none", async () => {
   await using t = await laptop();
   await t.take([
