@@ -275,17 +275,20 @@ export class OutputsCollector {
     } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
       return { parts: [], looks, policy: request.policy };
     }
-    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
-
     const known = new Set(entries.map(({ path }) => path));
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
     const home = changesOutputs(args[0]) ? await this.#homeOutputs(tree, known) : undefined;
     warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
     const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
     const { untold } = encoded;
+    const homeParts = new Parts(Outputs.home);
     if (home) {
-      const homeParts = new Parts(Outputs.home);
       for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
+    }
+    // From here on nothing fails: what is told now is told.
+    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
+    if (home) {
+      for (const path of home.gone) this.#home.forget(path);
       encoded.parts.push(
         ...homeParts.finish([...home.gone, ...untold].map((path) => [Outputs.gone, encodeName(path)])),
       );
@@ -369,7 +372,6 @@ export class OutputsCollector {
       if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
       if (home.has(path) || home.full) continue;
       gone.push(path);
-      this.#home.forget(path);
     }
     return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
   }

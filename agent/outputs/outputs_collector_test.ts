@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { OutputsPolicy, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields } from "../../proto/relay/wire.ts";
 import { encodeName } from "../../proto/tree/names.ts";
+import { DigestCache } from "./digest_cache.ts";
 import { type CommandEnd, OutputsCollector } from "./outputs_collector.ts";
 import { completed, eventFile, file, namedSet, testResult, workspaceInfo } from "./testing/build_events.ts";
 import { type Manifest, readManifest } from "./testing/manifest.ts";
@@ -13,8 +14,8 @@ import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
 class Session {
   readonly collector: OutputsCollector;
 
-  constructor(readonly files: SessionFiles, limit?: number) {
-    this.collector = new OutputsCollector({ ...files, limit });
+  constructor(readonly files: SessionFiles, { digests }: { digests?: DigestCache } = {}) {
+    this.collector = new OutputsCollector({ ...files, digests });
   }
 
   /** Runs a command: `bazel` does what the server does, given the path here of our file for build events. */
@@ -495,6 +496,49 @@ Deno.test("what is at home of earlier commands is told when it is another, whate
   assert.deepEqual(await builds(["app"]), nothing, "what is gone is told once");
   assert.equal(await session.run(["query", "//..."], { bazel: () => write(`${bin}/app`, "x") }), undefined);
   assert.deepEqual(session.home(await session.run(["fetch", "//..."])), { home: ["BIN/app"], gone: [] });
+});
+
+/** Fails as long as it is told to, as a disk does that cannot be read. */
+class FailingDigests extends DigestCache {
+  fails = false;
+
+  override digest(...args: Parameters<DigestCache["digest"]>): ReturnType<DigestCache["digest"]> {
+    return this.fails ? Promise.reject(new Error("input/output error")) : super.digest(...args);
+  }
+}
+
+Deno.test("what could not be told of the files at home is told with the next command", async () => {
+  await using files = await sessionFiles();
+  const digests = new FailingDigests(files.storage);
+  const session = new Session(files, { digests });
+  const { bin } = files;
+  files.write({ [`${bin}/gen.h`]: "one", [`${bin}/lib.so`]: "lib", [`${bin}/app`]: "app" });
+  const build = async (...names: string[]) =>
+    session.home(await session.run(["build", ...names], { bazel: session.build(...names) }));
+  await build("gen.h", "lib.so", "app");
+
+  Deno.removeSync(files.hostPath(`${bin}/lib.so`));
+  files.write({ [`${bin}/gen.h`]: "two" });
+  digests.fails = true;
+  const failed = await session.run(["build", "app"], { bazel: session.build("app") });
+  assert.match(failed!.warnings.join(), /input\/output error/);
+  digests.fails = false;
+  assert.deepEqual(await build("app"), { home: ["BIN/gen.h"], gone: ["BIN/lib.so"] });
+  assert.deepEqual(await build("app"), { home: [], gone: [] });
+
+  // A clean has removed the execroot, and then cannot say so.
+  const log = `${files.workspace}/log`;
+  digests.fails = true;
+  const cleaned = await session.run(["clean"], {
+    named: [log],
+    bazel() {
+      Deno.removeSync(files.hostPath(bin), { recursive: true });
+      files.write({ [log]: "log" });
+    },
+  });
+  assert.match(cleaned!.warnings.join(), /input\/output error/);
+  digests.fails = false;
+  assert.deepEqual(await build(), { home: [], gone: ["BIN/app", "BIN/gen.h"] });
 });
 
 Deno.test("an agent that is new learns what is at home, and tells all of it", async () => {
