@@ -170,6 +170,7 @@ export class TwoMachines implements Disposable {
     }
     const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
     this.#home.expect();
+    const { known } = this.#home;
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
@@ -186,7 +187,7 @@ export class TwoMachines implements Disposable {
       generation,
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
-        knownManifest: this.#home.known,
+        knownManifest: known?.id,
         namedFiles: targets.map(({ path }) => encodeName(path)),
         pipes: targets.filter(({ kind }) => kind === "stream").map(({ path }) => encodeName(path)),
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
@@ -212,6 +213,7 @@ export class TwoMachines implements Disposable {
           cleansSymlinks: symlinks.clean,
           leavesSymlinks: symlinks.prefix === undefined,
           told,
+          known,
           all,
         };
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);

@@ -68,6 +68,8 @@ export interface TakeOptions {
   isCurrent?(): boolean;
   /** What {@link OutputsHome.tell} gave for this command. */
   told?: Told;
+  /** What {@link OutputsHome.known} was when this command was sent: the agent may say that it is the same again. */
+  known?: KnownManifest;
   /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
   interrupted?: boolean;
   /** The command wants all outputs: a folder that comes is no output as such. */
@@ -79,6 +81,9 @@ export interface Told {
   /** What is here of earlier commands; undefined: it knows. */
   home?: HomeOutputs;
 }
+
+/** A manifest that the agent may refer to by its id. */
+export type KnownManifest = Readonly<Manifest>;
 
 /** What came over the wire. */
 export interface Transferred {
@@ -129,9 +134,9 @@ export class OutputsHome {
     this.#workspace = options.workspace;
   }
 
-  /** The id of the last manifest, by which the agent may say that nothing changed. */
-  get known(): Uint8Array | undefined {
-    return this.#manifest?.id.length ? this.#manifest.id : undefined;
+  /** The last manifest, by whose id the agent may say that nothing changed. */
+  get known(): KnownManifest | undefined {
+    return this.#manifest;
   }
 
   /**
@@ -263,21 +268,25 @@ export class OutputsHome {
     const began = Date.now();
     const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
     let manifest = await readManifest(parts, allowed, signal);
-    const { cleaned, home, gone } = manifest;
+    const { cleaned, home, gone, has } = manifest;
     Object.assign(manifest, { home: [], gone: [] });
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
-      const known = this.#manifest;
+      // Not the last one here: another command may have ended meanwhile.
+      const { known } = options;
       if (!known || !sameDigest(manifest.id, known.id)) {
         throw refusal("a list of outputs", "is said to be one that was not sent");
       }
-      // This command may name other files.
       const isSettled = this.#isSettled(known, options);
-      if (isSettled && home.length + gone.length === 0) return { files: 0, bytes: 0 };
+      if (isSettled && home.length + gone.length === 0) {
+        this.#manifest = known;
+        return { files: 0, bytes: 0 };
+      }
+      // This command may name other files.
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
-      const { has } = manifest;
-      manifest = { ...known, outputs, has: (path) => known.has(path) || has(path) };
+      manifest = { ...known, outputs };
     }
+    const isNamed = (path: string) => manifest.has(path) || has(path);
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
     if (!this.#isOurs) await takeOver(this.#outputBase);
@@ -292,7 +301,7 @@ export class OutputsHome {
     try {
       await this.#removeGone(gone, tree, index);
       const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
-      const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
+      const difference = await this.#compare({ outputs, has: isNamed }, allowed, tree, index, signal);
       this.#note(outputs, index, options);
       if (!difference.changed) {
         setTimeout(() => this.#settle(manifest, options, began), 0);
@@ -375,7 +384,7 @@ export class OutputsHome {
 
   /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
   async #compare(
-    manifest: Manifest,
+    manifest: Pick<Manifest, "outputs" | "has">,
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
