@@ -53,14 +53,12 @@ export interface Waiting {
   say(line: string): void;
 }
 
-/** A command that may be sent: the agent has what it needs. */
-export interface ReadyCommand {
+/** A command that may be sent: the agent has what it needs. Dispose of it when it has ended, however it did. */
+export interface ReadyCommand extends Disposable {
   /** The RunRequest that goes there. */
   request: Uint8Array;
   generation: string;
   outputs: OutputsRequest;
-  /** What the command prints is written down in the local output base, as a server beside it would do. */
-  log?: CommandLog;
   /** Takes what the command prints. */
   onPrinted(text: Uint8Array): void;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
@@ -175,10 +173,11 @@ export class TwoMachines implements Disposable {
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
     const missingTools = new MissingTools();
+    // What the agent takes for told is with OutputsHome.take, which knows whether it came.
+    let cameHome = false;
     // As Bazel's CleanCommand, which would remove the file that it writes to.
     const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
-      log,
       onPrinted(text) {
         log?.write(text);
         missingTools.read(text);
@@ -216,6 +215,7 @@ export class TwoMachines implements Disposable {
           known,
           all,
         };
+        cameHome = parts.length > 0 || told === undefined;
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         if (parts.length === 0) return;
         if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
@@ -228,6 +228,11 @@ export class TwoMachines implements Disposable {
         }
       },
       isHome: (path) => this.#home.isHome(path),
+      [Symbol.dispose]: () => {
+        streams[Symbol.dispose]();
+        log?.[Symbol.dispose]();
+        if (!cameHome) this.#home.forgetTold();
+      },
     };
   }
 
