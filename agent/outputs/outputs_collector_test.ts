@@ -498,6 +498,32 @@ Deno.test("what is at home of earlier commands is told when it is another, whate
   assert.deepEqual(session.home(await session.run(["fetch", "//..."])), { home: ["BIN/app"], gone: [] });
 });
 
+Deno.test("a folder of an external repository is told as a whole when it changes, also with what came to it", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const npm = (name: string) => `${files.outputBase}/external/npm/${name}`;
+  files.write({
+    [npm("foo/a.js")]: "a",
+    [npm("foo/old.js")]: "old",
+    [`${files.bin}/link`]: { link: npm("foo") },
+    [`${files.bin}/app`]: "app",
+  });
+  const first = await session.run(["build"], { bazel: session.build("link") });
+  assert.deepEqual(session.paths(first), [
+    "BIN/link",
+    "OUT/external/npm/foo",
+    "OUT/external/npm/foo/a.js",
+    "OUT/external/npm/foo/old.js",
+  ]);
+  Deno.removeSync(files.hostPath(npm("foo/old.js")));
+  files.write({ [npm("foo/b.js")]: "b" });
+  const { home, gone } = session.home(await session.run(["build"], { bazel: session.build("app") }));
+  const short = home.map((path) => path.replace(files.outputBase, "OUT"));
+  // The folder's own entry says that nothing else is in it any more.
+  assert.deepEqual(short, ["OUT/external/npm/foo", "OUT/external/npm/foo/a.js", "OUT/external/npm/foo/b.js"]);
+  assert.deepEqual(gone, []);
+});
+
 /** Fails as long as it is told to, as a disk does that cannot be read. */
 class FailingDigests extends DigestCache {
   fails = false;

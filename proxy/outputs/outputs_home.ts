@@ -22,6 +22,7 @@ import { localFiles } from "../../proto/tree/local_files.ts";
 import { lstatMany, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
+import { isWholeOutput } from "../../proto/whole_output.ts";
 import type { AgentLink } from "../session.ts";
 import { Progress } from "../workspace/progress.ts";
 import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_paths.ts";
@@ -330,7 +331,7 @@ export class OutputsHome {
     for (const { entry: { kind }, place } of outputs) {
       if (place.where !== "output base" || kind === "file") continue;
       if (kind === "symlink") index.add(place.path, "leaf");
-      else if (isTree(place.path) && (!all || place.path.endsWith(".runfiles"))) index.add(place.path, "tree");
+      else if (isWholeOutput(place.path) && !(all && isInPackage(place.path))) index.add(place.path, "tree");
     }
   }
 
@@ -356,7 +357,7 @@ export class OutputsHome {
       // The symlink could not be made, or somebody was quicker than we.
       if (looks.look(path)?.kind !== entry.kind) return;
       if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
-      if (entry.kind === "directory" && place.where === "output base" && isTree(place.path)) looks.list(path);
+      if (entry.kind === "directory" && place.where === "output base" && isWholeOutput(place.path)) looks.list(path);
       for (let folder = dirname(path); !folders.has(folder) && folder !== this.#outputBase; folder = dirname(folder)) {
         if (folder.length <= 1) break;
         folders.add(folder);
@@ -419,7 +420,7 @@ export class OutputsHome {
         difference.others.push({ ...entry, path });
       } else {
         const isFolder = info?.kind === "directory";
-        if (isFolder && isTree(path)) folders.push(path);
+        if (isFolder && isWholeOutput(path)) folders.push(path);
         if (isFolder && (info.mode & 0o7777) === entry.mode) continue;
         difference.others.push({ ...entry, path });
         continue;
@@ -701,15 +702,9 @@ async function isHome(
   }
 }
 
-/**
- * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs. Others
- * hold the outputs of many targets, those of earlier commands among them:
- *
- *     execroot/<workspace>/bazel-out/<configuration>/bin
- */
-function isTree(path: string): boolean {
-  const [first, , third, ...below] = path.split("/");
-  return first === "execroot" && third === "bazel-out" && below.length > 2;
+/** Of a command that wants all outputs: whether the folder may be a package's, in which there are many of them. */
+function isInPackage(path: string): boolean {
+  return path.split("/", 3)[2] === "bazel-out" && !path.endsWith(".runfiles");
 }
 
 /** A content, the files that want it, and perhaps a path where it is already. */

@@ -297,6 +297,38 @@ Deno.test("a tree comes home exactly; other old outputs stay", async () => {
   assert.equal(t.read(t.out("k8/bin/old")), "old");
 });
 
+Deno.test("a folder of an external repository comes home exactly as well, and the agent is told that it is here", async () => {
+  await using t = await laptop();
+  const npm = (name: string) => `${t.ob}/external/npm/${name}`;
+  const kept = (name: string) => `${t.ob}/external/${name}`;
+  const folder = (path: string): Made => ({ path, kind: "directory" });
+  const first: Made[] = [
+    folder(npm("foo")),
+    { path: npm("foo/a.js"), content: "a" },
+    { path: npm("foo/old.js"), content: "old" },
+    { path: npm("other.js"), content: "not all of the repository was wanted" },
+    folder(t.out("k8/bin/t")),
+  ];
+  for (const all of [false, true]) {
+    await t.take(first, { all });
+    Deno.writeTextFileSync(kept("@npm.marker"), "a server's");
+    const { home } = await t.home.tell({ ...t.agent.link });
+    assert.deepEqual(home!.trees.filter((name) => new TextDecoder().decode(name).startsWith("external")).length, 1);
+    await t.take([folder(npm("foo")), { path: npm("foo/a.js"), content: "a2" }, first[4]], { all });
+    assert.deepEqual([...Deno.readDirSync(npm("foo"))].map(({ name }) => name), ["a.js"]);
+    assert.equal(t.read(npm("foo/a.js")), "a2");
+    assert.ok(t.read(npm("other.js")));
+    assert.equal(t.read(kept("@npm.marker")), "a server's");
+    Deno.removeSync(kept("@npm.marker"));
+  }
+  // No agent can have all repositories removed, or what is beside them.
+  Deno.writeTextFileSync(kept("@npm.marker"), "a server's");
+  for (const path of [`${t.ob}/external`, t.ob, kept("@npm.marker"), `${t.ob}/server`]) {
+    await assert.rejects(t.take([folder(path)]), (e: RbsError) => e.exitCode === 37, path);
+  }
+  assert.ok(t.read(npm("other.js")) && t.read(kept("@npm.marker")) && t.read(`${t.ob}/server/server.pid.txt`));
+});
+
 Deno.test("the same content is fetched once, and not at all if it is here under another name", async () => {
   await using t = await laptop();
   const content = "the same";
