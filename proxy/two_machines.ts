@@ -167,6 +167,8 @@ export class TwoMachines implements Disposable {
       ({ generation } = await barrier(linked));
     }
     const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
+    const written = targets.filter(({ real }) => real !== undefined).flatMap(({ path, real }) => [path, real!]);
+    const held = this.#sync.hold(needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`] : []);
     this.#home.expect();
     const { known } = this.#home;
     const all = command.policy === OutputsPolicy.ALL;
@@ -214,8 +216,10 @@ export class TwoMachines implements Disposable {
           told,
           known,
           all,
+          onArrived: held.arrived,
         };
         cameHome = parts.length > 0 || told === undefined;
+        if (parts.length === 0) held.arrived([]);
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         if (parts.length === 0) return;
         if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
@@ -231,6 +235,7 @@ export class TwoMachines implements Disposable {
       [Symbol.dispose]: () => {
         streams[Symbol.dispose]();
         log?.[Symbol.dispose]();
+        held[Symbol.dispose]();
         if (!cameHome) this.#home.forgetTold();
       },
     };

@@ -75,6 +75,8 @@ export interface TakeOptions {
   interrupted?: boolean;
   /** The command wants all outputs: a folder that comes is no output as such. */
   all?: boolean;
+  /** Told when all is here: which named files the command has written, with absolute paths. */
+  onArrived?(named: readonly Entry[]): void;
 }
 
 /** What an agent is told with a command of what is here. */
@@ -218,7 +220,9 @@ export class OutputsHome {
   ): Promise<Transferred> {
     return this.#inTurn(async () => {
       try {
-        const transferred = await this.#take(parts, options);
+        const named: Entry[] = [];
+        const transferred = await this.#take(parts, options, named);
+        options.onArrived?.(named);
         // Another agent, or this one, was told less than is here now.
         if (options.told && !this.#informed?.open.delete(options.told)) this.forgetTold();
         return transferred;
@@ -260,9 +264,11 @@ export class OutputsHome {
     return done;
   }
 
+  /** @param named Gets the named files that the command has written. */
   async #take(
     parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
     options: TakeOptions,
+    named: Entry[],
   ): Promise<Transferred> {
     const { signal, say } = options;
     signal.throwIfAborted();
@@ -287,6 +293,7 @@ export class OutputsHome {
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
       manifest = { ...known, outputs };
     }
+    for (const { entry, place } of manifest.outputs) if (place.where === "named file") named.push(entry);
     const isNamed = (path: string) => manifest.has(path) || has(path);
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
