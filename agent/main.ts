@@ -37,7 +37,7 @@ import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
-import { OutputsCollector } from "./outputs/outputs_collector.ts";
+import { type CommandEnd, OutputsCollector } from "./outputs/outputs_collector.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
 import { waitForSession } from "./warm_agent.ts";
@@ -295,7 +295,7 @@ function syncedParts(
     },
     check: (caller: Caller) => workspace.check(caller),
     outputs: {
-      prepare(args: readonly string[], start: Start) {
+      async prepare(args: readonly string[], start: Start) {
         const { namedFiles = [], folders = [] } = start.outputs ?? {};
         makeNamedFolders({ files: namedFiles.map(decodeName), folders: folders.map(decodeName) }, {
           storage,
@@ -304,8 +304,17 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
-        workspace.expect([...start.outputs?.namedFiles.map(decodeName) ?? [], `${spec.sourcePath}/MODULE.bazel.lock`]);
-        return outputs.prepare(args, start);
+        const prepared = await outputs.prepare(args, start);
+        const expected = workspace.expect([...namedFiles.map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`]);
+        return {
+          ...prepared,
+          async collect(end: CommandEnd) {
+            const parts = await prepared.collect(end);
+            expected.told(prepared.named ?? []);
+            return parts;
+          },
+          [Symbol.dispose]: () => expected[Symbol.dispose](),
+        };
       },
     },
     workspace,

@@ -68,6 +68,8 @@ export interface PreparedOutputs {
   filter?(response: Uint8Array): Uint8Array | undefined;
   /** The files that options name, while the command writes them. */
   followed?: FollowedFiles;
+  /** Those of them that the command has written and that {@link collect} has told, as they looked then. */
+  named?: readonly Found[];
   /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
@@ -100,6 +102,8 @@ interface EndedCommand {
   events: BuildEvents | undefined;
   /** There should be some. */
   wantsEvents: boolean;
+  /** Gets the named files that are told. */
+  named: Found[];
   /** When it began, by Date.now(). */
   began: number;
 }
@@ -173,6 +177,7 @@ export class OutputsCollector {
       [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
       (path) => this.#find(path),
     );
+    const named: Found[] = [];
     const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
     return Promise.resolve({
       args: injected?.args ?? args,
@@ -182,10 +187,11 @@ export class OutputsCollector {
         pipes: outputs.pipes.map(decodeName),
         find: (path) => written.find(path),
       }),
+      named,
       collect: async (end) => {
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
-          const command = { args, end, request: outputs, written, events, wantsEvents, began };
+          const command = { args, end, request: outputs, written, events, wantsEvents, named, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
@@ -237,6 +243,7 @@ export class OutputsCollector {
     const warnings: string[] = [];
 
     const scripts: NamedFile[] = [];
+    const outside = new Set<string>();
     for (const path of this.#promisedFiles(request)) {
       const file = written.find(path);
       if (!file) continue;
@@ -245,6 +252,7 @@ export class OutputsCollector {
       // One that is reached through bazel-bin goes where that leads: an output may not go through a symlink.
       entries.push(found(below ? file.path : path, "file", file.info));
       scripts.push(file);
+      if (!below) outside.add(path);
     }
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
@@ -281,6 +289,7 @@ export class OutputsCollector {
     warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
     const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
     const { untold } = encoded;
+    command.named.push(...entries.filter(({ path }) => outside.has(path) && !untold.has(path)));
     const homeParts = new Parts(Outputs.home);
     if (home) {
       for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);

@@ -49,14 +49,21 @@ export class ForeignChanges implements Disposable {
   #blind = false;
   /** Files that Bazel writes and that are brought home: the developer's, absolute. */
   readonly #expected = new Set<string>();
+  /** Those of them that commands are writing, and how many. */
+  readonly #written = new Map<string, number>();
 
   constructor(options: ForeignChangesOptions) {
     this.#options = options;
   }
 
-  /** These files of the developer's are written here and brought home, and are no news. */
-  expect(paths: Iterable<string>): void {
-    for (const path of paths) {
+  /**
+   * A command is about to write these files of the developer's, which are brought home: they are no news, and until it has
+   * ended nothing at all. @returns what says that it has
+   */
+  expect(paths: Iterable<string>): () => void {
+    const written = new Set(paths);
+    for (const path of written) {
+      this.#written.set(path, (this.#written.get(path) ?? 0) + 1);
       // The newest last: of an IDE each build has names of its own.
       this.#expected.delete(path);
       this.#expected.add(path);
@@ -65,6 +72,14 @@ export class ForeignChanges implements Disposable {
       if (this.#expected.size <= MAX_EXPECTED) break;
       this.#expected.delete(path);
     }
+    return () => {
+      for (const path of written) {
+        const left = this.#written.get(path)! - 1;
+        if (left > 0) this.#written.set(path, left);
+        else this.#written.delete(path);
+      }
+      written.clear();
+    };
   }
 
   /** Watches the folders of a root that are not watched yet. */
@@ -117,18 +132,20 @@ export class ForeignChanges implements Disposable {
     const paths = this.#complete
       ? roots.map((root) => this.#pathsIn(root, roots))
       : await Promise.all(roots.map((root) => this.#differences(root)));
-    const changed: string[] = [], expected: string[] = [];
+    const changed: string[] = [], expected: string[] = [], later: string[] = [];
     const pace = new Pace();
     for (const [i, root] of roots.entries()) {
       for (const path of paths[i]) {
-        if (!await this.#isKnown(root, path)) {
-          const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
+        const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
+        if (this.#written.has(full)) later.push(this.#options.top + full);
+        else if (!await this.#isKnown(root, path)) {
           (this.#expected.has(full) ? expected : changed).push(full);
         }
         if (pace.due) await pace.rest();
       }
     }
     this.#changed.clear();
+    for (const path of later) this.#changed.add(path);
     if (!this.#complete) {
       // Events were lost, or folders cannot be watched: all are watched anew.
       this[Symbol.dispose]();
