@@ -313,7 +313,10 @@ function syncedParts(
             expected.told(prepared.named ?? []);
             return parts;
           },
-          [Symbol.dispose]: () => expected[Symbol.dispose](),
+          [Symbol.dispose]() {
+            prepared[Symbol.dispose]();
+            expected[Symbol.dispose]();
+          },
         };
       },
     },

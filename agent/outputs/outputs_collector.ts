@@ -58,7 +58,7 @@ export interface CommandEnd {
 }
 
 /** A command between its start and its end. */
-export interface PreparedOutputs {
+export interface PreparedOutputs extends Disposable {
   /** The arguments for the server. */
   args: readonly string[];
   /**
@@ -82,6 +82,8 @@ const PART_BYTES = 512 << 10;
 const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
+/** The same for a command that did not want to wait for another one. */
+const LOCK_HELD = 9;
 /** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
 const INTERRUPTED_MS = 1_000;
 /** After Ctrl-C, no larger file is read for its digest. Bytes. */
@@ -108,6 +110,12 @@ interface EndedCommand {
   began: number;
 }
 
+/** A command that has not ended, perhaps waiting for others at the server. */
+interface PendingCommand {
+  readonly names: ReadonlySet<string>;
+  readonly written: WrittenFiles;
+}
+
 /** What was collected. */
 interface Collected {
   /** Encoded Outputs messages. */
@@ -129,6 +137,8 @@ export class OutputsCollector {
   readonly #storage: string;
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
+  /** In the order in which the server gets them. */
+  readonly #pending = new Set<PendingCommand>();
   #commands = 0;
   #prepared = 0;
   /**
@@ -163,7 +173,9 @@ export class OutputsCollector {
     const began = Date.now();
     const before = this.#lastBuild, number = ++this.#prepared;
     this.#lastBuild = undefined;
-    if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    if (!outputs) {
+      return Promise.resolve({ args, collect: () => Promise.resolve([]), [Symbol.dispose]() {} });
+    }
     if (outputs.home) this.#home.reset(absolute(outputs.home, outputBase));
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
     if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
@@ -173,22 +185,31 @@ export class OutputsCollector {
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
     if (injected) this.#makeFolder();
+    const names = outputs.namedFiles.map(decodeName);
     const written = new WrittenFiles(
-      [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
+      [...names, `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
       (path) => this.#find(path),
     );
+    const pending = { names: new Set(names), written };
+    this.#pending.add(pending);
     const named: Found[] = [];
     const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
     return Promise.resolve({
       args: injected?.args ?? args,
       filter: notice && ((response) => notice.filter(response)),
       followed: new FollowedFiles(this.#files, {
-        paths: outputs.namedFiles.map(decodeName),
+        paths: names,
         pipes: outputs.pipes.map(decodeName),
-        find: (path) => written.find(path),
+        find: (path) => this.#isAnothers(path, pending) ? undefined : written.find(path),
       }),
       named,
+      [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
+        // It has not run: what was written is the other's that it waited for.
+        if (end.exitCode === LOCK_HELD || end.exitCode === INTERRUPTED) {
+          for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
+        }
+        this.#over(pending);
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
           const command = { args, end, request: outputs, written, events, wantsEvents, named, began };
@@ -208,6 +229,26 @@ export class OutputsCollector {
         }
       },
     });
+  }
+
+  /** Whether a file is one that a command before this one writes, which this one waits for. */
+  #isAnothers(path: string, pending: PendingCommand): boolean {
+    if (!this.#pending.has(pending)) return false;
+    for (const other of this.#pending) {
+      if (other === pending) return false;
+      if (other.names.has(path)) return true;
+    }
+    return false;
+  }
+
+  /** A command has ended: what others find that it has written is none of theirs. */
+  #over(pending: PendingCommand): void {
+    let isLater = false;
+    for (const other of this.#pending) {
+      if (isLater) { for (const path of other.names) if (pending.names.has(path)) other.written.again(path); }
+      isLater ||= other === pending;
+    }
+    this.#pending.delete(pending);
   }
 
   /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
@@ -518,6 +559,7 @@ async function addOutputs(
 /** Files as they were before a command, to tell which of them it has written: others are the developer's to change. */
 class WrittenFiles {
   readonly #before = new Map<string, string | undefined>();
+  readonly #leftOut = new Set<string>();
   readonly #find: (path: string) => NamedFile | undefined;
 
   constructor(paths: readonly string[], find: (path: string) => NamedFile | undefined) {
@@ -525,8 +567,19 @@ class WrittenFiles {
     for (const path of paths) this.#before.set(path, version(find(path)));
   }
 
+  /** Looks at a file again: the command begins only now. */
+  again(path: string): void {
+    this.#before.set(path, version(this.#find(path)));
+  }
+
+  /** The command does not write the file after all. */
+  leaveOut(path: string): void {
+    this.#leftOut.add(path);
+  }
+
   /** The file, if the command has written it. */
   find(path: string): NamedFile | undefined {
+    if (this.#leftOut.has(path)) return undefined;
     const file = this.#find(path);
     return version(file) === this.#before.get(path) ? undefined : file;
   }

@@ -2,7 +2,8 @@ import { create } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { OutputsPolicy, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { type CommandEnd, OutputsCollector } from "./outputs_collector.ts";
@@ -522,6 +523,52 @@ Deno.test("a folder of an external repository is told as a whole when it changes
   // The folder's own entry says that nothing else is in it any more.
   assert.deepEqual(short, ["OUT/external/npm/foo", "OUT/external/npm/foo/a.js", "OUT/external/npm/foo/b.js"]);
   assert.deepEqual(gone, []);
+});
+
+Deno.test("of a file that two commands name, each gets what it has written itself, and who has not run gets nothing", async () => {
+  await using files = await sessionFiles();
+  const { collector } = new Session(files);
+  const pipe = "/nowhere/tmp/pipe";
+  const outputs = create(OutputsRequestSchema, { namedFiles: [encodeName(pipe)], pipes: [encodeName(pipe)] });
+  const command = async () => {
+    const prepared = await collector.prepare(["query", "//..."], { outputs });
+    const got: string[] = [];
+    const take = (part: Uint8Array) => {
+      scanFields(part, (field) => {
+        if (field.number === 2) got.push(`at ${varintValue(part, field)}`);
+        if (field.number === 3) got.push(textValue(part, field));
+      });
+      return undefined;
+    };
+    prepared.followed!.begin(take);
+    return {
+      got,
+      async end(exitCode: number) {
+        const manifest = readManifest(await prepared.collect({ exitCode }));
+        await prepared.followed!.finish(take);
+        prepared[Symbol.dispose]();
+        return manifest?.entries.map(({ size }) => size);
+      },
+    };
+  };
+  const first = await command(), second = await command(), third = await command(), fourth = await command();
+  files.write({ [pipe]: "of the first" });
+  await eventually(() => first.got.length > 0);
+  assert.equal(await third.end(9), undefined, "it did not want to wait");
+  assert.equal(await fourth.end(8), undefined, "nor did this one, later");
+  assert.deepEqual(await first.end(0), [12]);
+  files.write({ [pipe]: "the second" });
+  await eventually(() => second.got.length > 0);
+  assert.deepEqual(await second.end(0), [10]);
+  assert.deepEqual([first.got, second.got, third.got, fourth.got], [["of the first"], ["the second"], [], []]);
+
+  // One that is lost stands in nobody's way.
+  const lost = await collector.prepare(["query", "//..."], { outputs });
+  const next = await command();
+  lost[Symbol.dispose]();
+  files.write({ [pipe]: "the next one's" });
+  await eventually(() => next.got.length > 0);
+  assert.deepEqual(await next.end(0), [14]);
 });
 
 /** Fails as long as it is told to, as a disk does that cannot be read. */
