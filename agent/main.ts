@@ -36,7 +36,7 @@ import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
-import { OutputsCollector } from "./outputs/outputs_collector.ts";
+import { type CommandEnd, OutputsCollector } from "./outputs/outputs_collector.ts";
 import { ServerLogs } from "./outputs/server_logs.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
@@ -300,7 +300,7 @@ function syncedParts(
     check: (caller: Caller) => workspace.check(caller),
     ran: () => void workspace.ran(),
     outputs: {
-      prepare(args: readonly string[], start: Start) {
+      async prepare(args: readonly string[], start: Start) {
         const { namedFiles = [], folders = [] } = start.outputs ?? {};
         makeNamedFolders({ files: namedFiles.map(decodeName), folders: folders.map(decodeName) }, {
           storage,
@@ -309,12 +309,24 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
+        const prepared = await outputs.prepare(args, start);
         const { sourceFiles = [], sourceFolders = [] } = start.outputs ?? {};
-        workspace.expect(
-          [...[...namedFiles, ...sourceFiles].map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`],
-          sourceFolders.map(decodeName),
-        );
-        return outputs.prepare(args, start);
+        const expected = workspace.expect([...namedFiles.map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`], {
+          files: sourceFiles.map(decodeName),
+          folders: sourceFolders.map(decodeName),
+        });
+        return {
+          ...prepared,
+          async collect(end: CommandEnd) {
+            const parts = await prepared.collect(end);
+            expected.told(prepared.named ?? []);
+            return parts;
+          },
+          [Symbol.dispose]() {
+            prepared[Symbol.dispose]();
+            expected[Symbol.dispose]();
+          },
+        };
       },
     },
     workspace,

@@ -153,9 +153,14 @@ let user: Promise<User> | undefined;
 
 /** As whom this process runs. Asked of bash, once, because Deno wants a permission for it. */
 function whoami(): Promise<User> {
-  return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ stdout }) => {
+  return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ code, stdout, stderr }) => {
+    if (code !== 0) throw new RbsError(`bash cannot tell as whom it runs (exit code ${code}): ${stderr.trim()}`);
     const [uid, ...folders] = stdout.split("\0");
     return { isRoot: uid === "0", folders };
+  }).catch((e) => {
+    // No memory or no process was left, say: who asks next may be told.
+    user = undefined;
+    throw e;
   });
 }
 

@@ -53,14 +53,12 @@ export interface Waiting {
   say(line: string): void;
 }
 
-/** A command that may be sent: the agent has what it needs. */
-export interface ReadyCommand {
+/** A command that may be sent: the agent has what it needs. Dispose of it when it has ended, however it did. */
+export interface ReadyCommand extends Disposable {
   /** The RunRequest that goes there. */
   request: Uint8Array;
   generation: string;
   outputs: OutputsRequest;
-  /** What the command prints is written down in the local output base, as a server beside it would do. */
-  log?: CommandLog;
   /** Takes what the command prints. */
   onPrinted(text: Uint8Array): void;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
@@ -170,15 +168,19 @@ export class TwoMachines implements Disposable {
     }
     const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
     const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
+    const written = targets.filter(({ real }) => real !== undefined).flatMap(({ path, real }) => [path, real!]);
+    const held = this.#sync.hold(needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`] : []);
     this.#home.expect();
+    const { known } = this.#home;
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
     const missingTools = new MissingTools();
+    // What the agent takes for told is with OutputsHome.take, which knows whether it came.
+    let cameHome = false;
     // As Bazel's CleanCommand, which would remove the file that it writes to.
     const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
-      log,
       onPrinted(text) {
         log?.write(text);
         missingTools.read(text);
@@ -187,7 +189,7 @@ export class TwoMachines implements Disposable {
       generation,
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
-        knownManifest: this.#home.known,
+        knownManifest: known?.id,
         namedFiles: targets.map(({ path }) => encodeName(path)),
         pipes: targets.filter(({ kind }) => kind === "stream").map(({ path }) => encodeName(path)),
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
@@ -216,13 +218,17 @@ export class TwoMachines implements Disposable {
           cleansSymlinks: symlinks.clean,
           leavesSymlinks: symlinks.prefix === undefined,
           told,
+          known,
           all,
           sources: {
             ...command.writes,
             asSent: (path: string) => this.#sync.isAsSent(path),
             onWritten: () => this.#sync.forget(),
           },
+          onArrived: held.arrived,
         };
+        cameHome = parts.length > 0 || told === undefined;
+        if (parts.length === 0) held.arrived([]);
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         // Tools look into it after their first command, which may be a query.
         if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
@@ -236,6 +242,12 @@ export class TwoMachines implements Disposable {
         }
       },
       isHome: (path) => this.#home.isHome(path),
+      [Symbol.dispose]: () => {
+        streams[Symbol.dispose]();
+        log?.[Symbol.dispose]();
+        held[Symbol.dispose]();
+        if (!cameHome) this.#home.forgetTold();
+      },
     };
   }
 

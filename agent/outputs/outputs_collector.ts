@@ -67,7 +67,7 @@ export interface CommandEnd {
 }
 
 /** A command between its start and its end. */
-export interface PreparedOutputs {
+export interface PreparedOutputs extends Disposable {
   /** The arguments for the server. */
   args: readonly string[];
   /**
@@ -77,6 +77,8 @@ export interface PreparedOutputs {
   filter?(response: Uint8Array): Uint8Array | undefined;
   /** The files that options name, while the command writes them. */
   followed?: FollowedFiles;
+  /** Those of them that the command has written and that {@link collect} has told, as they looked then. */
+  named?: readonly Found[];
   /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
@@ -99,6 +101,8 @@ const PART_BYTES = 512 << 10;
 const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
+/** The same for a command that did not want to wait for another one. */
+const LOCK_HELD = 9;
 /** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
 const INTERRUPTED_MS = 1_000;
 /** After Ctrl-C, no larger file is read for its digest. Bytes. */
@@ -119,8 +123,16 @@ interface EndedCommand {
   events: BuildEvents | undefined;
   /** There should be some. */
   wantsEvents: boolean;
+  /** Gets the named files that are told. */
+  named: Found[];
   /** When it began, by Date.now(). */
   began: number;
+}
+
+/** A command that has not ended, perhaps waiting for others at the server. */
+interface PendingCommand {
+  readonly names: ReadonlySet<string>;
+  readonly written: WrittenFiles;
 }
 
 /** What was collected. */
@@ -147,6 +159,8 @@ export class OutputsCollector {
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
   readonly #folders = new FolderOutputs();
+  /** In the order in which the server gets them. */
+  readonly #pending = new Set<PendingCommand>();
   #commands = 0;
   #prepared = 0;
   /**
@@ -181,7 +195,9 @@ export class OutputsCollector {
     const began = Date.now();
     const before = this.#lastBuild, number = ++this.#prepared;
     this.#lastBuild = undefined;
-    if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    if (!outputs) {
+      return Promise.resolve({ args, collect: () => Promise.resolve([]), [Symbol.dispose]() {} });
+    }
     if (outputs.home) this.#home.reset(absolute(outputs.home, outputBase));
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
     if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
@@ -191,10 +207,14 @@ export class OutputsCollector {
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
     if (injected) this.#makeFolder();
+    const names = outputs.namedFiles.map(decodeName);
     const written = new WrittenFiles(
-      [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
+      [...names, `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
       (path) => this.#find(path),
     );
+    const pending = { names: new Set(names), written };
+    this.#pending.add(pending);
+    const named: Found[] = [];
     const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
     const printed = new PrintedPaths(outputBase);
     return Promise.resolve({
@@ -205,14 +225,21 @@ export class OutputsCollector {
         return notice?.filter(response);
       },
       followed: new FollowedFiles(this.#files, {
-        paths: outputs.namedFiles.map(decodeName),
+        paths: names,
         pipes: outputs.pipes.map(decodeName),
-        find: (path) => written.find(path),
+        find: (path) => this.#isAnothers(path, pending) ? undefined : written.find(path),
       }),
+      named,
+      [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
+        // It has not run: what was written is the other's that it waited for.
+        if (end.exitCode === LOCK_HELD || end.exitCode === INTERRUPTED) {
+          for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
+        }
+        this.#over(pending);
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
-          const command = { args, end, request: outputs, written, events, wantsEvents, began };
+          const command = { args, end, request: outputs, written, events, wantsEvents, named, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
@@ -233,6 +260,26 @@ export class OutputsCollector {
         }
       },
     });
+  }
+
+  /** Whether a file is one that a command before this one writes, which this one waits for. */
+  #isAnothers(path: string, pending: PendingCommand): boolean {
+    if (!this.#pending.has(pending)) return false;
+    for (const other of this.#pending) {
+      if (other === pending) return false;
+      if (other.names.has(path)) return true;
+    }
+    return false;
+  }
+
+  /** A command has ended: what others find that it has written is none of theirs. */
+  #over(pending: PendingCommand): void {
+    let isLater = false;
+    for (const other of this.#pending) {
+      if (isLater) { for (const path of other.names) if (pending.names.has(path)) other.written.again(path); }
+      isLater ||= other === pending;
+    }
+    this.#pending.delete(pending);
   }
 
   /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
@@ -267,6 +314,7 @@ export class OutputsCollector {
     const warnings: string[] = [];
 
     const scripts: NamedFile[] = [];
+    const outside = new Set<string>();
     for (const path of this.#promisedFiles(request)) {
       const file = written.find(path);
       if (!file) continue;
@@ -275,6 +323,7 @@ export class OutputsCollector {
       // One that is reached through bazel-bin goes where that leads: an output may not go through a symlink.
       entries.push(found(below ? file.path : path, "file", file.info));
       scripts.push(file);
+      if (!below) outside.add(path);
     }
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
@@ -308,17 +357,21 @@ export class OutputsCollector {
     } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
       return { parts: [], looks, policy: request.policy };
     }
-    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
-
     const known = new Set(entries.map(({ path }) => path));
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
     const home = changesOutputs(args[0]) ? await this.#homeOutputs(tree, known) : undefined;
     warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
     const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
     const { untold } = encoded;
+    command.named.push(...entries.filter(({ path }) => outside.has(path) && !untold.has(path)));
+    const homeParts = new Parts(Outputs.home);
     if (home) {
-      const homeParts = new Parts(Outputs.home);
       for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
+    }
+    // From here on nothing fails: what is told now is told.
+    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
+    if (home) {
+      for (const path of home.gone) this.#home.forget(path);
       encoded.parts.push(
         ...homeParts.finish([...home.gone, ...untold].map((path) => [Outputs.gone, encodeName(path)])),
       );
@@ -490,7 +543,6 @@ export class OutputsCollector {
       if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
       if (home.has(path) || home.full) continue;
       gone.push(path);
-      this.#home.forget(path);
     }
     return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
   }
@@ -628,6 +680,7 @@ async function addOutputs(
 /** Files as they were before a command, to tell which of them it has written: others are the developer's to change. */
 class WrittenFiles {
   readonly #before = new Map<string, string | undefined>();
+  readonly #leftOut = new Set<string>();
   readonly #find: (path: string) => NamedFile | undefined;
 
   constructor(paths: readonly string[], find: (path: string) => NamedFile | undefined) {
@@ -635,8 +688,19 @@ class WrittenFiles {
     for (const path of paths) this.#before.set(path, version(find(path)));
   }
 
+  /** Looks at a file again: the command begins only now. */
+  again(path: string): void {
+    this.#before.set(path, version(this.#find(path)));
+  }
+
+  /** The command does not write the file after all. */
+  leaveOut(path: string): void {
+    this.#leftOut.add(path);
+  }
+
   /** The file, if the command has written it. */
   find(path: string): NamedFile | undefined {
+    if (this.#leftOut.has(path)) return undefined;
     const file = this.#find(path);
     return version(file) === this.#before.get(path) ? undefined : file;
   }

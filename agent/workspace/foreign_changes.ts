@@ -16,6 +16,7 @@ import type { Files } from "../../proto/tree/files.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type Root, UNSEEN } from "./root.ts";
+import type { SourcePlaces } from "./written_sources.ts";
 
 /** Tells of changes in folders, as agent/files/folder_watch.ts does, which says what each of these is. */
 export interface Watch extends Disposable {
@@ -64,15 +65,34 @@ export class ForeignChanges implements Disposable {
   readonly #expected = new Set<string>();
   /** The same for folders of which that is so of all that is in them. */
   readonly #expectedFolders = new Set<string>();
+  /** Those of them that commands are writing, and how many. */
+  readonly #written = new Map<string, number>();
 
   constructor(options: ForeignChangesOptions) {
     this.#options = options;
   }
 
-  /** These files of the developer's, and all in these folders, are written here and brought home, and are no news. */
-  expect(paths: Iterable<string>, folders: Iterable<string> = []): void {
-    remember(this.#expected, paths);
-    remember(this.#expectedFolders, folders);
+  /**
+   * A command is about to write files of the developer's, which are brought home: they are no news, and those that it writes
+   * while it runs nothing at all until it has ended.
+   *
+   * @param paths Those.
+   * @param brought Others that come home when it has ended, and folders of which that is so of all that is in them.
+   * @returns what says that it has
+   */
+  expect(paths: Iterable<string>, brought: SourcePlaces = { files: [], folders: [] }): () => void {
+    const written = new Set(paths);
+    for (const path of written) this.#written.set(path, (this.#written.get(path) ?? 0) + 1);
+    remember(this.#expected, [...written, ...brought.files]);
+    remember(this.#expectedFolders, brought.folders);
+    return () => {
+      for (const path of written) {
+        const left = this.#written.get(path)! - 1;
+        if (left > 0) this.#written.set(path, left);
+        else this.#written.delete(path);
+      }
+      written.clear();
+    };
   }
 
   #isExpected(path: string): boolean {
@@ -140,17 +160,20 @@ export class ForeignChanges implements Disposable {
     this.note();
     if (this.#complete && this.#changed.size === 0) return found;
     const paths = this.#complete ? await this.#suspects(roots) : await this.#all(roots);
+    const later: string[] = [];
     const pace = new Pace();
     for (const [root, suspects] of paths) {
       for (const path of suspects) {
-        if (!await this.#isKnown(root, path)) {
-          const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
+        const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
+        if (this.#written.has(full)) later.push(this.#options.top + full);
+        else if (!await this.#isKnown(root, path)) {
           (this.#isExpected(full) ? found.expected : found.changed).push(full);
           found.roots.add(root);
         }
         if (pace.due) await pace.rest();
       }
     }
+    for (const path of later) this.#changed.add(path);
     return found;
   }
 

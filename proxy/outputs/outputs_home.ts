@@ -21,6 +21,7 @@ import { localFiles } from "../../proto/tree/local_files.ts";
 import { lstatMany, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
+import { isWholeOutput } from "../../proto/whole_output.ts";
 import type { AgentLink } from "../session.ts";
 import { Progress } from "../workspace/progress.ts";
 import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_paths.ts";
@@ -76,10 +77,14 @@ export interface TakeOptions {
   isCurrent?(): boolean;
   /** What {@link OutputsHome.tell} gave for this command. */
   told?: Told;
+  /** What {@link OutputsHome.known} was when this command was sent: the agent may say that it is the same again. */
+  known?: KnownManifest;
   /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
   interrupted?: boolean;
   /** The command wants all outputs: a folder that comes is no output as such. */
   all?: boolean;
+  /** Told when all is here: which named files the command has written, with absolute paths. */
+  onArrived?(named: readonly Entry[]): void;
 }
 
 /** What an agent is told with a command of what is here. */
@@ -87,6 +92,9 @@ export interface Told {
   /** What is here of earlier commands; undefined: it knows. */
   home?: HomeOutputs;
 }
+
+/** A manifest that the agent may refer to by its id. */
+export type KnownManifest = Readonly<Manifest>;
 
 /** What came over the wire. */
 export interface Transferred {
@@ -139,9 +147,9 @@ export class OutputsHome {
     this.#workspace = options.workspace;
   }
 
-  /** The id of the last manifest, by which the agent may say that nothing changed. */
-  get known(): Uint8Array | undefined {
-    return this.#manifest?.id.length ? this.#manifest.id : undefined;
+  /** The last manifest, by whose id the agent may say that nothing changed. */
+  get known(): KnownManifest | undefined {
+    return this.#manifest;
   }
 
   /**
@@ -165,11 +173,21 @@ export class OutputsHome {
       const told: Told = {};
       if (this.#informed?.link !== link || this.#informed.open.size > 0) {
         told.home = await this.#list();
-        this.#informed = { link, open: new Set() };
+        // Whether what the others make arrives is not known yet.
+        const open = this.#informed?.link === link ? this.#informed.open : new Set<Told>();
+        this.#informed = { link, open };
       }
       this.#informed.open.add(told);
       return told;
     });
+  }
+
+  /**
+   * What an agent has sent has not arrived, or nobody knows: the next command tells all that is here. Call it for a command
+   * that was sent, and whose outputs {@link take} did not get; a take that failed needs no such call.
+   */
+  forgetTold(): void {
+    this.#informed = undefined;
   }
 
   /** What is here of earlier commands. What is too much to be told is removed: nobody would see that it grows old. */
@@ -212,12 +230,14 @@ export class OutputsHome {
   ): Promise<Transferred> {
     return this.#inTurn(async () => {
       try {
-        const transferred = await this.#take(parts, options);
-        if (options.told) this.#informed?.open.delete(options.told);
+        const named: Entry[] = [];
+        const transferred = await this.#take(parts, options, named);
+        options.onArrived?.(named);
+        // Another agent, or this one, was told less than is here now.
+        if (options.told && !this.#informed?.open.delete(options.told)) this.forgetTold();
         return transferred;
       } catch (e) {
-        // Of a command that told nothing of what is here, the agent believes that all has come.
-        if (!options.told) this.#informed = undefined;
+        this.forgetTold();
         throw this.#explain(e, options.signal);
       } finally {
         this.#index?.save();
@@ -240,6 +260,7 @@ export class OutputsHome {
   expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
+      this.forgetTold();
       const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
       for (const path of allowed.convenienceSymlinks) {
         this.#removeSymlink(path, allowed, this.#openIndex(), options.say);
@@ -264,9 +285,11 @@ export class OutputsHome {
     return done;
   }
 
+  /** @param named Gets the named files that the command has written. */
   async #take(
     parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
     options: TakeOptions,
+    named: Entry[],
   ): Promise<Transferred> {
     const { signal, say } = options;
     signal.throwIfAborted();
@@ -279,22 +302,27 @@ export class OutputsHome {
     );
     const isSource = (path: string) => sources.allows(path);
     let manifest = await readManifest(parts, allowed, signal, { isSource });
-    const { cleaned, home, gone, sources: written, sourcesGone } = manifest;
+    const { cleaned, home, gone, has, sources: written, sourcesGone } = manifest;
     Object.assign(manifest, { home: [], gone: [], sources: [], sourcesGone: [] });
     const writesSources = written.length + sourcesGone.length > 0;
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
-      const known = this.#manifest;
+      // Not the last one here: another command may have ended meanwhile.
+      const { known } = options;
       if (!known || !sameDigest(manifest.id, known.id)) {
         throw refusal("a list of outputs", "is said to be one that was not sent");
       }
-      // This command may name other files.
       const isSettled = this.#isSettled(known, options);
-      if (isSettled && home.length + gone.length === 0 && !writesSources) return { files: 0, bytes: 0 };
+      if (isSettled && home.length + gone.length === 0 && !writesSources) {
+        this.#manifest = known;
+        return { files: 0, bytes: 0 };
+      }
+      // This command may name other files.
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
-      const { has } = manifest;
-      manifest = { ...known, outputs, has: (path) => known.has(path) || has(path) };
+      manifest = { ...known, outputs };
     }
+    for (const { entry, place } of manifest.outputs) if (place.where === "named file") named.push(entry);
+    const isNamed = (path: string) => manifest.has(path) || has(path);
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
     await this.#own(cleaned);
@@ -307,7 +335,7 @@ export class OutputsHome {
     try {
       await this.#removeGone(gone, tree, index);
       const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
-      const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
+      const difference = await this.#compare({ outputs, has: isNamed }, allowed, tree, index, signal);
       this.#note(outputs, index, options);
       if (writesSources) {
         options.sources!.onWritten();
@@ -342,7 +370,7 @@ export class OutputsHome {
     for (const { entry: { kind }, place } of outputs) {
       if (place.where !== "output base" || kind === "file") continue;
       if (kind === "symlink") index.add(place.path, "leaf");
-      else if (isTree(place.path) && (!all || place.path.endsWith(".runfiles"))) index.add(place.path, "tree");
+      else if (isWholeOutput(place.path) && !(all && isInPackage(place.path))) index.add(place.path, "tree");
     }
   }
 
@@ -368,7 +396,7 @@ export class OutputsHome {
       // The symlink could not be made, or somebody was quicker than we.
       if (looks.look(path)?.kind !== entry.kind) return;
       if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
-      if (entry.kind === "directory" && place.where === "output base" && isTree(place.path)) looks.list(path);
+      if (entry.kind === "directory" && place.where === "output base" && isWholeOutput(place.path)) looks.list(path);
       for (let folder = dirname(path); !folders.has(folder) && folder !== this.#outputBase; folder = dirname(folder)) {
         if (folder.length <= 1) break;
         folders.add(folder);
@@ -396,7 +424,7 @@ export class OutputsHome {
 
   /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
   async #compare(
-    manifest: Manifest,
+    manifest: Pick<Manifest, "outputs" | "has">,
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
@@ -431,7 +459,7 @@ export class OutputsHome {
         difference.others.push({ ...entry, path });
       } else {
         const isFolder = info?.kind === "directory";
-        if (isFolder && isTree(path)) folders.push(path);
+        if (isFolder && isWholeOutput(path)) folders.push(path);
         if (isFolder && (info.mode & 0o7777) === entry.mode) continue;
         difference.others.push({ ...entry, path });
         continue;
@@ -746,16 +774,9 @@ async function isHome(
   }
 }
 
-/**
- * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs, the sources
- * of an external repository. Others hold the outputs of many targets, those of earlier commands among them:
- *
- *     execroot/<workspace>/bazel-out/<configuration>/bin
- */
-function isTree(path: string): boolean {
-  const [first, second, third, ...below] = path.split("/");
-  if (first === "external") return second !== undefined;
-  return first === "execroot" && third === "bazel-out" && below.length > 2;
+/** Of a command that wants all outputs: whether the folder may be a package's, in which there are many of them. */
+function isInPackage(path: string): boolean {
+  return path.split("/", 3)[2] === "bazel-out" && !path.endsWith(".runfiles");
 }
 
 /** A content, the files that want it, and perhaps a path where it is already. */

@@ -17,6 +17,9 @@ import type { IgnoreRules } from "./ignore_rules.ts";
 /** Paths that are looked at one by one; if more may have changed, a look at everything is cheaper. */
 const MAX_SINGLE_LOOKS = 200;
 
+/** What of an agent's modes comes home. */
+const KEPT_MODE = 0o755;
+
 /** Memory for digests that is taken at once, in bytes. */
 const DIGESTS_BYTES = 32 << 10;
 
@@ -66,6 +69,8 @@ export class LocalTree {
   rules?: IgnoreRules;
   /** What is none of the tree though it lies in it, with all below: another root, the output base. */
   leaveOut: readonly string[] = [];
+  /** Files that a command is writing, here and at the agent: they are left as the agent had them. Absolute paths. */
+  held: { keys(): Iterable<string>; has(path: string): boolean } = new Set();
 
   /** @param path Absolute. A root that is a single file is a tree of this one entry. */
   constructor(readonly path: string, readonly single = false) {
@@ -233,6 +238,7 @@ export class LocalTree {
     await options.finder?.foundAll();
     this.rules?.begin();
     if (!this.single) this.#looked.add(this.root);
+    this.#keepHeld(next);
     await this.#replace(this.#entries, next, options);
     this.#entries = next;
     this.#shared.clear();
@@ -258,6 +264,7 @@ export class LocalTree {
     if (before?.kind === "directory") {
       for (const [p, e] of this.#entries) if (p.startsWith(`${path}/`)) previous.set(p, e);
     }
+    this.#keepHeld(next, path);
     await this.#replace(previous, next, options);
     for (const p of previous.keys()) {
       this.#shared.delete(p);
@@ -275,7 +282,8 @@ export class LocalTree {
     const found = await scanTree(localFiles, this.root, {
       under,
       previous: this.#entries,
-      skip: (path, kind, target) => this.leaveOut.includes(path) || this.#staysHome(path, kind, target),
+      skip: (path, kind, target) =>
+        this.leaveOut.includes(path) || this.isHeld(path) || this.#staysHome(path, kind, target),
       signal: options.signal,
       onProgress: options.onProgress,
       onFound: finder && ((entries) => finder.found(entries)),
@@ -284,6 +292,48 @@ export class LocalTree {
     });
     for (const { path, kind } of found.values()) if (kind === "directory") this.#looked.add(`${this.root}/${path}`);
     return found;
+  }
+
+  /** Whether a command is writing a file, see {@link held}. */
+  isHeld(path: string): boolean {
+    return this.held.has(`${this.root}/${path}`);
+  }
+
+  /** Adds what was known of held files to what was found. @param under It was looked for only there. */
+  #keepHeld(next: Map<string, ScannedEntry>, under?: string): void {
+    for (const held of this.held.keys()) {
+      if (!held.startsWith(`${this.root}/`)) continue;
+      const path = held.slice(this.root.length + 1);
+      if (under !== undefined && path !== under && !path.startsWith(`${under}/`)) continue;
+      const before = this.#entries.get(path);
+      const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+      // Of a folder that is gone the agent shall have nothing.
+      if (before && (folder === "" || path === under || next.has(folder))) next.set(path, before);
+    }
+  }
+
+  /**
+   * A file is held no more.
+   *
+   * @param path Relative to the root.
+   * @param came The agent has it just so, and it came here; undefined: nobody knows what the agent has.
+   */
+  release(path: string, came?: Entry): void {
+    if (this.single ? path !== this.#only : this.leaveOut.some((p) => path === p || path.startsWith(`${p}/`))) return;
+    const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+    // A folder that stays home, or that is new as well.
+    if (folder && this.#entries.get(folder)?.kind !== "directory") return this.hint(`${this.root}/${path}`, true);
+    const now = lookAt(localFiles, this.root, path);
+    // Something else stands there now, or nothing can be said.
+    if (now !== undefined && (typeof now === "string" || now.kind !== "file")) {
+      return this.hint(`${this.root}/${path}`, true);
+    }
+    if (now && this.#staysHome(path, now.kind)) return;
+    const isSame = came && now && now.size === came.size && now.mtimeMs === came.mtimeMs &&
+      (now.mode & KEPT_MODE) === (came.mode & KEPT_MODE);
+    this.sent(path, now && { ...now, digest: isSame ? came.digest : undefined });
+    if (isSame) this.#pending.delete(path);
+    else this.#pending.set(path, undefined);
   }
 
   #staysHome(path: string, kind: EntryKind, target?: string): boolean {
@@ -363,6 +413,7 @@ export class LocalTree {
       entry: (theirs) => {
         const { path } = theirs;
         missing.delete(path);
+        if (this.isHeld(path)) return;
         const ours = this.#entries.get(path);
         if (!ours) {
           // Bazel made its own links there.
@@ -373,7 +424,7 @@ export class LocalTree {
         } else if (!sameEntry(ours, theirs)) this.#pending.set(path, theirs);
       },
       finish: async (options) => {
-        for (const path of missing) this.#pending.set(path, undefined);
+        for (const path of missing) if (!this.isHeld(path)) this.#pending.set(path, undefined);
         for await (const [path, ours] of this.#digests([...unsure.keys()], this.#entries, options)) {
           const theirs = unsure.get(path)!;
           if (!ours || !sameEntry(ours, theirs)) this.#pending.set(path, theirs);

@@ -11,6 +11,7 @@ import { Backoff } from "../../proto/backoff.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { Pace } from "../../proto/pace.ts";
+import type { Entry } from "../../proto/tree/entry.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
@@ -96,6 +97,25 @@ interface SyncedRoot {
   place?: string;
 }
 
+/** Files that a command is about to write, here and at the agent. Dispose of it when the command has ended. */
+export interface HeldFiles extends Disposable {
+  /**
+   * All that the command has made is here.
+   *
+   * @param written Those of the files that it has written, as the agent has them, with absolute paths.
+   */
+  arrived(written: Iterable<Entry>): void;
+}
+
+/** What is known of a file that commands are writing. */
+interface Held {
+  commands: number;
+  /** As the last of them that had it come home left it at the agent. */
+  came?: Entry;
+  /** Nobody knows what one of them left there. */
+  unknown: boolean;
+}
+
 /** See the file's head. */
 export class WorkspaceSync implements Disposable {
   readonly #workspace: string;
@@ -103,6 +123,8 @@ export class WorkspaceSync implements Disposable {
   readonly #indexFile: string;
   readonly #watcher: FolderWatcher;
   readonly #roots = new Map<string, SyncedRoot>();
+  /** Files that commands are writing, absolute. */
+  readonly #held = new Map<string, Held>();
   #rules?: IgnoreRules;
   #generation?: string;
   /** Folders that were not watched when they were looked at, absolute. */
@@ -231,6 +253,69 @@ export class WorkspaceSync implements Disposable {
   isAsSent(path: string): boolean {
     const { tree } = this.#roots.get(this.#workspace)!;
     return path.startsWith(`${tree.root}/`) && tree.isAsSent(path.slice(tree.root.length + 1));
+  }
+
+  /**
+   * Leaves files out of the sync that a command is about to write: what another command's barrier put in their place, the
+   * server would not write to any more.
+   *
+   * @param paths Absolute.
+   */
+  hold(paths: Iterable<string>): HeldFiles {
+    const names = new Map<string, string[]>();
+    for (const path of paths) {
+      const all = this.#namesOf(path);
+      names.set(path, all);
+      for (const name of all) {
+        const held = this.#held.get(name);
+        if (held) held.commands++;
+        else this.#held.set(name, { commands: 1, unknown: false });
+      }
+    }
+    let haveArrived = false;
+    return {
+      arrived: (written) => {
+        haveArrived = true;
+        for (const entry of written) {
+          for (const name of names.get(entry.path) ?? []) this.#held.get(name)!.came = entry;
+        }
+      },
+      [Symbol.dispose]: () => {
+        for (const name of [...names.values()].flat()) {
+          const held = this.#held.get(name)!;
+          held.unknown ||= !haveArrived;
+          if (--held.commands > 0) continue;
+          this.#held.delete(name);
+          this.#release(name, held);
+        }
+        names.clear();
+      },
+    };
+  }
+
+  /** The names by which trees have a file: roots may lie behind symlinks. */
+  #namesOf(path: string): string[] {
+    const folder = realPath(dirname(path));
+    const real = folder === undefined ? path : `${folder === "/" ? "" : folder}/${basename(path)}`;
+    const names = new Set([path, real]);
+    for (const root of this.#roots.keys()) {
+      const realRoot = realPath(root);
+      if (realRoot !== undefined && real.startsWith(`${realRoot}/`)) names.add(root + real.slice(realRoot.length));
+    }
+    return [...names];
+  }
+
+  #release(path: string, { came, unknown }: Held): void {
+    for (const { tree } of this.#roots.values()) {
+      if (!path.startsWith(`${tree.root}/`)) continue;
+      const below = path.slice(tree.root.length + 1);
+      // What no command has written is the developer's as ever.
+      if (!came && !unknown) tree.hint(path, true);
+      else tree.release(below, unknown ? undefined : came);
+    }
+    if (!came && !unknown) return;
+    this.#changed = true;
+    this.#saveSoon();
   }
 
   /** The agent refused the generation, or its files have changed: the next barrier asks what it has. */
@@ -375,6 +460,7 @@ export class WorkspaceSync implements Disposable {
     } catch { /* it is gone: an empty tree of the kind that it was */ }
     if (!root || root.tree.single !== single) {
       root = { tree: new LocalTree(path, single), readOnly, known: false };
+      root.tree.held = this.#held;
       root.tree.leaveOut = [this.#workspace, this.#outputBase]
         .filter((inner) => inner.startsWith(`${path}/`))
         .map((inner) => inner.slice(path.length + 1));
@@ -789,6 +875,14 @@ function placeOf(path: string): string {
     return `${dev} ${ino}`;
   } catch {
     return "";
+  }
+}
+
+function realPath(path: string): string | undefined {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return undefined;
   }
 }
 
