@@ -27,6 +27,21 @@ Deno.test("the links lead to the storage, and are mended", () =>
     }
   }));
 
+Deno.test("the file that java.log leads to has its own name, as long as RBS is used", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const log = "java.log.host.ann.log.java.20261129-232300.42";
+    await Deno.mkdir(storageOutputBase, { recursive: true });
+    await Deno.writeTextFile(join(storageOutputBase, log), "said");
+    await Deno.symlink(log, join(storageOutputBase, "java.log"));
+    await Deno.symlink("/etc/passwd", join(storageOutputBase, "command.profile.gz"));
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
+    await local.ensure();
+    assert.equal(await Deno.readTextFile(join(outputBase, log)), "said");
+    assert(![...Deno.readDirSync(outputBase)].some(({ name }) => name === "passwd"));
+    await local.restore();
+    assert.deepEqual([...Deno.readDirSync(outputBase)], []);
+  }));
+
 Deno.test("what was there without RBS is put aside, and put back", () =>
   withFolders(async (outputBase, storageOutputBase) => {
     await Deno.mkdir(join(outputBase, "execroot", "deep"), { recursive: true });

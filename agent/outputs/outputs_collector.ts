@@ -248,8 +248,11 @@ export class OutputsCollector {
           }
           return [
             ...collected.parts,
-            ...await this.#askedFor(command, printed.finish(), collected),
-            ...await this.#writtenSources(outputs),
+            ...await besides(
+              "What it has printed the paths of",
+              () => this.#askedFor(command, printed.finish(), collected),
+            ),
+            ...await besides("What it has written into the sources", () => this.#writtenSources(outputs)),
           ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
@@ -639,6 +642,15 @@ class Parts {
   finish(fields: [number, string | Uint8Array | boolean][]): Uint8Array[] {
     const last = Buffer.concat([...this.#part, encodeFields(fields)]);
     return last.length > 0 ? [...this.#parts, last] : this.#parts;
+  }
+}
+
+/** What comes beside the outputs never keeps these from coming. @param what The beginning of a sentence. */
+async function besides(what: string, collect: () => Promise<Uint8Array[]>): Promise<Uint8Array[]> {
+  try {
+    return await collect();
+  } catch (e) {
+    return [encodeFields([[Outputs.warnings, `${what} stays remote (${sentence(e)}): run the command again.`]])];
   }
 }
 

@@ -76,6 +76,25 @@ Deno.test("anything else is refused by name, with exit code 37", () => {
   }
 });
 
+Deno.test("the server's logs go into the output base, and no link from there leads to anything else", () => {
+  const allowed = new AllowedPaths({ outputBase: OB, workspace: WS });
+  const log = "java.log.host.ann.log.java.20261129-232300.42", profile = "command-0a1b-2c3d.profile.gz";
+  for (const name of ["java.log", log, "command.profile.gz", profile]) {
+    assert.deepEqual(allowed.place(entry(`${OB}/${name}`)), { where: "output base", path: name });
+  }
+  for (const [name, target] of [["java.log", log], ["command.profile.gz", profile]]) {
+    assert.equal(allowed.place(entry(`${OB}/${name}`, { target })).where, "output base");
+  }
+  const others = ["/home/ann/.bashrc", `${OB}/${log}`, "server/jvm.out", `../${log}`, "java.log.x/../../y", ""];
+  for (const target of others) {
+    assert.throws(() => allowed.place(entry(`${OB}/java.log`, { target })), /not for outputs/);
+  }
+  for (const name of ["java.log/x", "java.logs", "java.log.a b", "command-x.profile.gz", "command.log"]) {
+    assert.throws(() => allowed.place(entry(`${OB}/${name}`)), /not for outputs/, name);
+  }
+  assert.throws(() => allowed.place(entry(`${OB}/java.log`, { kind: "directory" })), /not for outputs/);
+});
+
 Deno.test("an output base within the workspace, and the reverse, keep their own files apart", () => {
   const inner = new AllowedPaths({ outputBase: `${WS}/.out`, workspace: WS });
   assert.equal(inner.place(entry(`${WS}/.out/execroot/_main/x`)).where, "output base");

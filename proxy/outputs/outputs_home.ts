@@ -729,9 +729,9 @@ function isKnown(index: HomeIndex, key: string, entry: Entry, info: RawInfo): bo
   return known !== undefined && sameDigest(known.digest, entry.digest!);
 }
 
-/** Whether a file has the content and the mode that the agent's has. */
+/** Whether a file has the content that the agent's has, and at least its mode. */
 async function hasContent(path: string, info: RawInfo, { size, mode, digest }: Entry): Promise<boolean> {
-  if (info.kind !== "file" || info.size !== size || (info.mode & 0o7777) !== mode) return false;
+  if (info.kind !== "file" || info.size !== size || (info.mode & mode) !== mode) return false;
   try {
     const own = info.size < LARGE_BYTES
       ? digestFile(localFiles, path)

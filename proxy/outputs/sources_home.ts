@@ -73,7 +73,8 @@ export class SourcesHome {
       if (obstacle !== undefined) throw new Error(obstacle);
       if (kind === "directory") return void Deno.mkdirSync(path);
       if (kind === "file") {
-        Deno.chmodSync(from!, mode);
+        const before = lookAt(path);
+        Deno.chmodSync(from!, mode | (before?.kind === "file" ? before.mode & 0o777 : 0));
         return replaceFile(from!, path);
       }
       if (lookAt(path)) Deno.removeSync(path);
