@@ -31,7 +31,6 @@ const MAX_EXPECTED = 1_000;
 
 /** What others have changed. */
 export interface Found {
-  roots: Set<Root>;
   /** Absolute paths, the developer's. */
   changed: string[];
   /** The same, of what is only to be brought home. */
@@ -134,7 +133,7 @@ export class ForeignChanges implements Disposable {
    * reported apart. Costs next to nothing where nothing happened.
    */
   async find(roots: readonly Root[]): Promise<Found> {
-    const found: Found = { roots: new Set(), changed: [], expected: [] };
+    const found: Found = { changed: [], expected: [] };
     if (!this.#watch && !this.#blind) return found;
     this.note();
     if (this.#complete && this.#changed.size === 0) return found;
@@ -145,7 +144,6 @@ export class ForeignChanges implements Disposable {
         if (!await this.#isKnown(root, path)) {
           const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
           (this.#expected.has(full) ? found.expected : found.changed).push(full);
-          found.roots.add(root);
         }
         if (pace.due) await pace.rest();
       }
@@ -158,9 +156,10 @@ export class ForeignChanges implements Disposable {
     // All is looked at before each command then.
     if (!this.#watch || !this.#complete) return;
     const pace = new Pace(signal);
+    const inner = innerRoots(roots);
     for (const root of roots) {
       const base = this.#base(root);
-      for (const path of await this.#differences(root, signal)) {
+      for (const path of await this.#differences(root, inner, signal)) {
         if (!await this.#isKnown(root, path)) this.#changed.add(`${base}/${path}`);
         if (pace.due) await pace.rest();
       }
@@ -200,12 +199,14 @@ export class ForeignChanges implements Disposable {
       if (at) suspect(at.root, at.path);
       if (pace.due) await pace.rest();
     }
-    for (const [root, paths] of suspects) if (!root.single) await this.#lookBelow(root, paths);
+    const inner = innerRoots(roots);
+    for (const [root, paths] of suspects) if (!root.single) await this.#lookBelow(root, paths, inner);
     return suspects;
   }
 
   /** Watches those of a root's paths that are folders anew, and adds what below them does not look as it is known. */
-  async #lookBelow(root: Root, paths: Set<string>): Promise<void> {
+  async #lookBelow(root: Root, paths: Set<string>, inner: InnerRoots): Promise<void> {
+    const others = inner.get(root);
     const { storage } = this.#options, watch = this.#watch!, base = this.#base(root);
     const isNew = (path: string) => {
       const full = `${base}/${path}`, before = root.entries.get(path);
@@ -224,6 +225,7 @@ export class ForeignChanges implements Disposable {
       const within = await scanTree(storage, base, {
         under: path,
         previous: root.entries,
+        skip: others && ((path) => others.has(path)),
         // Each folder before it is listed, so that nothing comes unnoticed in between.
         onFound: (entries) => {
           for (const entry of entries) if (entry.kind === "directory") this.#add(watch, `${base}/${entry.path}`);
@@ -237,7 +239,7 @@ export class ForeignChanges implements Disposable {
     }
     if (anew.size === 0) return;
     for (const path of root.entries.keys()) {
-      if (!found.has(path) && isBelow(path, anew)) paths.add(path);
+      if (!found.has(path) && isBelow(path, anew) && !isOf(others, path)) paths.add(path);
       if (pace.due) await pace.rest();
     }
   }
@@ -249,22 +251,24 @@ export class ForeignChanges implements Disposable {
     this.#changed = new Set();
     for (const root of roots) await this.follow(root);
     const differences = new Map<Root, Set<string>>();
-    for (const root of roots) differences.set(root, await this.#differences(root));
+    const inner = innerRoots(roots);
+    for (const root of roots) differences.set(root, await this.#differences(root, inner));
     return differences;
   }
 
   /** All that does not look as it is known, and all that is not known. */
-  async #differences(root: Root, signal?: AbortSignal): Promise<Set<string>> {
-    const { storage } = this.#options;
+  async #differences(root: Root, inner: InnerRoots, signal?: AbortSignal): Promise<Set<string>> {
+    const { storage } = this.#options, others = inner.get(root);
     const found = await scanTree(storage, this.#base(root), {
       under: root.single ? nameOf(root.path) : undefined,
       previous: root.entries,
+      skip: others && ((path) => others.has(path)),
       signal,
     }).catch(() => new Map<string, ScannedEntry>());
     signal?.throwIfAborted();
     const paths = new Set<string>();
     for (const [path, entry] of found) if (root.entries.get(path) !== entry) paths.add(path);
-    for (const path of root.entries.keys()) if (!found.has(path)) paths.add(path);
+    for (const path of root.entries.keys()) if (!found.has(path) && !isOf(others, path)) paths.add(path);
     return paths;
   }
 
@@ -313,6 +317,28 @@ function rootOf(path: string, roots: ReadonlyMap<string, Root>): { root: Root; p
     if (root) return root.single ? undefined : { root, path: path.slice(slash + 1) };
   }
   return undefined;
+}
+
+/** The roots that lie in another one, by that one: their paths in it. What is there is theirs alone. */
+type InnerRoots = ReadonlyMap<Root, ReadonlySet<string>>;
+
+function innerRoots(roots: readonly Root[]): InnerRoots {
+  const byPath = new Map(roots.map((root) => [root.path, root]));
+  const inner = new Map<Root, Set<string>>();
+  for (const { path } of roots) {
+    for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+      const outer = byPath.get(path.slice(0, slash));
+      if (!outer || outer.single) continue;
+      const within = inner.get(outer);
+      if (within) within.add(path.slice(slash + 1));
+      else inner.set(outer, new Set([path.slice(slash + 1)]));
+    }
+  }
+  return inner;
+}
+
+function isOf(others: ReadonlySet<string> | undefined, path: string): boolean {
+  return others !== undefined && (others.has(path) || isBelow(path, others));
 }
 
 function isBelow(path: string, folders: ReadonlySet<string>): boolean {
