@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import type { ClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { Connection } from "../proto/relay/connection.ts";
@@ -252,9 +252,9 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
   }
 
   #openOutput(): Beneath {
-    const { storage, storageOutputBase } = this.#options.namespace;
+    const { storage, storageOutputBase, storageOutputBaseName } = this.#options.namespace;
     try {
-      return storage.beneath(basename(storageOutputBase));
+      return storage.beneath(storageOutputBaseName);
     } catch (cause) {
       throw cannotWrite(storageOutputBase, cause);
     }

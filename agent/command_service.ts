@@ -94,6 +94,8 @@ export interface PreparedCommand {
   };
   /** Encoded Outputs messages. Call it once, when the command has ended. */
   collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
+  /** Called when all is over, however it ended. */
+  [Symbol.dispose]?(): void;
 }
 
 /** What is known of a command. */
@@ -278,6 +280,7 @@ export class CommandService {
     await localOutputBase.ensure();
     const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
     const prepared = await synced?.outputs.prepare(args, start);
+    using _prepared = { [Symbol.dispose]: () => prepared?.[Symbol.dispose]?.() };
     const sent = prepared?.args ?? args;
     // Most often they are as they came: there are many, and the developer waits.
     const other = expunge || sent !== args ? sent : undefined;

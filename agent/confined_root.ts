@@ -228,7 +228,12 @@ die "$ARGV[0]: $!\n";
 const ENTER = `my $fd = shift @ARGV;${INTO}`;
 
 /** The namespaces of root's sessions; the command comes after it. */
-export const ROOTS_UNSHARE = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
+export const ROOTS_UNSHARE = [
+  ...["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"],
+  // What is mounted on this machine later is seen inside, as a Bazel server beside the developer would see it. Where we
+  // cover something, it comes below that.
+  ...["--propagation", "slave"],
+];
 
 /**
  * What stands around a namespace's maker for the rights that the session gets.

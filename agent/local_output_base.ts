@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { lookFor, type RawInfo } from "../proto/tree/files.ts";
+import { isServerLog } from "../proto/server_logs.ts";
 import { Beneath } from "./files/beneath.ts";
 import { openIfThere, openOrMake } from "./files/open_or_make.ts";
 
@@ -12,6 +13,8 @@ export const LINKED_NAMES = [
   "java.log",
 ] as const;
 
+/** Those of them that are links in the real one, perhaps. */
+const LOGS = ["command.profile.gz", "java.log"];
 /** By what a Bazel server knows outputs, and where its repositories are. */
 const ACTIONS = "action_cache", REPOSITORIES = "external";
 /** Times of files come in steps of the kernel's clock, up to 10 ms, and later on a busy machine. Milliseconds. */
@@ -29,6 +32,9 @@ export interface LocalOutputBaseOptions {
   namespace: {
     readonly storageOutputBase: string;
     readonly synced?: boolean;
+    /** The session's own folder, and where the output base is in it. @default the output base is opened by its path */
+    readonly storage?: Beneath;
+    readonly storageOutputBaseName?: string;
     /** Folders outside of which nothing is changed, open; undefined: the session may itself do all that the agent may. */
     readonly own?: readonly Beneath[];
   };
@@ -69,7 +75,7 @@ export class LocalOutputBase {
     const { outputBase } = this.#options;
     if (outputBase === undefined) return;
     this.#change(outputBase, true, (files) => {
-      for (const name of LINKED_NAMES) {
+      for (const name of [...LINKED_NAMES, ...this.#logs()]) {
         const there = lookFor(files, name);
         if (there && this.#isLink(name, there)) continue;
         if (there && there.kind !== "symlink") putAside(files, name);
@@ -90,7 +96,7 @@ export class LocalOutputBase {
     if (outputBase === undefined) return;
     this.#repositories = undefined;
     this.#change(outputBase, false, (files) => {
-      for (const name of LINKED_NAMES) {
+      for (const name of [...LINKED_NAMES, ...files.names("").filter(isServerLog)]) {
         const there = lookFor(files, name);
         if (!there || !this.#isLink(name, there)) continue;
         files.remove(name);
@@ -106,7 +112,8 @@ export class LocalOutputBase {
 
   /** Empties the session's output base, and drops what the developer's held before RBS: `clean --expunge`. */
   async expunge(): Promise<void> {
-    const { outputBase, namespace: { storageOutputBase } } = this.#options;
+    const { outputBase, namespace } = this.#options;
+    const { storageOutputBase, storageOutputBaseName: name } = namespace;
     await this.restore();
     if (outputBase !== undefined) {
       this.#change(outputBase, false, (files) => {
@@ -114,7 +121,7 @@ export class LocalOutputBase {
       });
     }
     try {
-      using storage = Beneath.open(storageOutputBase);
+      using storage = name === undefined ? Beneath.open(storageOutputBase) : namespace.storage!.beneath(name);
       for (const name of storage.names("")) remove(storage, name);
     } catch (cause) {
       if (cause instanceof Deno.errors.NotFound) return;
@@ -123,6 +130,13 @@ export class LocalOutputBase {
         { cause, culprit: "caller" },
       );
     }
+  }
+
+  /** What the server's log and profile are links to: `bazel info server_log` names the one. */
+  #logs(): string[] {
+    using storage = openIfThere(this.#options.namespace.storageOutputBase);
+    const targets = LOGS.map((name) => storage && lookFor(storage, name)?.target?.split("/").at(-1));
+    return targets.filter((name) => name !== undefined && isServerLog(name) && !LOGS.includes(name)) as string[];
   }
 
   /** Shows the session's repositories, and nothing that says where they come from. */

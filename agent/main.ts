@@ -3,7 +3,6 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
-import { basename } from "node:path";
 import { readClientShell } from "../proto/client_shell.ts";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Start } from "../proto/gen/rbs/v1/command_pb.ts";
@@ -37,7 +36,8 @@ import { lockStorage } from "./storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
 import { DigestCache } from "./outputs/digest_cache.ts";
-import { OutputsCollector } from "./outputs/outputs_collector.ts";
+import { type CommandEnd, OutputsCollector } from "./outputs/outputs_collector.ts";
+import { ServerLogs } from "./outputs/server_logs.ts";
 import { Supervision } from "./supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
 import { waitForSession } from "./warm_agent.ts";
@@ -193,6 +193,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
+    workspace,
     hidden: spec.hiddenPaths,
     named: [workspace, ...outputBase === undefined ? [] : [outputBase], ...userRoot === "" ? [] : [userRoot]],
     allowRootSessions: flags.allowRootSessions,
@@ -230,7 +231,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
       spec,
       outputBase,
       storage: namespace.storage,
-      storageOutputBase: () => basename(namespace.storageOutputBase),
+      storageOutputBase: () => namespace.storageOutputBaseName,
     })
     : undefined;
   const bazelCommands = new CommandService({
@@ -281,8 +282,11 @@ function syncedParts(
     isDevelopers: (path) =>
       [spec.sourcePath, ...workspace.readOnlyRoots].some((root) => path === root || path.startsWith(`${root}/`)),
   });
+  const logs = new ServerLogs({ outputBase, files: storage, storage: storageOutputBase });
   const outputs = new OutputsCollector({
     repositories,
+    logs,
+    writtenSources: (places) => workspace.written(spec.sourcePath, places),
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -296,7 +300,7 @@ function syncedParts(
     check: (caller: Caller) => workspace.check(caller),
     ran: () => void workspace.ran(),
     outputs: {
-      prepare(args: readonly string[], start: Start) {
+      async prepare(args: readonly string[], start: Start) {
         const { namedFiles = [], folders = [] } = start.outputs ?? {};
         makeNamedFolders({ files: namedFiles.map(decodeName), folders: folders.map(decodeName) }, {
           storage,
@@ -305,12 +309,34 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
-        workspace.expect([...start.outputs?.namedFiles.map(decodeName) ?? [], `${spec.sourcePath}/MODULE.bazel.lock`]);
-        return outputs.prepare(args, start);
+        const prepared = await outputs.prepare(args, start);
+        const { sourceFiles = [], sourceFolders = [] } = start.outputs ?? {};
+        const expected = workspace.expect([...namedFiles.map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`], {
+          files: sourceFiles.map(decodeName),
+          folders: sourceFolders.map(decodeName),
+        });
+        return {
+          ...prepared,
+          async collect(end: CommandEnd) {
+            const parts = await prepared.collect(end);
+            expected.told(prepared.named ?? []);
+            return parts;
+          },
+          [Symbol.dispose]() {
+            prepared[Symbol.dispose]();
+            expected[Symbol.dispose]();
+          },
+        };
       },
     },
     workspace,
-    service: new WorkspaceService(storage, workspace, paths, digests, (path) => repositories.storagePath(path)),
+    service: new WorkspaceService(
+      storage,
+      workspace,
+      paths,
+      digests,
+      (path) => logs.storagePath(path) ?? repositories.storagePath(path),
+    ),
   };
 }
 
@@ -337,7 +363,11 @@ async function start(
     throw e;
   });
   const warnings: string[] = [];
-  if (!namespace.samePaths) {
+  if (!namespace.samePaths && namespace.kind !== "none") {
+    warnings.push(
+      `This session's output base is ${namespace.outputBase} by name, since yours lies in a workspace below /tmp, where sandboxes of older Bazels take no mount.`,
+    );
+  } else if (!namespace.samePaths) {
     warnings.push(
       `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, the orchestrator's keys among it; install bubblewrap for the same paths on both sides, and for walls.`,
     );

@@ -1,4 +1,4 @@
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { Dial } from "../proto/relay/connection.ts";
 import { type ConfinedMount, confinedMounts, ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
@@ -11,7 +11,7 @@ import { connectInside, LOOPBACK_UP } from "./session_network.ts";
 import { shell } from "./shell.ts";
 import { Beneath } from "./files/beneath.ts";
 import { openOrMake } from "./files/open_or_make.ts";
-import { openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
+import { mustNotBeMounted, openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
 /**
@@ -153,9 +153,14 @@ let user: Promise<User> | undefined;
 
 /** As whom this process runs. Asked of bash, once, because Deno wants a permission for it. */
 function whoami(): Promise<User> {
-  return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ stdout }) => {
+  return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ code, stdout, stderr }) => {
+    if (code !== 0) throw new RbsError(`bash cannot tell as whom it runs (exit code ${code}): ${stderr.trim()}`);
     const [uid, ...folders] = stdout.split("\0");
     return { isRoot: uid === "0", folders };
+  }).catch((e) => {
+    // No memory or no process was left, say: who asks next may be told.
+    user = undefined;
+    throw e;
   });
 }
 
@@ -172,6 +177,8 @@ export interface SessionNamespaceOptions {
   storageDirectory: string;
   /** The developer's output base, if it is known. */
   outputBase?: string;
+  /** The developer's workspace: absolute. @default unknown */
+  workspace?: string;
   /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it, */
   synced?: SyncedView;
   /** but for these, which are others' business: keys, and the storage of other sessions. @default none */
@@ -239,7 +246,13 @@ export class SessionNamespace {
 
   /** Whether the output base has the developer's own name inside. */
   get samePaths(): boolean {
-    return this.kind !== "none";
+    return this.kind !== "none" && (this.synced || !this.mustNotBeMounted);
+  }
+
+  /** See {@link mustNotBeMounted}: a synced session has its output base in its root, others by the storage's name. */
+  get mustNotBeMounted(): boolean {
+    const { workspace, outputBase } = this.#options;
+    return workspace !== undefined && mustNotBeMounted(workspace, outputBase);
   }
 
   /**
@@ -257,10 +270,18 @@ export class SessionNamespace {
   /** The session's output base in the storage, see {@link storageFolder}. Throws an RbsError. */
   get storageOutputBase(): string {
     try {
-      return this.#storageOutputBase ??= storageFolder(this.#options.storageDirectory, this.#options.outputBase);
+      const { storageDirectory, outputBase } = this.#options;
+      return this.#storageOutputBase ??= this.synced && this.mustNotBeMounted
+        ? `${syncedRoot(storageDirectory)}${outputBase}`
+        : storageFolder(storageDirectory, outputBase);
     } catch (cause) {
       throw unwritable(this.#options.storageDirectory, cause);
     }
+  }
+
+  /** The same, relative to {@link storage}: with that it is opened, since programs of the session may change what is there. */
+  get storageOutputBaseName(): string {
+    return relative(this.#options.storageDirectory, this.storageOutputBase);
   }
 
   /** The output base by its name inside of the namespace. Call it after {@link init}. */
@@ -314,12 +335,13 @@ export class SessionNamespace {
   }
 
   async #start(): Promise<SessionInit> {
-    const { outputBase, storageDirectory, synced, allowRootSessions } = this.#options;
+    const { storageDirectory, synced, allowRootSessions } = this.#options;
+    const outputBase = !synced && this.mustNotBeMounted ? undefined : this.#options.outputBase;
     const { isRoot: root, folders } = await whoami();
     const candidates = this.#candidates(root);
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
-    prepare(this.storage, basename(storage), controlDirectory, synced ? undefined : outputBase, this.#own);
+    prepare(this.storage, this.storageOutputBaseName, controlDirectory, synced ? undefined : outputBase, this.#own);
     const mounts = synced && await prepareSyncedRoot({
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
@@ -415,6 +437,7 @@ function prepare(
   own: readonly Beneath[] | undefined,
 ): void {
   try {
+    if (storageOutputBase.includes("/")) storage.clearWay(dirname(storageOutputBase));
     storage.clearWay(`${storageOutputBase}/server`, 0o700);
     makeControlFolder(controlDirectory);
     const probe = `${basename(controlDirectory)}/probe`;

@@ -33,6 +33,16 @@ export function storageFolder(storageDirectory: string, outputBase: string | und
 }
 
 /**
+ * Whether an output base can be no mount: Bazel before 5 has its sandbox bind a workspace below /tmp onto itself, which the
+ * kernel refuses where something is mounted in it (a non-recursive bind would show what is beneath).
+ *
+ * @param workspace, outputBase Absolute paths.
+ */
+export function mustNotBeMounted(workspace: string, outputBase: string | undefined): outputBase is string {
+  return outputBase !== undefined && workspace.startsWith("/tmp/") && outputBase.startsWith(`${workspace}/`);
+}
+
+/**
  * Opens the session's own folder: the agent reaches all that the session's programs can write through it. Makes it if it
  * is not there. Throws Deno's errors.
  *

@@ -56,7 +56,8 @@ const MOUNT_POINT = "mount";
  * | in the session                            | comes from                                   |
  * |-------------------------------------------|----------------------------------------------|
  * | /usr, /etc, /dev, … (SYSTEM_FOLDERS)      | the agent's machine; read-only               |
- * | the output base                           | `out` in the storage                         |
+ * | the output base                           | `out` in the storage, or `root` if it must   |
+ * |                                           | not be a mount                               |
  * | `visible`: install bases, a JDK           | the agent's machine; read-only               |
  * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
  * | they lie in one of the above              |                                              |
@@ -79,7 +80,9 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
     ...OWN_MOUNTS.map((to): Mount => ({ how: "writable", from: posix.join(root, to), to })),
     { how: "writable", from: controlDirectory, to: controlDirectory },
   ];
-  if (outputBase !== undefined) mounts.push({ how: "writable", from: storageOutputBase, to: outputBase });
+  if (outputBase !== undefined && storageOutputBase !== `${root}${outputBase}`) {
+    mounts.push({ how: "writable", from: storageOutputBase, to: outputBase });
+  }
   const inRoot = (path: string) => systemFolderOf(path) === undefined || OWN_MOUNTS.some((own) => isBelow(path, own));
   const isShown = (path: string) => !inRoot(path) || visible.some((shown) => isBelow(path, shown.path));
   const own = { path: storageDirectory, isFile: false };

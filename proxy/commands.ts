@@ -227,7 +227,9 @@ export class Commands {
 
   /** A client has connected, and will most likely have a command run: what can be done before is done now. */
   expect(by: Http2Connection): void {
-    if (this.#running.size === 0) void this.#twoMachines?.then((both) => both.expect(by));
+    if (this.#running.size === 0) {
+      this.#twoMachines?.then((both) => both.expect(by), () => {/* the command says what is wrong */});
+    }
   }
 
   /** Serves a Run call from its first response to its status. */
@@ -498,14 +500,19 @@ export class Commands {
       onOutputs: (part) => ready?.onOutputs(part),
       onNamed: (part) => ready?.onNamed(part),
     }).finally(() => {
-      ready?.log?.[Symbol.dispose]();
+      ready?.[Symbol.dispose]();
       this.#hints.forget(command.id);
     });
     return { outcome, terminationExpected };
   }
 
   #synced(): Promise<TwoMachines> {
-    return this.#twoMachines ??= import("./two_machines.ts").then(({ TwoMachines }) => new TwoMachines(this.#server));
+    return this.#twoMachines ??= import("./two_machines.ts").then(({ TwoMachines }) => new TwoMachines(this.#server))
+      .catch((e) => {
+        // A disk that was full, say: the next command tries it again.
+        this.#twoMachines = undefined;
+        throw e;
+      });
   }
 
   /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */

@@ -4,9 +4,11 @@ import { Buffer } from "node:buffer";
 import { RbsError } from "../proto/errors.ts";
 import { RunRequestSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
 import { Status, StatusError } from "../proto/relay/calls.ts";
+import type { Http2Connection } from "../proto/http2/connection.ts";
 import { Connection } from "../proto/relay/connection.ts";
 import { encodeFields, scanFields, varintValue } from "../proto/relay/wire.ts";
 import { eventually } from "../proto/testing/pipe.ts";
+import { tempDir } from "../tests/support/temp_dir.ts";
 import { startCommandServer } from "./command_server.ts";
 import { Commands } from "./commands.ts";
 import type { AgentLink, LinkWaiter } from "./session.ts";
@@ -21,6 +23,8 @@ class FakeSession {
   /** Thrown by {@link link}. */
   error?: Error;
   epoch = 1;
+  /** Whether its agents share no disk with us. */
+  synced = false;
   readonly waiters: LinkWaiter[] = [];
   readonly losses: string[] = [];
   readonly #made: Connection[] = [];
@@ -57,7 +61,7 @@ class FakeSession {
       this.#link = {
         name: `127.0.0.1:${this.agent}`,
         connection,
-        synced: false,
+        synced: this.synced,
         missingInstallBase: "",
         headers: (from = {}) => ({ "x-custom": from["x-custom"] ?? "", "rbs-epoch": epoch }),
       };
@@ -82,13 +86,13 @@ class FakeSession {
 }
 
 /** A proxy with a client and an agent. */
-function proxy(script: Script = obedient, connected = true) {
+function proxy(script: Script = obedient, connected = true, outputBase = "/ob") {
   const agent = new ScriptedAgent(script);
   const session = new FakeSession();
   if (connected) session.agent = agent.server.port;
   const activity: number[] = [];
   const terminations: number[] = [];
-  const commands = new Commands({ outputBase: "/ob", workspace: "/ws", argv: [] }, cookies, session, {
+  const commands = new Commands({ outputBase, workspace: "/ws", argv: [] }, cookies, session, {
     onActivity: (n) => void activity.push(n),
     onTermination: () => void terminations.push(performance.now()),
   });
@@ -384,6 +388,27 @@ Deno.test("without an agent the command finishes with the session's sentence and
   p.session.error = new RbsError("The orchestrator cannot be reached: start it.", { exitCode: 36 });
   const ran = await (await p.client.run(["build"])).ended;
   assert.deepEqual([ran.exitCode, ran.stderr], [36, "rbs: The orchestrator cannot be reached: start it.\n"]);
+});
+
+Deno.test("an output base that cannot be used now can be used by a later command", async () => {
+  await using temp = await tempDir();
+  const outputBase = temp.join("ob");
+  Deno.writeTextFileSync(outputBase, "in the way");
+  await using p = proxy(obedient, true, outputBase);
+  p.session.synced = true;
+  // It needs no files, of which this agent has none.
+  const shutdown = async () => {
+    const { exitCode, stderr } = await (await p.client.run(["shutdown"])).ended;
+    return { exitCode, stderr };
+  };
+  await p.session.link({ signal: new AbortController().signal, say: () => {} });
+  const failed = await shutdown();
+  assert.match(failed.stderr, /^rbs: /);
+  p.commands.expect({} as Http2Connection);
+  assert.equal((await shutdown()).stderr, failed.stderr, "as long as it is so");
+  Deno.removeSync(outputBase);
+  Deno.mkdirSync(outputBase);
+  assert.deepEqual(await shutdown(), { exitCode: 3, stderr: "" });
 });
 
 Deno.test("while one command waits for the agent, --noblock_for_lock fails with 9 and other commands wait too", async () => {

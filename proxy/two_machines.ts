@@ -53,14 +53,12 @@ export interface Waiting {
   say(line: string): void;
 }
 
-/** A command that may be sent: the agent has what it needs. */
-export interface ReadyCommand {
+/** A command that may be sent: the agent has what it needs. Dispose of it when it has ended, however it did. */
+export interface ReadyCommand extends Disposable {
   /** The RunRequest that goes there. */
   request: Uint8Array;
   generation: string;
   outputs: OutputsRequest;
-  /** What the command prints is written down in the local output base, as a server beside it would do. */
-  log?: CommandLog;
   /** Takes what the command prints. */
   onPrinted(text: Uint8Array): void;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
@@ -79,8 +77,8 @@ export class TwoMachines implements Disposable {
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
   readonly #arguments: ArgumentReader;
-  /** What symlinks lead to, as they were when they were last looked at: in these trees, in this version. */
-  #linked?: LinkedRoots & { trees: string[]; version: string; home?: string };
+  /** What symlinks lead to, as they were when they were last looked at: in these trees, in these versions. */
+  #linked?: LinkedRoots & { trees: string[]; versions: (number | undefined)[]; home?: string };
   /** A look at this machine's files for the command that a connection will bring: whether nothing was found changed. */
   #ahead?: { by: object; began: number; nothingNew: Promise<boolean>; stop: AbortController };
   /** Said once. */
@@ -168,16 +166,21 @@ export class TwoMachines implements Disposable {
       if (linked.every(({ path }) => before.has(path))) break;
       ({ generation } = await barrier(linked));
     }
-    const told = changesOutputs(command.command) ? await this.#home.tell(waiting.link) : undefined;
+    const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
+    const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
+    const written = targets.filter(({ real }) => real !== undefined).flatMap(({ path, real }) => [path, real!]);
+    const held = this.#sync.hold(needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`] : []);
     this.#home.expect();
+    const { known } = this.#home;
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
     const missingTools = new MissingTools();
+    // What the agent takes for told is with OutputsHome.take, which knows whether it came.
+    let cameHome = false;
     // As Bazel's CleanCommand, which would remove the file that it writes to.
     const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
-      log,
       onPrinted(text) {
         log?.write(text);
         missingTools.read(text);
@@ -186,12 +189,15 @@ export class TwoMachines implements Disposable {
       generation,
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,
-        knownManifest: this.#home.known,
+        knownManifest: known?.id,
         namedFiles: targets.map(({ path }) => encodeName(path)),
         pipes: targets.filter(({ kind }) => kind === "stream").map(({ path }) => encodeName(path)),
         symlinkPrefix: symlinks.prefix === undefined ? undefined : encodeName(symlinks.prefix),
         home: told?.home,
         folders: command.folders.map(encodeName),
+        externalSources: command.externalSources,
+        sourceFiles: command.writes.files.map(encodeName),
+        sourceFolders: command.writes.folders.map(encodeName),
       }),
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),
@@ -212,10 +218,20 @@ export class TwoMachines implements Disposable {
           cleansSymlinks: symlinks.clean,
           leavesSymlinks: symlinks.prefix === undefined,
           told,
+          known,
           all,
+          sources: {
+            ...command.writes,
+            asSent: (path: string) => this.#sync.isAsSent(path),
+            onWritten: () => this.#sync.forget(),
+          },
+          onArrived: held.arrived,
         };
+        cameHome = parts.length > 0 || told === undefined;
+        if (parts.length === 0) held.arrived([]);
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
-        if (parts.length === 0) return;
+        // Tools look into it after their first command, which may be a query.
+        if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
         if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
         const signal = AbortSignal.timeout(INTERRUPTED_MS);
         try {
@@ -226,6 +242,12 @@ export class TwoMachines implements Disposable {
         }
       },
       isHome: (path) => this.#home.isHome(path),
+      [Symbol.dispose]: () => {
+        streams[Symbol.dispose]();
+        log?.[Symbol.dispose]();
+        held[Symbol.dispose]();
+        if (!cameHome) this.#home.forgetTold();
+      },
     };
   }
 
@@ -244,23 +266,28 @@ export class TwoMachines implements Disposable {
     const before = this.#linked;
     const from = [workspace, ...named];
     const isSame = before && home === before.home && from.every((tree) => before.trees.includes(tree)) &&
-      this.#sync.linksVersion(before.trees) === before.version &&
+      before.trees.every((tree, i) => this.#sync.linksVersion(tree) === before.versions[i]) &&
       !before.missing.slice(0, MISSING_LOOKS).some(FILES.exists);
     if (isSame) return before.roots;
+    // As they were when their links were asked for: others may look, and find new ones, while this one waits.
+    const versions = new Map<string, number | undefined>();
     const found = await linkedRoots(from, {
       workspace,
       outputBase,
       home: home && fileName(home),
       ...FILES,
       readLink,
-      links: (root) => this.#sync.links(root),
+      links: (root) => {
+        versions.set(root, this.#sync.linksVersion(root));
+        return this.#sync.links(root);
+      },
       // What went once goes on, however large it grows.
       holdsMore: async (path, limit) =>
         !before?.roots.some((root) => root.path === path) &&
         await holdsMore(path, limit, [workspace, outputBase], waiting.signal),
     });
     const trees = [...from, ...found.roots.map(({ path }) => path)];
-    this.#linked = { ...found, trees, version: this.#sync.linksVersion(trees), home };
+    this.#linked = { ...found, trees, versions: trees.map((tree) => versions.get(tree)), home };
     for (const warning of found.warnings) this.#warn(warning, waiting);
     return found.roots;
   }

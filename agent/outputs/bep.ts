@@ -10,8 +10,8 @@ import { decodeName, encodeName, isRaw } from "../../proto/tree/names.ts";
 import { Pace } from "../../proto/pace.ts";
 
 const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspaceInfo: 25 };
-/** BuildEventId.named_set, and the id in a NamedSetOfFilesId. */
-const Id = { namedSet: 13, id: 1 };
+/** BuildEventId.named_set, and the id in a NamedSetOfFilesId; BuildEventId.target_completed, and the label in that. */
+const Id = { namedSet: 13, id: 1, targetCompleted: 5, label: 1 };
 const NamedSet = { files: 1, fileSets: 2 };
 const Completed = { outputGroup: 2, directoryOutput: 8 };
 const OutputGroup = { fileSets: 3 };
@@ -27,6 +27,8 @@ export interface BuildEvents {
   files: string[];
   /** Outputs that are folders (tree artifacts). Bazel before 4.x names only the files in them. */
   folders: string[];
+  /** The labels of the targets that were named, and are completed. */
+  labels: Set<string>;
   /** Logs and other files of the tests that ran, or whose result was there already. */
   testOutputs: string[];
   /** False if the file ends in the middle of an event, or holds something else. */
@@ -44,7 +46,7 @@ const MAX_KEPT_BYTES = 128 << 20;
  * @param pieces The file's bytes, in order, cut anywhere. One is done with when the next is asked for.
  */
 export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<BuildEvents> {
-  const events: BuildEvents = { files: [], folders: [], testOutputs: [], whole: true };
+  const events: BuildEvents = { files: [], folders: [], labels: new Set(), testOutputs: [], whole: true };
   const sets = new Map<string, Uint8Array>();
   const wanted: string[] = [];
   const folders: Uint8Array[] = [], tests: Uint8Array[] = [];
@@ -70,6 +72,7 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
             sets.set(nested(id, Id.namedSet, Id.id) ?? "", keep(value));
             break;
           case BuildEvent.completed:
+            events.labels.add(nested(id, Id.targetCompleted, Id.label) ?? "");
             each(value, (number, part) => {
               if (number === Completed.directoryOutput) folders.push(keep(part));
               else if (number === Completed.outputGroup) {

@@ -82,6 +82,8 @@ export class FollowedFiles {
       if (!found) continue;
       let sent = this.#sent.get(path);
       const { ino, size } = found.info;
+      // The next command has begun the file anew, and in a pipe nothing can be taken back.
+      if (sent && this.#pipes.has(path) && (sent.ino !== ino || size < sent.bytes)) continue;
       // Another file, or the same from its beginning.
       if (!sent || sent.ino !== ino || size < sent.bytes) {
         if (!sent && size > most && !this.#pipes.has(path)) continue;

@@ -23,6 +23,8 @@ type Seen = ReadonlyMap<string, LookedLike> | undefined;
 export class HomeOutputs {
   readonly #files: Files;
   readonly #here: (path: string) => string;
+  /** The folder of external repositories, with a slash at its end. */
+  readonly #external: string;
   readonly #seen = new Map<string, Seen>();
   readonly #trees = new Set<string>();
 
@@ -30,9 +32,15 @@ export class HomeOutputs {
    * @param files The session's, and
    * @param here where in them something of the output base is.
    */
-  constructor(files: Files, here: (path: string) => string) {
+  constructor(outputBase: string, files: Files, here: (path: string) => string) {
+    this.#external = `${outputBase}/external/`;
     this.#files = files;
     this.#here = here;
+  }
+
+  /** Whether what is at a path is at home as it is here. */
+  isSame(path: string): boolean {
+    return this.#isSame(this.#files, this.#seen.get(path));
   }
 
   /** Takes over what the developer's machine says that it has. All of that counts as changed. */
@@ -106,11 +114,30 @@ export class HomeOutputs {
       seen.set(entry.path, { ...entry, mode: entry.kind === "symlink" ? 0o777 : entry.mode });
       if (untold.has(entry.path)) doubtful.add(root);
     }
-    for (const [root, seen] of roots) this.#seen.set(root, doubtful.has(root) ? undefined : seen);
+    for (const [root, seen] of roots) {
+      this.#seen.set(root, doubtful.has(root) ? undefined : this.#repository(root, seen) ?? seen);
+    }
     const told = new Set(roots.keys());
     if (!grown) return told;
     for (const path of this.#seen.keys()) if ((outermost.of(path) ?? path) !== path) this.forget(path);
     return told;
+  }
+
+  /**
+   * What of a whole repository is looked at: Bazel makes all of it anew, and the file by which it knows it. Its sources
+   * may be as many as all outputs.
+   */
+  #repository(root: string, seen: ReadonlyMap<string, LookedLike>): Seen {
+    const name = root.startsWith(this.#external) ? root.slice(this.#external.length) : "/";
+    const folder = seen.get(root);
+    if (name.includes("/") || folder?.kind !== "directory") return undefined;
+    const marker = `${this.#external}@${name}.marker`;
+    try {
+      const look = this.#files.look(this.#here(marker));
+      return new Map([[root, folder], [marker, { ...look, mode: look.mode & 0o7777 }]]);
+    } catch {
+      return new Map([[root, folder]]);
+    }
   }
 
   #isSame(files: Files, seen: Seen): boolean {

@@ -5,6 +5,7 @@ import { isRaw } from "../../proto/tree/names.ts";
 import type { AgentRepositories } from "./agent_repositories.ts";
 import { Pace } from "../../proto/pace.ts";
 import type { Looks } from "../../proto/tree/looks.ts";
+import { isWholeOutput } from "../../proto/whole_output.ts";
 
 /** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
 export interface Found extends Entry {
@@ -126,10 +127,22 @@ export class OutputTree {
       const found = this.#resolve(next);
       if (!found || !this.#isOutput(found.path)) continue;
       this.#record(found.path, found.info);
-      if (found.info.kind !== "directory" || this.#isMoreThanAnOutput(found.path)) continue;
+      // A link may lead to what nobody wants as a whole: all outputs of a configuration, all repositories.
+      const isWhole = isWholeOutput(found.path.slice(this.#options.outputBase.length + 1));
+      if (found.info.kind !== "directory" || !isWhole) continue;
       this.#trees.add(found.path);
       await this.#addAllIn(found.path);
     }
+  }
+
+  /** Adds a file, and the symlinks by which a path leads to it. */
+  async addFile(path: string): Promise<void> {
+    if (this.#resolve(path)?.info.kind === "file") await this.add(path);
+  }
+
+  /** Adds the symlinks by which a path leads to something, and not that. */
+  addLinks(path: string): void {
+    this.#resolve(path);
   }
 
   /** Adds a folder and all that is in it, even if it holds the outputs of all targets. */
@@ -265,14 +278,6 @@ export class OutputTree {
   #isOutput(path: string): boolean {
     const { outputBase } = this.#options;
     return OUTPUTS.some((name) => path.startsWith(`${outputBase}/${name}/`));
-  }
-
-  /** A link may lead there; it asks for a lot that nobody wants: all outputs of a configuration, all repositories. */
-  #isMoreThanAnOutput(path: string): boolean {
-    const [first, , third, ...below] = path.slice(this.#options.outputBase.length + 1).split("/");
-    if (first === "external") return path === `${this.#options.outputBase}/external`;
-    // execroot/<workspace>/bazel-out/<configuration>/bin
-    return third === undefined || third === "bazel-out" && below.length < 3 || third === "external" && below.length < 1;
   }
 
   *#manifestTargets(path: string): Generator<string> {

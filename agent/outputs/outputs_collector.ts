@@ -15,6 +15,8 @@ import { builds, changesOutputs } from "../../proto/changing_commands.ts";
 import { sentence } from "../../proto/errors.ts";
 import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+import { isRepositoryName } from "../../proto/repository_name.ts";
+import { isServerLog } from "../../proto/server_logs.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { type Files, readFile } from "../../proto/tree/files.ts";
 import { Looks } from "../../proto/tree/looks.ts";
@@ -26,10 +28,13 @@ import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 import { recentTests } from "./recent_tests.ts";
+import { FolderOutputs } from "./folder_outputs.ts";
 import { FollowedFiles } from "./followed_files.ts";
 import { HomeOutputs } from "./home_outputs.ts";
 import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
+import { PrintedPaths } from "./printed_paths.ts";
+import type { ServerLogs } from "./server_logs.ts";
 import { Pace } from "../../proto/pace.ts";
 
 /** Parts of an {@link OutputsCollector}. */
@@ -44,6 +49,10 @@ export interface OutputsCollectorOptions {
   storagePath(path: string): string | undefined;
   /** Repositories that lie outside of the output base. @default none */
   repositories?: AgentRepositories;
+  /** The server's own logs. @default none */
+  logs?: ServerLogs;
+  /** What a command has written into the developer's sources, by the developer's absolute paths. @default nothing */
+  writtenSources?(places: { files: string[]; folders: string[] }): Promise<{ entries: Found[]; gone: string[] }>;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -58,7 +67,7 @@ export interface CommandEnd {
 }
 
 /** A command between its start and its end. */
-export interface PreparedOutputs {
+export interface PreparedOutputs extends Disposable {
   /** The arguments for the server. */
   args: readonly string[];
   /**
@@ -68,18 +77,32 @@ export interface PreparedOutputs {
   filter?(response: Uint8Array): Uint8Array | undefined;
   /** The files that options name, while the command writes them. */
   followed?: FollowedFiles;
+  /** Those of them that the command has written and that {@link collect} has told, as they looked then. */
+  named?: readonly Found[];
   /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
 
 /** Field numbers of Outputs in command.proto. */
-const Outputs = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
+const Outputs = {
+  entries: 1,
+  manifest: 2,
+  unchanged: 3,
+  cleaned: 4,
+  warnings: 5,
+  home: 6,
+  gone: 7,
+  sources: 8,
+  sourcesGone: 9,
+} as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read, and others in pieces. Bytes. */
 const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
 /** Bazel's exit code after Ctrl-C. */
 const INTERRUPTED = 8;
+/** The same for a command that did not want to wait for another one. */
+const LOCK_HELD = 9;
 /** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
 const INTERRUPTED_MS = 1_000;
 /** After Ctrl-C, no larger file is read for its digest. Bytes. */
@@ -100,8 +123,16 @@ interface EndedCommand {
   events: BuildEvents | undefined;
   /** There should be some. */
   wantsEvents: boolean;
+  /** Gets the named files that are told. */
+  named: Found[];
   /** When it began, by Date.now(). */
   began: number;
+}
+
+/** A command that has not ended, perhaps waiting for others at the server. */
+interface PendingCommand {
+  readonly names: ReadonlySet<string>;
+  readonly written: WrittenFiles;
 }
 
 /** What was collected. */
@@ -115,6 +146,8 @@ interface Collected {
   policy: OutputsPolicy;
   /** Its own outputs, as {@link HomeOutputs} knows them. */
   own?: ReadonlySet<string>;
+  /** What was told. */
+  paths?: ReadonlySet<string>;
 }
 
 /** See the file's head. Serves one session; commands may overlap. */
@@ -125,6 +158,9 @@ export class OutputsCollector {
   readonly #storage: string;
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
+  readonly #folders = new FolderOutputs();
+  /** In the order in which the server gets them. */
+  readonly #pending = new Set<PendingCommand>();
   #commands = 0;
   #prepared = 0;
   /**
@@ -142,7 +178,7 @@ export class OutputsCollector {
     this.#files = options.storage;
     this.#digests = options.digests ?? new DigestCache(options.storage);
     this.#storage = options.storagePath(options.outputBase)!;
-    this.#home = new HomeOutputs(options.storage, (path) => this.#here(path));
+    this.#home = new HomeOutputs(options.outputBase, options.storage, (path) => this.#here(path));
   }
 
   /**
@@ -159,7 +195,9 @@ export class OutputsCollector {
     const began = Date.now();
     const before = this.#lastBuild, number = ++this.#prepared;
     this.#lastBuild = undefined;
-    if (!outputs) return Promise.resolve({ args, collect: () => Promise.resolve([]) });
+    if (!outputs) {
+      return Promise.resolve({ args, collect: () => Promise.resolve([]), [Symbol.dispose]() {} });
+    }
     if (outputs.home) this.#home.reset(absolute(outputs.home, outputBase));
     // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
     if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
@@ -169,30 +207,50 @@ export class OutputsCollector {
     const wantsEvents = builds(args[0]) && outputs.policy !== OutputsPolicy.MINIMAL && !repeated;
     const injected = wantsEvents ? injectBuildEvents(args, `${outputBase}/${eventsFile}`, workspace) : undefined;
     if (injected) this.#makeFolder();
+    const names = outputs.namedFiles.map(decodeName);
     const written = new WrittenFiles(
-      [...outputs.namedFiles.map(decodeName), `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
+      [...names, `${workspace}/MODULE.bazel.lock`, ...injected?.files ?? []],
       (path) => this.#find(path),
     );
+    const pending = { names: new Set(names), written };
+    this.#pending.add(pending);
+    const named: Found[] = [];
     const notice = injected?.speaksOfIt ? new BuildEventsNotice() : undefined;
+    const printed = new PrintedPaths(outputBase);
     return Promise.resolve({
       args: injected?.args ?? args,
-      filter: notice && ((response) => notice.filter(response)),
+      filter: (response) => {
+        printed.read(response);
+        this.#folders.read(response);
+        return notice?.filter(response);
+      },
       followed: new FollowedFiles(this.#files, {
-        paths: outputs.namedFiles.map(decodeName),
+        paths: names,
         pipes: outputs.pipes.map(decodeName),
-        find: (path) => written.find(path),
+        find: (path) => this.#isAnothers(path, pending) ? undefined : written.find(path),
       }),
+      named,
+      [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
+        // It has not run: what was written is the other's that it waited for.
+        if (end.exitCode === LOCK_HELD || end.exitCode === INTERRUPTED) {
+          for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
+        }
+        this.#over(pending);
         try {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
-          const command = { args, end, request: outputs, written, events, wantsEvents, began };
+          const command = { args, end, request: outputs, written, events, wantsEvents, named, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
           // Unless another command waits behind it, or runs beside it.
           const isLast = number === this.#prepared;
           if (isLast && key !== undefined && events?.whole && end.exitCode === 0) {
-            this.#lastBuild = { key, events, collected: { ...collected, parts: [] } };
+            this.#lastBuild = { key, events, collected: { ...collected, parts: [], paths: undefined } };
           }
-          return collected.parts;
+          return [
+            ...collected.parts,
+            ...await this.#askedFor(command, printed.finish(), collected),
+            ...await this.#writtenSources(outputs),
+          ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
           const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
@@ -202,6 +260,26 @@ export class OutputsCollector {
         }
       },
     });
+  }
+
+  /** Whether a file is one that a command before this one writes, which this one waits for. */
+  #isAnothers(path: string, pending: PendingCommand): boolean {
+    if (!this.#pending.has(pending)) return false;
+    for (const other of this.#pending) {
+      if (other === pending) return false;
+      if (other.names.has(path)) return true;
+    }
+    return false;
+  }
+
+  /** A command has ended: what others find that it has written is none of theirs. */
+  #over(pending: PendingCommand): void {
+    let isLater = false;
+    for (const other of this.#pending) {
+      if (isLater) { for (const path of other.names) if (pending.names.has(path)) other.written.again(path); }
+      isLater ||= other === pending;
+    }
+    this.#pending.delete(pending);
   }
 
   /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
@@ -223,8 +301,7 @@ export class OutputsCollector {
     const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
-    this.#moved.clear();
-    for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+    this.#findRepositories();
     const tree = new OutputTree({
       outputBase,
       files: this.#files,
@@ -237,6 +314,7 @@ export class OutputsCollector {
     const warnings: string[] = [];
 
     const scripts: NamedFile[] = [];
+    const outside = new Set<string>();
     for (const path of this.#promisedFiles(request)) {
       const file = written.find(path);
       if (!file) continue;
@@ -245,6 +323,7 @@ export class OutputsCollector {
       // One that is reached through bazel-bin goes where that leads: an output may not go through a symlink.
       entries.push(found(below ? file.path : path, "file", file.info));
       scripts.push(file);
+      if (!below) outside.add(path);
     }
 
     const cleaned = args[0] === "clean" && end.exitCode === 0;
@@ -261,7 +340,10 @@ export class OutputsCollector {
       if (args[0] === "run") {
         for (const path of scripts.flatMap((script) => readScript(this.#files, script))) await tree.addExecutable(path);
       }
-      if (events) await addOutputs(tree, events, args[0], request.policy);
+      if (events) {
+        await addOutputs(tree, events, args[0], request.policy);
+        for (const path of this.#folderOutputs(events)) await tree.add(path);
+      }
       if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
         const bazelOut = `${events.execRoot}/bazel-out`;
         if (isBelow(bazelOut, outputBase)) {
@@ -275,26 +357,118 @@ export class OutputsCollector {
     } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
       return { parts: [], looks, policy: request.policy };
     }
-    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
-
     const known = new Set(entries.map(({ path }) => path));
     for (const entry of tree.entries) if (!known.has(entry.path)) entries.push(entry);
     const home = changesOutputs(args[0]) ? await this.#homeOutputs(tree, known) : undefined;
     warnings.push(...new Set([...tree.warnings, ...home?.tree.warnings ?? []]));
     const encoded = await this.#encode(entries, { cleaned, warnings, known: request.knownManifest, until });
     const { untold } = encoded;
+    command.named.push(...entries.filter(({ path }) => outside.has(path) && !untold.has(path)));
+    const homeParts = new Parts(Outputs.home);
     if (home) {
-      const homeParts = new Parts(Outputs.home);
       for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
+    }
+    // From here on nothing fails: what is told now is told.
+    if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
+    if (home) {
+      for (const path of home.gone) this.#home.forget(path);
       encoded.parts.push(
         ...homeParts.finish([...home.gone, ...untold].map((path) => [Outputs.gone, encodeName(path)])),
       );
       this.#home.told(home.tree, home.entries, untold);
     }
     const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
+    const paths = new Set([...entries, ...home?.entries ?? []].map(({ path }) => path));
+    for (const path of home?.gone ?? []) paths.add(path);
     // What such a file looks like is known to those only who saw it before the command.
     const manifest = scripts.length === 0 ? encoded.manifest : undefined;
-    return { parts: encoded.parts, manifest, looks, policy: request.policy, own };
+    return { parts: encoded.parts, manifest, looks, policy: request.policy, own, paths };
+  }
+
+  /**
+   * What the developer asks for beside the outputs: files whose paths the command has printed, the server's logs with the
+   * output base's, and the sources of external repositories.
+   */
+  async #askedFor(
+    { args, request }: EndedCommand,
+    printed: ReadonlySet<string>,
+    { own, paths = own }: Collected,
+  ): Promise<Uint8Array[]> {
+    const { externalSources, policy } = request;
+    if (args[0] === "clean" || printed.size + externalSources.length === 0) return [];
+    const { outputBase, limit = 500_000, logs, repositories } = this.#options;
+    const storage = this.#storage;
+    const looks = new Looks(this.#files, 0);
+    this.#findRepositories();
+    const tree = new OutputTree({ outputBase, files: this.#files, storage, limit, looks, repositories });
+    const pace = new Pace();
+    const execRoots = this.#namesIn(`${outputBase}/execroot`).map((name) => `${outputBase}/execroot/${name}`);
+    for (const path of printed) {
+      if (pace.due) await pace.rest();
+      const isOutput = isBelow(path, `${outputBase}/execroot`);
+      if (isOutput ? policy !== OutputsPolicy.MINIMAL : isInRepository(path, outputBase)) await tree.addFile(path);
+    }
+    for (const name of this.#wantedSources(externalSources)) {
+      const path = `${outputBase}/external/${name}`;
+      const kind = tree.kindAt(path);
+      if (kind !== "directory" && kind !== "symlink") continue;
+      if (!this.#home.isSame(path)) await tree.add(path);
+      for (const root of execRoots) tree.addLinks(`${root}/external/${name}`);
+    }
+    const entries = [...tree.entries].filter(({ path }) => !paths?.has(path));
+    const logNames = [...printed].map((path) => path.slice(outputBase.length + 1));
+    const wantsLogs = logNames.some((name) => name === "" || isServerLog(name));
+    const logFiles = wantsLogs ? logs?.copy(logNames.filter(isServerLog)) ?? [] : [];
+    const parts = new Parts(Outputs.home);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach([...entries, ...logFiles], untold)) parts.add(encoded);
+    this.#home.told(tree, entries, untold);
+    return parts.finish(tree.warnings.map((warning) => [Outputs.warnings, warning]));
+  }
+
+  /** What the command has written into the sources where it may. */
+  async #writtenSources({ sourceFiles, sourceFolders }: OutputsRequest): Promise<Uint8Array[]> {
+    if (sourceFiles.length + sourceFolders.length === 0) return [];
+    const places = { files: sourceFiles.map(decodeName), folders: sourceFolders.map(decodeName) };
+    const written = await this.#options.writtenSources?.(places);
+    if (!written) return [];
+    const parts = new Parts(Outputs.sources);
+    const untold = new Set<string>();
+    for await (const { encoded } of this.#encodeEach(written.entries, untold)) parts.add(encoded);
+    return parts.finish(written.gone.map((path) => [Outputs.sourcesGone, encodeName(path)]));
+  }
+
+  /** The names of the external repositories among the wanted ones that are here. */
+  *#wantedSources(wanted: readonly string[]): Generator<string> {
+    if (wanted.length === 0) return;
+    const { outputBase } = this.#options;
+    const isWanted = (name: string) =>
+      isRepositoryName(name) &&
+      wanted.some((word) => word === "*" || name === word || /^[~+]/.test(afterName(name, word)));
+    for (const name of this.#namesIn(`${outputBase}/external`)) if (isWanted(name)) yield name;
+  }
+
+  #namesIn(folder: string): string[] {
+    try {
+      return this.#files.names(this.#here(folder));
+    } catch {
+      return [];
+    }
+  }
+
+  #findRepositories(): void {
+    this.#moved.clear();
+    for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
+  }
+
+  /** Where outputs of named targets may be that are folders, and of which the events say nothing. */
+  #folderOutputs({ execRoot, labels }: BuildEvents): string[] {
+    const paths = execRoot === undefined ? [] : this.#folders.of(labels);
+    if (paths.length === 0) return [];
+    const bazelOut = `${execRoot}/bazel-out`;
+    return this.#namesIn(bazelOut).flatMap((configuration) =>
+      paths.map((path) => `${bazelOut}/${configuration}/bin/${path}`)
+    );
   }
 
   /** The folder for Bazel's events. What else stands there is in the way. */
@@ -369,7 +543,6 @@ export class OutputsCollector {
       if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
       if (home.has(path) || home.full) continue;
       gone.push(path);
-      this.#home.forget(path);
     }
     return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
   }
@@ -507,6 +680,7 @@ async function addOutputs(
 /** Files as they were before a command, to tell which of them it has written: others are the developer's to change. */
 class WrittenFiles {
   readonly #before = new Map<string, string | undefined>();
+  readonly #leftOut = new Set<string>();
   readonly #find: (path: string) => NamedFile | undefined;
 
   constructor(paths: readonly string[], find: (path: string) => NamedFile | undefined) {
@@ -514,8 +688,19 @@ class WrittenFiles {
     for (const path of paths) this.#before.set(path, version(find(path)));
   }
 
+  /** Looks at a file again: the command begins only now. */
+  again(path: string): void {
+    this.#before.set(path, version(this.#find(path)));
+  }
+
+  /** The command does not write the file after all. */
+  leaveOut(path: string): void {
+    this.#leftOut.add(path);
+  }
+
   /** The file, if the command has written it. */
   find(path: string): NamedFile | undefined {
+    if (this.#leftOut.has(path)) return undefined;
     const file = this.#find(path);
     return version(file) === this.#before.get(path) ? undefined : file;
   }
@@ -530,6 +715,17 @@ function readScript(storage: Files, { here, info }: NamedFile): string[] {
   if (info.size > MAX_SCRIPT_BYTES || (info.mode & 0o100) === 0) return [];
   const text = decodeName(readFile(storage, here, MAX_SCRIPT_BYTES));
   return text.startsWith("#!") ? [...filesOfScript(text)] : [];
+}
+
+/** Whether a path is that of something in an external repository. */
+function isInRepository(path: string, outputBase: string): boolean {
+  const [first, second, third] = path.slice(outputBase.length + 1).split("/", 3);
+  return first === "external" && third !== undefined && isRepositoryName(second);
+}
+
+/** What follows on a word; empty if the name does not begin with it. */
+function afterName(name: string, word: string): string {
+  return name.startsWith(word) ? name.slice(word.length) : "";
 }
 
 function isBelow(path: string, folder: string): boolean {

@@ -2,8 +2,10 @@ import { create } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { OutputsPolicy, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
 import { encodeName } from "../../proto/tree/names.ts";
+import { DigestCache } from "./digest_cache.ts";
 import { type CommandEnd, OutputsCollector } from "./outputs_collector.ts";
 import { completed, eventFile, file, namedSet, testResult, workspaceInfo } from "./testing/build_events.ts";
 import { type Manifest, readManifest } from "./testing/manifest.ts";
@@ -13,8 +15,8 @@ import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";
 class Session {
   readonly collector: OutputsCollector;
 
-  constructor(readonly files: SessionFiles, limit?: number) {
-    this.collector = new OutputsCollector({ ...files, limit });
+  constructor(readonly files: SessionFiles, { digests }: { digests?: DigestCache } = {}) {
+    this.collector = new OutputsCollector({ ...files, digests });
   }
 
   /** Runs a command: `bazel` does what the server does, given the path here of our file for build events. */
@@ -495,6 +497,121 @@ Deno.test("what is at home of earlier commands is told when it is another, whate
   assert.deepEqual(await builds(["app"]), nothing, "what is gone is told once");
   assert.equal(await session.run(["query", "//..."], { bazel: () => write(`${bin}/app`, "x") }), undefined);
   assert.deepEqual(session.home(await session.run(["fetch", "//..."])), { home: ["BIN/app"], gone: [] });
+});
+
+Deno.test("a folder of an external repository is told as a whole when it changes, also with what came to it", async () => {
+  await using files = await sessionFiles();
+  const session = new Session(files);
+  const npm = (name: string) => `${files.outputBase}/external/npm/${name}`;
+  files.write({
+    [npm("foo/a.js")]: "a",
+    [npm("foo/old.js")]: "old",
+    [`${files.bin}/link`]: { link: npm("foo") },
+    [`${files.bin}/app`]: "app",
+  });
+  const first = await session.run(["build"], { bazel: session.build("link") });
+  assert.deepEqual(session.paths(first), [
+    "BIN/link",
+    "OUT/external/npm/foo",
+    "OUT/external/npm/foo/a.js",
+    "OUT/external/npm/foo/old.js",
+  ]);
+  Deno.removeSync(files.hostPath(npm("foo/old.js")));
+  files.write({ [npm("foo/b.js")]: "b" });
+  const { home, gone } = session.home(await session.run(["build"], { bazel: session.build("app") }));
+  const short = home.map((path) => path.replace(files.outputBase, "OUT"));
+  // The folder's own entry says that nothing else is in it any more.
+  assert.deepEqual(short, ["OUT/external/npm/foo", "OUT/external/npm/foo/a.js", "OUT/external/npm/foo/b.js"]);
+  assert.deepEqual(gone, []);
+});
+
+Deno.test("of a file that two commands name, each gets what it has written itself, and who has not run gets nothing", async () => {
+  await using files = await sessionFiles();
+  const { collector } = new Session(files);
+  const pipe = "/nowhere/tmp/pipe";
+  const outputs = create(OutputsRequestSchema, { namedFiles: [encodeName(pipe)], pipes: [encodeName(pipe)] });
+  const command = async () => {
+    const prepared = await collector.prepare(["query", "//..."], { outputs });
+    const got: string[] = [];
+    const take = (part: Uint8Array) => {
+      scanFields(part, (field) => {
+        if (field.number === 2) got.push(`at ${varintValue(part, field)}`);
+        if (field.number === 3) got.push(textValue(part, field));
+      });
+      return undefined;
+    };
+    prepared.followed!.begin(take);
+    return {
+      got,
+      async end(exitCode: number) {
+        const manifest = readManifest(await prepared.collect({ exitCode }));
+        await prepared.followed!.finish(take);
+        prepared[Symbol.dispose]();
+        return manifest?.entries.map(({ size }) => size);
+      },
+    };
+  };
+  const first = await command(), second = await command(), third = await command(), fourth = await command();
+  files.write({ [pipe]: "of the first" });
+  await eventually(() => first.got.length > 0);
+  assert.equal(await third.end(9), undefined, "it did not want to wait");
+  assert.equal(await fourth.end(8), undefined, "nor did this one, later");
+  assert.deepEqual(await first.end(0), [12]);
+  files.write({ [pipe]: "the second" });
+  await eventually(() => second.got.length > 0);
+  assert.deepEqual(await second.end(0), [10]);
+  assert.deepEqual([first.got, second.got, third.got, fourth.got], [["of the first"], ["the second"], [], []]);
+
+  // One that is lost stands in nobody's way.
+  const lost = await collector.prepare(["query", "//..."], { outputs });
+  const next = await command();
+  lost[Symbol.dispose]();
+  files.write({ [pipe]: "the next one's" });
+  await eventually(() => next.got.length > 0);
+  assert.deepEqual(await next.end(0), [14]);
+});
+
+/** Fails as long as it is told to, as a disk does that cannot be read. */
+class FailingDigests extends DigestCache {
+  fails = false;
+
+  override digest(...args: Parameters<DigestCache["digest"]>): ReturnType<DigestCache["digest"]> {
+    return this.fails ? Promise.reject(new Error("input/output error")) : super.digest(...args);
+  }
+}
+
+Deno.test("what could not be told of the files at home is told with the next command", async () => {
+  await using files = await sessionFiles();
+  const digests = new FailingDigests(files.storage);
+  const session = new Session(files, { digests });
+  const { bin } = files;
+  files.write({ [`${bin}/gen.h`]: "one", [`${bin}/lib.so`]: "lib", [`${bin}/app`]: "app" });
+  const build = async (...names: string[]) =>
+    session.home(await session.run(["build", ...names], { bazel: session.build(...names) }));
+  await build("gen.h", "lib.so", "app");
+
+  Deno.removeSync(files.hostPath(`${bin}/lib.so`));
+  files.write({ [`${bin}/gen.h`]: "two" });
+  digests.fails = true;
+  const failed = await session.run(["build", "app"], { bazel: session.build("app") });
+  assert.match(failed!.warnings.join(), /input\/output error/);
+  digests.fails = false;
+  assert.deepEqual(await build("app"), { home: ["BIN/gen.h"], gone: ["BIN/lib.so"] });
+  assert.deepEqual(await build("app"), { home: [], gone: [] });
+
+  // A clean has removed the execroot, and then cannot say so.
+  const log = `${files.workspace}/log`;
+  digests.fails = true;
+  const cleaned = await session.run(["clean"], {
+    named: [log],
+    bazel() {
+      Deno.removeSync(files.hostPath(bin), { recursive: true });
+      files.write({ [log]: "log" });
+    },
+  });
+  assert.match(cleaned!.warnings.join(), /input\/output error/);
+  digests.fails = false;
+  assert.deepEqual(await build(), { home: [], gone: ["BIN/app", "BIN/gen.h"] });
 });
 
 Deno.test("an agent that is new learns what is at home, and tells all of it", async () => {

@@ -16,6 +16,7 @@ import type { Files } from "../../proto/tree/files.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type Root, UNSEEN } from "./root.ts";
+import type { SourcePlaces } from "./written_sources.ts";
 
 /** Tells of changes in folders, as agent/files/folder_watch.ts does, which says what each of these is. */
 export interface Watch extends Disposable {
@@ -61,22 +62,42 @@ export class ForeignChanges implements Disposable {
   #blind = false;
   /** Files that Bazel writes and that are brought home: the developer's, absolute. */
   readonly #expected = new Set<string>();
+  /** The same for folders of which that is so of all that is in them. */
+  readonly #expectedFolders = new Set<string>();
+  /** Those of them that commands are writing, and how many. */
+  readonly #written = new Map<string, number>();
 
   constructor(options: ForeignChangesOptions) {
     this.#options = options;
   }
 
-  /** These files of the developer's are written here and brought home, and are no news. */
-  expect(paths: Iterable<string>): void {
-    for (const path of paths) {
-      // The newest last: of an IDE each build has names of its own.
-      this.#expected.delete(path);
-      this.#expected.add(path);
-    }
-    for (const path of this.#expected) {
-      if (this.#expected.size <= MAX_EXPECTED) break;
-      this.#expected.delete(path);
-    }
+  /**
+   * A command is about to write files of the developer's, which are brought home: they are no news, and those that it writes
+   * while it runs nothing at all until it has ended.
+   *
+   * @param paths Those.
+   * @param brought Others that come home when it has ended, and folders of which that is so of all that is in them.
+   * @returns what says that it has
+   */
+  expect(paths: Iterable<string>, brought: SourcePlaces = { files: [], folders: [] }): () => void {
+    const written = new Set(paths);
+    for (const path of written) this.#written.set(path, (this.#written.get(path) ?? 0) + 1);
+    remember(this.#expected, [...written, ...brought.files]);
+    remember(this.#expectedFolders, brought.folders);
+    return () => {
+      for (const path of written) {
+        const left = this.#written.get(path)! - 1;
+        if (left > 0) this.#written.set(path, left);
+        else this.#written.delete(path);
+      }
+      written.clear();
+    };
+  }
+
+  #isExpected(path: string): boolean {
+    if (this.#expected.has(path)) return true;
+    for (const folder of this.#expectedFolders) if (path === folder || path.startsWith(`${folder}/`)) return true;
+    return false;
   }
 
   /** Watches the folders of a root that are not watched yet, and its files that have several names. */
@@ -138,16 +159,19 @@ export class ForeignChanges implements Disposable {
     this.note();
     if (this.#complete && this.#changed.size === 0) return found;
     const paths = this.#complete ? await this.#suspects(roots) : await this.#all(roots);
+    const later: string[] = [];
     const pace = new Pace();
     for (const [root, suspects] of paths) {
       for (const path of suspects) {
-        if (!await this.#isKnown(root, path)) {
-          const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
-          (this.#expected.has(full) ? found.expected : found.changed).push(full);
+        const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
+        if (this.#written.has(full)) later.push(this.#options.top + full);
+        else if (!await this.#isKnown(root, path)) {
+          (this.#isExpected(full) ? found.expected : found.changed).push(full);
         }
         if (pace.due) await pace.rest();
       }
     }
+    for (const path of later) this.#changed.add(path);
     return found;
   }
 
@@ -196,7 +220,7 @@ export class ForeignChanges implements Disposable {
     const pace = new Pace();
     for (const path of changed) {
       const at = rootOf(path.slice(this.#options.top.length), byPath);
-      if (at) suspect(at.root, at.path);
+      if (at && !this.#isInOutputBase(at.root, at.path)) suspect(at.root, at.path);
       if (pace.due) await pace.rest();
     }
     const inner = innerRoots(roots);
@@ -225,7 +249,7 @@ export class ForeignChanges implements Disposable {
       const within = await scanTree(storage, base, {
         under: path,
         previous: root.entries,
-        skip: others && ((path) => others.has(path)),
+        skip: (path) => this.#isInOutputBase(root, path) || (others?.has(path) ?? false),
         // Each folder before it is listed, so that nothing comes unnoticed in between.
         onFound: (entries) => {
           for (const entry of entries) if (entry.kind === "directory") this.#add(watch, `${base}/${entry.path}`);
@@ -262,7 +286,7 @@ export class ForeignChanges implements Disposable {
     const found = await scanTree(storage, this.#base(root), {
       under: root.single ? nameOf(root.path) : undefined,
       previous: root.entries,
-      skip: others && ((path) => others.has(path)),
+      skip: (path) => this.#isInOutputBase(root, path) || (others?.has(path) ?? false),
       signal,
     }).catch(() => new Map<string, ScannedEntry>());
     signal?.throwIfAborted();
@@ -302,9 +326,27 @@ export class ForeignChanges implements Disposable {
     return true;
   }
 
+  /** Whether it is, or lies in, the output base, or what that is mounted on. */
+  #isInOutputBase(root: Root, path: string): boolean {
+    const { outputBase } = this.#options, full = `${root.path}/${path}`;
+    return full === outputBase || full.startsWith(`${outputBase}/`);
+  }
+
   /** Bazel's own links. */
   #isBazels({ kind, target }: ScannedEntry): boolean {
     return kind === "symlink" && target!.startsWith(`${this.#options.outputBase}/`);
+  }
+}
+
+/** Adds paths, the newest last: of an IDE each build has names of its own. */
+function remember(known: Set<string>, paths: Iterable<string>): void {
+  for (const path of paths) {
+    known.delete(path);
+    known.add(path);
+  }
+  for (const path of known) {
+    if (known.size <= MAX_EXPECTED) break;
+    known.delete(path);
   }
 }
 

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { eventually } from "../../proto/testing/pipe.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import { ForeignChanges } from "./foreign_changes.ts";
@@ -112,12 +113,88 @@ Deno.test("what the agent itself writes is no news, and what Bazel writes for it
 Deno.test("a file that is brought home ends the generation without a word", async () => {
   using t = await session();
   const { workspace } = t.service;
-  workspace.expect([`${WS}/bep.json`]);
+  workspace.expect([`${WS}/bep.json`])[Symbol.dispose]();
   const { generation } = workspace;
   Deno.writeTextFileSync(t.at("bep.json"), "{}");
   assert.equal(await workspace.check(caller), undefined);
   assert.notEqual(workspace.generation, generation);
 });
+
+Deno.test("what a command may write ends the generation without a word, and is told", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  const places = { files: [`${WS}/b`], folders: [`${WS}/e`, `${WS}/v`] };
+  workspace.expect([], places);
+  const relative = async () => {
+    const { entries, gone } = await workspace.written(WS, places);
+    return [...entries.map(({ path }) => path), ...gone.map((path) => `-${path}`)].map((path) =>
+      path.replace(`${WS}/`, "")
+    )
+      .sort();
+  };
+  assert.deepEqual(await relative(), []);
+  Deno.writeTextFileSync(t.at("b"), "tidied");
+  Deno.removeSync(t.at("e/c"));
+  Deno.mkdirSync(t.at("v/deep"), { recursive: true });
+  Deno.writeTextFileSync(t.at("v/deep/new"), "new");
+  Deno.symlinkSync(`${OUTPUT_BASE}/external`, t.at("v/bazel-external"));
+  assert.deepEqual(await relative(), ["-e/c", "b", "v", "v/bazel-external", "v/deep", "v/deep/new"]);
+  const { generation } = workspace;
+  assert.equal(await workspace.check(caller), undefined);
+  assert.notEqual(workspace.generation, generation);
+});
+
+for (const watches of [true, false]) {
+  const how = watches ? "" : ", also where nothing can be watched";
+  Deno.test(`a file that a command is writing ends no generation, nor one that was told as it is${how}`, async () => {
+    using storage = new Storage();
+    using service = new TestService(storage, {
+      watch() {
+        if (!watches) throw new Error("too many open files");
+        return storage.files.watch();
+      },
+    });
+    const { workspace } = service;
+    await service.change([folder("d"), file("d/a"), file("bep.json")], { fresh: true });
+    assert.equal(await workspace.check(caller), undefined);
+    await storage.tick();
+    const names = ["bep.json", "d/new.json"], at = (name: string) => storage.at(`${WS}/${name}`);
+    const paths = names.map((name) => `${WS}/${name}`);
+    const { generation } = workspace;
+    const write = (text: string) => names.forEach((name) => Deno.writeTextFileSync(at(name), text, { append: true }));
+    /** As a collector tells of them. */
+    const told = () => paths.map((path) => ({ ...storage.files.lstat(`root${path}`), path }));
+    for (const round of [1, 2]) {
+      const one = workspace.expect(paths), other = workspace.expect(paths);
+      write("one");
+      assert.equal(await workspace.check(caller), undefined);
+      other[Symbol.dispose]();
+      write("two");
+      assert.equal(await workspace.check(caller), undefined);
+      one.told(told());
+      one[Symbol.dispose]();
+      assert.equal(await workspace.check(caller), undefined);
+      assert.equal(workspace.generation, generation, `round ${round}`);
+    }
+    // What a program of the session writes into it afterwards, or before it was told, is noticed.
+    write("three");
+    await workspace.check(caller);
+    assert.notEqual(workspace.generation, generation);
+    await service.list();
+    const later = workspace.generation;
+    const last = workspace.expect(paths);
+    write("four");
+    const then = told();
+    await storage.tick();
+    write("five");
+    last.told(then);
+    last[Symbol.dispose]();
+    await eventually(async () => {
+      await workspace.check(caller);
+      return workspace.generation !== later;
+    });
+  });
+}
 
 Deno.test("more changes than the kernel keeps are noticed, and our own are none", async () => {
   const files = Array.from({ length: 6_000 }, (_, i) => file(`many/f${i}`, "x"));

@@ -25,6 +25,7 @@ import { ForeignChanges, type Watch } from "./foreign_changes.ts";
 import { type Root, UNSEEN } from "./root.ts";
 import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./turns.ts";
+import { type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** In the storage: where files are received, */
 export const STAGING = "staging";
@@ -97,6 +98,15 @@ export interface Applied {
   bytes: number;
 }
 
+/** A file that a command has written, as it looked when its digest was made. */
+export type WrittenFile = Pick<ScannedEntry, "path" | "size" | "mtimeMs" | "ino" | "ctimeMs" | "digest">;
+
+/** Files that a command is writing. */
+export interface ExpectedFiles extends Disposable {
+  /** Those that it has written were told to who brings them home: they are known now. Absolute paths. */
+  told(files: Iterable<WrittenFile>): void;
+}
+
 /** See the file's head. Throws {@link StatusError}s, and what is said at each method. */
 export class SyncedWorkspace {
   readonly #options: SyncedWorkspaceOptions;
@@ -123,9 +133,44 @@ export class SyncedWorkspace {
     this.#sweeper = new Sweeper((signal) => this.#foreign.sweep(this.#watched(), signal));
   }
 
-  /** These files of the developer's are written here and brought home. Absolute. */
-  expect(paths: Iterable<string>): void {
-    this.#foreign.expect(paths);
+  /**
+   * A command is about to write these files of the developer's, which are brought home. Dispose of what is returned when it
+   * has ended.
+   *
+   * @param paths Absolute.
+   * @param brought What comes home besides, when it has ended. Absolute.
+   */
+  expect(paths: Iterable<string>, brought?: SourcePlaces): ExpectedFiles {
+    const ended = this.#foreign.expect(paths, brought);
+    return { told: (files) => this.#told(files), [Symbol.dispose]: ended };
+  }
+
+  /** What the session has written in some places of a root. @param path The root's, absolute. */
+  async written(path: string, places: SourcePlaces): Promise<WrittenSources> {
+    const root = this.#known().get(path);
+    return root?.known
+      ? await writtenSources(this.#storage, this.#top + path, root, places)
+      : { entries: [], gone: [] };
+  }
+
+  /** Makes files known as they were told, unless they were changed since. */
+  #told(files: Iterable<WrittenFile>): void {
+    for (const { path, digest, ...told } of files) {
+      const root = [...this.#known().values()]
+        .filter((root) => root.known && (root.single ? path === root.path : isBelow(path, root.path)))
+        .sort((a, b) => b.path.length - a.path.length)[0];
+      if (!root) continue;
+      const folder = root.single ? dirname(root.path) : root.path;
+      const below = path.slice(folder === "/" ? 1 : folder.length + 1);
+      const now = lookAt(this.#storage, folder === "/" ? this.#top : this.#top + folder, below);
+      if (typeof now !== "object" || now.kind !== "file") continue;
+      const isSame = now.ino === told.ino && now.size === told.size && now.mtimeMs === told.mtimeMs &&
+        now.ctimeMs === told.ctimeMs;
+      if (!isSame) continue;
+      root.entries.set(below, { ...now, digest });
+      root.unseen.delete(below);
+      this.#saveSoon();
+    }
   }
 
   /**

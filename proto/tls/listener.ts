@@ -12,6 +12,7 @@ import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
 import type { CallListener, OnCaller } from "../relay/server.ts";
 import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
+import { networkOf } from "./network.ts";
 import { peerOf } from "./peer.ts";
 import { PROTOCOLS, secureContext } from "./settings.ts";
 import { SocketTransport } from "./socket_transport.ts";
@@ -201,11 +202,6 @@ function missingOfHello(beginning: Buffer): number {
   const length = beginning.readUInt16BE(3);
   if (length > MAX_HELLO_BYTES) return -1;
   return Math.max(0, RECORD_HEADER_BYTES + length - beginning.length);
-}
-
-/** Whoever has one address of IPv6 has all of its network. */
-function networkOf(address: string): string {
-  return address.includes(".") ? address : address.split(":").slice(0, 4).join(":");
 }
 
 function address({ remoteAddress, remotePort }: Socket): string {

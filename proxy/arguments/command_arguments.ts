@@ -6,6 +6,7 @@
 import type { Buffer } from "node:buffer";
 import { withoutExpunge } from "../../proto/expunge.ts";
 import type { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { externalSources } from "./external_sources.ts";
 import { filterClientEnv } from "./client_env.ts";
 import { type ConvenienceSymlinks, convenienceSymlinks } from "./convenience_symlinks.ts";
 import { type NamedOutput, namedOutputFiles } from "./named_outputs.ts";
@@ -14,6 +15,7 @@ import { outputsPolicy } from "./outputs_policy.ts";
 import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
 import { RecordedFiles } from "./recorded_files.ts";
 import { clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
+import { type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** What the client says of itself, other in each command: how long it took to begin, and why it started a server. */
 const OF_THE_CLIENT = ["--startup_time=", "--command_wait_time=", "--extract_data_time=", "--restart_reason="];
@@ -25,6 +27,10 @@ export interface CommandArguments {
   /** What the server gets: the arguments without the variables that stay here. */
   sent: Buffer[];
   policy: OutputsPolicy;
+  /** External repositories whose sources are to be here. */
+  externalSources: string[];
+  /** Sources that it may write. */
+  writes: WrittenSources;
   /** Files that its options make the server write. */
   namedFiles: NamedOutput[];
   /** Absolute paths of folders that have to exist where it runs. */
@@ -63,7 +69,7 @@ export class ArgumentReader {
    * Understands the arguments of a RunRequest.
    *
    * @param looked Since the caller wants it, {@link look} has said yes. @default false
-   * @throws RbsError with exit code 2 for an RBS_OUTPUTS that names no policy.
+   * @throws RbsError with exit code 2 for an RBS_OUTPUTS that names no policy, or an RBS_EXTERNAL_SOURCES that names none.
    */
   read(args: readonly Buffer[], looked = false): CommandArguments {
     const last = this.#last;
@@ -90,6 +96,8 @@ function understand(args: Buffer[], { workspace, outputBase }: Place, files: Fil
     command,
     sent: filterClientEnv(args),
     policy,
+    externalSources: externalSources(clientVariable(args, "RBS_EXTERNAL_SOURCES")),
+    writes: writtenSources({ ...place, ...recording(files) }),
     namedFiles: namedOutputFiles(place),
     folders,
     outside: { ...outside, warnings: [...outside.warnings, ...warnings] },

@@ -40,8 +40,10 @@ export function otherPaths({ args, workspace, outputBase }: {
       }
       continue;
     }
-    const { warning } = pathOption(name, "stays") ?? {};
-    if (warning && /^(unix:|\/)/.test(value)) warnings.add(`${fileName(text)} ${warning}`);
+    const { warning, outside } = pathOption(name, "stays") ?? {};
+    if (outside ? warning && !isWithin(resolve(value), workspace) : warning && /^(unix:|\/)/.test(value)) {
+      warnings.add(`${fileName(text)} ${warning}`);
+    }
   }
   const isHere = ({ value }: Option) => {
     const path = resolve(value);

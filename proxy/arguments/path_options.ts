@@ -46,6 +46,8 @@ export interface StaysOption {
   use: "stays";
   /** Said once when it is used. The option and its value go before it. */
   warning?: string;
+  /** The warning is for paths outside of the workspace. @default for all */
+  outside?: boolean;
 }
 
 /** Names no path, though its name or its description may look like it, or its value. */
@@ -163,7 +165,12 @@ export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
   repo_contents_cache: stays, // since 8.3
   repository_cache: stays,
   test_tmpdir: stays,
-  vendor_dir: stays, // since 7.1
+  vendor_dir: { // since 7.1; in the workspace it is a source, see written_sources.ts
+    use: "stays",
+    warning:
+      "names a folder of the build server's machine, since it is not in the workspace: what is there stays there.",
+    outside: true,
+  },
 
   // no paths of this machine: words for tools and tests, patterns, labels, and the client's own
   ...Object.fromEntries(

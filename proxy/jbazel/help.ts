@@ -26,6 +26,8 @@ Environment:
   RBS_STATE_DIR          where your keys are (default $XDG_STATE_HOME/rbs or ~/.local/state/rbs); a local orchestrator's
                          state directory is the same
   RBS_REGION             where the build server should run (default: the region of the cloud machine that this is)
+  RBS_OUTPUTS            what is brought home from another machine: "toplevel" (default: what was named), "all", "minimal"
+  RBS_EXTERNAL_SOURCES   external repositories whose sources are brought home for editors: names with commas, or "*"
   RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
                          Bazel of this machine, saying so
   RBS_JAVABASE           RBS's javabase, where its proxy is (default: beside jbazel)

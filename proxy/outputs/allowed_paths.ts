@@ -3,6 +3,7 @@
  *
  *     <output base>/execroot/…
  *     <output base>/external/REPOSITORY/…
+ *     <output base>/java.log, …    the server's logs, and symlinks from one of them to another
  *     <workspace>/bazel-bin, …     symlinks only, and only such as lead below the output base
  *     <workspace>/MODULE.bazel.lock
  *     files that the developer's flags named
@@ -12,9 +13,10 @@
  */
 import { basename, dirname, join, resolve } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
+import { isRepositoryName } from "../../proto/repository_name.ts";
+import { isServerLog } from "../../proto/server_logs.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { lookAt } from "./local_tree.ts";
-import { isRepository } from "./server_state.ts";
 
 /** What stands in an output base that `clean --expunge` leaves: the client's, and a local server's own. */
 export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "local"];
@@ -80,6 +82,14 @@ function isGround(path: string, kind: Entry["kind"]): boolean {
   return third === "bazel-out" && below.length === 1 && kind === "symlink";
 }
 
+/**
+ * Whether an entry is a log of the server's or a profile. A server of this machine writes files of these names, so that no
+ * symlink may lead from there to anything but such a file.
+ */
+function isLog(path: string, { kind, target }: Entry): boolean {
+  return isServerLog(path) && (kind === "file" || kind === "symlink" && isServerLog(target!));
+}
+
 /** See the file's head. */
 export class AllowedPaths {
   readonly #outputBase: string;
@@ -128,7 +138,7 @@ export class AllowedPaths {
     if (!inWorkspace && this.#isOutputBase(path)) {
       const below = path.slice(this.#outputBase.length + 1);
       if (below === "") throw refusal(path, "is the output base itself");
-      if (this.isKept(below, kind)) throw refusal(path, "is not for outputs");
+      if (!isLog(below, entry) && this.isKept(below, kind)) throw refusal(path, "is not for outputs");
       if (isGround(below, kind)) throw refusal(path, `is a folder for outputs, and no ${kind}`);
       return { where: "output base", path: below };
     }
@@ -150,7 +160,7 @@ export class AllowedPaths {
     if (second === undefined) return true;
     if (first === "execroot") return false;
     // Repositories are folders, or symlinks to such; other names there are for what a server knows of them.
-    return first !== "external" || !isRepository(second) || below.length === 0 && kind === "file";
+    return first !== "external" || !isRepositoryName(second) || below.length === 0 && kind === "file";
   }
 
   /** True for the target of a convenience symlink: an absolute path of an output, as it stands. */
@@ -237,7 +247,7 @@ function isReserved(path: string): boolean {
   const [first, second] = path.split("/", 2);
   // A file system may take "SERVER" for "server".
   const name = first.normalize("NFKC").toLowerCase();
-  return RESERVED_NAMES.includes(name) || name === "external" && !isRepository(second ?? "");
+  return RESERVED_NAMES.includes(name) || name === "external" && !isRepositoryName(second ?? "");
 }
 
 /** The error of a file that the developer named and that cannot be written here. */

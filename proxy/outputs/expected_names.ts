@@ -9,7 +9,8 @@ const README = (workspace: string) =>
   `This is Bazel's output base for ${workspace}.
 
 Its Bazel server works on another machine, through RBS. What it has made for the targets that were built is here, below
-execroot; java.log is the server's own output as far as it came here.
+execroot. \`bazel info output_base\` brings the server's own java.log and the profile of the last command here;
+until then java.log is what the server's place-holder on this machine has said.
 `;
 
 /** Makes what is missing of them. Absolute paths. Throws Deno's errors. */

@@ -32,6 +32,11 @@ export interface HomeFile {
 /** How a file looks. */
 type Look = Pick<RawInfo, "size" | "mtimeMs" | "ino">;
 
+/** What stands in the output base itself is a log of the server's, which is another one after each command. */
+function isLog(path: string): boolean {
+  return !path.includes("/");
+}
+
 /** See the file's head. */
 export class HomeIndex {
   readonly #file: string;
@@ -86,7 +91,7 @@ export class HomeIndex {
   /** Notes a symlink, a file of which no more is known, or a folder with all that is in it. */
   add(path: string, what: "leaf" | "tree"): void {
     const paths = what === "leaf" ? this.#leaves : this.#trees;
-    if (paths.has(path)) return;
+    if (paths.has(path) || isLog(path)) return;
     paths.add(path);
     this.#changed = true;
   }
@@ -105,6 +110,7 @@ export class HomeIndex {
 
   /** Says what a file that looks like `info` now contains. */
   set(path: string, digest: Uint8Array, { size, mtimeMs, ino }: Look): void {
+    if (isLog(path)) return;
     this.#files.set(path, { digest, size, mtimeMs, ino });
     this.#changed = true;
   }

@@ -291,7 +291,10 @@ Deno.test("a manifest of millions of entries, or one that never ends, is cut off
   };
   const allowed = new AllowedPaths({ outputBase: t.ob, workspace: t.ws });
   const limits = { entries: 1_000, bytes: 1 << 30 };
-  await assert.rejects(readManifest(many(), allowed, new AbortController().signal, limits), /more than 1000 entries/);
+  await assert.rejects(
+    readManifest(many(), allowed, new AbortController().signal, { limits }),
+    /more than 1000 entries/,
+  );
   assert.equal(sent, 10);
   nothing(`${t.ob}/execroot`);
 });

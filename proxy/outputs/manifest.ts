@@ -19,7 +19,17 @@ const MODE_MASK = 0o755;
 const FILE_MODE = 0o400, FOLDER_MODE = 0o500;
 
 /** The numbers of the fields of Outputs in command.proto. */
-const Field = { entries: 1, manifest: 2, unchanged: 3, cleaned: 4, warnings: 5, home: 6, gone: 7 } as const;
+const Field = {
+  entries: 1,
+  manifest: 2,
+  unchanged: 3,
+  cleaned: 4,
+  warnings: 5,
+  home: 6,
+  gone: 7,
+  sources: 8,
+  sourcesGone: 9,
+} as const;
 
 /** An output and where it goes. */
 export interface Output {
@@ -41,6 +51,10 @@ export interface Manifest {
   home: Output[];
   /** The same that is not there any more: absolute paths. */
   gone: string[];
+  /** What the command has written into the developer's sources. */
+  sources: Entry[];
+  /** What it has removed there: absolute paths. */
+  sourcesGone: string[];
   /** True for a path of an output, and for folders that outputs are in. Absolute. */
   has(path: string): boolean;
   /** Sentences, fit for a terminal. */
@@ -87,13 +101,14 @@ function tooLarge(limit: number): RbsError {
  * message at all.
  *
  * @param parts Encoded Outputs messages.
+ * @param isSource Whether the command may write a source of this path.
  * @param limits Entries, and bytes of all messages.
  */
 export async function readManifest(
   parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   allowed: AllowedPaths,
   signal: AbortSignal,
-  limits = LIMITS,
+  { limits = LIMITS, isSource = () => false }: { limits?: typeof LIMITS; isSource?(path: string): boolean } = {},
 ): Promise<Manifest> {
   const kinds = new Map<string, Entry["kind"]>();
   const folders = new Set<string>(["", "/"]);
@@ -104,6 +119,8 @@ export async function readManifest(
     outputs: [],
     home: [],
     gone: [],
+    sources: [],
+    sourcesGone: [],
     has: (path) => kinds.has(path) || folders.has(path),
     warnings: [],
   };
@@ -112,7 +129,7 @@ export async function readManifest(
   for await (const part of parts) {
     bytes += part.length;
     if (bytes > limits.bytes) throw tooLarge(limits.bytes);
-    const encoded: { bytes: Uint8Array; to: Output[] }[] = [];
+    const encoded: { bytes: Uint8Array; to: Output[] | Entry[] }[] = [];
     scanFields(part, (field) => {
       switch (field.number * 8 + field.wireType) {
         case Field.entries * 8 + 2:
@@ -120,6 +137,12 @@ export async function readManifest(
           break;
         case Field.home * 8 + 2:
           encoded.push({ bytes: bytesValue(part, field), to: manifest.home });
+          break;
+        case Field.sources * 8 + 2:
+          encoded.push({ bytes: bytesValue(part, field), to: manifest.sources });
+          break;
+        case Field.sourcesGone * 8 + 2:
+          manifest.sourcesGone.push(decodeName(bytesValue(part, field)));
           break;
         case Field.gone * 8 + 2:
           manifest.gone.push(decodeName(bytesValue(part, field)));
@@ -137,23 +160,32 @@ export async function readManifest(
           if (manifest.warnings.length < MAX_WARNINGS) manifest.warnings.push(shown(textValue(part, field)));
       }
     });
-    const { outputs, home, gone } = manifest;
-    if (outputs.length + home.length + gone.length + encoded.length > limits.entries) {
+    const { outputs, home, gone, sources, sourcesGone } = manifest;
+    const count = [outputs, home, gone, sources, sourcesGone, encoded].reduce((sum, { length }) => sum + length, 0);
+    if (count > limits.entries) {
       throw refusal("a list of outputs", `has more than ${limits.entries} entries`);
     }
     for (const { bytes, to } of encoded) {
       if (pace.due) await pace.rest();
-      const entry = withoutTrust(decodeEntry(bytes, { absolute: true }));
+      const decoded = decodeEntry(bytes, { absolute: true });
+      const entry = to === sources ? decoded : withoutTrust(decoded);
       const { path, kind } = entry;
       if (kinds.has(path)) throw refusal(path, "is there twice");
       kinds.set(path, kind);
       if (kind === "file" && entry.digest?.length !== DIGEST_BYTES) throw refusal(path, "has no digest");
       entry.mode = entry.mode & MODE_MASK | (kind === "directory" ? FOLDER_MODE : FILE_MODE);
+      if (to === sources) {
+        if (!isSource(path)) throw refusal(path, "is no source that this command may write");
+        sources.push(entry);
+        continue;
+      }
       const place = allowed.place(entry);
       if (to === home && place.where !== "output base") throw refusal(path, "was no output of an earlier command");
-      to.push({ place, entry });
+      (to as Output[]).push({ place, entry });
     }
   }
+  const foreign = manifest.sourcesGone.find((path) => !isSource(path));
+  if (foreign !== undefined) throw refusal(foreign, "is no source that this command may remove");
   if (manifest.id.length > 0 && manifest.id.length !== DIGEST_BYTES) {
     throw refusal("a list of outputs", "has an id that is no digest");
   }
@@ -161,10 +193,11 @@ export async function readManifest(
     throw refusal("a list of outputs", "is unchanged and has entries");
   }
   // A path must not lead through what the same manifest makes a file or symlink.
-  for (const { entry: { path }, place } of [...manifest.outputs, ...manifest.home]) {
+  const wholes = [...manifest.outputs, ...manifest.home]
+    // What the developer named may well lead through bazel-out.
+    .filter(({ place }) => place.where !== "named file").map(({ entry }) => entry);
+  for (const { path } of [...wholes, ...manifest.sources]) {
     if (pace.due) await pace.rest();
-    // The developer named it: it may well lead through bazel-out.
-    if (place.where === "named file") continue;
     for (let folder = parent(path); !folders.has(folder); folder = parent(folder)) {
       const kind = kinds.get(folder);
       if (kind && kind !== "directory") throw refusal(path, `leads through a ${kind} of the same command`);

@@ -21,12 +21,14 @@ interface Open {
   failed?: boolean;
   /** Nothing more is to come. */
   ended?: boolean;
+  /** Of a pipe: it waits for a reader. */
+  opening?: boolean;
   /** Of a pipe: all that was taken is written. */
   written: Promise<void>;
 }
 
 /** See the file's head. */
-export class NamedStreams {
+export class NamedStreams implements Disposable {
   readonly #open = new Map<string, Open>();
   readonly #signal: AbortSignal;
   #waiting = 0;
@@ -77,22 +79,39 @@ export class NamedStreams {
     const errors: RbsError[] = [];
     for (const open of this.#open.values()) {
       const isWritten = await this.#unlessAborted(open.written);
-      open.ended = true;
-      if (!isWritten) release(open);
-      else if (open.failed && open.target.kind === "stream") {
+      if (isWritten && open.failed && open.target.kind === "stream") {
         errors.push(unwritable(open.target.path, "who reads it does not want more"));
       }
-      this.#close(open);
+      this.#end(open);
     }
     return errors;
+  }
+
+  /**
+   * Ends without waiting what was not finished: of a command that broke, nothing more is written, and who reads a pipe of
+   * it sees its end.
+   */
+  [Symbol.dispose](): void {
+    for (const open of this.#open.values()) this.#end(open);
+    this.#room?.resolve();
+  }
+
+  #end(open: Open): void {
+    if (open.ended) return;
+    open.ended = true;
+    if (open.opening) release(open);
+    this.#close(open);
   }
 
   #pipe(open: Open, content: Uint8Array<ArrayBuffer>): Promise<void> | undefined {
     this.#waiting += content.length;
     open.written = open.written.then(async () => {
       try {
-        // It waits for a reader, as a Bazel server does.
-        if (!open.failed && !open.ended) open.file ??= await Deno.open(open.target.real!, { write: true });
+        if (!open.failed && !open.ended && !open.file) {
+          // It waits for a reader, as a Bazel server does.
+          open.opening = true;
+          open.file = await Deno.open(open.target.real!, { write: true }).finally(() => open.opening = false);
+        }
         if (open.ended) this.#close(open);
         for (let at = 0; !open.failed && !open.ended && at < content.length;) {
           at += await open.file!.write(content.subarray(at));
@@ -130,10 +149,10 @@ export class NamedStreams {
   }
 }
 
-/** Ends the wait for a pipe's reader, by being one. */
-function release({ target, file }: Open): void {
-  if (file || target.kind !== "stream") return;
+/** Ends the wait for a pipe's reader, by being one until the wait is over: perhaps it has not even begun. */
+function release({ target, written }: Open): void {
   try {
-    Deno.openSync(target.real!, { read: true, write: true }).close();
+    const reader = Deno.openSync(target.real!, { read: true, write: true });
+    void written.finally(() => reader.close());
   } catch { /* it is not there any more */ }
 }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import type { RbsError } from "../../proto/errors.ts";
 import { encodeFields } from "../../proto/relay/wire.ts";
 import { encodeName } from "../../proto/tree/names.ts";
+import { eventually } from "../../proto/testing/pipe.ts";
 import { output } from "../../tests/support/run.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { NamedStreams } from "./named_streams.ts";
@@ -73,6 +74,39 @@ Deno.test("a pipe that nobody reads is waited for until Ctrl-C", async () => {
   assert.equal(await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, 50, "waits"))]), "waits");
   stop.abort();
   assert.deepEqual(await finished, []);
+});
+
+Deno.test("a command that broke writes nothing more: its readers see the end, and the next command's get no word of it", async () => {
+  await using t = await laptop();
+  const pipe = `${t.workspace}/pipe`, read = `${t.workspace}/read`, named = `${t.workspace}/bep.json`;
+  await output(["mkfifo", pipe, read]);
+  const isOpen = (path: string) =>
+    [...Deno.readDirSync("/proc/self/fd")].some(({ name }) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${name}`) === path;
+      } catch {
+        return false; // of the look itself
+      }
+    });
+  const closed = () => eventually(() => !isOpen(pipe) && !isOpen(read) && !isOpen(named));
+  const broken = t.streams([pipe, read, named]);
+  broken.take(part(pipe, 0, "of the command that broke"));
+  broken.take(part(read, 0, "half"));
+  broken.take(part(named, 0, "half"));
+  await using reader = new Deno.Command("cat", { args: [read], stdout: "piped" }).spawn();
+  const came = reader.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await came.read()).value), "half");
+  broken[Symbol.dispose]();
+  assert.equal((await came.read()).done, true);
+  await closed();
+
+  const next = t.streams([pipe]);
+  next.take(part(pipe, 0, "next"));
+  const whole = output(["cat", pipe]);
+  assert.deepEqual(await next.finish(), []);
+  next[Symbol.dispose]();
+  assert.equal(await whole, "next");
+  await closed();
 });
 
 Deno.test("an agent writes to no file that was not named, and tells no lies about offsets", async () => {

@@ -6,7 +6,6 @@
  *                              └─ a stat per entry, if nothing was touched
  */
 import { Buffer } from "node:buffer";
-import { randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../../proto/errors.ts";
@@ -22,6 +21,7 @@ import { localFiles } from "../../proto/tree/local_files.ts";
 import { lstatMany, readdirSync } from "../../proto/tree/raw_names.ts";
 import { digestFile, digestLarge, PIECE_BYTES } from "../../proto/tree/read.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
+import { isWholeOutput } from "../../proto/whole_output.ts";
 import type { AgentLink } from "../session.ts";
 import { Progress } from "../workspace/progress.ts";
 import { AllowedPaths, KEPT_NAMES, refusal, shown, unwritable } from "./allowed_paths.ts";
@@ -31,6 +31,8 @@ import { LocalTree, lookAt, readLink, removeTree } from "./local_tree.ts";
 import { findOutputs } from "./found_outputs.ts";
 import { makeExpectedNames } from "./expected_names.ts";
 import { agentOutputs, OURS, takeOver } from "./server_state.ts";
+import { replaceFile } from "./replace_file.ts";
+import { type SourcePlaces, SourcesHome } from "./sources_home.ts";
 import { WholeFiles } from "./whole_files.ts";
 import { type Manifest, type Output, parent, readManifest } from "./manifest.ts";
 
@@ -60,6 +62,13 @@ export interface TakeOptions {
   /** The command removes the convenience symlinks, or leaves them alone. */
   cleansSymlinks?: boolean;
   leavesSymlinks?: boolean;
+  /** Where the command may write sources. @default nowhere */
+  sources?: SourcePlaces & {
+    /** Whether what is at an absolute path is what the agent had before the command. */
+    asSent(path: string): boolean;
+    /** It did write some, or removed some: the agent has others than it was sent. */
+    onWritten(): void;
+  };
   /** Shows a line (with its newline) to the person who waits. */
   say(line: string): void;
   /** Stops it; no half file stays, and what has come stays. */
@@ -68,10 +77,14 @@ export interface TakeOptions {
   isCurrent?(): boolean;
   /** What {@link OutputsHome.tell} gave for this command. */
   told?: Told;
+  /** What {@link OutputsHome.known} was when this command was sent: the agent may say that it is the same again. */
+  known?: KnownManifest;
   /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
   interrupted?: boolean;
   /** The command wants all outputs: a folder that comes is no output as such. */
   all?: boolean;
+  /** Told when all is here: which named files the command has written, with absolute paths. */
+  onArrived?(named: readonly Entry[]): void;
 }
 
 /** What an agent is told with a command of what is here. */
@@ -79,6 +92,9 @@ export interface Told {
   /** What is here of earlier commands; undefined: it knows. */
   home?: HomeOutputs;
 }
+
+/** A manifest that the agent may refer to by its id. */
+export type KnownManifest = Readonly<Manifest>;
 
 /** What came over the wire. */
 export interface Transferred {
@@ -93,6 +109,8 @@ interface Missing {
   readonly path: string;
   /** The developer named it: it goes on to its own path. */
   readonly named: boolean;
+  /** It is one of the developer's sources, and goes on to its own path. */
+  readonly source?: boolean;
 }
 
 /** How the manifest differs from what is here. Paths are relative to the output base. */
@@ -129,9 +147,9 @@ export class OutputsHome {
     this.#workspace = options.workspace;
   }
 
-  /** The id of the last manifest, by which the agent may say that nothing changed. */
-  get known(): Uint8Array | undefined {
-    return this.#manifest?.id.length ? this.#manifest.id : undefined;
+  /** The last manifest, by whose id the agent may say that nothing changed. */
+  get known(): KnownManifest | undefined {
+    return this.#manifest;
   }
 
   /**
@@ -155,11 +173,21 @@ export class OutputsHome {
       const told: Told = {};
       if (this.#informed?.link !== link || this.#informed.open.size > 0) {
         told.home = await this.#list();
-        this.#informed = { link, open: new Set() };
+        // Whether what the others make arrives is not known yet.
+        const open = this.#informed?.link === link ? this.#informed.open : new Set<Told>();
+        this.#informed = { link, open };
       }
       this.#informed.open.add(told);
       return told;
     });
+  }
+
+  /**
+   * What an agent has sent has not arrived, or nobody knows: the next command tells all that is here. Call it for a command
+   * that was sent, and whose outputs {@link take} did not get; a take that failed needs no such call.
+   */
+  forgetTold(): void {
+    this.#informed = undefined;
   }
 
   /** What is here of earlier commands. What is too much to be told is removed: nobody would see that it grows old. */
@@ -202,10 +230,14 @@ export class OutputsHome {
   ): Promise<Transferred> {
     return this.#inTurn(async () => {
       try {
-        const transferred = await this.#take(parts, options);
-        if (options.told) this.#informed?.open.delete(options.told);
+        const named: Entry[] = [];
+        const transferred = await this.#take(parts, options, named);
+        options.onArrived?.(named);
+        // Another agent, or this one, was told less than is here now.
+        if (options.told && !this.#informed?.open.delete(options.told)) this.forgetTold();
         return transferred;
       } catch (e) {
+        this.forgetTold();
         throw this.#explain(e, options.signal);
       } finally {
         this.#index?.save();
@@ -213,10 +245,22 @@ export class OutputsHome {
     });
   }
 
+  /** Makes this machine's output base look as one does that a server has begun. Throws an RbsError. */
+  own(): Promise<void> {
+    return this.#inTurn(() => this.#own(false).catch((e) => Promise.reject(this.#explain(e))));
+  }
+
+  async #own(cleaned: boolean): Promise<void> {
+    if (!this.#isOurs) await takeOver(this.#outputBase);
+    if (!this.#isOurs || cleaned) makeExpectedNames(this.#outputBase, this.#workspace);
+    this.#isOurs = true;
+  }
+
   /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
   expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
+      this.forgetTold();
       const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
       for (const path of allowed.convenienceSymlinks) {
         this.#removeSymlink(path, allowed, this.#openIndex(), options.say);
@@ -241,35 +285,47 @@ export class OutputsHome {
     return done;
   }
 
+  /** @param named Gets the named files that the command has written. */
   async #take(
     parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
     options: TakeOptions,
+    named: Entry[],
   ): Promise<Transferred> {
     const { signal, say } = options;
     signal.throwIfAborted();
     const began = Date.now();
     const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
-    let manifest = await readManifest(parts, allowed, signal);
-    const { cleaned, home, gone } = manifest;
-    Object.assign(manifest, { home: [], gone: [] });
+    const sources = new SourcesHome(
+      { outputBase: this.#outputBase, workspace: this.#workspace },
+      options.sources ?? { files: [], folders: [] },
+      (path) => options.sources?.asSent(path) ?? false,
+    );
+    const isSource = (path: string) => sources.allows(path);
+    let manifest = await readManifest(parts, allowed, signal, { isSource });
+    const { cleaned, home, gone, has, sources: written, sourcesGone } = manifest;
+    Object.assign(manifest, { home: [], gone: [], sources: [], sourcesGone: [] });
+    const writesSources = written.length + sourcesGone.length > 0;
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
-      const known = this.#manifest;
+      // Not the last one here: another command may have ended meanwhile.
+      const { known } = options;
       if (!known || !sameDigest(manifest.id, known.id)) {
         throw refusal("a list of outputs", "is said to be one that was not sent");
       }
-      // This command may name other files.
       const isSettled = this.#isSettled(known, options);
-      if (isSettled && home.length + gone.length === 0) return { files: 0, bytes: 0 };
+      if (isSettled && home.length + gone.length === 0 && !writesSources) {
+        this.#manifest = known;
+        return { files: 0, bytes: 0 };
+      }
+      // This command may name other files.
       const outputs = known.outputs.map(({ entry }) => ({ entry, place: allowed.place(entry) }));
-      const { has } = manifest;
-      manifest = { ...known, outputs, has: (path) => known.has(path) || has(path) };
+      manifest = { ...known, outputs };
     }
+    for (const { entry, place } of manifest.outputs) if (place.where === "named file") named.push(entry);
+    const isNamed = (path: string) => manifest.has(path) || has(path);
     // A command that has nothing to do with outputs has not even a manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
-    if (!this.#isOurs) await takeOver(this.#outputBase);
-    if (!this.#isOurs || cleaned) makeExpectedNames(this.#outputBase, this.#workspace);
-    this.#isOurs = true;
+    await this.#own(cleaned);
     const index = await this.#knownIndex();
     if (cleaned) await this.#clean(index);
 
@@ -279,14 +335,20 @@ export class OutputsHome {
     try {
       await this.#removeGone(gone, tree, index);
       const outputs = [...manifest.outputs, ...home].filter(({ entry: { path } }) => !options.streams?.has(path));
-      const difference = await this.#compare({ ...manifest, outputs }, allowed, tree, index, signal);
+      const difference = await this.#compare({ outputs, has: isNamed }, allowed, tree, index, signal);
       this.#note(outputs, index, options);
+      if (writesSources) {
+        options.sources!.onWritten();
+        sources.remove(sourcesGone);
+        await this.#compareSources(written, sources, difference);
+      }
       if (!difference.changed) {
         setTimeout(() => this.#settle(manifest, options, began), 0);
         return { files: 0, bytes: 0 };
       }
-      return await this.#bring(difference, allowed, tree, index, options);
+      return await this.#bring(difference, allowed, tree, index, options, sources);
     } finally {
+      for (const warning of sources.warnings) say(`rbs: warning: ${warning}\n`);
       tree.finish();
     }
   }
@@ -308,7 +370,7 @@ export class OutputsHome {
     for (const { entry: { kind }, place } of outputs) {
       if (place.where !== "output base" || kind === "file") continue;
       if (kind === "symlink") index.add(place.path, "leaf");
-      else if (isTree(place.path) && (!all || place.path.endsWith(".runfiles"))) index.add(place.path, "tree");
+      else if (isWholeOutput(place.path) && !(all && isInPackage(place.path))) index.add(place.path, "tree");
     }
   }
 
@@ -334,7 +396,7 @@ export class OutputsHome {
       // The symlink could not be made, or somebody was quicker than we.
       if (looks.look(path)?.kind !== entry.kind) return;
       if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
-      if (entry.kind === "directory" && place.where === "output base" && isTree(place.path)) looks.list(path);
+      if (entry.kind === "directory" && place.where === "output base" && isWholeOutput(place.path)) looks.list(path);
       for (let folder = dirname(path); !folders.has(folder) && folder !== this.#outputBase; folder = dirname(folder)) {
         if (folder.length <= 1) break;
         folders.add(folder);
@@ -362,7 +424,7 @@ export class OutputsHome {
 
   /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
   async #compare(
-    manifest: Manifest,
+    manifest: Pick<Manifest, "outputs" | "has">,
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
@@ -397,7 +459,7 @@ export class OutputsHome {
         difference.others.push({ ...entry, path });
       } else {
         const isFolder = info?.kind === "directory";
-        if (isFolder && isTree(path)) folders.push(path);
+        if (isFolder && isWholeOutput(path)) folders.push(path);
         if (isFolder && (info.mode & 0o7777) === entry.mode) continue;
         difference.others.push({ ...entry, path });
         continue;
@@ -417,6 +479,21 @@ export class OutputsHome {
     return difference;
   }
 
+  /** Looks at what the command has written into the sources. What is no file is put in place at once. */
+  async #compareSources(written: readonly Entry[], sources: SourcesHome, difference: Difference): Promise<void> {
+    for (const entry of written) {
+      const info = entry.kind === "file" ? lookAt(entry.path) : undefined;
+      if (info && await hasContent(entry.path, info, entry)) continue;
+      if (!sources.wants(entry)) continue;
+      if (entry.kind !== "file") sources.place(entry);
+      else {
+        const path = `${OURS}/named-${difference.files.length}`;
+        difference.files.push({ entry, path, named: true, source: true });
+        difference.changed = true;
+      }
+    }
+  }
+
   /** Looks at what only another program can name, at all of it at once: it takes milliseconds to start one. */
   #lookAtRawNames(outputs: readonly Output[], tree: LocalTree): Map<string, RawInfo> {
     const paths = outputs.filter(({ place, entry }) => place.where === "output base" && isRaw(entry.path))
@@ -431,6 +508,7 @@ export class OutputsHome {
     tree: LocalTree,
     index: HomeIndex,
     { link, signal, say, isCurrent, interrupted, secondaryFiles }: TakeOptions,
+    sources: SourcesHome,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
     index.begin();
@@ -524,8 +602,12 @@ export class OutputsHome {
       }
     }
     let failure: unknown;
-    for (const { entry, path, named } of files) {
+    for (const { entry, path, named, source } of files) {
       if (!named) continue;
+      if (source) {
+        sources.place(entry, tree.join(path));
+        continue;
+      }
       try {
         index.set(entry.path, entry.digest!, lookAt(this.#moveNamed(path, entry, allowed, tree))!);
       } catch (e) {
@@ -647,6 +729,19 @@ function isKnown(index: HomeIndex, key: string, entry: Entry, info: RawInfo): bo
   return known !== undefined && sameDigest(known.digest, entry.digest!);
 }
 
+/** Whether a file has the content and the mode that the agent's has. */
+async function hasContent(path: string, info: RawInfo, { size, mode, digest }: Entry): Promise<boolean> {
+  if (info.kind !== "file" || info.size !== size || (info.mode & 0o7777) !== mode) return false;
+  try {
+    const own = info.size < LARGE_BYTES
+      ? digestFile(localFiles, path)
+      : (await digestLarge(localFiles, dirname(path), basename(path)))?.digest;
+    return own !== undefined && sameDigest(own, digest!);
+  } catch {
+    return false;
+  }
+}
+
 /** Whether a file has the content that the agent's has; then its mode and mtime are mended if need be. */
 async function isHome(
   index: HomeIndex,
@@ -679,15 +774,9 @@ async function isHome(
   }
 }
 
-/**
- * Whether a folder is an output, all of which the manifest names: a tree artifact, runfiles, a test's outputs. Others
- * hold the outputs of many targets, those of earlier commands among them:
- *
- *     execroot/<workspace>/bazel-out/<configuration>/bin
- */
-function isTree(path: string): boolean {
-  const [first, , third, ...below] = path.split("/");
-  return first === "execroot" && third === "bazel-out" && below.length > 2;
+/** Of a command that wants all outputs: whether the folder may be a package's, in which there are many of them. */
+function isInPackage(path: string): boolean {
+  return path.split("/", 3)[2] === "bazel-out" && !path.endsWith(".runfiles");
 }
 
 /** A content, the files that want it, and perhaps a path where it is already. */
@@ -723,27 +812,6 @@ function mixed(files: readonly Missing[]): Missing[] {
   const between = Math.floor(small.length / (large.length + 1));
   return [...large.flatMap((file, i) => [...small.slice(i * between, (i + 1) * between), file])]
     .concat(small.slice(large.length * between));
-}
-
-/** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */
-function replaceFile(from: string, to: string): void {
-  try {
-    Deno.renameSync(from, to);
-    return;
-  } catch (e) {
-    if ((e as { code?: string }).code !== "EXDEV") throw e;
-  }
-  const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
-  try {
-    const { mtime } = Deno.lstatSync(from);
-    localFiles.copy(from, beside);
-    if (mtime) Deno.utimeSync(beside, mtime, mtime);
-    Deno.renameSync(beside, to);
-    Deno.removeSync(from);
-  } catch (e) {
-    if (lookAt(beside)) Deno.removeSync(beside);
-    throw e;
-  }
 }
 
 function hex(digest: Uint8Array): string {

@@ -32,6 +32,7 @@ async function laptop() {
         link: agent.link,
         say: (line) => said.push(line),
         signal: new AbortController().signal,
+        known: it.home.known,
         ...options,
       });
     },
@@ -109,7 +110,7 @@ Deno.test("an unchanged manifest brings back what was removed or changed here", 
   await t.take(parts);
   assert.ok(t.home.known);
   t.asked();
-  const unchanged = [encodeFields([[2, t.home.known], [3, true]])];
+  const unchanged = [encodeFields([[2, t.home.known!.id], [3, true]])];
   assert.deepEqual(await t.take(unchanged), { files: 0, bytes: 0 });
 
   Deno.chmodSync(t.out("bin/a"), 0o644);
@@ -126,6 +127,37 @@ Deno.test("an unchanged manifest brings back what was removed or changed here", 
   Deno.writeTextFileSync(t.out("bin"), "in the way");
   await t.take(unchanged);
   assert.deepEqual(t.asked(), [t.out("bin/a"), t.out("bin/b"), t.out("bin/c")]);
+});
+
+Deno.test("a command that made nothing new is believed though another one has ended since it was sent", async () => {
+  await using t = await laptop();
+  const a = t.out("k8/bin/a"), b = t.out("k8/bin/b");
+  await t.take([{ path: b, content: "b" }]);
+  const { known } = t.home;
+  const unchanged = [encodeFields([[2, known!.id], [3, true]])];
+  // Both were sent then; the first to end has made something else.
+  await t.take([{ path: a, content: "a" }], { known });
+  await t.take(unchanged, { known });
+  assert.equal(t.home.isHome(b), true);
+  assert.equal(t.home.isHome(a), false, "it is the other command's");
+  assert.deepEqual(t.home.known!.id, known!.id);
+  Deno.removeSync(b);
+  await t.take(unchanged, { known });
+  assert.equal(t.read(b), "b");
+  await assert.rejects(t.take(unchanged, { known: undefined }), /is said to be one that was not sent/);
+});
+
+Deno.test("what a manifest knows does not grow with the commands that repeat it", async () => {
+  await using t = await laptop();
+  const tree = t.out("k8/bin/tree");
+  await t.take([{ path: tree, kind: "directory" }, { path: `${tree}/a`, content: "a" }]);
+  const profile = t.temp.join("profile");
+  const { has } = t.home.known!;
+  for (let i = 0; i < 3; i++) {
+    // A command that names a file is compared each time.
+    await t.take([encodeFields([[2, t.home.known!.id], [3, true]])], { namedFiles: [profile] });
+  }
+  assert.equal(t.home.known!.has, has);
 });
 
 Deno.test("what was all here, and looks as it did then, is not compared again; whatever happened to it is seen", async () => {
@@ -158,7 +190,7 @@ Deno.test("what was all here, and looks as it did then, is not compared again; w
     Date.now = () => now() + later;
     Deno.readLinkSync = (path) => (links++, readLinkSync(path));
     try {
-      return await t.take([encodeFields([[2, t.home.known!], [3, true]])]);
+      return await t.take([encodeFields([[2, t.home.known!.id], [3, true]])]);
     } finally {
       // It looks at all of it for the next time, after the command has ended.
       await new Promise((resolve) => setTimeout(resolve, 5));
@@ -212,7 +244,7 @@ Deno.test("what was all here, and looks as it did then, is not compared again; w
 
   later += 2_000;
   await again();
-  await t.take([encodeFields([[2, t.home.known!], [3, true]])], { symlinkPrefix: "other-" }).catch(() => {});
+  await t.take([encodeFields([[2, t.home.known!.id], [3, true]])], { symlinkPrefix: "other-" }).catch(() => {});
   assert.deepEqual(state(), right);
 });
 
@@ -263,6 +295,38 @@ Deno.test("a tree comes home exactly; other old outputs stay", async () => {
   assert.deepEqual([...Deno.readDirSync(t.out("k8/bin/app.runfiles/_main/pkg"))], []);
   assert.deepEqual([...Deno.readDirSync(t.out("k8/bin/app.runfiles"))].map((e) => e.name), ["_main"]);
   assert.equal(t.read(t.out("k8/bin/old")), "old");
+});
+
+Deno.test("a folder of an external repository comes home exactly as well, and the agent is told that it is here", async () => {
+  await using t = await laptop();
+  const npm = (name: string) => `${t.ob}/external/npm/${name}`;
+  const kept = (name: string) => `${t.ob}/external/${name}`;
+  const folder = (path: string): Made => ({ path, kind: "directory" });
+  const first: Made[] = [
+    folder(npm("foo")),
+    { path: npm("foo/a.js"), content: "a" },
+    { path: npm("foo/old.js"), content: "old" },
+    { path: npm("other.js"), content: "not all of the repository was wanted" },
+    folder(t.out("k8/bin/t")),
+  ];
+  for (const all of [false, true]) {
+    await t.take(first, { all });
+    Deno.writeTextFileSync(kept("@npm.marker"), "a server's");
+    const { home } = await t.home.tell({ ...t.agent.link });
+    assert.deepEqual(home!.trees.filter((name) => new TextDecoder().decode(name).startsWith("external")).length, 1);
+    await t.take([folder(npm("foo")), { path: npm("foo/a.js"), content: "a2" }, first[4]], { all });
+    assert.deepEqual([...Deno.readDirSync(npm("foo"))].map(({ name }) => name), ["a.js"]);
+    assert.equal(t.read(npm("foo/a.js")), "a2");
+    assert.ok(t.read(npm("other.js")));
+    assert.equal(t.read(kept("@npm.marker")), "a server's");
+    Deno.removeSync(kept("@npm.marker"));
+  }
+  // No agent can have all repositories removed, or what is beside them.
+  Deno.writeTextFileSync(kept("@npm.marker"), "a server's");
+  for (const path of [`${t.ob}/external`, t.ob, kept("@npm.marker"), `${t.ob}/server`]) {
+    await assert.rejects(t.take([folder(path)]), (e: RbsError) => e.exitCode === 37, path);
+  }
+  assert.ok(t.read(npm("other.js")) && t.read(kept("@npm.marker")) && t.read(`${t.ob}/server/server.pid.txt`));
 });
 
 Deno.test("the same content is fetched once, and not at all if it is here under another name", async () => {
@@ -501,7 +565,7 @@ Deno.test("comparing 10,000 files and links costs little more than to look at ea
     made.push({ path: t.out(`k8/bin/pkg${i % 50}/file${i}`), content: `${i}` });
   }
   await t.take(made);
-  const unchanged = [encodeFields([[2, t.home.known], [3, true]])];
+  const unchanged = [encodeFields([[2, t.home.known!.id], [3, true]])];
   let looking = Infinity, comparing = Infinity;
   for (let i = 0; i < 5; i++) {
     const began = performance.now();
@@ -565,7 +629,7 @@ Deno.test("what is here of earlier commands becomes the agent's, or goes", async
   assert.equal(t.read(`${t.ob}/server/server.pid.txt`), "42");
   // The same command again has nothing new, but for this.
   t.asked();
-  const unchanged = encodeFields([[2, t.home.known], [3, true]]);
+  const unchanged = encodeFields([[2, t.home.known!.id], [3, true]]);
   const [, , home] = withHome(t.agent, app, [{ path: t.out("k8/bin/gen.h"), content: "three" }]);
   await t.take([unchanged, home]);
   assert.deepEqual([t.read(t.out("k8/bin/gen.h")), t.asked()], ["three", [t.out("k8/bin/gen.h")]]);
@@ -614,6 +678,41 @@ Deno.test("an agent is told what is here if it cannot know: a new one, after a f
     { leaves: ["a", "folder/y", "l"], trees: ["t.runfiles"] },
     "what is found here",
   );
+});
+
+Deno.test("an agent is told what is here after a take that failed, whatever other commands did meanwhile", async () => {
+  await using t = await laptop();
+  const gen = t.out("k8/bin/gen.h"), app = t.out("k8/bin/app"), { link } = t.agent;
+  const stopped = { signal: AbortSignal.abort() };
+  const isTold = async () => {
+    const told = await t.home.tell(link);
+    await t.take([{ path: app, content: "app" }], { told });
+    return told.home !== undefined;
+  };
+  await t.take([{ path: gen, content: "old" }], { told: await t.home.tell(link) });
+  assert.equal(await isTold(), false);
+
+  const first = await t.home.tell(link), second = await t.home.tell(link);
+  await assert.rejects(t.take([{ path: gen, content: "new" }], { told: first, ...stopped }));
+  await t.take([{ path: app, content: "app" }], { told: second });
+  assert.equal(await isTold(), true, "the first of two has failed");
+  assert.equal(await isTold(), false);
+
+  const third = await t.home.tell(link), fourth = await t.home.tell(link);
+  await t.take([{ path: app, content: "app" }], { told: fourth });
+  assert.equal(await isTold(), true, "the first of two is not here yet");
+  await t.take([{ path: gen, content: "new" }], { told: third });
+  assert.equal(await isTold(), false, "and now it is");
+
+  // Nothing is told with these, and the agent forgets what it has sent, or that it was here.
+  await assert.rejects(t.take(t.agent.make([], { cleaned: true }), stopped));
+  assert.equal(await isTold(), true, "a clean that was interrupted");
+  await t.home.tell(link);
+  t.home.forgetTold();
+  assert.equal(await isTold(), true, "a command whose answer never came");
+  assert.equal(await isTold(), false);
+  await t.home.expunge({ say: () => {} });
+  assert.equal(await isTold(), true, "nothing is here any more");
 });
 
 Deno.test("after a command that brings all outputs, folders are none", async () => {

@@ -14,6 +14,7 @@
  *     TOOL.runfiles/MANIFEST              comes home as a symlink, which tells a server to make the tree anew (manifest.ts)
  */
 import { basename } from "node:path";
+import { isRepositoryName } from "../../proto/repository_name.ts";
 import { chmodSync, mkdirSync, removeSync } from "../../proto/tree/raw_names.ts";
 import { lookAt, readLink, removeTree } from "./local_tree.ts";
 
@@ -34,11 +35,6 @@ export function makeOurs(outputBase: string): string {
   if (info?.kind !== "directory") mkdirSync(path);
   if (info?.kind !== "directory" || (info.mode & 0o7777) !== 0o700) chmodSync(path, 0o700);
   return path;
-}
-
-/** A name in `external` that is a repository's: what else stands there is a server's knowledge of them. */
-export function isRepository(name: string): boolean {
-  return /^[A-Za-z0-9_+][\w.~+-]*$/.test(name) && !/\.(marker|recorded_inputs)$/i.test(name);
 }
 
 /** What the file {@link OURS}/agent says: where an agent's outputs are. Without it there are none, or an old RBS's. */
@@ -114,7 +110,7 @@ function write(outputBase: string, outputs: Outputs): void {
 function isLocal(outputBase: string): boolean {
   if (lookAt(`${outputBase}/${KNOWLEDGE}`)) return true;
   if (lookAt(`${outputBase}/external`)?.kind !== "directory") return false;
-  for (const { name } of Deno.readDirSync(`${outputBase}/external`)) if (!isRepository(name)) return true;
+  for (const { name } of Deno.readDirSync(`${outputBase}/external`)) if (!isRepositoryName(name)) return true;
   return false;
 }
 

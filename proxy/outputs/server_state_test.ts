@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { tempDir } from "../../tests/support/temp_dir.ts";
-import { handBack, isRepository, makeOurs, takeOver } from "./server_state.ts";
+import { handBack, makeOurs, takeOver } from "./server_state.ts";
 
 function write(path: string, text = "") {
   Deno.mkdirSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
@@ -87,12 +87,5 @@ Deno.test("the folder of RBS is its user's alone, whatever the umask", async () 
     assert.equal(Deno.lstatSync(`${temp.path}/rbs`).mode! & 0o7777, 0o700);
   } finally {
     Deno.umask(before);
-  }
-});
-
-Deno.test("names in external that are no repository's are a server's own", () => {
-  for (const name of ["a", "_main~ext~a", "+ext+a", "rules_cc", "a.b-c"]) assert.ok(isRepository(name), name);
-  for (const name of ["@a.marker", "@@a.marker", "a.marker", "A.MARKER", "a.recorded_inputs", ".x", "", "a/b", "@a"]) {
-    assert.ok(!isRepository(name), name);
   }
 });

@@ -17,6 +17,9 @@ import type { IgnoreRules } from "./ignore_rules.ts";
 /** Paths that are looked at one by one; if more may have changed, a look at everything is cheaper. */
 const MAX_SINGLE_LOOKS = 200;
 
+/** What of an agent's modes comes home. */
+const KEPT_MODE = 0o755;
+
 /** Memory for digests that is taken at once, in bytes. */
 const DIGESTS_BYTES = 32 << 10;
 
@@ -55,7 +58,10 @@ export class LocalTree {
   readonly #undigested = new Set<ScannedEntry>();
   /** Files with more names than the one here. */
   readonly #shared = new Set<string>();
+  /** Of files with more names than one that were found changed, or for the first time. */
+  #changedInodes = new Set<number>();
   #stale = true;
+  static #versions = 0;
   #linksVersion = 0;
   /** Folders that were looked at since {@link takeFolders}. */
   #looked = new Set<string>();
@@ -63,6 +69,8 @@ export class LocalTree {
   rules?: IgnoreRules;
   /** What is none of the tree though it lies in it, with all below: another root, the output base. */
   leaveOut: readonly string[] = [];
+  /** Files that a command is writing, here and at the agent: they are left as the agent had them. Absolute paths. */
+  held: { keys(): Iterable<string>; has(path: string): boolean } = new Set();
 
   /** @param path Absolute. A root that is a single file is a tree of this one entry. */
   constructor(readonly path: string, readonly single = false) {
@@ -87,8 +95,8 @@ export class LocalTree {
   }
 
   /**
-   * Another number whenever a symlink has come, gone or got another target, however it was found: a pass over all entries
-   * finds them.
+   * Another number, which no other tree has, whenever a symlink has come, gone or got another target, however it was found:
+   * a pass over all entries finds them.
    */
   get linksVersion(): number {
     return this.#linksVersion;
@@ -111,6 +119,27 @@ export class LocalTree {
     const looked = this.#looked;
     this.#looked = new Set();
     return looked;
+  }
+
+  /**
+   * The inodes of files with several names that were found to be others since the last call: what watches a file names one
+   * of them only.
+   */
+  takeChangedInodes(): Set<number> {
+    const inodes = this.#changedInodes;
+    this.#changedInodes = new Set();
+    return inodes;
+  }
+
+  /** Notes that files of these inodes may have changed, whatever device they are on. @returns whether there are any */
+  hintInodes(inodes: ReadonlySet<number>): boolean {
+    let any = false;
+    for (const { path, kind, ino } of this.#entries.values()) {
+      if (kind !== "file" || !inodes.has(ino) || this.#looksAsBefore(path)) continue;
+      this.#dirty.add(path);
+      any = true;
+    }
+    return any;
   }
 
   /** The hints until now are worth nothing. */
@@ -138,7 +167,7 @@ export class LocalTree {
       if (entry.shared) this.#shared.add(entry.path);
     }
     this.#stale = true;
-    this.#linksVersion++;
+    this.#linksVersion = ++LocalTree.#versions;
   }
 
   /** Looks at what {@link hint} named, or at everything if need be. */
@@ -165,6 +194,11 @@ export class LocalTree {
     }
   }
 
+  /** Whether what is at a path now, or that nothing is, is what the agent was sent. */
+  isAsSent(path: string): boolean {
+    return !this.#pending.has(path) && this.#looksAsBefore(path);
+  }
+
   #looksAsBefore(path: string): boolean {
     const before = this.#entries.get(path);
     const now = lookAt(localFiles, this.root, path);
@@ -175,25 +209,25 @@ export class LocalTree {
   }
 
   /**
-   * Looks at each entry, and notes as {@link hint} does what is another than it was: what no watcher tells. It changes
-   * nothing else, and may be broken off anywhere. Rejects with the signal's reason.
+   * Looks at each entry, a step at a time, and notes as {@link hint} does what is another than it was: what no watcher
+   * tells. It changes nothing else, and may be left off anywhere. It ends early when everything was looked at meanwhile.
    *
-   * @returns whether all folders are the same as before: else what watches their paths watches something else
+   * A step gives whether a folder is another than before: then what watches its path watches something else.
    */
-  async sweep(signal: AbortSignal): Promise<boolean> {
-    const pace = new Pace(signal);
-    let same = true;
-    for (const { path, kind } of this.#entries.values()) {
+  *sweep(): Generator<boolean, void> {
+    const entries = this.#entries;
+    for (const { path, kind } of entries.values()) {
+      if (entries !== this.#entries) return;
       // Deno cannot look at these by itself, and each look takes milliseconds.
       if (isRaw(path)) continue;
+      let other = false;
       if (!this.#looksAsBefore(path)) {
         this.#dirty.add(path);
         this.#replaced.add(path);
-        same &&= kind !== "directory";
+        other = kind === "directory";
       }
-      if (pace.due) await pace.rest();
+      yield other;
     }
-    return same;
   }
 
   async #lookAtAll(options: LookOptions): Promise<void> {
@@ -204,6 +238,7 @@ export class LocalTree {
     await options.finder?.foundAll();
     this.rules?.begin();
     if (!this.single) this.#looked.add(this.root);
+    this.#keepHeld(next);
     await this.#replace(this.#entries, next, options);
     this.#entries = next;
     this.#shared.clear();
@@ -229,6 +264,7 @@ export class LocalTree {
     if (before?.kind === "directory") {
       for (const [p, e] of this.#entries) if (p.startsWith(`${path}/`)) previous.set(p, e);
     }
+    this.#keepHeld(next, path);
     await this.#replace(previous, next, options);
     for (const p of previous.keys()) {
       this.#shared.delete(p);
@@ -246,7 +282,8 @@ export class LocalTree {
     const found = await scanTree(localFiles, this.root, {
       under,
       previous: this.#entries,
-      skip: (path, kind, target) => this.leaveOut.includes(path) || this.#staysHome(path, kind, target),
+      skip: (path, kind, target) =>
+        this.leaveOut.includes(path) || this.isHeld(path) || this.#staysHome(path, kind, target),
       signal: options.signal,
       onProgress: options.onProgress,
       onFound: finder && ((entries) => finder.found(entries)),
@@ -255,6 +292,48 @@ export class LocalTree {
     });
     for (const { path, kind } of found.values()) if (kind === "directory") this.#looked.add(`${this.root}/${path}`);
     return found;
+  }
+
+  /** Whether a command is writing a file, see {@link held}. */
+  isHeld(path: string): boolean {
+    return this.held.has(`${this.root}/${path}`);
+  }
+
+  /** Adds what was known of held files to what was found. @param under It was looked for only there. */
+  #keepHeld(next: Map<string, ScannedEntry>, under?: string): void {
+    for (const held of this.held.keys()) {
+      if (!held.startsWith(`${this.root}/`)) continue;
+      const path = held.slice(this.root.length + 1);
+      if (under !== undefined && path !== under && !path.startsWith(`${under}/`)) continue;
+      const before = this.#entries.get(path);
+      const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+      // Of a folder that is gone the agent shall have nothing.
+      if (before && (folder === "" || path === under || next.has(folder))) next.set(path, before);
+    }
+  }
+
+  /**
+   * A file is held no more.
+   *
+   * @param path Relative to the root.
+   * @param came The agent has it just so, and it came here; undefined: nobody knows what the agent has.
+   */
+  release(path: string, came?: Entry): void {
+    if (this.single ? path !== this.#only : this.leaveOut.some((p) => path === p || path.startsWith(`${p}/`))) return;
+    const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
+    // A folder that stays home, or that is new as well.
+    if (folder && this.#entries.get(folder)?.kind !== "directory") return this.hint(`${this.root}/${path}`, true);
+    const now = lookAt(localFiles, this.root, path);
+    // Something else stands there now, or nothing can be said.
+    if (now !== undefined && (typeof now === "string" || now.kind !== "file")) {
+      return this.hint(`${this.root}/${path}`, true);
+    }
+    if (now && this.#staysHome(path, now.kind)) return;
+    const isSame = came && now && now.size === came.size && now.mtimeMs === came.mtimeMs &&
+      (now.mode & KEPT_MODE) === (came.mode & KEPT_MODE);
+    this.sent(path, now && { ...now, digest: isSame ? came.digest : undefined });
+    if (isSame) this.#pending.delete(path);
+    else this.#pending.set(path, undefined);
   }
 
   #staysHome(path: string, kind: EntryKind, target?: string): boolean {
@@ -272,6 +351,7 @@ export class LocalTree {
     for (const [path, now] of next) {
       const before = previous.get(path);
       if (before === now) continue;
+      if (now.shared) this.#changedInodes.add(now.ino);
       if (!before || !sameEntry(before, now)) this.#note(path, before, now);
       else if (now.kind === "file" && !now.digest) {
         // A large file that was sent while all was looked at has got its digest since.
@@ -290,7 +370,7 @@ export class LocalTree {
   }
 
   #note(path: string, before: Entry | undefined, now?: Entry): void {
-    if (isLead(before) || isLead(now)) this.#linksVersion++;
+    if (isLead(before) || isLead(now)) this.#linksVersion = ++LocalTree.#versions;
     if (!this.#pending.has(path)) this.#pending.set(path, before);
   }
 
@@ -333,6 +413,7 @@ export class LocalTree {
       entry: (theirs) => {
         const { path } = theirs;
         missing.delete(path);
+        if (this.isHeld(path)) return;
         const ours = this.#entries.get(path);
         if (!ours) {
           // Bazel made its own links there.
@@ -343,7 +424,7 @@ export class LocalTree {
         } else if (!sameEntry(ours, theirs)) this.#pending.set(path, theirs);
       },
       finish: async (options) => {
-        for (const path of missing) this.#pending.set(path, undefined);
+        for (const path of missing) if (!this.isHeld(path)) this.#pending.set(path, undefined);
         for await (const [path, ours] of this.#digests([...unsure.keys()], this.#entries, options)) {
           const theirs = unsure.get(path)!;
           if (!ours || !sameEntry(ours, theirs)) this.#pending.set(path, theirs);
@@ -356,7 +437,7 @@ export class LocalTree {
   sent(path: string, entry: ScannedEntry | undefined): void {
     const before = this.#entries.get(path);
     // What was sent is not noted as changed afterwards.
-    if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion++;
+    if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion = ++LocalTree.#versions;
     this.#shared.delete(path);
     if (!entry) return void this.#entries.delete(path);
     if (entry.shared) this.#shared.add(path);

@@ -56,6 +56,7 @@ export function makePlan(tree: LocalTree): Plan {
   const gone: string[] = [];
   const sizes = new Set<number>();
   for (const path of [...tree.pending.keys()].sort()) {
+    if (tree.isHeld(path)) continue;
     const entry = entries.get(path);
     if (!entry) gone.push(path);
     else if (entry.kind === "directory") plan.folders.push(entry);

@@ -11,6 +11,7 @@ import { Backoff } from "../../proto/backoff.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import { Pace } from "../../proto/pace.ts";
+import type { Entry } from "../../proto/tree/entry.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
@@ -33,11 +34,12 @@ const MAX_ROUNDS = 5;
 /** An agent's port that refuses so often in a row is nobody's any more. */
 const REFUSALS = 2;
 /**
- * How long after one look at everything in the background the next one begins, at least, and how much longer than it
- * took: a live memory map, a name that is given to a file elsewhere, a file system that is mounted are told by no watcher.
+ * How long after a look at everything in the background has begun the next one begins, at least: a live memory map, a name
+ * that is given to a file elsewhere, a file system that is mounted are told by no watcher. It works for a moment, and rests
+ * so many times as long: commands do not wait for it, and none of them puts it off. Milliseconds.
  */
-const SWEEP_MS = 2_000, SWEEP_PAUSE = 20;
-/** How long after a barrier the first of them begins, at least: while the command runs, which may use what it finds. */
+const SWEEP_MS = 2_000, SWEEP_SLICE_MS = 3, SWEEP_REST = 20;
+/** How long after a barrier one begins, at the latest: while the command runs, which may use what it finds. */
 const FIRST_SWEEP_MS = 250;
 /** So long after the last command nobody looks any more, and the next one trusts no watcher. Milliseconds. */
 const SWEEP_FOR_MS = 10 * 60_000;
@@ -95,6 +97,25 @@ interface SyncedRoot {
   place?: string;
 }
 
+/** Files that a command is about to write, here and at the agent. Dispose of it when the command has ended. */
+export interface HeldFiles extends Disposable {
+  /**
+   * All that the command has made is here.
+   *
+   * @param written Those of the files that it has written, as the agent has them, with absolute paths.
+   */
+  arrived(written: Iterable<Entry>): void;
+}
+
+/** What is known of a file that commands are writing. */
+interface Held {
+  commands: number;
+  /** As the last of them that had it come home left it at the agent. */
+  came?: Entry;
+  /** Nobody knows what one of them left there. */
+  unknown: boolean;
+}
+
 /** See the file's head. */
 export class WorkspaceSync implements Disposable {
   readonly #workspace: string;
@@ -102,6 +123,8 @@ export class WorkspaceSync implements Disposable {
   readonly #indexFile: string;
   readonly #watcher: FolderWatcher;
   readonly #roots = new Map<string, SyncedRoot>();
+  /** Files that commands are writing, absolute. */
+  readonly #held = new Map<string, Held>();
   #rules?: IgnoreRules;
   #generation?: string;
   /** Folders that were not watched when they were looked at, absolute. */
@@ -121,16 +144,18 @@ export class WorkspaceSync implements Disposable {
   /** Aborted to end what {@link #digestSoon} has begun. */
   #digesting?: AbortController;
   #looking?: ReturnType<typeof setTimeout>;
-  /** Aborted to end the sweep that runs. */
-  #sweeping?: AbortController;
-  #nextSweep?: ReturnType<typeof setTimeout>;
+  /** What is left of the sweep that has begun, and when that was. */
+  #sweeping?: { steps: Generator<boolean, void>; began: number };
+  #nextSweep?: { timer: ReturnType<typeof setTimeout>; at: number };
+  /** Somebody has the turn. */
+  #busy = false;
   /** When the last barrier was over, by performance.now(). */
   #lastBarrier = 0;
+  /** Of files with several names, of which one was found changed. */
+  readonly #changedInodes = new Set<number>();
   /** Files that were not watched when they were looked at, absolute. */
   #unprovenFiles = new Set<string>();
   readonly #sweep: { firstMs: number; everyMs: number; forMs: number };
-  /** What the last whole sweep took, in milliseconds. */
-  #sweepTook = 0;
   #closed = false;
 
   constructor(options: WorkspaceSyncOptions) {
@@ -162,7 +187,6 @@ export class WorkspaceSync implements Disposable {
    */
   async barrier(options: BarrierOptions): Promise<{ generation: string }> {
     this.#digesting?.abort();
-    this.#stopSweep();
     const done = await this.#myTurn(options.signal);
     const progress = new Progress(options.say);
     const timer = setInterval(() => progress.tick(), 200);
@@ -178,7 +202,7 @@ export class WorkspaceSync implements Disposable {
       this.#looks = 0;
       this.#digestSoon();
       this.#lastBarrier = performance.now();
-      this.#sweepAfter(Math.max(this.#sweep.firstMs, SWEEP_PAUSE * this.#sweepTook));
+      this.#sweepAfter(this.#sweep.firstMs);
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
   }
@@ -205,13 +229,9 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /**
-   * Another text whenever a symlink in one of these trees was found changed: then {@link links} are to be looked at again.
-   *
-   * @param roots Absolute paths of trees.
-   */
-  linksVersion(roots: readonly string[]): string {
-    return roots.map((path) => `${path}\0${this.#roots.get(path)?.tree.linksVersion ?? ""}`).join("\0");
+  /** Another number whenever a symlink in this tree was found changed: then {@link links} are to be looked at again. */
+  linksVersion(root: string): number | undefined {
+    return this.#roots.get(root)?.tree.linksVersion;
   }
 
   /**
@@ -229,7 +249,76 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** The agent refused the generation: the next barrier asks what it has. */
+  /** Whether what is at a path in the workspace is, as far as it can be seen, what the agent was sent. Absolute. */
+  isAsSent(path: string): boolean {
+    const { tree } = this.#roots.get(this.#workspace)!;
+    return path.startsWith(`${tree.root}/`) && tree.isAsSent(path.slice(tree.root.length + 1));
+  }
+
+  /**
+   * Leaves files out of the sync that a command is about to write: what another command's barrier put in their place, the
+   * server would not write to any more.
+   *
+   * @param paths Absolute.
+   */
+  hold(paths: Iterable<string>): HeldFiles {
+    const names = new Map<string, string[]>();
+    for (const path of paths) {
+      const all = this.#namesOf(path);
+      names.set(path, all);
+      for (const name of all) {
+        const held = this.#held.get(name);
+        if (held) held.commands++;
+        else this.#held.set(name, { commands: 1, unknown: false });
+      }
+    }
+    let haveArrived = false;
+    return {
+      arrived: (written) => {
+        haveArrived = true;
+        for (const entry of written) {
+          for (const name of names.get(entry.path) ?? []) this.#held.get(name)!.came = entry;
+        }
+      },
+      [Symbol.dispose]: () => {
+        for (const name of [...names.values()].flat()) {
+          const held = this.#held.get(name)!;
+          held.unknown ||= !haveArrived;
+          if (--held.commands > 0) continue;
+          this.#held.delete(name);
+          this.#release(name, held);
+        }
+        names.clear();
+      },
+    };
+  }
+
+  /** The names by which trees have a file: roots may lie behind symlinks. */
+  #namesOf(path: string): string[] {
+    const folder = realPath(dirname(path));
+    const real = folder === undefined ? path : `${folder === "/" ? "" : folder}/${basename(path)}`;
+    const names = new Set([path, real]);
+    for (const root of this.#roots.keys()) {
+      const realRoot = realPath(root);
+      if (realRoot !== undefined && real.startsWith(`${realRoot}/`)) names.add(root + real.slice(realRoot.length));
+    }
+    return [...names];
+  }
+
+  #release(path: string, { came, unknown }: Held): void {
+    for (const { tree } of this.#roots.values()) {
+      if (!path.startsWith(`${tree.root}/`)) continue;
+      const below = path.slice(tree.root.length + 1);
+      // What no command has written is the developer's as ever.
+      if (!came && !unknown) tree.hint(path, true);
+      else tree.release(below, unknown ? undefined : came);
+    }
+    if (!came && !unknown) return;
+    this.#changed = true;
+    this.#saveSoon();
+  }
+
+  /** The agent refused the generation, or its files have changed: the next barrier asks what it has. */
   forget(): void {
     this.#generation = undefined;
   }
@@ -240,7 +329,7 @@ export class WorkspaceSync implements Disposable {
     this.#closed = true;
     clearTimeout(this.#looking);
     this.#digesting?.abort();
-    this.#stopSweep();
+    clearTimeout(this.#nextSweep?.timer);
     this.#watcher.close();
     this.#save();
   }
@@ -261,7 +350,11 @@ export class WorkspaceSync implements Disposable {
     try {
       await Promise.race([before, aborted.promise]);
       if (this.#closed) throw new RbsError("The proxy is ending: repeat the command.");
-      return resolve;
+      this.#busy = true;
+      return () => {
+        this.#busy = false;
+        resolve();
+      };
     } catch (e) {
       resolve();
       throw e;
@@ -367,6 +460,7 @@ export class WorkspaceSync implements Disposable {
     } catch { /* it is gone: an empty tree of the kind that it was */ }
     if (!root || root.tree.single !== single) {
       root = { tree: new LocalTree(path, single), readOnly, known: false };
+      root.tree.held = this.#held;
       root.tree.leaveOut = [this.#workspace, this.#outputBase]
         .filter((inner) => inner.startsWith(`${path}/`))
         .map((inner) => inner.slice(path.length + 1));
@@ -438,17 +532,26 @@ export class WorkspaceSync implements Disposable {
     this.#unwatched = !watch;
     options.signal?.throwIfAborted();
     const isWatched = (path: string) => this.#watcher.watches(path) && !this.#unprovenFiles.has(path);
-    for (const { tree } of roots) {
+    const look = async (tree: LocalTree) => {
       const before = tree.pending.size;
       try {
         await tree.refresh({ ...options, finder: tree === workspace ? finder : undefined, isWatched });
       } finally {
         // Of a look that is broken off as well: the next one finds nothing new in what this one found.
         for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) this.#unproven.add(folder);
+        for (const inode of tree.takeChangedInodes()) this.#changedInodes.add(inode);
         if (tree.pending.size > before) this.#changed = true;
       }
+    };
+    for (const { tree } of roots) await look(tree);
+    // What a file is changed by is one of its names: the others have changed with it.
+    if (this.#changedInodes.size > 0) {
+      const all = [...this.#roots.values()].filter(({ tree }) => tree.hintInodes(this.#changedInodes));
+      this.#changedInodes.clear();
+      for (const root of all) if (roots.includes(root)) await look(root.tree);
     }
-    this.#unprovenFiles = new Set();
+    const looked = new Set(roots.flatMap(({ tree }) => [...tree.shared()]));
+    this.#unprovenFiles = new Set([...this.#unprovenFiles].filter((path) => !looked.has(path)));
     if (!watch) return;
     let left = MAX_WATCHED_FILES;
     for (const { tree } of roots) {
@@ -462,30 +565,43 @@ export class WorkspaceSync implements Disposable {
 
   /** Looks in the background for what no watcher tells, again and again as long as there are commands. */
   #sweepAfter(ms: number): void {
-    clearTimeout(this.#nextSweep);
-    if (this.#closed) return;
-    this.#nextSweep = setTimeout(async () => {
-      if (performance.now() - this.#lastBarrier > this.#sweep.forMs) {
-        this.#watcher.doubtAll("nobody has looked for long");
-        return;
-      }
-      const began = performance.now();
-      const sweeping = this.#sweeping = new AbortController();
-      try {
-        for (const { tree } of this.#lastRoots) {
-          if (!await tree.sweep(sweeping.signal)) this.#watcher.doubtAll(`a folder in ${tree.path} is another one`);
-        }
-      } catch { /* there is a barrier, after which it begins again */ }
-      if (sweeping.signal.aborted) return;
-      this.#sweepTook = performance.now() - began;
-      this.#sweepAfter(Math.max(this.#sweep.everyMs, SWEEP_PAUSE * this.#sweepTook));
+    const at = performance.now() + ms;
+    if (this.#closed || (this.#nextSweep && this.#nextSweep.at <= at)) return;
+    clearTimeout(this.#nextSweep?.timer);
+    const timer = setTimeout(() => {
+      this.#nextSweep = undefined;
+      this.#sweepOn();
     }, ms);
-    this.#nextSweep.unref();
+    timer.unref();
+    this.#nextSweep = { timer, at };
   }
 
-  #stopSweep(): void {
-    clearTimeout(this.#nextSweep);
-    this.#sweeping?.abort();
+  /** Sweeps for a moment, of all trees: one that no command has used for a while may be used by the next. */
+  #sweepOn(): void {
+    const began = performance.now();
+    if (began - this.#lastBarrier > this.#sweep.forMs) {
+      this.#sweeping = undefined;
+      return this.#watcher.doubtAll("nobody has looked for long");
+    }
+    if (this.#busy) return this.#sweepAfter(SWEEP_SLICE_MS * SWEEP_REST);
+    const sweeping = this.#sweeping ??= { steps: this.#sweepSteps(), began };
+    for (let n = 0;; n++) {
+      if (sweeping.steps.next().done) {
+        this.#sweeping = undefined;
+        return this.#sweepAfter(Math.max(SWEEP_SLICE_MS, this.#sweep.everyMs - (began - sweeping.began)));
+      }
+      if ((n & 15) === 0 && performance.now() - began > SWEEP_SLICE_MS) break;
+    }
+    this.#sweepAfter(SWEEP_REST * (performance.now() - began));
+  }
+
+  *#sweepSteps(): Generator<boolean, void> {
+    for (const { tree } of [...this.#roots.values()]) {
+      for (const other of tree.sweep()) {
+        if (other) this.#watcher.doubtAll(`a folder in ${tree.path} is another one`);
+        yield other;
+      }
+    }
   }
 
   /** A quiet look in the background, so that the next barrier need not wait for it. */
@@ -759,6 +875,14 @@ function placeOf(path: string): string {
     return `${dev} ${ino}`;
   } catch {
     return "";
+  }
+}
+
+function realPath(path: string): string | undefined {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return undefined;
   }
 }
 

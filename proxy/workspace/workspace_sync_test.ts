@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import type { Entry } from "../../proto/tree/entry.ts";
 import { RbsError } from "../../proto/errors.ts";
 import { Status, StatusError } from "../../proto/relay/calls.ts";
 import type { Connection } from "../../proto/relay/connection.ts";
@@ -325,6 +327,60 @@ Deno.test("what a look found that was broken off is watched all the same", async
   await t.quiet();
   t.write("new/g", "two");
   await synced();
+});
+
+Deno.test("a file is another by all of its names, whichever it is changed by", async () => {
+  using t = setUp({}, { firstMs: 60_000, everyMs: 60_000, forMs: 600_000 });
+  t.write("a/f", "one");
+  t.write("b/other");
+  await t.watched();
+  // Its second name comes when the first is known.
+  Deno.linkSync(t.path("a/f"), t.path("b/g"));
+  await t.watched();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  for (
+    const [i, path] of [t.path("a/f"), t.path("b/g"), `${t.temp}/elsewhere`, t.path("a/f"), t.path("b/g")].entries()
+  ) {
+    await t.quiet();
+    Deno.writeTextFileSync(path, `change ${i}`);
+    assert.deepEqual(await t.synced(), ["Apply"]);
+  }
+});
+
+Deno.test("commands that come all the time do not put off the look in the background", async () => {
+  using t = setUp({}, { firstMs: 60, everyMs: 60, forMs: 600_000 });
+  t.write("a/f", "one");
+  await t.watched();
+  Deno.linkSync(t.path("a/f"), `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  const until = performance.now() + 20_000;
+  while ((await t.barrier(), t.agent.takeCalls()).length === 0) {
+    assert.ok(performance.now() < until, "it is not seen");
+    await t.quiet();
+  }
+});
+
+Deno.test("a folder that the last command did not use is looked at as well", async () => {
+  using t = setUp({}, { firstMs: 20, everyMs: 20, forMs: 600_000 });
+  const path = `${t.temp}/lib`, outside = [{ path, readOnly: true }];
+  Deno.mkdirSync(path);
+  Deno.writeTextFileSync(`${path}/f`, "one");
+  t.write("a/f", "one");
+  for (let i = 0; i < 3; i++) {
+    await t.barrier({ outside });
+    await t.quiet();
+  }
+  await t.barrier();
+  Deno.linkSync(`${path}/f`, `${t.temp}/elsewhere`);
+  Deno.writeTextFileSync(`${t.temp}/elsewhere`, "another");
+  // Many times as long as a look and the rest after it.
+  const until = performance.now() + 2_000;
+  while (performance.now() < until) {
+    await t.barrier();
+    await t.quiet();
+  }
+  await t.barrier({ outside });
+  assert.equal(Deno.readTextFileSync(`${t.agent.root(path)}/f`), "another");
 });
 
 Deno.test("the first look in the background is while the command runs", async () => {
@@ -776,6 +832,97 @@ Deno.test("a look ahead is as good as the barrier's own: what was saved before i
   await t.synced({ looked: true, outside: [{ path: other, readOnly: true }] });
   t.sync.close();
   assert.equal(await t.sync.look(), false);
+});
+
+Deno.test("what a command writes here and at the agent is left alone by other commands' barriers until it has ended", async () => {
+  using t = setUp();
+  const { agent, workspace } = t;
+  t.write("old.json", "of an earlier build");
+  t.write("d/f", "f");
+  await t.watched();
+  const files = ["old.json", "new.json", "d/new.json"];
+  const there = (name: string) => `${agent.root(workspace)}/${name}`;
+  const readable = (path: string) => {
+    try {
+      return Deno.readTextFileSync(path);
+    } catch {
+      return undefined;
+    }
+  };
+  /** As the agent tells of it, once it is here just so. */
+  const told = (name: string): Entry => {
+    const time = new Date(1_700_000_000_000);
+    for (const path of [there(name), t.path(name)]) Deno.utimeSync(path, time, time);
+    Deno.chmodSync(there(name), Deno.statSync(t.path(name)).mode! & 0o777);
+    const content = Deno.readFileSync(there(name));
+    const { mode, size } = Deno.statSync(there(name));
+    const digest = new Uint8Array(createHash("sha256").update(content).digest());
+    return { path: t.path(name), kind: "file", mode: mode! & 0o755, size, mtimeMs: time.getTime(), digest };
+  };
+  /** The server writes, and half of it is here. @returns what writes the rest, to the same files */
+  const begin = () => {
+    const server = files.map((name) => Deno.openSync(there(name), { write: true, create: true, truncate: true }));
+    for (const file of server) file.writeSync(new TextEncoder().encode("first "));
+    for (const name of files) Deno.writeTextFileSync(t.path(name), "fi");
+    return () => {
+      for (const file of server) {
+        file.writeSync(new TextEncoder().encode("second"));
+        file.close();
+      }
+    };
+  };
+
+  for (const round of [1, 2]) {
+    const held = t.sync.hold(files.map(t.path));
+    const finish = begin();
+    await t.quiet();
+    t.write("d/f", `the developer goes on, ${round}`);
+    await t.barrier();
+    assert.equal(Deno.readTextFileSync(there("d/f")), `the developer goes on, ${round}`);
+    t.sync.forget();
+    await t.barrier();
+    finish();
+    for (const name of files) assert.equal(readable(there(name)), "first second", name);
+    // All of it comes home.
+    for (const name of files) Deno.writeTextFileSync(t.path(name), "first second");
+    held.arrived(files.map(told));
+    held[Symbol.dispose]();
+    agent.takeCalls();
+    assert.deepEqual(await t.synced(), [], "both have it");
+    await t.quiet();
+    assert.deepEqual(await t.synced(), []);
+    t.sync.forget();
+    assert.deepEqual(await t.synced(), ["Open"]);
+  }
+
+  // What the developer does with it afterwards is sent as ever.
+  t.write("old.json", "mine");
+  Deno.removeSync(t.path("new.json"));
+  await t.quiet();
+  assert.deepEqual(await t.synced(), ["Apply"]);
+
+  // A command that broke: what is here counts.
+  const broken = t.sync.hold(files.map(t.path));
+  begin()();
+  Deno.writeTextFileSync(there("new.json"), "and it was not even begun here");
+  Deno.removeSync(t.path("new.json"));
+  t.write("old.json", "mine");
+  broken[Symbol.dispose]();
+  assert.deepEqual(await t.synced(), ["Apply"]);
+  assert.equal(readable(there("new.json")), undefined);
+
+  // One that has written nothing, beside one that has.
+  const one = t.sync.hold([t.path("old.json")]), other = t.sync.hold([t.path("old.json")]);
+  one.arrived([]);
+  one[Symbol.dispose]();
+  const finish = begin();
+  await t.barrier();
+  finish();
+  assert.equal(readable(there("old.json")), "first second");
+  for (const name of files) Deno.writeTextFileSync(t.path(name), "first second");
+  other.arrived(files.map(told));
+  other[Symbol.dispose]();
+  await t.synced();
 });
 
 Deno.test("a barrier that gives up its place does not stop the others", async () => {

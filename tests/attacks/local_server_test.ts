@@ -83,8 +83,10 @@ for (const mode of ["shared", "synced"] as const) {
           await Deno.writeTextFile(path, text, { mode: 0o755 });
         }
         const outputBase = join(workspace.outputUserRoot, repoHash(workspace.path));
+        // An editor wants the sources of all repositories, the planted ones among them.
+        const env = { ...workspace.env, RBS_EXTERNAL_SOURCES: "*" };
         const bazel = (rbs: boolean, ...args: string[]) =>
-          run(workspace.argv(args, rbs ? [cluster.serverJavabase] : []), { cwd: workspace.path, env: workspace.env });
+          run(workspace.argv(args, rbs ? [cluster.serverJavabase] : []), { cwd: workspace.path, env });
         const build = async (rbs: boolean, ...args: string[]) => {
           const { code, stderr } = await bazel(rbs, "build", ...args);
           assert.equal(code, 0, stderr);

@@ -1,5 +1,6 @@
 /** What was once wrong without a word, compared with stock Bazel: a kind each, all in one workspace for each mode. */
 import assert from "node:assert/strict";
+import { gunzipSync } from "node:zlib";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { makeTwin, type Twin } from "./twin.ts";
@@ -21,7 +22,18 @@ BUILD
 mkdir "$D/behind"; echo behind > "$D/behind/b.txt"; ln -s ../behind "$D/repository/link"
 cat > WORKSPACE <<WORKSPACE
 local_repository(name = "repository", path = "$D/repository")
+load("//:made.bzl", "made")
+made(name = "made")
 WORKSPACE
+cat > made.bzl <<'BZL'
+def _made(context):
+    context.file("WORKSPACE", "")
+    context.file("BUILD", 'genrule(name = "it", srcs = ["it.txt"], outs = ["it.out"], cmd = "cp $< $@")')
+    context.file("it.txt", "one")
+    context.file("deep/er/it.h", "// one")
+    context.symlink("deep/er", "link")
+made = repository_rule(_made)
+BZL
 echo 1 > gen/in.txt
 cat > gen/BUILD <<'BUILD'
 genrule(name = "gen", srcs = ["in.txt"], outs = ["gen.h"], cmd = "cp $< $@", visibility = ["//visibility:public"])
@@ -31,15 +43,19 @@ genrule(name = "app", srcs = ["//gen"], outs = ["app.out"], cmd = "cat $(SRCS) >
 BUILD
 `;
 
+const MOUNTED = "a file system that is mounted over a folder, and taken away again";
+
 /** Each begins where the one before it ended. */
 const KINDS: Record<string, (twin: Twin) => Promise<unknown>> = {
-  "symlinks that lead out of the workspace, in the first build": (t) => t.run(["build", "//:links"]),
-  "what tools expect of an output base": (t) =>
-    t.sh(`
-      cd "$(readlink bazel-bin | sed 's|/execroot/.*||')"
+  "what tools expect of an output base, after a query": async (t) => {
+    await t.run(["query", "//:links"]);
+    await t.sh(`
+      cd "$D-out/$(printf %s "$D/ws" | md5sum | cut -d " " -f 1)"
       for name in external execroot java.log server/jvm.out; do
         [ -e "$name" ] || { echo "there is no $name"; exit 1; }
-      done`),
+      done`);
+  },
+  "symlinks that lead out of the workspace, in the first build": (t) => t.run(["build", "//:links"]),
   "the same once more": (t) => t.run(["build", "//:links"]),
   "a link behind a link changes": async (t) => {
     await t.sh(`echo other > "$D/y/g"; ln -s ../y "$D/x/more"`);
@@ -77,6 +93,50 @@ BUILD`,
     await t.sh(`for file in big.out small.out; do
       (( $(stat -Lc %b bazel-bin/sparse/$file) * 512 < $(stat -Lc %s bazel-bin/sparse/$file) / 2 )); done`);
   },
+  "outputs that are folders, declared as files": async (t) => {
+    await t.sh(String.raw`mkdir folder; cat > folder/BUILD <<'BUILD'
+genrule(name = "make", outs = ["made", "made.txt"], cmd = "mkdir -p $(location made)/sub; echo 1 > $(location made)/sub/x; ln -s sub/x $(location made)/link; echo > $(location made.txt)")
+genrule(name = "use", srcs = ["made"], outs = ["use.txt"], cmd = "cat $</sub/x > $@")
+BUILD`);
+    // Newer Bazels refuse them.
+    const { stock } = await t.run(["build", "//folder:use"]);
+    await t.run(["build", "//folder:make"]);
+    if (stock.code === 0) await t.sh("[ -L bazel-bin/folder/made/link ] && rm -r bazel-bin/folder/made/link");
+    await t.run(["build", "//folder:make"]);
+    await t.sh("sed -i 's/echo 1/echo 2/; s/link/other/' folder/BUILD");
+    await t.run(["build", "//folder:make"]);
+  },
+  "paths that a command prints": async (t) => {
+    const { stock, rbs } = await t.run(["query", "--output=location", "@made//:all"], { anyOutput: true });
+    const [there, here] = await Promise.all([stock, rbs].map(({ stdout }) => filesIn(stdout)));
+    assert.notEqual(there.length, 0);
+    assert.deepEqual(here, there);
+    const logs = await t.run(["info", "server_log"], { anyOutput: true });
+    for (const { stdout } of [logs.stock, logs.rbs]) assert.notEqual((await filesIn(stdout))[0], "");
+    const bases = await t.run(["info"], { anyOutput: true });
+    for (const { stdout } of [bases.stock, bases.rbs]) {
+      const base = /^output_base: (.*)$/m.exec(stdout)![1];
+      assert.notEqual(await Deno.readTextFile(`${base}/java.log`), "");
+      const profile = gunzipSync(await Deno.readFile(`${base}/command.profile.gz`)).toString();
+      assert.match(profile, /"traceEvents"/);
+      assert.match(await Deno.realPath(`${base}/java.log`), /\/java\.log\.[^/]+$/);
+    }
+  },
+  "sources of external repositories": async (t) => {
+    const env = { RBS_EXTERNAL_SOURCES: "made" };
+    const compare = async () => {
+      assert.equal(...await t.outputs("cd bazel-ws/external/made/ && find . -type f -exec sha256sum {} + | sort"));
+      assert.equal(...await t.outputs("cat bazel-ws/external/made/link/it.h"));
+    };
+    await t.run(["build", "@made//:it"], { env });
+    await compare();
+    // What is here of it stays as it is there, also by commands that do not ask for it.
+    await t.sh(`sed -i 's/one/two/; s/deep/other/' made.bzl`);
+    await t.run(["build", "@made//:it"]);
+    await compare();
+    await t.run(["build", "@made//:it"], { env });
+    await compare();
+  },
   "names that are not UTF-8, in an output": async (t) => {
     // In a folder, into which Bazel itself need not look: with names of its outputs it gets along in one locale only. It
     // names no such folder as an output either, so that it comes home with all of them.
@@ -96,6 +156,43 @@ BUILD`);
   },
 };
 
+async function mounted(t: Twin) {
+  // In Bazel's own sandbox no mounts may lie below /tmp.
+  await t.sh(
+    `mkdir mounted "$D/disk"; echo below > mounted/f; echo on the disk > "$D/disk/f"; cat > mounted/BUILD <<'BUILD'
+genrule(name = "mounted", srcs = ["//mounted:f"], outs = ["mounted.out"], cmd = "cat $< > $@", local = True)
+BUILD
+cp mounted/BUILD "$D/disk"`,
+  );
+  await t.run(["build", "//mounted"]);
+  // No event tells of it: see above.
+  await t.sh(`mount --bind "$D/disk" mounted; sleep 5`);
+  try {
+    await t.run(["build", "//mounted"]);
+    await t.sh(`echo changed on the disk > "$D/disk/f"`);
+    await t.run(["build", "//mounted"]);
+  } finally {
+    await t.sh("umount mounted; sleep 5");
+  }
+  await t.run(["build", "//mounted"]);
+}
+
+/** Another output base is another server: one that lies in the workspace, below /tmp. */
+async function nestedOutputBase(t: Twin) {
+  const startup = ["--output_base=$D/ws/output_base"];
+  await t.sh(`echo first > gen/in.txt`);
+  await t.run(["build", "//app", "//:links"], { startup });
+  await t.sh(`echo second > gen/in.txt; rm one.txt; echo file > one.txt`);
+  await t.run(["build", "//app", "//:links"], { startup });
+  await t.run(["clean", "--expunge"], { startup });
+  await t.run(["shutdown"], { startup });
+}
+
+/** The contents of files whose paths stand in a text, in their order. */
+function filesIn(text: string): Promise<string[]> {
+  return Promise.all(text.matchAll(/(?<=^|\s)\/[^\s:/][^\s:]*/gm).map(([path]) => Deno.readTextFile(path)));
+}
+
 for (const bazel of found) {
   for (const mode of ["shared", "synced"]) {
     Deno.test(`Bazel ${bazel.version}, ${mode}: kinds`, async (test) => {
@@ -103,7 +200,9 @@ for (const bazel of found) {
       await using twin = await makeTwin(bazel, cluster);
       await twin.sh(BEGINNING);
       for (const [kind, compare] of Object.entries(KINDS)) await test.step(kind, async () => void await compare(twin));
-      if (mode === "shared") return;
+      const last = () => test.step("an output base in the workspace, below /tmp", () => nestedOutputBase(twin));
+      if (mode === "shared") return void await last();
+      await test.step({ name: MOUNTED, ignore: Deno.uid() !== 0, fn: () => mounted(twin) });
 
       // Stock lets an action change a source. Here the copy is put back, and that is said.
       await test.step("an action that writes into the sources", async () => {
@@ -133,6 +232,19 @@ BUILD`);
         assert.equal(code, 1, stderr);
         assert.match(stderr, /rbs: warning: Only this machine has only-at-home in \/\S+\/home\/bin: /);
       });
+      await last();
     });
   }
+  // On a shared disk the session must see it too. It does where this machine's mounts are shared, as systemd makes them.
+  Deno.test(`Bazel ${bazel.version}, shared: ${MOUNTED}`, { ignore: Deno.uid() !== 0 }, async () => {
+    await using cluster = await startCluster({ args: ["--workspace=shared"], env: { RBS_BAZEL: bazel.path } });
+    await using twin = await makeTwin(bazel, cluster);
+    await twin.sh(`mount --bind "$D" "$D"; mount --make-shared "$D"`);
+    try {
+      await twin.sh("touch WORKSPACE");
+      await mounted(twin);
+    } finally {
+      await twin.sh(`cd /; umount -l "$D"`);
+    }
+  });
 }

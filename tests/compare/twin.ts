@@ -43,8 +43,12 @@ export interface Twin extends AsyncDisposable {
    * @returns what the two said
    */
   run(args: readonly string[], options?: BazelOptions): Promise<{ stock: Finished; rbs: Finished }>;
-  /** Compares the two folders without a command. */
-  compare(what: string): Promise<void>;
+  /**
+   * Compares the two folders without a command.
+   *
+   * @param named Outputs that have to be at home, relative to bazel-bin. @default those that were once
+   */
+  compare(what: string, named?: readonly string[]): Promise<void>;
   /** Runs a command through RBS only, where stock would do what we do not; nothing can be compared from then on. */
   runAlone(args: readonly string[], env?: Record<string, string>): Promise<Finished>;
   /** What a script says on either side, in the workspace: of RBS, and of stock. */
@@ -56,7 +60,7 @@ export interface Twin extends AsyncDisposable {
 /**
  * Makes twins with an empty workspace.
  *
- * @param outputs What comes home, see RBS_OUTPUTS. Of what was not asked for, and never was at home, nothing need be there.
+ * @param outputs What comes home, see RBS_OUTPUTS. Of what was not named, and never was at home, nothing need be there.
  */
 export async function makeTwin(
   bazel: Bazel,
@@ -85,8 +89,27 @@ export async function makeTwin(
   const command = (side: Side, args: readonly string[], startup: readonly string[] = []) =>
     [bazel.path, ...side.startupOptions, ...startup, ...args].map((arg) => arg.replaceAll("$D", side.directory));
 
-  /** Outputs that were at home once. */
-  const home = new Set<string>();
+  /** The outputs of the targets that a command names, as their rules declare them: paths relative to bazel-bin. */
+  const namedOutputs = async ([name, ...args]: readonly string[], startup?: readonly string[]): Promise<string[]> => {
+    const targets = args.filter((arg) => /^(@|\/\/|:)/.test(arg));
+    if (!["build", "test", "run"].includes(name) || targets.length === 0) return [];
+    const [side] = sides;
+    const query = ["query", "--keep_going", "--noshow_progress", `labels(outs, set(${targets.join(" ")}))`];
+    const { stdout } = await run(command(side, query, startup), { cwd: cwd(side), env: side.env });
+    const labels = stdout.matchAll(/^(?:@{1,2}([^/\n]*))?\/\/([^:\n]*):(.+)$/gm);
+    return [...labels].map(([, repository, folder, file]) =>
+      [...repository ? ["external", repository] : [], ...folder ? [folder] : [], file].join("/")
+    );
+  };
+  /** Outputs that were at home once, by startup options: those that name another output base begin anew. */
+  const homes = new Map<string, Set<string>>();
+  const homeOf = (startup: readonly string[] = []) => {
+    const key = startup.join(" ");
+    const home = homes.get(key) ?? new Set();
+    homes.set(key, home);
+    return home;
+  };
+  let home = homeOf();
   const twin: Twin = {
     bazel,
     async sh(script) {
@@ -98,6 +121,7 @@ export async function makeTwin(
           ...{ cwd: cwd(side), env: { ...side.env, ...options.env }, timeout: 180_000 },
         })
       ));
+      home = homeOf(options.startup);
       const what = `bazel ${args.join(" ")}`;
       const said = `\nstock:\n${stock.stderr}\nthrough RBS:\n${rbs.stderr}`;
       assert.equal(rbs.code, stock.code, `${what}: another exit code${said}`);
@@ -105,13 +129,22 @@ export async function makeTwin(
         const [a, b] = [stock, rbs].map(({ stdout }, i) => plain(stdout, sides[i]));
         assert.equal(b, a, `${what}: another output${said}`);
       }
-      await twin.compare(`${what}${said}`);
+      const wanted = outputs === "toplevel" && cluster.synced && stock.code === 0
+        ? await namedOutputs(args, options.startup)
+        : [];
+      await twin.compare(`${what}${said}`, wanted);
       return { stock, rbs };
     },
-    async compare(what) {
+    async compare(what, named = []) {
       const [a, b] = await Promise.all(sides.map(snapshot));
       if (outputs === "toplevel" && cluster.synced) {
-        for (const path of a.keys()) if (isOutput(path) && !b.has(path) && !home.has(path)) a.delete(path);
+        const isNamed = (path: string) => {
+          const below = path.slice(path.indexOf("/") + 1);
+          return named.some((name) => below === name || below.startsWith(`${name}/`));
+        };
+        for (const path of a.keys()) {
+          if (isOutput(path) && !b.has(path) && !home.has(path) && !isNamed(path)) a.delete(path);
+        }
         for (const path of b.keys()) if (isOutput(path)) home.add(path);
       }
       const different = [...new Set([...a.keys(), ...b.keys()])].filter((path) => a.get(path) !== b.get(path)).sort();
@@ -193,6 +226,8 @@ function isOutput(path: string): boolean {
 
 /** What is another for each server or session, or says nothing about what was built. */
 function isBazels(name: string): boolean {
-  return /^\.\/ws\/bazel-[^/]+$/.test(name) || /^\.\/home\//.test(name) ||
+  // By the last, `vendor` leads to the repositories that it has not copied.
+  return /^\.\/ws\/(bazel-[^/]+|output_base)$/.test(name) || /\/bazel-external$/.test(name) ||
+    /^\.\/home\//.test(name) ||
     /^bazel-bin .*(\.runfiles_manifest|\.runfiles\/MANIFEST|\.runfiles|\.params)$/.test(name);
 }

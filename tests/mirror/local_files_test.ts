@@ -140,31 +140,37 @@ mirrored("what cannot be left beside the outputs does not take the exit code", a
   await Deno.remove(plain);
 });
 
-mirrored("a pipe gets what is written, and a file grows while the command runs", async (side) => {
-  const folder = dirname(side.path);
-  const pipe = join(folder, "events.pipe"), file = join(folder, "events.json");
-  await side.exec(["mkfifo", pipe]);
-  const reading = Deno.readTextFile(pipe);
-  await run(side, ["build", `--build_event_json_file=${pipe}`, "//making:gen"], { code: Exit.OK, stderr: () => [] });
-  side.note("the pipe's last event", lastEvent(await reading));
-  side.note("the pipe", (await Deno.lstat(pipe)).isFifo);
+mirrored(
+  "a pipe gets what is written, and a file of the workspace grows while the command runs, whatever others do",
+  async (side) => {
+    const folder = dirname(side.path);
+    const pipe = join(folder, "events.pipe"), name = "events.json", file = join(side.path, name);
+    await side.exec(["mkfifo", pipe]);
+    const reading = Deno.readTextFile(pipe);
+    await run(side, ["build", `--build_event_json_file=${pipe}`, "//making:gen"], { code: Exit.OK, stderr: () => [] });
+    side.note("the pipe's last event", lastEvent(await reading));
+    side.note("the pipe", (await Deno.lstat(pipe)).isFifo);
 
-  await Deno.writeTextFile(file, "of an earlier command\n");
-  using follower = await Deno.open(file);
-  const marker = `${600 + Math.random()}`;
-  const rule = `genrule(name = "slow", outs = ["slow.txt"], cmd = "sleep ${marker}", tags = ["local", "manual"])\n`;
-  await side.write("slow/BUILD", rule);
-  await interrupted(side, ["build", `--build_event_json_file=${file}`, "//slow"], marker, async () => {
-    const text = await eventually("the events grow", async () => {
-      const text = await Deno.readTextFile(file);
-      return /"targetConfigured"/.test(text) ? text : undefined;
+    await Deno.writeTextFile(file, "of an earlier command\n");
+    using follower = await Deno.open(file);
+    const marker = `${600 + Math.random()}`;
+    const rule = `genrule(name = "slow", outs = ["slow.txt"], cmd = "sleep ${marker}", tags = ["local", "manual"])\n`;
+    await side.write("slow/BUILD", rule);
+    await interrupted(side, ["build", `--build_event_json_file=${name}`, "//slow"], marker, async () => {
+      const text = await eventually("the events grow", async () => {
+        const text = await Deno.readTextFile(file);
+        return /"targetConfigured"/.test(text) ? text : undefined;
+      });
+      side.note("meanwhile it begins with", Object.keys(JSON.parse(text.split("\n")[0])).sort());
+      // The workspace is synced for others as well, and the file in it is still being written.
+      const other = [side.bazel.path, "--noblock_for_lock", "query", "//making:gen"];
+      side.note("another command", (await start(other, { cwd: side.path, env: side.env }).finished).code);
     });
-    side.note("meanwhile it begins with", Object.keys(JSON.parse(text.split("\n")[0])).sort());
-  });
-  side.note("in the end it ends with", lastEvent(await Deno.readTextFile(file)));
-  side.note("it is the same file", (await follower.stat()).ino === (await Deno.stat(file)).ino);
-  await side.exec(["rm", "-r", "slow", pipe, file]);
-});
+    side.note("in the end it ends with", lastEvent(await Deno.readTextFile(file)));
+    side.note("it is the same file", (await follower.stat()).ino === (await Deno.stat(file)).ino);
+    await side.exec(["rm", "-r", "slow", pipe, file]);
+  },
+);
 
 /** Whether the last of build events says that it is. */
 function lastEvent(text: string): unknown {

@@ -1,5 +1,6 @@
 /** The Bazel clients that tests can run with on this machine, by generation. */
 import { join } from "node:path";
+import { npmTool } from "./npm_tool.ts";
 import { output } from "./run.ts";
 import { ROOT } from "./repository.ts";
 
@@ -49,7 +50,7 @@ export async function findBazels({ npm = true } = {}): Promise<Bazels> {
   }
   if (npm && isWanted(NPM_VERSION)) {
     try {
-      const path = await npmBazel();
+      const path = await npmTool(NPM_PACKAGE, NPM_VERSION, `bazel-${NPM_VERSION}-linux-x86_64`);
       found.push({ version: NPM_VERSION, path, bazelrc: await bazelrc(NPM_VERSION) });
     } catch (error) {
       missing.push(
@@ -104,25 +105,4 @@ async function bazelrc(version: string): Promise<string[]> {
     `common --override_repository=rules_shell=${stubs}/rules_shell`,
     quiet,
   ];
-}
-
-async function npmBazel(): Promise<string> {
-  if (Deno.build.target !== "x86_64-unknown-linux-gnu") throw new Error("it is for x86-64 Linux only");
-  const cache = join(Deno.env.get("XDG_CACHE_HOME") || join(Deno.env.get("HOME") ?? "/tmp", ".cache"), "rbs-test");
-  const directory = join(cache, `bazel-${NPM_VERSION}`);
-  const path = join(directory, "node_modules", NPM_PACKAGE, `bazel-${NPM_VERSION}-linux-x86_64`);
-  if (await Deno.stat(path).catch(() => undefined)) return path;
-  // Into a folder of its own first: two test runs may want it at once, and one may be stopped half-way.
-  await Deno.mkdir(cache, { recursive: true });
-  const fresh = await Deno.makeTempDir({ dir: cache, prefix: "npm-" });
-  try {
-    const npm = ["npm", "install", "--silent", "--no-save", "--ignore-scripts", "--no-audit", "--prefix", fresh];
-    await output([...npm, `${NPM_PACKAGE}@${NPM_VERSION}`], { timeout: 300_000 });
-    await Deno.rename(fresh, directory).catch(async (error) => {
-      if (!(await Deno.stat(path).catch(() => undefined))) throw error;
-    });
-  } finally {
-    await Deno.remove(fresh, { recursive: true }).catch(() => {});
-  }
-  return path;
 }

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/command.proto.
  */
 export const file_rbs_v1_command: GenFile = /*@__PURE__*/
-  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwijgEKD0V4ZWN1dGVSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBIWCgxydW5fcmVzcG9uc2UYAiABKAxIABIiCgdvdXRwdXRzGAMgASgLMg8ucmJzLnYxLk91dHB1dHNIABIiCgVuYW1lZBgEIAEoCzIRLnJicy52MS5OYW1lZFBhcnRIAEIJCgdtZXNzYWdlIjoKCU5hbWVkUGFydBIMCgRwYXRoGAEgASgMEg4KBm9mZnNldBgCIAEoBBIPCgdjb250ZW50GAMgASgMItcBCg5PdXRwdXRzUmVxdWVzdBIlCgZwb2xpY3kYASABKA4yFS5yYnMudjEuT3V0cHV0c1BvbGljeRIWCg5rbm93bl9tYW5pZmVzdBgCIAEoDBITCgtuYW1lZF9maWxlcxgDIAMoDBIhCgRob21lGAQgASgLMhMucmJzLnYxLkhvbWVPdXRwdXRzEg8KB2ZvbGRlcnMYBSADKAwSGwoOc3ltbGlua19wcmVmaXgYBiABKAxIAIgBARINCgVwaXBlcxgHIAMoDEIRCg9fc3ltbGlua19wcmVmaXgiLAoLSG9tZU91dHB1dHMSDgoGbGVhdmVzGAEgAygMEg0KBXRyZWVzGAIgAygMIqQBCgdPdXRwdXRzEiIKB2VudHJpZXMYASADKAsyES5yYnMudjEuVHJlZUVudHJ5EhAKCG1hbmlmZXN0GAIgASgMEhEKCXVuY2hhbmdlZBgDIAEoCBIPCgdjbGVhbmVkGAQgASgIEhAKCHdhcm5pbmdzGAUgAygJEh8KBGhvbWUYBiADKAsyES5yYnMudjEuVHJlZUVudHJ5EgwKBGdvbmUYByADKAwqgAEKDU91dHB1dHNQb2xpY3kSHgoaT1VUUFVUU19QT0xJQ1lfVU5TUEVDSUZJRUQQABIbChdPVVRQVVRTX1BPTElDWV9UT1BMRVZFTBABEhYKEk9VVFBVVFNfUE9MSUNZX0FMTBACEhoKFk9VVFBVVFNfUE9MSUNZX01JTklNQUwQAzJJCgdDb21tYW5kEj4KB0V4ZWN1dGUSFi5yYnMudjEuRXhlY3V0ZVJlcXVlc3QaFy5yYnMudjEuRXhlY3V0ZVJlc3BvbnNlKAEwAWIGcHJvdG8z", [file_rbs_v1_tree]);
+  fileDesc("ChRyYnMvdjEvY29tbWFuZC5wcm90bxIGcmJzLnYxInQKDkV4ZWN1dGVSZXF1ZXN0Eh4KBXN0YXJ0GAEgASgLMg0ucmJzLnYxLlN0YXJ0SAASFQoLYWNrbm93bGVkZ2UYAiABKARIABIgCgZjYW5jZWwYAyABKAsyDi5yYnMudjEuQ2FuY2VsSABCCQoHbWVzc2FnZSKZAQoFU3RhcnQSEgoKY29tbWFuZF9pZBgBIAEoCRIQCghyZWNlaXZlZBgCIAEoBBIOCgZhdHRhY2gYAyABKAgSEwoLcnVuX3JlcXVlc3QYBCABKAwSHAoUd29ya3NwYWNlX2dlbmVyYXRpb24YBSABKAkSJwoHb3V0cHV0cxgGIAEoCzIWLnJicy52MS5PdXRwdXRzUmVxdWVzdCIICgZDYW5jZWwijgEKD0V4ZWN1dGVSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBIWCgxydW5fcmVzcG9uc2UYAiABKAxIABIiCgdvdXRwdXRzGAMgASgLMg8ucmJzLnYxLk91dHB1dHNIABIiCgVuYW1lZBgEIAEoCzIRLnJicy52MS5OYW1lZFBhcnRIAEIJCgdtZXNzYWdlIjoKCU5hbWVkUGFydBIMCgRwYXRoGAEgASgMEg4KBm9mZnNldBgCIAEoBBIPCgdjb250ZW50GAMgASgMIp8CCg5PdXRwdXRzUmVxdWVzdBIlCgZwb2xpY3kYASABKA4yFS5yYnMudjEuT3V0cHV0c1BvbGljeRIWCg5rbm93bl9tYW5pZmVzdBgCIAEoDBITCgtuYW1lZF9maWxlcxgDIAMoDBIhCgRob21lGAQgASgLMhMucmJzLnYxLkhvbWVPdXRwdXRzEg8KB2ZvbGRlcnMYBSADKAwSGwoOc3ltbGlua19wcmVmaXgYBiABKAxIAIgBARINCgVwaXBlcxgHIAMoDBIYChBleHRlcm5hbF9zb3VyY2VzGAggAygJEhQKDHNvdXJjZV9maWxlcxgJIAMoDBIWCg5zb3VyY2VfZm9sZGVycxgKIAMoDEIRCg9fc3ltbGlua19wcmVmaXgiLAoLSG9tZU91dHB1dHMSDgoGbGVhdmVzGAEgAygMEg0KBXRyZWVzGAIgAygMIt4BCgdPdXRwdXRzEiIKB2VudHJpZXMYASADKAsyES5yYnMudjEuVHJlZUVudHJ5EhAKCG1hbmlmZXN0GAIgASgMEhEKCXVuY2hhbmdlZBgDIAEoCBIPCgdjbGVhbmVkGAQgASgIEhAKCHdhcm5pbmdzGAUgAygJEh8KBGhvbWUYBiADKAsyES5yYnMudjEuVHJlZUVudHJ5EgwKBGdvbmUYByADKAwSIgoHc291cmNlcxgIIAMoCzIRLnJicy52MS5UcmVlRW50cnkSFAoMc291cmNlc19nb25lGAkgAygMKoABCg1PdXRwdXRzUG9saWN5Eh4KGk9VVFBVVFNfUE9MSUNZX1VOU1BFQ0lGSUVEEAASGwoXT1VUUFVUU19QT0xJQ1lfVE9QTEVWRUwQARIWChJPVVRQVVRTX1BPTElDWV9BTEwQAhIaChZPVVRQVVRTX1BPTElDWV9NSU5JTUFMEAMySQoHQ29tbWFuZBI+CgdFeGVjdXRlEhYucmJzLnYxLkV4ZWN1dGVSZXF1ZXN0GhcucmJzLnYxLkV4ZWN1dGVSZXNwb25zZSgBMAFiBnByb3RvMw", [file_rbs_v1_tree]);
 
 /**
  * @generated from message rbs.v1.ExecuteRequest
@@ -251,6 +251,27 @@ export type OutputsRequest = Message<"rbs.v1.OutputsRequest"> & {
    * @generated from field: repeated bytes pipes = 7;
    */
   pipes: Uint8Array[];
+
+  /**
+   * External repositories whose sources are wanted as far as they are there: names as in `external`, without what Bazel
+   * adds to the name of a module, or "*" for all.
+   *
+   * @generated from field: repeated string external_sources = 8;
+   */
+  externalSources: string[];
+
+  /**
+   * Files of the workspace that the command may write (`mod tidy`), and folders in which it may do so (`vendor`):
+   * absolute paths on the laptop. The only sources that the caller will take.
+   *
+   * @generated from field: repeated bytes source_files = 9;
+   */
+  sourceFiles: Uint8Array[];
+
+  /**
+   * @generated from field: repeated bytes source_folders = 10;
+   */
+  sourceFolders: Uint8Array[];
 };
 
 /**
@@ -331,7 +352,8 @@ export type Outputs = Message<"rbs.v1.Outputs"> & {
 
   /**
    * What is on the laptop of earlier commands, is none of this command's entries, and is another now, or was never
-   * compared. Not part of the manifest.
+   * compared; and what the developer asks for beside the outputs: sources of repositories, files whose paths the command
+   * has printed. Not part of the manifest.
    *
    * @generated from field: repeated rbs.v1.TreeEntry home = 6;
    */
@@ -343,6 +365,18 @@ export type Outputs = Message<"rbs.v1.Outputs"> & {
    * @generated from field: repeated bytes gone = 7;
    */
   gone: Uint8Array[];
+
+  /**
+   * What the command has written where it may write sources, and absolute paths of what it has removed there.
+   *
+   * @generated from field: repeated rbs.v1.TreeEntry sources = 8;
+   */
+  sources: TreeEntry[];
+
+  /**
+   * @generated from field: repeated bytes sources_gone = 9;
+   */
+  sourcesGone: Uint8Array[];
 };
 
 /**

@@ -1,0 +1,79 @@
+/**
+ * Paths of the output base that a command prints: `bazel info server_log`, a query with `--output=location`, the log of a
+ * test that failed. Whoever reads such a path opens it, and so it has to be there.
+ */
+import { Buffer } from "node:buffer";
+import { bytesValue, scanFields } from "../../proto/relay/wire.ts";
+import { decodeName, encodeName } from "../../proto/tree/names.ts";
+
+/** Fields of RunResponse: the bytes of standard output and of standard error. */
+const STREAMS = [2, 3];
+/** What is printed beyond so many paths is a list that a program reads. */
+const MAX_PATHS = 1_000;
+/** A longer one is none. Bytes. */
+const MAX_PATH_BYTES = 4_096;
+const SLASH = 0x2f;
+/** Whether a byte ends a path in a text: white space, quotes, colons and what else stands behind one. */
+const ENDS = new Uint8Array(256);
+for (let byte = 0; byte <= 0x20; byte++) ENDS[byte] = 1;
+for (const byte of Buffer.from("\"'`<>|:;,()[]{}*?\\\x7f")) ENDS[byte] = 1;
+/** Whether a byte may belong to a path of which an output base's would only be the end. */
+const BEFORE = /[\w.~+@/-]/;
+
+/** See the file's head. */
+export class PrintedPaths {
+  readonly #outputBase: Buffer;
+  /** The end of what came of each stream, where a path may be cut. */
+  readonly #cut = new Map<number, Buffer>();
+  readonly #found = new Set<string>();
+
+  /** @param outputBase By the developer's name, absolute. */
+  constructor(outputBase: string) {
+    this.#outputBase = Buffer.from(encodeName(outputBase));
+  }
+
+  /** Reads what an encoded RunResponse prints. */
+  read(response: Uint8Array): void {
+    if (this.#found.size >= MAX_PATHS) return;
+    scanFields(response, ({ number, ...field }) => {
+      if (field.wireType !== 2 || !STREAMS.includes(number)) return;
+      const value = bytesValue(response, { number, ...field });
+      const bytes = Buffer.from(value.buffer, value.byteOffset, value.length);
+      const before = this.#cut.get(number);
+      this.#cut.delete(number);
+      const rest = this.#scan(before ? Buffer.concat([before, bytes]) : bytes);
+      if (rest.length > 0) this.#cut.set(number, Buffer.from(rest));
+    });
+  }
+
+  /** All that were printed, the output base itself among them if it was: absolute, in no order. Call it once. */
+  finish(): ReadonlySet<string> {
+    for (const text of this.#cut.values()) this.#scan(Buffer.concat([text, Buffer.from("\n")]));
+    return this.#found;
+  }
+
+  /** @returns what has to be read again with what follows */
+  #scan(text: Buffer): Buffer {
+    const { length } = this.#outputBase;
+    let from = 0;
+    for (let at = text.indexOf(this.#outputBase); at >= 0; at = text.indexOf(this.#outputBase, from)) {
+      let end = at + length;
+      while (end < text.length && !ENDS[text[end]]) end++;
+      if (end === text.length && end - at <= MAX_PATH_BYTES) return text.subarray(Math.max(0, at - 1));
+      from = end;
+      if (at > 0 && BEFORE.test(String.fromCharCode(text[at - 1]))) continue;
+      const isBelow = end === at + length || text[at + length] === SLASH;
+      if (isBelow && end - at <= MAX_PATH_BYTES) this.#add(decodeName(text.subarray(at, end)));
+      if (this.#found.size >= MAX_PATHS) return text.subarray(text.length);
+    }
+    // A beginning of the output base's path may stand at the end.
+    const last = Math.max(from, text.length - length);
+    const slash = text.indexOf(SLASH, last);
+    return text.subarray(slash < 0 ? text.length : Math.max(from, slash - 1));
+  }
+
+  #add(path: string): void {
+    const plain = path.replace(/[./]+$/, "");
+    if (!/\/(\.{0,2})(\/|$)/.test(plain)) this.#found.add(plain);
+  }
+}

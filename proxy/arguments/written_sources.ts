@@ -1,0 +1,72 @@
+/**
+ * Which of the developer's sources a command may write: a Bazel server beside them changes these, and so what it writes
+ * there comes home. What a session's programs write elsewhere in the sources is undone.
+ *
+ *     mod tidy       MODULE.bazel, and the files that it includes
+ *     vendor         the folder of --vendor_dir
+ *     any other      VENDOR.bazel in that folder
+ *     any            MODULE.bazel.lock, see allowed_paths.ts
+ *
+ * A folder outside of the workspace stays where the server is. What `bazel run` executes runs here anyway.
+ */
+import type { Buffer } from "node:buffer";
+import { dirname, join } from "node:path";
+import { allValues, clientVariable, fileName, isWithin, parseRunArguments, resolvePath } from "./run_arguments.ts";
+
+/** Absolute paths. */
+export interface WrittenSources {
+  files: string[];
+  /** Of these, all that is in them. */
+  folders: string[];
+}
+
+/** What is looked at beside the command line. Absolute paths. */
+export interface WrittenSourcesOptions {
+  args: readonly Buffer[];
+  workspace: string;
+  outputBase: string;
+  readFile(path: string): string | undefined;
+}
+
+/** What a command may write. */
+type Writes = (options: WrittenSourcesOptions, parsed: { residue: string[]; vendorFolder?: string }) => WrittenSources;
+
+const NOTHING: WrittenSources = { files: [], folders: [] };
+
+/** By command; others are in the file's head. */
+const COMMANDS: Readonly<Record<string, Writes>> = {
+  mod: (options, { residue }) => residue.includes("tidy") ? { files: moduleFiles(options), folders: [] } : NOTHING,
+  vendor: (_, { vendorFolder }) => ({ files: [], folders: vendorFolder === undefined ? [] : [vendorFolder] }),
+};
+
+/** More included files than any module has. */
+const MAX_FILES = 200;
+
+/** See the file's head. Never throws. */
+export function writtenSources(options: WrittenSourcesOptions): WrittenSources {
+  const { command, residue, options: given } = parseRunArguments(options.args, ["vendor_dir"]);
+  const { workspace, outputBase } = options;
+  const home = clientVariable(options.args, "HOME");
+  const value = allValues(given, "vendor_dir").at(-1);
+  const folder = value && resolvePath(fileName(value), workspace, workspace, home && fileName(home));
+  const isOwn = folder && folder !== workspace && isWithin(folder, workspace) && !isWithin(folder, outputBase) &&
+    !isWithin(outputBase, folder);
+  const vendorFolder = isOwn ? folder : undefined;
+  const writes = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
+  const { files, folders } = writes?.(options, { residue, vendorFolder }) ?? NOTHING;
+  return { files: vendorFolder ? [...files, `${vendorFolder}/VENDOR.bazel`] : files, folders };
+}
+
+/** MODULE.bazel, and the files of the workspace that it includes. */
+function moduleFiles({ workspace, readFile }: WrittenSourcesOptions): string[] {
+  const files = new Set(["MODULE.bazel"]);
+  for (const file of files) {
+    const text = files.size < MAX_FILES ? readFile(join(workspace, file)) ?? "" : "";
+    for (const [, label] of text.matchAll(/^[ \t]*include\(\s*["']([^"'\n]+)["']/gm)) {
+      const [, folder, name] = /^(?:@{0,2}\/\/([^:]*))?:?([^:]+)$/.exec(label) ?? [];
+      const path = name && join(folder ?? dirname(file), name);
+      if (path && !path.startsWith("../") && path.endsWith(".MODULE.bazel")) files.add(path);
+    }
+  }
+  return [...files].map((file) => join(workspace, file));
+}

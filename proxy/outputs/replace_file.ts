@@ -1,0 +1,24 @@
+import { randomBytes } from "node:crypto";
+import { localFiles } from "../../proto/tree/local_files.ts";
+import { lookAt } from "./local_tree.ts";
+
+/** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */
+export function replaceFile(from: string, to: string): void {
+  try {
+    Deno.renameSync(from, to);
+    return;
+  } catch (e) {
+    if ((e as { code?: string }).code !== "EXDEV") throw e;
+  }
+  const beside = `${to}.rbs-${randomBytes(6).toString("hex")}`;
+  try {
+    const { mtime } = Deno.lstatSync(from);
+    localFiles.copy(from, beside);
+    if (mtime) Deno.utimeSync(beside, mtime, mtime);
+    Deno.renameSync(beside, to);
+    Deno.removeSync(from);
+  } catch (e) {
+    if (lookAt(beside)) Deno.removeSync(beside);
+    throw e;
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * Sources that a command has written at the agent, on their way into the developer's workspace. The agent names them, so
+ * each is checked:
+ *
+ *     is it one that the command may write?            else the agent is refused
+ *     is what is here as the agent had it before?      else the developer has edited it, and it stays
+ *     do folders lead there, and no symlink?           else it is said why not
+ *     does a symlink lead to where the command writes, or to external repositories?  the next sync would follow others
+ */
+import { dirname, resolve } from "node:path";
+import { sentence } from "../../proto/errors.ts";
+import type { Entry } from "../../proto/tree/entry.ts";
+import { type AllowedPathsOptions, isWithin, shown } from "./allowed_paths.ts";
+import { lookAt } from "./local_tree.ts";
+import { replaceFile } from "./replace_file.ts";
+
+/** Files that a sentence names. */
+const NAMED_FILES = 3;
+
+/** Where a command may write. Absolute paths in the workspace. */
+export interface SourcePlaces {
+  files: Iterable<string>;
+  folders: readonly string[];
+}
+
+/** See the file's head. Serves one command. */
+export class SourcesHome {
+  readonly #options: Pick<AllowedPathsOptions, "workspace" | "outputBase">;
+  readonly #files: ReadonlySet<string>;
+  readonly #folders: readonly string[];
+  readonly #asSent: (path: string) => boolean;
+  readonly #edited: string[] = [];
+  readonly #obstacles: string[] = [];
+
+  /** @param asSent Whether what is at an absolute path is what the agent had before the command. */
+  constructor(
+    options: Pick<AllowedPathsOptions, "workspace" | "outputBase">,
+    { files, folders }: SourcePlaces,
+    asSent: (path: string) => boolean,
+  ) {
+    this.#options = options;
+    this.#files = new Set(files);
+    this.#folders = folders;
+    this.#asSent = asSent;
+  }
+
+  /** Whether a file or folder of this name is one that the command may write. */
+  allows(path: string): boolean {
+    if (resolve(path) !== path || !isWithin(path, this.#options.workspace)) return false;
+    // Whoever runs git there would do what it says.
+    if (/\/\.git(\/|$)/i.test(path)) return false;
+    return this.#files.has(path) || this.#folders.some((folder) => isWithin(path, folder));
+  }
+
+  /** Whether an entry is to be put in place; notes why if not. A file has another content than the one that is here. */
+  wants({ path, kind, target }: Entry): boolean {
+    const there = lookAt(path);
+    if (kind === "directory" && there?.kind === "directory") return false;
+    if (kind === "symlink" && there?.target === target) return false;
+    const obstacle = this.#wayTo(path, false) ??
+      (there?.kind === "directory" ? "it is a folder here" : undefined) ??
+      (kind === "symlink" ? this.#leadsAway(path, target!) : undefined);
+    if (obstacle !== undefined) this.#obstacles.push(`${shown(path)} was not brought home: ${obstacle}.`);
+    else if (!this.#asSent(path)) this.#edited.push(path);
+    else return true;
+    return false;
+  }
+
+  /** Puts an entry in its place. @param from Where the content of a file is, absolute; it goes. */
+  place({ path, kind, target, mode }: Entry, from?: string): void {
+    try {
+      const obstacle = this.#wayTo(path, true);
+      if (obstacle !== undefined) throw new Error(obstacle);
+      if (kind === "directory") return void Deno.mkdirSync(path);
+      if (kind === "file") {
+        Deno.chmodSync(from!, mode);
+        return replaceFile(from!, path);
+      }
+      if (lookAt(path)) Deno.removeSync(path);
+      Deno.symlinkSync(target!, path);
+    } catch (e) {
+      this.#obstacles.push(`${shown(path)} was not brought home: ${sentence(e).replace(/\.$/, "")}.`);
+    }
+  }
+
+  /** Removes what the command has removed. @param paths Those that {@link allows}. */
+  remove(paths: readonly string[]): void {
+    // What is in a folder goes first.
+    for (const path of [...paths].sort().reverse()) {
+      const there = lookAt(path);
+      if (!there || this.#wayTo(path, false) !== undefined) continue;
+      try {
+        // A folder in which there is something is the developer's.
+        if (there.kind === "directory") Deno.removeSync(path);
+        else if (this.#asSent(path)) Deno.removeSync(path);
+        else this.#edited.push(path);
+      } catch {
+        // It stays, and goes to the agent again.
+      }
+    }
+  }
+
+  /** Sentences about what did not come. */
+  get warnings(): string[] {
+    const named = this.#edited.slice(0, NAMED_FILES).map(shown).join(", ");
+    const more = this.#edited.length - NAMED_FILES;
+    const edited = this.#edited.length === 0 ? [] : [
+      `The command has changed ${named}${more > 0 ? ` and ${more.toLocaleString("en-US")} more` : ""} on the build ` +
+      "server's machine, and so have you here meanwhile: yours stays, run the command again if you want its changes.",
+    ];
+    const others = this.#obstacles.length - NAMED_FILES;
+    const rest = others > 0 ? [`${others.toLocaleString("en-US")} more sources were not brought home.`] : [];
+    return [...edited, ...this.#obstacles.slice(0, NAMED_FILES), ...rest];
+  }
+
+  /** Why nothing can be put at a path, without a full stop. @param make Makes folders that are missing. */
+  #wayTo(path: string, make: boolean): string | undefined {
+    const { workspace } = this.#options;
+    const missing: string[] = [];
+    for (let folder = dirname(path); folder !== workspace; folder = dirname(folder)) {
+      const info = lookAt(folder);
+      if (info && info.kind !== "directory") return `${shown(folder)} is no folder`;
+      if (!info) missing.unshift(folder);
+    }
+    if (make) { for (const folder of missing) Deno.mkdirSync(folder); }
+    return undefined;
+  }
+
+  /** Why a symlink may not stand here: it leads to where the command does not write, or may do so. */
+  #leadsAway(path: string, target: string): string | undefined {
+    const { outputBase } = this.#options;
+    const lead = resolve(dirname(path), target);
+    const isPlain = !/(^|\/)\.\.(\/|$)/.test(target.replace(/^(\.\.\/)*(\.\.$)?/, ""));
+    const isInside = isPlain && this.#folders.some((folder) => isWithin(path, folder) && isWithin(lead, folder));
+    if (isInside || isPlain && isWithin(lead, `${outputBase}/external`)) return undefined;
+    return `it is a symlink that leads to ${shown(target)}`;
+  }
+}

@@ -1,0 +1,120 @@
+/** Programs that call bazel themselves: ibazel, bazelisk, buildozer. Each as its users start it. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { npmTool } from "../support/npm_tool.ts";
+import { run, type Running, start } from "../support/run.ts";
+import { eventually } from "./support/eventually.ts";
+import { BAZEL, Exit, type Rig, rig, testEach } from "./support/rig.ts";
+
+const IBAZEL = ["@bazel/ibazel", "0.28.0", "bin/linux_amd64/ibazel"] as const;
+const BAZELISK = ["@bazel/bazelisk", "1.28.1", "bazelisk-linux_amd64"] as const;
+const BUILDOZER = ["@bazel/buildozer", "8.2.1", "buildozer-linux_amd64"] as const;
+
+const RULES = `
+def _script(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".sh")
+    ctx.actions.run_shell(
+        inputs = ctx.files.srcs,
+        outputs = [out],
+        command = "(echo '#!/bin/sh'; cat %s) > %s; chmod +x %s" % (ctx.files.srcs[0].path, out.path, out.path),
+    )
+    return [DefaultInfo(executable = out)]
+
+script = rule(implementation = _script, executable = True, attrs = {"srcs": attr.label_list(allow_files = True)})
+script_test = rule(implementation = _script, test = True, attrs = {"srcs": attr.label_list(allow_files = True)})
+`;
+
+const BUILD = `
+load("//:script.bzl", "script", "script_test")
+genrule(name = "copy", srcs = ["text.txt"], outs = ["copy.txt"], cmd = "cat $(SRCS) > $@")
+script(name = "tool", srcs = ["tool.txt"])
+script_test(name = "good_test", srcs = ["test.txt"])
+`;
+
+/** A workspace whose .bazelrc alone says that it goes through RBS, as others' programs know no options of ours. */
+async function prepared(mode: string): Promise<Rig> {
+  const one = await rig({ args: [`--workspace=${mode}`] });
+  const startup = one.workspace.argv([]).slice(1).map((option) => `startup ${option}\n`);
+  // ibazel asks for all that a target depends on, where a rule set may come from the network.
+  const query = BAZEL.bazelrc.filter((line) => line.startsWith("build --override")).map((line) =>
+    `${line.replace("build", "query")}\n`
+  );
+  await Deno.writeTextFile(at(one, ".bazelrc"), [...startup, ...query].join(""), { append: true });
+  await Deno.mkdir(at(one, "app"));
+  await Deno.writeTextFile(at(one, "script.bzl"), RULES);
+  await Deno.writeTextFile(at(one, "app/BUILD"), BUILD);
+  await Deno.writeTextFile(at(one, "app/text.txt"), "first\n");
+  await Deno.writeTextFile(at(one, "app/tool.txt"), "echo the first tool\n");
+  await Deno.writeTextFile(at(one, "app/test.txt"), "exit 0\n");
+  return one;
+}
+
+const at = (one: Rig, path: string) => join(one.workspace.path, path);
+const inside = (one: Rig, more: Record<string, string> = {}) => ({
+  cwd: one.workspace.path,
+  env: { ...one.workspace.env, ...more },
+});
+
+async function ibazel(one: Rig, ...args: string[]): Promise<Running> {
+  return start([await npmTool(...IBAZEL), `-bazel_path=${BAZEL.path}`, ...args], inside(one));
+}
+
+/** Ends it as a developer does: the first Ctrl-C ends what runs, and a second one ibazel. */
+async function ended(running: Running) {
+  for (let n = 0; n < 3; n++) running.kill("SIGINT");
+  await running.finished.catch(() => {});
+}
+
+for (const mode of ["shared", "synced"]) {
+  testEach(`${mode}: ibazel builds, tests and runs again with each edit`, async () => {
+    await using one = await prepared(mode);
+    {
+      await using building = await ibazel(one, "build", "//app:copy");
+      for (const text of ["first\n", "second\n", "third\n"]) {
+        if (text !== "first\n") await Deno.writeTextFile(at(one, "app/text.txt"), text);
+        await eventually(
+          `ibazel has built ${JSON.stringify(text)}`,
+          async () => await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")).catch(() => "") === text,
+          90_000,
+        );
+      }
+      await ended(building);
+    }
+    // What it does besides is the same for both.
+    if (mode === "shared") return;
+    {
+      await using testing = await ibazel(one, "test", "//app:good_test");
+      await testing.says(/good_test .*PASSED/);
+      await Deno.writeTextFile(at(one, "app/test.txt"), "exit 3\n");
+      await testing.says(/good_test .*FAILED/);
+      await ended(testing);
+    }
+    await using running = await ibazel(one, "run", "//app:tool");
+    await running.says(/the first tool/);
+    await Deno.writeTextFile(at(one, "app/tool.txt"), "echo the second tool\n");
+    await running.says(/the second tool/);
+    await ended(running);
+  }, [BAZEL]);
+
+  testEach(`${mode}: bazelisk runs the Bazel that it is told, and buildozer's edits are built`, async () => {
+    await using one = await prepared(mode);
+    // Debian's bazel is a script that reads the same variable, and finds no Bazel of that name.
+    const real = `${BAZEL.path}-${BAZEL.version.split(".")[0]}`;
+    const version = await Deno.stat(real).then(() => real, () => BAZEL.path);
+    const options = inside(one, { USE_BAZEL_VERSION: version });
+    const bazelisk = await npmTool(...BAZELISK), buildozer = await npmTool(...BUILDOZER);
+    const built = await run([bazelisk, "build", "//app:copy"], options);
+    assert.equal(built.code, Exit.OK, built.stderr);
+    assert.equal(await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")), "first\n");
+    assert.equal((await run([bazelisk, "build", "//app:nothing"], options)).code, Exit.BUILD_FAILED);
+
+    await Deno.writeTextFile(at(one, "app/more.txt"), "more\n");
+    const edited = await run([buildozer, "add srcs more.txt", "//app:copy"], options);
+    assert.equal(edited.code, 0, edited.stderr);
+    const again = await run([bazelisk, "build", "//app:copy"], options);
+    assert.equal(again.code, Exit.OK, again.stderr);
+    assert.equal(await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")), "more\nfirst\n");
+    const ran = await run([bazelisk, "run", "//app:tool"], options);
+    assert.deepEqual([ran.code, ran.stdout], [Exit.OK, "the first tool\n"], ran.stderr);
+  }, [BAZEL]);
+}

@@ -1,0 +1,29 @@
+import { join } from "node:path";
+import { output } from "./run.ts";
+
+/**
+ * The absolute path of a file of an npm package, which is installed once into the user's cache, without its scripts.
+ *
+ * @param version One version exactly.
+ * @param file Relative to the package's folder.
+ */
+export async function npmTool(npmPackage: string, version: string, file: string): Promise<string> {
+  if (Deno.build.target !== "x86_64-unknown-linux-gnu") throw new Error("it is for x86-64 Linux only");
+  const cache = join(Deno.env.get("XDG_CACHE_HOME") || join(Deno.env.get("HOME") ?? "/tmp", ".cache"), "rbs-test");
+  const directory = join(cache, `${npmPackage.split("/").at(-1)}-${version}`);
+  const path = join(directory, "node_modules", npmPackage, file);
+  if (await Deno.stat(path).catch(() => undefined)) return path;
+  // Into a folder of its own first: two test runs may want it at once, and one may be stopped half-way.
+  await Deno.mkdir(cache, { recursive: true });
+  const fresh = await Deno.makeTempDir({ dir: cache, prefix: "npm-" });
+  try {
+    const npm = ["npm", "install", "--silent", "--no-save", "--ignore-scripts", "--no-audit", "--prefix", fresh];
+    await output([...npm, `${npmPackage}@${version}`], { timeout: 300_000 });
+    await Deno.rename(fresh, directory).catch(async (error) => {
+      if (!(await Deno.stat(path).catch(() => undefined))) throw error;
+    });
+  } finally {
+    await Deno.remove(fresh, { recursive: true }).catch(() => {});
+  }
+  return path;
+}
