@@ -32,7 +32,6 @@ const MAX_EXPECTED = 1_000;
 
 /** What others have changed. */
 export interface Found {
-  roots: Set<Root>;
   /** Absolute paths, the developer's. */
   changed: string[];
   /** The same, of what is only to be brought home. */
@@ -155,7 +154,7 @@ export class ForeignChanges implements Disposable {
    * reported apart. Costs next to nothing where nothing happened.
    */
   async find(roots: readonly Root[]): Promise<Found> {
-    const found: Found = { roots: new Set(), changed: [], expected: [] };
+    const found: Found = { changed: [], expected: [] };
     if (!this.#watch && !this.#blind) return found;
     this.note();
     if (this.#complete && this.#changed.size === 0) return found;
@@ -168,7 +167,6 @@ export class ForeignChanges implements Disposable {
         if (this.#written.has(full)) later.push(this.#options.top + full);
         else if (!await this.#isKnown(root, path)) {
           (this.#isExpected(full) ? found.expected : found.changed).push(full);
-          found.roots.add(root);
         }
         if (pace.due) await pace.rest();
       }
@@ -182,9 +180,10 @@ export class ForeignChanges implements Disposable {
     // All is looked at before each command then.
     if (!this.#watch || !this.#complete) return;
     const pace = new Pace(signal);
+    const inner = innerRoots(roots);
     for (const root of roots) {
       const base = this.#base(root);
-      for (const path of await this.#differences(root, signal)) {
+      for (const path of await this.#differences(root, inner, signal)) {
         if (!await this.#isKnown(root, path)) this.#changed.add(`${base}/${path}`);
         if (pace.due) await pace.rest();
       }
@@ -224,12 +223,14 @@ export class ForeignChanges implements Disposable {
       if (at && !this.#isInOutputBase(at.root, at.path)) suspect(at.root, at.path);
       if (pace.due) await pace.rest();
     }
-    for (const [root, paths] of suspects) if (!root.single) await this.#lookBelow(root, paths);
+    const inner = innerRoots(roots);
+    for (const [root, paths] of suspects) if (!root.single) await this.#lookBelow(root, paths, inner);
     return suspects;
   }
 
   /** Watches those of a root's paths that are folders anew, and adds what below them does not look as it is known. */
-  async #lookBelow(root: Root, paths: Set<string>): Promise<void> {
+  async #lookBelow(root: Root, paths: Set<string>, inner: InnerRoots): Promise<void> {
+    const others = inner.get(root);
     const { storage } = this.#options, watch = this.#watch!, base = this.#base(root);
     const isNew = (path: string) => {
       const full = `${base}/${path}`, before = root.entries.get(path);
@@ -248,7 +249,7 @@ export class ForeignChanges implements Disposable {
       const within = await scanTree(storage, base, {
         under: path,
         previous: root.entries,
-        skip: (path) => this.#isInOutputBase(root, path),
+        skip: (path) => this.#isInOutputBase(root, path) || (others?.has(path) ?? false),
         // Each folder before it is listed, so that nothing comes unnoticed in between.
         onFound: (entries) => {
           for (const entry of entries) if (entry.kind === "directory") this.#add(watch, `${base}/${entry.path}`);
@@ -262,7 +263,7 @@ export class ForeignChanges implements Disposable {
     }
     if (anew.size === 0) return;
     for (const path of root.entries.keys()) {
-      if (!found.has(path) && isBelow(path, anew)) paths.add(path);
+      if (!found.has(path) && isBelow(path, anew) && !isOf(others, path)) paths.add(path);
       if (pace.due) await pace.rest();
     }
   }
@@ -274,23 +275,24 @@ export class ForeignChanges implements Disposable {
     this.#changed = new Set();
     for (const root of roots) await this.follow(root);
     const differences = new Map<Root, Set<string>>();
-    for (const root of roots) differences.set(root, await this.#differences(root));
+    const inner = innerRoots(roots);
+    for (const root of roots) differences.set(root, await this.#differences(root, inner));
     return differences;
   }
 
   /** All that does not look as it is known, and all that is not known. */
-  async #differences(root: Root, signal?: AbortSignal): Promise<Set<string>> {
-    const { storage } = this.#options;
+  async #differences(root: Root, inner: InnerRoots, signal?: AbortSignal): Promise<Set<string>> {
+    const { storage } = this.#options, others = inner.get(root);
     const found = await scanTree(storage, this.#base(root), {
       under: root.single ? nameOf(root.path) : undefined,
       previous: root.entries,
-      skip: (path) => this.#isInOutputBase(root, path),
+      skip: (path) => this.#isInOutputBase(root, path) || (others?.has(path) ?? false),
       signal,
     }).catch(() => new Map<string, ScannedEntry>());
     signal?.throwIfAborted();
     const paths = new Set<string>();
     for (const [path, entry] of found) if (root.entries.get(path) !== entry) paths.add(path);
-    for (const path of root.entries.keys()) if (!found.has(path)) paths.add(path);
+    for (const path of root.entries.keys()) if (!found.has(path) && !isOf(others, path)) paths.add(path);
     return paths;
   }
 
@@ -357,6 +359,28 @@ function rootOf(path: string, roots: ReadonlyMap<string, Root>): { root: Root; p
     if (root) return root.single ? undefined : { root, path: path.slice(slash + 1) };
   }
   return undefined;
+}
+
+/** The roots that lie in another one, by that one: their paths in it. What is there is theirs alone. */
+type InnerRoots = ReadonlyMap<Root, ReadonlySet<string>>;
+
+function innerRoots(roots: readonly Root[]): InnerRoots {
+  const byPath = new Map(roots.map((root) => [root.path, root]));
+  const inner = new Map<Root, Set<string>>();
+  for (const { path } of roots) {
+    for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+      const outer = byPath.get(path.slice(0, slash));
+      if (!outer || outer.single) continue;
+      const within = inner.get(outer);
+      if (within) within.add(path.slice(slash + 1));
+      else inner.set(outer, new Set([path.slice(slash + 1)]));
+    }
+  }
+  return inner;
+}
+
+function isOf(others: ReadonlySet<string> | undefined, path: string): boolean {
+  return others !== undefined && (others.has(path) || isBelow(path, others));
 }
 
 function isBelow(path: string, folders: ReadonlySet<string>): boolean {

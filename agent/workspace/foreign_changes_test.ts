@@ -308,6 +308,31 @@ Deno.test("a folder that is made anew as it was is no news, and what is changed 
   assert.match(await workspace.check(caller) ?? "", /e\/new/);
 });
 
+Deno.test("what comes into a root that lies in another one is no news in that one", async () => {
+  const nothing = () => {
+    throw new Error("too many open files");
+  };
+  for (const watch of [undefined, nothing]) {
+    using storage = new Storage();
+    using service = new TestService(storage, { watch });
+    const { workspace } = service;
+    const inner = `${WS}/d/lib`, single = `${WS}/d/one`;
+    await service.change([folder("d"), file("d/a")], { fresh: true });
+    await service.open(WS, inner, single);
+    await service.change([folder("s"), file("s/f")], { root: inner });
+    await service.change([file("one")], { root: single, singleFile: true });
+    for (const remove of ["s", undefined]) {
+      assert.equal(await workspace.check(caller), undefined);
+      await workspace.ran();
+      assert.equal(await workspace.check(caller), undefined);
+      await service.open(WS, inner, single);
+      if (remove) await service.change([{ remove }], { root: inner });
+    }
+    Deno.writeTextFileSync(storage.at(`${inner}/g`), "theirs");
+    assert.match(await workspace.check(caller) ?? "", /changed \/home\/ann\/ws\/d\/lib\/g on/);
+  }
+});
+
 Deno.test("each change is noticed, however soon after the last one, and nothing is said twice", async () => {
   using t = await session();
   const { workspace } = t.service;

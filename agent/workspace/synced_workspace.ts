@@ -183,9 +183,10 @@ export class SyncedWorkspace {
     if (!this.#roots) return undefined;
     await this.#sweeper.settled();
     using _turn = await this.#turns.take(caller);
-    const { roots, changed, expected } = await this.#foreign.find(this.#watched());
+    const roots = this.#watched();
+    const { changed, expected } = await this.#foreign.find(roots);
     if (changed.length + expected.length === 0) return undefined;
-    // Until somebody asks what is there, which is the only way to the present generation.
+    // Until somebody asks what is there, which is the only way to the next generation.
     for (const root of roots) root.known = false;
     this.#touch();
     if (changed.length === 0) return undefined;
