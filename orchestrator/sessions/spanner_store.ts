@@ -296,18 +296,22 @@ export class SpannerSessionStore implements Store {
     { agents, agentsPerUser }: AgentLimits,
   ): Promise<boolean> {
     const [rows] = await transaction.run({
-      sql: `SELECT UserId = @userId AS IsOwn, RepoHash = @repoHash AND SUBSTR(ServerId, 1, 8) = @machine AS IsHere,
-              COUNT(*) AS Agents
-            FROM ServerSessions WHERE Status != 'FAILED' GROUP BY UserId, RepoHash, SUBSTR(ServerId, 1, 8)`,
-      params: { userId, repoHash, machine: machineOf(serverId) },
+      sql: `SELECT RepoHash, Machine, COUNT(*) AS Agents FROM (
+              SELECT IF(UserId = @userId, RepoHash, NULL) AS RepoHash,
+                     IF(UserId = @userId, SUBSTR(ServerId, 1, 8), NULL) AS Machine
+              FROM ServerSessions WHERE Status != 'FAILED'
+            ) GROUP BY RepoHash, Machine`,
+      params: { userId },
       json: true,
       gaxOptions: this.#call,
     });
-    const groups = rows as unknown as { IsOwn: boolean; IsHere: boolean; Agents: number }[];
-    const own = groups.filter(({ IsOwn }) => IsOwn);
+    const groups = rows as unknown as { RepoHash: string | null; Machine: string | null; Agents: number }[];
     const all = groups.reduce((sum, { Agents }) => sum + Number(Agents), 0);
+    // Those of other users are one group, without a name.
+    const own = groups.filter(({ RepoHash }) => RepoHash !== null);
     const ofUser = own.reduce((sum, { Agents }) => sum + counted(Number(Agents)), 0);
-    const isSecond = Number(own.find(({ IsHere }) => IsHere)?.Agents) === 1;
+    const here = own.find(({ RepoHash, Machine }) => RepoHash === repoHash && Machine === machineOf(serverId));
+    const isSecond = Number(here?.Agents) === 1;
     return (agents === 0 || all < agents) && (agentsPerUser === 0 || isSecond || ofUser < agentsPerUser);
   }
 
