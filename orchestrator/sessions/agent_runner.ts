@@ -70,7 +70,7 @@ export class AgentRunner {
   #settled = () => {};
   /** Commands that run on the agent, as it last told. */
   runningCommands = 0;
-  /** When it told so, or since when it is held here. Milliseconds since 1970. */
+  /** When it told so, or since when it is held here or takes commands. Milliseconds since 1970. */
   lastCommand: number;
   /** Resolves when the agent is gone and the store knows, or another orchestrator has it. Never rejects. */
   readonly gone: Promise<void>;
@@ -323,6 +323,7 @@ export class AgentRunner {
       },
       ready: ({ warnings, samePaths, missingInstallBase }) => {
         this.#isUntried = false;
+        this.lastCommand = (this.#options.now ?? Date.now)();
         clearTimeout(this.#startTimer);
         this.#settled();
         for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);

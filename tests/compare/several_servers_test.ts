@@ -11,6 +11,8 @@ const { found } = await findBazels({ npm: false });
 
 /** So long the machine may be busy with other things. Milliseconds. */
 const PATIENCE_MS = 180_000;
+/** Several servers are on one machine. */
+const JVM = ["--host_jvm_args=-Xmx600m"];
 /** A second server without a command ends after so many seconds. */
 const SECOND_IDLE_SECONDS = 2;
 
@@ -98,6 +100,17 @@ async function sessionsOf(cluster: Cluster, cwd: string) {
 }
 
 for (const bazel of found) {
+  /** The same without RBS, for both modes. */
+  let stock: Promise<Omit<Awaited<ReturnType<typeof sideBySide>>, "bazelIn" | "said">> | undefined;
+  const withoutRbs = async () => {
+    await using temp = await tempDir("rbs-servers-");
+    await using cleanup = new AsyncDisposableStack();
+    const side = { directory: temp.join("stock"), startup: JVM };
+    cleanup.defer(() => end(bazel, side));
+    const { bazelIn: _, said: __, ...seen } = await sideBySide(bazel, side);
+    return seen;
+  };
+
   for (const mode of ["shared", "synced"]) {
     Deno.test(`Bazel ${bazel.version}, ${mode}: a query with an output base of its own runs beside a build, and its server ends early`, async () => {
       await using temp = await tempDir("rbs-servers-");
@@ -105,16 +118,11 @@ for (const bazel of found) {
         args: [`--workspace=${mode}`, `--second-idle-timeout=${SECOND_IDLE_SECONDS}`, "--max-agents-per-user=1"],
       });
       await using cleanup = new AsyncDisposableStack();
-      const [stock, rbs] = [["stock", []], ["other", [cluster.serverJavabase]]].map(([name, more]) => ({
-        directory: temp.join(name as string),
-        startup: ["--host_jvm_args=-Xmx600m", ...more],
-        env: name === "stock" ? undefined : cluster.env,
-      }));
-      for (const side of [stock, rbs]) cleanup.defer(() => end(bazel, side));
-      const expected = await sideBySide(bazel, stock);
+      const rbs = { directory: temp.join("rbs"), startup: [...JVM, cluster.serverJavabase], env: cluster.env };
+      cleanup.defer(() => end(bazel, rbs));
+      const expected = await (stock ??= withoutRbs());
       const { bazelIn, said, ...got } = await sideBySide(bazel, rbs);
-      const { bazelIn: _, said: __, ...wanted } = expected;
-      assert.deepEqual(got, wanted, said);
+      assert.deepEqual(got, expected, said);
 
       // The IDE's server is the younger one, with a proxy that goes on asking for nothing.
       const workspace = join(rbs.directory, "ws");
