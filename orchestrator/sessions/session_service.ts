@@ -216,8 +216,15 @@ export class SessionService {
     const stopReading = say && this.#steps.read(request, say);
     const arrival = this.#arrivals++;
     try {
-      return await this.#warm(request) ??
-        await this.#untilServed(await this.#resolved(request, say), arrival, signal, say);
+      const warm = await this.#warm(request);
+      if (warm) return warm;
+      for (;;) {
+        try {
+          return await this.#untilServed(await this.#resolved(request, say), arrival, signal, say);
+        } catch (e) {
+          if (!(e instanceof NotToBeAdopted)) throw e;
+        }
+      }
     } finally {
       stopReading?.();
     }
@@ -254,8 +261,7 @@ export class SessionService {
       const isSame = other.repoHash === request.repoHash && other.status !== "FAILED" &&
         startupOption(other.startupOptions, "output_base") === outputBase;
       if (!isSame || keyText(other) === keyText(request)) continue;
-      const mayAdopt = other.serverId === "" && (other.adoptedBy === "" || other.adoptedBy === request.serverId);
-      if (mayAdopt && other.status === "READY" && !this.#misfit(other, request)) {
+      if (request.serverId !== "" && mayAdopt(other, request.serverId) && !this.#misfit(other, request)) {
         return { ...request, serverId: "", adopts: request.serverId };
       }
       if (synced || other.synced) continue;
@@ -462,6 +468,7 @@ export class SessionService {
     caller.signal.throwIfAborted();
     const { request } = caller;
     const session = await this.#options.store.get(request);
+    if (request.adopts !== undefined && !mayAdopt(session, request.adopts)) throw new NotToBeAdopted();
     if (session && session.status !== "FAILED") caller.place?.leave();
     const workspace = JSON.stringify(request.sourcePath);
     if (!session) {
@@ -775,7 +782,7 @@ export class SessionService {
         holder: holder ?? "",
         createdAt: now,
         lastHeartbeat: now,
-        adoptedBy: request.adopts ?? "",
+        adoptedBy: "",
       },
     );
     if (!session) {
@@ -893,6 +900,15 @@ export class SessionService {
       }
     }
   }
+}
+
+/** The session without a ServerId has become another's, or is gone: who wanted it gets one of its own. */
+class NotToBeAdopted extends Error {}
+
+/** Whether a session can serve whoever has this ServerId in place of one of its own. */
+function mayAdopt(session: Session | undefined, serverId: string): boolean {
+  return session?.status === "READY" && session.serverId === "" &&
+    (session.adoptedBy === "" || session.adoptedBy === serverId);
 }
 
 /** A failure's sentence as a part of a step: without the advice at its end, which is for those who get no server. */

@@ -74,6 +74,14 @@ test("it does not go to another machine, nor to another output base", async (wor
   assert.equal(world.compute.alive.size, 3);
 }, { synced: true });
 
+test("of two machines that ask for it at once one has it", async (world) => {
+  const former = await world.get(at("/ob"));
+  const asked = [FIRST, OTHER].map((serverId, i) => world.get(at("/ob", serverId, { sessionId: [B, C][i] })));
+  const agents = (await Promise.all(asked)).map((session) => session.agentId);
+  assert.equal(agents.filter((agentId) => agentId === former.agentId).length, 1);
+  assert.equal(world.compute.alive.size, 2);
+}, { synced: true });
+
 test("a former orchestrator's agent goes on for who has no server id, and for the first who has one", async (world) => {
   const before = await world.get(at("/ob"));
   await world.replace();
