@@ -114,10 +114,14 @@ interface Command {
   readonly done: Promise<StatusError | undefined>;
 }
 
+/** For a command that has not begun. */
+const ENDING = new StatusError(Status.FAILED_PRECONDITION, "This session's agent was told to end.");
+
 /** See the file's head. */
 export class CommandService {
   readonly #parts: CommandServiceParts;
   readonly #commands = new Map<string, Command>();
+  #isEnding = false;
 
   constructor(parts: CommandServiceParts) {
     this.#parts = parts;
@@ -183,16 +187,18 @@ export class CommandService {
 
   /**
    * Ends the calls of all commands with a sentence, since the agent ends: by itself each would find that its connection or
-   * its server was lost. Resolves when that was said, or soon.
+   * its server was lost. One whose server has not said a word has not begun, as the first word is a command's id: its caller
+   * asks for another agent, and so does who comes from now on. Resolves when that was said, or soon.
    */
   async end(): Promise<void> {
+    this.#isEnding = true;
     const why = new StatusError(
       Status.UNAVAILABLE,
       "This session's agent was told to end, and the command with it.",
       { "rbs-reason": "ended" },
     );
-    const calls = [...this.#commands.values()].flatMap(({ replace, call }) => {
-      replace?.(why);
+    const calls = [...this.#commands.values()].flatMap(({ replace, call, journal }) => {
+      replace?.(journal.sequence === 0 ? ENDING : why);
       return call ? [call.closed()] : [];
     });
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -205,6 +211,7 @@ export class CommandService {
     const known = this.#commands.get(start.commandId);
     if (known) return known;
     if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
+    if (this.#isEnding) throw ENDING;
     const { synced } = this.#parts;
     // What ends the server is the same for all files.
     if (synced && commandName(start.runRequest) !== "shutdown" && start.workspaceGeneration !== synced.generation) {

@@ -592,6 +592,23 @@ Deno.test("an agent that ends says so to the callers of its commands", async () 
   assert.match(end.message, /^This session's agent was told to end/);
 });
 
+Deno.test("an agent that ends refuses commands that have not begun, so that their callers ask for another one", async () => {
+  await using r = agent(() => {});
+  const { ended } = await r.run();
+  await eventually(() => r.bazel.calls.length > 0);
+  await r.service.end();
+  const refused = await ended;
+  const late = await (await r.run({}, { id: "late" })).ended;
+  for (const { end, responses } of [refused, late]) {
+    assert.deepEqual([end.code, end.details["rbs-reason"], responses.length], [
+      Status.FAILED_PRECONDITION,
+      undefined,
+      0,
+    ]);
+  }
+  assert.equal(r.bazel.calls.length, 1);
+});
+
 Deno.test("a start that is none is refused", async () => {
   await using r = agent();
   for (const bytes of [Buffer.from("0affff", "hex"), execute({ case: "cancel", value: {} }), Buffer.alloc(0)]) {

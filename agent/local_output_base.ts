@@ -151,8 +151,13 @@ export class LocalOutputBase {
     else if (there && (there.kind !== "directory" || !this.#isOurs(files))) putAside(files, REPOSITORIES);
     files.makeWay(REPOSITORIES);
     const wanted = new Set(before === undefined ? [] : repositoriesIn(storage!));
-    const linked = new Set(files.names(REPOSITORIES));
-    for (const name of linked) if (!wanted.has(name)) remove(files, `${REPOSITORIES}/${name}`);
+    const linked = new Set<string>();
+    for (const name of files.names(REPOSITORIES)) {
+      const path = `${REPOSITORIES}/${name}`;
+      const there = lookFor(files, path);
+      if (there && this.#isLink(path, there) && wanted.has(name)) linked.add(name);
+      else remove(files, path);
+    }
     for (const name of wanted) {
       const path = `${REPOSITORIES}/${name}`;
       if (!linked.has(name)) files.symlink(this.#target(path), path);
@@ -163,13 +168,22 @@ export class LocalOutputBase {
     this.#repositories = settled ? shown(after, before) : undefined;
   }
 
-  /** Whether nothing but links to the session's repositories is in the developer's folder of them. */
+  /** Whether nothing but links to repositories of this user's sessions is in the developer's folder of them. */
   #isOurs(files: Beneath): boolean {
     return files.names(REPOSITORIES).every((name) => {
       const path = `${REPOSITORIES}/${name}`;
       const there = lookFor(files, path);
-      return there === undefined || this.#isLink(path, there);
+      return there === undefined || this.#isLink(path, there) || this.#wasLink(path, there);
     });
+  }
+
+  /** Whether it is a link into the storage beside this session's: what had the output base before, under another name. */
+  #wasLink(path: string, there: { kind: string; target?: string }): boolean {
+    const { storageOutputBase } = this.#options.namespace;
+    const storage = dirname(storageOutputBase);
+    const beside = there.target?.slice(0, -join("/", basename(storageOutputBase), path).length) ?? "";
+    return there.kind === "symlink" && dirname(beside) === dirname(storage) &&
+      there.target === join(beside, basename(storageOutputBase), path);
   }
 
   #target(name: string): string {

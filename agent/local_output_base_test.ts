@@ -97,6 +97,27 @@ Deno.test("repositories are shown, and nothing by which a server would believe t
     assert.deepEqual(names(outputBase), []);
   }));
 
+Deno.test("links into what the session's storage was called before are made anew, and no work of the developer's", () =>
+  withFolders(async (outputBase, storageOutputBase) => {
+    const former = join(dirname(storageOutputBase) + "-before", "out\n");
+    for (const [base, name] of [[former, "gone"], [former, "both"], [storageOutputBase, "both"]]) {
+      await Deno.mkdir(join(base, "external", name), { recursive: true });
+    }
+    await new LocalOutputBase({ outputBase, namespace: { storageOutputBase: former } }).ensure();
+    const local = new LocalOutputBase({ outputBase, namespace: { storageOutputBase } });
+    await local.ensure();
+    const names = [...Deno.readDirSync(outputBase)].map((e) => e.name).sort();
+    assert.deepEqual(names, [...LINKED_NAMES, "external"].sort());
+    assert.deepEqual([...Deno.readDirSync(join(outputBase, "external"))].map((e) => e.name), ["both"]);
+    assert.equal(await Deno.readLink(join(outputBase, "external/both")), join(storageOutputBase, "external/both"));
+    // What leads elsewhere is the developer's.
+    await local.restore();
+    await Deno.mkdir(join(outputBase, "external"));
+    await Deno.symlink(join(former, "other/both"), join(outputBase, "external/both"));
+    await local.ensure();
+    assert.equal(await Deno.readLink(join(outputBase, "external.before-rbs/both")), join(former, "other/both"));
+  }));
+
 Deno.test("an output base that cannot be made is named in one sentence", () =>
   withFolders(async (outputBase, storageOutputBase) => {
     await Deno.mkdir(join(outputBase, ".."), { recursive: true });

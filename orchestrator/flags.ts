@@ -21,6 +21,8 @@ export interface Flags {
   readonly leaseSeconds: number;
   readonly takeoverSeconds: number;
   readonly idleTimeoutSeconds: number;
+  /** For sessions beside the main one of a workspace. */
+  readonly secondIdleTimeoutSeconds: number;
   readonly startTimeoutSeconds: number;
   /** Where its agents run. Empty: unknown. */
   readonly region: string;
@@ -146,7 +148,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--storage-root <directory>",
-        "Bazel's output bases, one per user and workspace (default: <state dir>/storage)",
+        "Bazel's output bases, one per user, workspace and server (default: <state dir>/storage)",
       )
         .env("RBS_STORAGE_ROOT"),
     )
@@ -179,6 +181,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
         .env("RBS_IDLE_TIMEOUT").argParser(integer(1, 31_536_000)).default(10_800),
     )
     .addOption(
+      new Option(
+        "--second-idle-timeout <seconds>",
+        "a second server of a workspace (an IDE's, with an output base of its own) is ended so long after its last command, " +
+          "also while its client is there",
+      )
+        .env("RBS_SECOND_IDLE_TIMEOUT").argParser(integer(1, 31_536_000)).default(900),
+    )
+    .addOption(
       new Option("--start-timeout <seconds>", "an agent that is not ready after this time has failed")
         .env("RBS_START_TIMEOUT").argParser(integer(1, 86_400)).default(120),
     )
@@ -200,7 +210,8 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--max-agents-per-user <number>",
-        "the same for each user; one whose limit is reached holds up nobody else; 0: no limit",
+        "the same for each user; one whose limit is reached holds up nobody else; a second server of a workspace is not " +
+          "counted; 0: no limit",
       )
         .env("RBS_MAX_AGENTS_PER_USER").argParser(integer(0, 1_000_000)).default(0),
     )
@@ -294,6 +305,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     leaseSeconds: options.leaseSeconds,
     takeoverSeconds: options.takeover,
     idleTimeoutSeconds: options.idleTimeout,
+    secondIdleTimeoutSeconds: options.secondIdleTimeout,
     startTimeoutSeconds: options.startTimeout,
     region: options.region,
     listen: options.listen,

@@ -10,6 +10,7 @@ import {
 } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../proto/rpc.ts";
 import { actingUser } from "../proto/rpc_rules.ts";
+import { startupOption } from "../proto/startup_options.ts";
 import { checkKey, checkNotHidden, checkServerRequest, checkSessionId } from "./request_checks.ts";
 import type { Session } from "./sessions/session.ts";
 import type { SessionService } from "./sessions/session_service.ts";
@@ -128,6 +129,7 @@ function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema
   return {
     userId: session.userId,
     repoHash: session.repoHash,
+    serverId: session.serverId || session.adoptedBy,
     sessionId: session.sessionId,
     sourcePath: session.sourcePath,
     status: SessionStatus[session.status],
@@ -140,5 +142,6 @@ function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema
     lastHeartbeat: timestampFromMs(session.lastHeartbeat),
     failure: session.status === "FAILED" ? session.failure : "",
     startupOptionsHash: session.startupOptionsHash,
+    outputBase: startupOption(session.startupOptions, "output_base") ?? "",
   };
 }

@@ -90,6 +90,7 @@ async function run(flags: Flags): Promise<void> {
     unshareNet: flags.unshareNet,
     onBounce: flags.onBounce,
     idleTimeoutMs: flags.idleTimeoutSeconds * 1000,
+    secondIdleTimeoutMs: flags.secondIdleTimeoutSeconds * 1000,
     stopGraceMs: 5000,
   });
 

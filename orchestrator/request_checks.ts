@@ -31,12 +31,15 @@ export function checkUserId(userId: string): string {
 }
 
 /** Checks the parts of a key. */
-export function checkKey(request: { userId: string; repoHash: string }): SessionKey {
+export function checkKey(request: { userId: string; repoHash: string; serverId: string }): SessionKey {
   checkUserId(request.userId);
   if (!/^[0-9a-f]{32}$/.test(request.repoHash)) {
     refuse(`repo_hash must be 32 lowercase hex digits, but it is ${quoted(request.repoHash)}.`);
   }
-  return { userId: request.userId, repoHash: request.repoHash };
+  if (!/^([0-9a-f]{16})?$/.test(request.serverId)) {
+    refuse(`server_id must be 16 lowercase hex digits or empty, but it is ${quoted(request.serverId)}.`);
+  }
+  return { userId: request.userId, repoHash: request.repoHash, serverId: request.serverId };
 }
 
 /** Checks a session id: 32 lowercase hex digits. */
@@ -51,6 +54,7 @@ export function checkSessionId(sessionId: string): string {
 export function checkServerRequest(request: {
   userId: string;
   repoHash: string;
+  serverId: string;
   sessionId: string;
   sourcePath: string;
   startupOptions: string[];

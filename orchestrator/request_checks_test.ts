@@ -8,6 +8,7 @@ function request(change: Record<string, unknown> = {}) {
   return {
     userId: "ann",
     repoHash: repoHash(sourcePath),
+    serverId: "",
     sessionId: "0".repeat(32),
     sourcePath,
     startupOptions: ["-jar", "x\ny"],
@@ -18,6 +19,7 @@ function request(change: Record<string, unknown> = {}) {
 
 Deno.test("a good request passes unchanged, whatever its path looks like", () => {
   assert.deepEqual(checkServerRequest(request()), request());
+  assert.equal(checkServerRequest(request({ serverId: "0123456789abcdef" })).serverId, "0123456789abcdef");
   checkServerRequest(request({ userId: "x".repeat(128), region: "europe-west1" }));
 });
 
@@ -30,6 +32,9 @@ for (
     ["repo_hash", { repoHash: "" }],
     ["repo_hash", { repoHash: "A".repeat(32) }],
     ["repo_hash", { repoHash: "a".repeat(32) }],
+    ["server_id", { serverId: "1" }],
+    ["server_id", { serverId: "../".repeat(1000) }],
+    ["server_id", { serverId: "A".repeat(16) }],
     ["session_id", { sessionId: "1" }],
     ["session_id", { sessionId: "../".repeat(1000) }],
     ["source_path", { sourcePath: "" }],

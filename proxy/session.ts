@@ -11,6 +11,8 @@ import { Code, createRpcClient, type RpcClient, RpcError, TrustError, withClocks
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../proto/state.ts";
 import type { TlsClientOptions } from "../proto/tls/client.ts";
 import { repoHash } from "../proto/workspace.ts";
+import { machineId } from "./machine_id.ts";
+import { serverId } from "./server_id.ts";
 import { ExitCode } from "./commands.ts";
 import { WAITING_FOR_AGENT } from "../proto/steps.ts";
 import { wantedRegion } from "./region.ts";
@@ -79,6 +81,8 @@ export interface SessionSettings {
   agentTls(server: GetServerResponse): TlsClientOptions | undefined;
   /** Where the keys are. */
   stateDirectory(): string;
+  /** @default see machine_id.ts */
+  machineId?: string;
   patienceMs: number;
   impatienceMs: number;
   silenceMs: number;
@@ -117,6 +121,8 @@ export class Session {
   /** Ends the pause before the next attempt. */
   #tryNow = () => {};
   readonly #repoHash: string;
+  /** Found when it is first needed, since files are read for it. */
+  #serverId?: string;
   readonly #sessionId = randomToken();
   #client?: RpcClient<typeof Orchestrator>;
   #search?: Promise<AgentLink>;
@@ -239,7 +245,7 @@ export class Session {
     const until = performance.now() + timeoutMs;
     for (let client = this.#client, left = this.#addresses.all.length; client;) {
       try {
-        const session = { repoHash: this.#repoHash, sessionId: this.#sessionId };
+        const session = { ...this.#key, sessionId: this.#sessionId };
         await client.releaseServer(session, { timeoutMs: Math.max(0, until - performance.now()) });
         break;
       } catch (e) {
@@ -257,6 +263,15 @@ export class Session {
     }
     this.#client?.close();
     this.#client = undefined;
+  }
+
+  /** What names the session, beside the user whom the certificate names. */
+  get #key(): { repoHash: string; serverId: string } {
+    this.#serverId ??= serverId(
+      machineId({ stateDirectory: this.#settings.stateDirectory(), explicit: this.#settings.machineId }),
+      this.#args.outputBase,
+    );
+    return { repoHash: this.#repoHash, serverId: this.#serverId };
   }
 
   #drop(): void {
@@ -303,7 +318,7 @@ export class Session {
         : undefined;
       try {
         const events = this.#connectAnew().getServerStream({
-          repoHash: this.#repoHash,
+          ...this.#key,
           sessionId: this.#sessionId,
           sourcePath: this.#args.workspace,
           startupOptions: [...this.#args.argv, ...this.#args.clientShell ?? []],
@@ -446,7 +461,7 @@ export class Session {
       let next = 10_000;
       try {
         const r = await this.#client!.heartbeat(
-          { repoHash: this.#repoHash, sessionId: this.#sessionId },
+          { ...this.#key, sessionId: this.#sessionId },
           { timeoutMs: 5_000 },
         );
         this.#addresses.answered();

@@ -15,6 +15,7 @@ import { TestAuthority } from "../proto/testing/certificates.ts";
 import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../proto/testing/keys.ts";
 import { eventually } from "../proto/testing/pipe.ts";
 import { repoHash } from "../proto/workspace.ts";
+import { serverId } from "./server_id.ts";
 import { Session, type SessionSettings } from "./session.ts";
 
 type Events = AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>>;
@@ -92,6 +93,7 @@ function sessionOf(orchestrator: FakeOrchestrator, settings: Partial<SessionSett
     address: orchestrator.address,
     agentTls: () => undefined,
     stateDirectory: () => orchestrator.state,
+    machineId: "a machine",
     patienceMs: 5_000,
     silenceMs: 20,
     firstHeartbeatMs: 60_000,
@@ -133,10 +135,11 @@ Deno.test("a session asks for its server with all that the orchestrator needs, o
   assert.equal(a, b);
   assert.equal(await s.link(), a);
   assert.equal(orchestrator.requests.length, 1);
-  const { userId, repoHash: hash, sessionId, sourcePath, startupOptions } = orchestrator.requests[0];
+  const { userId, repoHash: hash, serverId: server, sessionId, sourcePath, startupOptions } = orchestrator.requests[0];
   // Who it is the certificate says.
   assert.deepEqual([userId, hash, sourcePath, startupOptions], ["", repoHash("/ws"), "/ws", ["--output_base=/ob"]]);
   assert.match(sessionId, /^[0-9a-f]{32}$/);
+  assert.equal(server, serverId("a machine", "/ob"));
   assert.deepEqual([a.name, s.session.connected, s.said], ["127.0.0.1:2", true, []]);
   assert.match(s.session.describe(), /session [0-9a-f]{32}: agent 127\.0\.0\.1:2/);
   assert.deepEqual(

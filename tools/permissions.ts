@@ -119,8 +119,10 @@ export const PROXY: Program = {
     { allow: "run", of: ["bash"], why: "file names that are not UTF-8, which Deno cannot name" },
     {
       allow: "sys",
-      of: ["statfs", "uid"],
-      why: "whether the workspace's file system tells of changes; whether the keys are this user's",
+      of: ["statfs", "uid", "hostname"],
+      why:
+        "whether the workspace's file system tells of changes; whether the keys are this user's; whether this is still the " +
+        "machine whose id is kept",
     },
     STATE_ENV,
     { allow: "env", of: ["LANG", "LANGUAGE", "LC_*"], why: "the locale that the client has chosen for the server" },
@@ -303,6 +305,7 @@ fi
       why: "only for `jbazel setup`: replaces the bazelrc by a new file beside it",
       compiled: "all",
     },
+    { allow: "write", of: ["$state/machines"], why: "the id of this machine, if it has none yet", compiled: "all" },
     { allow: "write", of: ["$login"], why: "only for `jbazel login`: the key and the certificate", compiled: "all" },
     {
       allow: "run",
@@ -322,7 +325,12 @@ fi
       compiled: "all",
     },
     { allow: "env", of: "all", why: "a Bazel command gets the user's whole environment" },
-    { allow: "sys", of: ["uid", "statfs"], why: "doctor looks whose the folders are, and at the free space" },
+    {
+      allow: "sys",
+      of: ["uid", "statfs", "hostname"],
+      why:
+        "doctor looks whose the folders are, and at the free space; whether this is still the machine whose id is kept",
+    },
   ],
   proof: { args: ["--version"], prints: /^jbazel \d/ },
 };

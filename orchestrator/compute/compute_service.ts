@@ -81,6 +81,14 @@ export interface ComputeService {
    * @param storageDirectory The agent's.
    */
   adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
+  /**
+   * Lets a session go on with the storage of another one that is not there any more, if that has left any and the session
+   * has none of its own.
+   *
+   * @param from The other one's storage directory, which is gone afterwards.
+   * @returns Why it cannot, for the operator: it begins anew then. Undefined: there was nothing to do, or it is done.
+   */
+  inherit(from: string, to: string): string | undefined;
   /** The spec of a session for an agent that was started ahead, with what only this service knows. */
   complete(spec: AgentSpec): WholeSpec;
   /**

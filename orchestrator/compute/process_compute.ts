@@ -122,6 +122,17 @@ export class ProcessCompute implements ComputeService {
     return { processId, endpoint, assigned, terminate() {}, kill() {} };
   }
 
+  inherit(from: string, to: string): string | undefined {
+    // Without a namespace a server's state may name its own folder.
+    if (this.options.environment.RBS_NAMESPACE === "none" || exists(to)) return undefined;
+    try {
+      Deno.renameSync(from, to);
+      return undefined;
+    } catch (e) {
+      return e instanceof Deno.errors.NotFound ? undefined : sentence(e);
+    }
+  }
+
   complete(spec: AgentSpec): WholeSpec {
     return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment) };
   }
@@ -167,6 +178,15 @@ export class ProcessCompute implements ComputeService {
     } finally {
       closeSync(log);
     }
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (e) {
+    return !(e instanceof Deno.errors.NotFound);
   }
 }
 

@@ -22,6 +22,7 @@ function spec(storageDirectory: string, ...startupOptions: string[]): AgentSpec 
   return {
     userId: "ann",
     repoHash: "a".repeat(32),
+    serverId: "",
     sessionId: "b".repeat(32),
     epoch: 1,
     sourcePath: "/ws",
@@ -216,4 +217,18 @@ test("the log of the agent before is kept", async (storage) => {
   }
   assert(Deno.statSync(join(storage, "agent.log.old")).isFile);
   assert.equal(Deno.statSync(join(storage, "agent.log")).mode! & 0o777, 0o600);
+});
+
+Deno.test("a session goes on with another's storage once, if it has none of its own", () => {
+  using temp = tempDirectory();
+  const [from, to, third] = ["from", "to", "third"].map((name) => join(temp.path, name));
+  Deno.mkdirSync(from);
+  Deno.writeTextFileSync(join(from, "file"), "");
+  const service = compute();
+  assert.equal(service.inherit(from, to), undefined);
+  assert.equal(Deno.statSync(join(to, "file")).isFile, true);
+  assert.equal(service.inherit(from, third), undefined);
+  Deno.mkdirSync(from);
+  assert.equal(service.inherit(from, to), undefined);
+  assert.equal(Deno.statSync(join(to, "file")).isFile, true);
 });

@@ -25,7 +25,7 @@ export function warmFolder(root: string): string {
   return join(root, ".warm");
 }
 
-/** A session's own folder: `<storage root>/<user>/<repo hash>`. */
-export function storageDirectory(root: string, key: SessionKey): string {
-  return join(root, safeComponent(key.userId), key.repoHash);
+/** A session's own folder: `<storage root>/<user>/<repo hash>-<server id>`, or without the latter where there is none. */
+export function storageDirectory(root: string, { userId, repoHash, serverId }: SessionKey): string {
+  return join(root, safeComponent(userId), serverId === "" ? repoHash : `${repoHash}-${serverId}`);
 }

@@ -24,5 +24,6 @@ Deno.test("user ids become different single path components of at most 255 bytes
     assert(component.length <= 255);
   }
   assert.equal(safeComponent("ann.lee@example.com"), "ann.lee@example.com");
-  assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f" }), "/s/%2E./f");
+  assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f", serverId: "" }), "/s/%2E./f");
+  assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f", serverId: "a" }), "/s/%2E./f-a");
 });

@@ -70,12 +70,15 @@ export class AgentRunner {
   #settled = () => {};
   /** Commands that run on the agent, as it last told. */
   runningCommands = 0;
+  /** When it told so, or since when it is held here or takes commands. Milliseconds since 1970. */
+  lastCommand: number;
   /** Resolves when the agent is gone and the store knows, or another orchestrator has it. Never rejects. */
   readonly gone: Promise<void>;
 
   private constructor(session: Session, options: AgentRunnerOptions, adopt: boolean) {
     this.#session = session;
     this.#options = options;
+    this.lastCommand = (options.now ?? Date.now)();
     this.gone = this.#live(adopt);
   }
 
@@ -242,6 +245,7 @@ export class AgentRunner {
     return {
       userId: session.userId,
       repoHash: session.repoHash,
+      serverId: session.serverId,
       sessionId: session.sessionId,
       epoch: session.epoch,
       sourcePath: session.sourcePath,
@@ -319,6 +323,7 @@ export class AgentRunner {
       },
       ready: ({ warnings, samePaths, missingInstallBase }) => {
         this.#isUntried = false;
+        this.lastCommand = (this.#options.now ?? Date.now)();
         clearTimeout(this.#startTimer);
         this.#settled();
         for (const warning of warnings) log(`session ${keyText(session)}: ${warning}`);
@@ -334,7 +339,8 @@ export class AgentRunner {
       },
       activity: (runningCommands) => {
         this.runningCommands = runningCommands;
-        store.touch(session, undefined, (this.#options.now ?? Date.now)()).catch((e) => log(sentence(e)));
+        this.lastCommand = (this.#options.now ?? Date.now)();
+        store.touch(session, undefined, this.lastCommand).catch((e) => log(sentence(e)));
       },
     };
   }

@@ -1,5 +1,6 @@
 import { sentence } from "../../proto/errors.ts";
 import type { Log } from "../log.ts";
+import { secondServers } from "./second_servers.ts";
 import { keyText, type Session } from "./session.ts";
 import type { SessionStore } from "./store.ts";
 
@@ -8,6 +9,8 @@ export interface IdleReaperOptions {
   readonly store: SessionStore;
   /** Milliseconds. */
   readonly idleTimeoutMs: number;
+  /** The same for sessions beside a main one, counted from their last command: see second_servers.ts. Milliseconds. */
+  readonly secondIdleTimeoutMs: number;
   readonly log: Log;
   /** This machine's clock, for tests: milliseconds since 1970. @default Date.now */
   now?(): number;
@@ -15,6 +18,8 @@ export interface IdleReaperOptions {
   isOurs(session: Session): boolean;
   /** Whether a command runs in the session. */
   isBusy(session: Session): boolean;
+  /** When a command last began or ended in the session, as far as is known. Milliseconds since 1970. */
+  lastCommand(session: Session): number | undefined;
   /** Begins to end a session that is READY, or FAILED; does not wait for its agent's end. */
   expire(session: Session): Promise<void>;
 }
@@ -29,6 +34,8 @@ const LONGEST = 2 ** 31 - 1;
 export class IdleReaper {
   readonly #options: IdleReaperOptions;
   #timer?: ReturnType<typeof setTimeout>;
+  /** When it fires. Milliseconds since 1970. */
+  #at = Infinity;
   #stopped = false;
   readonly #now: () => number;
 
@@ -44,8 +51,9 @@ export class IdleReaper {
 
   /** Sees to it that a session which just began will be looked at. */
   schedule(session: Session): void {
-    // A timer that runs already is for an older session, and its expiry is nearer.
-    if (this.#timer === undefined) this.#schedule(session.lastHeartbeat + this.#options.idleTimeoutMs);
+    // It may be one that ends early, and is not looked for here.
+    const at = session.lastHeartbeat + Math.min(this.#options.idleTimeoutMs, this.#options.secondIdleTimeoutMs);
+    if (at < this.#at) this.#schedule(at);
   }
 
   stop(): void {
@@ -56,21 +64,28 @@ export class IdleReaper {
   #schedule(at: number): void {
     if (this.#stopped) return;
     clearTimeout(this.#timer);
+    this.#at = at;
     this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - this.#now(), 0), LONGEST));
     // The timer alone is no reason for the program to go on.
     Deno.unrefTimer(this.#timer as unknown as number);
   }
 
   async #reap(): Promise<void> {
-    const { store, idleTimeoutMs, isBusy, isOurs, expire, log } = this.#options;
-    this.#timer = undefined;
+    const { store, idleTimeoutMs, secondIdleTimeoutMs, isBusy, isOurs, lastCommand, expire, log } = this.#options;
+    this.#at = Infinity;
     try {
       let nearest = Infinity;
       const expired: Session[] = [];
-      for (const session of await store.list()) {
+      const sessions = await store.list();
+      const seconds = secondServers(sessions.filter(({ status }) => status === "PENDING" || status === "READY"));
+      for (const session of sessions) {
         if (session.status !== "FAILED" && !isOurs(session)) continue;
         const busy = isBusy(session) || session.status === "PENDING" || session.status === "STOPPING";
-        const expiry = (busy ? this.#now() : session.lastHeartbeat) + idleTimeoutMs;
+        const used = busy ? this.#now() : session.lastHeartbeat;
+        const early = seconds.has(session)
+          ? (busy ? used : lastCommand(session) ?? session.createdAt) + secondIdleTimeoutMs
+          : Infinity;
+        const expiry = Math.min(used + idleTimeoutMs, early);
         if (expiry > this.#now()) nearest = Math.min(nearest, expiry);
         else if (!this.#stopped) expired.push(session);
       }
@@ -81,7 +96,7 @@ export class IdleReaper {
           nearest = Math.min(nearest, this.#now() + idleTimeoutMs);
         })
       ));
-      if (nearest < Infinity) this.#schedule(nearest);
+      if (nearest < this.#at) this.#schedule(nearest);
     } catch (e) {
       log(`idle sessions could not be ended: ${sentence(e)}`);
       this.#schedule(this.#now() + idleTimeoutMs);

@@ -13,7 +13,7 @@ Deno.test("all that have expired are ended at once, and one that cannot be is no
   using temp = tempDirectory();
   await using store = SqliteSessionStore.open(join(temp.path, "s.sqlite"));
   for (const repoHash of PATHS) {
-    const key = { userId: "ann", repoHash };
+    const key = { userId: "ann", repoHash, serverId: "" };
     const { epoch } = (await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", fields()))!;
     await store.transition({ ...key, state: "PENDING", epoch }, "ready");
   }
@@ -24,6 +24,8 @@ Deno.test("all that have expired are ended at once, and one that cannot be is no
   const reaper = new IdleReaper({
     store,
     idleTimeoutMs: 60_000,
+    secondIdleTimeoutMs: 60_000,
+    lastCommand: () => undefined,
     log: (line) => log.push(line),
     isOurs: () => true,
     isBusy: () => false,
@@ -39,7 +41,7 @@ Deno.test("all that have expired are ended at once, and one that cannot be is no
   gate.resolve();
   await reaped;
   reaper.stop();
-  const text = keyText({ userId: "ann", repoHash: "/3" });
+  const text = keyText({ userId: "ann", repoHash: "/3", serverId: "" });
   assert.deepEqual(log, [`session ${text}, which is idle, could not be ended: the disk is full`]);
 });
 

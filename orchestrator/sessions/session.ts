@@ -1,8 +1,13 @@
-/** What names a session: one user's server for one workspace. */
+/** What names a session: one user's Bazel server for one workspace. */
 export interface SessionKey {
   readonly userId: string;
   /** MD5 of the workspace's absolute path, 32 lowercase hex digits. */
   readonly repoHash: string;
+  /**
+   * Which of the user's servers for a workspace of that path it is: 16 lowercase hex digits, see {@link machineOf}. Empty:
+   * that of proxies which know no such ids.
+   */
+  readonly serverId: string;
 }
 
 /** Where a session is in its life; see state_machine.ts for what leads where. */
@@ -53,6 +58,8 @@ export interface SessionFields {
   holder: string;
   /** When the owner or a command was last heard of. Milliseconds since 1970. */
   lastHeartbeat: number;
+  /** The ServerId of whom a session without one serves; empty: of nobody, or the session has an id of its own. */
+  adoptedBy: string;
 }
 
 /** A session as the store holds it. */
@@ -67,7 +74,12 @@ export interface Session extends SessionKey, Readonly<SessionFields> {
   readonly term: number;
 }
 
-/** A key as one string, for maps. Neither part can hold a slash. */
-export function keyText(key: SessionKey): string {
-  return `${key.userId}/${key.repoHash}`;
+/** A key as one string, for maps and people. No part can hold a slash. */
+export function keyText({ userId, repoHash, serverId }: SessionKey): string {
+  return `${userId}/${repoHash}${serverId && `/${serverId}`}`;
+}
+
+/** What of a ServerId stands for the developer's machine: 8 hex digits; empty where no machine is known. */
+export function machineOf(serverId: string): string {
+  return serverId.slice(0, 8);
 }

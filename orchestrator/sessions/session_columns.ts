@@ -1,8 +1,8 @@
-/** How sessions and leases stand in rows of the tables BuildSessions and Orchestrators, the same in each store. */
+/** How sessions and leases stand in rows of the tables ServerSessions and Orchestrators, the same in each store. */
 import type { Session, SessionFields, SessionStatus } from "./session.ts";
 import type { OrchestratorLease, SessionChange } from "./store.ts";
 
-/** A row of BuildSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
+/** A row of ServerSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
 export type Row = Record<string, string | number>;
 
 const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
@@ -29,13 +29,15 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   holder: "Holder",
   createdAt: "CreatedAt",
   lastHeartbeat: "LastHeartbeat",
+  adoptedBy: "AdoptedBy",
 };
 const FIELDS = Object.keys(COLUMNS) as (keyof SessionFields)[];
 
-/** All columns of BuildSessions; the first two are its key. */
+/** All columns of ServerSessions; the first three are its key. */
 export const ALL_COLUMNS: readonly string[] = [
   "UserId",
   "RepoHash",
+  "ServerId",
   "Status",
   "Epoch",
   "Term",
@@ -63,6 +65,7 @@ export function toSession(row: Row): Session {
     ...fields as unknown as SessionFields,
     userId: row.UserId as string,
     repoHash: row.RepoHash as string,
+    serverId: row.ServerId as string,
     status: row.Status as SessionStatus,
     epoch: row.Epoch as number,
     term: row.Term as number,

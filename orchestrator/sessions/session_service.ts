@@ -1,8 +1,10 @@
 import { Backoff, type BackoffClock } from "../../proto/backoff.ts";
 import { sentence } from "../../proto/errors.ts";
 import { Code, RpcError } from "../../proto/rpc.ts";
+import { startupOption } from "../../proto/startup_options.ts";
 import { randomToken } from "../../proto/state.ts";
 import type { ComputeChoice } from "../compute/compute_choice.ts";
+import type { ComputeService } from "../compute/compute_service.ts";
 import { storageDirectory } from "../compute/storage_path.ts";
 import { raiseEpoch } from "../compute/supervisor.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
@@ -10,6 +12,7 @@ import { IdleReaper } from "./idle_reaper.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
 import { OrphanSweep } from "./orphan_sweep.ts";
 import { OwnLease, type OwnLeaseOptions } from "./own_lease.ts";
+import { hasDefaultOutputBase } from "./second_servers.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
@@ -23,6 +26,8 @@ export interface ServerRequest extends SessionKey {
   readonly sourcePath: string;
   readonly startupOptions: readonly string[];
   readonly region: string;
+  /** The ServerId of whom a session without one is to serve. @default nobody's: the session has the caller's own key */
+  readonly adopts?: string;
 }
 
 /**
@@ -38,12 +43,17 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" 
   readonly pool?: WarmPool;
   /** How this orchestrator shares the store with others. @default alone, at no address, with a lease of 10 s */
   readonly orchestrator?: Pick<OwnLeaseOptions, "address" | "durationMs" | "isGone">;
-  /** Sessions' storage is `<storage root>/<user>/<repo hash>`. Absolute. */
+  /** Sessions' storage is `<storage root>/<user>/<repo hash>-<server id>`. Absolute. */
   readonly storageRoot: string;
   /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
   readonly synced: boolean;
   /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
   readonly idleTimeoutMs: number;
+  /**
+   * The same for a session beside the main one of a workspace, such as an IDE's, counted from its last command. Milliseconds.
+   * @default 900_000
+   */
+  readonly secondIdleTimeoutMs?: number;
   /** What running commands get when their agent is ended. Milliseconds. */
   readonly stopGraceMs: number;
   /** @default "takeover" */
@@ -70,6 +80,9 @@ const ADOPTED_AT_ONCE = 20;
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
 const ENDING = "The orchestrator is being stopped; start it again.";
+
+/** What {@link SessionServiceOptions.secondIdleTimeoutMs} is unless it is given. Milliseconds. */
+const SECOND_IDLE_TIMEOUT_MS = 900_000;
 
 /** How often a start is tried again for a caller when it failed for a transient reason. */
 const RETRIES = 2;
@@ -155,6 +168,8 @@ export class SessionService {
       now: options.now,
       isOurs: (session) => session.holder === this.#lease.id,
       idleTimeoutMs: options.idleTimeoutMs,
+      secondIdleTimeoutMs: options.secondIdleTimeoutMs ?? SECOND_IDLE_TIMEOUT_MS,
+      lastCommand: (session) => this.#runners.get(keyText(session))?.lastCommand,
       log: options.log,
       isBusy: (session) => (this.#runners.get(keyText(session))?.runningCommands ?? 0) > 0,
       expire: (session) => this.#expire(session),
@@ -201,7 +216,15 @@ export class SessionService {
     const stopReading = say && this.#steps.read(request, say);
     const arrival = this.#arrivals++;
     try {
-      return await this.#warm(request) ?? await this.#untilServed(request, arrival, signal, say);
+      const warm = await this.#warm(request);
+      if (warm) return warm;
+      for (;;) {
+        try {
+          return await this.#untilServed(await this.#resolved(request, say), arrival, signal, say);
+        } catch (e) {
+          if (!(e instanceof NotToBeAdopted)) throw e;
+        }
+      }
     } finally {
       stopReading?.();
     }
@@ -219,6 +242,41 @@ export class SessionService {
     if (request.startupOptions.length === 0) return session;
     const hash = startupOptionsHash(request.startupOptions);
     return hash === "" || hash === session.startupOptionsHash ? session : undefined;
+  }
+
+  /**
+   * Whose session is asked for. It is the one of the request's own key, unless there is none yet and a session without a
+   * ServerId, of a proxy before there were any, has the same output base: as a Bazel server is one of an output base, and the
+   * laptop has just been given a newer proxy, its warm server is the one that the developer expects. It goes to the first
+   * who asks, since another who asks as well is another machine.
+   *
+   * Where all share a disk, an output base is one folder, and its server is ended that has another key (the machine is
+   * another by name than it was), or does not do for the caller: two would be in each other's way.
+   */
+  async #resolved(request: ServerRequest, say?: (step: string) => void): Promise<ServerRequest> {
+    const { store, synced } = this.#options;
+    const outputBase = startupOption(request.startupOptions, "output_base");
+    if (outputBase === undefined || await store.get(request)) return request;
+    for (const other of await store.list(request.userId)) {
+      const isSame = other.repoHash === request.repoHash && other.status !== "FAILED" &&
+        startupOption(other.startupOptions, "output_base") === outputBase;
+      if (!isSame || keyText(other) === keyText(request)) continue;
+      if (request.serverId !== "" && mayAdopt(other, request.serverId) && !this.#misfit(other, request)) {
+        return { ...request, serverId: "", adopts: request.serverId };
+      }
+      if (synced || other.synced) continue;
+      say?.("stopping the former server of this output base");
+      await this.release(other, "", "Its output base has another server.");
+    }
+    return request;
+  }
+
+  /** The key of the session that serves who asks for this one, see {@link #resolved}. */
+  async #servedBy(key: SessionKey): Promise<SessionKey> {
+    const { store } = this.#options;
+    if (key.serverId === "" || await store.get(key)) return key;
+    const former = { ...key, serverId: "" };
+    return (await store.get(former))?.adoptedBy === key.serverId ? former : key;
   }
 
   /** Decides, and waits, until the caller has its server. */
@@ -272,9 +330,11 @@ export class SessionService {
    *
    * @returns Milliseconds until the next heartbeat is due.
    */
-  async heartbeat(key: SessionKey, sessionId: string): Promise<number> {
+  async heartbeat(of: SessionKey, sessionId: string): Promise<number> {
     const { store, idleTimeoutMs } = this.#options;
-    if (!await store.touch(key, sessionId, this.#now())) {
+    let key = of;
+    const touch = () => store.touch(key, sessionId, this.#now());
+    if (!await touch() && ((key = await this.#servedBy(of)) === of || !await touch())) {
       const session = await store.get(key);
       if (!session) {
         throw new RpcError(Code.NOT_FOUND, "There is no such session (any more); ask for the server again.");
@@ -302,8 +362,9 @@ export class SessionService {
    * @param sessionId Only if the session has this id; empty: whatever id it has.
    * @returns Whether this call ended something.
    */
-  async release(key: SessionKey, sessionId: string, reason = "The session was released."): Promise<boolean> {
+  async release(of: SessionKey, sessionId: string, reason = "The session was released."): Promise<boolean> {
     const { store } = this.#options;
+    const key = await this.#servedBy(of);
     for (;;) {
       const session = await store.get(key);
       if (!session || (sessionId !== "" && session.sessionId !== sessionId)) return false;
@@ -407,6 +468,7 @@ export class SessionService {
     caller.signal.throwIfAborted();
     const { request } = caller;
     const session = await this.#options.store.get(request);
+    if (request.adopts !== undefined && !mayAdopt(session, request.adopts)) throw new NotToBeAdopted();
     if (session && session.status !== "FAILED") caller.place?.leave();
     const workspace = JSON.stringify(request.sourcePath);
     if (!session) {
@@ -666,7 +728,7 @@ export class SessionService {
     const { store, onBounce } = this.#options;
     const now = this.#now();
     if (session.sessionId !== request.sessionId && onBounce !== "replace") {
-      const change = { sessionId: request.sessionId, lastHeartbeat: now };
+      const change = { sessionId: request.sessionId, lastHeartbeat: now, adoptedBy: request.adopts };
       return await store.transition({ ...session, state: "READY" }, "takeOver", change);
     }
     // A thousand callers of one moment need not write a thousand times.
@@ -684,11 +746,13 @@ export class SessionService {
     const { compute, elsewhere } = this.#options.compute.forRegion(request.region);
     const holder = await this.#holder();
     this.#ending.signal.throwIfAborted();
+    if (!failed) await this.#inherit(request, compute);
     const now = this.#now();
     const session = await store.transition(
       {
         userId: request.userId,
         repoHash: request.repoHash,
+        serverId: request.serverId,
         state: failed ? "FAILED" : "NONE",
         epoch: failed?.epoch ?? 0,
         limits,
@@ -718,6 +782,7 @@ export class SessionService {
         holder: holder ?? "",
         createdAt: now,
         lastHeartbeat: now,
+        adoptedBy: "",
       },
     );
     if (!session) {
@@ -728,6 +793,19 @@ export class SessionService {
     this.#run(session, AgentRunner.start);
     this.#reaper.schedule(session);
     return session.epoch;
+  }
+
+  /**
+   * Before there were ServerIds a workspace's storage had the name that a session without one has. The server with the
+   * client's default output base, which it most likely was made for, goes on with it.
+   */
+  async #inherit(request: ServerRequest, compute: ComputeService): Promise<void> {
+    const { store, storageRoot, log } = this.#options;
+    if (request.serverId === "" || !hasDefaultOutputBase(request)) return;
+    const former = { ...request, serverId: "" };
+    if (await store.get(former)) return;
+    const why = compute.inherit(storageDirectory(storageRoot, former), storageDirectory(storageRoot, request));
+    if (why) log(`session ${keyText(request)} cannot go on with the storage of ${keyText(former)}: ${why}`);
   }
 
   /** Whether a session has this agent, or the warm pool. */
@@ -822,6 +900,15 @@ export class SessionService {
       }
     }
   }
+}
+
+/** The session without a ServerId has become another's, or is gone: who wanted it gets one of its own. */
+class NotToBeAdopted extends Error {}
+
+/** Whether a session can serve whoever has this ServerId in place of one of its own. */
+function mayAdopt(session: Session | undefined, serverId: string): boolean {
+  return session?.status === "READY" && session.serverId === "" &&
+    (session.adoptedBy === "" || session.adoptedBy === serverId);
 }
 
 /** A failure's sentence as a part of a step: without the advice at its end, which is for those who get no server. */

@@ -1,8 +1,9 @@
 import type { Database, Spanner, Transaction } from "@google-cloud/spanner";
 import { RbsError, sentence } from "../../proto/errors.ts";
 import { Code } from "../../proto/rpc.ts";
+import { counted } from "./agent_count.ts";
 import { KeyedMutex } from "./keyed_mutex.ts";
-import { keyText, type Session, type SessionKey, type SessionStatus } from "./session.ts";
+import { keyText, machineOf, type Session, type SessionKey, type SessionStatus } from "./session.ts";
 import { ALL_COLUMNS, changedColumns, type Row, startColumns, toLease, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { loadSpanner } from "./spanner_library.ts";
@@ -97,8 +98,10 @@ export class SpannerSessionStore implements Store {
   }
 
   async get(key: SessionKey): Promise<Session | undefined> {
-    const sql = `SELECT ${ALL_COLUMNS.join(", ")} FROM BuildSessions WHERE UserId = @userId AND RepoHash = @repoHash`;
-    const [row] = await this.#query(sql, { userId: key.userId, repoHash: key.repoHash });
+    const sql = `SELECT ${ALL_COLUMNS.join(", ")} FROM ServerSessions
+       WHERE UserId = @userId AND RepoHash = @repoHash AND ServerId = @serverId`;
+    const { userId, repoHash, serverId } = key;
+    const [row] = await this.#query(sql, { userId, repoHash, serverId });
     const session = row && toSession(row);
     this.#changes.show(key, momentOf(session));
     return session;
@@ -106,8 +109,8 @@ export class SpannerSessionStore implements Store {
 
   async list(userId?: string): Promise<Session[]> {
     const rows = await this.#query(
-      `SELECT ${ALL_COLUMNS.join(", ")} FROM BuildSessions ${userId === undefined ? "" : "WHERE UserId = @userId"}
-       ORDER BY CreatedAt, UserId, RepoHash`,
+      `SELECT ${ALL_COLUMNS.join(", ")} FROM ServerSessions ${userId === undefined ? "" : "WHERE UserId = @userId"}
+       ORDER BY CreatedAt, UserId, RepoHash, ServerId`,
       userId === undefined ? {} : { userId },
     );
     return rows.map(toSession);
@@ -116,14 +119,14 @@ export class SpannerSessionStore implements Store {
   async transition(expected: Expected, event: SessionEvent, change: SessionChange = {}): Promise<Session | undefined> {
     const { to, raisesEpoch, ofOrphans } = transition(expected.state, event);
     const columns = expected.state === "NONE" ? startColumns(change) : changedColumns(change);
-    const key = { UserId: expected.userId, RepoHash: expected.repoHash };
+    const key = keyColumns(expected);
     const { happened, row } = await this.#changes.write(
       expected,
       () =>
         this.#transaction<Outcome>(
           expected.limits || expected.claim ? SHARED : keyText(expected),
           async (transaction) => {
-            const found = await this.#row(transaction, "BuildSessions", ALL_COLUMNS, expected);
+            const found = await this.#row(transaction, "ServerSessions", ALL_COLUMNS, expected);
             const moment = momentOf(found && toSession(found));
             const isExpected = moment.status === expected.state && (!found || moment.epoch === expected.epoch) &&
               (!found || expected.holder === undefined || found.Holder === expected.holder);
@@ -132,12 +135,12 @@ export class SpannerSessionStore implements Store {
             if (ofOrphans && await this.#hasLease(transaction, String(found?.Holder))) {
               return { happened: false, moment };
             }
-            if (expected.limits && !await this.#hasRoom(transaction, expected.userId, expected.limits)) {
+            if (expected.limits && !await this.#hasRoom(transaction, expected, expected.limits)) {
               return { happened: false, moment };
             }
             if (to === "NONE") {
-              transaction.deleteRows("BuildSessions", [[expected.userId, expected.repoHash]]);
-              transaction.upsert("SessionEpochs", { ...key, Epoch: moment.epoch });
+              transaction.deleteRows("ServerSessions", [Object.values(key)]);
+              transaction.upsert("ServerEpochs", { ...key, Epoch: moment.epoch });
               return { happened: true, moment: momentOf(undefined), row: found };
             }
             const before = found ? moment.epoch : await this.#lastEpoch(transaction, expected);
@@ -146,8 +149,8 @@ export class SpannerSessionStore implements Store {
             const term = event === "start" ? 1 : Number(found?.Term) + (passes ? 1 : 0);
             const place = { Status: to, Epoch: before + (raisesEpoch ? 1 : 0), Term: term };
             const changed = { ...key, ...place, ...columns, ...claimed };
-            if (found) transaction.update("BuildSessions", changed);
-            else transaction.insert("BuildSessions", changed);
+            if (found) transaction.update("ServerSessions", changed);
+            else transaction.insert("ServerSessions", changed);
             return { happened: true, moment: { status: to, epoch: place.Epoch }, row: { ...found, ...changed } };
           },
         ),
@@ -158,12 +161,12 @@ export class SpannerSessionStore implements Store {
   async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
     const { touched } = await this.#transaction(keyText(key), async (transaction) => {
       const columns = ["SessionId", "Status", "LastHeartbeat"];
-      const found = await this.#row(transaction, "BuildSessions", columns, key);
+      const found = await this.#row(transaction, "ServerSessions", columns, key);
       const touched = found !== undefined && (found.Status === "PENDING" || found.Status === "READY") &&
         (sessionId === undefined || found.SessionId === sessionId);
       const happened = touched && Number(found.LastHeartbeat) < at;
       if (happened) {
-        transaction.update("BuildSessions", { UserId: key.userId, RepoHash: key.repoHash, LastHeartbeat: at });
+        transaction.update("ServerSessions", { ...keyColumns(key), LastHeartbeat: at });
       }
       return { happened, touched };
     });
@@ -247,12 +250,12 @@ export class SpannerSessionStore implements Store {
 
   async #look(keys: readonly SessionKey[]): Promise<Moment[]> {
     const rows = await this.#query(
-      `SELECT UserId, RepoHash, Status, Epoch FROM BuildSessions
+      `SELECT UserId, RepoHash, ServerId, Status, Epoch FROM ServerSessions
        WHERE UserId IN UNNEST(@userIds) AND RepoHash IN UNNEST(@repoHashes)`,
       { userIds: [...new Set(keys.map((key) => key.userId))], repoHashes: keys.map((key) => key.repoHash) },
     );
     const moments = new Map(rows.map((row) => [
-      keyText({ userId: row.UserId as string, repoHash: row.RepoHash as string }),
+      keyText({ userId: row.UserId as string, repoHash: row.RepoHash as string, serverId: row.ServerId as string }),
       { status: row.Status as SessionStatus, epoch: row.Epoch as number },
     ]));
     return keys.map((key) => moments.get(keyText(key)) ?? momentOf(undefined));
@@ -269,7 +272,7 @@ export class SpannerSessionStore implements Store {
     columns: readonly string[],
     key: SessionKey,
   ): Promise<Row | undefined> {
-    return await this.#read(transaction, table, columns, [key.userId, key.repoHash]);
+    return await this.#read(transaction, table, columns, Object.values(keyColumns(key)));
   }
 
   async #read(
@@ -283,16 +286,33 @@ export class SpannerSessionStore implements Store {
     return rows[0] as unknown as Row | undefined;
   }
 
-  /** Whether there is room for one more agent of a user. What it counts stays so until the transaction has ended. */
-  async #hasRoom(transaction: Transaction, userId: string, { agents, agentsPerUser }: AgentLimits): Promise<boolean> {
+  /**
+   * Whether there is room for one more agent of a user, whose second server of a workspace on a machine is not counted. What
+   * it counts stays so until the transaction has ended.
+   */
+  async #hasRoom(
+    transaction: Transaction,
+    { userId, repoHash, serverId }: SessionKey,
+    { agents, agentsPerUser }: AgentLimits,
+  ): Promise<boolean> {
     const [rows] = await transaction.run({
-      sql: `SELECT COUNT(*) AS Agents, COUNTIF(UserId = @userId) AS OfUser FROM BuildSessions WHERE Status != 'FAILED'`,
+      sql: `SELECT RepoHash, Machine, COUNT(*) AS Agents FROM (
+              SELECT IF(UserId = @userId, RepoHash, NULL) AS RepoHash,
+                     IF(UserId = @userId, SUBSTR(ServerId, 1, 8), NULL) AS Machine
+              FROM ServerSessions WHERE Status != 'FAILED'
+            ) GROUP BY RepoHash, Machine`,
       params: { userId },
       json: true,
       gaxOptions: this.#call,
     });
-    const { Agents, OfUser } = rows[0] as unknown as { Agents: number; OfUser: number };
-    return (agents === 0 || Agents < agents) && (agentsPerUser === 0 || OfUser < agentsPerUser);
+    const groups = rows as unknown as { RepoHash: string | null; Machine: string | null; Agents: number }[];
+    const all = groups.reduce((sum, { Agents }) => sum + Number(Agents), 0);
+    // Those of other users are one group, without a name.
+    const own = groups.filter(({ RepoHash }) => RepoHash !== null);
+    const ofUser = own.reduce((sum, { Agents }) => sum + counted(Number(Agents)), 0);
+    const here = own.find(({ RepoHash, Machine }) => RepoHash === repoHash && Machine === machineOf(serverId));
+    const isSecond = Number(here?.Agents) === 1;
+    return (agents === 0 || all < agents) && (agentsPerUser === 0 || isSecond || ofUser < agentsPerUser);
   }
 
   /** Takes a warm agent. @returns what the session has from it; undefined: there is none */
@@ -319,7 +339,7 @@ export class SpannerSessionStore implements Store {
   /** How many agents there are, warm ones too. */
   async #agents(transaction: Transaction): Promise<number> {
     const [rows] = await transaction.run({
-      sql: `SELECT (SELECT COUNT(*) FROM BuildSessions WHERE Status != 'FAILED')
+      sql: `SELECT (SELECT COUNT(*) FROM ServerSessions WHERE Status != 'FAILED')
                  + (SELECT COUNT(*) FROM WarmAgents) AS Agents`,
       json: true,
       gaxOptions: this.#call,
@@ -329,7 +349,7 @@ export class SpannerSessionStore implements Store {
 
   /** The epoch of the key's last session that is gone; 0: there was none. */
   async #lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
-    const row = await this.#row(transaction, "SessionEpochs", ["Epoch"], key);
+    const row = await this.#row(transaction, "ServerEpochs", ["Epoch"], key);
     return Number(row?.Epoch ?? 0);
   }
 
@@ -366,6 +386,13 @@ export class SpannerSessionStore implements Store {
       clearTimeout(timer);
     }
   }
+}
+
+/** The columns that are a session's key, in its order, with their values. */
+function keyColumns(
+  { userId, repoHash, serverId }: SessionKey,
+): { UserId: string; RepoHash: string; ServerId: string } {
+  return { UserId: userId, RepoHash: repoHash, ServerId: serverId };
 }
 
 /** The library, ready for a project. It sends nothing yet. */

@@ -2,10 +2,12 @@ import assert from "node:assert/strict";
 import { RbsError } from "../../proto/errors.ts";
 import { identityStoreContract } from "../identity/identity_store_contract.ts";
 import { SpannerEmulator, withEmulator } from "../testing/spanner_emulator.ts";
+import { startColumns } from "./session_columns.ts";
+import { MIGRATIONS } from "./spanner_schema.ts";
 import { SpannerSessionStore } from "./spanner_store.ts";
 import { fields, storeContract } from "./store_contract.ts";
 
-const KEY = { userId: "ann", repoHash: "a".repeat(32) };
+const KEY = { userId: "ann", repoHash: "a".repeat(32), serverId: "" };
 
 /** Checks that a method fails by one sentence that names the store. */
 async function refused(promise: Promise<unknown>, name: string, pattern: RegExp): Promise<void> {
@@ -49,6 +51,37 @@ withEmulator(() => {
       assert.deepEqual(await store.get(KEY), written);
     },
   );
+
+  Deno.test("Spanner: a database without server ids is taken on, by several orchestrators at once, with all that it holds", async () => {
+    const name = await emulator.newDatabase();
+    const start = fields({ holder: "1".repeat(32) });
+    const { AdoptedBy: _, ...columns } = startColumns(start);
+    const rows = Array.from({ length: 700 }, (_, i) => ({ UserId: "ann", RepoHash: String(i) }));
+    await emulator.use(name, async (database) => {
+      for (const statements of MIGRATIONS.slice(0, 4)) {
+        const [operation] = await database.updateSchema([...statements]);
+        await operation.promise();
+      }
+      await database.table("SchemaVersion").insert({ Id: 1, Version: 4 });
+      await database.table("BuildSessions").insert(
+        rows.map((key) => ({ ...key, ...columns, Status: "READY", Epoch: 4, Term: 3 })),
+      );
+      await database.table("SessionEpochs").insert({ UserId: "ann", RepoHash: "gone", Epoch: 7 });
+    });
+    const stores = await Promise.all([1, 2, 3].map(() => SpannerSessionStore.open(name)));
+    for (const store of stores) {
+      const key = { userId: "ann", repoHash: "3", serverId: "" };
+      assert.deepEqual(await store.get(key), { ...start, ...key, status: "READY", epoch: 4, term: 3 });
+      assert.equal((await store.list()).length, rows.length);
+    }
+    const gone = { ...KEY, repoHash: "gone", state: "NONE", epoch: 0 } as const;
+    assert.equal((await stores[0].transition(gone, "start", fields()))?.epoch, 8);
+    for (const store of stores) await store[Symbol.asyncDispose]();
+    // An orchestrator of before finds nothing to work on.
+    await emulator.use(name, async (database) => {
+      await assert.rejects(database.run("SELECT * FROM BuildSessions"), /Table not found/);
+    });
+  });
 
   Deno.test("Spanner: a database of a newer orchestrator is refused, and left as it is", async () => {
     const name = await emulator.newDatabase();

@@ -1,6 +1,6 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { RbsError, sentence } from "../../proto/errors.ts";
-import type { Session, SessionKey, SessionStatus } from "./session.ts";
+import { machineOf, type Session, type SessionKey, type SessionStatus } from "./session.ts";
 import { changedColumns, type Row, startColumns, toLease, toSession } from "./session_columns.ts";
 import { type Moment, momentOf, SharedChanges } from "./shared_changes.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
@@ -83,6 +83,58 @@ const MIGRATIONS = [
    ) STRICT, WITHOUT ROWID;
    ALTER TABLE BuildSessions ADD COLUMN Holder TEXT NOT NULL DEFAULT '';
    ALTER TABLE BuildSessions ADD COLUMN Term INTEGER NOT NULL DEFAULT 0;`,
+  // Several servers of a user for one workspace. The names are others, so that an orchestrator of before that still runs
+  // on the file hears that its tables are gone, and leaves its agents alone, instead of mixing sessions up.
+  `CREATE TABLE ServerSessions (
+     UserId TEXT NOT NULL,
+     RepoHash TEXT NOT NULL,
+     ServerId TEXT NOT NULL,
+     SessionId TEXT NOT NULL,
+     PodIP TEXT NOT NULL,
+     Status TEXT NOT NULL CHECK (Status IN ('PENDING', 'READY', 'STOPPING', 'FAILED')),
+     Epoch INTEGER NOT NULL,
+     Term INTEGER NOT NULL,
+     AgentPort INTEGER NOT NULL,
+     CommandPort INTEGER NOT NULL,
+     ComputeService TEXT NOT NULL,
+     ProcessId TEXT NOT NULL,
+     Region TEXT NOT NULL,
+     StartupOptionsHash TEXT NOT NULL,
+     StartupOptions TEXT NOT NULL,
+     SourcePath TEXT NOT NULL,
+     StorageDirectory TEXT NOT NULL,
+     AccessToken TEXT NOT NULL,
+     ControlToken TEXT NOT NULL,
+     Warnings TEXT NOT NULL,
+     SamePaths INTEGER NOT NULL,
+     Synced INTEGER NOT NULL,
+     MissingInstallBase TEXT NOT NULL,
+     Failure TEXT NOT NULL,
+     FailureTransient INTEGER NOT NULL,
+     Holder TEXT NOT NULL,
+     CreatedAt INTEGER NOT NULL,
+     LastHeartbeat INTEGER NOT NULL,
+     AdoptedBy TEXT NOT NULL,
+     PRIMARY KEY (UserId, RepoHash, ServerId)
+   ) STRICT, WITHOUT ROWID;
+   CREATE TABLE ServerEpochs (
+     UserId TEXT NOT NULL,
+     RepoHash TEXT NOT NULL,
+     ServerId TEXT NOT NULL,
+     Epoch INTEGER NOT NULL,
+     PRIMARY KEY (UserId, RepoHash, ServerId)
+   ) STRICT, WITHOUT ROWID;
+   INSERT INTO ServerSessions
+     (UserId, RepoHash, ServerId, SessionId, PodIP, Status, Epoch, Term, AgentPort, CommandPort, ComputeService, ProcessId,
+      Region, StartupOptionsHash, StartupOptions, SourcePath, StorageDirectory, AccessToken, ControlToken, Warnings,
+      SamePaths, Synced, MissingInstallBase, Failure, FailureTransient, Holder, CreatedAt, LastHeartbeat, AdoptedBy)
+     SELECT UserId, RepoHash, '', SessionId, PodIP, Status, Epoch, Term, AgentPort, CommandPort, ComputeService, ProcessId,
+       Region, StartupOptionsHash, StartupOptions, SourcePath, StorageDirectory, AccessToken, ControlToken, Warnings,
+       SamePaths, Synced, MissingInstallBase, Failure, FailureTransient, Holder, CreatedAt, LastHeartbeat, ''
+     FROM BuildSessions;
+   INSERT INTO ServerEpochs (UserId, RepoHash, ServerId, Epoch) SELECT UserId, RepoHash, '', Epoch FROM SessionEpochs;
+   DROP TABLE BuildSessions;
+   DROP TABLE SessionEpochs;`,
 ];
 
 /**
@@ -129,7 +181,7 @@ export class SqliteSessionStore implements Store {
 
   // deno-lint-ignore require-await
   async get(key: SessionKey): Promise<Session | undefined> {
-    const [row] = this.#all("SELECT * FROM BuildSessions WHERE UserId = ? AND RepoHash = ?", key.userId, key.repoHash);
+    const [row] = this.#all(`SELECT * FROM ServerSessions WHERE ${IS_KEY}`, ...values(key));
     const session = row && toSession(row);
     this.#changes.show(key, momentOf(session));
     return session;
@@ -137,10 +189,10 @@ export class SqliteSessionStore implements Store {
 
   // deno-lint-ignore require-await
   async list(userId?: string): Promise<Session[]> {
-    const order = "ORDER BY CreatedAt, UserId, RepoHash";
+    const order = "ORDER BY CreatedAt, UserId, RepoHash, ServerId";
     const rows = userId === undefined
-      ? this.#all(`SELECT * FROM BuildSessions ${order}`)
-      : this.#all(`SELECT * FROM BuildSessions WHERE UserId = ? ${order}`, userId);
+      ? this.#all(`SELECT * FROM ServerSessions ${order}`)
+      : this.#all(`SELECT * FROM ServerSessions WHERE UserId = ? ${order}`, userId);
     return rows.map(toSession);
   }
 
@@ -170,12 +222,11 @@ export class SqliteSessionStore implements Store {
   // deno-lint-ignore require-await
   async touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean> {
     const rows = this.#all(
-      `UPDATE BuildSessions SET LastHeartbeat = max(LastHeartbeat, ?)
-       WHERE UserId = ? AND RepoHash = ? AND SessionId = coalesce(?, SessionId) AND Status IN ('PENDING', 'READY')
+      `UPDATE ServerSessions SET LastHeartbeat = max(LastHeartbeat, ?)
+       WHERE ${IS_KEY} AND SessionId = coalesce(?, SessionId) AND Status IN ('PENDING', 'READY')
        RETURNING 1`,
       at,
-      key.userId,
-      key.repoHash,
+      ...values(key),
       sessionId ?? null,
     );
     return rows.length > 0;
@@ -251,9 +302,8 @@ export class SqliteSessionStore implements Store {
     this.#database.close();
   }
 
-  #moment({ userId, repoHash }: SessionKey): Moment {
-    const sql = "SELECT Status, Epoch FROM BuildSessions WHERE UserId = ? AND RepoHash = ?";
-    const [row] = this.#all(sql, userId, repoHash);
+  #moment(key: SessionKey): Moment {
+    const [row] = this.#all(`SELECT Status, Epoch FROM ServerSessions WHERE ${IS_KEY}`, ...values(key));
     return momentOf(row && { status: row.Status as SessionStatus, epoch: row.Epoch as number });
   }
 
@@ -261,16 +311,14 @@ export class SqliteSessionStore implements Store {
     const columns = { ...startColumns(change), ...claimed };
     const room = roomFor(key, key.limits);
     return this.#all(
-      `INSERT INTO BuildSessions (UserId, RepoHash, Status, Term, Epoch, ${Object.keys(columns).join(", ")})
-       SELECT ?, ?, 'PENDING', 1,
-         1 + coalesce((SELECT Epoch FROM SessionEpochs WHERE UserId = ? AND RepoHash = ?), 0),
+      `INSERT INTO ServerSessions (UserId, RepoHash, ServerId, Status, Term, Epoch, ${Object.keys(columns).join(", ")})
+       SELECT ?, ?, ?, 'PENDING', 1,
+         1 + coalesce((SELECT Epoch FROM ServerEpochs WHERE ${IS_KEY}), 0),
          ${Object.keys(columns).map(() => "?").join(", ")}
        WHERE ${room.sql} AND ${HAS_LEASE}
        ON CONFLICT DO NOTHING RETURNING *`,
-      key.userId,
-      key.repoHash,
-      key.userId,
-      key.repoHash,
+      ...values(key),
+      ...values(key),
       ...Object.values(columns),
       ...room.values,
       columns.Holder,
@@ -288,10 +336,10 @@ export class SqliteSessionStore implements Store {
     const room = roomFor(expected, expected.limits);
     const holder = columns.Holder ?? "";
     return this.#all(
-      `UPDATE BuildSessions
+      `UPDATE ServerSessions
        SET Status = ?, Epoch = Epoch + ?, Term = ${restart ? "1" : "Term + (Holder <> coalesce(?, Holder))"}
          ${Object.keys(columns).map((column) => `, ${column} = ?`).join("")}
-       WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder)
+       WHERE ${IS_KEY} AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder)
          ${ofOrphans ? "AND NOT EXISTS (SELECT 1 FROM Orchestrators WHERE Id = Holder)" : ""}
          AND ${room.sql} AND ${HAS_LEASE}
        RETURNING *`,
@@ -299,8 +347,7 @@ export class SqliteSessionStore implements Store {
       raise,
       ...restart ? [] : [columns.Holder ?? null],
       ...Object.values(columns),
-      expected.userId,
-      expected.repoHash,
+      ...values(expected),
       expected.epoch,
       expected.state,
       expected.holder ?? null,
@@ -313,20 +360,18 @@ export class SqliteSessionStore implements Store {
   #remove(expected: Expected): Row | undefined {
     return this.#transaction(() => {
       const [row] = this.#all(
-        `DELETE FROM BuildSessions
-         WHERE UserId = ? AND RepoHash = ? AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder) RETURNING *`,
-        expected.userId,
-        expected.repoHash,
+        `DELETE FROM ServerSessions
+         WHERE ${IS_KEY} AND Epoch = ? AND Status = ? AND Holder = coalesce(?, Holder) RETURNING *`,
+        ...values(expected),
         expected.epoch,
         expected.state,
         expected.holder ?? null,
       );
       if (row) {
         this.#all(
-          `INSERT INTO SessionEpochs (UserId, RepoHash, Epoch) VALUES (?, ?, ?)
+          `INSERT INTO ServerEpochs (UserId, RepoHash, ServerId, Epoch) VALUES (?, ?, ?, ?)
            ON CONFLICT DO UPDATE SET Epoch = excluded.Epoch`,
-          expected.userId,
-          expected.repoHash,
+          ...values(expected),
           expected.epoch,
         );
       }
@@ -375,21 +420,37 @@ export class SqliteSessionStore implements Store {
   }
 }
 
+/** A condition with the values of a key. */
+const IS_KEY = "UserId = ? AND RepoHash = ? AND ServerId = ?";
+
+function values({ userId, repoHash, serverId }: SessionKey): [string, string, string] {
+  return [userId, repoHash, serverId];
+}
+
 /** How many sessions have an agent; the parenthesis is open for one more condition. */
-const AGENTS = "(SELECT count(*) FROM BuildSessions WHERE Status <> 'FAILED'";
+const AGENTS = "(SELECT count(*) FROM ServerSessions WHERE Status <> 'FAILED'";
 /** A condition with one value, given twice: this orchestrator has a lease, or is none. */
 const HAS_LEASE = "(? = '' OR EXISTS (SELECT 1 FROM Orchestrators WHERE Id = ?))";
 
-/** A condition: there is room for one more agent of this user. */
-function roomFor({ userId }: SessionKey, limits?: AgentLimits): { sql: string; values: SQLInputValue[] } {
+/**
+ * A condition: there is room for one more agent of this user, whose second server of a workspace on a machine is not counted.
+ */
+function roomFor(
+  { userId, repoHash, serverId }: SessionKey,
+  limits?: AgentLimits,
+): { sql: string; values: SQLInputValue[] } {
   const room = { sql: "TRUE", values: [] as SQLInputValue[] };
   if (limits?.agents) {
     room.sql += ` AND ${AGENTS}) < ?`;
     room.values.push(limits.agents);
   }
   if (limits?.agentsPerUser) {
-    room.sql += ` AND ${AGENTS} AND UserId = ?) < ?`;
-    room.values.push(userId, limits.agentsPerUser);
+    room.sql += ` AND (
+      ${AGENTS} AND UserId = ? AND RepoHash = ? AND substr(ServerId, 1, 8) = ?) = 1
+      OR (SELECT coalesce(sum(n - (n > 1)), 0) FROM (
+        SELECT count(*) AS n FROM ServerSessions WHERE Status <> 'FAILED' AND UserId = ?
+        GROUP BY RepoHash, substr(ServerId, 1, 8))) < ?)`;
+    room.values.push(userId, repoHash, machineOf(serverId), userId, limits.agentsPerUser);
   }
   return room;
 }

@@ -1,6 +1,7 @@
 import { sentence } from "../../proto/errors.ts";
 import { WAITING_FOR_AGENT } from "../../proto/steps.ts";
 import type { Log } from "../log.ts";
+import { AgentCount } from "./agent_count.ts";
 import { keyText, type SessionKey } from "./session.ts";
 import type { StepBoard } from "./step_board.ts";
 import type { AgentLimits, SessionStore } from "./store.ts";
@@ -71,8 +72,8 @@ export class StartQueue<Caller extends Queued> {
 
   /** Waits for a start of the caller's session, with those who wait for it already. */
   join(caller: Caller): Place {
-    const { userId, repoHash } = caller.request;
-    let entry = this.#entries.find(({ key }) => key.repoHash === repoHash && key.userId === userId);
+    const wanted = keyText(caller.request);
+    let entry = this.#entries.find(({ key }) => keyText(key) === wanted);
     if (!entry) {
       entry = { key: caller.request, arrival: caller.arrival, callers: new Set(), started: Promise.withResolvers() };
       // Those who are not there any more need not hear of it.
@@ -153,22 +154,23 @@ export class StartQueue<Caller extends Queued> {
       const { userId } = entry.key;
       // Its callers have left, or hear from the store that there is nothing to wait for.
       if (entry.callers.size === 0 || running.has(entry.key)) continue;
-      if (limits.agentsPerUser > 0 && running.of(userId) >= limits.agentsPerUser) {
+      const { count } = running;
+      if (limits.agentsPerUser > 0 && !count.isSecond(entry.key) && count.of(userId) >= limits.agentsPerUser) {
         const mine = beforeOfUser.get(userId) ?? 0;
         beforeOfUser.set(userId, mine + 1);
         this.#tell(
           entry,
-          `waiting for one of your own agents to end: ${standing(running.of(userId), limits.agentsPerUser, mine)}`,
+          `waiting for one of your own agents to end: ${standing(count.of(userId), limits.agentsPerUser, mine)}`,
         );
         continue;
       }
-      isFull ||= limits.agents > 0 && running.all >= limits.agents;
+      isFull ||= limits.agents > 0 && count.all >= limits.agents;
       if (!isFull && await this.#start(entry)) {
         running.add(entry.key);
         continue;
       }
       isFull = true;
-      this.#tell(entry, `${WAITING_FOR_AGENT}: ${standing(running.all, limits.agents, before++)}`);
+      this.#tell(entry, `${WAITING_FOR_AGENT}: ${standing(count.all, limits.agents, before++)}`);
     }
   }
 
@@ -197,17 +199,13 @@ export class StartQueue<Caller extends Queued> {
     for (const session of await this.#options.store.list()) {
       if (session.status !== "FAILED") keys.set(keyText(session), session);
     }
-    const users = new Map<string, number>();
-    for (const { userId } of keys.values()) users.set(userId, (users.get(userId) ?? 0) + 1);
+    const count = new AgentCount(keys.values());
     return {
+      count,
       has: (key: SessionKey) => keys.has(keyText(key)),
-      of: (userId: string) => users.get(userId) ?? 0,
-      get all() {
-        return keys.size;
-      },
       add(key: SessionKey) {
         keys.set(keyText(key), key);
-        users.set(key.userId, (users.get(key.userId) ?? 0) + 1);
+        count.add(key);
       },
     };
   }

@@ -5,7 +5,7 @@ import { type SessionEvent, type SessionState, TRANSITIONS } from "./state_machi
 import type { AgentLimits, OrchestratorLease, SessionStore } from "./store.ts";
 import type { WarmAgent } from "./warm_agents.ts";
 
-const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef" };
+const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef", serverId: "" };
 
 /** All that a session starts with. */
 export function fields(change: Partial<SessionFields> = {}): SessionFields {
@@ -32,6 +32,7 @@ export function fields(change: Partial<SessionFields> = {}): SessionFields {
     holder: "",
     createdAt: 1_000,
     lastHeartbeat: 1_000,
+    adoptedBy: "",
     ...change,
   };
 }
@@ -212,7 +213,7 @@ export function storeContract(
       "x".repeat(1 << 20),
     ];
     for (const [i, value] of odd.entries()) {
-      const key = { userId: value.slice(0, 40) || "empty", repoHash: String(i) };
+      const key = { userId: value.slice(0, 40) || "empty", repoHash: String(i), serverId: "" };
       const start = fields({
         sourcePath: value,
         failure: value,
@@ -246,12 +247,12 @@ export function storeContract(
   });
 
   const start = (store: SessionStore, userId: string, repoHash: string, limits?: AgentLimits) =>
-    store.transition({ userId, repoHash, state: "NONE", epoch: 0, limits }, "start", fields());
+    store.transition({ userId, repoHash, serverId: "", state: "NONE", epoch: 0, limits }, "start", fields());
 
   test("a start beyond the limit changes nothing, whoever wants it, until an agent is gone", async (store) => {
     const limits = { agents: 3, agentsPerUser: 0 };
     for (const state of ["PENDING", "READY", "STOPPING"] as const) {
-      await lead(store, state, { userId: state, repoHash: "a" });
+      await lead(store, state, { userId: state, repoHash: "a", serverId: "" });
     }
     const epoch = await lead(store, "FAILED");
     let told = 0;
@@ -262,7 +263,12 @@ export function storeContract(
     assert.equal(await again(), undefined);
     assert.deepEqual(await store.list(), before);
     assert.equal(told, 0);
-    assert(await store.transition({ userId: "STOPPING", repoHash: "a", state: "STOPPING", epoch: 1 }, "stopped"));
+    assert(
+      await store.transition(
+        { userId: "STOPPING", repoHash: "a", serverId: "", state: "STOPPING", epoch: 1 },
+        "stopped",
+      ),
+    );
     assert.equal((await again())?.status, "PENDING");
     assert.equal(told, 1);
     assert.equal(await start(store, "eve", "e", limits), undefined);
@@ -278,8 +284,57 @@ export function storeContract(
     assert(await start(store, "bob", "1", limits));
     assert(await start(store, "bob", "2", limits));
     assert.equal(await start(store, "eve", "1", limits), undefined);
-    assert(await store.transition({ userId: "ann", repoHash: "1", state: "PENDING", epoch: 1 }, "fail"));
+    assert(await store.transition({ userId: "ann", repoHash: "1", serverId: "", state: "PENDING", epoch: 1 }, "fail"));
     assert(await start(store, "ann", "3", limits));
+  });
+
+  test("servers of one workspace are sessions of their own", async (store, database) => {
+    await using other = await database.open();
+    const keys = ["", "1".repeat(16), "2".repeat(16)].map((serverId) => ({ ...KEY, serverId }));
+    const heard: string[] = [];
+    for (const key of keys) store.watch(key, () => heard.push(key.serverId));
+    for (const key of keys) assert.equal(await lead(store, "READY", key), 1);
+    assert.deepEqual((await other.list("ann")).map((session) => session.serverId), keys.map((key) => key.serverId));
+    const [, key] = keys;
+    heard.length = 0;
+    const taken = await other.transition({ ...key, state: "READY", epoch: 1 }, "takeOver", { sessionId: "7" });
+    assert.equal(taken?.epoch, 2);
+    assert.equal(await other.touch(key, "7", 9_000), true);
+    assert(await store.transition({ ...key, state: "READY", epoch: 2 }, "stop"));
+    assert(await store.transition({ ...key, state: "STOPPING", epoch: 2 }, "stopped"));
+    assert.deepEqual([...new Set(heard)], [key.serverId]);
+    assert.deepEqual((await other.list()).map((session) => session.serverId), ["", "2".repeat(16)]);
+    for (const left of await store.list()) assert.deepEqual([left.epoch, left.lastHeartbeat], [1, 1_000]);
+    assert.equal(await lead(store, "PENDING", key), 3);
+  });
+
+  test("of a user's limit the second server of a workspace on a machine takes nothing", async (store) => {
+    const limits = { agents: 0, agentsPerUser: 1 };
+    const server = (repoHash: string, serverId: string) =>
+      store.transition(
+        { userId: "ann", repoHash, serverId, state: "NONE", epoch: 0, limits },
+        "start",
+        fields(),
+      );
+    const [laptop, desk] = ["a".repeat(8), "b".repeat(8)];
+    assert(await server("1", laptop + "00000001"));
+    assert.equal(await server("2", laptop + "00000001"), undefined);
+    assert.equal(await server("1", desk + "00000001"), undefined);
+    assert(await server("1", laptop + "00000002"));
+    assert.equal(await server("1", laptop + "00000003"), undefined);
+    assert.equal(await server("2", laptop + "00000001"), undefined);
+    assert(
+      await store.transition({
+        userId: "ann",
+        repoHash: "1",
+        serverId: laptop + "00000001",
+        state: "PENDING",
+        epoch: 1,
+      }, "fail"),
+    );
+    assert(await server("1", laptop + "00000003"));
+    limits.agents = 2;
+    assert.equal(await server("1", laptop + "00000004"), undefined);
   });
 
   test("a start without limits, and limits of 0, know no bounds", async (store) => {
@@ -314,7 +369,11 @@ export function storeContract(
   });
   const claim = { owner: "me", computeService: "process" };
   const take = (store: SessionStore, repoHash: string, limits?: AgentLimits) =>
-    store.transition({ userId: "ann", repoHash, state: "NONE", epoch: 0, claim, limits }, "start", fields());
+    store.transition(
+      { userId: "ann", repoHash, serverId: "", state: "NONE", epoch: 0, claim, limits },
+      "start",
+      fields(),
+    );
 
   test("warm agents are kept as they are, changed and removed, until one is gone", async (store) => {
     assert.equal(await store.changeWarm("a", { owner: "you" }), false);
@@ -356,6 +415,7 @@ export function storeContract(
         ...expected,
         userId: "ann",
         repoHash: String(i),
+        serverId: "",
         status: "PENDING",
         epoch: 1,
         term: 1,
@@ -575,7 +635,7 @@ export function storeContract(
 
   test("list gives the oldest first, of all users or of one", async (store) => {
     const start = (userId: string, repoHash: string, createdAt: number) =>
-      store.transition({ userId, repoHash, state: "NONE", epoch: 0 }, "start", fields({ createdAt }));
+      store.transition({ userId, repoHash, serverId: "", state: "NONE", epoch: 0 }, "start", fields({ createdAt }));
     await start("bob", "b", 2);
     await start("ann", "c", 3);
     await start("ann", "d", 1);

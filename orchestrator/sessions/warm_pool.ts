@@ -390,6 +390,7 @@ class WarmHold {
     const { storageDirectory, agentId } = this.row;
     return {
       userId: "",
+      serverId: "",
       repoHash: "",
       sessionId: "",
       epoch: 0,

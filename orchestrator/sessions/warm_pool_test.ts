@@ -129,10 +129,10 @@ test("warm agents count as agents, and make way for sessions", async (world) => 
   const steps = new StepLog();
   const third = world.get(workspace(3), steps.read);
   await steps.until("waiting for a free agent: 2 of 2 run, you are next");
-  await world.service.release({ userId: "ann", ...workspace(0) }, "");
+  await world.service.release({ userId: "ann", serverId: "", ...workspace(0) }, "");
   assert.equal((await third).status, "READY");
   assert.equal(world.compute.alive.size, 2);
-  await world.service.release({ userId: "ann", ...workspace(1) }, "");
+  await world.service.release({ userId: "ann", serverId: "", ...workspace(1) }, "");
   await world.untilWarm(1);
   assert.equal(world.compute.alive.size, 2);
 }, { warm: 2, limits: { agents: 2, agentsPerUser: 0 } });
@@ -159,10 +159,10 @@ test("a session that was given an agent which nobody told of it is served after 
   // What is left of an orchestrator that ended in between.
   const claim = world.pool!.claim;
   const template = await world.get(workspace(1));
-  const { status: _, epoch: __, userId, repoHash: ___, ...fields } = template;
+  const { status: _, epoch: __, userId, repoHash: ___, serverId, ...fields } = template;
   const [next] = await world.untilWarm(1);
   assert.notEqual(next.id, agent.id);
-  const key = { userId, ...workspace(2) };
+  const key = { userId, serverId, ...workspace(2) };
   const start = { ...fields, ...workspace(2), startupOptions: SLOW, accessToken: "new" };
   assert(await world.store.transition({ ...key, state: "NONE", epoch: 0, claim }, "start", start));
   await world.replace();

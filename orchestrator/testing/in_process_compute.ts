@@ -21,6 +21,8 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   warmGate: Promise<void> = Promise.resolve();
   /** How many agents of the warm pool were to be started. */
   warmStarts = 0;
+  /** Which storage was given on to which session. */
+  readonly inherited: [from: string, to: string][] = [];
   #started = Promise.withResolvers<FakeAgentServer>();
 
   constructor(readonly name = "in-process", readonly region = "") {}
@@ -28,6 +30,10 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   /** Resolves with the next agent that is started from now on. */
   next(): Promise<FakeAgentServer> {
     return this.#started.promise;
+  }
+
+  inherit(from: string, to: string): undefined {
+    this.inherited.push([from, to]);
   }
 
   async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {

@@ -26,6 +26,7 @@ export function request(change: Partial<ServerRequest> = {}): ServerRequest {
   return {
     userId: "ann",
     repoHash: repoHash(sourcePath),
+    serverId: "",
     sessionId: A,
     sourcePath,
     startupOptions: OPTIONS,

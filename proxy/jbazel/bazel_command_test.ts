@@ -8,6 +8,8 @@ import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
 import { eventually } from "../../proto/testing/pipe.ts";
 import { repoHash } from "../../proto/workspace.ts";
+import { machineId } from "../machine_id.ts";
+import { serverId } from "../server_id.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { type Behaviour, concat, FakeAgent, FakeOrchestrator, next, TestIo, TestPlace, text } from "./fake_services.ts";
 import type { Settings } from "./settings.ts";
@@ -311,10 +313,22 @@ Deno.test("a session of a proxy is joined, not taken over", async () => {
   });
   t.orchestrator.warnings = ["said to the proxy already"];
   const sessionId = "0123456789abcdef0123456789abcdef";
-  const session = { userId: "ada", repoHash: repoHash(t.place.workspace), sessionId, status: SessionStatus.READY };
-  t.orchestrator.sessions = [{ ...session, repoHash: "other", sessionId: "x" }, session];
-  assert.equal(await t.run(["build"]), 0);
-  assert.equal(t.orchestrator.requests[0].sessionId, sessionId);
+  const session = {
+    userId: "ada",
+    repoHash: repoHash(t.place.workspace),
+    serverId: serverId(machineId({ stateDirectory: t.place.stateDirectory }), "/home/ann/ob"),
+    sessionId,
+    status: SessionStatus.READY,
+  };
+  t.orchestrator.sessions = [
+    { ...session, repoHash: "other", sessionId: "x" },
+    { ...session, serverId: "another output base", sessionId: "y" },
+    { ...session, serverId: "", outputBase: "/home/ann/elsewhere", sessionId: "z" },
+    session,
+  ];
+  assert.equal(await t.run(["--output_base=/home/ann/ob", "build"]), 0);
+  const [request] = t.orchestrator.requests;
+  assert.deepEqual([request.sessionId, request.serverId], [sessionId, session.serverId]);
   assert.deepEqual(t.said, []);
 });
 

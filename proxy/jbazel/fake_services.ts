@@ -106,9 +106,12 @@ export class FakeOrchestrator implements AsyncDisposable {
 
   private constructor(credentials: Credentials, agentPort: number) {
     this.agentPort = agentPort;
-    const session = (r: { userId: string; repoHash: string; sessionId: string; sourcePath: string }) => ({
+    const session = (
+      r: { userId: string; repoHash: string; serverId: string; sessionId: string; sourcePath: string },
+    ) => ({
       userId: r.userId,
       repoHash: r.repoHash,
+      serverId: r.serverId,
       sessionId: r.sessionId,
       sourcePath: r.sourcePath,
       status: SessionStatus.READY,

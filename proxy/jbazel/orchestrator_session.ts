@@ -13,7 +13,9 @@ import { randomToken } from "../../proto/state.ts";
 import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
 import { repoHash } from "../../proto/workspace.ts";
 import { BazelExit } from "./exit_codes.ts";
+import { machineId } from "../machine_id.ts";
 import { wantedRegion } from "../region.ts";
+import { serverId } from "../server_id.ts";
 import type { Settings } from "./settings.ts";
 
 /** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */
@@ -57,6 +59,11 @@ export class OrchestratorSession implements Disposable {
     return userOf(this.credentials);
   }
 
+  /** The ServerId of an output base on this machine. */
+  serverId(outputBase: string): string {
+    return serverId(machineId({ stateDirectory: this.#settings.stateDirectory }), outputBase);
+  }
+
   [Symbol.dispose](): void {
     this.#client.close();
   }
@@ -96,29 +103,32 @@ export class OrchestratorSession implements Disposable {
    * Asks for the server of `workspace`, and waits until it is ready.
    *
    * A session that is there already is joined by its own id, not taken over: a proxy that holds it keeps its epoch, and
-   * any number of commands can run side by side. Only an agent that has to be started asks for `outputBase`.
+   * any number of commands can run side by side.
    *
    * @returns "synced" where agents share no disk with those who build: there a command must come through the proxy,
    *   which sends the workspace along, and no server is asked for.
    */
   async requestServer(
     workspace: string,
-    options: { outputBase?: string; onStep?(description: string): void; signal?: AbortSignal } = {},
+    options: { outputBase: string; onStep?(description: string): void; signal?: AbortSignal },
   ): Promise<BuildServer | "synced"> {
     const { signal } = options;
-    const key = repoHash(workspace);
+    const key = { repoHash: repoHash(workspace), serverId: this.serverId(options.outputBase) };
     // This also finds an orchestrator that is down or hangs, which the call that may take minutes could not tell.
     const { sessions, synced } = await this.#list(signal, ANSWER_TIMEOUT_MS);
     if (synced) return "synced";
-    const present = sessions.find((s) =>
-      s.repoHash === key && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
+    const live = sessions.filter((s) =>
+      s.repoHash === key.repoHash && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
     );
+    // One without a server id is of a proxy before there were any: if it has the same output base, it is the one.
+    const present = live.find((s) => s.serverId === key.serverId) ??
+      live.find((s) => s.serverId === "" && s.outputBase === options.outputBase);
     try {
       const events = this.#client.getServerStream({
-        repoHash: key,
+        ...key,
         sessionId: present?.sessionId || randomToken(),
         sourcePath: workspace,
-        startupOptions: options.outputBase ? [`--output_base=${options.outputBase}`] : [],
+        startupOptions: [`--output_base=${options.outputBase}`],
         region: await wantedRegion(this.#settings),
       }, { signal });
       let response: GetServerResponse | undefined;
@@ -127,7 +137,10 @@ export class OrchestratorSession implements Disposable {
         else if (event.case === "server") response = event.value;
       }
       if (!response?.session?.agent) throw new RpcError(Code.INTERNAL, "the answer names no agent");
-      return { response, joined: present?.status === SessionStatus.READY };
+      const { sessionId, serverId } = response.session;
+      const joined = present?.status === SessionStatus.READY && present.sessionId === sessionId &&
+        present.serverId === serverId;
+      return { response, joined };
     } catch (e) {
       throw orchestratorError(e, String(this.#addresses));
     }
@@ -141,8 +154,8 @@ export class OrchestratorSession implements Disposable {
     let seconds = 5;
     while (!signal.aborted) {
       try {
-        const { repoHash, sessionId } = session;
-        const answer = await this.#client.heartbeat({ repoHash, sessionId }, { signal, timeoutMs: 5_000 });
+        const { repoHash, serverId, sessionId } = session;
+        const answer = await this.#client.heartbeat({ repoHash, serverId, sessionId }, { signal, timeoutMs: 5_000 });
         seconds = Math.min(Math.max(answer.intervalSeconds, 1), 600);
       } catch (e) {
         const { code } = RpcError.from(e);

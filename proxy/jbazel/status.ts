@@ -23,8 +23,8 @@ export interface StatusContext {
 export async function runStatus(context: StatusContext): Promise<number> {
   const { say, settings } = context;
   const workspace = findWorkspace(context.workingDirectory);
-  const here = workspace === undefined ? undefined : await localState(workspace, context);
   using orchestrator = new OrchestratorSession(settings);
+  const here = workspace === undefined ? undefined : await localState(workspace, orchestrator, context);
   const sessions = (await orchestrator.listSessions()).map(describe);
 
   if (context.json) {
@@ -42,9 +42,10 @@ export async function runStatus(context: StatusContext): Promise<number> {
   } else {
     const now = Date.now();
     const age = (time: string | null) => time === null ? "-" : renderAge(now - Date.parse(time));
-    const header = ["WORKSPACE", "STATUS", "EPOCH", "AGENT", "AGE", "LAST HEARTBEAT"];
+    const header = ["WORKSPACE", "SERVER", "STATUS", "EPOCH", "AGENT", "AGE", "LAST HEARTBEAT"];
     const rows = sessions.map((s) => [
-      (s.repo_hash === here?.repo_hash ? "* " : "  ") + oneLine(s.workspace),
+      (isHere(s, here) ? "* " : "  ") + oneLine(s.workspace),
+      s.server_id ?? "-",
       s.status,
       String(s.epoch),
       s.agent ?? "-",
@@ -60,6 +61,11 @@ export async function runStatus(context: StatusContext): Promise<number> {
     return 0;
   }
   say(`This workspace: ${oneLine(here.path)}`);
+  say(`  bazel uses the server ${here.server_id} here, with the output base ${oneLine(here.output_base)}.`);
+  for (const s of sessions.filter((s) => s.repo_hash === here.repo_hash && !isHere(s, here))) {
+    const where = s.output_base === null ? "" : `, with the output base ${oneLine(s.output_base)}`;
+    say(`  beside it: ${s.server_id ?? "a server without an id"}${where}.`);
+  }
   say(
     here.javabase === null
       ? '  not set up: the stock bazel runs locally here; "jbazel setup" changes that, and "jbazel build" needs no setup.'
@@ -82,6 +88,8 @@ function describe(session: Session) {
   return {
     workspace: session.sourcePath,
     repo_hash: session.repoHash,
+    server_id: session.serverId || null,
+    output_base: session.outputBase || null,
     session_id: session.sessionId,
     status: SessionStatus[session.status] ?? String(session.status),
     epoch: session.epoch,
@@ -93,13 +101,24 @@ function describe(session: Session) {
   };
 }
 
-async function localState(workspace: string, { env }: StatusContext) {
+/** Whether a session is the one that `bazel` uses here. One without a server id is of a proxy that knows none. */
+function isHere(
+  session: { repo_hash: string; server_id: string | null },
+  here: { repo_hash: string; server_id: string } | undefined,
+): boolean {
+  return session.repo_hash === here?.repo_hash && (session.server_id ?? here.server_id) === here.server_id;
+}
+
+async function localState(workspace: string, orchestrator: OrchestratorSession, { env }: StatusContext) {
   const options = readStartupOptions(rcFiles(workspace, env("HOME")), workspace);
   const javabase = lastOption(options, "server_javabase");
-  const server = await findLocalServer(outputBase(workspace, options, env));
+  const base = outputBase(workspace, options, env);
+  const server = await findLocalServer(base);
   return {
     path: workspace,
     repo_hash: repoHash(workspace),
+    server_id: orchestrator.serverId(base),
+    output_base: base,
     javabase: javabase?.value ?? null,
     rc_file: javabase?.file ?? null,
     javabase_present: javabase !== undefined && inspectJavabase(javabase.value) === "ours",

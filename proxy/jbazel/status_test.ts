@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
 import { repoHash } from "../../proto/workspace.ts";
+import { machineId } from "../machine_id.ts";
+import { serverId } from "../server_id.ts";
 import { FakeOrchestrator, TestPlace } from "./fake_services.ts";
 import { runStatus } from "./status.ts";
 import { renderAge } from "./table.ts";
@@ -13,7 +15,7 @@ async function status(place: TestPlace, orchestrator: FakeOrchestrator, json: bo
     stateDirectory: place.stateDirectory,
     fallback: "error" as const,
   };
-  const env = (name: string) => name === "HOME" ? place.root : undefined;
+  const env = (name: string) => ({ HOME: place.root, USER: "ada" })[name];
   const say = (line: string) => void said.push(line);
   assert.equal(await runStatus({ settings, workingDirectory: `${place.workspace}/pkg`, env, json, say }), 0);
   return said.join("\n");
@@ -32,9 +34,13 @@ Deno.test("status shows sessions as a table, this workspace's marked, and what f
   using place = new TestPlace();
   await using orchestrator = await FakeOrchestrator.start(place, 1);
   const time = (secondsAgo: number) => timestampFromMs(Date.now() - secondsAgo * 1000);
+  const outputBase = `${place.root}/.cache/bazel/_bazel_ada/${repoHash(place.workspace)}`;
+  const own = serverId(machineId({ stateDirectory: place.stateDirectory }), outputBase);
   orchestrator.sessions = [{
     userId: "ada",
     repoHash: repoHash(place.workspace),
+    serverId: own,
+    outputBase,
     sessionId: "a",
     sourcePath: place.workspace,
     status: SessionStatus.READY,
@@ -50,6 +56,15 @@ Deno.test("status shows sessions as a table, this workspace's marked, and what f
     status: SessionStatus.FAILED,
     epoch: 1,
     failure: "It has no legs.",
+  }, {
+    userId: "ada",
+    repoHash: repoHash(place.workspace),
+    serverId: "0123456789abcdef",
+    outputBase: "/of/an\nide",
+    sessionId: "c",
+    sourcePath: place.workspace,
+    status: SessionStatus.READY,
+    epoch: 1,
   }];
   const lines = (await status(place, orchestrator, false)).split("\n");
   const column = (name: string) => lines[0].indexOf(name);
@@ -59,11 +74,20 @@ Deno.test("status shows sessions as a table, this workspace's marked, and what f
   assert.ok(lines[1].startsWith(`* ${place.workspace} `));
   assert.match(lines[1], / 12 .* 3 h +[56] s ago$/);
   assert.ok(lines[2].startsWith("  /other [2J "));
+  assert.deepEqual(lines.slice(1, 4).map((line) => line.slice(column("SERVER")).split(" ")[0]), [
+    own,
+    "-",
+    "0123456789abcdef",
+  ]);
+  assert.ok(lines[3].startsWith(`  ${place.workspace} `));
+  assert.ok(lines.includes(`  bazel uses the server ${own} here, with the output base ${outputBase}.`));
+  assert.ok(lines.includes("  beside it: 0123456789abcdef, with the output base /of/an ide."));
   assert.ok(lines.includes("/other [2J failed: It has no legs."));
   const { sessions, workspace } = JSON.parse(await status(place, orchestrator, true));
   assert.equal(sessions[0].status, "READY");
   assert.equal(sessions[1].agent, null);
   assert.equal(workspace.server, "none");
+  assert.deepEqual([sessions[0].server_id, sessions[1].server_id, workspace.server_id], [own, null, own]);
 });
 
 Deno.test("ages are short", () => {

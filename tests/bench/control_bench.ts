@@ -38,13 +38,13 @@ export async function benchControl(say: (text: string) => void): Promise<Result[
 /** A caller of an orchestrator, for one workspace. */
 class Caller implements Disposable {
   readonly #client: RpcClient<typeof Orchestrator>;
-  readonly key: { userId: string; repoHash: string };
+  readonly key: { userId: string; repoHash: string; serverId: string };
 
   constructor({ address, env }: Cluster, readonly sourcePath: string, readonly sessionId = randomToken()) {
     const credentials = readValidCredentials(env.RBS_STATE_DIR);
     const tls = { credentials, expected: { kind: "orchestrator" } } as const;
     this.#client = createRpcClient(Orchestrator, address, { tls });
-    this.key = { userId: userOf(credentials), repoHash: repoHash(sourcePath) };
+    this.key = { userId: userOf(credentials), repoHash: repoHash(sourcePath), serverId: "" };
   }
 
   async getServer() {
@@ -123,7 +123,7 @@ async function benchSpanner(say: (text: string) => void): Promise<Result[]> {
   const times: number[][] = [];
   await emulator.use(name, async (database) => {
     const { userId, repoHash } = caller.key;
-    const sql = "SELECT * FROM BuildSessions WHERE UserId = @userId AND RepoHash = @repoHash";
+    const sql = "SELECT * FROM ServerSessions WHERE UserId = @userId AND RepoHash = @repoHash AND ServerId = ''";
     const timed = async (call: () => Promise<unknown>) => {
       const began = performance.now();
       await call();
@@ -193,7 +193,7 @@ async function startFilled(sessions: number): Promise<{ cluster: Cluster } & Asy
   {
     await using store = SqliteSessionStore.open(join(state, "sessions.sqlite"));
     for (let i = 0; i < sessions; i++) {
-      const key = { userId: `user${i % 100}`, repoHash: repoHash(`/home/user/workspace${i}`) };
+      const key = { userId: `user${i % 100}`, repoHash: repoHash(`/home/user/workspace${i}`), serverId: "" };
       const now = Date.now();
       const start = fields({ createdAt: now, lastHeartbeat: now });
       const session = await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);

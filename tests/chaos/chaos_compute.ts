@@ -6,6 +6,7 @@ import {
   type RunningAgent,
   type WholeSpec,
 } from "../../orchestrator/compute/compute_service.ts";
+import { keyText } from "../../orchestrator/sessions/session.ts";
 import { FakeAgentServer } from "../../orchestrator/testing/fake_agent_server.ts";
 import { TcpLink } from "./tcp_link.ts";
 
@@ -40,15 +41,16 @@ export class ChaosCompute implements ComputeService {
 
   constructor(readonly machine: Machine) {}
 
+  inherit(): undefined {}
+
   async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
     onStep("agent process started");
     const server = new FakeAgentServer(spec);
     const port = await server.listen();
     const agent: ChaosAgent = { server, spec, port, alive: true };
     const { agents, doubles } = this.machine;
-    const isSame = (other: ChaosAgent) =>
-      other.spec.userId === spec.userId && other.spec.repoHash === spec.repoHash && other.spec.epoch === spec.epoch;
-    if (agents.some(isSame)) doubles.push(`${spec.userId}/${spec.repoHash} epoch ${spec.epoch}`);
+    const isSame = (other: ChaosAgent) => keyText(other.spec) === keyText(spec) && other.spec.epoch === spec.epoch;
+    if (agents.some(isSame)) doubles.push(`${keyText(spec)} epoch ${spec.epoch}`);
     agents.push(agent);
     const ended = server.ended.then((): AgentFailure => {
       agent.alive = false;

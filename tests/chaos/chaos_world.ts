@@ -1,6 +1,6 @@
 /** Several orchestrators in this process on one real store, the faults that befall them, and what must hold whatever does. */
 import assert from "node:assert/strict";
-import type { Session } from "../../orchestrator/sessions/session.ts";
+import { keyText, type Session } from "../../orchestrator/sessions/session.ts";
 import { ComputeChoice } from "../../orchestrator/compute/compute_choice.ts";
 import { type ServerRequest, SessionService } from "../../orchestrator/sessions/session_service.ts";
 import type { SessionStore } from "../../orchestrator/sessions/store.ts";
@@ -85,7 +85,7 @@ export class ChaosWorld {
     const { service, isUp, index } = this.#node(node);
     if (!isUp) return;
     const request = this.#request(key, sessionId, options);
-    const name = `${request.userId}${request.sourcePath}`;
+    const name = keyText(request);
     if (options !== 0) this.#excuse(key);
     const before = this.#excusesOf(key);
     this.#perform(`ask ${index} for ${name} as ${sessionId}, options ${options}`, async (signal) => {
@@ -302,10 +302,12 @@ export class ChaosWorld {
   }
 
   #request(key: number, sessionId: number, options: number): ServerRequest {
-    const sourcePath = `/${key}`;
+    // Two servers of each workspace, one of which knows no server ids.
+    const sourcePath = `/${key - key % 2}`;
     return {
-      userId: key % 2 === 0 ? "ann" : "bob",
+      userId: key % 4 < 2 ? "ann" : "bob",
       repoHash: repoHash(sourcePath),
+      serverId: key % 2 === 0 ? "" : "0123456789abcdef",
       sourcePath,
       sessionId: String(sessionId).padStart(32, "0"),
       startupOptions: OPTIONS[options],
@@ -313,8 +315,8 @@ export class ChaosWorld {
     };
   }
 
-  #keyOf({ sourcePath }: { sourcePath: string }): string {
-    return sourcePath.slice(1);
+  #keyOf({ sourcePath, serverId }: { sourcePath: string; serverId: string }): string {
+    return String(Number(sourcePath.slice(1)) + (serverId === "" ? 0 : 1));
   }
 
   #note(line: string): void {

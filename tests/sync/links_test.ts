@@ -201,7 +201,7 @@ async function writeContent(
   return {
     bytes: count * size,
     async arrived() {
-      const there = join(cluster!.state, "storage/*", repoHash(workspace.path), "root", folder);
+      const there = join(cluster!.state, "storage/*", `${repoHash(workspace.path)}-*`, "root", folder);
       assert.equal(await digests(machines.cloud, there), here);
     },
   };

@@ -385,7 +385,7 @@ export class ProcessWorld implements World {
   }
 
   #key(key: number): SessionKey {
-    return { userId: USERS[key], repoHash: repoHash(this.#workspaces[key].workspace) };
+    return { userId: USERS[key], repoHash: repoHash(this.#workspaces[key].workspace), serverId: "" };
   }
 
   #request(key: number, owner: number, options: number) {

@@ -14,10 +14,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/orchestrator.proto.
  */
 export const file_rbs_v1_orchestrator: GenFile = /*@__PURE__*/
-  fileDesc("ChlyYnMvdjEvb3JjaGVzdHJhdG9yLnByb3RvEgZyYnMudjEi1QIKB1Nlc3Npb24SDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRITCgtzb3VyY2VfcGF0aBgEIAEoCRIlCgZzdGF0dXMYBSABKA4yFS5yYnMudjEuU2Vzc2lvblN0YXR1cxINCgVlcG9jaBgGIAEoDRIkCgVhZ2VudBgHIAEoCzIVLnJicy52MS5BZ2VudEVuZHBvaW50Eg4KBnJlZ2lvbhgIIAEoCRIuCgpjcmVhdGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X2hlYXJ0YmVhdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHZmFpbHVyZRgLIAEoCRIcChRzdGFydHVwX29wdGlvbnNfaGFzaBgMIAEoCSJTCg1BZ2VudEVuZHBvaW50EgwKBGhvc3QYASABKAkSDAoEcG9ydBgCIAEoDRIUCgxjb21tYW5kX3BvcnQYAyABKA0SEAoIYWdlbnRfaWQYBCABKAkiiAEKEEdldFNlcnZlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRITCgtzb3VyY2VfcGF0aBgEIAEoCRIXCg9zdGFydHVwX29wdGlvbnMYBSADKAkSDgoGcmVnaW9uGAYgASgJIp8BChFHZXRTZXJ2ZXJSZXNwb25zZRIgCgdzZXNzaW9uGAEgASgLMg8ucmJzLnYxLlNlc3Npb24SFAoMYWNjZXNzX3Rva2VuGAIgASgJEhAKCHdhcm5pbmdzGAMgAygJEhIKCnNhbWVfcGF0aHMYBCABKAgSDgoGc3luY2VkGAUgASgIEhwKFG1pc3NpbmdfaW5zdGFsbF9iYXNlGAYgASgJIhsKBFN0ZXASEwoLZGVzY3JpcHRpb24YASABKAkibQoXR2V0U2VydmVyU3RyZWFtUmVzcG9uc2USHAoEc3RlcBgBIAEoCzIMLnJicy52MS5TdGVwSAASKwoGc2VydmVyGAIgASgLMhkucmJzLnYxLkdldFNlcnZlclJlc3BvbnNlSABCBwoFZXZlbnQiSgoQSGVhcnRiZWF0UmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEhEKCXJlcG9faGFzaBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJIi0KEUhlYXJ0YmVhdFJlc3BvbnNlEhgKEGludGVydmFsX3NlY29uZHMYASABKA0iTgoUUmVsZWFzZVNlcnZlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCSIpChVSZWxlYXNlU2VydmVyUmVzcG9uc2USEAoIcmVsZWFzZWQYASABKAgiJgoTTGlzdFNlc3Npb25zUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJIkkKFExpc3RTZXNzaW9uc1Jlc3BvbnNlEiEKCHNlc3Npb25zGAEgAygLMg8ucmJzLnYxLlNlc3Npb24SDgoGc3luY2VkGAIgASgIKp0BCg1TZXNzaW9uU3RhdHVzEh4KGlNFU1NJT05fU1RBVFVTX1VOU1BFQ0lGSUVEEAASGgoWU0VTU0lPTl9TVEFUVVNfUEVORElORxABEhgKFFNFU1NJT05fU1RBVFVTX1JFQURZEAISGwoXU0VTU0lPTl9TVEFUVVNfU1RPUFBJTkcQAxIZChVTRVNTSU9OX1NUQVRVU19GQUlMRUQQBDL7AgoMT3JjaGVzdHJhdG9yEkAKCUdldFNlcnZlchIYLnJicy52MS5HZXRTZXJ2ZXJSZXF1ZXN0GhkucmJzLnYxLkdldFNlcnZlclJlc3BvbnNlEk4KD0dldFNlcnZlclN0cmVhbRIYLnJicy52MS5HZXRTZXJ2ZXJSZXF1ZXN0Gh8ucmJzLnYxLkdldFNlcnZlclN0cmVhbVJlc3BvbnNlMAESQAoJSGVhcnRiZWF0EhgucmJzLnYxLkhlYXJ0YmVhdFJlcXVlc3QaGS5yYnMudjEuSGVhcnRiZWF0UmVzcG9uc2USTAoNUmVsZWFzZVNlcnZlchIcLnJicy52MS5SZWxlYXNlU2VydmVyUmVxdWVzdBodLnJicy52MS5SZWxlYXNlU2VydmVyUmVzcG9uc2USSQoMTGlzdFNlc3Npb25zEhsucmJzLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaHC5yYnMudjEuTGlzdFNlc3Npb25zUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChlyYnMvdjEvb3JjaGVzdHJhdG9yLnByb3RvEgZyYnMudjEi/QIKB1Nlc3Npb24SDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRITCgtzb3VyY2VfcGF0aBgEIAEoCRIlCgZzdGF0dXMYBSABKA4yFS5yYnMudjEuU2Vzc2lvblN0YXR1cxINCgVlcG9jaBgGIAEoDRIkCgVhZ2VudBgHIAEoCzIVLnJicy52MS5BZ2VudEVuZHBvaW50Eg4KBnJlZ2lvbhgIIAEoCRIuCgpjcmVhdGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X2hlYXJ0YmVhdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHZmFpbHVyZRgLIAEoCRIcChRzdGFydHVwX29wdGlvbnNfaGFzaBgMIAEoCRIRCglzZXJ2ZXJfaWQYDSABKAkSEwoLb3V0cHV0X2Jhc2UYDiABKAkiUwoNQWdlbnRFbmRwb2ludBIMCgRob3N0GAEgASgJEgwKBHBvcnQYAiABKA0SFAoMY29tbWFuZF9wb3J0GAMgASgNEhAKCGFnZW50X2lkGAQgASgJIpsBChBHZXRTZXJ2ZXJSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSEwoLc291cmNlX3BhdGgYBCABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAUgAygJEg4KBnJlZ2lvbhgGIAEoCRIRCglzZXJ2ZXJfaWQYByABKAkinwEKEUdldFNlcnZlclJlc3BvbnNlEiAKB3Nlc3Npb24YASABKAsyDy5yYnMudjEuU2Vzc2lvbhIUCgxhY2Nlc3NfdG9rZW4YAiABKAkSEAoId2FybmluZ3MYAyADKAkSEgoKc2FtZV9wYXRocxgEIAEoCBIOCgZzeW5jZWQYBSABKAgSHAoUbWlzc2luZ19pbnN0YWxsX2Jhc2UYBiABKAkiGwoEU3RlcBITCgtkZXNjcmlwdGlvbhgBIAEoCSJtChdHZXRTZXJ2ZXJTdHJlYW1SZXNwb25zZRIcCgRzdGVwGAEgASgLMgwucmJzLnYxLlN0ZXBIABIrCgZzZXJ2ZXIYAiABKAsyGS5yYnMudjEuR2V0U2VydmVyUmVzcG9uc2VIAEIHCgVldmVudCJdChBIZWFydGJlYXRSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSEQoJc2VydmVyX2lkGAQgASgJIi0KEUhlYXJ0YmVhdFJlc3BvbnNlEhgKEGludGVydmFsX3NlY29uZHMYASABKA0iYQoUUmVsZWFzZVNlcnZlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRIRCglzZXJ2ZXJfaWQYBCABKAkiKQoVUmVsZWFzZVNlcnZlclJlc3BvbnNlEhAKCHJlbGVhc2VkGAEgASgIIiYKE0xpc3RTZXNzaW9uc1JlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCSJJChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIhCghzZXNzaW9ucxgBIAMoCzIPLnJicy52MS5TZXNzaW9uEg4KBnN5bmNlZBgCIAEoCCqdAQoNU2Vzc2lvblN0YXR1cxIeChpTRVNTSU9OX1NUQVRVU19VTlNQRUNJRklFRBAAEhoKFlNFU1NJT05fU1RBVFVTX1BFTkRJTkcQARIYChRTRVNTSU9OX1NUQVRVU19SRUFEWRACEhsKF1NFU1NJT05fU1RBVFVTX1NUT1BQSU5HEAMSGQoVU0VTU0lPTl9TVEFUVVNfRkFJTEVEEAQy+wIKDE9yY2hlc3RyYXRvchJACglHZXRTZXJ2ZXISGC5yYnMudjEuR2V0U2VydmVyUmVxdWVzdBoZLnJicy52MS5HZXRTZXJ2ZXJSZXNwb25zZRJOCg9HZXRTZXJ2ZXJTdHJlYW0SGC5yYnMudjEuR2V0U2VydmVyUmVxdWVzdBofLnJicy52MS5HZXRTZXJ2ZXJTdHJlYW1SZXNwb25zZTABEkAKCUhlYXJ0YmVhdBIYLnJicy52MS5IZWFydGJlYXRSZXF1ZXN0GhkucmJzLnYxLkhlYXJ0YmVhdFJlc3BvbnNlEkwKDVJlbGVhc2VTZXJ2ZXISHC5yYnMudjEuUmVsZWFzZVNlcnZlclJlcXVlc3QaHS5yYnMudjEuUmVsZWFzZVNlcnZlclJlc3BvbnNlEkkKDExpc3RTZXNzaW9ucxIbLnJicy52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GhwucmJzLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
- * One developer's server for one workspace.
+ * One developer's Bazel server: for one workspace, on one machine of theirs, with one output base.
  *
  * @generated from message rbs.v1.Session
  */
@@ -95,6 +95,21 @@ export type Session = Message<"rbs.v1.Session"> & {
    * @generated from field: string startup_options_hash = 12;
    */
   startupOptionsHash: string;
+
+  /**
+   * Tells apart the servers that a user has for workspaces of the same path: 16 lowercase hex digits, of which the first 8
+   * stand for the developer's machine, and all for this and the output base. Empty: of a caller that knows no such ids.
+   *
+   * @generated from field: string server_id = 13;
+   */
+  serverId: string;
+
+  /**
+   * The output base of the server that was asked for; empty: not known.
+   *
+   * @generated from field: string output_base = 14;
+   */
+  outputBase: string;
 };
 
 /**
@@ -183,6 +198,14 @@ export type GetServerRequest = Message<"rbs.v1.GetServerRequest"> & {
    * @generated from field: string region = 6;
    */
   region: string;
+
+  /**
+   * As in Session, here and in what follows. With an id, a session without one that has the same output base does as well:
+   * it is the first such caller's from then on.
+   *
+   * @generated from field: string server_id = 7;
+   */
+  serverId: string;
 };
 
 /**
@@ -311,6 +334,11 @@ export type HeartbeatRequest = Message<"rbs.v1.HeartbeatRequest"> & {
    * @generated from field: string session_id = 3;
    */
   sessionId: string;
+
+  /**
+   * @generated from field: string server_id = 4;
+   */
+  serverId: string;
 };
 
 /**
@@ -359,6 +387,11 @@ export type ReleaseServerRequest = Message<"rbs.v1.ReleaseServerRequest"> & {
    * @generated from field: string session_id = 3;
    */
   sessionId: string;
+
+  /**
+   * @generated from field: string server_id = 4;
+   */
+  serverId: string;
 };
 
 /**
@@ -487,7 +520,7 @@ export const SessionStatusSchema: GenEnum<SessionStatus> = /*@__PURE__*/
  */
 export const Orchestrator: GenService<{
   /**
-   * Answers once the session of (user_id, repo_hash) has an agent that answered, or has failed; starts one if needed.
+   * Answers once the session of (user_id, repo_hash, server_id) has an agent that answered, or has failed; starts one if needed.
    *
    * @generated from rpc rbs.v1.Orchestrator.GetServer
    */
