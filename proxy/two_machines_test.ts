@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { encodeFields } from "../proto/relay/wire.ts";
 import { withRunArguments } from "../proto/relay/run_request.ts";
+import { output } from "../tests/support/run.ts";
 import { request } from "./arguments/testing.ts";
 import type { AgentLink } from "./session.ts";
 import { WorkspaceAgent } from "./testing/workspace_agent.ts";
@@ -107,6 +108,35 @@ Deno.test("what was saved after somebody else had connected is there for the com
     both.expect(mine);
     await prepare(mine);
     assert.equal(there("f"), "saved");
+  } finally {
+    both[Symbol.dispose]();
+    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+  }
+});
+
+Deno.test("a command that broke ends its pipes, and the next one tells the agent what is here", async () => {
+  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  const workspace = `${temp}/ws`, outputBase = `${temp}/out`, pipe = `${temp}/pipe`;
+  for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
+  await output(["mkfifo", pipe]);
+  using agent = new WorkspaceAgent(`${temp}/agent`);
+  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  const typed = [`--build_event_json_file=${pipe}`, "//..."];
+  const sent = withRunArguments(new Uint8Array(), request({ cwd: workspace, typed }));
+  const link = { ...agent.link, synced: true } as unknown as AgentLink;
+  const prepare = () =>
+    both.prepare(sent, { link, by: {}, isCurrent: () => true, signal: new AbortController().signal, say: () => {} });
+  try {
+    const broken = await prepare();
+    assert(broken.outputs.home, "the first one tells");
+    void broken.onNamed(encodeFields([[1, pipe], [3, "half"]]));
+    await using reader = new Deno.Command("cat", { args: [pipe], stdout: "piped" }).spawn();
+    const came = reader.stdout.getReader();
+    assert.equal(new TextDecoder().decode((await came.read()).value), "half");
+    broken[Symbol.dispose]();
+    assert.equal((await came.read()).done, true);
+    using next = await prepare();
+    assert(next.outputs.home);
   } finally {
     both[Symbol.dispose]();
     new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
