@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { lookFor, type RawInfo } from "../proto/tree/files.ts";
 import { isServerLog } from "../proto/server_logs.ts";
