@@ -13,6 +13,8 @@
  * - recursive: true would follow symlinks. So each folder is watched by itself.
  * - A folder that was renamed or made anew is not watched any more, and cannot be watched again while any watcher was made
  *   with its path.
+ * - It opens the file that an event is about, to compare it. Of a named pipe (mkfifo) that waits for a writer, with all
+ *   events behind it; and who then watches or stops watching waits with it, with the whole process.
  */
 import { statfsSync } from "node:fs";
 
@@ -28,6 +30,8 @@ export interface Hints {
 const EVENT_QUEUE = 16;
 /** How long a cookie's event may take, in milliseconds. */
 const COOKIE_MS = 250;
+/** How many times as long nobody may hear of a cookie before nothing is expected any more. */
+const DEAF = 8;
 /** Watchers, beside the main one, before all are made into one. */
 const MAX_WATCHERS = 8;
 /** Folders that cannot be watched for now before all is watched anew. */
@@ -101,6 +105,12 @@ export class FolderWatcher implements Disposable {
   #doubt: string | undefined = "watching has just begun";
   #notBefore = 0;
   #lead: number;
+  /** Folders in which there was a named pipe once: they are not watched. */
+  readonly #pipes = new Set<string>();
+  /** The system waits for a pipe that is gone: nobody can close a watcher any more. */
+  #deaf = false;
+  /** Pipes that are held open so that the system need not wait for somebody else to write. */
+  readonly #opened: Deno.FsFile[] = [];
   #cookies = 0;
   #cookie = "";
 
@@ -155,7 +165,9 @@ export class FolderWatcher implements Disposable {
    * folders. What was missed until now is forgiven, unless watching is impossible.
    */
   async restart(folders: Iterable<string>): Promise<void> {
+    if (!await this.#responds()) return this.#mistrust("the system does not answer");
     await this.#closeAll();
+    for (const pipe of this.#opened.splice(0)) pipe.close();
     this.#folders.clear();
     this.#dead.clear();
     this.#dying.clear();
@@ -201,7 +213,7 @@ export class FolderWatcher implements Disposable {
 
   /** Stops watching. */
   close(): void {
-    void this.#closeAll();
+    if (!this.#deaf) void this.#closeAll();
     this.#mistrust("watching has ended");
   }
 
@@ -223,8 +235,48 @@ export class FolderWatcher implements Disposable {
     this.#options.onLoss();
   }
 
+  /** Whether what watches can be closed: else it waits for a pipe, and whoever closes it would wait with it. */
+  async #responds(): Promise<boolean> {
+    if (this.#handles.length === 0 || await this.#settled()) {
+      this.#deaf = false;
+      return true;
+    }
+    if (this.#deaf) return false;
+    this.#letGo();
+    try {
+      Deno.lstatSync(this.#cookie);
+    } catch {
+      // Somebody has emptied the folder, of which no event can come.
+      return true;
+    }
+    this.#deaf = !await this.#settled(DEAF);
+    return !this.#deaf;
+  }
+
+  /** Opens the pipes in watched folders, so that who waits for a writer need not wait. */
+  #letGo(): void {
+    for (const folder of this.#folders) {
+      let names: Deno.DirEntry[];
+      try {
+        names = [...Deno.readDirSync(folder)];
+      } catch {
+        // A file, or one that is gone.
+        continue;
+      }
+      for (const { name, isFile, isDirectory, isSymlink } of names) {
+        if (isFile || isDirectory || isSymlink) continue;
+        try {
+          if (!Deno.lstatSync(`${folder}/${name}`).isFifo) continue;
+          this.#pipes.add(folder);
+          // For both: that never waits.
+          this.#opened.push(Deno.openSync(`${folder}/${name}`, { read: true, write: true }));
+        } catch { /* it is gone, or not ours */ }
+      }
+    }
+  }
+
   /** Touches the cookie, and waits until all watchers have seen that: then they have seen all before it. */
-  async #settled(): Promise<boolean> {
+  async #settled(times = 1): Promise<boolean> {
     const handles = [...this.#handles, ...this.#retired];
     for (const handle of handles) handle.cookie = Promise.withResolvers();
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -232,7 +284,7 @@ export class FolderWatcher implements Disposable {
       Deno.utimeSync(this.#cookie, new Date(), new Date());
       return await Promise.race([
         Promise.all(handles.map((h) => h.cookie.promise)).then(() => true),
-        new Promise<false>((resolve) => timer = setTimeout(resolve, this.#options.cookieMs, false)),
+        new Promise<false>((resolve) => timer = setTimeout(resolve, times * this.#options.cookieMs, false)),
       ]);
     } catch {
       return false;
@@ -275,6 +327,7 @@ export class FolderWatcher implements Disposable {
   }
 
   #canBeWatched(folder: string): boolean {
+    if (this.#pipes.has(folder)) return false;
     let device: number;
     try {
       const stat = Deno.lstatSync(folder);

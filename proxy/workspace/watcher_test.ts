@@ -160,6 +160,22 @@ Deno.test("events that do not come are a reason for doubt", async () => {
   assert.equal(t.watcher.doubt, "events do not come");
 });
 
+Deno.test("who does not answer is not closed, since all would wait with it: of a pipe that is gone", async () => {
+  let closed = 0;
+  const silent = {
+    [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }),
+    close: () => void closed++,
+  } as unknown as Deno.FsWatcher;
+  using t = setUp({ open: () => silent, cookieMs: 5 });
+  for (let i = 0; i < 3; i++) {
+    await t.watch();
+    assert.equal(await t.watcher.collect(), undefined);
+  }
+  assert.equal(closed, 0);
+  t.watcher.close();
+  assert.equal(closed, 0);
+});
+
 Deno.test("too many folders: the system's refusal is not tried again at once", async () => {
   let tries = 0, now = 1e6;
   using t = setUp({

@@ -383,6 +383,22 @@ Deno.test("a folder that the last command did not use is looked at as well", asy
   assert.equal(Deno.readTextFileSync(`${t.agent.root(path)}/f`), "another");
 });
 
+Deno.test("a pipe that is made in the workspace keeps nobody waiting, nor from seeing changes", async () => {
+  using t = setUp();
+  t.write("a/f", "one");
+  await t.watched();
+  new Deno.Command("mkfifo", { args: [t.path("a/pipe")] }).outputSync();
+  for (const [i, name] of ["a/f", "a/g", "b/h", "a/f"].entries()) {
+    t.write(name, `change ${i}`);
+    await t.barrier();
+    assert.equal(Deno.readTextFileSync(`${t.agent.root(t.path("").slice(0, -1))}/${name}`), `change ${i}`);
+  }
+  Deno.removeSync(t.path("a/pipe"));
+  await t.watched();
+  t.write("a/f", "last");
+  assert.deepEqual(await t.synced(), ["Apply"]);
+});
+
 Deno.test("the first look in the background is while the command runs", async () => {
   using t = setUp({}, { firstMs: 20, everyMs: 60_000, forMs: 60_000 });
   t.write("a/f", "one");
