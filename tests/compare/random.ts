@@ -37,7 +37,9 @@ export async function compareRandomly(
         if (performance.now() > until) break;
       }
     } catch (e) {
-      const script = done.map((step) => "sh" in step ? `  ${step.sh}` : `  bazel ${step.bazel.join(" ")}`).join("\n");
+      const script = done.map((step) =>
+        "sh" in step ? `  ${step.sh}` : `  bazel ${[...step.startup ?? [], ...step.bazel].join(" ")}`
+      ).join("\n");
       compared.failure = `seed ${seed + compared.workspaces}, Bazel ${bazel.version}, ` +
         `${cluster.synced ? "synced" : "shared"}, after\n${script}\n${e instanceof Error ? e.message : e}`;
       return compared;

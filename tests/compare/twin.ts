@@ -101,6 +101,8 @@ export async function makeTwin(
       [...repository ? ["external", repository] : [], ...folder ? [folder] : [], file].join("/")
     );
   };
+  /** Those that commands were given: each may be a server of its own. */
+  const startups = new Map<string, readonly string[]>();
   /** Outputs that were at home once, by startup options: those that name another output base begin anew. */
   const homes = new Map<string, Set<string>>();
   const homeOf = (startup: readonly string[] = []) => {
@@ -116,6 +118,8 @@ export async function makeTwin(
       await Promise.all(sides.map((side) => output(["bash", "-ec", script], { cwd: cwd(side), env: side.env })));
     },
     async run(args, options = {}) {
+      const { startup } = options;
+      if (startup) startups.set(startup.join(" "), startup);
       const [stock, rbs] = await Promise.all(sides.map((side) =>
         run(command(side, args, options.startup), {
           ...{ cwd: cwd(side), env: { ...side.env, ...options.env }, timeout: 180_000 },
@@ -167,8 +171,12 @@ export async function makeTwin(
     read: (path) => Deno.readTextFile(join(cwd(sides[1]), path)),
     async [Symbol.asyncDispose]() {
       await Promise.all(
-        sides.map((side) =>
-          run(command(side, ["shutdown"]), { cwd: cwd(side), env: side.env, timeout: 60_000 }).catch(() => {})
+        sides.flatMap((side) =>
+          [[], ...startups.values()].map((startup) =>
+            run(command(side, ["shutdown"], startup), { cwd: cwd(side), env: side.env, timeout: 60_000 }).catch(
+              () => {},
+            )
+          )
         ),
       );
       await removeTree(temp.path);

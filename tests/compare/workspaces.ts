@@ -82,13 +82,17 @@ const edits: fc.Arbitrary<string> = fc.oneof(
   // A file of two names, and a change by the other one.
   file.map((f) => `[ -f "${f}" ] && ln -f "${f}" "$D/outside/other" || :`),
   word.map((w) => `[ -f "$D/outside/other" ] && ${namesSeen} && echo ${w} >> "$D/outside/other" || :`),
+  // The server, or what stands for it here, is killed.
+  fc.constant(
+    `kill -9 $(cat "$D-out/$(printf %s "$D/ws" | md5sum | cut -d " " -f 1)/server/server.pid.txt") 2> /dev/null || :`,
+  ),
   // A folder outside that the links reach by another link.
   fc.constantFrom("d", "e").map((d) =>
     `mkdir -p "$D/far/${d}"; echo far ${d} > "$D/far/${d}/f"; ln -sfn "../../far/${d}" "$D/outside/d/far"`
   ),
 );
 
-const commands: fc.Arbitrary<{ bazel: string[] }> = fc.oneof(
+const commands: fc.Arbitrary<{ bazel: string[]; startup?: string[] }> = fc.oneof(
   { weight: 6, arbitrary: fc.constantFrom(...TARGETS).map((targets) => ({ bazel: ["build", ...targets.split(" ")] })) },
   {
     weight: 1,
@@ -97,6 +101,13 @@ const commands: fc.Arbitrary<{ bazel: string[] }> = fc.oneof(
   { weight: 1, arbitrary: fc.constant<{ bazel: string[] }>({ bazel: ["run", "//q:run", "--", "x y"] }) },
   { weight: 1, arbitrary: fc.constant<{ bazel: string[] }>({ bazel: ["clean"] }) },
   { weight: 1, arbitrary: fc.constant<{ bazel: string[] }>({ bazel: ["build", "-c", "opt", "//p:all"] }) },
+  {
+    weight: 1,
+    arbitrary: fc.constantFrom("//p:all", "-k //...").map((targets) => ({
+      bazel: ["build", ...targets.split(" ")],
+      startup: ["--output_base=$D-other"],
+    })),
+  },
 );
 
 /** Edits, and a command after every few of them. */
