@@ -262,15 +262,13 @@ export class WorkspaceSync implements Disposable {
    * @param paths Absolute.
    */
   hold(paths: Iterable<string>): HeldFiles {
-    const names = new Map<string, string[]>();
-    for (const path of paths) {
-      const all = this.#namesOf(path);
-      names.set(path, all);
-      for (const name of all) {
-        const held = this.#held.get(name);
-        if (held) held.commands++;
-        else this.#held.set(name, { commands: 1, unknown: false });
-      }
+    const names = new Map([...paths].map((path) => [path, this.#namesOf(path)]));
+    // A file may have been named twice.
+    const all = new Set([...names.values()].flat());
+    for (const name of all) {
+      const held = this.#held.get(name);
+      if (held) held.commands++;
+      else this.#held.set(name, { commands: 1, unknown: false });
     }
     let haveArrived = false;
     return {
@@ -281,14 +279,14 @@ export class WorkspaceSync implements Disposable {
         }
       },
       [Symbol.dispose]: () => {
-        for (const name of [...names.values()].flat()) {
+        for (const name of all) {
           const held = this.#held.get(name)!;
           held.unknown ||= !haveArrived;
-          if (--held.commands > 0) continue;
-          this.#held.delete(name);
-          this.#release(name, held);
+          held.commands--;
         }
-        names.clear();
+        all.clear();
+        // Who looks or sends now goes by what is held.
+        if (!this.#busy) this.#releaseAll();
       },
     };
   }
@@ -303,6 +301,15 @@ export class WorkspaceSync implements Disposable {
       if (realRoot !== undefined && real.startsWith(`${realRoot}/`)) names.add(root + real.slice(realRoot.length));
     }
     return [...names];
+  }
+
+  /** Lets go of what no command writes any more. */
+  #releaseAll(): void {
+    for (const [name, held] of this.#held) {
+      if (held.commands > 0) continue;
+      this.#held.delete(name);
+      this.#release(name, held);
+    }
   }
 
   #release(path: string, { came, unknown }: Held): void {
@@ -353,6 +360,7 @@ export class WorkspaceSync implements Disposable {
       this.#busy = true;
       return () => {
         this.#busy = false;
+        this.#releaseAll();
         resolve();
       };
     } catch (e) {

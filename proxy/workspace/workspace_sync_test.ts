@@ -941,6 +941,60 @@ Deno.test("what a command writes here and at the agent is left alone by other co
   await t.synced();
 });
 
+Deno.test("a file that a command names twice is let go of with it", async () => {
+  using t = setUp();
+  t.write("bep.json", "of the command");
+  await t.watched();
+  const held = t.sync.hold([t.path("bep.json"), t.path("bep.json")]);
+  held.arrived([]);
+  held[Symbol.dispose]();
+  t.write("bep.json", "the developer's");
+  await t.synced();
+});
+
+Deno.test("a command that ends while another one's barrier looks takes no file away from the agent", async () => {
+  using t = setUp();
+  t.write("MODULE.bazel.lock", "{}");
+  for (let i = 0; i < 5_000; i++) t.write(`d${i % 100}/f${i}`, "");
+  await t.watched();
+  const held = t.sync.hold([t.path("MODULE.bazel.lock")]);
+  for (let i = 0; i < 40; i++) t.write(`burst${i}`);
+  await t.quiet();
+  // Asked in each rest of the look.
+  const { signal } = new AbortController();
+  let asked = 0;
+  Object.defineProperty(signal, "throwIfAborted", {
+    value() {
+      if (++asked !== 2) return;
+      held.arrived([]);
+      held[Symbol.dispose]();
+    },
+  });
+  await t.barrier({ signal });
+  assert.ok(asked >= 2);
+  await t.synced();
+});
+
+Deno.test("a command that breaks while another one's barrier sends leaves nothing of its own at the agent", async () => {
+  using t = setUp();
+  t.write("bep.json", "here");
+  t.write("f");
+  await t.watched();
+  const held = t.sync.hold([t.path("bep.json")]);
+  const sending = Promise.withResolvers<void>(), go = Promise.withResolvers<void>();
+  t.agent.script = { applied: () => (sending.resolve(), go.promise) };
+  t.write("f", "changed");
+  await t.quiet();
+  const running = t.barrier();
+  await sending.promise;
+  Deno.writeTextFileSync(`${t.agent.root(t.path("").slice(0, -1))}/bep.json`, "half of it");
+  held[Symbol.dispose]();
+  t.agent.script = {};
+  go.resolve();
+  await running;
+  await t.synced();
+});
+
 Deno.test("a barrier that gives up its place does not stop the others", async () => {
   using t = setUp();
   t.write("f");
