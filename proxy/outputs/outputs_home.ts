@@ -507,7 +507,7 @@ export class OutputsHome {
     allowed: AllowedPaths,
     tree: LocalTree,
     index: HomeIndex,
-    { link, signal, say, isCurrent, interrupted, secondaryFiles }: TakeOptions,
+    { link, signal, say, isCurrent, interrupted, secondaryFiles, sources: places }: TakeOptions,
     sources: SourcesHome,
   ): Promise<Transferred> {
     const transferred: Transferred = { files: 0, bytes: 0 };
@@ -606,6 +606,11 @@ export class OutputsHome {
       if (!named) continue;
       if (source) {
         sources.place(entry, tree.join(path));
+        continue;
+      }
+      // Of a command that began, or waited, before the developer changed it.
+      if (entry.path === join(this.#workspace, "MODULE.bazel.lock") && places?.asSent(entry.path) === false) {
+        say(`rbs: warning: The command has written ${entry.path}, as you have meanwhile: yours stays.\n`);
         continue;
       }
       try {

@@ -459,6 +459,18 @@ Deno.test("files that flags name go where the developer's own links lead; the lo
   }
 });
 
+Deno.test("a lock file that the developer has changed while the command ran stays, and is said", async () => {
+  await using t = await laptop();
+  const path = `${t.ws}/MODULE.bazel.lock`;
+  const sources = { files: [], folders: [], onWritten() {} };
+  await t.take([{ path, content: "of the command", mode: 0o644 }], { sources: { ...sources, asSent: () => true } });
+  assert.equal(t.read(path), "of the command");
+  Deno.writeTextFileSync(path, "checked out");
+  await t.take([{ path, content: "of an older one", mode: 0o644 }], { sources: { ...sources, asSent: () => false } });
+  assert.equal(t.read(path), "checked out");
+  assert.match(t.said.join(""), /has written .*MODULE\.bazel\.lock, as you have meanwhile: yours stays/);
+});
+
 Deno.test("links to an agent's storage give way to folders, and what was there before RBS comes back", async () => {
   await using t = await laptop();
   const storage = t.temp.join("storage");
