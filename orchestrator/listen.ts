@@ -46,6 +46,13 @@ export async function listenOn(
   }
 }
 
+/** Throws an RbsError unless it can be listened on a host: an IP address, or `localhost`. */
+export function checkHost(host: string): void {
+  if (host === "localhost") return;
+  const free = probe(host, 0);
+  if (free !== "free") throw unavailable(host, 0, free);
+}
+
 /** "host:port", with an IPv6 address in brackets. */
 export function hostPort(host: string, port: number): string {
   return `${host.includes(":") ? `[${host}]` : host}:${port}`;

@@ -34,6 +34,7 @@ import { HomeHints } from "./answers/home_hints.ts";
 import { escaped } from "./answers/refusal.ts";
 import type { Cookies } from "./command_server.ts";
 import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
+import { fallsBack } from "./arguments/fallback_policy.ts";
 import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink, Session } from "./session.ts";
@@ -351,7 +352,7 @@ export class Commands {
     const { say } = command;
     const isShutdown = command.request.command === "shutdown";
     // The environment of this command, not of the one that happened to start the proxy.
-    const local = clientVariable(command.request, "RBS_FALLBACK") === "local" && !isShutdown;
+    const local = fallsBack(clientVariable(command.request, "RBS_FALLBACK")) && !isShutdown;
     for (let attempt = 1;; attempt++) {
       let link: AgentLink;
       try {

@@ -5,7 +5,7 @@ import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
 import { stateDirectory } from "../../proto/state.ts";
 import { INHERITED_VARIABLES } from "../compute/agent_environment.ts";
 import { type Flags, parseFlags } from "../flags.ts";
-import { hostPort } from "../listen.ts";
+import { checkHost, hostPort } from "../listen.ts";
 import { prepareDirectory } from "../state_directory.ts";
 import { Detached } from "./detached.ts";
 import { type Run, runProgram, type Service, type ServiceManager } from "./service.ts";
@@ -17,6 +17,8 @@ const VERBS = ["install", "status", "stop"];
 const READY_MS = 30_000;
 /** How often that is looked for, and how long there may be no process: systemd makes a pause between two. Milliseconds. */
 const LOOK_MS = 50, GONE_MS = 3_000;
+/** In the state directory: a JSON array of the options of the last install. */
+const OPTIONS_FILE = "orchestrator.options";
 /** Exit code of `status` when none runs. */
 const NOT_RUNNING = 1;
 
@@ -114,7 +116,13 @@ async function install(
     stateDirectory: stateDir,
     log: logOf(flags),
   };
-  if (await manager.pid() !== undefined) await manager.stop();
+  // Before anything is ended.
+  checkHost(listen);
+  const former = await manager.pid();
+  if (former !== undefined) {
+    print(`The orchestrator that ran, process ${former}, is ended, and its sessions with it.`);
+    await manager.stop();
+  }
   const address = hostPort(listen, port);
   if (port !== 0 && !await isFree(address)) {
     throw new RbsError(
@@ -123,6 +131,7 @@ async function install(
       { culprit: "caller" },
     );
   }
+  noteOptions(flags, options);
   const before = sizeOf(service.log);
   await manager.start(service);
   const ready = await waitUntilReady(service.log, before, manager);
@@ -139,12 +148,14 @@ async function status(flags: Flags, manager: ServiceManager, { print, program }:
     print(
       `The orchestrator runs (${manager.name}, process ${pid}), ready on ${ready ?? "an address that its log lacks"}.`,
     );
-    print(`Its log: ${logOf(flags)}`);
+    const noted = notedOptions(flags);
+    print(`${noted ? `Installed by \`${command(program, noted)}\`. ` : ""}Its log: ${logOf(flags)}`);
     return 0;
   }
   print(
     await manager.isInstalled()
-      ? `An orchestrator was installed, but does not run: see ${logOf(flags)}, and start it by \`${program} install\`.`
+      ? `An orchestrator was installed, but does not run: see ${logOf(flags)}, and start it by ` +
+        `\`${command(program, notedOptions(flags) ?? [])}\`.`
       : `No orchestrator runs in the background: \`${program} install\` starts one.`,
   );
   return NOT_RUNNING;
@@ -187,6 +198,27 @@ async function isFree(address: string): Promise<boolean> {
     return false;
   } catch {
     return true;
+  }
+}
+
+function command(program: string, options: readonly string[]): string {
+  return [program, "install", ...options.map((option) => /^[\w@%+=:,./-]+$/.test(option) ? option : `'${option}'`)]
+    .join(" ");
+}
+
+/** Remembers with what it was installed, for who has to start it again. */
+function noteOptions({ stateDir }: Flags, options: readonly string[]): void {
+  try {
+    Deno.writeTextFileSync(join(stateDir, OPTIONS_FILE), JSON.stringify(options), { mode: 0o600 });
+  } catch { /* then nobody is told */ }
+}
+
+function notedOptions({ stateDir }: Flags): string[] | undefined {
+  try {
+    const noted: unknown = JSON.parse(Deno.readTextFileSync(join(stateDir, OPTIONS_FILE)));
+    return Array.isArray(noted) && noted.every((option) => typeof option === "string") ? noted : undefined;
+  } catch {
+    return undefined;
   }
 }
 

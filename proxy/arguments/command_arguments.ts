@@ -14,6 +14,7 @@ import { otherPaths } from "./other_paths.ts";
 import { outputsPolicy } from "./outputs_policy.ts";
 import { type Files, findOutsideRoots, type OutsideRoots, type Place } from "./outside_roots.ts";
 import { RecordedFiles } from "./recorded_files.ts";
+import { fallsBack } from "./fallback_policy.ts";
 import { clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
 import { type WrittenSources, writtenSources } from "./written_sources.ts";
 
@@ -105,7 +106,7 @@ function understand(args: Buffer[], { workspace, outputBase }: Place, files: Fil
     searchPath: clientVariable(args, "PATH") ?? "",
     symlinks: convenienceSymlinks(args),
     expunge: withoutExpunge(args.map((arg) => latin1(arg))).expunge,
-    fallsBack: clientVariable(args, "RBS_FALLBACK") === "local",
+    fallsBack: fallsBack(clientVariable(args, "RBS_FALLBACK")),
   };
 }
 

@@ -28,6 +28,9 @@ Environment:
   RBS_REGION             where the build server should run (default: the region of the cloud machine that this is)
   RBS_OUTPUTS            what is brought home from another machine: "toplevel" (default: what was named), "all", "minimal"
   RBS_EXTERNAL_SOURCES   external repositories whose sources are brought home for editors: names with commas, or "*"
+  RBS_CLIENT_ENV         more variables that a build server elsewhere gets: "AWS_PROFILE,GO*", or "*"
+  RBS_HOME_FILES         files of your home folder that a build server elsewhere gets: ".netrc:.gitconfig"
+  RBS_MACHINE_ID         tells this machine from others with the same paths (default: an id of its own)
   RBS_FALLBACK           what to do when no build server can be had: "error" (default), or "local" to run the
                          Bazel of this machine, saying so
   RBS_JAVABASE           RBS's javabase, where its proxy is (default: beside jbazel)

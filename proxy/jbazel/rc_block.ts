@@ -1,6 +1,7 @@
 import { usage } from "./settings.ts";
 
-const BEGIN = '# >>> rbs: written by "jbazel setup"; "jbazel setup --remove" takes this block out again >>>';
+const BEGIN =
+  '# >>> rbs: written by "jbazel setup"; "jbazel setup" with the same option and --remove takes this block out again >>>';
 const END = "# <<< rbs <<<";
 /** Recognised by these, so that the explanation behind may change from version to version. */
 const BEGIN_MARK = "# >>> rbs:";

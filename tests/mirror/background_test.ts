@@ -34,11 +34,18 @@ test("an installed orchestrator outlives its terminal, serves builds, and ends w
 
     // What is installed already is replaced, on the same port; a port that another has is not taken.
     const port = address.split(":").at(-1)!;
+    // What cannot start ends nothing.
+    const nowhere = await orchestrator("install", "--listen=192.0.2.1");
+    assert.equal(nowhere.code, 1, nowhere.stdout);
+    assert.match(nowhere.stderr, /This machine has no address 192\.0\.2\.1/);
+    assert(await isAlive(Number(first)));
     const again = await orchestrator("install", `--port=${port}`);
     assert.equal(again.code, 0, again.stderr);
-    assert(!again.stdout.includes(first) && again.stdout.includes(`ready on ${address}`), again.stdout);
+    assert(!again.stdout.includes(`process ${first})`) && again.stdout.includes(`ready on ${address}`), again.stdout);
     assert(!await isAlive(Number(first)));
     await one.buildsQuickly();
+    assert.match(again.stdout, /^The orchestrator that ran, process \d+, is ended, and its sessions with it\.$/m);
+    assert.match((await orchestrator("status")).stdout, new RegExp(`install --port=${port}\``));
     const elsewhere = { ...env, RBS_STATE_DIR: place.join("other") };
     const taken = await run([PROGRAMS.orchestrator, "install", `--port=${port}`], { env: elsewhere });
     assert.equal(taken.code, 1, taken.stdout);

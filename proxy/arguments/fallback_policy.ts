@@ -1,0 +1,19 @@
+import { RbsError } from "../../proto/errors.ts";
+
+/** Bazel's exit code for a command line that it does not understand. */
+const USAGE = 2;
+
+/**
+ * Whether the user wants to run on this machine what no agent can be had for.
+ *
+ * @param value RBS_FALLBACK in the client's environment.
+ * @throws RbsError with exit code 2 if it says anything else than "local" and "error".
+ */
+export function fallsBack(value = "error"): boolean {
+  if (value === "local") return true;
+  if (value === "error" || value === "") return false;
+  throw new RbsError(`RBS_FALLBACK must be "local" or "error", but it is ${JSON.stringify(value.slice(0, 40))}.`, {
+    culprit: "caller",
+    exitCode: USAGE,
+  });
+}
