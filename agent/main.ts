@@ -286,7 +286,6 @@ function syncedParts(
   const outputs = new OutputsCollector({
     repositories,
     logs,
-    writtenSources: (places) => workspace.written(spec.sourcePath, places),
     outputBase,
     workspace: spec.sourcePath,
     digests,
@@ -309,12 +308,15 @@ function syncedParts(
           isKept: (path) => paths.locate(path)?.base === paths.root,
           log,
         });
-        const prepared = await outputs.prepare(args, start);
         const { sourceFiles = [], sourceFolders = [] } = start.outputs ?? {};
-        const expected = workspace.expect([...namedFiles.map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`], {
-          files: sourceFiles.map(decodeName),
-          folders: sourceFolders.map(decodeName),
-        });
+        const prepared = await outputs.prepare(args, start, () => expected.written());
+        const writes = sourceFiles.length + sourceFolders.length > 0;
+        const expected = workspace.expect(
+          [...namedFiles.map(decodeName), `${spec.sourcePath}/MODULE.bazel.lock`],
+          writes
+            ? { root: spec.sourcePath, files: sourceFiles.map(decodeName), folders: sourceFolders.map(decodeName) }
+            : undefined,
+        );
         return {
           ...prepared,
           async collect(end: CommandEnd) {

@@ -169,7 +169,11 @@ export class TwoMachines implements Disposable {
     const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
     const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
     const written = targets.filter(({ real }) => real !== undefined).flatMap(({ path, real }) => [path, real!]);
-    const held = this.#sync.hold(needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`] : []);
+    // What `mod tidy` writes: another command's barrier would put the former file back.
+    const tidied = command.command === "mod" ? command.writes.files : [];
+    const held = this.#sync.hold(
+      needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`, ...tidied] : [],
+    );
     this.#home.expect();
     const { known } = this.#home;
     const all = command.policy === OutputsPolicy.ALL;

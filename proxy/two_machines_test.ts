@@ -165,3 +165,41 @@ Deno.test("shutdown waits for no files", async () => {
     new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
   }
 });
+
+Deno.test("another command's barrier leaves what mod tidy has written, until that has ended", async () => {
+  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
+  for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
+  Deno.writeTextFileSync(`${workspace}/MODULE.bazel`, "mine");
+  Deno.writeTextFileSync(`${workspace}/BUILD`, "mine");
+  using agent = new WorkspaceAgent(`${temp}/agent`);
+  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  const link = { ...agent.link, synced: true } as unknown as AgentLink;
+  const prepare = (...words: string[]) => {
+    const sent = encodeFields(words.map((word): [number, string] => [2, word]));
+    const signal = new AbortController().signal;
+    return both.prepare(sent, { link, by: {}, isCurrent: () => true, signal, say: () => {} });
+  };
+  const there = () =>
+    ["MODULE.bazel", "BUILD"].map((name) => Deno.readTextFileSync(`${agent.root(workspace)}/${name}`));
+  /** A program of the session has changed something: all is compared. */
+  const compare = async (...words: string[]) => {
+    Deno.writeTextFileSync(`${agent.root(workspace)}/MODULE.bazel`, "tidied");
+    Deno.writeTextFileSync(`${agent.root(workspace)}/BUILD`, "foreign");
+    agent.generation++;
+    both.forget();
+    return await prepare(...words);
+  };
+  try {
+    using tidy = await prepare("mod", "tidy");
+    using _other = await compare("build", "//...");
+    assert.deepEqual(there(), ["tidied", "mine"]);
+    // Without a word of how it ended, the developer's file is what counts.
+    tidy[Symbol.dispose]();
+    using _last = await compare("build", "//...");
+    assert.deepEqual(there(), ["mine", "mine"]);
+  } finally {
+    both[Symbol.dispose]();
+    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+  }
+});

@@ -51,8 +51,6 @@ export interface OutputsCollectorOptions {
   repositories?: AgentRepositories;
   /** The server's own logs. @default none */
   logs?: ServerLogs;
-  /** What a command has written into the developer's sources, by the developer's absolute paths. @default nothing */
-  writtenSources?(places: { files: string[]; folders: string[] }): Promise<{ entries: Found[]; gone: string[] }>;
   /** Digests that were made already. @default none */
   digests?: DigestCache;
   /** The most entries of a manifest. @default 500000 */
@@ -186,10 +184,12 @@ export class OutputsCollector {
    *
    * @param args One character per byte.
    * @param start.workspaceGeneration Stands for the files that the command sees.
+   * @param sources What the command has written into the developer's sources, by absolute paths. @default nothing
    */
   prepare(
     args: readonly string[],
     { outputs, workspaceGeneration }: { outputs?: OutputsRequest; workspaceGeneration?: string },
+    sources?: () => Promise<{ entries: Found[]; gone: string[] }>,
   ): Promise<PreparedOutputs> {
     const { outputBase, workspace } = this.#options;
     const began = Date.now();
@@ -252,7 +252,7 @@ export class OutputsCollector {
               "What it has printed the paths of",
               () => this.#askedFor(command, printed.finish(), collected),
             ),
-            ...await besides("What it has written into the sources", () => this.#writtenSources(outputs)),
+            ...await besides("What it has written into the sources", () => this.#writtenSources(sources)),
           ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
@@ -430,10 +430,8 @@ export class OutputsCollector {
   }
 
   /** What the command has written into the sources where it may. */
-  async #writtenSources({ sourceFiles, sourceFolders }: OutputsRequest): Promise<Uint8Array[]> {
-    if (sourceFiles.length + sourceFolders.length === 0) return [];
-    const places = { files: sourceFiles.map(decodeName), folders: sourceFolders.map(decodeName) };
-    const written = await this.#options.writtenSources?.(places);
+  async #writtenSources(sources?: () => Promise<{ entries: Found[]; gone: string[] }>): Promise<Uint8Array[]> {
+    const written = await sources?.();
     if (!written) return [];
     const parts = new Parts(Outputs.sources);
     const untold = new Set<string>();

@@ -62,10 +62,9 @@ export class ForeignChanges implements Disposable {
   #blind = false;
   /** Files that Bazel writes and that are brought home: the developer's, absolute. */
   readonly #expected = new Set<string>();
-  /** The same for folders of which that is so of all that is in them. */
-  readonly #expectedFolders = new Set<string>();
-  /** Those of them that commands are writing, and how many. */
+  /** What commands are writing, and how many: files, and folders with all that is in them. The developer's, absolute. */
   readonly #written = new Map<string, number>();
+  readonly #writtenFolders = new Map<string, number>();
 
   constructor(options: ForeignChangesOptions) {
     this.#options = options;
@@ -75,28 +74,30 @@ export class ForeignChanges implements Disposable {
    * A command is about to write files of the developer's, which are brought home: they are no news, and those that it writes
    * while it runs nothing at all until it has ended.
    *
-   * @param paths Those.
-   * @param brought Others that come home when it has ended, and folders of which that is so of all that is in them.
+   * @param paths Those that are no news afterwards either.
+   * @param brought Others, which are made known when it has ended: what is written there later is news.
    * @returns what says that it has
    */
   expect(paths: Iterable<string>, brought: SourcePlaces = { files: [], folders: [] }): () => void {
-    const written = new Set(paths);
-    for (const path of written) this.#written.set(path, (this.#written.get(path) ?? 0) + 1);
-    remember(this.#expected, [...written, ...brought.files]);
-    remember(this.#expectedFolders, brought.folders);
+    const own = [...paths];
+    const files = new Set([...own, ...brought.files]), folders = new Set(brought.folders);
+    count(this.#written, files, 1);
+    count(this.#writtenFolders, folders, 1);
+    remember(this.#expected, own);
     return () => {
-      for (const path of written) {
-        const left = this.#written.get(path)! - 1;
-        if (left > 0) this.#written.set(path, left);
-        else this.#written.delete(path);
-      }
-      written.clear();
+      count(this.#written, files, -1);
+      count(this.#writtenFolders, folders, -1);
+      files.clear();
+      folders.clear();
     };
   }
 
-  #isExpected(path: string): boolean {
-    if (this.#expected.has(path)) return true;
-    for (const folder of this.#expectedFolders) if (path === folder || path.startsWith(`${folder}/`)) return true;
+  /** Whether a command is writing what is at a path. */
+  #isWritten(path: string): boolean {
+    if (this.#written.has(path)) return true;
+    for (const folder of this.#writtenFolders.keys()) {
+      if (path === folder || path.startsWith(`${folder}/`)) return true;
+    }
     return false;
   }
 
@@ -164,9 +165,9 @@ export class ForeignChanges implements Disposable {
     for (const [root, suspects] of paths) {
       for (const path of suspects) {
         const full = root.single || path === "" ? root.path : `${root.path}/${path}`;
-        if (this.#written.has(full)) later.push(this.#options.top + full);
+        if (this.#isWritten(full)) later.push(this.#options.top + full);
         else if (!await this.#isKnown(root, path)) {
-          (this.#isExpected(full) ? found.expected : found.changed).push(full);
+          (this.#expected.has(full) ? found.expected : found.changed).push(full);
         }
         if (pace.due) await pace.rest();
       }
@@ -335,6 +336,15 @@ export class ForeignChanges implements Disposable {
   /** Bazel's own links. */
   #isBazels({ kind, target }: ScannedEntry): boolean {
     return kind === "symlink" && target!.startsWith(`${this.#options.outputBase}/`);
+  }
+}
+
+/** Notes one more of each path, or one less. */
+function count(counts: Map<string, number>, paths: Iterable<string>, change: 1 | -1): void {
+  for (const path of paths) {
+    const number = (counts.get(path) ?? 0) + change;
+    if (number > 0) counts.set(path, number);
+    else counts.delete(path);
   }
 }
 

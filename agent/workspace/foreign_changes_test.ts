@@ -4,6 +4,7 @@ import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import { ForeignChanges } from "./foreign_changes.ts";
 import type { Root } from "./root.ts";
+import type { WrittenSources } from "./written_sources.ts";
 import { OUTPUT_BASE, Storage, TestService, WS } from "./testing.ts";
 
 const caller = { epoch: 1, gone: new AbortController().signal };
@@ -120,28 +121,88 @@ Deno.test("a file that is brought home ends the generation without a word", asyn
   assert.notEqual(workspace.generation, generation);
 });
 
-Deno.test("what a command may write ends the generation without a word, and is told", async () => {
+/** What a command has written, relative to the workspace; `-` is what it has removed. */
+function paths({ entries, gone }: WrittenSources): string[] {
+  const all = [...entries.map(({ path }) => path), ...gone.map((path) => `-${path}`)];
+  return all.map((path) => path.replace(`${WS}/`, "")).sort();
+}
+
+Deno.test("what a command may write ends the generation when it was told, and what is written there later is news", async () => {
   using t = await session();
   const { workspace } = t.service;
-  const places = { files: [`${WS}/b`], folders: [`${WS}/e`, `${WS}/v`] };
-  workspace.expect([], places);
-  const relative = async () => {
-    const { entries, gone } = await workspace.written(WS, places);
-    return [...entries.map(({ path }) => path), ...gone.map((path) => `-${path}`)].map((path) =>
-      path.replace(`${WS}/`, "")
-    )
-      .sort();
-  };
-  assert.deepEqual(await relative(), []);
+  const places = { root: WS, files: [`${WS}/b`], folders: [`${WS}/e`, `${WS}/v`] };
+  const command = workspace.expect([], places);
+  assert.deepEqual(paths(await command.written()), []);
   Deno.writeTextFileSync(t.at("b"), "tidied");
   Deno.removeSync(t.at("e/c"));
   Deno.mkdirSync(t.at("v/deep"), { recursive: true });
   Deno.writeTextFileSync(t.at("v/deep/new"), "new");
   Deno.symlinkSync(`${OUTPUT_BASE}/external`, t.at("v/bazel-external"));
-  assert.deepEqual(await relative(), ["-e/c", "b", "v", "v/bazel-external", "v/deep", "v/deep/new"]);
+  assert.deepEqual(paths(await command.written()), ["-e/c", "b", "v", "v/bazel-external", "v/deep", "v/deep/new"]);
   const { generation } = workspace;
+  command.told([]);
+  command[Symbol.dispose]();
   assert.equal(await workspace.check(caller), undefined);
   assert.notEqual(workspace.generation, generation);
+  const listed = await t.service.list();
+  assert.deepEqual(listed.map((line) => line.split(" ")[0]), ["b", "d/", "d/a", "e/", "v/", "v/deep/", "v/deep/new"]);
+  assert.equal(await workspace.check(caller), undefined);
+  for (const name of ["b", "v/deep/new", "e/c"]) {
+    Deno.writeTextFileSync(t.at(name), "foreign");
+    assert.match(await workspace.check(caller) ?? "", new RegExp(`changed ${WS}/${name} on the build server`));
+    await t.service.list();
+  }
+});
+
+Deno.test("what a command has written and was changed before it was known is news", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  const command = workspace.expect([], { root: WS, files: [`${WS}/b`], folders: [`${WS}/v`] });
+  Deno.writeTextFileSync(t.at("b"), "tidied");
+  Deno.mkdirSync(t.at("v"));
+  Deno.writeTextFileSync(t.at("v/new"), "new");
+  assert.deepEqual(paths(await command.written()), ["b", "v", "v/new"]);
+  await t.storage.tick();
+  Deno.writeTextFileSync(t.at("v/new"), "foreign");
+  command.told([]);
+  command[Symbol.dispose]();
+  assert.match(await workspace.check(caller) ?? "", /have changed \S+\/v\/new on/);
+});
+
+Deno.test("what others find and change while a command writes hides nothing of what it has written", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  const { generation } = workspace;
+  const places = { root: WS, files: [`${WS}/b`], folders: [`${WS}/e`, `${WS}/v`] };
+  const command = workspace.expect([], places), other = workspace.expect([], places);
+  Deno.writeTextFileSync(t.at("b"), "tidied");
+  Deno.mkdirSync(t.at("v/deep"), { recursive: true });
+  Deno.writeTextFileSync(t.at("v/deep/new"), "new");
+  // Another command's barrier has nothing to undo, also when a third one ends.
+  other[Symbol.dispose]();
+  assert.equal(await workspace.check(caller), undefined);
+  assert.equal(workspace.generation, generation);
+  // A program of the session changes something else: then all is looked at, and the other's own edit is sent.
+  Deno.writeTextFileSync(t.at("d/a"), "foreign");
+  assert.match(await workspace.check(caller) ?? "", /have changed \S+\/d\/a on/);
+  await t.service.change([file("d/a"), file("e/c", "edited")]);
+  await t.service.list();
+  Deno.writeTextFileSync(t.at("v/deep/later"), "later");
+  assert.equal(await workspace.check(caller), undefined);
+  assert.deepEqual(paths(await command.written()), ["b", "e/c", "v", "v/deep", "v/deep/later", "v/deep/new"]);
+  command.told([]);
+  command[Symbol.dispose]();
+  assert.equal(await workspace.check(caller), undefined);
+});
+
+Deno.test("of what nobody knew before a command it is said that it does not come home", async () => {
+  using t = await session();
+  const { workspace } = t.service;
+  Deno.writeTextFileSync(t.at("d/a"), "foreign");
+  assert.ok(await workspace.check(caller));
+  const command = workspace.expect([], { root: WS, files: [`${WS}/b`], folders: [] });
+  await assert.rejects(command.written(), /What was there before the command is not known/);
+  command[Symbol.dispose]();
 });
 
 for (const watches of [true, false]) {

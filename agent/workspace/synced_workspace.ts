@@ -25,7 +25,7 @@ import { ForeignChanges, type Watch } from "./foreign_changes.ts";
 import { type Root, UNSEEN } from "./root.ts";
 import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./turns.ts";
-import { type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
+import { knownIn, type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** In the storage: where files are received, */
 export const STAGING = "staging";
@@ -103,8 +103,22 @@ export type WrittenFile = Pick<ScannedEntry, "path" | "size" | "mtimeMs" | "ino"
 
 /** Files that a command is writing. */
 export interface ExpectedFiles extends Disposable {
-  /** Those that it has written were told to who brings them home: they are known now. Absolute paths. */
+  /**
+   * What it has written, until now, into the places of a root that were named, compared with what was known of them when it
+   * began. Throws an RbsError when that was nothing.
+   */
+  written(): Promise<WrittenSources>;
+  /**
+   * Those that it has written were told to who brings them home: they are known now, and so is what {@link written} found.
+   * Absolute paths.
+   */
   told(files: Iterable<WrittenFile>): void;
+}
+
+/** Where in a root a command may write. */
+export interface RootPlaces extends SourcePlaces {
+  /** The root's path, absolute. */
+  root: string;
 }
 
 /** See the file's head. Throws {@link StatusError}s, and what is said at each method. */
@@ -118,6 +132,8 @@ export class SyncedWorkspace {
   #roots?: Map<string, Root>;
   readonly #foreign: ForeignChanges;
   readonly #sweeper: Sweeper;
+  /** What commands have written into the sources and was told, by root: the next caller finds it known. */
+  readonly #toldSources: { root: string; written: WrittenSources }[] = [];
   #saveTimer?: ReturnType<typeof setTimeout>;
   #saveTookMs = 0;
   #applying = false;
@@ -138,19 +154,56 @@ export class SyncedWorkspace {
    * has ended.
    *
    * @param paths Absolute.
-   * @param brought What comes home besides, when it has ended. Absolute.
+   * @param brought Where what it writes comes home besides, when it has ended.
    */
-  expect(paths: Iterable<string>, brought?: SourcePlaces): ExpectedFiles {
+  expect(paths: Iterable<string>, brought?: RootPlaces): ExpectedFiles {
     const ended = this.#foreign.expect(paths, brought);
-    return { told: (files) => this.#told(files), [Symbol.dispose]: ended };
+    const root = brought && this.#known().get(brought.root);
+    const before = root?.known ? knownIn(root, brought!) : undefined;
+    let written: WrittenSources | undefined;
+    return {
+      written: async () => {
+        if (!brought) return { entries: [], gone: [] };
+        if (!before) throw new RbsError("What was there before the command is not known.");
+        return written = await writtenSources(this.#storage, this.#top + before.path, before, brought);
+      },
+      told: (files) => {
+        this.#told(files);
+        if (written && written.entries.length + written.gone.length > 0) {
+          this.#toldSources.push({ root: before!.path, written });
+        }
+        written = undefined;
+      },
+      [Symbol.dispose]: ended,
+    };
   }
 
-  /** What the session has written in some places of a root. @param path The root's, absolute. */
-  async written(path: string, places: SourcePlaces): Promise<WrittenSources> {
-    const root = this.#known().get(path);
-    return root?.known
-      ? await writtenSources(this.#storage, this.#top + path, root, places)
-      : { entries: [], gone: [] };
+  /**
+   * Makes known what commands have written into the sources, unless it was changed since: who asks next what is here learns
+   * of it. Whoever calls it has the turn, since nobody's look may be under way.
+   */
+  async #takeTold(): Promise<void> {
+    const pace = new Pace();
+    for (let told = this.#toldSources.shift(); told; told = this.#toldSources.shift()) {
+      const root = this.#known().get(told.root);
+      // Whether or not it comes home: the caller has another workspace than this now.
+      this.#touch();
+      if (!root?.known) continue;
+      const base = this.#top + root.path, start = root.path.length + 1;
+      for (const entry of told.written.entries) {
+        if (pace.due) await pace.rest();
+        const path = entry.path.slice(start), now = lookAt(this.#storage, base, path);
+        if (typeof now !== "object" || !isTheSame({ ...entry, path }, now)) continue;
+        // Bazel's own.
+        if (now.kind === "symlink" && isBelow(now.target!, this.#options.outputBase)) continue;
+        root.entries.set(path, { ...now, digest: entry.digest });
+        root.unseen.delete(path);
+      }
+      for (const gone of told.written.gone) {
+        if (lookAt(this.#storage, base, gone.slice(start)) === undefined) root.entries.delete(gone.slice(start));
+      }
+      this.#saveSoon();
+    }
   }
 
   /** Makes files known as they were told, unless they were changed since. */
@@ -183,6 +236,7 @@ export class SyncedWorkspace {
     if (!this.#roots) return undefined;
     await this.#sweeper.settled();
     using _turn = await this.#turns.take(caller);
+    await this.#takeTold();
     const roots = this.#watched();
     const { changed, expected } = await this.#foreign.find(roots);
     if (changed.length + expected.length === 0) return undefined;
@@ -226,6 +280,7 @@ export class SyncedWorkspace {
     caller: Caller,
   ): Promise<{ generation: string; roots: OpenedRoot[]; partials: PartialContent[] }> {
     using _turn = await this.#turns.take(caller);
+    await this.#takeTold();
     const roots: OpenedRoot[] = [];
     for (const path of paths) roots.push(await this.#open(path, caller.gone));
     for (const path of paths) await this.#follow(this.#known().get(path));
@@ -700,6 +755,13 @@ function forgetBelow(entries: Map<string, ScannedEntry>, gone: ReadonlySet<strin
       break;
     }
   }
+}
+
+/** Whether nobody has changed what was seen, not even without a trace in its content. */
+function isTheSame(before: ScannedEntry, now: ScannedEntry): boolean {
+  if (before.kind !== "file" || now.kind !== "file") return sameEntry(before, now);
+  return before.mode === now.mode && before.size === now.size && before.mtimeMs === now.mtimeMs &&
+    before.ino === now.ino && before.ctimeMs === now.ctimeMs;
 }
 
 function sameTree(a: ReadonlyMap<string, Entry>, b: ReadonlyMap<string, Entry>): boolean {

@@ -3,13 +3,14 @@
  * each is checked:
  *
  *     is it one that the command may write?            else the agent is refused
- *     is what is here as the agent had it before?      else the developer has edited it, and it stays
+ *     is what is here as the agent had it before?      else the developer has edited it, and it stays; asked again at last
  *     do folders lead there, and no symlink?           else it is said why not
  *     does a symlink lead to where the command writes, or to external repositories?  the next sync would follow others
+ *     is it a regular file where the command writes a single file, and no symlink where it has a folder?
  */
 import { dirname, resolve } from "node:path";
 import { sentence } from "../../proto/errors.ts";
-import type { Entry } from "../../proto/tree/entry.ts";
+import type { Entry, EntryKind } from "../../proto/tree/entry.ts";
 import { type AllowedPathsOptions, isWithin, shown } from "./allowed_paths.ts";
 import { lookAt } from "./local_tree.ts";
 import { replaceFile } from "./replace_file.ts";
@@ -59,6 +60,7 @@ export class SourcesHome {
     if (kind === "symlink" && there?.target === target) return false;
     const obstacle = this.#wayTo(path, false) ??
       (there?.kind === "directory" ? "it is a folder here" : undefined) ??
+      (kind === "file" ? undefined : this.#isOtherKind(path, kind)) ??
       (kind === "symlink" ? this.#leadsAway(path, target!) : undefined);
     if (obstacle !== undefined) this.#obstacles.push(`${shown(path)} was not brought home: ${obstacle}.`);
     else if (!this.#asSent(path)) this.#edited.push(path);
@@ -66,9 +68,19 @@ export class SourcesHome {
     return false;
   }
 
-  /** Puts an entry in its place. @param from Where the content of a file is, absolute; it goes. */
+  /**
+   * Puts an entry in its place, unless the developer has edited what is there since {@link wants} was asked.
+   *
+   * @param from Where the content of a file is, absolute; it goes.
+   */
   place({ path, kind, target, mode }: Entry, from?: string): void {
     try {
+      // Fetching the content may have taken minutes.
+      if (!this.#asSent(path)) {
+        this.#edited.push(path);
+        if (from !== undefined) Deno.removeSync(from);
+        return;
+      }
       const obstacle = this.#wayTo(path, true);
       if (obstacle !== undefined) throw new Error(obstacle);
       if (kind === "directory") return void Deno.mkdirSync(path);
@@ -124,6 +136,16 @@ export class SourcesHome {
       if (!info) missing.unshift(folder);
     }
     if (make) { for (const folder of missing) Deno.mkdirSync(folder); }
+    return undefined;
+  }
+
+  /** Why what is no file may not stand here: Bazel would read what it leads to, or write there. */
+  #isOtherKind(path: string, kind: EntryKind): string | undefined {
+    const isLink = kind === "symlink";
+    if (this.#files.has(path)) {
+      return `the command writes a regular file there, and this is a ${isLink ? "symlink" : "folder"}`;
+    }
+    if (isLink && this.#folders.includes(path)) return "the command writes into a folder there, and this is a symlink";
     return undefined;
   }
 

@@ -17,7 +17,7 @@ async function laptop() {
   const said: string[] = [];
   let written = 0;
   const it = {
-    ...{ ob, ws, temp, edited, said },
+    ...{ ob, ws, temp, agent, edited, said },
     /** How often the agent was said to have other files than it was sent. */
     written: () => written,
     read: (path: string) => Deno.readTextFileSync(`${ws}/${path}`),
@@ -52,7 +52,7 @@ async function laptop() {
         say: (line) => said.push(line),
         signal: new AbortController().signal,
         sources: {
-          files: [`${ws}/MODULE.bazel`],
+          files: [`${ws}/MODULE.bazel`, `${ws}/v/VENDOR.bazel`],
           folders: [`${ws}/v`],
           asSent: (path) => !edited.has(path.slice(ws.length + 1)),
           onWritten: () => written++,
@@ -157,4 +157,48 @@ Deno.test("nothing is written through a symlink, and none leads where the next s
     t.take([{ path: "v/l", target: "x" }, { path: "v/l/y", content: "x" }]),
     /leads through a symlink/,
   );
+});
+
+Deno.test("where a command writes single files, and where its folders are, no symlink comes", async () => {
+  await using t = await laptop();
+  t.write("MODULE.bazel", "mine");
+  t.write("kept/file", "mine");
+  const evil = `${t.ob}/external/evil`;
+  await t.take([
+    { path: "MODULE.bazel", target: `${evil}/MODULE.bazel` },
+    { path: "v/VENDOR.bazel", target: `${evil}/VENDOR.bazel` },
+    { path: "v/link", target: `${evil}/x` },
+  ]);
+  assert.equal(t.read("MODULE.bazel"), "mine");
+  assert.deepEqual([...Deno.readDirSync(`${t.ws}/v`)].map(({ name }) => name), ["link"]);
+  assert.match(t.said.join(""), /MODULE\.bazel was not brought home: the command writes a regular file there, .*\.\n/);
+  assert.match(
+    t.said.join(""),
+    /v\/VENDOR\.bazel was not brought home: the command writes a regular file there, .*\.\n/,
+  );
+  Deno.removeSync(`${t.ws}/MODULE.bazel`);
+  await t.take([{ path: "MODULE.bazel", kind: "directory" }]);
+  assert.match(t.said.join(""), /MODULE\.bazel was not brought home: the command writes a regular file there, .*\.\n/);
+  Deno.removeSync(`${t.ws}/v`, { recursive: true });
+  await t.take([{ path: "v", target: evil }]);
+  assert.match(t.said.join(""), /\/v was not brought home: the command writes into a folder there, .*\.\n/);
+  assert.deepEqual([...Deno.readDirSync(t.ws)].map(({ name }) => name), ["kept"]);
+});
+
+Deno.test("an edit while the content is fetched stays, and is named", async () => {
+  await using t = await laptop();
+  t.write("MODULE.bazel", "old");
+  t.write("v/kept", "old");
+  t.agent.script = async (request, call) => {
+    t.write("MODULE.bazel", "mine");
+    t.edited.add("MODULE.bazel");
+    await t.agent.give(request, call);
+  };
+  await t.take([{ path: "MODULE.bazel", content: "theirs" }, { path: "v/kept", content: "theirs" }]);
+  assert.deepEqual([t.read("MODULE.bazel"), t.read("v/kept")], ["mine", "theirs"]);
+  assert.match(
+    t.said.join(""),
+    /^rbs: warning: The command has changed \S+\/MODULE\.bazel on .*: yours stays, .*\.\n$/,
+  );
+  assert.ok(![...Deno.readDirSync(`${t.ob}/rbs`)].some(({ name }) => name.startsWith("named-")));
 });

@@ -7,10 +7,10 @@
  */
 import { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
-import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
+import { type Entry, type EntryKind, sameDigest, sameEntry } from "../../proto/tree/entry.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { isRaw } from "../../proto/tree/names.ts";
-import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
+import { digestFile, digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import type { IgnoreRules } from "./ignore_rules.ts";
 
@@ -196,7 +196,23 @@ export class LocalTree {
 
   /** Whether what is at a path now, or that nothing is, is what the agent was sent. */
   isAsSent(path: string): boolean {
-    return !this.#pending.has(path) && this.#looksAsBefore(path);
+    return !this.#pending.has(path) && (this.#looksAsBefore(path) || this.#hasContentAsBefore(path));
+  }
+
+  /** Whether a file is what it was but for its times: of one that was saved just before it was sent, only that can tell. */
+  #hasContentAsBefore(path: string): boolean {
+    const before = this.#entries.get(path);
+    if (before?.kind !== "file" || !before.digest) return false;
+    const isLike = () => {
+      const now = lookAt(localFiles, this.root, path);
+      return typeof now === "object" && now.kind === "file" && now.size === before.size && now.mode === before.mode;
+    };
+    try {
+      return isLike() && sameDigest(digestFile(localFiles, `${this.root}/${path}`), before.digest) && isLike();
+    } catch {
+      // It is gone, or nobody can read it: not what was sent.
+      return false;
+    }
   }
 
   #looksAsBefore(path: string): boolean {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { tempDir } from "../../tests/support/temp_dir.ts";
-import { digestOf } from "../../proto/tree/read.ts";
+import { localFiles } from "../../proto/tree/local_files.ts";
+import { digestOf, readSmall } from "../../proto/tree/read.ts";
 import { LocalTree } from "./local_tree.ts";
 
 const never = new AbortController().signal;
@@ -59,4 +60,29 @@ Deno.test("a file without a digest that was touched is sent once more", async ()
   tree.distrust();
   await tree.refresh({});
   assert.deepEqual([...tree.pending.keys()], ["f1"]);
+});
+
+Deno.test("a file that was saved just before it was sent is as sent until its content is another one", async () => {
+  await using directory = await tempDir();
+  const path = directory.join("f");
+  Deno.writeTextFileSync(path, "saved");
+  const tree = new LocalTree(directory.path);
+  await tree.refresh({});
+  // As the sync reads and sends it, so soon that its times tell nothing.
+  const read = readSmall(localFiles, directory.path, "f")!;
+  tree.sent("f", { ...read.entry, racy: true });
+  tree.settled();
+  assert.ok(tree.isAsSent("f"));
+  // An editor that saves the same once more changes nothing.
+  Deno.writeTextFileSync(path, "saved");
+  assert.ok(tree.isAsSent("f"));
+  const { mtime } = Deno.statSync(path);
+  Deno.writeTextFileSync(path, "Saved");
+  Deno.utimeSync(path, mtime!, mtime!);
+  assert.ok(!tree.isAsSent("f"));
+  Deno.writeTextFileSync(path, "saved");
+  Deno.chmodSync(path, 0o755);
+  assert.ok(!tree.isAsSent("f"));
+  Deno.removeSync(path);
+  assert.ok(!tree.isAsSent("f"));
 });
