@@ -51,7 +51,7 @@ test("an installed orchestrator outlives its terminal, serves builds, and ends w
     assert.equal(taken.code, 1, taken.stdout);
     assert.match(taken.stderr, /^orchestrator: Something listens on localhost:\d+ already: end it first/);
 
-    const [, second] = /process (\d+)/.exec(again.stdout)!;
+    const [, second] = /, process (\d+)\)/.exec(again.stdout)!;
     const stopped = await orchestrator("stop");
     assert.deepEqual([stopped.code, stopped.stdout], [0, `The orchestrator, process ${second}, has ended.\n`]);
     await ended(Number(second));
