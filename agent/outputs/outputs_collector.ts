@@ -13,6 +13,7 @@ import { dirname } from "node:path";
 import type { AgentRepositories } from "./agent_repositories.ts";
 import { builds, changesOutputs } from "../../proto/changing_commands.ts";
 import { sentence } from "../../proto/errors.ts";
+import { OUTPUTS_FIELDS as Outputs } from "../../proto/outputs_fields.ts";
 import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
 import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
 import { isRepositoryName } from "../../proto/repository_name.ts";
@@ -81,18 +82,6 @@ export interface PreparedOutputs extends Disposable {
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
 
-/** Field numbers of Outputs in command.proto. */
-const Outputs = {
-  entries: 1,
-  manifest: 2,
-  unchanged: 3,
-  cleaned: 4,
-  warnings: 5,
-  home: 6,
-  gone: 7,
-  sources: 8,
-  sourcesGone: 9,
-} as const;
 /** Entries in one message. Bytes. */
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read, and others in pieces. Bytes. */

@@ -1,4 +1,5 @@
 /** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
+import { OUTPUTS_FIELDS as Field } from "../../proto/outputs_fields.ts";
 import type { RbsError } from "../../proto/errors.ts";
 import { Pace } from "../../proto/pace.ts";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
@@ -17,19 +18,6 @@ const DIGEST_BYTES = 32;
 const MODE_MASK = 0o755;
 /** What of modes is always there, so that what was brought home can be compared and removed by its owner. */
 const FILE_MODE = 0o400, FOLDER_MODE = 0o500;
-
-/** The numbers of the fields of Outputs in command.proto. */
-const Field = {
-  entries: 1,
-  manifest: 2,
-  unchanged: 3,
-  cleaned: 4,
-  warnings: 5,
-  home: 6,
-  gone: 7,
-  sources: 8,
-  sourcesGone: 9,
-} as const;
 
 /** An output and where it goes. */
 export interface Output {

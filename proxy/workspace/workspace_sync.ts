@@ -154,7 +154,7 @@ export class WorkspaceSync implements Disposable {
   /** Of files with several names, of which one was found changed. */
   readonly #changedInodes = new Set<number>();
   /** Files that were not watched when they were looked at, absolute. */
-  #unprovenFiles = new Set<string>();
+  readonly #unprovenFiles = new Set<string>();
   readonly #sweep: { firstMs: number; everyMs: number; forMs: number };
   #closed = false;
 
@@ -285,6 +285,8 @@ export class WorkspaceSync implements Disposable {
           held.commands--;
         }
         all.clear();
+        // What comes home after all is looked at as what the developer has.
+        names.clear();
         // Who looks or sends now goes by what is held.
         if (!this.#busy) this.#releaseAll();
       },
@@ -558,8 +560,9 @@ export class WorkspaceSync implements Disposable {
       this.#changedInodes.clear();
       for (const root of all) if (roots.includes(root)) await look(root.tree);
     }
-    const looked = new Set(roots.flatMap(({ tree }) => [...tree.shared()]));
-    this.#unprovenFiles = new Set([...this.#unprovenFiles].filter((path) => !looked.has(path)));
+    if (this.#unprovenFiles.size > 0) {
+      for (const { tree } of roots) for (const path of tree.shared()) this.#unprovenFiles.delete(path);
+    }
     if (!watch) return;
     let left = MAX_WATCHED_FILES;
     for (const { tree } of roots) {
