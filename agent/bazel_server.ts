@@ -273,13 +273,16 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       wake();
     });
     const deadline = performance.now() + timeoutMs;
+    // What it lacks, for who waits in vain.
+    let lacks = "";
     while (ended === undefined) {
       const handshake = readHandshake(output);
-      if (handshake && ownsPort(process.pid, handshake.port)) {
+      const isOwn = () => handshake !== undefined && ownsPort(process.pid, handshake.host, handshake.port);
+      if (handshake) lacks = ` at port ${handshake.port}, which another process may have`;
+      if (handshake && isOwn()) {
+        lacks = ` at its port ${handshake.port}`;
         const connection = this.#connect(handshake);
-        if (
-          await ping(connection, handshake, 5_000) && ownsPort(process.pid, handshake.port) && !process.held.hasEnded
-        ) {
+        if (await ping(connection, handshake, 5_000) && isOwn() && !process.held.hasEnded) {
           return { ...handshake, connection };
         }
         connection.close();
@@ -287,7 +290,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       if (performance.now() > deadline) {
         process.held.signal("KILL");
         throw new RbsError(
-          `The Bazel server did not answer within ${timeoutMs / 1000} s: see ${
+          `The Bazel server did not answer${lacks} within ${timeoutMs / 1000} s: see ${
             join(this.#options.namespace.storageOutputBase, JVM_OUT)
           }.`,
         );

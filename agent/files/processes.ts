@@ -137,35 +137,42 @@ export class HeldProcess implements Disposable {
 }
 
 const ESTABLISHED = "01", LISTEN = "0A";
-/** Of /proc/net/tcp and tcp6: 127.0.0.1, any address, ::1, 127.0.0.1 as an address of IPv6. The bytes of each word are turned on x86_64 and aarch64. */
-const LOCAL = new Set([
-  "0100007F",
-  "00000000",
-  "00000000000000000000000001000000",
-  "0".repeat(32),
-  "0000000000000000FFFF00000100007F",
-]);
+/**
+ * Of /proc/net/tcp and tcp6: where who connects to an address of the loopback interface arrives: at the address itself,
+ * and, if nobody is there, at any address. The bytes of each word are turned on x86_64 and aarch64.
+ */
+const ARRIVES = {
+  "127.0.0.1": { own: ["0100007F", "0000000000000000FFFF00000100007F"], any: ["00000000", "0".repeat(32)] },
+  "::1": { own: ["00000000000000000000000001000000"], any: ["0".repeat(32)] },
+};
 
 /**
- * Whether a process with its children, and nobody else, has a port of the loopback interface of its network: whoever
- * listens there, and who has accepted what was connected to it.
+ * Whether a process with its children, and nobody else, has a port of a loopback address of its network: whoever
+ * listens there, and who has accepted what was connected to it. The same port of the other address is another's: a
+ * kernel that is asked for any free port gives it away a second time.
+ *
+ * @param host "127.0.0.1" or "::1"; nobody owns a port of another.
  */
-export function ownsPort(pid: number, port: number): boolean {
-  const inodes = new Set<string>();
-  let listens = false;
+export function ownsPort(pid: number, host: string, port: number): boolean {
+  if (host !== "127.0.0.1" && host !== "::1") return false;
+  const { own, any } = ARRIVES[host];
+  const there: string[] = [], anywhere: string[] = [], accepted: string[] = [];
   const wanted = port.toString(16).toUpperCase().padStart(4, "0");
   for (const name of ["tcp", "tcp6"]) {
     for (const line of (table(`${pid}/net/${name}`) ?? "").split("\n").slice(1)) {
       // sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode
       const [, local = "", , state, , , , , , inode] = line.trim().split(/\s+/);
       const [address, at] = local.split(":");
-      if (at !== wanted || !LOCAL.has(address) || (state !== LISTEN && state !== ESTABLISHED)) continue;
+      if (at !== wanted) continue;
+      if (state === LISTEN && own.includes(address)) there.push(inode);
+      else if (state === LISTEN && any.includes(address)) anywhere.push(inode);
       // Not accepted yet: then nobody has it.
-      if (inode !== "0") inodes.add(inode);
-      listens ||= state === LISTEN;
+      else if (state === ESTABLISHED && own.includes(address) && inode !== "0") accepted.push(inode);
     }
   }
-  if (!listens) return false;
+  const listening = there.length > 0 ? there : anywhere;
+  if (listening.length === 0) return false;
+  const inodes = new Set([...listening, ...accepted]);
   for (const owner of [pid, ...descendants(pid)]) for (const inode of sockets(owner)) inodes.delete(inode);
   return inodes.size === 0;
 }

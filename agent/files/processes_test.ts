@@ -4,14 +4,14 @@ import { findProcess, HeldProcess, ownsPort, pidNamespaceOf } from "./processes.
 Deno.test("a port belongs to the process that listens there, and to no other", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
-  assert(ownsPort(Deno.pid, port));
+  assert(ownsPort(Deno.pid, "127.0.0.1", port));
   const other = new Deno.Command("sleep", { args: ["1000"] }).spawn();
   try {
-    assert(!ownsPort(other.pid, port));
+    assert(!ownsPort(other.pid, "127.0.0.1", port));
     const accepted = listener.accept();
     using _connection = await Deno.connect({ hostname: "127.0.0.1", port });
     using _accepted = await accepted;
-    assert(ownsPort(Deno.pid, port), "with a connection to it");
+    assert(ownsPort(Deno.pid, "127.0.0.1", port), "with a connection to it");
     assert.equal(findProcess(Deno.pid, undefined, other.pid), other.pid);
     assert.equal(pidNamespaceOf(Deno.pid), undefined);
     using held = new HeldProcess(other.pid);
@@ -27,5 +27,34 @@ Deno.test("a port belongs to the process that listens there, and to no other", a
     await other.status;
   }
   listener.close();
-  assert(!ownsPort(Deno.pid, port), "nobody listens there");
+  assert(!ownsPort(Deno.pid, "127.0.0.1", port), "nobody listens there");
+});
+
+Deno.test("the same port of the other loopback address is another's, and takes nothing away", async () => {
+  using ours = Deno.listen({ hostname: "::1", port: 0 });
+  const { port } = ours.addr;
+  // As another server may get it, which asks for any free port.
+  const script = `import socket, time
+s = socket.socket()
+s.bind(("127.0.0.1", ${port}))
+s.listen()
+c = socket.create_connection(("127.0.0.1", ${port}))
+a = s.accept()
+print("there", flush=True)
+time.sleep(1000)`;
+  await using other = new Deno.Command("python3", { args: ["-c", script], stdout: "piped" }).spawn();
+  const reader = other.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "there\n");
+  reader.releaseLock();
+  assert(ownsPort(Deno.pid, "::1", port));
+  assert(!ownsPort(Deno.pid, "127.0.0.1", port), "that one is the other's");
+  assert(ownsPort(other.pid, "127.0.0.1", port));
+  assert(!ownsPort(other.pid, "::1", port));
+});
+
+Deno.test("who listens at any address has what nobody has by itself", () => {
+  using listener = Deno.listen({ hostname: "0.0.0.0", port: 0 });
+  const { port } = listener.addr;
+  assert(ownsPort(Deno.pid, "127.0.0.1", port));
+  assert(!ownsPort(Deno.pid, "::1", port));
 });

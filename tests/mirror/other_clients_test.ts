@@ -61,8 +61,16 @@ async function ibazel(one: Rig, ...args: string[]): Promise<Running> {
 
 /** Ends it as a developer does: the first Ctrl-C ends what runs, and a second one ibazel. */
 async function ended(running: Running) {
-  for (let n = 0; n < 3; n++) running.kill("SIGINT");
-  await running.finished.catch(() => {});
+  const finished = running.finished.catch(() => {});
+  let isOver = false;
+  void finished.then(() => isOver = true);
+  while (!isOver) {
+    try {
+      running.kill("SIGINT");
+    } catch { /* it has ended just now */ }
+    // Two at once are one for it.
+    await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, 250))]);
+  }
 }
 
 for (const mode of ["shared", "synced"]) {

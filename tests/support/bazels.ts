@@ -102,7 +102,7 @@ async function bazelrc(version: string): Promise<string[]> {
   return [
     "common --noenable_bzlmod",
     ...Object.entries(brought).map(([name, path]) => `common --override_repository=${name}=${debian}/${path}`),
-    `common --override_repository=rules_shell=${stubs}/rules_shell`,
+    ...["rules_shell", "remote_coverage_tools"].map((name) => `common --override_repository=${name}=${stubs}/${name}`),
     quiet,
   ];
 }
