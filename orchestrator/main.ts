@@ -26,11 +26,8 @@ import { openStore } from "./sessions/store_location.ts";
 import { checkAgentProgram, lockStateDirectory, prepareDirectory } from "./state_directory.ts";
 import { trustedPaths } from "./trusted_paths.ts";
 
-/**
- * Connections that may be made at the same time: the programs of many developers may come at once, and of one. Each costs
- * 40 kB until it is known whose it is.
- */
-const MAX_CALLERS_AT_ONCE = 1024;
+/** Connections of one user, whose programs may come at once. */
+const MAX_CALLERS_OF_ONE = 1024;
 /** How long a handshake may take, where so many are made at once. Milliseconds. */
 const HANDSHAKE_MS = 15_000;
 
@@ -101,8 +98,7 @@ async function run(flags: Flags): Promise<void> {
       admitStrangers: true,
       authorize: authorizer(opened.identities),
       limits: {
-        handshakes: MAX_CALLERS_AT_ONCE,
-        connectionsPerIdentity: MAX_CALLERS_AT_ONCE,
+        connectionsPerIdentity: MAX_CALLERS_OF_ONE,
         handshakeMs: HANDSHAKE_MS,
       },
       onRefused: log,

@@ -8,6 +8,7 @@
  * a stranger for longest, of those at the address where most come from, or that holds much for long: so neither many silent
  * callers nor a few large ones keep others out.
  */
+import { Garbage } from "./garbage.ts";
 import { patientTimer } from "./patient_timer.ts";
 
 /** Bounds of one listener. */
@@ -16,11 +17,15 @@ export interface AdmissionLimits {
   connections: number;
   /** Connections of one identity. @default 512 */
   connectionsPerIdentity: number;
-  /** Handshakes of TLS at a time; in plain text, connections that have said nothing yet. @default 256 */
+  /**
+   * Connections at a time that are not through with their handshake of TLS, nearly all of which wait for its turn; in plain
+   * text, those that have said nothing yet. Each costs a socket. Who is sent away comes again at once, and a queue of those
+   * who come again is what keeps others waiting: so they may rather stay. @default 2048
+   */
   handshakes: number;
   /** How long a handshake may take, in milliseconds. @default 5 s */
   handshakeMs: number;
-  /** Connections at a time that have proved nothing. @default 128 */
+  /** Connections at a time that have proved nothing. @default 64 */
   strangers: number;
   /** How long a connection may stay that proves nothing, in milliseconds. @default 30 s */
   strangerMs: number;
@@ -31,12 +36,18 @@ export interface AdmissionLimits {
 const DEFAULTS: AdmissionLimits = {
   connections: 4096,
   connectionsPerIdentity: 512,
-  handshakes: 256,
+  handshakes: 2048,
   handshakeMs: 5_000,
-  strangers: 128,
+  strangers: 64,
   strangerMs: 30_000,
   strangerBytes: 1 << 20,
 };
+
+/**
+ * Connections that the kernel may hold for a listener until they are taken, as far as it does (net.core.somaxconn). One
+ * for which there is no room tries again a second later.
+ */
+export const BACKLOG = 4096;
 
 /**
  * At most one refusal in so many milliseconds is reported, since whoever can reach the port could fill the log; twice as
@@ -113,6 +124,7 @@ export class AdmissionControl {
   readonly #handshakes = new Crowd("its handshake took too long");
   readonly #strangers = new Crowd("it proved nothing for too long");
   readonly #perIdentity = new Map<string, number>();
+  readonly #garbage = new Garbage();
   #connections = 0;
   #held = 0;
   #refusedAt = -Infinity;
@@ -233,8 +245,9 @@ export class AdmissionControl {
   }
 
   /** @ignore */
-  left(identity: string | undefined): void {
+  left(identity: string | undefined, wasAdmitted: boolean): void {
     this.#connections--;
+    if (!wasAdmitted) this.#garbage.add();
     if (identity === undefined) return;
     const after = this.#perIdentity.get(identity)! - 1;
     if (after > 0) this.#perIdentity.set(identity, after);
@@ -327,8 +340,9 @@ export class Admission {
   /** The connection is over. */
   end(): void {
     if (this.#state === "over") return;
+    const wasAdmitted = this.#state === "admitted";
     this.#become("over");
-    this.#control.left(this.#identity);
+    this.#control.left(this.#identity, wasAdmitted);
   }
 
   /** @ignore */

@@ -22,7 +22,7 @@ const MAX_REQUEST_BYTES = 64 << 20;
  * a client shows its cookie a few milliseconds after it has connected, and must not be sent away before by others who
  * connect as fast as they can.
  */
-const MAX_SILENT = 1024, MAX_STRANGERS = 512;
+const MAX_SILENT = 3072, MAX_STRANGERS = 512;
 /** How long either may stay so, in milliseconds: a machine that is busy with a build lets clients, and this program, wait. */
 const SILENT_MS = 60_000;
 /** With more of them, who connects is not believed to have a command. */

@@ -135,8 +135,9 @@ export const ORCHESTRATOR_PROGRAM: Program = {
   name: "orchestrator",
   entry: "orchestrator/main.ts",
   output: "orchestrator",
-  // What strangers make it allocate is freed soon: a small young generation, and one heap of the C library for all threads.
-  v8Flags: ["--max-semi-space-size=2", "--optimize-for-size"],
+  // What strangers make it allocate is freed soon: a small young generation, one heap of the C library for all threads, and
+  // collections when many have come and gone (proto/garbage.ts).
+  v8Flags: ["--max-semi-space-size=2", "--optimize-for-size", "--expose-gc"],
   variables: {
     state: STATE_DIRECTORY,
     storage: { options: ["--storage-root"], otherwise: "${RBS_STORAGE_ROOT-}" },
@@ -222,8 +223,8 @@ export const AGENT: Program = {
   entry: "agent/main.ts",
   output: "agent",
   // Its code is needed for some milliseconds, minutes apart, while a developer waits: it is not compiled anew each time.
-  // What strangers make it allocate is freed soon.
-  v8Flags: ["--no-flush-bytecode", "--max-semi-space-size=4"],
+  // What strangers make it allocate is freed soon (proto/garbage.ts).
+  v8Flags: ["--no-flush-bytecode", "--max-semi-space-size=4", "--expose-gc"],
   variables: {
     host: { options: ["--host"], otherwise: "${RBS_AGENT_HOST-}", is: "address" },
   },

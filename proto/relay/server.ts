@@ -1,4 +1,4 @@
-import { type Admission, AdmissionControl, type AdmissionLimits } from "../admission.ts";
+import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../errors.ts";
 import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
@@ -93,7 +93,7 @@ export class TcpListener implements CallListener {
 
   /** Throws the system's error if it cannot listen there. */
   constructor({ hostname, port = 0, trusted = false, limits, onRefused }: TcpListenerOptions) {
-    this.#listener = Deno.listen({ hostname, port });
+    this.#listener = Deno.listen({ hostname, port, tcpBacklog: BACKLOG });
     this.#trusted = trusted;
     this.admission = new AdmissionControl(limits, onRefused);
   }

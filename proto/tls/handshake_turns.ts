@@ -15,8 +15,8 @@ export interface Handshake {
   cut(): void;
 }
 
-/** Handshakes at a time: as many as one thread can be busy with while peers are a round trip away. */
-const SLOTS = 256;
+/** Handshakes at a time: of peers that are 60 ms away, one thread is busy with no more. */
+const SLOTS = 64;
 /** After this time one may be cut for another one of the same address. Milliseconds. */
 const PATIENCE_MS = 500;
 

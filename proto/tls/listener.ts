@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { type AddressInfo, createServer as createTcpServer, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type Server, type TLSSocket } from "node:tls";
-import { type Admission, AdmissionControl, type AdmissionLimits } from "../admission.ts";
+import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../errors.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
@@ -85,7 +85,7 @@ export class TlsListener implements CallListener {
     const server = listener.#tcp;
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen({ host: options.hostname, port: options.port ?? 0 }, resolve);
+      server.listen({ host: options.hostname, port: options.port ?? 0, backlog: BACKLOG }, resolve);
     });
     // A connection that broke before it was taken, or too many open files: neither ends the server.
     server.on("error", () => {});

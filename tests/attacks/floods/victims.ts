@@ -19,7 +19,7 @@ import type { Target } from "./wire.ts";
 export const PATIENCE_MS = 10_000;
 
 /** Honest calls of each kind to each port before any attack. */
-const WARMING_CALLS = 40;
+const WARMING_CALLS = 150;
 
 /** A port of a program. */
 export interface Victim {

@@ -1,0 +1,20 @@
+import assert from "node:assert/strict";
+import { Garbage } from "./garbage.ts";
+import { eventually } from "./testing/pipe.ts";
+
+Deno.test("garbage is collected once for many connections that ended, soon, and not for a few", async () => {
+  let collected = 0;
+  const garbage = new Garbage(() => collected++);
+  for (let n = 0; n < 19; n++) garbage.add();
+  // A timer that did not come to its end would fail the test.
+  assert.equal(collected, 0);
+  for (let n = 0; n < 1_000; n++) garbage.add();
+  await eventually(() => collected === 1);
+  for (let n = 0; n < 1_000; n++) garbage.add();
+  await eventually(() => collected === 2);
+});
+
+Deno.test("where the engine's collector cannot be asked, nothing is", () => {
+  const garbage = new Garbage(undefined);
+  for (let n = 0; n < 1_000; n++) garbage.add();
+});
