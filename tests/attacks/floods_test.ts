@@ -16,7 +16,7 @@ const SECONDS = Number(Deno.env.get("RBS_ATTACK_SECONDS") ?? 20);
  * longer than this was kept back all the same, and a flood that is not counted takes hundreds of megabytes. A flood of
  * connections pushes out a new one now and then that is not served in time.
  */
-const CI_BOUNDS: Bounds = { memory: 2 * BOUNDS.memory, waitMs: 20 * BOUNDS.waitMs, unanswered: 0.2 };
+const CI_BOUNDS: Bounds = { memory: 2 * BOUNDS.memory, waitMs: 10 * BOUNDS.waitMs, unanswered: 0.1 };
 /** By what they are to an attacker. */
 const AT: Record<PortName, string> = {
   orchestrator: "the orchestrator's port, without a certificate",

@@ -22,6 +22,8 @@ import { interleaved, median, ms, type Result } from "./report.ts";
 import type { Done } from "./sync_proxy.ts";
 
 const FOLDERS = 2_000, FILES = 50, FILE_BYTES = 10_000;
+/** Files that a checkout exchanges, whole folders of them. */
+const CHECKED_OUT = 5_000;
 const OUTPUTS = [{ files: 40, bytes: 4_000_000 }, { files: 2_000, bytes: 20_000 }];
 const TREE_BYTES = FOLDERS * FILES * FILE_BYTES;
 const OUTPUT_BYTES = OUTPUTS.reduce((sum, { files, bytes }) => sum + files * bytes, 0);
@@ -31,12 +33,14 @@ const MEMORY = 6e9;
 const RTT = 20;
 /** Servers on each side: one JVM is faster than the next by more than what is measured. */
 const SERVERS = 8;
+/** The same where nothing but the machine is between them. */
+const SYNCED_SERVERS = 4, SYNCED_FILES = 20_000;
 /** Builds of each server that do not count: a JVM compiles its code for that long. */
 const WARM_UPS = 15;
 
 /** All of it. */
 export async function benchSync(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
-  return [...await benchFiles(say), ...await benchLink(bazel, say)];
+  return [...await benchFiles(say), ...await benchSynced(bazel, say), ...await benchLink(bazel, say)];
 }
 
 /** Runs this file as a program in a mount namespace with a tmpfs. */
@@ -204,6 +208,40 @@ async function measureFiles(folder: string) {
       target: "≤ 20 ms + 1 RTT, ≥ 20 times as fast",
       reached: median(one) <= 20 && ratio >= 20,
     });
+    // The same files each time; what the one has copied the other copies as well, where nobody measures.
+    const checkOut = () => {
+      for (let i = 1; i < FOLDERS; i += FOLDERS / CHECKED_OUT * FILES) {
+        const path = join(workspace, `area${i % 40}`, `package${i}`);
+        for (let j = 0; j < FILES; j++) {
+          const file = join(path, `file${j}.cc`);
+          Deno.removeSync(file);
+          Deno.writeFileSync(file, slice(pool, FILE_BYTES));
+        }
+      }
+    };
+    const [checkedOut, checkedOutCopy] = await interleaved(7, 1, [
+      async () => {
+        checkOut();
+        const took = await barrier();
+        await rsync(`${workspace}/`, copy);
+        return took;
+      },
+      async () => {
+        checkOut();
+        const took = await rsync(`${workspace}/`, copy);
+        await barrier();
+        return took;
+      },
+    ], (round) => say(`5,000 files checked out, round ${round}`));
+    const checkedOutRatio = median(checkedOut) / median(checkedOutCopy);
+    report({
+      what: "barrier after a checkout of 5,000 files",
+      measured: `rsync ${ms(median(checkedOutCopy))}, RBS ${ms(median(checkedOut))}, ratio ${
+        checkedOutRatio.toFixed(2)
+      }`,
+      target: "ratio ≤ 1.00",
+      reached: checkedOutRatio <= 1,
+    });
   }
   {
     await using pair = await Pair.start(storage, workspace, outputBase, "unwatched");
@@ -323,6 +361,47 @@ async function roundTrip({ laptop, cloud }: TwoMachines): Promise<number> {
   return median(times.trim().split("\n").map(Number));
 }
 
+/** A build with nothing to do of a workspace with many files: synced to an agent on this machine, and without RBS. */
+export async function benchSynced(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
+  await using cluster = await startCluster({ args: ["--workspace=synced"] });
+  await using stack = new AsyncDisposableStack();
+  const through = { startupOptions: [cluster.serverJavabase], env: cluster.env };
+  const workspaces: TestWorkspace[] = [];
+  for (let i = 0; i < 2 * SYNCED_SERVERS; i++) {
+    const workspace = stack.use(await testWorkspace(bazel, i % 2 ? through : {}));
+    workspaces.push(workspace);
+    for (let n = 0; n < SYNCED_FILES / FILES; n++) {
+      const path = join(workspace.path, `data${n % 20}`, `package${n}`);
+      Deno.mkdirSync(path, { recursive: true });
+      Deno.writeTextFileSync(join(path, "BUILD"), 'filegroup(name = "all", srcs = glob(["*.txt"]))\n');
+      for (let j = 0; j < FILES; j++) Deno.writeTextFileSync(join(path, `file${j}.txt`), `${n} ${j}\n`);
+    }
+  }
+  const times = await interleaved(
+    15,
+    WARM_UPS,
+    workspaces.map(noOpBuild),
+    (round) => say(`no-op build of ${SYNCED_FILES} files, round ${round}`),
+  );
+  const [a, b] = [0, 1].map((side) => times.filter((_, i) => i % 2 === side).flat());
+  const added = median(b) - median(a);
+  return [{
+    what: `no-op build, synced, ${SYNCED_FILES} files`,
+    measured: `direct ${ms(median(a))}, RBS ${ms(median(b))}, added ${ms(added)}`,
+    target: "added ≤ 5 ms",
+    reached: added <= 5,
+  }];
+}
+
+/** A build that must go well. @returns milliseconds */
+function noOpBuild(workspace: TestWorkspace): () => Promise<number> {
+  return async () => {
+    const { code, stderr, took } = await workspace.run(["build", "//..."]);
+    if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
+    return took;
+  };
+}
+
 /** A build with nothing to do: on the laptop of two machines, with and without RBS. */
 export async function benchLink(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
   await using machines = await twoMachines({ delayMs: RTT / 2, loss: 0 });
@@ -335,12 +414,7 @@ export async function benchLink(bazel: Bazel, say: (text: string) => void): Prom
   for (let i = 0; i < 2 * SERVERS; i++) {
     workspaces.push(stack.use(await testWorkspace(bazel, i % 2 ? through : { on })));
   }
-  const build = (workspace: TestWorkspace) => async () => {
-    const { code, stderr, took } = await workspace.run(["build", "//..."]);
-    if (code !== 0) throw new Error(`the workspace does not build:\n${stderr}`);
-    return took;
-  };
-  const sides = workspaces.map(build);
+  const sides = workspaces.map(noOpBuild);
   const times = await interleaved(15, WARM_UPS, sides, (round) => say(`no-op build over a link, round ${round}`));
   const [a, b] = [0, 1].map((side) => times.filter((_, i) => i % 2 === side).flat());
   const added = median(b) - median(a), rtt = await roundTrip(machines);
