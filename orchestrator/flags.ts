@@ -86,7 +86,8 @@ Examples:
       names the key to get in with, or SPANNER_EMULATOR_HOST=localhost:9010 an emulator that needs none.
 
   orchestrator install --workspace=synced
-      Starts one in the background, which outlives this terminal: \`orchestrator install --help\`.
+      Starts one in the background, which outlives this terminal; \`orchestrator status\` says whether it runs, and
+      \`orchestrator stop\` ends it: see \`orchestrator install --help\`.
 
   orchestrator enrol ann --address=10.0.0.5:50051
       Prints a token for the user ann, who gives it to \`jbazel login\` and is known from then on.
@@ -290,7 +291,10 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       ? !["", "0", "false"].includes(Deno.env.get(variable) ?? "")
       : options[option];
   if (!isSet("localMode", "RBS_LOCAL_MODE")) {
-    throw usage("--local-mode is required, since only one machine can be served so far");
+    throw usage(
+      "say --local-mode, by which it serves this machine, until the terminal ends; `orchestrator install` starts one " +
+        "that stays",
+    );
   }
   if (Boolean(options.caCert) !== Boolean(options.caKey)) {
     throw usage("--ca-cert and --ca-key belong together");

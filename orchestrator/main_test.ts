@@ -489,7 +489,7 @@ test("a second one on the same port is refused, without harm to the first", asyn
 
 test("wrong usage is one sentence and exit code 2, and help teaches", async (world) => {
   await world.fails(2, /Unknown option '--foo'/, "--foo");
-  await world.fails(2, /--local-mode is required/);
+  await world.fails(2, /[Ss]ay --local-mode, .* `orchestrator install`/);
   await world.fails(2, /'--port <number>' argument '65536' is invalid: it must be a whole number/, "--port=65536");
   await world.fails(2, /'--workspace <mode>' argument 'mixed' is invalid: Allowed choices/, "--workspace=mixed");
   for (const store of ["", "sqlite:", "spanner:db", "spanner:projects/p/instances/i", "postgres:x"]) {
@@ -514,6 +514,9 @@ test("wrong usage is one sentence and exit code 2, and help teaches", async (wor
     assert(help.includes(variable), variable);
   }
   assert.match(help, /Examples:/);
+  for (const verb of ["install", "status", "stop", "enrol", "revoke"]) {
+    assert.match(help, new RegExp(`orchestrator ${verb}`));
+  }
 });
 
 test("a state that cannot be used is named, and left as it is", async (world) => {

@@ -246,7 +246,11 @@ export class Commands {
       unsent: new Map(),
       isSendingOn: false,
       fail,
-      say: request.quiet ? () => {} : fail,
+      say: (text) => {
+        if (request.quiet) return;
+        this.#hints.said(text);
+        fail(text);
+      },
     };
     const held = this.#held(command);
     const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>

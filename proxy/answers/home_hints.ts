@@ -1,9 +1,10 @@
 /** What a command reports that can come of a home folder, or a repository, that the agent's machine does not have. */
 import { Buffer } from "node:buffer";
 
-/** Which report gets which sentence. */
-const HINTS: readonly { reports: readonly string[]; sentence: string }[] = [
+/** Which report gets which sentence, and what that sentence tells to use: who was told so already needs none. */
+const HINTS: readonly { reports: readonly string[]; remedy: string; sentence: string }[] = [
   {
+    remedy: "RBS_HOME_FILES",
     // Bazel's downloader, what it says of a registry, and git, curl and ssh that repository rules run.
     reports: [
       "401 Unauthorized",
@@ -19,6 +20,7 @@ const HINTS: readonly { reports: readonly string[]; sentence: string }[] = [
       "whoever rules that machine can read them.\n",
   },
   {
+    remedy: "`!.git`",
     reports: ["not a git repository"],
     sentence:
       "rbs: .git is not at the build server, unless the workspace's .rbsignore has a line `!.git`: write one to have it synced.\n",
@@ -46,6 +48,11 @@ export class HomeHints {
     this.#left = this.#left.filter((hint) => !found.includes(hint));
     this.#tails.set(command, text.subarray(-KEPT));
     return found.map(({ sentence }) => sentence).join("");
+  }
+
+  /** Something else was said to the developer: what it tells to use needs no hint any more. */
+  said(text: string): void {
+    this.#left = this.#left.filter(({ remedy }) => !text.includes(remedy));
   }
 
   /** The command has ended. */

@@ -13,6 +13,15 @@ Deno.test("each sentence is said once, at the first report, also of one that com
   assert.equal(read("fatal: not a git repository"), "");
 });
 
+Deno.test("what a warning has told already is not told again", () => {
+  const hints = new HomeHints();
+  hints.said(
+    "rbs: warning: --workspace_status_command=x runs git …: write `!.git` into .rbsignore to have it synced.\n",
+  );
+  assert.equal(hints.read("a", Buffer.from("fatal: not a git repository")), "");
+  assert.match(hints.read("a", Buffer.from("401 Unauthorized")), /RBS_HOME_FILES/);
+});
+
 Deno.test("a command that has ended leaves nothing to the next", () => {
   const hints = new HomeHints();
   hints.read("a", Buffer.from("returned "));

@@ -61,7 +61,8 @@ export async function runStatus(context: StatusContext): Promise<number> {
     return 0;
   }
   say(`This workspace: ${oneLine(here.path)}`);
-  say(`  bazel uses the server ${here.server_id} here, with the output base ${oneLine(here.output_base)}.`);
+  const uses = here.server === "none" ? "would use" : "uses";
+  say(`  bazel ${uses} the server ${here.server_id} here, with the output base ${oneLine(here.output_base)}.`);
   for (const s of sessions.filter((s) => s.repo_hash === here.repo_hash && !isHere(s, here))) {
     const where = s.output_base === null ? "" : `, with the output base ${oneLine(s.output_base)}`;
     say(`  beside it: ${s.server_id ?? "a server without an id"}${where}.`);

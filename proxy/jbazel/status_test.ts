@@ -80,7 +80,7 @@ Deno.test("status shows sessions as a table, this workspace's marked, and what f
     "0123456789abcdef",
   ]);
   assert.ok(lines[3].startsWith(`  ${place.workspace} `));
-  assert.ok(lines.includes(`  bazel uses the server ${own} here, with the output base ${outputBase}.`));
+  assert.ok(lines.includes(`  bazel would use the server ${own} here, with the output base ${outputBase}.`));
   assert.ok(lines.includes("  beside it: 0123456789abcdef, with the output base /of/an ide."));
   assert.ok(lines.includes("/other [2J failed: It has no legs."));
   const { sessions, workspace } = JSON.parse(await status(place, orchestrator, true));
