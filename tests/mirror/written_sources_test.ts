@@ -85,6 +85,20 @@ for (const bazel of found) {
           await quiet(["vendor", "--vendor_dir=third_party/v", "--repo=@b"]);
           await quiet(["build", "--vendor_dir=third_party/v", "//:use"]);
         },
+        "fetch with a lock file that is out of date and must not be": async () => {
+          await twin.sh(`echo 'bazel_dep(name = "a", version = "1.0")' >> MODULE.bazel`);
+          const { rbs } = await twin.run(["fetch", "--lockfile_mode=error", "//:use"], { anyOutput: true });
+          assert.notEqual(rbs.code, 0, "it is out of date");
+        },
+        "fetch that mends it": async () => {
+          await quiet(["fetch", "--lockfile_mode=update", "//:use"]);
+          await quiet(["fetch", "--lockfile_mode=error", "//:use"]);
+        },
+        "fetch that asks for all anew": () => quiet(["fetch", "--lockfile_mode=refresh", "//:use"]),
+        "fetch without a lock file": async () => {
+          await twin.sh("rm MODULE.bazel.lock");
+          await quiet(["fetch", "--lockfile_mode=off", "//:use"]);
+        },
       };
       for (const [what, step] of Object.entries(STEPS)) await test.step(what, async () => void await step());
     });
