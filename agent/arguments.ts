@@ -25,9 +25,8 @@ export function parseArguments(args: readonly string[]): AgentArguments {
   let output = "";
   const command = new Command("agent")
     .description(
-      "One session's Bazel server, in a mount namespace with the developer's own paths.\n" +
-        "The orchestrator starts agents and writes what they need, an AgentSpec in JSON, to their\n" +
-        "standard input; by hand, only --self-test makes sense.",
+      "One session's Bazel server, in a mount namespace with the developer's own paths. The orchestrator starts agents and " +
+        "writes what they need, an AgentSpec in JSON, to their standard input; by hand, only --self-test makes sense.",
     )
     .addOption(
       new Option("--namespace <kind>", "how the developer's paths are made: bubblewrap, util-linux (root only), or not")
@@ -63,8 +62,8 @@ export function parseArguments(args: readonly string[]): AgentArguments {
   } catch (e) {
     if (!(e instanceof CommanderError)) throw e;
     if (e.exitCode === 0) throw new RbsError(output.trimEnd(), { exitCode: 0, culprit: "caller" });
-    const what = e.message.replace(/^error: /, "");
-    throw new RbsError(`agent: ${what.split("\n")[0]}: see agent --help.`, { exitCode: 2, culprit: "caller" });
+    const what = e.message.replace(/^error: /, "").replace(" is invalid. ", " is invalid: ").split("\n")[0];
+    throw new RbsError(`agent: ${what.replace(/\.$/, "")}: see agent --help.`, { exitCode: 2, culprit: "caller" });
   }
   const options = command.opts<
     Omit<AgentArguments, "namespace" | "installBases"> & { namespace: string; installBases: string }
@@ -85,7 +84,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
 }
 
 function seconds(text: string): number {
-  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("It is no number of seconds.");
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("it is no number of seconds");
   return Number(text);
 }
 
