@@ -5,7 +5,7 @@
 import { compile } from "../../tools/compile.ts";
 import { PROGRAMS } from "../../tools/permissions.ts";
 import { IP, RSYNC, setup } from "../../tools/setup.ts";
-import { findBazels } from "../support/bazels.ts";
+import { findBazels, longLived } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { testWorkspace } from "../support/workspace.ts";
 import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./commands_bench.ts";
@@ -35,7 +35,7 @@ if (found.length === 0) {
   console.error(missing.join("\n"));
   Deno.exit(1);
 }
-const bazel = found[0];
+const bazel = longLived(found[0]);
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];

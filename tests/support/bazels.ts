@@ -10,7 +10,10 @@ export interface Bazel {
   version: string;
   /** The client's absolute path. */
   path: string;
-  /** Lines for the .bazelrc of a workspace in tests/workspaces, so that this Bazel builds it without a network. */
+  /**
+   * Lines for the .bazelrc of a workspace in tests/workspaces, so that this Bazel builds it without a network, and without
+   * the second compiler of its JVM: tests' servers live for some commands, and start and build at half the cost so.
+   */
   bazelrc: readonly string[];
 }
 
@@ -23,6 +26,13 @@ export interface Bazels {
 
 const NPM_PACKAGE = "@bazel/bazel-linux_x64";
 const NPM_VERSION = "2.1.0";
+
+const SHORT_LIVED = "startup --host_jvm_args=-XX:TieredStopAtLevel=1";
+
+/** The same Bazel for benchmarks: with servers as developers have them. */
+export function longLived(bazel: Bazel): Bazel {
+  return { ...bazel, bazelrc: bazel.bazelrc.filter((line) => line !== SHORT_LIVED) };
+}
 
 /** The rule sets that a Bazel without a registry takes from tests/workspaces/stubs. */
 const STUBS = ["rules_cc", "rules_java", "rules_proto", "rules_shell", "remote_coverage_tools"];
@@ -85,10 +95,10 @@ async function bazelrc(version: string): Promise<string[]> {
   const stubs = join(ROOT, "tests/workspaces/stubs");
   const stub = (name: string) => `build --override_repository=${name}=${stubs}/${name}`;
   const quiet = "build --nosandbox_debug"; // Debian's system bazelrc turns it on.
-  if (Number(version.split(".")[0]) < 5) return [...STUBS.map(stub), quiet];
+  if (Number(version.split(".")[0]) < 5) return [SHORT_LIVED, ...STUBS.map(stub), quiet];
   // Debian's Bazel brings rule sets along; any other asks its registry of modules.
   const debian = "/usr/share/bazel";
-  if (!(await Deno.stat(`${debian}/rules/cc`).catch(() => undefined))) return [];
+  if (!(await Deno.stat(`${debian}/rules/cc`).catch(() => undefined))) return [SHORT_LIVED];
   const brought = {
     rules_cc: "rules/cc",
     rules_java: "rules/java",
@@ -100,6 +110,7 @@ async function bazelrc(version: string): Promise<string[]> {
     bazel_features: "tools/features",
   };
   return [
+    SHORT_LIVED,
     "common --noenable_bzlmod",
     ...Object.entries(brought).map(([name, path]) => `common --override_repository=${name}=${debian}/${path}`),
     ...["rules_shell", "remote_coverage_tools"].map((name) => `common --override_repository=${name}=${stubs}/${name}`),
