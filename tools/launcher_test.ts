@@ -344,3 +344,7 @@ Deno.test("every permission says why, and a compiled program's flags name no lau
     assert.ok(!compiledFlags(program).includes("--allow-all"));
   }
 });
+
+Deno.test("programs that strangers can reach may have the engine collect what those leave behind", () => {
+  for (const { name, v8Flags } of [PROXY, ORCHESTRATOR_PROGRAM, AGENT]) assert(v8Flags?.includes("--expose-gc"), name);
+});

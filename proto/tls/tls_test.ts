@@ -401,6 +401,20 @@ Deno.test("tls: many who say nothing do not keep others out", async () => {
   await eventually(() => server.listener.admission.handshakes === 0);
 });
 
+Deno.test("tls: hundreds who say nothing may stay, since who is sent away comes again at once", async () => {
+  using server = await listen();
+  const silent = await Promise.all(
+    Array.from({ length: 600 }, () => Deno.connect({ hostname: "127.0.0.1", port: server.port })),
+  );
+  await eventually(() => server.listener.admission.handshakes === 600);
+  const client = await dial(server.port);
+  assert.equal(await take(client, 5), "hello");
+  assert.equal(server.listener.admission.handshakes, 600);
+  client.close();
+  for (const tcp of silent) tcp.close();
+  await eventually(() => server.listener.admission.handshakes === 0);
+});
+
 Deno.test("tls: garbage after a good handshake ends that connection only", async () => {
   using server = await listen();
   using front = Deno.listen({ hostname: "127.0.0.1", port: 0 });
