@@ -1,6 +1,6 @@
 /**
- * `deno task bench [handshake] [warm] [output] [cancel] [memory] [sync] [control] [tls]`: RBS against the same without it, both sides in turns in
- * one run. Prints medians and ratios, and what must be reached.
+ * `deno task bench [PART…]`, a part being one of {@link PARTS}: RBS against the same without it, both sides in turns in one
+ * run. Prints medians and ratios, and what must be reached.
  */
 import { compile } from "../../tools/compile.ts";
 import { PROGRAMS } from "../../tools/permissions.ts";
@@ -12,10 +12,10 @@ import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./command
 import { benchControl } from "./control_bench.ts";
 import { benchHandshake } from "./handshake_bench.ts";
 import { type Result, table } from "./report.ts";
-import { benchSync } from "./sync_bench.ts";
+import { benchFiles, benchLink, benchSynced } from "./sync_bench.ts";
 import { benchTls } from "./tls_bench.ts";
 
-const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "control", "tls"];
+const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "synced", "link", "control", "tls"];
 const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
 const unknown = wanted.filter((part) => !PARTS.includes(part));
 if (unknown.length > 0) {
@@ -23,7 +23,7 @@ if (unknown.length > 0) {
   Deno.exit(2);
 }
 
-if (!await setup(console.log, wanted.includes("sync") ? [IP, RSYNC] : [])) Deno.exit(1);
+if (!await setup(console.log, wanted.some((part) => ["sync", "link"].includes(part)) ? [IP, RSYNC] : [])) Deno.exit(1);
 await compile(PROGRAMS);
 
 const say = (text: string) => {
@@ -39,7 +39,7 @@ const bazel = longLived(found[0]);
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];
-if (wanted.some((part) => !["sync", "control", "tls"].includes(part))) {
+if (wanted.some((part) => !["sync", "synced", "link", "control", "tls"].includes(part))) {
   await using cluster = await startCluster();
   await using direct = await testWorkspace(bazel);
   await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
@@ -53,9 +53,9 @@ if (wanted.some((part) => !["sync", "control", "tls"].includes(part))) {
   if (wanted.includes("cancel")) results.push(...await benchCancel({ direct, rbs }, say));
   if (wanted.includes("memory")) results.push(...await benchMemory(rbs));
 }
-if (wanted.includes("sync")) {
-  results.push(...await benchSync(bazel, say));
-}
+if (wanted.includes("sync")) results.push(...await benchFiles(say));
+if (wanted.includes("synced")) results.push(...await benchSynced(bazel, say));
+if (wanted.includes("link")) results.push(...await benchLink(bazel, say));
 if (wanted.includes("control")) results.push(...await benchControl(say));
 if (wanted.includes("tls")) results.push(...await benchTls(bazel, say));
 say("");

@@ -38,13 +38,8 @@ const SYNCED_SERVERS = 4, SYNCED_FILES = 20_000;
 /** Builds of each server that do not count: a JVM compiles its code for that long. */
 const WARM_UPS = 15;
 
-/** All of it. */
-export async function benchSync(bazel: Bazel, say: (text: string) => void): Promise<Result[]> {
-  return [...await benchFiles(say), ...await benchSynced(bazel, say), ...await benchLink(bazel, say)];
-}
-
 /** Runs this file as a program in a mount namespace with a tmpfs. */
-async function benchFiles(say: (text: string) => void): Promise<Result[]> {
+export async function benchFiles(say: (text: string) => void): Promise<Result[]> {
   const available = Number(/MemAvailable:\s+(\d+)/.exec(await Deno.readTextFile("/proc/meminfo"))![1]) * 1024;
   if (available < MEMORY) {
     throw new Error(`The benchmark of sync wants ${MEMORY / 1e9} GB of free memory for its files; stop something.`);
