@@ -1,14 +1,10 @@
 /** Programs that call bazel themselves: ibazel, bazelisk, buildozer. Each as its users start it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { npmTool } from "../support/npm_tool.ts";
+import { CLIENTS, npmTool } from "../support/npm_tool.ts";
 import { run, type Running, start } from "../support/run.ts";
 import { eventually } from "./support/eventually.ts";
 import { BAZEL, Exit, type Rig, rig, testEach } from "./support/rig.ts";
-
-const IBAZEL = ["@bazel/ibazel", "0.28.0", "bin/linux_amd64/ibazel"] as const;
-const BAZELISK = ["@bazel/bazelisk", "1.28.1", "bazelisk-linux_amd64"] as const;
-const BUILDOZER = ["@bazel/buildozer", "8.2.1", "buildozer-linux_amd64"] as const;
 
 const RULES = `
 def _script(ctx):
@@ -56,7 +52,7 @@ const inside = (one: Rig, more: Record<string, string> = {}) => ({
 });
 
 async function ibazel(one: Rig, ...args: string[]): Promise<Running> {
-  return start([await npmTool(...IBAZEL), `-bazel_path=${BAZEL.path}`, ...args], inside(one));
+  return start([await npmTool(...CLIENTS.ibazel), `-bazel_path=${BAZEL.path}`, ...args], inside(one));
 }
 
 /** Ends it as a developer does: the first Ctrl-C ends what runs, and a second one ibazel. */
@@ -110,7 +106,7 @@ for (const mode of ["shared", "synced"]) {
     const real = `${BAZEL.path}-${BAZEL.version.split(".")[0]}`;
     const version = await Deno.stat(real).then(() => real, () => BAZEL.path);
     const options = inside(one, { USE_BAZEL_VERSION: version });
-    const bazelisk = await npmTool(...BAZELISK), buildozer = await npmTool(...BUILDOZER);
+    const bazelisk = await npmTool(...CLIENTS.bazelisk), buildozer = await npmTool(...CLIENTS.buildozer);
     const built = await run([bazelisk, "build", "//app:copy"], options);
     assert.equal(built.code, Exit.OK, built.stderr);
     assert.equal(await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")), "first\n");

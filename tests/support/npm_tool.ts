@@ -1,6 +1,13 @@
 import { join } from "node:path";
 import { output } from "./run.ts";
 
+/** Programs that call bazel themselves: package, version, file. */
+export const CLIENTS = {
+  ibazel: ["@bazel/ibazel", "0.28.0", "bin/linux_amd64/ibazel"],
+  bazelisk: ["@bazel/bazelisk", "1.28.1", "bazelisk-linux_amd64"],
+  buildozer: ["@bazel/buildozer", "8.2.1", "buildozer-linux_amd64"],
+} as const;
+
 /**
  * The absolute path of a file of an npm package, which is installed once into the user's cache, without its scripts.
  *
