@@ -10,6 +10,8 @@ export type Step =
 export const BEGINNING = String.raw`
 mkdir -p p/src p/deep/er q "$D/outside/d" "$D/repository"
 : > WORKSPACE
+# Through it //... would lead a server into the output base of another one, where stock Bazel stumbles over its own tools.
+echo bazel-ws > .bazelignore
 cat > p/BUILD <<'BUILD'
 genrule(
     name = "all",
