@@ -31,18 +31,20 @@ Deno.test("a port belongs to the process that listens there, and to no other", a
 });
 
 Deno.test("the same port of the other loopback address is another's, and takes nothing away", async () => {
+  // As another server may get it, which asks for any free port; ends with its standard input.
+  const script = `const port = Number(Deno.args[0]);
+const listener = Deno.listen({ hostname: "127.0.0.1", port });
+const both = [listener.accept(), Deno.connect({ hostname: "127.0.0.1", port })];
+await Promise.all(both);
+console.log("there");
+await Deno.stdin.read(new Uint8Array(1));`;
   using ours = Deno.listen({ hostname: "::1", port: 0 });
   const { port } = ours.addr;
-  // As another server may get it, which asks for any free port.
-  const script = `import socket, time
-s = socket.socket()
-s.bind(("127.0.0.1", ${port}))
-s.listen()
-c = socket.create_connection(("127.0.0.1", ${port}))
-a = s.accept()
-print("there", flush=True)
-time.sleep(1000)`;
-  await using other = new Deno.Command("python3", { args: ["-c", script], stdout: "piped" }).spawn();
+  await using other = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--quiet", script, String(port)],
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
   const reader = other.stdout.getReader();
   assert.equal(new TextDecoder().decode((await reader.read()).value), "there\n");
   reader.releaseLock();
