@@ -38,7 +38,11 @@ export function normalizeStderr(stderr: string): string[] {
         // Java's name of an object, which Bazel 2.1.0 prints in one of its errors.
         .replace(/(\bcom\.google\.[\w.]+@)[0-9a-f]+/, "$1#")
     );
-  return lines.filter((line, i) => !RESULT.test(line) || lines.lastIndexOf(line) === i);
+  // A build that fails ends while other actions of it run: how many had ended by then is a matter of time.
+  const failed = lines.some((line) => /Build did NOT complete/.test(line));
+  return lines
+    .filter((line, i) => !RESULT.test(line) || lines.lastIndexOf(line) === i)
+    .map((line) => failed ? line.replace(/^INFO: \d+ process(es)?: .*\.$/, "INFO: # processes") : line);
 }
 
 /** The seconds that a test took, in summaries, logs and XML. */
