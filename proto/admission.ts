@@ -214,6 +214,11 @@ export class AdmissionControl {
     this.#strangers.remove(admission);
   }
 
+  /** @ignore So many bytes came from a stranger, and the buffers in which they came are garbage by now. */
+  received(bytes: number): void {
+    this.#garbage.received(bytes);
+  }
+
   /** @ignore Changes what is held for strangers. False: `by` holds the most, and there is too much of it. */
   hold(by: Admission, bytes: number): boolean {
     this.#held += bytes;
@@ -328,6 +333,11 @@ export class Admission {
     if (this.#state === "over") return false;
     this.#held += bytes;
     return this.#control.hold(this, bytes);
+  }
+
+  /** Says that so many bytes came, in buffers that nobody keeps. */
+  received(bytes: number): void {
+    if (this.#state === "stranger") this.#control.received(bytes);
   }
 
   /** Says that bytes of {@link hold} are not held any more. */

@@ -1,22 +1,36 @@
 /**
- * Collects what connections have left behind. V8 does so by itself when buffers outside of its heap have grown by 64 MB,
- * and not at all when nothing more comes: strangers' connections are over by then, and their memory is not.
+ * Collects what strangers have left behind: their connections, and the buffers in which their bytes came. V8 does so by
+ * itself when buffers outside of its heap have grown by 64 MB, and not at all when nothing more comes.
  */
 
 /** A collection stops the program for 20 to 40 ms, so that there is one in this time at most. Milliseconds. */
 const PAUSE_MS = 400;
 /** Fewer connections are not worth it. */
 const WORTH = 20;
+/** After so many bytes what is young is collected: it takes one to two milliseconds. */
+const WORTH_BYTES = 4 << 20;
 
-/** Counts connections that have ended, and collects when it is worth it. */
+/** The engine's collector: of all, or of what is young. */
+type Collect = (options?: { type: "minor" }) => void;
+
+/** Counts connections that have ended and bytes that have come, and collects when it is worth it. */
 export class Garbage {
   #ended = 0;
   #due = false;
-  readonly #collect: (() => void) | undefined;
+  #bytes = 0;
+  readonly #collect: Collect | undefined;
 
   /** @param collect For tests. @default the engine's own, which is there if it was started with --expose-gc */
-  constructor(collect = (globalThis as { gc?: () => void }).gc) {
+  constructor(collect = (globalThis as { gc?: Collect }).gc) {
     this.#collect = collect;
+  }
+
+  /** So many bytes have come. */
+  received(bytes: number): void {
+    this.#bytes += bytes;
+    if (!this.#collect || this.#bytes < WORTH_BYTES) return;
+    this.#bytes = 0;
+    this.#collect({ type: "minor" });
   }
 
   /** A connection has ended. */

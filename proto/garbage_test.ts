@@ -14,7 +14,17 @@ Deno.test("garbage is collected once for many connections that ended, soon, and 
   await eventually(() => collected === 2);
 });
 
+Deno.test("what is young is collected each four megabytes that have come", () => {
+  const collected: unknown[] = [];
+  const garbage = new Garbage((options) => collected.push(options));
+  for (let n = 0; n < 63; n++) garbage.received(64 << 10);
+  assert.deepEqual(collected, []);
+  for (let n = 63; n < 130; n++) garbage.received(64 << 10);
+  assert.deepEqual(collected, [{ type: "minor" }, { type: "minor" }]);
+});
+
 Deno.test("where the engine's collector cannot be asked, nothing is", () => {
   const garbage = new Garbage(undefined);
   for (let n = 0; n < 1_000; n++) garbage.add();
+  garbage.received(100 << 20);
 });

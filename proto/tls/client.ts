@@ -76,7 +76,7 @@ export async function connectTls(
     ...{ onread },
     checkServerIdentity: (_, certificate) => mismatch(certificate.raw, own.trustDomain, expected),
   });
-  const transport = new SocketTransport(socket, false);
+  const transport = new SocketTransport(socket, { flows: false });
   const settled = Promise.withResolvers<Transport>();
   let connected = false, secure = false;
   const onAbort = () => settled.reject(signal.reason);

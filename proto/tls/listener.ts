@@ -176,7 +176,8 @@ export class TlsListener implements CallListener {
       admission.secured();
       if (!identity || admission.admit(nameOf(identity))) {
         socket.setNoDelay(true);
-        return this.#onCaller(new SocketTransport(socket), admission, peer);
+        const transport = new SocketTransport(socket, { onReceived: (bytes) => admission.received(bytes) });
+        return this.#onCaller(transport, admission, peer);
       }
     }
     socket.on("error", () => {});

@@ -28,11 +28,22 @@ export class SocketTransport implements Transport {
   /** Those who wait for their writes: a socket that is destroyed need not call them all back. */
   readonly #writes = new Set<(e: Error) => void>();
 
-  /** @param flows False: whoever made the socket calls {@link receive}. @default true */
-  constructor(socket: TLSSocket, flows = true) {
+  /**
+   * @param options `flows`, unless it is false: it takes what comes by itself; otherwise whoever made the socket calls
+   * {@link receive}. `onReceived`: told how many bytes came, once they were taken.
+   */
+  constructor(
+    socket: TLSSocket,
+    { flows = true, onReceived }: { flows?: boolean; onReceived?(bytes: number): void } = {},
+  ) {
     this.#socket = socket;
     this.#ended = socket.destroyed;
-    if (flows) socket.on("data", (chunk: Uint8Array) => this.receive(chunk));
+    if (flows) {
+      socket.on("data", (chunk: Uint8Array) => {
+        this.receive(chunk);
+        onReceived?.(chunk.length);
+      });
+    }
     socket.on("end", () => this.#end());
     socket.on("close", () => this.#end(new Error("the connection was closed")));
     socket.on("error", (e) => {
