@@ -20,7 +20,7 @@ export interface AdmissionLimits {
   /**
    * Connections at a time that are not through with their handshake of TLS, nearly all of which wait for its turn; in plain
    * text, those that have said nothing yet. Each costs a socket. Who is sent away comes again at once, and a queue of those
-   * who come again is what keeps others waiting: so they may rather stay. @default 2048
+   * who come again is what keeps others waiting: so they may rather stay. @default 1024
    */
   handshakes: number;
   /** How long a handshake may take, in milliseconds. @default 5 s */
@@ -36,7 +36,7 @@ export interface AdmissionLimits {
 const DEFAULTS: AdmissionLimits = {
   connections: 4096,
   connectionsPerIdentity: 512,
-  handshakes: 2048,
+  handshakes: 1024,
   handshakeMs: 5_000,
   strangers: 64,
   strangerMs: 30_000,
