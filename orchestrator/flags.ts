@@ -36,6 +36,8 @@ export interface Flags {
   readonly sessionLimits: SessionLimits;
   /** Whether each session has a network of its own. */
   readonly unshareNet: boolean;
+  /** Whom agents run as: a name, or uid:gid. Undefined: the orchestrator's own user. */
+  readonly agentUser?: string;
   /** Whether sessions may have all rights of root, where it cannot be helped. */
   readonly allowRootSessions: boolean;
   /** Whether sessions that share this disk may be other users' than the orchestrator's own. */
@@ -77,6 +79,9 @@ Examples:
   orchestrator --local-mode --workspace=synced --listen=10.0.0.5
       Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and become known by
       \`orchestrator enrol USER\` here and \`jbazel login\` there.
+
+  orchestrator --local-mode --workspace=synced --agent-user=builder --storage-root=/var/lib/rbs-storage
+      As root: agents, and all that is built, run as the user builder, who can read neither keys nor store.
 
   orchestrator --local-mode --ca-cert=ca.crt --ca-key=ca.key
       Certifies by your own authority instead of one that it makes itself.
@@ -241,6 +246,14 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     )
     .addOption(
       new Option(
+        "--agent-user <user>",
+        "as root, with --workspace=synced: run agents, and so all builds, as this user of the machine, to whom keys and store " +
+          "are closed (a name, or uid:gid)",
+      )
+        .env("RBS_AGENT_USER"),
+    )
+    .addOption(
+      new Option(
         "--allow-root-sessions",
         "as root, where sessions cannot be kept from root's rights over this machine: serve them nevertheless, so that " +
           "each build can do whatever root can",
@@ -299,6 +312,9 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
   if (Boolean(options.caCert) !== Boolean(options.caKey)) {
     throw usage("--ca-cert and --ca-key belong together");
   }
+  if (options.agentUser && options.workspace !== "synced") {
+    throw usage("--agent-user belongs with --workspace=synced: another user has no right to the developer's own files");
+  }
   const stateDir = options.stateDir ? resolve(options.stateDir) : stateDirectory();
   return {
     port: options.port,
@@ -325,6 +341,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       pids: options.sessionPids,
     },
     unshareNet: isSet("unshareNet", "RBS_UNSHARE_NET"),
+    agentUser: options.agentUser || undefined,
     allowRootSessions: isSet("allowRootSessions", "RBS_ALLOW_ROOT_SESSIONS"),
     allowSharedUsers: isSet("allowSharedUsers", "RBS_ALLOW_SHARED_USERS"),
     warm: options.warm,

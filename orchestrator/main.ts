@@ -7,6 +7,7 @@ import { RpcServer } from "../proto/rpc_server.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { isAdminCommand, runAdminCommand } from "./admin.ts";
+import { findAgentUser, openStorageRoot } from "./compute/agent_user.ts";
 import { ComputeChoice } from "./compute/compute_choice.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, ownProgram, parseFlags } from "./flags.ts";
@@ -35,6 +36,8 @@ async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
+  const user = flags.agentUser === undefined ? undefined : findAgentUser(flags.agentUser);
+  if (user) openStorageRoot(user, flags);
   const hidden = trustedPaths({ ...flags, environment: (name) => Deno.env.get(name) });
   const keys = await localKeys(flags);
   const opened = await openStore(flags.store);
@@ -54,6 +57,7 @@ async function run(flags: Flags): Promise<void> {
       command: [flags.agent],
       environment: Object.fromEntries(inherited),
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
+      user,
       allowRootSessions: flags.allowRootSessions,
       region: flags.region,
       certify: (request) => issueCertificate(issuing, request),

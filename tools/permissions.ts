@@ -166,6 +166,7 @@ case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${H
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
     { allow: "net", of: ["$listen"], why: "the same, where other machines reach it", compiled: "all" },
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
+    { allow: "read", of: ["/etc/passwd"], why: "the user whom --agent-user names" },
     { allow: "read", of: ["$authority", "$key"], why: "an outside authority's files", compiled: "all" },
     { allow: "read", of: ["$file"], why: "the sessions, where --store names an SQLite file", compiled: "all" },
     {

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { AgentUser } from "./agent_user.ts";
 
 /** The variables of the orchestrator's own environment that its agents inherit; nothing else reaches them. */
 export const INHERITED_VARIABLES = [
@@ -55,6 +56,15 @@ export function agentEnvironment(
     ...listenAddress !== undefined && { RBS_AGENT_HOST: listenAddress },
     ...allowRootSessions && { RBS_ALLOW_ROOT_SESSIONS: "1" },
   };
+}
+
+/** The environment of agents that run as another user: that user's home folder and name, and no folder of the orchestrator's. */
+export function environmentOf(
+  { name, home }: AgentUser,
+  host: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const { TMPDIR: _temporary, XDG_CACHE_HOME: _cache, ...others } = host;
+  return { ...others, HOME: home, USER: name, LOGNAME: name };
 }
 
 /** Bazel's own default output base on Linux (`blaze_util_linux.cc`, `GetOutputRoot`), for who has this environment. */

@@ -38,9 +38,12 @@ const SHOWN = 300;
 export function lastWords(storageDirectory: string): string {
   try {
     // Of a fifo, nobody would ever be done with the opening.
-    if (!Deno.lstatSync(agentLogFile(storageDirectory)).isFile) return "";
+    const seen = Deno.lstatSync(agentLogFile(storageDirectory));
+    if (!seen.isFile) return "";
     using file = Deno.openSync(agentLogFile(storageDirectory));
-    const { size } = file.statSync();
+    const { size, ino, dev } = file.statSync();
+    // A symlink that an agent's user has put there meanwhile leads to a file of somebody else.
+    if (ino !== seen.ino || dev !== seen.dev) return "";
     file.seekSync(Math.max(0, size - TAIL_BYTES), Deno.SeekMode.Start);
     const tail = new Uint8Array(TAIL_BYTES);
     const text = new TextDecoder().decode(tail.subarray(0, file.readSync(tail) ?? 0));

@@ -17,7 +17,8 @@ import {
   type IssueCertificateResponse,
   IssueCertificateResponseSchema,
 } from "../../proto/gen/rbs/v1/identity_pb.ts";
-import { agentEnvironment, defaultOutputBase } from "./agent_environment.ts";
+import { agentEnvironment, defaultOutputBase, environmentOf } from "./agent_environment.ts";
+import { type AgentUser, makeStorage } from "./agent_user.ts";
 import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
 import {
   type AgentEndpoint,
@@ -41,6 +42,8 @@ export interface ProcessComputeOptions {
   readonly environment: Readonly<Record<string, string>>;
   /** The IP address on which agents listen. @default the loopback interface's */
   readonly listenAddress?: string;
+  /** Whom agents run as. @default the orchestrator's own user */
+  readonly user?: AgentUser;
   /** Whether agents may serve with all rights of root. @default false */
   readonly allowRootSessions?: boolean;
   /** See ComputeService. @default "" */
@@ -98,9 +101,9 @@ export class ProcessCompute implements ComputeService {
         processId: String(child.pid),
         endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
         ended,
-        assigned(next) {
+        assigned: (next) => {
           served = next;
-          moveAgentLog(spec.storageDirectory, next.storageDirectory);
+          this.#hand(spec.storageDirectory, next.storageDirectory);
         },
         terminate: () => void child.kill("SIGTERM"),
         kill: () => void child.kill("SIGKILL"),
@@ -116,10 +119,20 @@ export class ProcessCompute implements ComputeService {
   }
 
   adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
-    const assigned = (next: AgentSpec) => moveAgentLog(storageDirectory, next.storageDirectory);
+    const assigned = (next: AgentSpec) => this.#hand(storageDirectory, next.storageDirectory);
     // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
     // by its lease.
     return { processId, endpoint, assigned, terminate() {}, kill() {} };
+  }
+
+  /** Gives an agent that was started ahead its session's storage. */
+  #hand(from: string, to: string): void {
+    try {
+      makeStorage(to, this.options.user);
+    } catch {
+      // The agent says what is wrong with it.
+    }
+    moveAgentLog(from, to);
   }
 
   inherit(from: string, to: string): string | undefined {
@@ -134,7 +147,13 @@ export class ProcessCompute implements ComputeService {
   }
 
   complete(spec: AgentSpec): WholeSpec {
-    return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.options.environment) };
+    return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment) };
+  }
+
+  /** What agents inherit, and so what their sessions have. */
+  get #environment(): Readonly<Record<string, string>> {
+    const { environment, user } = this.options;
+    return user ? environmentOf(user, environment) : environment;
   }
 
   async sweep(warmFolder: string, keep: () => Promise<ReadonlySet<string>>): Promise<void> {
@@ -152,7 +171,7 @@ export class ProcessCompute implements ComputeService {
     const [program, ...args] = this.options.command;
     let log: number | undefined;
     try {
-      Deno.mkdirSync(spec.storageDirectory, { recursive: true, mode: 0o700 });
+      makeStorage(spec.storageDirectory, this.options.user);
       rotateAgentLog(spec.storageDirectory);
       // A new file, whatever somebody has put in its place.
       log = openSync(agentLogFile(spec.storageDirectory), "ax", 0o600);
@@ -170,8 +189,10 @@ export class ProcessCompute implements ComputeService {
       return spawn(program, args, {
         cwd: spec.storageDirectory,
         detached: true,
-        env: agentEnvironment(this.options.environment, this.options),
+        env: agentEnvironment(this.#environment, this.options),
         stdio: ["pipe", "pipe", log],
+        // With them the kernel drops all groups of root's as well (std::process of Rust, which Deno uses).
+        ...this.options.user && { uid: this.options.user.uid, gid: this.options.user.gid },
       });
     } catch (cause) {
       throw asError(notExecuted(program, cause));

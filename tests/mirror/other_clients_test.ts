@@ -1,6 +1,6 @@
 /** Programs that call bazel themselves: ibazel, bazelisk, buildozer. Each as its users start it. */
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { CLIENTS, npmTool } from "../support/npm_tool.ts";
 import { run, type Running, start } from "../support/run.ts";
 import { eventually } from "./support/eventually.ts";
@@ -28,8 +28,8 @@ script_test(name = "good_test", srcs = ["test.txt"])
 `;
 
 /** A workspace whose .bazelrc alone says that it goes through RBS, as others' programs know no options of ours. */
-async function prepared(mode: string): Promise<Rig> {
-  const one = await rig({ args: [`--workspace=${mode}`] });
+async function prepared(mode: string, stock = false): Promise<Rig> {
+  const one = await rig({ args: [`--workspace=${mode}`], stock });
   const startup = one.workspace.argv([]).slice(1).map((option) => `startup ${option}\n`);
   // ibazel asks for all that a target depends on, where a rule set may come from the network.
   const query = BAZEL.bazelrc.filter((line) => line.startsWith("build --override")).map((line) =>
@@ -120,5 +120,49 @@ for (const mode of ["shared", "synced"]) {
     assert.equal(await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")), "more\nfirst\n");
     const ran = await run([bazelisk, "run", "//app:tool"], options);
     assert.deepEqual([ran.code, ran.stdout], [Exit.OK, "the first tool\n"], ran.stderr);
+  }, [BAZEL]);
+  testEach(`${mode}: an editor's queries, by a server of their own, are stock's beside a build`, async () => {
+    await using one = await prepared(mode);
+    await using stock = await prepared(mode, true);
+    const build = one.start(["build", "//:sleepy"]);
+    await one.acting();
+    // As a language server and an IDE ask: targets for their trees, places to jump to, what a file belongs to, flags.
+    const asked = [
+      ["info", "workspace", "execution_root", "output_path", "release"],
+      ["query", "--keep_going", "--noshow_progress", "--output=proto", "kind(rule, //app/...)"],
+      ["query", "--keep_going", "--noshow_progress", "--output=location", "//app:*"],
+      ["query", "--output=package", "//..."],
+      ["query", "--output=xml", "same_pkg_direct_rdeps(//app:text.txt)"],
+      ["query", "--output=label_kind", "//app:nothing"],
+      ["cquery", "--noshow_progress", "--output=label_kind", "deps(//app:copy, 1)"],
+      ["help", "flags-as-proto"],
+    ];
+    const answers = async (side: Rig) => {
+      const home = dirname(side.workspace.path), queries = `--output_base=${join(home, "queries")}`;
+      const found = [];
+      for (const args of asked) {
+        const { code, stdoutBytes } = await side.workspace.run([queries, ...args]);
+        // Both folders' names have the same length, so that a message's lengths are the same.
+        const text = new TextDecoder("latin1").decode(stdoutBytes).replaceAll(home, "@");
+        found.push({ args, code, text });
+      }
+      return { found, home };
+    };
+    const [ours, theirs] = [await answers(one), await answers(stock)];
+    assert.equal(ours.home.length, theirs.home.length);
+    assert.deepEqual(ours.found, theirs.found);
+    assert(theirs.found[1].text.includes("//app:copy"), "there is something to compare");
+    // An edit is seen by the next query, while the build goes on.
+    await Deno.writeTextFile(at(one, "app/BUILD"), `${BUILD}filegroup(name = "new")\n`);
+    const edited = await one.workspace.run([`--output_base=${join(ours.home, "queries")}`, "query", "//app:new"]);
+    assert.deepEqual([edited.code, edited.stdout], [Exit.OK, "//app:new\n"], edited.stderr);
+    assert.equal(
+      (await one.processes()).filter((p) => p.args.includes(one.marker)).length > 0,
+      true,
+      "it still builds",
+    );
+    await one.go();
+    await build.finished;
+    await one.buildsQuickly();
   }, [BAZEL]);
 }
