@@ -146,6 +146,7 @@ export const ORCHESTRATOR_PROGRAM: Program = {
     store: { options: ["--store"], otherwise: "${RBS_STORE-}" },
     authority: { options: ["--ca-cert"], otherwise: "${RBS_CA_CERT-}" },
     key: { options: ["--ca-key"], otherwise: "${RBS_CA_KEY-}" },
+    user: { options: ["--agent-user"], otherwise: "${RBS_AGENT_USER-}" },
     spanner: { otherwise: "${SPANNER_EMULATOR_HOST:-elsewhere}", is: "network" },
   },
   prepare: `\
@@ -158,15 +159,16 @@ case $store in
 esac
 case $store in sqlite:?*) file=\${store#sqlite:} ;; esac
 case $file in *"/"*) folder=\${file%/*} ;; ?*) folder=. ;; esac
+case $user in ?*) passwd=/etc/passwd ;; esac
 case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${HOME-}/.config}/systemd/user ;; esac
 `,
-  prepared: ["packages", "credentials", "file", "folder", "service", "units"],
+  prepared: ["packages", "credentials", "file", "folder", "passwd", "service", "units"],
   packages: { names: ["@google-cloud/spanner"], folder: "packages" },
   permissions: [
     { allow: "net", of: LOOPBACK, why: "its port, and the agents on this machine" },
     { allow: "net", of: ["$listen"], why: "the same, where other machines reach it", compiled: "all" },
     { allow: "read", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' logs", compiled: "all" },
-    { allow: "read", of: ["/etc/passwd"], why: "the user whom --agent-user names" },
+    { allow: "read", of: ["$passwd"], why: "only with --agent-user: who that is", compiled: "all" },
     { allow: "read", of: ["$authority", "$key"], why: "an outside authority's files", compiled: "all" },
     { allow: "read", of: ["$file"], why: "the sessions, where --store names an SQLite file", compiled: "all" },
     {

@@ -126,14 +126,16 @@ for (const mode of ["shared", "synced"]) {
     await using stock = await prepared(mode, true);
     const build = one.start(["build", "//:sleepy"]);
     await one.acting();
-    // As a language server and an IDE ask: targets for their trees, places to jump to, what a file belongs to, flags.
+    // As a language server and an IDE ask: targets for their trees, places to jump to, what a file belongs to, flags. In
+    // full order: Bazel's own is another one from server to server.
+    const query = ["query", "--order_output=full", "--keep_going", "--noshow_progress"];
     const asked = [
       ["info", "workspace", "execution_root", "output_path", "release"],
-      ["query", "--keep_going", "--noshow_progress", "--output=proto", "kind(rule, //app/...)"],
-      ["query", "--keep_going", "--noshow_progress", "--output=location", "//app:*"],
-      ["query", "--output=package", "//..."],
-      ["query", "--output=xml", "same_pkg_direct_rdeps(//app:text.txt)"],
-      ["query", "--output=label_kind", "//app:nothing"],
+      [...query, "--output=proto", "kind(rule, //app/...)"],
+      [...query, "--output=location", "//app:*"],
+      [...query, "--output=package", "//..."],
+      [...query, "--output=xml", "same_pkg_direct_rdeps(//app:text.txt)"],
+      [...query, "--output=label_kind", "//app:nothing"],
       ["cquery", "--noshow_progress", "--output=label_kind", "deps(//app:copy, 1)"],
       ["help", "flags-as-proto"],
     ];
