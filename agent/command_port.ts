@@ -3,7 +3,7 @@ import type { Stream } from "../proto/http2/connection.ts";
 import type { Headers } from "../proto/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../proto/relay/calls.ts";
 import { type CallListener, type CallServer, listenForCalls } from "../proto/relay/server.ts";
-import { RpcError } from "../proto/rpc.ts";
+import { RpcError } from "../proto/rpc_error.ts";
 import { COMMAND_SERVER } from "./bazel_upstream.ts";
 import type { Gate } from "./gate.ts";
 

@@ -1,6 +1,7 @@
 import type { Identity } from "../proto/identity/spiffe.ts";
 import { admit, type Caller, ruleOf } from "../proto/rpc_rules.ts";
-import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
+import type { CallContext } from "../proto/rpc.ts";
+import { Code, RpcError } from "../proto/rpc_error.ts";
 import { bearer, sameSecret } from "../proto/state.ts";
 
 /** What a {@link Gate} knows of its session. */

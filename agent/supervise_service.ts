@@ -1,7 +1,8 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { RbsError, sentence } from "../proto/errors.ts";
 import type { AgentSpec, SuperviseRequest, SuperviseResponseSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
-import { type CallContext, Code, RpcError } from "../proto/rpc.ts";
+import type { CallContext } from "../proto/rpc.ts";
+import { Code, RpcError } from "../proto/rpc_error.ts";
 import type { Activity } from "./activity.ts";
 import type { Gate } from "./gate.ts";
 import type { Lease } from "./lease.ts";

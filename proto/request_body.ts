@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import type { Meter } from "./byte_budget.ts";
 import type { Stream } from "./http2/connection.ts";
 import { MessageStream } from "./relay/message_stream.ts";
-import { Code, RpcError } from "./rpc.ts";
+import { Code, RpcError } from "./rpc_error.ts";
 
 /** What a message costs that waits for its reader, beside its bytes. */
 const MESSAGE_BYTES = 128;

@@ -14,45 +14,12 @@ import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2
 import * as grpc from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
 import type { Readable, Writable } from "node:stream";
-import { sentence } from "./errors.ts";
 import type { Identity } from "./identity/spiffe.ts";
 import { clockDoubt } from "./tls/clocks.ts";
-import { channelTls, type ClientTls, SERVER_NAMES, trustFailure } from "./tls/grpc.ts";
+import { Code, RpcError, TrustError } from "./rpc_error.ts";
+import { channelTls, type ClientTls, SERVER_NAMES } from "./tls/grpc.ts";
 
-export { status as Code } from "@grpc/grpc-js";
-
-/** Anything that went wrong in a call, on either side. `message` is the sentence for a person. */
-export class RpcError extends Error {
-  override readonly name = "RpcError";
-
-  /** @param code A gRPC status code, see {@link Code}. */
-  constructor(readonly code: grpc.status, message: string, cause?: unknown) {
-    super(message, { cause });
-  }
-
-  /** Turns anything thrown into an RpcError; what is not from gRPC becomes INTERNAL. */
-  static from(thrown: unknown): RpcError {
-    if (thrown instanceof RpcError) return thrown;
-    const { code, details } = thrown as Partial<grpc.ServiceError>;
-    if (typeof code === "number" && typeof details === "string") {
-      const distrust = code === grpc.status.UNAVAILABLE ? trustFailure(details) : undefined;
-      if (distrust) return new TrustError(distrust, thrown);
-      return new RpcError(code, details, thrown);
-    }
-    return new RpcError(grpc.status.INTERNAL, sentence(thrown), thrown);
-  }
-}
-
-/** Whoever listens is not who it must be, or does not speak TLS at all: nothing was sent to it. */
-export class TrustError extends RpcError {
-  /**
-   * @param why A clause.
-   * @param clocks It is the clocks.
-   */
-  constructor(readonly why: string, cause?: unknown, readonly clocks = false) {
-    super(grpc.status.UNAUTHENTICATED, `The connection is not to be trusted: ${why}.`, cause);
-  }
-}
+export { Code, RpcError, TrustError } from "./rpc_error.ts";
 
 /**
  * A failure of a call, which says more if the peer's certificate was not believed because of the clocks.
@@ -172,7 +139,7 @@ export function createRpcClient<S extends Service>(
       case "unary":
         methods[method.localName] = (request: MessageInitShape<DescMessage>, call?: CallOptions) =>
           new Promise((resolve, reject) => {
-            if (call?.signal?.aborted) return reject(new RpcError(grpc.status.CANCELLED, "the call was cancelled"));
+            if (call?.signal?.aborted) return reject(new RpcError(Code.CANCELLED, "the call was cancelled"));
             const c = client.makeUnaryRequest(path, encode, decode, request, metadata(call), deadline(call), (e, r) => {
               call?.signal?.removeEventListener("abort", abort);
               e ? reject(RpcError.from(e)) : resolve(r);

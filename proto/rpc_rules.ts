@@ -3,7 +3,8 @@
  * refuse a method that does not stand here.
  */
 import { type Identity } from "./identity/spiffe.ts";
-import { type CallContext, Code, RpcError } from "./rpc.ts";
+import type { CallContext } from "./rpc.ts";
+import { Code, RpcError } from "./rpc_error.ts";
 
 /** Who may call a method. */
 export type Rule =

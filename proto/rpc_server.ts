@@ -15,7 +15,8 @@ import { type Identity, spiffeUri } from "./identity/spiffe.ts";
 import { type ServerCall, StatusError } from "./relay/calls.ts";
 import { type CallListener, type CallServer, listenForCalls, TcpListener } from "./relay/server.ts";
 import { RequestBody } from "./request_body.ts";
-import { type CallContext, Code, RpcError, type RpcImplementation, type Service } from "./rpc.ts";
+import type { CallContext, RpcImplementation, Service } from "./rpc.ts";
+import { Code, RpcError } from "./rpc_error.ts";
 import { TlsListener } from "./tls/listener.ts";
 
 /** How a server listens. */

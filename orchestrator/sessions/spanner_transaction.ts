@@ -64,5 +64,5 @@ export async function readWrite<T extends { happened: boolean }>(
  */
 function wasAbortedWithoutAdvice(thrown: unknown): boolean {
   const { code, metadata } = thrown as Partial<ServiceError>;
-  return code === Code.ABORTED && !metadata?.get("google.rpc.retryinfo-bin").length;
+  return Number(code) === Code.ABORTED && !metadata?.get("google.rpc.retryinfo-bin").length;
 }

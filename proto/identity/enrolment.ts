@@ -6,7 +6,7 @@ import {
   IssueCertificateRequestSchema,
   type IssueCertificateResponse,
 } from "../gen/rbs/v1/identity_pb.ts";
-import { createRpcClient } from "../rpc.ts";
+import type { ClientTls } from "../tls/grpc.ts";
 import { type NewKey, newKey } from "./certificate_request.ts";
 import type { Credentials } from "./credentials.ts";
 
@@ -42,7 +42,7 @@ export async function enrol(
   trusted: Pick<Credentials, "authorities" | "trustDomain">,
   token: string,
 ): Promise<Credentials> {
-  using client = createRpcClient(IdentityService, address, { tls: { credentials: trusted, expected: EXPECTED } });
+  using client = await clientAt(address, trusted);
   return await enrolBy((request) => client.issueCertificate(request, { timeoutMs }), trusted, token);
 }
 
@@ -52,9 +52,15 @@ export async function renew(
   credentials: Credentials,
 ): Promise<Credentials> {
   const key = newKey();
-  using client = createRpcClient(IdentityService, address, { tls: { credentials, expected: EXPECTED } });
+  using client = await clientAt(address, credentials);
   const answer = await client.renewCertificate({ certificateRequest: key.request }, { timeoutMs });
   return received(key, answer, credentials.trustDomain);
+}
+
+/** Loads grpc-js when it is called: an agent needs it half an hour after its start, and would start 50 ms later with it. */
+async function clientAt(address: string, credentials: ClientTls["credentials"]) {
+  const { createRpcClient } = await import("../rpc.ts");
+  return createRpcClient(IdentityService, address, { tls: { credentials, expected: EXPECTED } });
 }
 
 function received(
