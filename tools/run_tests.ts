@@ -44,7 +44,7 @@ const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
 const FLOODS = "tests/attacks/floods_test.ts";
 const ATTACKS: Suite[] = [
   { name: "attacks", paths: ["tests/attacks"], without: [FLOODS] },
-  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "12" } },
+  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "20" } },
 ];
 const COMPARE: Suite = { name: "compare", paths: ["tests/compare"] };
 const TWO_MACHINES: Suite[] = [
