@@ -37,7 +37,9 @@ async function run(flags: Flags): Promise<void> {
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
   const user = flags.agentUser === undefined ? undefined : findAgentUser(flags.agentUser);
-  if (user) openStorageRoot(user, flags);
+  if (user) {
+    openStorageRoot(user, { ...flags, storeFile: flags.store.kind === "sqlite" ? flags.store.file : undefined });
+  }
   const hidden = trustedPaths({ ...flags, environment: (name) => Deno.env.get(name) });
   const keys = await localKeys(flags);
   const opened = await openStore(flags.store);

@@ -14,12 +14,16 @@ Deno.test("garbage is collected once for many connections that ended, soon, and 
   await eventually(() => collected === 2);
 });
 
-Deno.test("what is young is collected each four megabytes that have come", () => {
+Deno.test("what is young is collected each four megabytes that have come, and never all the time", () => {
   const collected: unknown[] = [];
-  const garbage = new Garbage((options) => collected.push(options));
+  let now = 0;
+  const garbage = new Garbage((options) => collected.push(options), () => now);
   for (let n = 0; n < 63; n++) garbage.received(64 << 10);
   assert.deepEqual(collected, []);
-  for (let n = 63; n < 130; n++) garbage.received(64 << 10);
+  for (let n = 63; n < 1_000; n++) garbage.received(64 << 10);
+  assert.deepEqual(collected, [{ type: "minor" }]);
+  now = 50;
+  for (let n = 0; n < 1_000; n++) garbage.received(64 << 10);
   assert.deepEqual(collected, [{ type: "minor" }, { type: "minor" }]);
 });
 

@@ -204,6 +204,12 @@ case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${H
     { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
     {
       allow: "run",
+      of: ["stat", "rm"],
+      when: "passwd",
+      why: "only with --agent-user: who owns the folders above its storage; what that user has left, by that user",
+    },
+    {
+      allow: "run",
       of: ["systemctl", "sh"],
       when: "service",
       why: "only for install, status and stop: the user's systemd, or a process of its own and its number",

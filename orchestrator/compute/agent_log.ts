@@ -1,4 +1,4 @@
-import { mkdirSync, renameSync } from "node:fs";
+import { fstatSync, mkdirSync, readSync, renameSync } from "node:fs";
 import { join } from "node:path";
 
 /** The file in a session's storage directory that takes the agent's standard error. */
@@ -34,20 +34,16 @@ const TAIL_BYTES = 8 << 10;
 /** What of the last line is shown to a person, in characters. */
 const SHOWN = 300;
 
-/** The last line of the agent's log that says something, without control characters; "" if there is none. */
-export function lastWords(storageDirectory: string): string {
+/**
+ * The last line of an agent's log that says something, without control characters; "" if there is none. Of the file that
+ * is open, since an agent's user can put anything else in the place of its name.
+ */
+export function lastWords(log: number): string {
   try {
-    // Of a fifo, nobody would ever be done with the opening.
-    const seen = Deno.lstatSync(agentLogFile(storageDirectory));
-    if (!seen.isFile) return "";
-    using file = Deno.openSync(agentLogFile(storageDirectory));
-    const { size, ino, dev } = file.statSync();
-    // A symlink that an agent's user has put there meanwhile leads to a file of somebody else.
-    if (ino !== seen.ino || dev !== seen.dev) return "";
-    file.seekSync(Math.max(0, size - TAIL_BYTES), Deno.SeekMode.Start);
+    const { size } = fstatSync(log);
     const tail = new Uint8Array(TAIL_BYTES);
-    const text = new TextDecoder().decode(tail.subarray(0, file.readSync(tail) ?? 0));
-    return lastLine(text);
+    const length = readSync(log, tail, 0, TAIL_BYTES, Math.max(0, size - TAIL_BYTES));
+    return lastLine(new TextDecoder().decode(tail.subarray(0, length)));
   } catch {
     return "";
   }

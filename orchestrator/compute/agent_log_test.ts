@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { lastLine, lastWords } from "./agent_log.ts";
 
@@ -6,19 +7,21 @@ Deno.test("the last line that says something is shown without control characters
   assert.equal(lastLine("one\ntwo\x07 \x1b[1;31mred\x1b[0m\r\n \n\n"), "two  red");
   assert.equal(lastLine(" \n"), "");
   assert.equal(lastLine("x".repeat(1000)).length, 301);
-  assert.equal(lastWords("/nowhere"), "");
 });
 
-Deno.test("what stands in the place of an agent's log, and is none, is not read, and holds nobody up", async () => {
+Deno.test("what is put in the place of an agent's log is not read: its last words are those of the open file", async () => {
   const directory = await Deno.makeTempDir();
   try {
-    const log = join(directory, "agent.log");
+    const file = join(directory, "agent.log");
+    const log = openSync(file, "ax+", 0o600);
+    assert.equal(lastWords(log), "");
+    await Deno.writeTextFile(file, "x".repeat(20_000) + "\nthe first words\nthe last words\n\n", { append: true });
+    await Deno.rename(file, join(directory, "away"));
     await Deno.writeTextFile(join(directory, "secret"), "the key");
-    await Deno.symlink(join(directory, "secret"), log);
-    assert.equal(lastWords(directory), "");
-    await Deno.remove(log);
-    await new Deno.Command("mkfifo", { args: [log] }).output();
-    assert.equal(lastWords(directory), "");
+    await Deno.symlink(join(directory, "secret"), file);
+    assert.equal(lastWords(log), "the last words");
+    closeSync(log);
+    assert.equal(lastWords(log), "");
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

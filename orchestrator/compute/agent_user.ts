@@ -16,6 +16,9 @@ export interface AgentUser {
 }
 
 const PASSWD = "/etc/passwd";
+/** Larger ones mean something else to some system calls. */
+const MAX_ID = 2 ** 31 - 1;
+const STICKY = 0o1000;
 /** Folders on the way to a session's storage: everybody may pass, and nobody look. */
 const PASSABLE = 0o711;
 
@@ -29,6 +32,9 @@ export function findAgentUser(name: string, passwd = () => Deno.readTextFileSync
   const user = uid !== undefined ? { name, uid: Number(uid), gid: Number(gid), home: "/" } : named(name, passwd);
   if (!user) {
     throw unusable(`There is no user ${JSON.stringify(name)} in ${PASSWD}: make one, or say uid:gid.`);
+  }
+  if (user.uid > MAX_ID || user.gid > MAX_ID) {
+    throw unusable(`Agents cannot run as ${name}: numbers of users and groups end at ${MAX_ID}.`);
   }
   if (user.uid === 0 || user.gid === 0) {
     throw unusable(`Agents cannot run as ${name}, who is root: name an ordinary user with --agent-user.`);
@@ -46,72 +52,148 @@ function named(name: string, passwd: () => string): AgentUser | undefined {
   for (const line of text.split("\n")) {
     const [found, , uid, gid, , home] = line.split(":");
     if (found !== name || !/^\d+$/.test(uid) || !/^\d+$/.test(gid)) continue;
-    return { name, uid: Number(uid), gid: Number(gid), home: home || "/" };
+    return { name, uid: Number(uid), gid: Number(gid), home: home?.startsWith("/") ? home.trimEnd() : "/" };
   }
   return undefined;
 }
 
+/** What {@link openStorageRoot} looks at. Absolute paths. */
+export interface AgentUserPlaces {
+  readonly storageRoot: string;
+  readonly stateDir: string;
+  /** The file of an SQLite store. */
+  readonly storeFile?: string;
+}
+
 /**
  * Lets a user pass through the storage root, which has to exist. Throws an RbsError where that cannot do: who is no root
- * cannot start processes of another user, and into the state directory nobody else may see.
+ * cannot start processes of another user; into the state directory nobody else may see; and where that user, or another
+ * one, can put something else in the place of a folder, root would work there by their leave.
  */
-export function openStorageRoot(user: AgentUser, { storageRoot, stateDir }: { storageRoot: string; stateDir: string }) {
+export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeFile }: AgentUserPlaces): void {
   if (Deno.uid() !== 0) {
     throw unusable(
       `Only root starts agents as another user (${user.name}): leave --agent-user out, or start it as root.`,
     );
   }
-  if (isAtOrIn(Deno.realPathSync(storageRoot), Deno.realPathSync(stateDir))) {
+  const [storage, state] = [storageRoot, stateDir].map((path) => Deno.realPathSync(path));
+  if (isAtOrIn(storage, state)) {
     throw unusable(
       `With --agent-user, agents cannot get at storage in the state directory, which is closed to ${user.name}: name a ` +
         `--storage-root elsewhere.`,
     );
   }
-  Deno.chmodSync(storageRoot, PASSABLE);
-  for (let at = dirname(Deno.realPathSync(storageRoot));; at = dirname(at)) {
-    if (!passable(at, user)) {
+  if (isAtOrIn(state, storage)) {
+    throw unusable(
+      `The state directory ${stateDir} lies in the storage root ${storageRoot}, through which ${user.name} passes: name a ` +
+        `--storage-root elsewhere.`,
+    );
+  }
+  for (const place of [storage, state, ...storeFile === undefined ? [] : [storeFile]]) {
+    for (const { path, uid, mode } of look(above(place))) {
+      const isOpen = (mode & 0o022) !== 0 && (mode & STICKY) === 0;
+      if (uid === 0 && !isOpen) continue;
       throw unusable(
-        `${user.name} cannot pass through ${at} to the storage root ${storageRoot}: run \`chmod o+x\` on it, or name ` +
-          `another with --storage-root.`,
+        `${place} lies in ${path}, which ${
+          uid === 0 ? "others can write" : `belongs to uid ${uid}`
+        }: with --agent-user, ` +
+          `storage, state directory and store have to lie where only root can put something else in their place.`,
       );
     }
-    if (at === "/") return;
   }
+  const isClosed = ({ mode, gid }: Found) => ((mode >> (gid === user.gid ? 3 : 0)) & 1) === 0;
+  const closed = look(above(storage)).find(isClosed)?.path;
+  if (closed !== undefined) throw unusable(impassable(user, closed, storageRoot));
+  if (!isClosed(look([storage])[0])) return;
+  // One that was made just now. Another may be somebody's for whom it was closed.
+  if (!Deno.readDirSync(storage)[Symbol.iterator]().next().done) throw unusable(impassable(user, storage, storageRoot));
+  Deno.chmodSync(storage, PASSABLE);
 }
 
-/** Folders at which Deno does not let this program look count as passable: agents say what is wrong with them. */
-function passable(folder: string, { uid, gid }: AgentUser): boolean {
-  try {
-    const info = Deno.statSync(folder);
-    const shift = info.uid === uid ? 6 : info.gid === gid ? 3 : 0;
-    return ((info.mode ?? 0) >> shift & 1) === 1;
-  } catch (e) {
-    if (e instanceof Deno.errors.NotCapable) return true;
-    throw e;
+function impassable(user: AgentUser, folder: string, storageRoot: string): string {
+  return `${user.name} cannot pass through ${folder} to the storage of sessions in ${storageRoot}: run \`chmod o+x\` on it, ` +
+    `or name another with --storage-root.`;
+}
+
+/** The folders above a path, the root first. */
+function above(path: string): string[] {
+  const parent = dirname(path);
+  return parent === path ? [] : [...above(parent), parent];
+}
+
+interface Found {
+  path: string;
+  uid: number;
+  gid: number;
+  mode: number;
+}
+
+/** By `stat`, since Deno would want the right to read all that is in them. Throws an RbsError where that cannot do. */
+function look(paths: readonly string[]): Found[] {
+  const { success, stdout, stderr } = new Deno.Command("stat", {
+    args: ["--format=%u %g %a", "--", ...paths],
+    env: { LC_ALL: "C" },
+  }).outputSync();
+  const lines = new TextDecoder().decode(stdout).trim().split("\n");
+  if (!success || lines.length !== paths.length) {
+    throw unusable(
+      `The folders above ${paths.at(-1)} cannot be looked at (${new TextDecoder().decode(stderr).trim()}).`,
+    );
   }
+  return lines.map((line, i) => {
+    const [uid, gid, mode] = line.split(" ");
+    return { path: paths[i], uid: Number(uid), gid: Number(gid), mode: parseInt(mode, 8) };
+  });
 }
 
 /**
- * Makes a session's storage directory, if need be; for another user, if there is one. What is above it stays root's, so
- * that nobody can put something else in its place. Throws what the disk throws.
+ * Makes a session's storage directory, if need be; for another user, if there is one. What is above it is root's, so that
+ * nobody can put something else in its place. Throws what the disk throws, and an Error when something is another's.
  */
 export function makeStorage(directory: string, user?: AgentUser): void {
   if (!user) return Deno.mkdirSync(directory, { recursive: true, mode: 0o700 });
   const parent = dirname(directory);
-  Deno.mkdirSync(parent, { recursive: true });
+  makeFolder(parent, PASSABLE);
+  checkOwn(parent);
+  // The umask may have taken something away.
   Deno.chmodSync(parent, PASSABLE);
-  try {
-    Deno.mkdirSync(directory, { mode: 0o700 });
-  } catch (e) {
-    if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
-  }
+  makeFolder(directory, 0o700);
   const { uid, isDirectory } = Deno.lstatSync(directory);
-  if (uid === user.uid) return;
+  if (uid === user.uid && isDirectory) return;
   // Ours, and empty: it was made just now, or by an orchestrator that ended before the next line.
   if (uid !== 0 || !isDirectory || !Deno.readDirSync(directory)[Symbol.iterator]().next().done) {
     throw new Error(`it belongs to uid ${uid}, and agents run as ${user.name}`);
   }
   Deno.chownSync(directory, user.uid, user.gid);
+}
+
+function makeFolder(path: string, mode: number): void {
+  try {
+    Deno.mkdirSync(path, { mode });
+  } catch (e) {
+    if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
+  }
+}
+
+/** Throws where others could put something else in the place of what is in a folder. */
+function checkOwn(folder: string): void {
+  const { uid, mode, isDirectory } = Deno.lstatSync(folder);
+  if (uid === 0 && isDirectory && ((mode ?? 0) & 0o022) === 0) return;
+  throw new Error(`${folder} is not root's alone: remove it, or name another --storage-root`);
+}
+
+/**
+ * Removes a storage directory. What another user has left there that user removes, however deep it is; root the empty
+ * folder. Rejects with what the disk says.
+ */
+export async function removeStorage(directory: string, user?: AgentUser): Promise<void> {
+  if (!user) return await Deno.remove(directory, { recursive: true });
+  checkOwn(dirname(directory));
+  await new Deno.Command("rm", {
+    args: ["-rf", "--", directory],
+    ...{ uid: user.uid, gid: user.gid, stdin: "null", stdout: "null", stderr: "null" },
+  }).output();
+  await Deno.remove(directory);
 }
 
 function unusable(message: string, cause?: unknown): RbsError {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
 import { tempDirectory } from "../testing/temp.ts";
-import { type AgentUser, findAgentUser, makeStorage, openStorageRoot } from "./agent_user.ts";
+import { type AgentUser, findAgentUser, makeStorage, openStorageRoot, removeStorage } from "./agent_user.ts";
 
 const PASSWD = `root:x:0:0:root:/root:/bin/bash
 toor:x:0:0::/root:/bin/sh
@@ -24,6 +24,9 @@ Deno.test("an agents' user is found by name, or given by numbers", () => {
   }
   for (const none of ["build", "+nis", "", "1600", "builder:x", "-1:5"]) {
     assert.throws(() => find(none), (e) => e instanceof RbsError && /There is no user "/.test(e.message), none);
+  }
+  for (const large of ["4294967295:5", "4294967296:5", "5:2147483648"]) {
+    assert.throws(() => find(large), { message: /end at 2147483647/ });
   }
   const unreadable = () => {
     throw new Deno.errors.PermissionDenied("no");
@@ -53,12 +56,38 @@ Deno.test({
     assert.deepEqual(of(directory), [65534, 65534, "700"]);
 
     const roots = join(storageRoot, "ann/4567");
-    makeStorage(roots);
+    Deno.mkdirSync(roots);
     Deno.writeTextFileSync(join(roots, "file"), "");
     assert.throws(() => makeStorage(roots, NOBODY), { message: "it belongs to uid 0, and agents run as nobody" });
     Deno.symlinkSync(stateDir, join(storageRoot, "ann/89ab"));
     assert.throws(() => makeStorage(join(storageRoot, "ann/89ab"), NOBODY), { message: /it belongs to uid 0/ });
     assert.deepEqual(of(stateDir), [0, 0, "700"]);
+    // A link of the user's own, made while a folder was that user's.
+    Deno.chownSync(join(storageRoot, "ann"), 65534, 65534);
+    assert.throws(() => makeStorage(join(storageRoot, "ann/cdef"), NOBODY), { message: /is not root's alone/ });
+    Deno.symlinkSync(stateDir, join(storageRoot, "bob"));
+    assert.throws(() => makeStorage(join(storageRoot, "bob/0123"), NOBODY), { message: /is not root's alone/ });
+    assert.deepEqual(of(stateDir), [0, 0, "700"]);
+    assert.deepEqual([...Deno.readDirSync(stateDir)], []);
+  },
+});
+
+Deno.test({
+  name: "what agents' user has left goes, however deep, and nothing that it leads to",
+  ignore: !isRoot,
+  async fn() {
+    using temp = tempDirectory();
+    Deno.chmodSync(temp.path, 0o711);
+    const directory = join(temp.path, "warm/0123"), outside = join(temp.path, "outside");
+    makeStorage(directory, NOBODY);
+    Deno.mkdirSync(outside);
+    Deno.writeTextFileSync(join(outside, "file"), "");
+    Deno.writeTextFileSync(join(directory, "agent.log"), "");
+    const left = 'cd "$0" && ln -s "$1" link && perl -e \'for (1..3000) { mkdir "d"; chdir "d" } \'';
+    await new Deno.Command("sh", { args: ["-c", left, directory, outside], uid: 65534, gid: 65534 }).output();
+    await removeStorage(directory, NOBODY);
+    assert.deepEqual([...Deno.readDirSync(join(temp.path, "warm"))], []);
+    assert.equal([...Deno.readDirSync(outside)].length, 1);
   },
 });
 
@@ -69,15 +98,39 @@ Deno.test({
     using temp = tempDirectory();
     const stateDir = join(temp.path, "state");
     const storageRoot = join(temp.path, "deep/storage");
-    for (const folder of [join(stateDir, "storage"), storageRoot]) Deno.mkdirSync(folder, { recursive: true });
-    const inside = { storageRoot: join(stateDir, "storage"), stateDir };
-    assert.throws(() => openStorageRoot(NOBODY, inside), { message: /name a --storage-root elsewhere/ });
+    const folders = [join(stateDir, "storage"), storageRoot, join(temp.path, "other")];
+    for (const folder of folders) Deno.mkdirSync(folder, { recursive: true });
+    const refuses = (storageRoot: string, message: RegExp, more: { stateDir?: string; storeFile?: string } = {}) =>
+      assert.throws(() => openStorageRoot(NOBODY, { storageRoot, stateDir, ...more }), { message });
     Deno.chmodSync(join(temp.path, "deep"), 0o755);
+    refuses(join(stateDir, "storage"), /name a --storage-root elsewhere/);
+    refuses(temp.path, /The state directory .* lies in the storage root/);
     Deno.chmodSync(temp.path, 0o700);
-    const below = { storageRoot, stateDir };
-    assert.throws(() => openStorageRoot(NOBODY, below), { message: new RegExp(`pass through ${temp.path} to the`) });
+    refuses(storageRoot, new RegExp(`pass through ${temp.path} to the`));
     Deno.chmodSync(temp.path, 0o701);
-    openStorageRoot(NOBODY, below);
+    openStorageRoot(NOBODY, { storageRoot, stateDir });
+
+    // One that is not empty, and closed, is somebody's.
+    Deno.chmodSync(storageRoot, 0o700);
+    Deno.writeTextFileSync(join(storageRoot, "file"), "");
+    refuses(storageRoot, new RegExp(`pass through ${storageRoot} to the`));
+    assert.equal(Deno.statSync(storageRoot).mode! & 0o777, 0o700);
+    Deno.chmodSync(storageRoot, 0o711);
+
+    // Whoever owns a folder above it, or may write there, decides what root works on.
+    const deep = join(temp.path, "deep");
+    const lies = /storage, state directory and store have to lie where only root/;
+    for (const uid of [NOBODY.uid, 1500]) {
+      Deno.chownSync(deep, uid, uid);
+      refuses(storageRoot, new RegExp(`lies in ${deep}, which belongs to uid ${uid}: .*${lies.source}`));
+      refuses(join(temp.path, "other"), lies, { storeFile: join(deep, "sessions.sqlite") });
+      refuses(join(temp.path, "other"), lies, { stateDir: join(deep, "storage") });
+    }
+    Deno.chownSync(deep, 0, 0);
+    Deno.chmodSync(deep, 0o777);
+    refuses(storageRoot, new RegExp(`lies in ${deep}, which others can write: .*`));
+    Deno.chmodSync(deep, 0o1777);
+    openStorageRoot(NOBODY, { storageRoot, stateDir });
   },
 });
 

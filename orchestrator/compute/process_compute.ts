@@ -18,7 +18,7 @@ import {
   IssueCertificateResponseSchema,
 } from "../../proto/gen/rbs/v1/identity_pb.ts";
 import { agentEnvironment, defaultOutputBase, environmentOf } from "./agent_environment.ts";
-import { type AgentUser, makeStorage } from "./agent_user.ts";
+import { type AgentUser, makeStorage, removeStorage } from "./agent_user.ts";
 import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
 import {
   type AgentEndpoint,
@@ -70,9 +70,13 @@ export class ProcessCompute implements ComputeService {
   }
 
   async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
-    const child = this.#spawn(spec);
+    const { child, log } = this.#spawn(spec);
     let served = spec;
-    const ended = exitOf(child).then((how) => endFailure(served, how));
+    const ended = exitOf(child).then((how) => {
+      const words = lastWords(log);
+      closeSync(log);
+      return endFailure(served, how, words);
+    });
     // Both are told apart from the process's end by `ended`.
     child.stdin!.on("error", () => {});
     child.stdout!.on("error", () => {});
@@ -130,7 +134,7 @@ export class ProcessCompute implements ComputeService {
     try {
       makeStorage(to, this.options.user);
     } catch {
-      // The agent says what is wrong with it.
+      return; // The agent says what is wrong with it.
     }
     moveAgentLog(from, to);
   }
@@ -164,17 +168,23 @@ export class ProcessCompute implements ComputeService {
       if (!(e instanceof Deno.errors.NotFound)) throw e;
     }
     const kept = await keep();
-    for (const folder of left) if (!kept.has(folder)) Deno.removeSync(folder, { recursive: true });
+    const failed: unknown[] = [];
+    for (const folder of left) {
+      // One that cannot be removed keeps no other.
+      if (!kept.has(folder)) await removeStorage(folder, this.options.user).catch((e) => failed.push(e));
+    }
+    if (failed.length > 0) throw failed[0];
   }
 
-  #spawn(spec: AgentSpec): ChildProcess {
+  /** @returns `log`: the agent's log, open for reading; the caller closes it */
+  #spawn(spec: AgentSpec): { child: ChildProcess; log: number } {
     const [program, ...args] = this.options.command;
     let log: number | undefined;
     try {
       makeStorage(spec.storageDirectory, this.options.user);
       rotateAgentLog(spec.storageDirectory);
       // A new file, whatever somebody has put in its place.
-      log = openSync(agentLogFile(spec.storageDirectory), "ax", 0o600);
+      log = openSync(agentLogFile(spec.storageDirectory), "ax+", 0o600);
     } catch (cause) {
       throw new AgentStartError(
         `The session's storage ${spec.storageDirectory} cannot be written (${
@@ -186,7 +196,7 @@ export class ProcessCompute implements ComputeService {
       );
     }
     try {
-      return spawn(program, args, {
+      const child = spawn(program, args, {
         cwd: spec.storageDirectory,
         detached: true,
         env: agentEnvironment(this.#environment, this.options),
@@ -194,10 +204,10 @@ export class ProcessCompute implements ComputeService {
         // With them the kernel drops all groups of root's as well (std::process of Rust, which Deno uses).
         ...this.options.user && { uid: this.options.user.uid, gid: this.options.user.gid },
       });
+      return { child, log };
     } catch (cause) {
-      throw asError(notExecuted(program, cause));
-    } finally {
       closeSync(log);
+      throw asError(notExecuted(program, cause));
     }
   }
 }
@@ -230,9 +240,9 @@ function notExecuted(program: string, cause: unknown): AgentFailure {
   };
 }
 
-function endFailure(spec: AgentSpec, how: Exit): AgentFailure {
+/** @param words The last that it said. */
+function endFailure(spec: AgentSpec, how: Exit, words: string): AgentFailure {
   if ("error" in how) return notExecuted(how.program, how.error);
-  const words = lastWords(spec.storageDirectory);
   const log = agentLogFile(spec.storageDirectory);
   const agent = spec.warm ? "An agent that was started ahead" : `The agent of ${JSON.stringify(spec.sourcePath)}`;
   return {

@@ -164,6 +164,8 @@ export class SqliteSessionStore implements Store {
     try {
       // Made here, since SQLite would make it readable for others; the -wal and -shm files take over its mode.
       Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
+      // One that was made by hand, or copied.
+      if (((Deno.statSync(file).mode ?? 0) & 0o077) !== 0) Deno.chmodSync(file, 0o600);
       database = new DatabaseSync(file);
       database.exec("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL");
       inTurn(() => database!.exec("PRAGMA journal_mode = WAL"));

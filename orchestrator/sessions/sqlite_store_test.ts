@@ -33,8 +33,11 @@ Deno.test("SQLite: what was written is there after the store was opened anew, fo
       assert.equal(Deno.statSync(join(temp.path, name)).mode! & 0o777, 0o600, name);
     }
   }
+  // One that was made by hand.
+  Deno.chmodSync(file, 0o644);
   await using store = SqliteSessionStore.open(file);
   assert.deepEqual(await store.get(KEY), before);
+  assert.equal(Deno.statSync(file).mode! & 0o777, 0o600);
 });
 
 /** The tables of the first version, and those of the last one without server ids. */

@@ -16,16 +16,21 @@ export interface Handshake {
 }
 
 /**
- * Handshakes at a time. One that has its turn waits in each of its steps for what all others compute: with 64 of them an
- * honest caller waited 500 ms. Of peers that are 60 ms away these are still more than a hundred a second.
+ * Handshakes that compute, at a time. One that has its turn waits in each of its steps for all others: with 64 of them an
+ * honest caller waited 500 ms.
  */
-const SLOTS = 16;
+const BUSY = 16;
+/** One that has not come to its end by then waits for its peer, and keeps no other from its turn. Milliseconds. */
+const BUSY_MS = 100;
+/** Handshakes in all, nearly all of which wait for peers that are far away, or that say nothing. */
+const SLOTS = 64;
 /** After this time one may be cut for another one of the same address. Milliseconds. */
 const PATIENCE_MS = 500;
 
 /** See the file's head. */
 export class HandshakeTurns {
   readonly #slots: number;
+  readonly #busy: number;
   readonly #patienceMs: number;
   /** In the order of their coming, by address. An address that had its turn goes to the end. */
   readonly #waiting = new Map<string, Set<Handshake>>();
@@ -36,8 +41,9 @@ export class HandshakeTurns {
   #timer?: ReturnType<typeof setTimeout>;
 
   /** @param options For tests. */
-  constructor({ slots = SLOTS, patienceMs = PATIENCE_MS } = {}) {
+  constructor({ slots = SLOTS, busy = BUSY, patienceMs = PATIENCE_MS } = {}) {
     this.#slots = slots;
+    this.#busy = busy;
     this.#patienceMs = patienceMs;
   }
 
@@ -71,6 +77,7 @@ export class HandshakeTurns {
 
   /** @returns whether one has begun */
   #beginNext(): boolean {
+    if (!this.#isIdleEnough()) return false;
     for (const [address, waiting] of this.#waiting) {
       if (!this.#makeRoom(address)) continue;
       const next = newest(waiting);
@@ -85,6 +92,24 @@ export class HandshakeTurns {
       return true;
     }
     return false;
+  }
+
+  /** Whether few enough compute. If not, it is looked at again when the first of them has had its time. */
+  #isIdleEnough(): boolean {
+    const now = performance.now();
+    let busy = 0, first = 0;
+    // The oldest come first.
+    for (const began of this.#active.values()) {
+      if (now - began < BUSY_MS && busy++ === 0) first = began;
+    }
+    if (busy < this.#busy) return true;
+    this.#turnIn(first + BUSY_MS - now);
+    return false;
+  }
+
+  #turnIn(milliseconds: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#turn(), milliseconds);
   }
 
   /** Whether there is a place for one more of an address. */
@@ -104,8 +129,7 @@ export class HandshakeTurns {
       this.#cut(oldest);
       return true;
     }
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#turn(), left);
+    this.#turnIn(left);
     return false;
   }
 

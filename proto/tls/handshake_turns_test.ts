@@ -47,6 +47,22 @@ Deno.test("addresses take turns, and who has less takes a place of who has most"
   assert.deepEqual(t.events.slice(6).sort(), ["a7 is cut", "a8 is cut", "b2 begins", "c1 begins"]);
 });
 
+Deno.test("few compute at a time, and those that wait for their peers keep nobody from beginning", async () => {
+  const began: number[] = [];
+  const turns = new HandshakeTurns({ slots: 40, busy: 4 });
+  const handshakes = Array.from({ length: 20 }, (_, i) => ({
+    address: `192.0.2.${i}`,
+    begin: () => void began.push(performance.now()),
+    cut: () => assert.fail("none is cut"),
+  }));
+  for (const handshake of handshakes) turns.add(handshake);
+  while (began.length < 8) await new Promise((resolve) => setTimeout(resolve, 5));
+  // However slow the machine is: the fifth waited until the first had had its time.
+  assert.ok(began[4] - began[0] >= 95, `${began[4] - began[0]} ms`);
+  // One that has come to its end makes room at once.
+  for (const handshake of handshakes) turns.remove(handshake);
+});
+
 Deno.test("where all are of one address, those give way that take long", async () => {
   const t = setUp(30);
   for (let i = 1; i <= 5; i++) t.add(`a${i}`);

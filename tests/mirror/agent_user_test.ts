@@ -106,5 +106,13 @@ Deno.test({
       assert.equal(code, 1);
       assert.match(stderr, sentence);
     }
+    // The program itself has no right to look there.
+    const home = folder.join("home");
+    await Deno.chmod(folder.path, 0o711);
+    await Deno.mkdir(home);
+    await Deno.chown(home, NOBODY, NOBODY);
+    const [code, stderr] = await says("--workspace=synced", "--agent-user=nobody", `--storage-root=${home}/storage`);
+    assert.equal(code, 1);
+    assert.match(stderr, new RegExp(`lies in ${home}, which belongs to uid ${NOBODY}: [^\n]*$`));
   },
 });
