@@ -15,22 +15,20 @@ export interface Handshake {
   cut(): void;
 }
 
-/**
- * Handshakes that compute, at a time. One that has its turn waits in each of its steps for all others: with 64 of them an
- * honest caller waited 500 ms.
- */
-const BUSY = 16;
-/** One that has not come to its end by then waits for its peer, and keeps no other from its turn. Milliseconds. */
-const BUSY_MS = 100;
-/** Handshakes in all, nearly all of which wait for peers that are far away, or that say nothing. */
+/** Handshakes at a time. Where hundreds of addresses say nothing after their hellos, it is so many that wait for them. */
 const SLOTS = 64;
+/**
+ * Of one address. One that has its turn waits in each of its steps for what all others compute: with 64 of them an honest
+ * caller waited 500 ms. Of peers that are 60 ms away these are still more than a hundred a second.
+ */
+const OF_ONE = 16;
 /** After this time one may be cut for another one of the same address. Milliseconds. */
 const PATIENCE_MS = 500;
 
 /** See the file's head. */
 export class HandshakeTurns {
   readonly #slots: number;
-  readonly #busy: number;
+  readonly #ofOne: number;
   readonly #patienceMs: number;
   /** In the order of their coming, by address. An address that had its turn goes to the end. */
   readonly #waiting = new Map<string, Set<Handshake>>();
@@ -39,11 +37,13 @@ export class HandshakeTurns {
   readonly #activeOf = new Map<string, Set<Handshake>>();
   #turning = false;
   #timer?: ReturnType<typeof setTimeout>;
+  /** When the timer ends, by performance.now(). */
+  #turnsAt = 0;
 
   /** @param options For tests. */
-  constructor({ slots = SLOTS, busy = BUSY, patienceMs = PATIENCE_MS } = {}) {
+  constructor({ slots = SLOTS, ofOne = OF_ONE, patienceMs = PATIENCE_MS } = {}) {
     this.#slots = slots;
-    this.#busy = busy;
+    this.#ofOne = ofOne;
     this.#patienceMs = patienceMs;
   }
 
@@ -62,7 +62,10 @@ export class HandshakeTurns {
     if (!this.#active.delete(handshake)) return;
     leave(this.#activeOf, address, handshake);
     if (this.#waiting.size > 0) this.#turn();
-    else clearTimeout(this.#timer);
+    else {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    }
   }
 
   /** One at a time, so that whoever comes meanwhile is seen. */
@@ -77,7 +80,6 @@ export class HandshakeTurns {
 
   /** @returns whether one has begun */
   #beginNext(): boolean {
-    if (!this.#isIdleEnough()) return false;
     for (const [address, waiting] of this.#waiting) {
       if (!this.#makeRoom(address)) continue;
       const next = newest(waiting);
@@ -94,28 +96,24 @@ export class HandshakeTurns {
     return false;
   }
 
-  /** Whether few enough compute. If not, it is looked at again when the first of them has had its time. */
-  #isIdleEnough(): boolean {
-    const now = performance.now();
-    let busy = 0, first = 0;
-    // The oldest come first.
-    for (const began of this.#active.values()) {
-      if (now - began < BUSY_MS && busy++ === 0) first = began;
-    }
-    if (busy < this.#busy) return true;
-    this.#turnIn(first + BUSY_MS - now);
-    return false;
-  }
-
   #turnIn(milliseconds: number): void {
+    const at = performance.now() + milliseconds;
+    // The first of several that wait for something.
+    if (this.#timer !== undefined && this.#turnsAt <= at) return;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#turn(), milliseconds);
+    this.#turnsAt = at;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#turn();
+    }, milliseconds);
   }
 
   /** Whether there is a place for one more of an address. */
   #makeRoom(address: string): boolean {
+    const ofIt = this.#activeOf.get(address);
+    const own = ofIt?.size ?? 0;
+    if (own >= this.#ofOne) return this.#isOver(ofIt!.values().next().value!);
     if (this.#active.size < this.#slots) return true;
-    const own = this.#activeOf.get(address)?.size ?? 0;
     let most: Set<Handshake> | undefined;
     for (const active of this.#activeOf.values()) if (active.size > (most?.size ?? own + 1)) most = active;
     // Who has less than others takes a place of theirs.
@@ -123,14 +121,15 @@ export class HandshakeTurns {
       this.#cut(most.values().next().value!);
       return true;
     }
-    const [oldest, began] = this.#active.entries().next().value!;
-    const left = began + this.#patienceMs - performance.now();
-    if (left <= 0) {
-      this.#cut(oldest);
-      return true;
-    }
-    this.#turnIn(left);
-    return false;
+    return this.#isOver(this.#active.keys().next().value!);
+  }
+
+  /** Cuts one that had its time. If it has some left, all is looked at again then. */
+  #isOver(oldest: Handshake): boolean {
+    const left = this.#active.get(oldest)! + this.#patienceMs - performance.now();
+    if (left <= 0) this.#cut(oldest);
+    else this.#turnIn(left);
+    return left <= 0;
   }
 
   #cut(handshake: Handshake): void {
