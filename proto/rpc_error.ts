@@ -1,27 +1,9 @@
 /** How calls of our own services fail. Apart from rpc.ts, so that a program which only serves loads no client. */
 import { sentence } from "./errors.ts";
+import { Code } from "./status_code.ts";
 import { trustFailure } from "./tls/trust.ts";
 
-/** The status codes of gRPC (github.com/grpc/grpc, doc/statuscodes.md). */
-export enum Code {
-  OK = 0,
-  CANCELLED = 1,
-  UNKNOWN = 2,
-  INVALID_ARGUMENT = 3,
-  DEADLINE_EXCEEDED = 4,
-  NOT_FOUND = 5,
-  ALREADY_EXISTS = 6,
-  PERMISSION_DENIED = 7,
-  RESOURCE_EXHAUSTED = 8,
-  FAILED_PRECONDITION = 9,
-  ABORTED = 10,
-  OUT_OF_RANGE = 11,
-  UNIMPLEMENTED = 12,
-  INTERNAL = 13,
-  UNAVAILABLE = 14,
-  DATA_LOSS = 15,
-  UNAUTHENTICATED = 16,
-}
+export { Code } from "./status_code.ts";
 
 /** Anything that went wrong in a call, on either side. `message` is the sentence for a person. */
 export class RpcError extends Error {

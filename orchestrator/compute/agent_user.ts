@@ -5,6 +5,7 @@
 import { dirname } from "node:path";
 import { isAtOrIn } from "../../proto/absolute_path.ts";
 import { RbsError, sentence } from "../../proto/errors.ts";
+import { realPath } from "../../proto/real_path.ts";
 
 /** An operating-system user. */
 export interface AgentUser {
@@ -76,7 +77,14 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
       `Only root starts agents as another user (${user.name}): leave --agent-user out, or start it as root.`,
     );
   }
-  const [storage, state] = [storageRoot, stateDir].map((path) => Deno.realPathSync(path));
+  // What is worked on is named without symlinks: whoever owns one on the way could change where it leads.
+  const [storage, state] = [storageRoot, stateDir, ...storeFile === undefined ? [] : [dirname(storeFile)]].map(
+    (path) => {
+      const real = realPath(path);
+      if (real === path) return path;
+      throw unusable(`${path} leads through a symlink: with --agent-user, name ${real} itself.`);
+    },
+  );
   if (isAtOrIn(storage, state)) {
     throw unusable(
       `With --agent-user, agents cannot get at storage in the state directory, which is closed to ${user.name}: name a ` +

@@ -129,6 +129,10 @@ Deno.test({
     Deno.chownSync(deep, 0, 0);
     Deno.chmodSync(deep, 0o777);
     refuses(storageRoot, new RegExp(`lies in ${deep}, which others can write: .*`));
+    Deno.chmodSync(deep, 0o755);
+    Deno.symlinkSync(join(temp.path, "other"), join(deep, "link"));
+    refuses(join(deep, "link"), /leads through a symlink: with --agent-user, name .*other itself/);
+    refuses(storageRoot, /leads through a symlink/, { storeFile: join(deep, "link/sessions.sqlite") });
     Deno.chmodSync(deep, 0o1777);
     openStorageRoot(NOBODY, { storageRoot, stateDir });
   },

@@ -57,7 +57,7 @@ export async function renew(
   return received(key, answer, credentials.trustDomain);
 }
 
-/** Loads grpc-js when it is called: an agent needs it half an hour after its start, and would start 50 ms later with it. */
+/** Loads grpc-js when it is called: an agent needs it half an hour after its start, and would start 20 ms later with it. */
 async function clientAt(address: string, credentials: ClientTls["credentials"]) {
   const { createRpcClient } = await import("../rpc.ts");
   return createRpcClient(IdentityService, address, { tls: { credentials, expected: EXPECTED } });

@@ -7,25 +7,11 @@ import { sentence } from "../errors.ts";
 import type { Http2Connection, Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { Identity } from "../identity/spiffe.ts";
+import { Code as Status } from "../status_code.ts";
 import { frame, framePrefix, MessageStream } from "./message_stream.ts";
 import { WireError } from "./wire.ts";
 
-/** The gRPC status codes that the relay makes itself. */
-export const Status = {
-  OK: 0,
-  CANCELLED: 1,
-  UNKNOWN: 2,
-  INVALID_ARGUMENT: 3,
-  NOT_FOUND: 5,
-  PERMISSION_DENIED: 7,
-  RESOURCE_EXHAUSTED: 8,
-  FAILED_PRECONDITION: 9,
-  ABORTED: 10,
-  UNIMPLEMENTED: 12,
-  INTERNAL: 13,
-  UNAVAILABLE: 14,
-  UNAUTHENTICATED: 16,
-} as const;
+export { Status };
 
 /** A gRPC status other than OK. `message` is one sentence. */
 export class StatusError extends Error {
