@@ -219,6 +219,7 @@ export class TwoMachines implements Disposable {
           secondaryFiles: new Set(targets.filter(({ secondary }) => secondary).map(({ path }) => path)),
           streams: new Set(targets.filter(({ kind }) => kind === "stream").map(({ path }) => path)),
           symlinkPrefix: symlinks.prefix,
+          cleans: command.command === "clean",
           cleansSymlinks: symlinks.clean,
           leavesSymlinks: symlinks.prefix === undefined,
           told,

@@ -98,6 +98,8 @@ export class AllowedPaths {
   readonly #workspace: string;
   readonly #named: Set<string>;
   readonly #links: Set<string>;
+  /** Those of them that have the command's prefix. */
+  readonly #prefixed: Set<string>;
   /** What other convenience symlinks begin with; undefined: there are none. */
   readonly #linkPrefix?: string;
 
@@ -109,6 +111,7 @@ export class AllowedPaths {
     this.#named.add(join(workspace, "MODULE.bazel.lock"));
     const names = [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name));
     // Older Bazels make the last beside any.
+    this.#prefixed = new Set(names);
     this.#links = new Set([...names, join(workspace, "bazel-out")].filter((path) => !this.#isOutputBase(path)));
     // A prefix like "bazel-" tells the links from anything else; "out/" or "." would not.
     if (/[^/]-$/.test(symlinkPrefix)) this.#linkPrefix = resolve(workspace, symlinkPrefix);
@@ -117,6 +120,18 @@ export class AllowedPaths {
   /** The convenience symlinks that every command with this prefix may make, and `bazel-out`. Absolute paths. */
   get convenienceSymlinks(): Iterable<string> {
     return this.#links;
+  }
+
+  /**
+   * Whether a command that makes or removes the convenience symlinks removes the one that stands at `path`, where it makes
+   * none: as Bazel does, wherever it leads, be it to another output base. `bazel-out` beside another prefix may be the
+   * developer's own.
+   *
+   * @param path One of {@link convenienceSymlinks}.
+   */
+  removes(path: string): boolean {
+    const target = lookAt(path)?.target;
+    return target !== undefined && (this.#prefixed.has(path) || this.leadsToOutputs(target));
   }
 
   /** Whether the innermost root that a path is in is the output base. */

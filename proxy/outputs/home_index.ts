@@ -15,8 +15,8 @@ import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { OutermostFolders } from "../../proto/tree/outermost.ts";
 
-const MAGIC = Buffer.from("rbs outputs 2\n");
-const FILE = 1, LINK = 2, LEAF = 3, TREE = 4;
+const MAGIC = Buffer.from("rbs outputs 3\n");
+const FILE = 1, LEAF = 2, TREE = 3;
 const DIGEST_BYTES = 32;
 const FILE_BYTES = DIGEST_BYTES + 3 * 8;
 
@@ -41,7 +41,6 @@ function isLog(path: string): boolean {
 export class HomeIndex {
   readonly #file: string;
   readonly #files = new Map<string, HomeFile>();
-  readonly #links = new Set<string>();
   readonly #leaves = new Set<string>();
   readonly #trees = new Set<string>();
   #lost = false;
@@ -54,7 +53,6 @@ export class HomeIndex {
       this.#decode(Deno.readFileSync(file));
     } catch {
       this.clear();
-      this.#links.clear();
       this.#lost = true;
     }
   }
@@ -96,11 +94,6 @@ export class HomeIndex {
     this.#changed = true;
   }
 
-  /** The convenience symlinks that were made here. Absolute paths. */
-  get links(): ReadonlySet<string> {
-    return this.#links;
-  }
-
   /** What is known of a file that looks like `info` now; undefined if it is not the one that was brought home. */
   get(path: string, info: Look): HomeFile | undefined {
     const file = this.#files.get(path);
@@ -122,14 +115,6 @@ export class HomeIndex {
       if (paths.delete(path)) this.#changed = true;
       if (isTree) { for (const below of paths.keys()) if (below.startsWith(`${path}/`)) paths.delete(below); }
     }
-  }
-
-  /** Notes that a convenience symlink was made, or is gone. */
-  setLink(path: string, made: boolean): void {
-    if (this.#links.has(path) === made) return;
-    if (made) this.#links.add(path);
-    else this.#links.delete(path);
-    this.#changed = true;
   }
 
   /** Forgets all outputs. @param folder Only those below it. */
@@ -171,7 +156,6 @@ export class HomeIndex {
       parts.push(record);
       return record;
     };
-    for (const link of this.#links) head(LINK, link, 0);
     for (const leaf of this.#leaves) head(LEAF, leaf, 0);
     for (const tree of this.#trees) head(TREE, tree, 0);
     for (const [path, { digest, size, mtimeMs, ino }] of this.#files) {
@@ -195,8 +179,7 @@ export class HomeIndex {
       const kind = body[at];
       const length = body.readUInt16LE(at + 1);
       const path = decodeName(body.subarray(at + 3, at += 3 + length));
-      if (kind === LINK) this.#links.add(path);
-      else if (kind === LEAF) this.#leaves.add(path);
+      if (kind === LEAF) this.#leaves.add(path);
       else if (kind === TREE) this.#trees.add(path);
       else {
         this.#files.set(path, {

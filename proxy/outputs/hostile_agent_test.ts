@@ -87,7 +87,7 @@ async function laptop() {
     out: (name: string) => `${ob}/execroot/_main/${name}`,
     outputsHome: new OutputsHome({ outputBase: ob, workspace: ws }),
     take: (parts: AsyncIterable<Uint8Array> | Uint8Array[], signal = new AbortController().signal) =>
-      it.outputsHome.take(parts, { link: agent.link, say: () => {}, signal }),
+      it.outputsHome.take(parts, { link: agent.link, say: () => {}, signal, cleans: true }),
     /** The agent gives this for anything that it is asked for. */
     gives(...messages: Uint8Array[]) {
       agent.script = async (_, call) => {

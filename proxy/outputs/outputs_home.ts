@@ -59,6 +59,8 @@ export interface TakeOptions {
   streams?: ReadonlySet<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
+  /** The command is `clean`: of no other is it believed that it has removed the outputs. @default false */
+  cleans?: boolean;
   /** The command removes the convenience symlinks, or leaves them alone. */
   cleansSymlinks?: boolean;
   leavesSymlinks?: boolean;
@@ -263,7 +265,7 @@ export class OutputsHome {
       this.forgetTold();
       const allowed = new AllowedPaths({ ...options, outputBase: this.#outputBase, workspace: this.#workspace });
       for (const path of allowed.convenienceSymlinks) {
-        this.#removeSymlink(path, allowed, this.#openIndex(), options.say);
+        this.#removeSymlink(path, allowed, options.say);
       }
       this.#index = undefined;
       this.#isOurs = false;
@@ -304,6 +306,7 @@ export class OutputsHome {
     let manifest = await readManifest(parts, allowed, signal, { isSource });
     const { cleaned, home, gone, has, sources: written, sourcesGone } = manifest;
     Object.assign(manifest, { home: [], gone: [], sources: [], sourcesGone: [] });
+    if (cleaned && !options.cleans) throw refusal("a list of outputs", "is said to be that of a `clean`");
     const writesSources = written.length + sourcesGone.length > 0;
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
@@ -330,7 +333,7 @@ export class OutputsHome {
     if (cleaned) await this.#clean(index);
 
     // First of all: a named file may lead through one.
-    this.#makeSymlinks(manifest, allowed, index, options, cleaned && !options.leavesSymlinks);
+    this.#makeSymlinks(manifest, allowed, options, cleaned && !options.leavesSymlinks);
     const tree = new LocalTree(this.#outputBase);
     try {
       await this.#removeGone(gone, tree, index);
@@ -663,7 +666,6 @@ export class OutputsHome {
   #makeSymlinks(
     manifest: Manifest,
     allowed: AllowedPaths,
-    index: HomeIndex,
     { say, cleansSymlinks }: TakeOptions,
     cleaned: boolean,
   ): void {
@@ -678,24 +680,21 @@ export class OutputsHome {
         if (lookAt(path)) Deno.removeSync(path);
         Deno.symlinkSync(entry.target!, path);
       });
-      if (obstacle === undefined) index.setLink(path, true);
-      else say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
+      if (obstacle !== undefined) say(`rbs: warning: the symlink ${shown(path)} was not made: ${obstacle}.\n`);
     }
     const sweeps = cleaned || cleansSymlinks;
     // Commands that build nothing name none.
     if (wanted.size === 0 && !sweeps) return;
     for (const path of allowed.convenienceSymlinks) {
-      if (!wanted.has(path) && (sweeps || index.links.has(path))) this.#removeSymlink(path, allowed, index, say);
+      if (!wanted.has(path)) this.#removeSymlink(path, allowed, say);
     }
   }
 
-  #removeSymlink(path: string, allowed: AllowedPaths, index: HomeIndex, say: (line: string) => void): void {
-    const target = readLink(path);
-    if (target !== undefined && allowed.leadsToOutputs(target)) {
+  #removeSymlink(path: string, allowed: AllowedPaths, say: (line: string) => void): void {
+    if (allowed.removes(path)) {
       const obstacle = attempt(() => Deno.removeSync(path));
       if (obstacle !== undefined) say(`rbs: warning: the symlink ${shown(path)} was not removed: ${obstacle}.\n`);
     }
-    index.setLink(path, false);
   }
 
   /** What `bazel clean` does: it empties the execroot. */

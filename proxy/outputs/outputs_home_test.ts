@@ -33,6 +33,7 @@ async function laptop() {
         say: (line) => said.push(line),
         signal: new AbortController().signal,
         known: it.home.known,
+        cleans: true,
         ...options,
       });
     },
@@ -389,6 +390,31 @@ Deno.test("clean removes outputs and convenience symlinks, and then takes what t
   assert.deepEqual([...Deno.readDirSync(t.out(""))].map((e) => e.name), ["new"]);
   assert.deepEqual([...Deno.readDirSync(t.ws)].map((e) => e.name), ["main.cc"]);
   assert.equal(t.read(t.out("new")), "cleaned");
+});
+
+Deno.test("convenience symlinks that lead elsewhere go as they go with Bazel; of no other command than clean is it believed", async () => {
+  await using t = await laptop();
+  const links = () => [...Deno.readDirSync(t.ws)].map((e) => e.name).sort();
+  for (const name of ["bazel-bin", "bazel-genfiles", "bazel-mine", "foo-bin", "bin"]) {
+    Deno.symlinkSync("/another/execroot/_main", `${t.ws}/${name}`);
+  }
+  Deno.mkdirSync(`${t.ws}/src`);
+  const lists = t.agent.make([{ path: t.out("x"), content: "x" }], { cleaned: true });
+  await assert.rejects(t.take(lists, { cleans: false }), /`clean`.* refused/);
+  assert.deepEqual(links(), ["bazel-bin", "bazel-genfiles", "bazel-mine", "bin", "foo-bin", "src"]);
+  await t.take(lists);
+  assert.deepEqual(links(), ["bazel-mine", "bin", "foo-bin", "src"]);
+
+  for (const name of ["bazel-bin", "bazel-genfiles"]) Deno.symlinkSync("/another", `${t.ws}/${name}`);
+  await t.take([{ path: `${t.ws}/bazel-bin`, target: t.out("bin") }]);
+  assert.deepEqual(links(), ["bazel-bin", "bazel-mine", "bin", "foo-bin", "src"]);
+  assert.equal(Deno.readLinkSync(`${t.ws}/bazel-bin`), t.out("bin"));
+  await t.take([{ path: t.out("y"), content: "y" }], { cleansSymlinks: true, symlinkPrefix: "" });
+  assert.deepEqual(links(), ["bazel-bin", "bazel-mine", "foo-bin", "src"]);
+  Deno.removeSync(`${t.ws}/bazel-bin`);
+  Deno.symlinkSync("/another", `${t.ws}/bazel-bin`);
+  await t.home.expunge({ say: () => {} });
+  assert.deepEqual(links(), ["bazel-mine", "foo-bin", "src"]);
 });
 
 Deno.test("expunge leaves what the client needs", async () => {

@@ -137,6 +137,23 @@ BUILD`);
     await t.run(["build", "@made//:it"], { env });
     await compare();
   },
+  "convenience symlinks that lead elsewhere": async (t) => {
+    const stale = `for name in bin testlogs genfiles ws mine; do ln -sfn "$D/y" bazel-$name; done`;
+    for (
+      const args of [
+        ["build", "//gen"],
+        ["clean"],
+        ["build", "--experimental_convenience_symlinks=clean", "//gen"],
+        ["build", "--symlink_prefix=bazel-made-", "//gen"],
+        ["clean", "--symlink_prefix=bazel-made-"],
+        ["clean", "--expunge"],
+      ]
+    ) {
+      await t.sh(stale);
+      await t.run(args);
+    }
+    await t.sh("rm -f bazel-mine");
+  },
   "names that are not UTF-8, in an output": async (t) => {
     // In a folder, into which Bazel itself need not look: with names of its outputs it gets along in one locale only. It
     // names no such folder as an output either, so that it comes home with all of them.

@@ -1,4 +1,7 @@
-/** A part of what `deno task compare` does for as long as one likes. RBS_TEST_SEED: where to begin. */
+/**
+ * A part of what `deno task compare` does for as long as one likes, and from anywhere. Here it begins with what was once
+ * found by that, so that what fails was broken by the last change. RBS_TEST_SEED: where to begin.
+ */
 import assert from "node:assert/strict";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
@@ -6,7 +9,7 @@ import { compareRandomly } from "./random.ts";
 
 const SECONDS = { shared: 40, synced: 80 };
 const { found: [bazel] } = await findBazels({ npm: false });
-const seed = Number(Deno.env.get("RBS_TEST_SEED") ?? crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000_000);
+const seed = Number(Deno.env.get("RBS_TEST_SEED") ?? 31320721);
 
 for (const [mode, seconds] of Object.entries(SECONDS)) {
   Deno.test(`${mode}: random workspaces are as with stock Bazel`, { ignore: !bazel }, async () => {

@@ -126,6 +126,8 @@ export async function makeTwin(
         })
       ));
       home = homeOf(options.startup);
+      // From then on it is as if nothing ever was.
+      if (args[0] === "clean" && stock.code === 0) home.clear();
       const what = `bazel ${args.join(" ")}`;
       const said = `\nstock:\n${stock.stderr}\nthrough RBS:\n${rbs.stderr}`;
       assert.equal(rbs.code, stock.code, `${what}: another exit code${said}`);

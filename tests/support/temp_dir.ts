@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 
 /** A folder of its own for a test, which goes with the scope: `await using directory = await tempDir()`. */
@@ -9,12 +10,17 @@ export interface TempDir extends AsyncDisposable {
 }
 
 /**
- * Makes a temporary folder. What is in it may be write-protected, as Bazel's outputs are.
+ * Makes a temporary folder. What is in it may be write-protected, as Bazel's outputs are. All names of a prefix have the same
+ * length: texts with paths in them can be compared, also where their lengths are told (Deno's own leaves zeros out).
  *
  * @param dir Where. @default the system's place for temporary folders
  */
 export async function tempDir(prefix = "rbs-test-", dir?: string): Promise<TempDir> {
-  const path = await Deno.realPath(await Deno.makeTempDir({ prefix, dir }));
+  const path = join(
+    await Deno.realPath(dir ?? Deno.env.get("TMPDIR") ?? "/tmp"),
+    prefix + randomBytes(8).toString("hex"),
+  );
+  await Deno.mkdir(path, { mode: 0o700 });
   return {
     path,
     join: (...names) => join(path, ...names),
