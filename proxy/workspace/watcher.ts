@@ -30,6 +30,8 @@ export interface Hints {
 const EVENT_QUEUE = 16;
 /** How long a cookie's event may take, in milliseconds. */
 const COOKIE_MS = 250;
+/** After this time the cookie is touched again: its event may be among those that were dropped. Milliseconds. */
+const TOUCH_AGAIN_MS = 20;
 /** How many times as long nobody may hear of a cookie before nothing is expected any more. */
 const DEAF = 8;
 /** Watchers, beside the main one, before all are made into one. */
@@ -103,6 +105,10 @@ export class FolderWatcher implements Disposable {
   #retired: Handle[] = [];
   #hints: Hints = { changed: new Set(), replaced: new Set() };
   #doubt: string | undefined = "watching has just begun";
+  /** There is doubt because events were lost, many of which may be on their way still. */
+  #isLossy = false;
+  /** Resolves when there is doubt. */
+  #doubted = Promise.withResolvers<void>();
   #notBefore = 0;
   #lead: number;
   /** Folders in which there was a named pipe once: they are not watched. */
@@ -133,6 +139,11 @@ export class FolderWatcher implements Disposable {
     return this.#doubt;
   }
 
+  /** Whether hints cannot be trusted because events were lost: {@link restart} waits until no more are on their way. */
+  get isLossy(): boolean {
+    return this.#doubt !== undefined && this.#isLossy;
+  }
+
   /** Whether a folder or file is watched. */
   watches(folder: string): boolean {
     return this.#folders.has(folder);
@@ -146,7 +157,7 @@ export class FolderWatcher implements Disposable {
     const lead = this.#clockLead();
     if (Math.abs(lead - this.#lead) > SLEEP_MS) this.#mistrust("this machine slept, or its clock was set");
     this.#lead = lead;
-    if (this.#doubt === undefined && !(await this.#settled())) this.#mistrust("events do not come");
+    if (this.#doubt === undefined && !(await this.#settled())) this.#mistrust("events do not come", true);
     if (this.#doubt !== undefined) return undefined;
     if (this.#retired.length === 0) {
       // Those that were retired were closed one collect ago: nothing holds these paths any more.
@@ -175,6 +186,8 @@ export class FolderWatcher implements Disposable {
     this.#hints = { changed: new Set(), replaced: new Set() };
     if (this.#options.clock.steady() < this.#notBefore) return;
     this.#doubt = undefined;
+    this.#isLossy = false;
+    this.#doubted = Promise.withResolvers();
     try {
       Deno.mkdirSync(this.#cookieFolder, { recursive: true, mode: 0o700 });
       for (const { name, isFile } of Deno.readDirSync(this.#cookieFolder)) {
@@ -225,13 +238,16 @@ export class FolderWatcher implements Disposable {
     return this.#options.clock.wall() - this.#options.clock.steady();
   }
 
-  #mistrust(why: string): void {
-    this.#doubt ??= why;
+  #mistrust(why: string, isLossy = false): void {
+    if (this.#doubt !== undefined) return;
+    this.#doubt = why;
+    this.#isLossy = isLossy;
+    this.#doubted.resolve();
   }
 
   #lost(why: string): void {
     if (this.#doubt !== undefined) return;
-    this.#doubt = why;
+    this.#mistrust(why, true);
     this.#options.onLoss();
   }
 
@@ -275,21 +291,32 @@ export class FolderWatcher implements Disposable {
     }
   }
 
-  /** Touches the cookie, and waits until all watchers have seen that: then they have seen all before it. */
+  /**
+   * Touches the cookie, and waits until all watchers have seen that: then they have seen all before it. @returns false also
+   * as soon as there is doubt where there was none
+   */
   async #settled(times = 1): Promise<boolean> {
     const handles = [...this.#handles, ...this.#retired];
     for (const handle of handles) handle.cookie = Promise.withResolvers();
-    let timer: ReturnType<typeof setTimeout> | undefined;
+    let timer: ReturnType<typeof setTimeout> | undefined, again: ReturnType<typeof setInterval> | undefined;
+    const touch = () => Deno.utimeSync(this.#cookie, new Date(), new Date());
     try {
-      Deno.utimeSync(this.#cookie, new Date(), new Date());
+      touch();
+      again = setInterval(() => {
+        try {
+          touch();
+        } catch { /* it is gone, and no event comes */ }
+      }, TOUCH_AGAIN_MS);
       return await Promise.race([
         Promise.all(handles.map((h) => h.cookie.promise)).then(() => true),
+        ...this.#doubt === undefined ? [this.#doubted.promise.then(() => false)] : [],
         new Promise<false>((resolve) => timer = setTimeout(resolve, times * this.#options.cookieMs, false)),
       ]);
     } catch {
       return false;
     } finally {
       clearTimeout(timer);
+      clearInterval(again);
     }
   }
 

@@ -160,6 +160,43 @@ Deno.test("events that do not come are a reason for doubt", async () => {
   assert.equal(t.watcher.doubt, "events do not come");
 });
 
+Deno.test("a cookie of which the event was lost is touched again", async () => {
+  let drops = 0;
+  /** Swallows the first two events of each cookie. */
+  const open = (paths: string[]) => {
+    const real = Deno.watchFs(paths, { recursive: false });
+    async function* rest() {
+      let left = 2;
+      for await (const event of real) {
+        if (event.paths.some((path) => path.includes("/cookie-")) && left-- > 0) drops++;
+        else yield event;
+      }
+    }
+    return { [Symbol.asyncIterator]: rest, close: () => real.close() } as unknown as Deno.FsWatcher;
+  };
+  using t = setUp({ open, cookieMs: 60_000 }, ["a"]);
+  await t.watch("a");
+  Deno.writeTextFileSync(t.path("a/f"), "");
+  assert.deepEqual(await t.changed(), ["a/f"]);
+  assert.equal(drops, 2);
+});
+
+Deno.test("who knows that events were lost need not wait for the rest of them; other doubts are none of that kind", async () => {
+  let losses = 0;
+  using t = setUp({ cookieMs: 60_000, onLoss: () => losses++ }, ["a"]);
+  assert.equal(t.watcher.isLossy, false, "nothing is watched yet");
+  await t.watch("a");
+  assert.equal(t.watcher.isLossy, false);
+  for (let i = 0; i < 2_000; i++) Deno.writeTextFileSync(t.path(`a/${i}`), "");
+  assert.equal(await t.watcher.collect(), undefined);
+  assert.deepEqual([t.watcher.isLossy, losses], [true, 1]);
+  await t.watch("a");
+  assert.deepEqual(await t.changed(), []);
+  assert.equal(t.watcher.isLossy, false);
+  t.watcher.doubtAll("a folder is another one");
+  assert.equal(t.watcher.isLossy, false);
+});
+
 Deno.test("who does not answer is not closed, since all would wait with it: of a pipe that is gone", async () => {
   let closed = 0;
   const silent = {

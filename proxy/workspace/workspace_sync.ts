@@ -129,7 +129,7 @@ export class WorkspaceSync implements Disposable {
   #generation?: string;
   /** Folders that were not watched when they were looked at, absolute. */
   #unproven = new Set<string>();
-  /** All files were read, and nothing is watched yet. */
+  /** All was looked at, and is to be watched from now on. */
   #unwatched = false;
   readonly #warned = new Set<string>();
   /** Those of the last barrier that came to its end. */
@@ -397,7 +397,7 @@ export class WorkspaceSync implements Disposable {
           untried = false;
           looked = await this.#syncFirst(roots, look, options, progress, patience);
         }
-        if (!looked) await this.#refresh(roots, look, !first);
+        if (!looked) await this.#refresh(roots, look, first ? "later" : "unless events were lost");
         looked = true;
         const generation = await this.#push(roots, options, progress, unreadable, patience);
         this.#warn(unreadable, options.say);
@@ -447,7 +447,7 @@ export class WorkspaceSync implements Disposable {
         onAnswer: () => patience.renew(),
         onUnreadable: (path) => look.onUnreadable?.(path),
       });
-      await this.#refresh(roots, look, false, sync);
+      await this.#refresh(roots, look, "later", sync);
       this.#generation = await sync.finish();
       workspace.known = true;
       this.#changed = true;
@@ -506,12 +506,13 @@ export class WorkspaceSync implements Disposable {
   /**
    * Looks at what may have changed since the last time.
    *
+   * @param watching When what is looked at is watched anew, if that has to be: until then the next look is at everything.
    * @param finder Told what is found in the workspace.
    */
   async #refresh(
     roots: readonly SyncedRoot[],
     options: LookOptions,
-    watch = true,
+    watching: "first" | "unless events were lost" | "later" = "first",
     finder?: Finder,
   ): Promise<void> {
     const workspace = this.#checkWorkspace();
@@ -521,6 +522,8 @@ export class WorkspaceSync implements Disposable {
       root.place = place;
     }
     const hints = await this.#watcher.collect();
+    // Nobody waits until the last of many thousand events has come: a look at everything is the proof of this moment.
+    const watch = watching === "first" || (watching !== "later" && !this.#watcher.isLossy);
     if (hints) {
       for (const { tree } of this.#roots.values()) {
         for (const path of hints.changed) tree.hint(path, hints.replaced.has(path));

@@ -499,6 +499,10 @@ Deno.test("a burst of changes is followed by a scan", async () => {
   assert.deepEqual(await t.synced(), ["Apply"]);
   t.write("d3/again");
   assert.deepEqual(await t.synced(), ["Apply"]);
+  // Watched anew behind the barriers, which wait for a scan only.
+  await eventually(() => t.sync.describe().includes(", watched"));
+  t.write("d4/more");
+  assert.deepEqual(await t.synced(), ["Apply"]);
 });
 
 Deno.test("an agent that has it already is sent nothing, and only what differs", async () => {
