@@ -13,6 +13,7 @@ import { TlsListener } from "../proto/tls/listener.ts";
 import type { Beneath } from "./files/beneath.ts";
 import type { Caller } from "./workspace/turns.ts";
 import { Activity } from "./activity.ts";
+import type { HeldMaker } from "./held_maker.ts";
 import { AgentIdentity } from "./agent_identity.ts";
 import { type AgentArguments, parseArguments, readSpec, sessionPaths } from "./arguments.ts";
 import { BazelServer } from "./bazel_server.ts";
@@ -97,8 +98,8 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     onError("unexpected", event.reason);
   });
 
-  const begin = (spec: AgentSpec) => {
-    session = sessionParts(spec, { flags, gate, activity, supervision, onError });
+  const begin = (spec: AgentSpec, held?: HeldMaker) => {
+    session = sessionParts(spec, { flags, gate, activity, supervision, held, onError });
     Object.assign(handlers, session.handlers);
     gate.assign({ accessToken: spec.accessToken, owner: spec.userId, epoch: spec.epoch });
     start(spec, session, supervision).catch(async (error) => {
@@ -158,9 +159,9 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     );
   if (!first.warm) tell(first);
   else {
-    waitForSession(first, flags, supervision).then((spec) => {
+    waitForSession(first, flags, supervision).then(({ spec, held }) => {
       tell(spec);
-      begin(spec);
+      begin(spec, held);
     }, (error) => stop(sentence(error), 0, 1));
   }
 
@@ -178,11 +179,12 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
 /** What serves a session. */
 type SessionParts = ReturnType<typeof sessionParts>;
 
-function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onError }: {
+function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, held, onError }: {
   flags: AgentArguments;
   gate: Gate;
   activity: Activity;
   supervision: Supervision;
+  held?: HeldMaker;
   onError(what: string, error: unknown): void;
 }) {
   const { workspace, outputBase } = sessionPaths(spec);
@@ -190,6 +192,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, onE
   const javabase = startupOption(spec.startupOptions, "server_javabase");
   const namespace = new SessionNamespace({
     javabase,
+    held,
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { RbsError, sentence } from "../proto/errors.ts";
 import { readControlFile, removeControlFile, writeControlFile } from "./control_files.ts";
 import { Beneath } from "./files/beneath.ts";
+import type { HeldMaker } from "./held_maker.ts";
 import { findProcess, HeldProcess, type PidNamespace, pidNamespaceOf } from "./files/processes.ts";
 import { InitWords, Noise } from "./init_words.ts";
 import { JobStreams } from "./job_streams.ts";
@@ -100,6 +101,8 @@ export interface SessionInitOptions {
   command: readonly string[];
   /** The session's own directory for scripts: absolute, of the same name inside of the namespace. It exists. */
   controlDirectory: string;
+  /** Executes the command, if it can; else a new process does. @default a new process */
+  held?: HeldMaker;
   /** The Bazel server's directory in the output base: only where the namespace has no pid namespace. */
   serverDirectory?: string;
   /** How long to wait for the first sign of life. Milliseconds. @default 10000 */
@@ -108,6 +111,16 @@ export interface SessionInitOptions {
   askMs?: number;
   /** After how long without an answer it is taken for lost, with all that runs. Milliseconds. @default 60000 */
   patienceMs?: number;
+}
+
+function spawn(command: readonly string[]) {
+  const process = new Deno.Command("bash", {
+    args: ["-c", `exec "$@"`, "bash", ...command],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  return { process, stdin: process.stdin.getWriter() };
 }
 
 /**
@@ -151,13 +164,10 @@ export class SessionInit {
     writeControlFile(this.#files, "init.sh", INIT);
     const script = join(options.controlDirectory, "init.sh");
     const inner = ["bash", script, options.controlDirectory, options.serverDirectory ?? ""];
-    this.#process = new Deno.Command("bash", {
-      args: ["-c", `exec "$@"`, "bash", ...options.command, ...inner],
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.#writer = this.#process.stdin.getWriter();
+    const command = [...options.command, ...inner];
+    const { process, stdin } = options.held?.take(command) ?? spawn(command);
+    this.#process = process;
+    this.#writer = stdin;
     this.#live();
   }
 

@@ -4,6 +4,7 @@ import type { Dial } from "../proto/relay/connection.ts";
 import { type ConfinedMount, confinedMounts, ownFolders, rights, ROOTS_UNSHARE } from "./confined_root.ts";
 import { makeControlFolder } from "./control_files.ts";
 import { type Covers, coversOf, NO_COVERS, withSessionMark } from "./covers.ts";
+import { HeldMaker } from "./held_maker.ts";
 import { log } from "./log.ts";
 import { confinedCommand, isLimited, limitsWarning, removeGroups, type ResourceLimits } from "./resource_limits.ts";
 import { SessionInit } from "./session_init.ts";
@@ -193,6 +194,14 @@ export interface SessionNamespaceOptions {
   limits?: ResourceLimits;
   /** Whether the session has a network of its own, with nothing but a loopback interface. @default false */
   unshareNet?: boolean;
+  /** What was started ahead to make it: used if the namespace begins so. The namespace ends it. @default nothing was */
+  held?: HeldMaker;
+}
+
+/** Starts what will make a namespace for a session that is not known yet, see {@link SessionNamespaceOptions.held}. */
+export async function holdMaker({ allowRootSessions }: Pick<SessionNamespaceOptions, "allowRootSessions">) {
+  const { isRoot } = await whoami();
+  return isRoot && !allowRootSessions ? HeldMaker.ofRoot() : HeldMaker.ofAnyone();
 }
 
 /** The namespace of a session: made on demand, and made again when it was killed. */
@@ -327,6 +336,7 @@ export class SessionNamespace {
   /** Ends everything in the namespace; no new one is made. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#options.held?.[Symbol.dispose]();
     const init = await this.running();
     await init?.close();
     if (init && this.#options.limits && isLimited(this.#options.limits)) {
@@ -369,8 +379,10 @@ export class SessionNamespace {
         const init = await SessionInit.start({
           command: [...confined, ...namespace],
           controlDirectory,
+          held: this.#options.held,
           serverDirectory: kind === "none" ? join(storage, "server") : undefined,
         });
+        this.#options.held?.[Symbol.dispose]();
         if (this.#kind === undefined) {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
         }

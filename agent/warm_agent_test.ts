@@ -5,6 +5,15 @@ import { eventually, TestAgent, TestWorkspace } from "./test_agent.ts";
 
 const there = (path: string) => Deno.stat(path).then(() => true, () => false);
 
+/** The numbers of a process's children. */
+async function children(pid: number): Promise<number[]> {
+  const lists: string[] = [];
+  for await (const { name } of Deno.readDir(`/proc/${pid}/task`)) {
+    lists.push(await Deno.readTextFile(`/proc/${pid}/task/${name}/children`).catch(() => ""));
+  }
+  return lists.join(" ").split(" ").filter((word) => word !== "").map(Number);
+}
+
 Deno.test("an agent started ahead serves nobody, until it gets a session and serves it as any other does", async () => {
   await using workspace = await TestWorkspace.make();
   await using agent = await TestAgent.start(workspace, { warm: true, startupOptions: workspace.startupOptions() });
@@ -19,6 +28,8 @@ Deno.test("an agent started ahead serves nobody, until it gets a session and ser
     await assert.rejects(refused.result, RpcError);
   }
 
+  const [maker] = await children(agent.process.pid);
+  assert(maker, "what will make its namespace runs already");
   supervisor.call.send({ message: { case: "assign", value: agent.spec } });
   // The second one comes too late.
   const other = { ...agent.spec, sourcePath: "/elsewhere", accessToken: "other" };
@@ -28,6 +39,7 @@ Deno.test("an agent started ahead serves nobody, until it gets a session and ser
   assert.match(info.stdout, new RegExp(`output_base: ${workspace.outputBase}\nworkspace: ${workspace.workspace}\n$`));
   const late = agent.execute({ args: ["bazel", "info"] }, "other");
   await assert.rejects(late.result, (e) => e instanceof RpcError && e.code === Code.UNAUTHENTICATED);
+  assert((await children(agent.process.pid)).includes(maker), "and has made it");
   await eventually("its former folder is gone", async () => !await there(warm));
   assert.equal(await Deno.readLink(`/proc/${agent.process.pid}/cwd`), workspace.storage);
 });
