@@ -22,6 +22,7 @@ import { makeOurs } from "./outputs/server_state.ts";
 import type { ServerArgs } from "./server_args.ts";
 import type { AgentLink } from "./session.ts";
 import { interrupted } from "./workspace/agent_calls.ts";
+import { MountWatch } from "./workspace/mount_watch.ts";
 import { WorkspaceSync } from "./workspace/workspace_sync.ts";
 
 /** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
@@ -87,7 +88,7 @@ export class TwoMachines implements Disposable {
   constructor(server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">) {
     this.#server = server;
     makeOurs(server.outputBase);
-    this.#sync = new WorkspaceSync(server);
+    this.#sync = new WorkspaceSync({ ...server, watchMounts: (onChange) => new MountWatch(onChange) });
     this.#home = new OutputsHome(server);
     this.#arguments = new ArgumentReader(server, FILES);
   }

@@ -116,7 +116,11 @@ export const PROXY: Program = {
         "handshake files; outputs from an agent elsewhere, among them symlinks, for which Deno wants the right to write " +
         "everywhere (proxy/outputs/allowed_paths.ts says where they may stand)",
     },
-    { allow: "run", of: ["bash"], why: "file names that are not UTF-8, which Deno cannot name" },
+    {
+      allow: "run",
+      of: ["bash"],
+      why: "file names that are not UTF-8, which Deno cannot name; findmnt, which tells of mount points",
+    },
     {
       allow: "sys",
       of: ["statfs", "uid", "hostname"],

@@ -19,6 +19,7 @@ import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_c
 import { FirstSync } from "./first_sync.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
 import { type Finder, isLead, LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
+import type { MountWatch } from "./mount_watch.ts";
 import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
@@ -57,6 +58,8 @@ export interface WorkspaceSyncOptions {
   workspace: string;
   /** Absolute. What is remembered is in its folder `rbs`. */
   outputBase: string;
+  /** Makes what tells of mount points, see {@link MountWatch}. @default a sweep finds them */
+  watchMounts?(onChange: (path: string) => void): Pick<MountWatch, "start" | "close">;
   /** For tests. */
   watcher?: WatcherOptions;
   /** For tests: see {@link FIRST_SWEEP_MS}, {@link SWEEP_MS} and {@link SWEEP_FOR_MS}. */
@@ -122,6 +125,7 @@ export class WorkspaceSync implements Disposable {
   readonly #outputBase: string;
   readonly #indexFile: string;
   readonly #watcher: FolderWatcher;
+  readonly #mounts?: Pick<MountWatch, "start" | "close">;
   readonly #roots = new Map<string, SyncedRoot>();
   /** Files that commands are writing, absolute. */
   readonly #held = new Map<string, Held>();
@@ -167,6 +171,7 @@ export class WorkspaceSync implements Disposable {
       ...options.watcher,
       onLoss: () => this.#lookSoon(LOOK_AFTER_MS),
     });
+    this.#mounts = options.watchMounts?.((path) => this.#mounted(path));
     this.#root(options.workspace, false);
   }
 
@@ -202,6 +207,7 @@ export class WorkspaceSync implements Disposable {
       this.#looks = 0;
       this.#digestSoon();
       this.#lastBarrier = performance.now();
+      if (!this.#closed) this.#mounts?.start();
       this.#sweepAfter(this.#sweep.firstMs);
       if (this.#unwatched || (this.#unproven.size > 0 && this.#watcher.doubt === undefined)) this.#lookSoon(0);
     }
@@ -340,6 +346,7 @@ export class WorkspaceSync implements Disposable {
     this.#digesting?.abort();
     clearTimeout(this.#nextSweep?.timer);
     this.#watcher.close();
+    this.#mounts?.close();
     this.#save();
   }
 
@@ -595,6 +602,7 @@ export class WorkspaceSync implements Disposable {
     const began = performance.now();
     if (began - this.#lastBarrier > this.#sweep.forMs) {
       this.#sweeping = undefined;
+      this.#mounts?.close();
       return this.#watcher.doubtAll("nobody has looked for long");
     }
     if (this.#busy) return this.#sweepAfter(SWEEP_SLICE_MS * SWEEP_REST);
@@ -607,6 +615,17 @@ export class WorkspaceSync implements Disposable {
       if ((n & 15) === 0 && performance.now() - began > SWEEP_SLICE_MS) break;
     }
     this.#sweepAfter(SWEEP_REST * (performance.now() - began));
+  }
+
+  /** A file system was mounted at a path, or is not any more. */
+  #mounted(point: string): void {
+    const within = (path: string, folder: string) => folder === "/" || path === folder || path.startsWith(`${folder}/`);
+    for (const root of this.#roots.keys()) {
+      const real = realPath(root) ?? root;
+      if (!within(point, root) && !within(point, real) && !within(root, point) && !within(real, point)) continue;
+      this.#watcher.doubtAll(`what is mounted at ${point} is something else`);
+      return this.#lookSoon(0);
+    }
   }
 
   *#sweepSteps(): Generator<boolean, void> {

@@ -11,7 +11,11 @@ import { localFiles } from "../../proto/tree/local_files.ts";
 import { eventually } from "../../proto/testing/pipe.ts";
 
 /** A workspace, an agent and a sync between them; all go with the scope. */
-function setUp(script: AgentScript = {}, sweep?: WorkspaceSyncOptions["sweep"]) {
+function setUp(
+  script: AgentScript = {},
+  sweep?: WorkspaceSyncOptions["sweep"],
+  watchMounts?: WorkspaceSyncOptions["watchMounts"],
+) {
   const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-sync-" }));
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   Deno.mkdirSync(workspace);
@@ -19,7 +23,7 @@ function setUp(script: AgentScript = {}, sweep?: WorkspaceSyncOptions["sweep"]) 
   const said: string[] = [];
   const syncs: WorkspaceSync[] = [];
   const start = () => {
-    const sync = new WorkspaceSync({ workspace, outputBase, sweep });
+    const sync = new WorkspaceSync({ workspace, outputBase, sweep, watchMounts });
     syncs.push(sync);
     return sync;
   };
@@ -503,6 +507,31 @@ Deno.test("a burst of changes is followed by a scan", async () => {
   await eventually(() => t.sync.describe().includes(", watched"));
   t.write("d4/more");
   assert.deepEqual(await t.synced(), ["Apply"]);
+});
+
+Deno.test("what is mounted in, at or above a root is in doubt at once, and elsewhere not", async () => {
+  let mounted: (path: string) => void = () => assert.fail("it was not asked for");
+  const calls: string[] = [];
+  using t = setUp({}, { firstMs: 60_000, everyMs: 60_000, forMs: 600_000 }, (onChange) => {
+    mounted = onChange;
+    return { start: () => calls.push("start"), close: () => calls.push("close") };
+  });
+  t.write("a/b/f");
+  await t.watched();
+  assert.deepEqual(new Set(calls), new Set(["start"]));
+  const isWatched = () => t.sync.describe().includes(", watched");
+  await eventually(isWatched);
+  mounted("/elsewhere");
+  mounted(`${t.workspace}x`);
+  assert.equal(isWatched(), true);
+  for (const point of [t.path("a/b"), t.workspace, t.temp, "/"]) {
+    mounted(point);
+    assert.match(t.sync.describe(), new RegExp(`not watched \\(what is mounted at ${point} is something else`));
+    await t.synced();
+    await eventually(isWatched);
+  }
+  t.sync.close();
+  assert.equal(calls.at(-1), "close");
 });
 
 Deno.test("an agent that has it already is sent nothing, and only what differs", async () => {
