@@ -454,10 +454,10 @@ export class Commands {
             return id;
           case Response.stderr:
             if (link.synced) hint += this.#hints.read(command.id, bytesValue(response, f));
-            ready?.onPrinted(bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f), "stderr");
             break;
           case Response.stdout:
-            ready?.onPrinted(bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f), "stdout");
         }
       });
     if (link.synced) {

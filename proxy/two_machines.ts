@@ -13,6 +13,7 @@ import { ArgumentReader } from "./arguments/command_arguments.ts";
 import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } from "./arguments/outside_roots.ts";
 import { fileName } from "./arguments/run_arguments.ts";
 import { CommandLog } from "./command_log.ts";
+import { MissingInputs } from "./missing_inputs.ts";
 import { MissingTools } from "./missing_tools.ts";
 import { ManifestParts } from "./outputs/manifest.ts";
 import { NamedStreams } from "./outputs/named_streams.ts";
@@ -61,7 +62,7 @@ export interface ReadyCommand extends Disposable {
   generation: string;
   outputs: OutputsRequest;
   /** Takes what the command prints. */
-  onPrinted(text: Uint8Array): void;
+  onPrinted(text: Uint8Array, where: "stdout" | "stderr"): void;
   /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
   onOutputs(part: Uint8Array): void;
   /** Takes an encoded NamedPart while the command runs. Throws an RbsError for one that no honest agent sends. */
@@ -180,15 +181,18 @@ export class TwoMachines implements Disposable {
     const all = command.policy === OutputsPolicy.ALL;
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
-    const missingTools = new MissingTools();
+    const missingTools = new MissingTools(), missingInputs = new MissingInputs();
     // What the agent takes for told is with OutputsHome.take, which knows whether it came.
     let cameHome = false;
     // As Bazel's CleanCommand, which would remove the file that it writes to.
     const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
-      onPrinted(text) {
+      onPrinted(text, where) {
         log?.write(text);
+        // The answer of a query says nothing of what is missing, and may be long.
+        if (where === "stdout" && !changesOutputs(command.command)) return;
         missingTools.read(text);
+        missingInputs.read(text);
       },
       request: withRunArguments(request, command.sent),
       generation,
@@ -207,6 +211,8 @@ export class TwoMachines implements Disposable {
       onOutputs: (part) => parts.add(part),
       onNamed: (part) => streams.take(part),
       bringHome: async (exitCode) => {
+        const atHome = exitCode === 0 ? undefined : missingInputs.warning((path) => this.#sync.staysHome(path));
+        if (atHome) this.#warn(atHome, waiting);
         if (exitCode !== 0 && home) {
           const synced = [this.#server.workspace, ...[...roots, ...linked].map(({ path }) => path)];
           const place = { home: fileName(home), searchPath: fileName(command.searchPath), synced, ...FILES };
@@ -238,7 +244,12 @@ export class TwoMachines implements Disposable {
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         // Tools look into it after their first command, which may be a query.
         if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
-        if (exitCode !== INTERRUPTED) return void await this.#home.take(parts, options);
+        if (exitCode !== INTERRUPTED) {
+          return void await this.#home.take(parts, options).catch((e) => {
+            // Of a query the developer has seen all, and went: `bazel info | head`.
+            if (!waiting.signal.aborted || changesOutputs(command.command)) throw e;
+          });
+        }
         const signal = AbortSignal.timeout(INTERRUPTED_MS);
         try {
           await this.#home.take(parts, { ...options, signal, interrupted: true });

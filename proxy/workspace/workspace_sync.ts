@@ -14,6 +14,7 @@ import { Pace } from "../../proto/pace.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
+import { lookAt } from "../../proto/tree/scan.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import { FirstSync } from "./first_sync.ts";
@@ -253,6 +254,17 @@ export class WorkspaceSync implements Disposable {
       const path = `${prefix}/${entry.path}`, target = entry.target ?? gitFolder(path);
       if (target !== undefined) yield { path, target };
     }
+  }
+
+  /** Whether rules keep at home what is at a path, relative to the workspace; false if there is nothing. */
+  staysHome(path: string): boolean {
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      if (this.#rules?.skips(path.slice(0, slash), "directory")) {
+        return lookAt(localFiles, this.#workspace, path) !== undefined;
+      }
+    }
+    const info = lookAt(localFiles, this.#workspace, path);
+    return typeof info === "object" && (this.#rules?.skips(path, info.kind, info.target) ?? false);
   }
 
   /** Whether what is at a path in the workspace is, as far as it can be seen, what the agent was sent. Absolute. */

@@ -509,6 +509,16 @@ Deno.test("a burst of changes is followed by a scan", async () => {
   assert.deepEqual(await t.synced(), ["Apply"]);
 });
 
+Deno.test("what rules keep at home is known by its path, if it is here", async () => {
+  using t = setUp();
+  for (const name of ["ign/deep/f", "f.log", "src/g", ".git/config"]) t.write(name);
+  t.write(".rbsignore", "ign\n*.log\n");
+  assert.equal(t.sync.staysHome("ign/deep/f"), false, "nobody has looked yet");
+  await t.synced().catch(() => {});
+  const paths = ["ign/deep/f", "ign", "f.log", ".git/config", "ign/none", "none.log", "src/g", "src"];
+  assert.deepEqual(paths.filter((path) => t.sync.staysHome(path)), ["ign/deep/f", "ign", "f.log", ".git/config"]);
+});
+
 Deno.test("what is mounted in, at or above a root is in doubt at once, and elsewhere not", async () => {
   let mounted: (path: string) => void = () => assert.fail("it was not asked for");
   const calls: string[] = [];
