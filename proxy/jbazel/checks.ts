@@ -183,7 +183,7 @@ function authority({ settings }: DoctorContext): Finding {
 
 async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
   using session = new OrchestratorSession(settings);
-  const sessions = await session.listSessions(undefined, 5_000);
+  const { sessions } = await session.listSessions(undefined, 5_000);
   const ahead = sessions.flatMap((s) => s.lastHeartbeat ? [timestampMs(s.lastHeartbeat)] : []).find((t) =>
     t > Date.now() + 60_000
   );

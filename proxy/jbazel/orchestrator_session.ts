@@ -76,9 +76,13 @@ export class OrchestratorSession implements Disposable {
     renewIfDue(this.#settings.stateDirectory, this.#addresses.current).catch(() => {});
   }
 
-  /** The user's sessions, oldest first. */
-  async listSessions(signal?: AbortSignal, timeoutMs: number = ANSWER_TIMEOUT_MS): Promise<Session[]> {
-    return (await this.#list(signal, timeoutMs)).sessions;
+  /** The user's sessions, oldest first, and whether new ones are synced. */
+  async listSessions(
+    signal?: AbortSignal,
+    timeoutMs: number = ANSWER_TIMEOUT_MS,
+  ): Promise<{ sessions: Session[]; synced: boolean }> {
+    const { sessions, synced } = await this.#list(signal, timeoutMs);
+    return { sessions, synced };
   }
 
   async #list(signal: AbortSignal | undefined, timeoutMs: number): Promise<ListSessionsResponse> {

@@ -25,12 +25,19 @@ export async function runStatus(context: StatusContext): Promise<number> {
   const workspace = findWorkspace(context.workingDirectory);
   using orchestrator = new OrchestratorSession(settings);
   const here = workspace === undefined ? undefined : await localState(workspace, orchestrator, context);
-  const sessions = (await orchestrator.listSessions()).map(describe);
+  const listed = await orchestrator.listSessions();
+  const sessions = listed.sessions.map(describe);
 
   if (context.json) {
     say(
       JSON.stringify(
-        { user: orchestrator.userId, orchestrator: settings.orchestrator, sessions, workspace: here ?? null },
+        {
+          user: orchestrator.userId,
+          orchestrator: settings.orchestrator,
+          synced: listed.synced,
+          sessions,
+          workspace: here ?? null,
+        },
         null,
         2,
       ),
@@ -55,7 +62,11 @@ export async function runStatus(context: StatusContext): Promise<number> {
     for (const line of renderTable([["  " + header[0], ...header.slice(1)], ...rows])) say(line);
     for (const s of sessions) if (s.failure) say(`\n${oneLine(s.workspace)} failed: ${oneLine(s.failure)}`);
   }
-  say("");
+  say(
+    `\nBuild servers there ${
+      listed.synced ? "get a copy of your files (synced)" : "work on your files, on a disk that is shared"
+    }.`,
+  );
   if (!here) {
     say("You are not within a workspace.");
     return 0;

@@ -28,6 +28,13 @@ Deno.test("status without sessions says so, and how to set up", async () => {
   assert.match(said, /^No sessions of ada at /);
   assert.match(said, /not set up: .*jbazel setup/);
   assert.match(said, /no proxy is running/);
+  assert.match(said, /\nBuild servers there work on your files, on a disk that is shared\.\n/);
+  orchestrator.synced = true;
+  assert.match(
+    await status(place, orchestrator, false),
+    /\nBuild servers there get a copy of your files \(synced\)\.\n/,
+  );
+  assert.equal(JSON.parse(await status(place, orchestrator, true)).synced, true);
 });
 
 Deno.test("status shows sessions as a table, this workspace's marked, and what failed", async () => {
