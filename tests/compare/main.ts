@@ -31,6 +31,8 @@ console.log(`seed ${seed}, Bazel ${bazel.version}, ${options.workspace}, ${optio
 await using cluster = await startCluster({
   args: [`--workspace=${options.workspace}`],
   env: { RBS_BAZEL: bazel.path },
+  // Its last workspace is brought to an end.
+  lifetimeMs: (options.seconds + 600) * 1000,
 });
 const compared = await compareRandomly(bazel, cluster, {
   ...{ seed, seconds: options.seconds },

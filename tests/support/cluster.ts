@@ -38,6 +38,8 @@ export interface ClusterOptions {
   env?: Record<string, string | undefined>;
   /** The state directory. @default a temporary one, which goes with the scope */
   state?: string;
+  /** How long the orchestrator may run, in milliseconds: then it is ended, whoever forgot it. @default half an hour */
+  lifetimeMs?: number;
   /** Runs it on the cloud; its clients are to run on the laptop. */
   machines?: TwoMachines;
 }
@@ -49,6 +51,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const asked = options.args?.findLast((arg) => arg.startsWith("--workspace="))?.slice("--workspace=".length);
   const workspace = asked ?? (Deno.env.get("RBS_TEST_WORKSPACE") || (machines ? "synced" : "shared"));
   const synced = workspace === "synced";
+  const { lifetimeMs = 30 * 60_000 } = options;
   const listen = on ? [`--listen=${on.address}`] : [];
   const args = [`--workspace=${workspace}`, ...listen, ...options.args ?? []];
   await using cleanup = new AsyncDisposableStack();
@@ -60,7 +63,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
 
   const launch = async (port: number) => {
     const argv = [PROGRAMS.orchestrator, "--local-mode", `--port=${port}`, ...args];
-    const orchestrator = start(argv, { on, env: { RBS_STATE_DIR: state, ...options.env }, timeout: 30 * 60_000 });
+    const orchestrator = start(argv, { on, env: { RBS_STATE_DIR: state, ...options.env }, timeout: lifetimeMs });
     const [, host, ready] = await orchestrator.says(/ready on (\S+):(\d+)/);
     return { orchestrator, host, port: Number(ready) };
   };
