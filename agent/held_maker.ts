@@ -1,4 +1,5 @@
 import { ROOTS_UNSHARE } from "./confined_root.ts";
+import { mountTable } from "./files/processes.ts";
 
 /**
  * What makes a session's namespace, started before it is known for which session: the programs that come first run
@@ -14,6 +15,8 @@ export class HeldMaker implements Disposable {
   /** What the command must begin with: that runs already. */
   readonly #prefix: readonly string[];
   readonly #process: Deno.ChildProcess;
+  /** What was mounted when the process began: of what was mounted since, it may see nothing. */
+  readonly #mounts = mountTable();
   #taken = false;
   #hasEnded = false;
   /** Resolves when the process has ended. */
@@ -22,7 +25,7 @@ export class HeldMaker implements Disposable {
   private constructor(prefix: readonly string[], args: readonly string[]) {
     this.#prefix = prefix;
     this.#process = new Deno.Command("bash", {
-      args: ["-c", `cd / && exec "$@"`, "bash", ...args],
+      args: ["-c", `cd / && unset OLDPWD && exec "$@"`, "bash", ...args],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
@@ -43,11 +46,13 @@ export class HeldMaker implements Disposable {
   /**
    * Has it execute a command. It is used up then.
    *
-   * @returns its process; undefined if it cannot, since it has ended or the command begins in another way
+   * @returns its process; undefined if it cannot: it has ended, the command begins in another way or holds what no
+   *   argument can, or something was mounted or unmounted meanwhile
    */
   take(command: readonly string[]): { process: Deno.ChildProcess; stdin: WritableStreamDefaultWriter } | undefined {
     const isLike = this.#prefix.every((word, index) => word === command[index]);
-    if (this.#taken || this.#hasEnded || !isLike) return undefined;
+    if (this.#taken || this.#hasEnded || !isLike || command.some((word) => word.includes("\0"))) return undefined;
+    if (this.#mounts === undefined || this.#mounts !== mountTable()) return undefined;
     this.#taken = true;
     const words = new TextEncoder().encode(command.slice(this.#prefix.length).map((word) => `${word}\0`).join(""));
     const stdin = this.#process.stdin.getWriter();

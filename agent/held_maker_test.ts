@@ -20,6 +20,8 @@ Deno.test("a held maker executes the words as they are, and takes no byte of wha
   const { stdout, stderr } = await ended(taken.process);
   assert.equal(stdout, `${WORDS.map((word) => `<${word}>`).join("")}run 1\n\0rest`, stderr);
   assert.equal(maker.take(SHOW), undefined, "it is used up");
+  using other = HeldMaker.ofAnyone();
+  assert.equal(other.take([...SHOW, "a\0b"]), undefined, "no argument holds that");
 });
 
 Deno.test(
@@ -47,6 +49,19 @@ Deno.test(
     );
   },
 );
+
+Deno.test("a maker from before something was mounted is not taken", { ignore: Deno.uid() !== 0 }, async () => {
+  const folder = await Deno.makeTempDir();
+  using maker = HeldMaker.ofRoot();
+  const mount = (...args: string[]) => new Deno.Command(args[0], { args: args.slice(1) }).output();
+  await mount("mount", "--bind", folder, folder);
+  try {
+    assert.equal(maker.take([...ROOTS_UNSHARE, "perl", "-e", "exit"]), undefined);
+  } finally {
+    await mount("umount", "--lazy", folder);
+    await Deno.remove(folder);
+  }
+});
 
 Deno.test("who holds on ends with the agent's end of its input, and one that has ended is not taken", async () => {
   for (const maker of [HeldMaker.ofAnyone(), ...Deno.uid() === 0 ? [HeldMaker.ofRoot()] : []]) {

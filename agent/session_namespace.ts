@@ -369,7 +369,10 @@ export class SessionNamespace {
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
     const confined = limited ? confinedCommand(limits, { storageDirectory }) : [];
-    for (const kind of candidates) {
+    const { held } = this.#options;
+    // What was started ahead may have been stopped or killed: that says nothing of the kind.
+    const attempts = candidates.flatMap((kind, index) => index === 0 && held ? [{ kind, held }, { kind }] : [{ kind }]);
+    for (const { kind, held } of attempts) {
       try {
         const namespace = mounts && kind !== "none"
           ? syncedNamespaceCommand(kind, root, { root: syncedRoot(storageDirectory), mounts, unshareNet, own })
@@ -379,7 +382,7 @@ export class SessionNamespace {
         const init = await SessionInit.start({
           command: [...confined, ...namespace],
           controlDirectory,
-          held: this.#options.held,
+          held,
           serverDirectory: kind === "none" ? join(storage, "server") : undefined,
         });
         this.#options.held?.[Symbol.dispose]();
@@ -390,7 +393,8 @@ export class SessionNamespace {
         if (limited) this.#limitsWarning = limitsWarning(storageDirectory);
         return init;
       } catch (e) {
-        failures.push(`${kind} does not work here (${sentence(e)})`);
+        if (held) log(`what was started ahead did not make a namespace (${sentence(e)})`);
+        else failures.push(`${kind} does not work here (${sentence(e)})`);
       }
     }
     throw new RbsError(

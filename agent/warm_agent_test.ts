@@ -46,7 +46,7 @@ Deno.test("an agent started ahead serves nobody, until it gets a session and ser
 
 Deno.test("an agent started ahead that nobody wants ends by its lease, or when it is told to", async () => {
   await using workspace = await TestWorkspace.make();
-  await using agent = await TestAgent.start(workspace, { warm: true, leaseSeconds: 1 });
+  await using agent = await TestAgent.start(workspace, { warm: true, leaseSeconds: 4 });
   {
     using supervisor = agent.supervise();
     await supervisor.find((m) => m.case === "waiting");

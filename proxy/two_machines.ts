@@ -3,7 +3,7 @@
  * made is brought home before the client hears that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
-import { changesOutputs } from "../proto/changing_commands.ts";
+import { builds, changesOutputs } from "../proto/changing_commands.ts";
 import { sentence } from "../proto/errors.ts";
 import { OutputsPolicy, type OutputsRequest, OutputsRequestSchema } from "../proto/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../proto/pace.ts";
@@ -228,7 +228,7 @@ export class TwoMachines implements Disposable {
           symlinkPrefix: symlinks.prefix,
           cleans: command.command === "clean",
           cleansSymlinks: symlinks.clean,
-          leavesSymlinks: symlinks.prefix === undefined,
+          leavesSymlinks: symlinks.prefix === undefined || !(builds(command.command) || command.command === "clean"),
           told,
           known,
           all,

@@ -42,6 +42,11 @@ function table(path: string): string | undefined {
   }
 }
 
+/** What is mounted where this process sees it, as text to be compared. */
+export function mountTable(): string | undefined {
+  return table(`${Deno.pid}/mountinfo`);
+}
+
 /** A process's numbers, from this machine's to the innermost pid namespace's; empty when it is gone. */
 function numbers(pid: number): number[] {
   const [, line = ""] = /^NSpid:(.*)$/m.exec(table(`${pid}/status`) ?? "") ?? [];

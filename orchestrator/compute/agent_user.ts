@@ -17,6 +17,8 @@ export interface AgentUser {
 }
 
 const PASSWD = "/etc/passwd";
+/** Where programs of the system are. */
+const PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** Larger ones mean something else to some system calls. */
 const MAX_ID = 2 ** 31 - 1;
 const STICKY = 0o1000;
@@ -97,12 +99,13 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
         `--storage-root elsewhere.`,
     );
   }
-  for (const place of [storage, state, ...storeFile === undefined ? [] : [storeFile]]) {
-    for (const { path, uid, mode } of look(above(place))) {
-      const isOpen = (mode & 0o022) !== 0 && (mode & STICKY) === 0;
+  for (const place of [storage, state, ...storeFile === undefined ? [] : [dirname(storeFile)]]) {
+    for (const { path, uid, mode } of look([...above(place), place])) {
+      // In a sticky folder others make files of their own, which in a place of ours is enough.
+      const isOpen = (mode & 0o022) !== 0 && ((mode & STICKY) === 0 || path === place);
       if (uid === 0 && !isOpen) continue;
       throw unusable(
-        `${place} lies in ${path}, which ${
+        `${place} ${path === place ? "is a folder" : `lies in ${path}`}, which ${
           uid === 0 ? "others can write" : `belongs to uid ${uid}`
         }: with --agent-user, ` +
           `storage, state directory and store have to lie where only root can put something else in their place.`,
@@ -193,14 +196,21 @@ function checkOwn(folder: string): void {
 /**
  * Removes a storage directory. What another user has left there that user removes, however deep it is; root the empty
  * folder. Rejects with what the disk says.
+ *
+ * @param patienceMs How long that user's removal may take, in milliseconds. @default one minute
  */
-export async function removeStorage(directory: string, user?: AgentUser): Promise<void> {
+export async function removeStorage(directory: string, user?: AgentUser, patienceMs = 60_000): Promise<void> {
   if (!user) return await Deno.remove(directory, { recursive: true });
   checkOwn(dirname(directory));
-  await new Deno.Command("rm", {
+  const rm = new Deno.Command("rm", {
     args: ["-rf", "--", directory],
-    ...{ uid: user.uid, gid: user.gid, stdin: "null", stdout: "null", stderr: "null" },
-  }).output();
+    // Whoever has that number reads its environment, and need not be able to enter our folder.
+    ...{ uid: user.uid, gid: user.gid, cwd: "/", clearEnv: true, env: { PATH: PATHS, LC_ALL: "C" } },
+    ...{ stdin: "null", stdout: "null", stderr: "null" },
+  }).spawn();
+  // Nor need it stay stopped for ever, as that user can have it.
+  const timer = setTimeout(() => rm.kill("SIGKILL"), patienceMs);
+  await rm.status.finally(() => clearTimeout(timer));
   await Deno.remove(directory);
 }
 

@@ -84,10 +84,46 @@ Deno.test({
     Deno.writeTextFileSync(join(outside, "file"), "");
     Deno.writeTextFileSync(join(directory, "agent.log"), "");
     const left = 'cd "$0" && ln -s "$1" link && perl -e \'for (1..3000) { mkdir "d"; chdir "d" } \'';
-    await new Deno.Command("sh", { args: ["-c", left, directory, outside], uid: 65534, gid: 65534 }).output();
+    await new Deno.Command("sh", { args: ["-c", left, directory, outside], uid: 65534, gid: 65534, cwd: "/" }).output();
     await removeStorage(directory, NOBODY);
     assert.deepEqual([...Deno.readDirSync(join(temp.path, "warm"))], []);
     assert.equal([...Deno.readDirSync(outside)].length, 1);
+  },
+});
+
+Deno.test({
+  name: "the agents' user can neither hold up a removal nor read our environment in it, and need not enter our folder",
+  ignore: !isRoot,
+  async fn() {
+    using temp = tempDirectory();
+    Deno.chmodSync(temp.path, 0o711);
+    const directory = join(temp.path, "warm/0123"), closed = join(temp.path, "closed"), seen = join(temp.path, "seen");
+    makeStorage(directory, NOBODY);
+    Deno.mkdirSync(closed, { mode: 0o700 });
+    Deno.mkdirSync(seen);
+    Deno.chmodSync(seen, 0o777);
+    // Holds each `rm` of its own, and tells what it sees of it.
+    const script = `for ((;;)); do for pid in $(pgrep -x rm -u 65534); do
+      kill -STOP $pid && tr '\\0' '\\n' < /proc/$pid/environ > "$0/environ"; done; sleep 0.01; done`;
+    const holder = new Deno.Command("bash", { args: ["-c", script, seen], uid: 65534, gid: 65534, cwd: "/" }).spawn();
+    const before = Deno.cwd();
+    Deno.env.set("RBS_TEST_SECRET", "hunter2");
+    try {
+      Deno.chdir(closed);
+      await new Deno.Command("sh", {
+        args: ["-c", 'cd "$0" && for i in $(seq 20000); do : > "$i"; done', directory],
+        ...{ uid: 65534, gid: 65534, cwd: "/" },
+      }).output();
+      await removeStorage(directory, NOBODY, 3_000).catch(() => {});
+      assert.doesNotMatch(Deno.readTextFileSync(join(seen, "environ")), /hunter2/);
+    } finally {
+      Deno.chdir(before);
+      Deno.env.delete("RBS_TEST_SECRET");
+      holder.kill("SIGKILL");
+      await holder.status;
+    }
+    await removeStorage(directory, NOBODY);
+    assert.deepEqual([...Deno.readDirSync(join(temp.path, "warm"))], []);
   },
 });
 

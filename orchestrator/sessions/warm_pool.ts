@@ -95,14 +95,11 @@ export class WarmPool {
     const { store, compute, storageRoot, log } = this.#options;
     this.#owner = owner;
     await this.adopt();
-    try {
-      await compute.sweep(
-        warmFolder(storageRoot),
-        async () => new Set((await store.listWarm()).map((row) => row.storageDirectory)),
-      );
-    } catch (e) {
-      log(`what former warm agents have left could not be removed: ${sentence(e)}`);
-    }
+    // Nobody waits for it: a disk may be slow, and what is there is seen now.
+    void compute.sweep(
+      warmFolder(storageRoot),
+      async () => new Set((await store.listWarm()).map((row) => row.storageDirectory)),
+    ).catch((e) => log(`what former warm agents have left could not be removed: ${sentence(e)}`));
     this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
     // The timer alone is no reason for the program to go on.
     Deno.unrefTimer(this.#sweepTimer as unknown as number);

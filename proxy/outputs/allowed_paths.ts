@@ -45,12 +45,19 @@ export interface AllowedPathsOptions {
   namedFiles?: Iterable<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
+  /** The command leaves convenience symlinks alone: there are none. @default false */
+  leavesSymlinks?: boolean;
 }
+
+/** What has no width, or turns the direction of what follows. */
+const UNSEEN = /[\p{Cf}\u2028\u2029]/u, UNSEEN_ALL = new RegExp(UNSEEN, "gu");
+const escaped = (character: string) => `\\u{${character.codePointAt(0)!.toString(16)}}`;
 
 /** A path as a person reads it: what could steer a terminal is escaped. */
 export function shown(path: string): string {
   const text = path.length > 300 ? `${path.slice(0, 300)}…` : path;
-  return /^[\w\x20-\x7e\u00a1-\ud7ff]*$/u.test(text) ? text : JSON.stringify(text.toWellFormed());
+  const isPlain = /^[\w\x20-\x7e\u00a1-\ud7ff]*$/u.test(text) && !UNSEEN.test(text);
+  return isPlain ? text : JSON.stringify(text.toWellFormed()).replaceAll(UNSEEN_ALL, escaped);
 }
 
 /** The error of an agent that asks for what no honest agent asks for. */
@@ -103,16 +110,23 @@ export class AllowedPaths {
   /** What other convenience symlinks begin with; undefined: there are none. */
   readonly #linkPrefix?: string;
 
-  constructor({ outputBase, workspace, namedFiles = [], symlinkPrefix = "bazel-" }: AllowedPathsOptions) {
+  readonly #leavesSymlinks: boolean;
+
+  constructor(options: AllowedPathsOptions) {
+    const { outputBase, workspace, namedFiles = [], symlinkPrefix = "bazel-", leavesSymlinks = false } = options;
+    this.#leavesSymlinks = leavesSymlinks;
     this.#outputBase = outputBase;
     this.#realOutputBase = realPath(outputBase);
     this.#workspace = workspace;
     this.#named = new Set(namedFiles);
     this.#named.add(join(workspace, "MODULE.bazel.lock"));
-    const names = [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name));
+    const names = leavesSymlinks
+      ? []
+      : [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name));
     // Older Bazels make the last beside any.
     this.#prefixed = new Set(names);
-    this.#links = new Set([...names, join(workspace, "bazel-out")].filter((path) => !this.#isOutputBase(path)));
+    const besides = leavesSymlinks ? [] : [join(workspace, "bazel-out")];
+    this.#links = new Set([...names, ...besides].filter((path) => !this.#isOutputBase(path)));
     // A prefix like "bazel-" tells the links from anything else; "out/" or "." would not.
     if (/[^/]-$/.test(symlinkPrefix)) this.#linkPrefix = resolve(workspace, symlinkPrefix);
   }
@@ -159,6 +173,7 @@ export class AllowedPaths {
     }
     // The developer's own flag may say that links are to be elsewhere.
     if (kind !== "symlink" || !inWorkspace && !this.#links.has(path)) throw refusal(path, "is not a place for outputs");
+    if (this.#leavesSymlinks) throw refusal(path, "is a symlink that this command leaves alone");
     if (!this.leadsToOutputs(entry.target!)) throw refusal(path, "does not lead to an output");
     return { where: "convenience symlink", path };
   }

@@ -61,8 +61,9 @@ export interface TakeOptions {
   symlinkPrefix?: string;
   /** The command is `clean`: of no other is it believed that it has removed the outputs. @default false */
   cleans?: boolean;
-  /** The command removes the convenience symlinks, or leaves them alone. */
+  /** The command removes the convenience symlinks, */
   cleansSymlinks?: boolean;
+  /** or leaves them alone. @default false, both */
   leavesSymlinks?: boolean;
   /** Where the command may write sources. @default nowhere */
   sources?: SourcePlaces & {
@@ -259,7 +260,7 @@ export class OutputsHome {
   }
 
   /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
-  expunge(options: Pick<TakeOptions, "symlinkPrefix" | "say">): Promise<void> {
+  expunge(options: Pick<TakeOptions, "symlinkPrefix" | "leavesSymlinks" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
       this.forgetTold();
@@ -333,7 +334,7 @@ export class OutputsHome {
     if (cleaned) await this.#clean(index);
 
     // First of all: a named file may lead through one.
-    this.#makeSymlinks(manifest, allowed, options, cleaned && !options.leavesSymlinks);
+    this.#makeSymlinks(manifest, allowed, options, cleaned);
     const tree = new LocalTree(this.#outputBase);
     try {
       await this.#removeGone(gone, tree, index);

@@ -417,6 +417,20 @@ Deno.test("convenience symlinks that lead elsewhere go as they go with Bazel; of
   assert.deepEqual(links(), ["bazel-mine", "foo-bin", "src"]);
 });
 
+Deno.test("a command that leaves symlinks alone has none made or removed, wherever they lead, whatever the agent says", async () => {
+  await using t = await laptop();
+  const names = ["bazel-bin", "bazel-out", "bazel-testlogs"];
+  for (const name of names) Deno.symlinkSync("/mine", `${t.ws}/${name}`);
+  const links = () => names.map((name) => Deno.readLinkSync(`${t.ws}/${name}`));
+  const leavesSymlinks = true;
+  const lie = [{ path: `${t.ws}/bazel-bin`, target: t.out("bin") }];
+  await assert.rejects(t.take(lie, { leavesSymlinks }), /bazel-bin.*leaves alone/);
+  await t.take([{ path: t.out("x"), content: "x" }], { leavesSymlinks });
+  await t.take(t.agent.make([{ path: t.out("x"), content: "x" }], { cleaned: true }), { leavesSymlinks });
+  await t.home.expunge({ leavesSymlinks, say: () => {} });
+  assert.deepEqual(links(), ["/mine", "/mine", "/mine"]);
+});
+
 Deno.test("expunge leaves what the client needs", async () => {
   await using t = await laptop();
   Deno.symlinkSync("/usr", `${t.ob}/install`);

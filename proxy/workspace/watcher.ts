@@ -119,6 +119,8 @@ export class FolderWatcher implements Disposable {
   readonly #opened: Deno.FsFile[] = [];
   #cookies = 0;
   #cookie = "";
+  /** Events of the cookie may be on their way that nobody has waited for: the next one who waits takes another. */
+  #isSpent = false;
 
   /** @param cookieFolder An absolute path: a folder of ours, with a file that is touched so that its event comes. */
   constructor(cookieFolder: string, options: WatcherOptions = {}) {
@@ -193,9 +195,7 @@ export class FolderWatcher implements Disposable {
       for (const { name, isFile } of Deno.readDirSync(this.#cookieFolder)) {
         if (isFile && name.startsWith("cookie-")) Deno.removeSync(`${this.#cookieFolder}/${name}`);
       }
-      // Each time another one, so that late events of an old one are not taken for it.
-      this.#cookie = `${this.#cookieFolder}/cookie-${Deno.pid}-${++this.#cookies}`;
-      Deno.writeFileSync(this.#cookie, new Uint8Array());
+      this.#bake();
     } catch (e) {
       return this.#mistrust(`${this.#cookieFolder} cannot be written (${(e as Error).message})`);
     }
@@ -251,20 +251,28 @@ export class FolderWatcher implements Disposable {
     this.#options.onLoss();
   }
 
+  /** Makes another cookie, so that late events of the last one are not taken for it. Throws Deno's errors. */
+  #bake(): void {
+    const former = this.#cookie;
+    this.#cookie = `${this.#cookieFolder}/cookie-${Deno.pid}-${++this.#cookies}`;
+    Deno.writeFileSync(this.#cookie, new Uint8Array());
+    this.#isSpent = false;
+    try {
+      if (former !== "") Deno.removeSync(former);
+    } catch { /* it is gone */ }
+  }
+
   /** Whether what watches can be closed: else it waits for a pipe, and whoever closes it would wait with it. */
   async #responds(): Promise<boolean> {
+    // Of a folder that somebody has emptied or exchanged no event can come.
+    const isThere = exists(this.#cookie);
     if (this.#handles.length === 0 || await this.#settled()) {
       this.#deaf = false;
       return true;
     }
     if (this.#deaf) return false;
     this.#letGo();
-    try {
-      Deno.lstatSync(this.#cookie);
-    } catch {
-      // Somebody has emptied the folder, of which no event can come.
-      return true;
-    }
+    if (!isThere || !exists(this.#cookie)) return true;
     this.#deaf = !await this.#settled(DEAF);
     return !this.#deaf;
   }
@@ -299,19 +307,27 @@ export class FolderWatcher implements Disposable {
     const handles = [...this.#handles, ...this.#retired];
     for (const handle of handles) handle.cookie = Promise.withResolvers();
     let timer: ReturnType<typeof setTimeout> | undefined, again: ReturnType<typeof setInterval> | undefined;
-    const touch = () => Deno.utimeSync(this.#cookie, new Date(), new Date());
+    let touches = 0;
+    const touch = () => {
+      Deno.utimeSync(this.#cookie, new Date(), new Date());
+      touches++;
+    };
     try {
+      if (this.#isSpent) this.#bake();
+      this.#isSpent = true;
       touch();
       again = setInterval(() => {
         try {
           touch();
         } catch { /* it is gone, and no event comes */ }
       }, TOUCH_AGAIN_MS);
-      return await Promise.race([
+      const isSeen = await Promise.race([
         Promise.all(handles.map((h) => h.cookie.promise)).then(() => true),
         ...this.#doubt === undefined ? [this.#doubted.promise.then(() => false)] : [],
         new Promise<false>((resolve) => timer = setTimeout(resolve, times * this.#options.cookieMs, false)),
       ]);
+      this.#isSpent = !isSeen || touches > 1;
+      return isSeen;
     } catch {
       return false;
     } finally {
@@ -466,5 +482,14 @@ export class FolderWatcher implements Disposable {
     if (handles.length === 0) return;
     await Promise.all(handles.map((h) => h.ended));
     await new Promise((resolve) => setTimeout(resolve));
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch {
+    return false;
   }
 }

@@ -257,3 +257,32 @@ Deno.test("a folder that vanished before it could be watched, or is a symlink, i
   assert.deepEqual(await t.changed(), []);
   assert.deepEqual(["a", "gone", "link"].map((f) => t.watcher.watches(t.path(f))), [true, false, false]);
 });
+
+Deno.test("a named pipe behind a burst of changes holds up nobody", async () => {
+  // By itself, since a fault would hold up all tests.
+  const script = `
+    import { FolderWatcher } from ${JSON.stringify(import.meta.resolve("./watcher.ts"))};
+    for (const n of [12, 20, 40]) {
+      const folder = Deno.makeTempDirSync();
+      Deno.mkdirSync(folder + "/a");
+      const watcher = new FolderWatcher(folder + "/cookies");
+      await watcher.restart([folder + "/a"]);
+      await watcher.collect();
+      for (let i = 0; i < n; i++) Deno.writeTextFileSync(folder + "/a/" + i, "");
+      const hints = watcher.collect();
+      new Deno.Command("mkfifo", { args: [folder + "/a/pipe"] }).outputSync();
+      await hints;
+      await watcher.restart([folder + "/a"]);
+      watcher.close();
+      Deno.removeSync(folder, { recursive: true });
+    }
+    console.log("done");
+    Deno.exit(0);
+  `;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-check", script],
+    stdout: "piped",
+    signal: AbortSignal.timeout(60_000),
+  }).spawn();
+  assert.equal(new TextDecoder().decode((await child.output()).stdout), "done\n");
+});

@@ -227,7 +227,7 @@ export class WorkspaceSync implements Disposable {
     if (!done) return false;
     try {
       if (!isQuick()) return false;
-      await this.#refresh(this.#lastRoots, { signal });
+      await this.#refresh(this.#lastRoots, { signal }, "unless events were lost");
       return true;
     } catch {
       return false; // the barrier says what is wrong
@@ -260,7 +260,9 @@ export class WorkspaceSync implements Disposable {
   staysHome(path: string): boolean {
     for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
       if (this.#rules?.skips(path.slice(0, slash), "directory")) {
-        return lookAt(localFiles, this.#workspace, path) !== undefined;
+        {
+          return typeof lookAt(localFiles, this.#workspace, path) === "object";
+        }
       }
     }
     const info = lookAt(localFiles, this.#workspace, path);

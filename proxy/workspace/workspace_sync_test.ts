@@ -15,6 +15,7 @@ function setUp(
   script: AgentScript = {},
   sweep?: WorkspaceSyncOptions["sweep"],
   watchMounts?: WorkspaceSyncOptions["watchMounts"],
+  watcher?: WorkspaceSyncOptions["watcher"],
 ) {
   const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-sync-" }));
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
@@ -23,7 +24,7 @@ function setUp(
   const said: string[] = [];
   const syncs: WorkspaceSync[] = [];
   const start = () => {
-    const sync = new WorkspaceSync({ workspace, outputBase, sweep, watchMounts });
+    const sync = new WorkspaceSync({ workspace, outputBase, sweep, watchMounts, watcher });
     syncs.push(sync);
     return sync;
   };
@@ -507,6 +508,54 @@ Deno.test("a burst of changes is followed by a scan", async () => {
   await eventually(() => t.sync.describe().includes(", watched"));
   t.write("d4/more");
   assert.deepEqual(await t.synced(), ["Apply"]);
+});
+
+/** Deno.watchFs whose events come so late, in their order. */
+function late(ms: number) {
+  return (paths: string[]) => {
+    const real = Deno.watchFs(paths, { recursive: false });
+    const queue: { at: number; event: Deno.FsEvent }[] = [];
+    let wake = Promise.withResolvers<void>(), done = false;
+    const read = (async () => {
+      for await (const event of real) {
+        queue.push({ at: performance.now() + ms, event });
+        wake.resolve();
+      }
+      done = true;
+      wake.resolve();
+    })();
+    async function* rest() {
+      while (!done || queue.length > 0) {
+        const next = queue.shift();
+        if (next) {
+          await new Promise((resolve) => setTimeout(resolve, Math.max(0, next.at - performance.now())));
+          yield next.event;
+        } else {
+          await wake.promise;
+          wake = Promise.withResolvers();
+        }
+      }
+      await read;
+    }
+    return { [Symbol.asyncIterator]: rest, close: () => real.close() } as unknown as Deno.FsWatcher;
+  };
+}
+
+Deno.test("an edit is in the next barrier, however late the system's events come", async () => {
+  for (const ms of [0, 10, 30, 60]) {
+    using t = setUp({}, { firstMs: 1e6, everyMs: 1e6, forMs: 1e7 }, undefined, { open: late(ms) });
+    t.write("a/f");
+    const isWatched = async () => {
+      await t.barrier();
+      return t.sync.describe().includes(", watched");
+    };
+    for (let i = 0; i < 6; i++) {
+      await eventually(isWatched);
+      t.write("a/f", `edit ${i}`);
+      await t.synced();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 });
 
 Deno.test("what rules keep at home is known by its path, if it is here", async () => {
