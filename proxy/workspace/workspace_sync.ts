@@ -258,15 +258,12 @@ export class WorkspaceSync implements Disposable {
 
   /** Whether rules keep at home what is at a path, relative to the workspace; false if there is nothing. */
   staysHome(path: string): boolean {
-    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
-      if (this.#rules?.skips(path.slice(0, slash), "directory")) {
-        {
-          return typeof lookAt(localFiles, this.#workspace, path) === "object";
-        }
-      }
-    }
     const info = lookAt(localFiles, this.#workspace, path);
-    return typeof info === "object" && (this.#rules?.skips(path, info.kind, info.target) ?? false);
+    if (typeof info !== "object" || !this.#rules) return false;
+    for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
+      if (this.#rules.skips(path.slice(0, slash), "directory")) return true;
+    }
+    return this.#rules.skips(path, info.kind, info.target);
   }
 
   /** Whether what is at a path in the workspace is, as far as it can be seen, what the agent was sent. Absolute. */
