@@ -64,6 +64,33 @@ const GIVING_RIGHTS: readonly { call: number; mode?: number; flags?: number; err
   { call: 425, errno: 1 }, // io_uring_setup: EPERM, as where it is switched off
 ];
 
+/** Makes the user namespace, unless it is there: nothing of it depends on the session. */
+export const USER_NAMESPACE = String.raw`
+$^F = 255;
+our $namespace;
+sub make_namespace {
+  pipe(my $ready, my $up) and pipe(my $wait, my $done) or die "no pipe: $!\n";
+  my $child = fork // die "no process: $!\n";
+  if (!$child) {
+    close $_ for $ready, $done;
+    syswrite $up, "." if syscall(${CALLS.unshare}, 0x10000000) == 0;
+    close $up;
+    sysread $wait, my $word, 1;
+    exit;
+  }
+  close $_ for $up, $wait;
+  sysread $ready, my $word, 1 or die "user namespaces are not allowed\n";
+  for my $map ("uid_map", "gid_map") {
+    open my $file, ">", "/proc/$child/$map" or die "$map: $!\n";
+    syswrite $file, "0 ${FIRST_ID} ${IDS}\n" or die "$map: $!\n";
+  }
+  open $namespace, "<", "/proc/$child/ns/user" or die "its user namespace: $!\n";
+  close $_ for $done, $ready;
+  waitpid $child, 0;
+}
+$namespace or make_namespace();
+`;
+
 /**
  * Makes the user namespace, and mounts each path that comes first with its numbers: what precedes "--". What is mounted in
  * such a path is mounted anew as well, with the numbers where its file system can do that. Then it executes the rest.
@@ -73,28 +100,9 @@ const GIVING_RIGHTS: readonly { call: number; mode?: number; flags?: number; err
  */
 const SHIFT = String.raw`
 # Before bwrap, or in its place.
-$^F = 255;
+${USER_NAMESPACE}
 my ($openat2, $open_tree, $move_mount, $mount_setattr) = (437, 428, 429, 442);
 my $nothing = "";
-pipe(my $ready, my $up) and pipe(my $wait, my $done) or die "no pipe: $!\n";
-my $child = fork // die "no process: $!\n";
-if (!$child) {
-  close $_ for $ready, $done;
-  syswrite $up, "." if syscall(${CALLS.unshare}, 0x10000000) == 0;
-  close $up;
-  sysread $wait, my $word, 1;
-  exit;
-}
-close $_ for $up, $wait;
-sysread $ready, my $word, 1 or die "user namespaces are not allowed\n";
-for my $map ("uid_map", "gid_map") {
-  open my $file, ">", "/proc/$child/$map" or die "$map: $!\n";
-  syswrite $file, "0 ${FIRST_ID} ${IDS}\n" or die "$map: $!\n";
-}
-open my $namespace, "<", "/proc/$child/ns/user" or die "its user namespace: $!\n";
-close $_ for $done, $ready;
-waitpid $child, 0;
-
 open my $table, "<", "/proc/self/mountinfo" or die "mountinfo: $!\n";
 my @points = map { my $point = (split / /)[4]; $point =~ s/\\([0-7]{3})/chr oct $1/ge; $point } <$table>;
 close $table;

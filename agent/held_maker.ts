@@ -1,4 +1,4 @@
-import { ROOTS_UNSHARE } from "./confined_root.ts";
+import { ROOTS_UNSHARE, USER_NAMESPACE } from "./confined_root.ts";
 import { mountTable } from "./files/processes.ts";
 
 /**
@@ -33,7 +33,7 @@ export class HeldMaker implements Disposable {
     this.ended = this.#process.status.then(() => void (this.#hasEnded = true));
   }
 
-  /** For sessions of root that are confined, see confined_root.ts: namespaces are there, and Perl waits for its program. */
+  /** For sessions of root that are confined, see confined_root.ts: all namespaces are there, and Perl waits for its program. */
   static ofRoot(): HeldMaker {
     return new HeldMaker([...ROOTS_UNSHARE, "perl", "-e"], [...ROOTS_UNSHARE, "perl", "-e", PERL]);
   }
@@ -71,8 +71,9 @@ export class HeldMaker implements Disposable {
   }
 }
 
-/** The first word is the program. */
+/** The first word is the program. It finds its user namespace made. */
 const PERL = String.raw`
+${USER_NAMESPACE}
 sub take {
   my ($length, $got) = (@_, "");
   while (length $got < $length) { sysread STDIN, $got, $length - length $got, length $got or exit }

@@ -28,13 +28,14 @@ Deno.test(
   "of root: Perl runs the program that comes, in namespaces that are there",
   { ignore: Deno.uid() !== 0 },
   async () => {
-    const show = String.raw`my $pid = $$; print "$pid", map { "<$_>" } @ARGV; $| = 1; print ""; exec "cat"`;
+    const show = String.raw`my $pid = $$; print "user namespace\n" if -e "/proc/self/fd/" . fileno $namespace;
+    print "$pid", map { "<$_>" } @ARGV; $| = 1; print ""; exec "cat"`;
     using maker = HeldMaker.ofRoot();
     const { process, stdin } = maker.take([...ROOTS_UNSHARE, "perl", "-e", show, ...WORDS])!;
     await stdin.write(new TextEncoder().encode("rest"));
     await stdin.close();
     const { stdout, stderr } = await ended(process);
-    assert.equal(stdout, `1${WORDS.map((word) => `<${word}>`).join("")}rest`, stderr);
+    assert.equal(stdout, `user namespace\n1${WORDS.map((word) => `<${word}>`).join("")}rest`, stderr);
 
     using failing = HeldMaker.ofRoot();
     const other = failing.take([...ROOTS_UNSHARE, "perl", "-e", `die "it does not work here\n"`])!;
