@@ -7,7 +7,7 @@ import { RpcServer } from "../proto/rpc_server.ts";
 import { localUserId } from "../proto/state.ts";
 import { INHERITED_VARIABLES } from "./compute/agent_environment.ts";
 import { isAdminCommand, runAdminCommand } from "./admin.ts";
-import { findAgentUser, openStorageRoot } from "./compute/agent_user.ts";
+import { checkWay, findAgentUser, openStorageRoot } from "./compute/agent_user.ts";
 import { ComputeChoice } from "./compute/compute_choice.ts";
 import { ProcessCompute } from "./compute/process_compute.ts";
 import { type Flags, ownProgram, parseFlags } from "./flags.ts";
@@ -33,10 +33,12 @@ const MAX_CALLERS_OF_ONE = 1024;
 const HANDSHAKE_MS = 15_000;
 
 async function run(flags: Flags): Promise<void> {
+  const user = flags.agentUser === undefined ? undefined : findAgentUser(flags.agentUser);
+  // Before root makes anything there.
+  if (user) { for (const place of [flags.stateDir, flags.storageRoot]) checkWay(place); }
   prepareDirectory(flags.stateDir, "state directory", "name another with --state-dir");
   prepareDirectory(flags.storageRoot, "storage root", "name another with --storage-root");
   checkAgentProgram(flags.agent);
-  const user = flags.agentUser === undefined ? undefined : findAgentUser(flags.agentUser);
   if (user) {
     openStorageRoot(user, { ...flags, storeFile: flags.store.kind === "sqlite" ? flags.store.file : undefined });
   }

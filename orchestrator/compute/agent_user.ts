@@ -79,13 +79,8 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
       `Only root starts agents as another user (${user.name}): leave --agent-user out, or start it as root.`,
     );
   }
-  // What is worked on is named without symlinks: whoever owns one on the way could change where it leads.
   const [storage, state] = [storageRoot, stateDir, ...storeFile === undefined ? [] : [dirname(storeFile)]].map(
-    (path) => {
-      const real = realPath(path);
-      if (real === path) return path;
-      throw unusable(`${path} leads through a symlink: with --agent-user, name ${real} itself.`);
-    },
+    withoutSymlinks,
   );
   if (isAtOrIn(storage, state)) {
     throw unusable(
@@ -100,17 +95,7 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
     );
   }
   for (const place of [storage, state, ...storeFile === undefined ? [] : [dirname(storeFile)]]) {
-    for (const { path, uid, mode } of look([...above(place), place])) {
-      // In a sticky folder others make files of their own, which in a place of ours is enough.
-      const isOpen = (mode & 0o022) !== 0 && ((mode & STICKY) === 0 || path === place);
-      if (uid === 0 && !isOpen) continue;
-      throw unusable(
-        `${place} ${path === place ? "is a folder" : `lies in ${path}`}, which ${
-          uid === 0 ? "others can write" : `belongs to uid ${uid}`
-        }: with --agent-user, ` +
-          `storage, state directory and store have to lie where only root can put something else in their place.`,
-      );
-    }
+    for (const found of look([...above(place), place])) refuseForeign(place, found);
   }
   const isClosed = ({ mode, gid }: Found) => ((mode >> (gid === user.gid ? 3 : 0)) & 1) === 0;
   const closed = look(above(storage)).find(isClosed)?.path;
@@ -119,6 +104,46 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
   // One that was made just now. Another may be somebody's for whom it was closed.
   if (!Deno.readDirSync(storage)[Symbol.iterator]().next().done) throw unusable(impassable(user, storage, storageRoot));
   Deno.chmodSync(storage, PASSABLE);
+}
+
+/**
+ * Looks at what there is on the way to a place that root is about to make: see {@link openStorageRoot}, which looks at all
+ * of it afterwards. Throws an RbsError.
+ */
+export function checkWay(place: string): void {
+  // Who is not root makes folders of their own only, and is refused then.
+  if (Deno.uid() !== 0) return;
+  withoutSymlinks(place);
+  for (const folder of above(place)) {
+    let found: Found;
+    try {
+      [found] = look([folder]);
+    } catch {
+      // It is to be made, with all below it.
+      return;
+    }
+    refuseForeign(place, found);
+  }
+}
+
+/** What is worked on is named without symlinks: whoever owns one on the way could change where it leads. */
+function withoutSymlinks(path: string): string {
+  const real = realPath(path);
+  if (real === path) return path;
+  throw unusable(`${path} leads through a symlink: with --agent-user, name ${real} itself.`);
+}
+
+/** Throws an RbsError where somebody else could put something in the place of what root works on. */
+function refuseForeign(place: string, { path, uid, mode }: Found): void {
+  // In a sticky folder others make files of their own, which in a place of ours is enough.
+  const isOpen = (mode & 0o022) !== 0 && ((mode & STICKY) === 0 || path === place);
+  if (uid === 0 && !isOpen) return;
+  throw unusable(
+    `${place} ${path === place ? "is a folder" : `lies in ${path}`}, which ${
+      uid === 0 ? "others can write" : `belongs to uid ${uid}`
+    }: with --agent-user, storage, state directory and store have to lie where only root can put something else in ` +
+      `their place.`,
+  );
 }
 
 function impassable(user: AgentUser, folder: string, storageRoot: string): string {

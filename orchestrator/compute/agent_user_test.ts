@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { RbsError } from "../../proto/errors.ts";
 import { tempDirectory } from "../testing/temp.ts";
-import { type AgentUser, findAgentUser, makeStorage, openStorageRoot, removeStorage } from "./agent_user.ts";
+import { type AgentUser, checkWay, findAgentUser, makeStorage, openStorageRoot, removeStorage } from "./agent_user.ts";
 
 const PASSWD = `root:x:0:0:root:/root:/bin/bash
 toor:x:0:0::/root:/bin/sh
@@ -162,7 +162,16 @@ Deno.test({
       refuses(join(temp.path, "other"), lies, { storeFile: join(deep, "sessions.sqlite") });
       refuses(join(temp.path, "other"), lies, { stateDir: join(deep, "storage") });
     }
+    // Before anything is made there as well, and by whatever name.
+    assert.throws(() => checkWay(join(deep, "not/there")), { message: new RegExp(`lies in ${deep}, which belongs`) });
     Deno.chownSync(deep, 0, 0);
+    checkWay(join(deep, "not/there"));
+    Deno.symlinkSync(temp.path, join(deep, "way"));
+    assert.throws(() => checkWay(join(deep, "way/not/there")), { message: /leads through a symlink/ });
+    // A place itself, be it sticky.
+    Deno.chmodSync(storageRoot, 0o1777);
+    refuses(storageRoot, new RegExp(`${storageRoot} is a folder, which others can write`));
+    Deno.chmodSync(storageRoot, 0o711);
     Deno.chmodSync(deep, 0o777);
     refuses(storageRoot, new RegExp(`lies in ${deep}, which others can write: .*`));
     Deno.chmodSync(deep, 0o755);
