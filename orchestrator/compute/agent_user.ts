@@ -113,7 +113,6 @@ export function openStorageRoot(user: AgentUser, { storageRoot, stateDir, storeF
 export function checkWay(place: string): void {
   // Who is not root makes folders of their own only, and is refused then.
   if (Deno.uid() !== 0) return;
-  withoutSymlinks(place);
   for (const folder of above(place)) {
     let found: Found;
     try {
@@ -121,6 +120,9 @@ export function checkWay(place: string): void {
     } catch {
       // It is to be made, with all below it.
       return;
+    }
+    if (found.isLink) {
+      throw unusable(`${place} leads through the symlink ${folder}: with --agent-user, name its target.`);
     }
     refuseForeign(place, found);
   }
@@ -162,12 +164,13 @@ interface Found {
   uid: number;
   gid: number;
   mode: number;
+  isLink: boolean;
 }
 
 /** By `stat`, since Deno would want the right to read all that is in them. Throws an RbsError where that cannot do. */
 function look(paths: readonly string[]): Found[] {
   const { success, stdout, stderr } = new Deno.Command("stat", {
-    args: ["--format=%u %g %a", "--", ...paths],
+    args: ["--format=%u %g %f", "--", ...paths],
     env: { LC_ALL: "C" },
   }).outputSync();
   const lines = new TextDecoder().decode(stdout).trim().split("\n");
@@ -177,8 +180,9 @@ function look(paths: readonly string[]): Found[] {
     );
   }
   return lines.map((line, i) => {
-    const [uid, gid, mode] = line.split(" ");
-    return { path: paths[i], uid: Number(uid), gid: Number(gid), mode: parseInt(mode, 8) };
+    const [uid, gid, hex] = line.split(" ");
+    const mode = parseInt(hex, 16);
+    return { path: paths[i], uid: Number(uid), gid: Number(gid), mode, isLink: (mode & 0o170000) === 0o120000 };
   });
 }
 
