@@ -103,7 +103,7 @@ Deno.test({
     Deno.mkdirSync(seen);
     Deno.chmodSync(seen, 0o777);
     // Holds the `rm` of this folder, and tells what it sees of it.
-    const script = `for ((;;)); do for pid in $(pgrep -u 65534 -fx "rm -rf -- $1"); do
+    const script = `for ((;;)); do for pid in $(pgrep -u 65534 -f "rm -rf -- $1"); do
       kill -STOP $pid && tr '\\0' '\\n' < /proc/$pid/environ > "$0/environ"; done; sleep 0.01; done`;
     const holder = new Deno.Command("bash", { args: ["-c", script, seen, directory], uid: 65534, gid: 65534, cwd: "/" })
       .spawn();
