@@ -233,11 +233,11 @@ export async function removeStorage(directory: string, user?: AgentUser, patienc
   checkOwn(dirname(directory));
   const rm = new Deno.Command("rm", {
     args: ["-rf", "--", directory],
-    // Whoever has that number reads its environment, and need not be able to enter our folder.
+    // That user can read its environment, and may not be allowed into our working directory.
     ...{ uid: user.uid, gid: user.gid, cwd: "/", clearEnv: true, env: { PATH: PATHS, LC_ALL: "C" } },
     ...{ stdin: "null", stdout: "null", stderr: "null" },
   }).spawn();
-  // Nor need it stay stopped for ever, as that user can have it.
+  // That user can stop it (SIGSTOP); root ends it then.
   const timer = setTimeout(() => rm.kill("SIGKILL"), patienceMs);
   await rm.status.finally(() => clearTimeout(timer));
   await Deno.remove(directory);

@@ -95,7 +95,7 @@ export class WarmPool {
     const { store, compute, storageRoot, log } = this.#options;
     this.#owner = owner;
     await this.adopt();
-    // Nobody waits for it: a disk may be slow, and what is there is seen now.
+    // Not awaited, since a disk may be slow: which folders are there is read at once.
     void compute.sweep(
       warmFolder(storageRoot),
       async () => new Set((await store.listWarm()).map((row) => row.storageDirectory)),

@@ -8,7 +8,7 @@ import { decodeName } from "../../proto/tree/names.ts";
 
 /** Ends with its standard input, however the proxy ends; and says by the end of its output that it cannot. */
 const SCRIPT =
-  `findmnt --poll=mount,umount,move --raw --noheadings --output ACTION,OLD-TARGET,TARGET & exec >/dev/null; read -r _; kill $!`;
+  `findmnt --poll=mount,umount,move --raw --noheadings --output ACTION,OLD-TARGET,TARGET & exec >/dev/null; read -r _; kill $(jobs -pr)`;
 
 /** See the file's head. */
 export class MountWatch implements Disposable {
