@@ -1,6 +1,7 @@
 /** How many commands run in this session, whichever way they came. */
 export class Activity {
   #running = 0;
+  #begun = 0;
   readonly #listeners = new Set<(running: number) => void>();
 
   /** The number of commands that run now. */
@@ -8,8 +9,14 @@ export class Activity {
     return this.#running;
   }
 
+  /** The number of commands that have begun so far. */
+  get begun(): number {
+    return this.#begun;
+  }
+
   /** Counts a command until what it returns is disposed of; disposing twice counts once. */
   begin(): Disposable {
+    this.#begun++;
     this.#change(+1);
     let ended = false;
     return {

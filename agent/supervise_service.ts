@@ -7,6 +7,12 @@ import type { Activity } from "./activity.ts";
 import type { Gate } from "./gate.ts";
 import type { Lease } from "./lease.ts";
 
+/**
+ * How long a change of activity may wait before it is told. Telling takes both sides some milliseconds of processor time,
+ * which a command's own first and last milliseconds would have to share.
+ */
+const TELL_AFTER_MS = 50;
+
 type Response = MessageInitShape<typeof SuperviseResponseSchema>;
 
 /** How far the agent's start is. */
@@ -102,27 +108,40 @@ export class Supervision {
     using _hold = this.#options.lease.hold();
     const notify = () => wake();
     this.#notify = notify;
-    using _changes = this.#options.activity.onChange(() => wake());
+    const { activity } = this.#options;
+    // What runs already is told at once.
+    let due = true;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    using _changes = activity.onChange(() => {
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        due = true;
+        wake();
+      }, TELL_AFTER_MS);
+    });
     try {
       let toldState: State | undefined;
-      let toldRunning = 0;
+      let toldRunning = 0, toldBegun = activity.begun;
       while (!over) {
         const changed = new Promise<void>((resolve) => wake = resolve);
-        const { running } = this.#options.activity;
         if (toldState !== this.#state) {
           toldState = this.#state;
           const response = stateResponse(toldState);
           if (response) yield response;
           if (toldState.is === "failed") setTimeout(this.#failureTaken.resolve, 2_000);
-        } else if (toldRunning !== running) {
-          toldRunning = running;
-          yield { message: { case: "activity", value: { runningCommands: running } } };
+        } else if (due && (toldRunning !== activity.running || toldBegun !== activity.begun)) {
+          // A command that has ended meanwhile is told as well: the session was in use.
+          toldRunning = toldBegun === activity.begun ? activity.running : Math.max(activity.running, 1);
+          toldBegun = activity.begun;
+          yield { message: { case: "activity", value: { runningCommands: toldRunning } } };
         } else {
+          due = false;
           await changed;
         }
       }
       if (over !== "ended") throw over;
     } finally {
+      clearTimeout(timer);
       if (this.#state.is === "failed") this.#failureTaken.resolve();
       if (this.#replace === replaced) this.#replace = undefined;
       if (this.#notify === notify) this.#notify = undefined;

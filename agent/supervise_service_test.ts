@@ -130,3 +130,22 @@ Deno.test("a call that has not said its term does not keep the agent alive", asy
   while (!world.expired) await new Promise((resolve) => setTimeout(resolve, 5));
   call.hangUp();
 });
+
+Deno.test("commands are told of, what runs already at once, and one that was over before it was told as well", async () => {
+  using world = new World();
+  world.supervision.ready([], true);
+  const early = world.activity.begin();
+  const holder = world.call(setEpoch(1, 1));
+  assert.equal((await holder.next()).value.message.case, "ready");
+  const told = async () => (await holder.next()).value.message.value.runningCommands;
+  assert.equal(await told(), 1);
+  early[Symbol.dispose]();
+  assert.equal(await told(), 0);
+  world.activity.begin()[Symbol.dispose]();
+  world.activity.begin()[Symbol.dispose]();
+  assert.deepEqual([await told(), await told()], [1, 0], "both in one");
+  using _runs = world.activity.begin();
+  assert.equal(await told(), 1);
+  holder.hangUp();
+  assert.equal((await holder.next()).done, true);
+});
