@@ -1,11 +1,11 @@
 import { fromJsonString } from "@bufbuild/protobuf";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import { type AbsolutePath, absolutePath, pathFault } from "../proto/absolute_path.ts";
-import { RbsError, sentence } from "../proto/errors.ts";
-import { type AgentSpec, AgentSpecSchema } from "../proto/gen/rbs/v1/agent_pb.ts";
-import type { InputLines } from "../proto/input_lines.ts";
-import { startupOption, startupPathFault } from "../proto/startup_options.ts";
-import { NAMESPACE_KINDS, type NamespaceKind } from "./session_namespace.ts";
+import { type AbsolutePath, absolutePath, pathFault } from "../proto/base/absolute_path.ts";
+import { RbsError, sentence } from "../proto/base/errors.ts";
+import { type AgentSpec, AgentSpecSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
+import type { InputLines } from "../proto/base/lines.ts";
+import { startupOption, startupPathFault } from "../proto/bazel/startup_options.ts";
+import { NAMESPACE_KINDS, type NamespaceKind } from "./namespace/mount_namespace.ts";
 
 /** What the agent was told by flags and environment. */
 export interface AgentArguments {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { RbsError } from "../proto/errors.ts";
+import { RbsError } from "../proto/base/errors.ts";
 import { parseArguments, readSpec } from "./arguments.ts";
-import { InputLines } from "../proto/input_lines.ts";
+import { InputLines } from "../proto/base/lines.ts";
 
 const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
   e instanceof RbsError && e.exitCode === exitCode && text.test(e.message);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Code, RpcError } from "../proto/rpc.ts";
-import { shell } from "./shell.ts";
+import { Code, RpcError } from "../proto/transport/rpc/client.ts";
+import { shell } from "./namespace/shell.ts";
 import { eventually, TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
 
 const isRoot = Deno.uid() === 0;

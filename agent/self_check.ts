@@ -1,9 +1,9 @@
-import { ownFolders } from "./confined_root.ts";
-import { isRoot, NAMESPACE_KINDS, namespaceCommand, type NamespaceKind } from "./session_namespace.ts";
-import { startupOption } from "../proto/startup_options.ts";
+import { ownFolders } from "./namespace/confined_root.ts";
+import { isRoot, NAMESPACE_KINDS, namespaceCommand, type NamespaceKind } from "./namespace/mount_namespace.ts";
+import { startupOption } from "../proto/bazel/startup_options.ts";
 import type { AgentArguments } from "./arguments.ts";
-import type { SessionInit } from "./session_init.ts";
-import { quote, shell } from "./shell.ts";
+import type { SessionInit } from "./namespace/namespace_init.ts";
+import { quote, shell } from "./namespace/shell.ts";
 
 /** One thing that was checked. */
 export interface Check {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { shell } from "./shell.ts";
-import { syncedRoot } from "./storage_folder.ts";
+import { shell } from "./namespace/shell.ts";
+import { syncedRoot } from "./namespace/storage_folder.ts";
 import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
 
 const isRoot = Deno.uid() === 0;

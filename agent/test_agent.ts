@@ -11,18 +11,18 @@ import {
   type CommandInitSchema,
   type ResourceLimitsSchema,
   type SuperviseResponse,
-} from "../proto/gen/rbs/v1/agent_pb.ts";
-import { RunResponseSchema } from "../proto/gen/bazel/v1/command_server_pb.ts";
-import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/gen/rbs/v1/command_pb.ts";
-import { Connection } from "../proto/relay/connection.ts";
-import { encodeFields } from "../proto/relay/wire.ts";
-import { type BidiCall, createRpcClient, RpcError } from "../proto/rpc.ts";
+} from "../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { RunResponseSchema } from "../proto/contract/gen/bazel/v1/command_server_pb.ts";
+import { ExecuteRequestSchema, ExecuteResponseSchema } from "../proto/contract/gen/rbs/v1/command_pb.ts";
+import { Connection } from "../proto/transport/grpc/channel.ts";
+import { encodeFields } from "../proto/base/protobuf_fields.ts";
+import { type BidiCall, createRpcClient, RpcError } from "../proto/transport/rpc/client.ts";
 import type { Credentials } from "../proto/identity/credentials.ts";
 import type { CertificateOptions } from "../proto/testing/certificates.ts";
 import { TestIssuer } from "../proto/testing/issuer.ts";
-import { repoHash } from "../proto/workspace.ts";
-import { shell } from "./shell.ts";
-import { isRoot } from "./session_namespace.ts";
+import { repoHash } from "../proto/bazel/workspace.ts";
+import { shell } from "./namespace/shell.ts";
+import { isRoot } from "./namespace/mount_namespace.ts";
 
 /** Names the agent in its certificate. */
 const SESSION_ID = "5".repeat(32);

@@ -2,15 +2,15 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { X509Certificate } from "node:crypto";
 import { join, resolve } from "node:path";
-import { RbsError } from "../proto/errors.ts";
-import { fingerprint } from "../proto/identity/discovery.ts";
-import { writeInvitation } from "../proto/identity/invitation.ts";
+import { RbsError } from "../proto/base/errors.ts";
+import { fingerprint } from "../proto/enrolment/discovery.ts";
+import { writeInvitation } from "../proto/enrolment/invitation.ts";
 import { spiffeUri } from "../proto/identity/spiffe.ts";
-import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../proto/state.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../proto/base/state_directory.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { openAuthority, TRUST_DOMAIN } from "./identity/local_keys.ts";
-import { checkUserId } from "./request_checks.ts";
-import { openStore, parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
+import { checkUserId } from "./api/request_checks.ts";
+import { openStore, parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./store/store_location.ts";
 
 /** The first words of the command lines that are meant. */
 const VERBS = ["enrol", "revoke"];

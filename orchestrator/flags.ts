@@ -2,13 +2,13 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { isIP } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { RbsError } from "../proto/errors.ts";
-import { stateDirectory } from "../proto/state.ts";
+import { RbsError } from "../proto/base/errors.ts";
+import { stateDirectory } from "../proto/base/state_directory.ts";
 import type { SessionLimits } from "./compute/compute_service.ts";
-import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./sessions/store_location.ts";
+import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./store/store_location.ts";
 import type { OutsideAuthority } from "./identity/local_keys.ts";
 import type { OnBounce } from "./sessions/session_service.ts";
-import type { AgentLimits } from "./sessions/store.ts";
+import type { AgentLimits } from "./store/store.ts";
 
 /** What the orchestrator's command line says. All paths are absolute. */
 export interface Flags {

@@ -1,6 +1,6 @@
 /** Several orchestrator programs on one store: what happens when one of them is killed, stopped, or ended. */
 import assert from "node:assert/strict";
-import type { GetServerResponse } from "../proto/gen/rbs/v1/orchestrator_pb.ts";
+import type { GetServerResponse } from "../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { type OrchestratorProgram, OrchestratorPrograms } from "./testing/orchestrator_programs.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 

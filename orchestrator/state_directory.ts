@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { RbsError, sentence } from "../proto/errors.ts";
-import { foreignHand, learnOwnUid } from "../proto/owners.ts";
+import { RbsError, sentence } from "../proto/base/errors.ts";
+import { foreignHand, learnOwnUid } from "../proto/base/owners.ts";
 
 /**
  * Makes a directory if need be (0700), and checks that it can be written, and by nobody else, and that nobody else owns it

@@ -1,10 +1,10 @@
 import { basename, dirname, join } from "node:path";
-import { isAtOrIn } from "../proto/absolute_path.ts";
-import { RbsError, sentence } from "../proto/errors.ts";
-import { realPath } from "../proto/real_path.ts";
-import { systemFolderOf } from "../proto/system_folders.ts";
+import { isAtOrIn } from "../proto/base/absolute_path.ts";
+import { RbsError, sentence } from "../proto/base/errors.ts";
+import { realPath } from "../proto/base/real_path.ts";
+import { systemFolderOf } from "../proto/base/system_folders.ts";
 import type { OutsideAuthority } from "./identity/local_keys.ts";
-import type { StoreLocation } from "./sessions/store_location.ts";
+import type { StoreLocation } from "./store/store_location.ts";
 
 /** What {@link trustedPaths} looks at. Absolute paths. */
 export interface TrustedPathsOptions {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { RbsError } from "../proto/errors.ts";
+import { RbsError } from "../proto/base/errors.ts";
 import { tempDirectory } from "./testing/temp.ts";
 import { trustedPaths, type TrustedPathsOptions } from "./trusted_paths.ts";
 

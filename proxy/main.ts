@@ -5,10 +5,10 @@
  * Imports almost nothing: the client polls for the server each 100 ms, and what loads after the first Ping costs nobody
  * anything.
  */
-import { startCommandServer } from "./command_server.ts";
-import type { Commands } from "./commands.ts";
-import { Handshake } from "./handshake.ts";
-import { parseServerArgs } from "./server_args.ts";
+import { startCommandServer } from "./client/command_server.ts";
+import type { Commands } from "./commands/commands.ts";
+import { Handshake } from "./client/handshake.ts";
+import { parseServerArgs } from "../proto/bazel/server_args.ts";
 
 const args = parseServerArgs(Deno.args);
 if (!args.outputBase || !args.workspace) {
@@ -34,5 +34,5 @@ handshake.publish(server.port);
 const patience = setTimeout(pinged.resolve, 150);
 await pinged.promise;
 clearTimeout(patience);
-const { serve } = await import("./serve.ts");
+const { serve } = await import("./lifetime.ts");
 commands.resolve(serve(args, handshake, server.close).commands);

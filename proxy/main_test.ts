@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { eventually } from "../proto/testing/pipe.ts";
-import { encodeFields } from "../proto/relay/wire.ts";
+import { encodeFields } from "../proto/base/protobuf_fields.ts";
 import { BazelClient } from "./testing/agent.ts";
 
 const MAIN = new URL("./main.ts", import.meta.url).pathname;

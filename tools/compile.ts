@@ -6,7 +6,7 @@
  * plain Deno. A result replaces the former one in one step, so programs can be compiled while they run.
  */
 import { dirname, join } from "node:path";
-import { LOCAL_JDK, SESSION_MARK } from "../proto/local_jdk.ts";
+import { LOCAL_JDK, SESSION_MARK } from "../proto/bazel/local_jdk.ts";
 import { compiledJavaFile, launcherFile } from "./launcher.ts";
 import { makePackages } from "./packages.ts";
 import { compiledFlags, type Program, PROGRAMS, PROXY } from "./permissions.ts";

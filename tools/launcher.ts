@@ -5,7 +5,7 @@
  * What stands in the shell part is paid at each start, so it forks nothing: builtins only.
  */
 import { IMPORT_MAP } from "./packages.ts";
-import { LOCAL_JDK } from "../proto/local_jdk.ts";
+import { LOCAL_JDK } from "../proto/bazel/local_jdk.ts";
 import { byKind, type Program, v8Option } from "./permissions.ts";
 
 /** Where the things are that a launcher names. Absolute paths. */

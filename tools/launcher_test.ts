@@ -3,7 +3,7 @@ import { run } from "../tests/support/run.ts";
 import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
 import { ROOT } from "./compile.ts";
 import { makePackages } from "./packages.ts";
-import { LOCAL_JDK, SESSION_MARK } from "../proto/local_jdk.ts";
+import { LOCAL_JDK, SESSION_MARK } from "../proto/bazel/local_jdk.ts";
 import { compiledJavaFile, launcherFile, shellWord } from "./launcher.ts";
 import { AGENT, compiledFlags, JBAZEL, ORCHESTRATOR_PROGRAM, type Program, PROGRAMS, PROXY } from "./permissions.ts";
 

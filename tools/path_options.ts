@@ -3,7 +3,7 @@
  * path and stand in no row of proxy/arguments/path_options.ts. Ends with 1 if there are any.
  */
 import { Buffer } from "node:buffer";
-import { bytesValue, scanFields, textValue, varintValue } from "../proto/relay/wire.ts";
+import { bytesValue, scanFields, textValue, varintValue } from "../proto/base/protobuf_fields.ts";
 import { PATH_OPTIONS } from "../proxy/arguments/path_options.ts";
 import { bazelVersion, findBazels } from "../tests/support/bazels.ts";
 import { output } from "../tests/support/run.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { encodeFields } from "../proto/relay/wire.ts";
+import { encodeFields } from "../proto/base/protobuf_fields.ts";
 import { readOptions, unlisted } from "./path_options.ts";
 
 /** What `bazel help flags-as-proto` prints. */

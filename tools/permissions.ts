@@ -140,7 +140,7 @@ export const ORCHESTRATOR_PROGRAM: Program = {
   entry: "orchestrator/main.ts",
   output: "orchestrator",
   // What strangers make it allocate is freed soon: a small young generation, one heap of the C library for all threads, and
-  // collections when many have come and gone (proto/garbage.ts).
+  // collections when many have come and gone (proto/base/garbage.ts).
   v8Flags: ["--max-semi-space-size=2", "--optimize-for-size", "--expose-gc"],
   variables: {
     state: STATE_DIRECTORY,
@@ -236,7 +236,7 @@ export const AGENT: Program = {
   entry: "agent/main.ts",
   output: "agent",
   // Its code is needed for some milliseconds, minutes apart, while a developer waits: it is not compiled anew each time.
-  // What strangers make it allocate is freed soon (proto/garbage.ts).
+  // What strangers make it allocate is freed soon (proto/base/garbage.ts).
   v8Flags: ["--no-flush-bytecode", "--max-semi-space-size=4", "--expose-gc"],
   variables: {
     host: { options: ["--host"], otherwise: "${RBS_AGENT_HOST-}", is: "address" },

@@ -5,9 +5,9 @@
  */
 import { Buffer } from "node:buffer";
 import { normalize } from "node:path";
-import { bytesValue, scanFields, textValue, WireError } from "../../proto/relay/wire.ts";
+import { bytesValue, scanFields, textValue, WireError } from "../../proto/base/protobuf_fields.ts";
 import { decodeName, encodeName, isRaw } from "../../proto/tree/names.ts";
-import { Pace } from "../../proto/pace.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 
 const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspaceInfo: 25 };
 /** BuildEventId.named_set, and the id in a NamedSetOfFilesId; BuildEventId.target_completed, and the label in that. */

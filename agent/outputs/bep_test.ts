@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { lengthPrefix } from "../../proto/relay/wire.ts";
+import { lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 import { readBuildEvents } from "./bep.ts";
 import { completed, eventFile, file, namedSet, testResult, workspaceInfo } from "./testing/build_events.ts";
 

@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { patchFields } from "../../proto/relay/wire.ts";
+import { patchFields } from "../../proto/base/protobuf_fields.ts";
 
 const STANDARD_ERROR = 3;
 /** A larger piece of output is none of Bazel's own lines. */

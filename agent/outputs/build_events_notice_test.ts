@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { bytesValue, encodeFields, scanFields } from "../../proto/relay/wire.ts";
+import { bytesValue, encodeFields, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { BuildEventsNotice } from "./build_events_notice.ts";
 
 /** What a client prints of these pieces of standard error. */

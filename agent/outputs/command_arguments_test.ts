@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { builds } from "../../proto/changing_commands.ts";
+import { builds } from "../../proto/bazel/changing_commands.ts";
 import { injectBuildEvents, optionValues } from "./command_arguments.ts";
 
 const OURS = "--build_event_binary_file=/out/rbs/events";

@@ -1,7 +1,7 @@
 /** The symlinks that Bazel leaves in the workspace, or where `--symlink_prefix` says: `bazel-bin` and its like. */
 import { basename, dirname, normalize, resolve } from "node:path";
 import type { Files, RawInfo } from "../../proto/tree/files.ts";
-import type { Looks } from "../../proto/tree/looks.ts";
+import type { Looks } from "../../proto/tree/stat_snapshot.ts";
 
 /** Absolute paths, the developer's. */
 export interface ConvenienceSymlink {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Looks } from "../../proto/tree/looks.ts";
+import { Looks } from "../../proto/tree/stat_snapshot.ts";
 import { findConvenienceSymlinks } from "./convenience_symlinks.ts";
 import { sessionFiles } from "./testing/session_files.ts";
 

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Files, OpenFile, RawInfo } from "../../proto/tree/files.ts";
-import { Pace } from "../../proto/pace.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 
 /** What stays the same as long as a file's content does. */
 export interface Stat {

@@ -1,6 +1,6 @@
 /** What `bazel run` executes on the developer's machine: the ExecRequest for the client, or a `--script_path` file. */
 import { join, normalize } from "node:path";
-import { bytesValue, scanFields } from "../../proto/relay/wire.ts";
+import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 
 /** Field numbers of ExecRequest in command_server.proto, and of its EnvironmentVariable. */

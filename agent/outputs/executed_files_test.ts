@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { executedFiles, filesOfScript } from "./executed_files.ts";
 
 const request = (directory: string, argv: string[], environment: [string, string][] = []) =>

@@ -5,7 +5,7 @@
  *     WARNING: /ws/p/BUILD:1:8: output 'p/tree' of //p:it is a directory; dependency checking of directories is unsound
  */
 import { Buffer } from "node:buffer";
-import { bytesValue, scanFields } from "../../proto/relay/wire.ts";
+import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 
 const STANDARD_ERROR = 3;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { FolderOutputs } from "./folder_outputs.ts";
 
 Deno.test("folders of which Bazel warns are known by their rule's label", () => {

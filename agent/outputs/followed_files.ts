@@ -3,7 +3,7 @@
  * again, as a Bazel server beside it would write it. Somebody may be reading along, or there is a pipe and no file.
  */
 import { type Files, type OpenFile } from "../../proto/tree/files.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import type { NamedFile } from "./named_files.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { bytesValue, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { eventually } from "../../tests/mirror/support/eventually.ts";
 import { FollowedFiles } from "./followed_files.ts";
 import { findNamedFile } from "./named_files.ts";

@@ -1,4 +1,4 @@
-import { sentence } from "../../proto/errors.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 

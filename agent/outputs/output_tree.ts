@@ -3,9 +3,9 @@ import type { Entry } from "../../proto/tree/entry.ts";
 import { type Files, type RawInfo, readFile } from "../../proto/tree/files.ts";
 import { isRaw } from "../../proto/tree/names.ts";
 import type { AgentRepositories } from "./agent_repositories.ts";
-import { Pace } from "../../proto/pace.ts";
-import type { Looks } from "../../proto/tree/looks.ts";
-import { isWholeOutput } from "../../proto/whole_output.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import type { Looks } from "../../proto/tree/stat_snapshot.ts";
+import { isWholeOutput } from "../../proto/bazel/whole_output.ts";
 
 /** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
 export interface Found extends Entry {

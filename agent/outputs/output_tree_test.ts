@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Looks } from "../../proto/tree/looks.ts";
+import { Looks } from "../../proto/tree/stat_snapshot.ts";
 import { AgentRepositories } from "./agent_repositories.ts";
 import { OutputTree } from "./output_tree.ts";
 import { type SessionFiles, sessionFiles } from "./testing/session_files.ts";

@@ -11,16 +11,20 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import type { AgentRepositories } from "./agent_repositories.ts";
-import { builds, changesOutputs } from "../../proto/changing_commands.ts";
-import { sentence } from "../../proto/errors.ts";
-import { OUTPUTS_FIELDS as Outputs } from "../../proto/outputs_fields.ts";
-import { type HomeOutputs as HomeList, OutputsPolicy, type OutputsRequest } from "../../proto/gen/rbs/v1/command_pb.ts";
-import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
-import { isRepositoryName } from "../../proto/repository_name.ts";
-import { isServerLog } from "../../proto/server_logs.ts";
+import { builds, changesOutputs } from "../../proto/bazel/changing_commands.ts";
+import { sentence } from "../../proto/base/errors.ts";
+import { OUTPUTS_FIELDS as Outputs } from "../../proto/contract/outputs_fields.ts";
+import {
+  type HomeOutputs as HomeList,
+  OutputsPolicy,
+  type OutputsRequest,
+} from "../../proto/contract/gen/rbs/v1/command_pb.ts";
+import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
+import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
+import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { type Files, readFile } from "../../proto/tree/files.ts";
-import { Looks } from "../../proto/tree/looks.ts";
+import { Looks } from "../../proto/tree/stat_snapshot.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { type BuildEvents, readBuildEvents } from "./bep.ts";
 import { BuildEventsNotice } from "./build_events_notice.ts";
@@ -36,7 +40,7 @@ import { findNamedFile, type NamedFile } from "./named_files.ts";
 import { type Found, found, OutputTree } from "./output_tree.ts";
 import { PrintedPaths } from "./printed_paths.ts";
 import type { ServerLogs } from "./server_logs.ts";
-import { Pace } from "../../proto/pace.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 
 /** Parts of an {@link OutputsCollector}. */
 export interface OutputsCollectorOptions {

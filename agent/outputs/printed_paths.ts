@@ -3,7 +3,7 @@
  * test that failed. Whoever reads such a path opens it, and so it has to be there.
  */
 import { Buffer } from "node:buffer";
-import { bytesValue, scanFields } from "../../proto/relay/wire.ts";
+import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 
 /** Fields of RunResponse: the bytes of standard output and of standard error. */

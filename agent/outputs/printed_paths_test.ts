@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { PrintedPaths } from "./printed_paths.ts";
 
 const OB = "/home/ann/.cache/bazel/_bazel_ann/0123";

@@ -2,7 +2,11 @@
 import { create } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { OutputsPolicy, type OutputsRequest, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
+import {
+  OutputsPolicy,
+  type OutputsRequest,
+  OutputsRequestSchema,
+} from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { normalizeStderr } from "../../tests/mirror/normalize.ts";
 import { type Bazel, findBazels } from "../../tests/support/bazels.ts";

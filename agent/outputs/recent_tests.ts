@@ -1,6 +1,6 @@
 /** Logs of tests that ran when a command was interrupted: the build events name none of them. */
 import type { Files } from "../../proto/tree/files.ts";
-import { Pace } from "../../proto/pace.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 
 /** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;

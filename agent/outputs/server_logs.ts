@@ -6,7 +6,7 @@
  *     command.profile.gz -> command-ID.profile.gz               (a file itself before Bazel 8)
  */
 import { type Files, lookFor } from "../../proto/tree/files.ts";
-import { isServerLog } from "../../proto/server_logs.ts";
+import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import { type Found, found } from "./output_tree.ts";
 
 /** By which of them the present ones are found. */

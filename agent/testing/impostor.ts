@@ -6,9 +6,13 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import { PingResponseSchema, RunResponseSchema, ServerInfoSchema } from "../../proto/gen/bazel/v1/command_server_pb.ts";
-import { listenForCalls, TcpListener } from "../../proto/relay/server.ts";
-import { unaryRequest } from "../../proto/relay/calls.ts";
+import {
+  PingResponseSchema,
+  RunResponseSchema,
+  ServerInfoSchema,
+} from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
+import { listenForCalls, TcpListener } from "../../proto/transport/grpc/server.ts";
+import { unaryRequest } from "../../proto/transport/grpc/calls.ts";
 
 const [outputBase, calls] = Deno.args;
 const server = `${outputBase}/server`;

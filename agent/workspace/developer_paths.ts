@@ -1,6 +1,6 @@
-import { isAbsolutePath } from "../../proto/absolute_path.ts";
-import { systemFolderOf } from "../../proto/system_folders.ts";
-import { SYNCED_ROOT } from "../storage_folder.ts";
+import { isAbsolutePath } from "../../proto/base/absolute_path.ts";
+import { systemFolderOf } from "../../proto/base/system_folders.ts";
+import { SYNCED_ROOT } from "../namespace/storage_folder.ts";
 
 /** A path of the developer's as it is kept on this machine. */
 export interface KeptPath {

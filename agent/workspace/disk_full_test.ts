@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import { Status } from "../../proto/relay/calls.ts";
-import { shell } from "../shell.ts";
+import { Status } from "../../proto/transport/grpc/calls.ts";
+import { shell } from "../namespace/shell.ts";
 import { file, folder, pieces, status, Storage, TestService } from "./testing.ts";
 
 /** A file system of a few MB. */

@@ -9,8 +9,8 @@
  * done by another name of a file, by a memory map, or before the folder was watched: a sweep over all files finds that.
  */
 import { dirname } from "node:path";
-import { sentence } from "../../proto/errors.ts";
-import { Pace } from "../../proto/pace.ts";
+import { sentence } from "../../proto/base/errors.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 import { sameDigest, sameEntry } from "../../proto/tree/entry.ts";
 import type { Files } from "../../proto/tree/files.ts";
 import { digestLarge, PIECE_BYTES, readSmall } from "../../proto/tree/read.ts";

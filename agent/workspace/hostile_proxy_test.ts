@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { zstdCompressSync } from "node:zlib";
-import { Status } from "../../proto/relay/calls.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { Status } from "../../proto/transport/grpc/calls.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import { eventually } from "../../proto/testing/pipe.ts";

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { Pace } from "../../proto/pace.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 import { BatchEncoder, MAX_CONTENT_BYTES } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { type Files, isGone, type OpenFile, type RawInfo } from "../../proto/tree/files.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
-import { Status } from "../../proto/relay/calls.ts";
+import { Status } from "../../proto/transport/grpc/calls.ts";
 import { decodeBatch } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import { NotThere, SessionFiles } from "./session_files.ts";

@@ -8,10 +8,10 @@
  * What is known saves reading, no more: the session's own programs can write here too, so each manifest is made by a look.
  */
 import { dirname } from "node:path";
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { Pace } from "../../proto/pace.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
-import { randomToken } from "../../proto/state.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import { randomToken } from "../../proto/base/state_directory.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, type EntryKind, sameEntry } from "../../proto/tree/entry.ts";
 import { type Files, isGone } from "../../proto/tree/files.ts";
@@ -24,7 +24,7 @@ import type { DeveloperPaths } from "./developer_paths.ts";
 import { ForeignChanges, type Watch } from "./foreign_changes.ts";
 import { type Root, UNSEEN } from "./root.ts";
 import { Sweeper } from "./sweeper.ts";
-import { type Caller, Turns } from "./turns.ts";
+import { type Caller, Turns } from "./preemptible_lock.ts";
 import { knownIn, type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
 /** In the storage: where files are received, */

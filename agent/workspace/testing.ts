@@ -9,22 +9,22 @@ import {
   OpenRequestSchema,
   OpenResponseSchema,
   type Root,
-} from "../../proto/gen/rbs/v1/workspace_pb.ts";
-import { StatusError } from "../../proto/relay/calls.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import type { OutgoingCall } from "../../proto/relay/messages.ts";
-import { type CallServer, listenForCalls } from "../../proto/relay/server.ts";
-import { lengthPrefix } from "../../proto/relay/wire.ts";
+} from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
+import { StatusError } from "../../proto/transport/grpc/calls.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import type { OutgoingCall } from "../../proto/transport/grpc/messages.ts";
+import { type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 import { BatchEncoder, decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import { decodeEntry, encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, encodeName } from "../../proto/tree/names.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import type { Beneath } from "../files/beneath.ts";
-import { openStorage } from "../storage_folder.ts";
+import { openStorage } from "../namespace/storage_folder.ts";
 import { DeveloperPaths } from "./developer_paths.ts";
 import type { Watch } from "./foreign_changes.ts";
 import { SyncedWorkspace } from "./synced_workspace.ts";
-import { Turns } from "./turns.ts";
+import { Turns } from "./preemptible_lock.ts";
 import { WorkspaceService } from "./workspace_service.ts";
 
 /** The workspace, by the developer's name. */

@@ -1,4 +1,4 @@
-/** The Workspace service, see proto/rbs/v1/workspace.proto. */
+/** The Workspace service, see proto/contract/rbs/v1/workspace.proto. */
 import {
   create,
   type DescMessage,
@@ -8,21 +8,21 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { TreeEntryKind } from "../../proto/gen/rbs/v1/tree_pb.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { TreeEntryKind } from "../../proto/contract/gen/rbs/v1/tree_pb.ts";
 import {
   ApplyResponseSchema,
   ApplyStartSchema,
   FetchRequestSchema,
   OpenRequestSchema,
   OpenResponseSchema,
-} from "../../proto/gen/rbs/v1/workspace_pb.ts";
-import type { Stream } from "../../proto/http2/connection.ts";
-import type { Headers } from "../../proto/http2/hpack.ts";
-import { Pace } from "../../proto/pace.ts";
-import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
-import { requestMessages } from "../../proto/relay/messages.ts";
-import { bytesValue, type Field, lengthPrefix, scanFields, WireError } from "../../proto/relay/wire.ts";
+} from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
+import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
+import { requestMessages } from "../../proto/transport/grpc/messages.ts";
+import { bytesValue, type Field, lengthPrefix, scanFields, WireError } from "../../proto/base/protobuf_fields.ts";
 import { decodeBatch } from "../../proto/tree/batch.ts";
 import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
@@ -31,7 +31,7 @@ import type { Files } from "../../proto/tree/files.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 import { type KnownDigests, NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
-import type { Caller } from "./turns.ts";
+import type { Caller } from "./preemptible_lock.ts";
 
 /** The largest message of Apply: a proxy sends what is larger than a piece in pieces, and a batch is full at 1 MiB. */
 const MAX_MESSAGE_BYTES = 4 << 20;

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
-import { TreeEntryKind } from "../../proto/gen/rbs/v1/tree_pb.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
+import { TreeEntryKind } from "../../proto/contract/gen/rbs/v1/tree_pb.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import {
   answer,

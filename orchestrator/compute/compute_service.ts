@@ -1,5 +1,5 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =

@@ -2,12 +2,12 @@ import "reflect-metadata"; // what @peculiar/x509 is built on, and leaves to us 
 import * as x509 from "@peculiar/x509"; // makes certificates and reads requests, which neither Deno nor node:crypto can
 import { Buffer } from "node:buffer";
 import { createPrivateKey, randomBytes, X509Certificate } from "node:crypto";
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { certificateNames } from "../../proto/identity/certificate.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { type Identity, spiffeUri } from "../../proto/identity/spiffe.ts";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import { SERVER_NAMES } from "../../proto/tls/grpc.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { SERVER_NAMES } from "../../proto/transport/tls/channel_credentials.ts";
 
 const HOUR_MS = 3600_000;
 const DAY_MS = 24 * HOUR_MS;

@@ -2,12 +2,12 @@ import "reflect-metadata"; // what @peculiar/x509 is built on, and leaves to us 
 import * as x509 from "@peculiar/x509";
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { certificateIdentity, certificateNames } from "../../proto/identity/certificate.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
-import { Identity as IdentityService } from "../../proto/gen/rbs/v1/identity_pb.ts";
-import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
-import { RpcServer } from "../../proto/rpc_server.ts";
+import { Identity as IdentityService } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
+import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { opensslAuthority } from "../testing/openssl_authority.ts";
 import { type AuthorityFiles, CertificateAuthority, LIFETIME_MS } from "./certificate_authority.ts";

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { type Identity, parseSpiffeUri, spiffeUri } from "../../proto/identity/spiffe.ts";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import type { IdentityStore } from "./identity_store.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import type { IdentityStore } from "../store/identity_store.ts";
 import { checkUserName } from "./user_name.ts";
 
 /**

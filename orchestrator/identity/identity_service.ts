@@ -1,11 +1,14 @@
-import type { Identity as IdentityService, IssueCertificateRequest } from "../../proto/gen/rbs/v1/identity_pb.ts";
-import { sentence } from "../../proto/errors.ts";
+import type {
+  Identity as IdentityService,
+  IssueCertificateRequest,
+} from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
-import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/rpc.ts";
-import { admit } from "../../proto/rpc_rules.ts";
+import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/transport/rpc/client.ts";
+import { admit } from "../../proto/transport/rpc/access_rules.ts";
 import type { CertificateAuthority } from "./certificate_authority.ts";
 import type { Enroller } from "./enroller.ts";
-import type { IdentityStore } from "./identity_store.ts";
+import type { IdentityStore } from "../store/identity_store.ts";
 import { checkUserName } from "./user_name.ts";
 
 /** Parts of an {@link identityService}. */

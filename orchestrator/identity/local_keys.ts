@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import {
   createSecret,
   type HeldCredentials,

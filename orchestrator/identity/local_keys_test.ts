@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { readCredentials, readValidCredentials, userOf, writeCredentials } from "../../proto/identity/key_directory.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { ensureCredentials, LocalKeys, openAuthority } from "./local_keys.ts";

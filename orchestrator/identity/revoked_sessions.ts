@@ -1,7 +1,7 @@
-import { sentence } from "../../proto/errors.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
-import type { SessionKey } from "../sessions/session.ts";
-import type { IdentityStore } from "./identity_store.ts";
+import type { SessionKey } from "../store/session.ts";
+import type { IdentityStore } from "../store/identity_store.ts";
 
 /** What {@link RevokedSessions} works with. */
 export interface RevokedSessionsOptions {

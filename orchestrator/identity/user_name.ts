@@ -1,4 +1,4 @@
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 
 /**
  * Which names users can have: such that two names that look the same are the same. A name is what a person reads in a

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { checkUserName, isAllowed } from "./user_name.ts";
 
 function refusal(name: string): string | undefined {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Code } from "../../proto/rpc.ts";
+import { Code } from "../../proto/transport/rpc/client.ts";
 import { A, B, rejects, request, test } from "../testing/session_world.ts";
 
 const C = "c".repeat(32);

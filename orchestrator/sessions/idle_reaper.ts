@@ -1,8 +1,8 @@
-import { sentence } from "../../proto/errors.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import { secondServers } from "./second_servers.ts";
-import { keyText, type Session } from "./session.ts";
-import type { SessionStore } from "./store.ts";
+import { keyText, type Session } from "../store/session.ts";
+import type { SessionStore } from "../store/store.ts";
 
 /** Options of {@link IdleReaper}. */
 export interface IdleReaperOptions {

@@ -3,9 +3,9 @@ import { join } from "node:path";
 import { test } from "../testing/session_world.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { IdleReaper } from "./idle_reaper.ts";
-import { keyText } from "./session.ts";
-import { SqliteSessionStore } from "./sqlite_store.ts";
-import { fields } from "./store_contract.ts";
+import { keyText } from "../store/session.ts";
+import { SqliteSessionStore } from "../store/sqlite_store.ts";
+import { fields } from "../store/store_contract.ts";
 
 const PATHS = Array.from({ length: 20 }, (_, i) => `/${i}`);
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { request, test } from "../testing/session_world.ts";
-import type { SessionEvent } from "./state_machine.ts";
-import type { SessionStore } from "./store.ts";
+import type { SessionEvent } from "../store/state_machine.ts";
+import type { SessionStore } from "../store/store.ts";
 
 /** A store whose disk is full for one kind of event, until it is mended. */
 function breakFor(store: SessionStore, event: SessionEvent): { mend(): void; failed: Promise<void> } {

@@ -1,6 +1,6 @@
 import { basename } from "node:path";
-import { startupOption } from "../../proto/startup_options.ts";
-import { machineOf, type Session } from "./session.ts";
+import { startupOption } from "../../proto/bazel/startup_options.ts";
+import { machineOf, type Session } from "../store/session.ts";
 
 /**
  * The sessions beside a developer's main server for a workspace, such as an IDE's for its queries, which has an output base

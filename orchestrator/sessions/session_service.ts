@@ -1,24 +1,24 @@
-import { Backoff, type BackoffClock } from "../../proto/backoff.ts";
-import { sentence } from "../../proto/errors.ts";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import { startupOption } from "../../proto/startup_options.ts";
-import { randomToken } from "../../proto/state.ts";
+import { Backoff, type BackoffClock } from "../../proto/base/backoff.ts";
+import { sentence } from "../../proto/base/errors.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { startupOption } from "../../proto/bazel/startup_options.ts";
+import { randomToken } from "../../proto/base/state_directory.ts";
 import type { ComputeChoice } from "../compute/compute_choice.ts";
 import type { ComputeService } from "../compute/compute_service.ts";
-import { storageDirectory } from "../compute/storage_path.ts";
-import { raiseEpoch } from "../compute/supervisor.ts";
-import { AgentRunner, type AgentRunnerOptions } from "./agent_runner.ts";
+import { storageDirectory } from "../compute/process/storage_path.ts";
+import { raiseEpoch } from "../agents/supervisor.ts";
+import { AgentRunner, type AgentRunnerOptions } from "../agents/agent_runner.ts";
 import { IdleReaper } from "./idle_reaper.ts";
-import { KeyedMutex } from "./keyed_mutex.ts";
+import { KeyedMutex } from "../../proto/base/keyed_mutex.ts";
 import { OrphanSweep } from "./orphan_sweep.ts";
-import { OwnLease, type OwnLeaseOptions } from "./own_lease.ts";
+import { OwnLease, type OwnLeaseOptions } from "../peers/orchestrator_lease.ts";
 import { hasDefaultOutputBase } from "./second_servers.ts";
-import { keyText, type Session, type SessionKey } from "./session.ts";
+import { keyText, type Session, type SessionKey } from "../store/session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
-import { StepBoard } from "./step_board.ts";
-import type { AgentLimits, SessionChange } from "./store.ts";
-import type { WarmPool } from "./warm_pool.ts";
+import { StepBoard } from "../agents/start_progress.ts";
+import type { AgentLimits, SessionChange } from "../store/store.ts";
+import type { WarmPool } from "../agents/warm_pool.ts";
 
 /** What a caller wants a server for; already checked, see request_checks.ts. */
 export interface ServerRequest extends SessionKey {

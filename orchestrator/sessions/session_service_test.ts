@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Code, RpcError } from "../../proto/rpc.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { ComputeChoice } from "../compute/compute_choice.ts";
 import { InProcessCompute } from "../testing/in_process_compute.ts";
 import { InstantClock } from "../testing/instant_clock.ts";
 import { A, B, OPTIONS, rejects, request, test, told } from "../testing/session_world.ts";
 import { StepLog } from "../testing/step_log.ts";
-import { SqliteSessionStore } from "./sqlite_store.ts";
+import { SqliteSessionStore } from "../store/sqlite_store.ts";
 
 test("a thousand callers for one key start one agent, and all are answered", async (world) => {
   const gate = Promise.withResolvers<void>();

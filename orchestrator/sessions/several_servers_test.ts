@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Code } from "../../proto/rpc.ts";
+import { Code } from "../../proto/transport/rpc/client.ts";
 import { A, B, rejects, request, test, told, type World } from "../testing/session_world.ts";
 import { secondServers } from "./second_servers.ts";
 import type { ServerRequest } from "./session_service.ts";

@@ -1,10 +1,10 @@
-import { sentence } from "../../proto/errors.ts";
-import { WAITING_FOR_AGENT } from "../../proto/steps.ts";
+import { sentence } from "../../proto/base/errors.ts";
+import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
 import type { Log } from "../log.ts";
-import { AgentCount } from "./agent_count.ts";
-import { keyText, type SessionKey } from "./session.ts";
-import type { StepBoard } from "./step_board.ts";
-import type { AgentLimits, SessionStore } from "./store.ts";
+import { AgentCount } from "../store/agent_count.ts";
+import { keyText, type SessionKey } from "../store/session.ts";
+import type { StepBoard } from "../agents/start_progress.ts";
+import type { AgentLimits, SessionStore } from "../store/store.ts";
 
 /** Someone who waits for an agent of the key's session. */
 export interface Queued {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Code, RpcError } from "../../proto/rpc.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { InstantClock } from "../testing/instant_clock.ts";
 import { rejects, request, test, type World } from "../testing/session_world.ts";
 import { StepLog } from "../testing/step_log.ts";

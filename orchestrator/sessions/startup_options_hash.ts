@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { decisiveOptions } from "../../proto/startup_options.ts";
+import { decisiveOptions } from "../../proto/bazel/startup_options.ts";
 
 /**
  * A digest of the startup options that decide whether a warm server can be kept: SHA-256 in lowercase hex. The order

@@ -1,9 +1,9 @@
 /** A program that an orchestrator can start as its agent; see {@link behaviours} for what it can be told. */
 import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
-import { AgentListeningSchema, AgentSpecSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { enrol } from "../../proto/identity/enrolment.ts";
-import { enrolByPipe } from "../../proto/identity/pipe_enrolment.ts";
-import { InputLines } from "../../proto/input_lines.ts";
+import { AgentListeningSchema, AgentSpecSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { enrol } from "../../proto/enrolment/enrolment.ts";
+import { enrolByPipe } from "../../proto/enrolment/pipe_enrolment.ts";
+import { InputLines } from "../../proto/base/lines.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 import { behaviours, FakeAgentServer } from "./fake_agent_server.ts";
 

@@ -1,10 +1,10 @@
-import { Agent, type SuperviseResponseSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
+import { Agent, type SuperviseResponseSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import { RpcServer } from "../../proto/rpc_server.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { admit } from "../../proto/rpc_rules.ts";
-import { bearer } from "../../proto/state.ts";
+import { admit } from "../../proto/transport/rpc/access_rules.ts";
+import { bearer } from "../../proto/base/state_directory.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 
 type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];

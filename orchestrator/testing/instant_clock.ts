@@ -1,4 +1,4 @@
-import type { BackoffClock } from "../../proto/backoff.ts";
+import type { BackoffClock } from "../../proto/base/backoff.ts";
 
 /** A clock on which every wait is over at once, and as long as can be. */
 export class InstantClock implements BackoffClock {

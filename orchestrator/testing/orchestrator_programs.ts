@@ -1,11 +1,11 @@
 /** Real orchestrator programs on one store, whose agents are fakes. */
 import { join } from "node:path";
-import { Agent } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { type GetServerResponse, Orchestrator } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { createRpcClient, type RpcClient } from "../../proto/rpc.ts";
+import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { type GetServerResponse, Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { createRpcClient, type RpcClient } from "../../proto/transport/rpc/client.ts";
 import { readCredentials } from "../../proto/identity/key_directory.ts";
-import { randomToken } from "../../proto/state.ts";
-import { repoHash } from "../../proto/workspace.ts";
+import { randomToken } from "../../proto/base/state_directory.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { tempDirectory } from "./temp.ts";
 
 const MAIN = join(import.meta.dirname!, "../main.ts");

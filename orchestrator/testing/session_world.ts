@@ -1,16 +1,16 @@
 /** What tests of the SessionService share: a service with a store and agents, and shorthands for asking it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Code, RpcError } from "../../proto/rpc.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { ComputeChoice } from "../compute/compute_choice.ts";
-import { repoHash } from "../../proto/workspace.ts";
-import type { Session } from "../sessions/session.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
+import type { Session } from "../store/session.ts";
 import { type ServerRequest, SessionService, type SessionServiceOptions } from "../sessions/session_service.ts";
-import { SqliteSessionStore } from "../sessions/sqlite_store.ts";
+import { SqliteSessionStore } from "../store/sqlite_store.ts";
 import type { FakeAgentServer } from "./fake_agent_server.ts";
 import { InstantClock } from "./instant_clock.ts";
-import type { WarmAgent } from "../sessions/warm_agents.ts";
-import { WarmPool } from "../sessions/warm_pool.ts";
+import type { WarmAgent } from "../store/warm_agent_store.ts";
+import { WarmPool } from "../agents/warm_pool.ts";
 import { InProcessCompute } from "./in_process_compute.ts";
 import { tempDirectory } from "./temp.ts";
 

@@ -1,6 +1,6 @@
 /** Google's Spanner emulator, for tests. */
 import type { Database, Spanner } from "@google-cloud/spanner";
-import { loadSpanner } from "../sessions/spanner_library.ts";
+import { loadSpanner } from "../store/spanner_library.ts";
 
 const PROJECT = "rbs-test";
 const INSTANCE = "rbs";

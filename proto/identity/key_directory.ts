@@ -9,9 +9,9 @@
  */
 import { X509Certificate } from "node:crypto";
 import { join } from "node:path";
-import { RbsError, sentence } from "../errors.ts";
-import { foreignOwner } from "../owners.ts";
-import { randomToken } from "../state.ts";
+import { RbsError, sentence } from "../base/errors.ts";
+import { foreignOwner } from "../base/owners.ts";
+import { randomToken } from "../base/state_directory.ts";
 import { subjectUris } from "./certificate.ts";
 import type { Credentials } from "./credentials.ts";
 import { type Identity, parseSpiffeUri } from "./spiffe.ts";

@@ -1,9 +1,9 @@
 /** An orchestrator for agents under test: all that it does is to certify them. */
-import { Identity as IdentityService } from "../gen/rbs/v1/identity_pb.ts";
+import { Identity as IdentityService } from "../contract/gen/rbs/v1/identity_pb.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import type { Identity } from "../identity/spiffe.ts";
-import { Code, RpcError } from "../rpc.ts";
-import { RpcServer } from "../rpc_server.ts";
+import { Code, RpcError } from "../transport/rpc/client.ts";
+import { RpcServer } from "../transport/rpc/server.ts";
 import { type CertificateOptions, TestAuthority, TRUST_DOMAIN } from "./certificates.ts";
 import { orchestratorCredentials, testAuthority } from "./keys.ts";
 

@@ -3,11 +3,11 @@
  * process of its own, so that a test can see what it costs. Says where it listens, and what its callers need, as one line
  * of JSON; ends with its input.
  */
-import { Identity as IdentityService } from "../gen/rbs/v1/identity_pb.ts";
-import { Orchestrator } from "../gen/rbs/v1/orchestrator_pb.ts";
-import { Code, RpcError } from "../rpc.ts";
-import { admit } from "../rpc_rules.ts";
-import { RpcServer } from "../rpc_server.ts";
+import { Identity as IdentityService } from "../contract/gen/rbs/v1/identity_pb.ts";
+import { Orchestrator } from "../contract/gen/rbs/v1/orchestrator_pb.ts";
+import { Code, RpcError } from "../transport/rpc/client.ts";
+import { admit } from "../transport/rpc/access_rules.ts";
+import { RpcServer } from "../transport/rpc/server.ts";
 import { TRUST_DOMAIN } from "./certificates.ts";
 import { orchestratorCredentials, testAuthority } from "./keys.ts";
 

@@ -1,7 +1,7 @@
 /** Trees of files that are made up, as a seed says. */
 import { Buffer } from "node:buffer";
-import { symlinkSync as link } from "../tree/raw_names.ts";
-import { chmodSync, mkdirSync, renameSync } from "../tree/raw_names.ts";
+import { symlinkSync as link } from "../tree/file_calls.ts";
+import { chmodSync, mkdirSync, renameSync } from "../tree/file_calls.ts";
 import { decodeName, isRaw } from "../tree/names.ts";
 import { localFiles } from "../tree/local_files.ts";
 import { digestFile } from "../tree/read.ts";

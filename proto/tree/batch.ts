@@ -1,12 +1,12 @@
 /**
- * Many changes of a tree in one message (FileBatch of proto/rbs/v1/tree.proto):
+ * Many changes of a tree in one message (FileBatch of proto/contract/rbs/v1/tree.proto):
  *
  *     FileBatch { compression, unpacked_size, records: Records { Record { entry, content, … } Record … } }
  */
 import { Buffer } from "node:buffer";
 import { constants, zstdCompressSync, zstdDecompressSync } from "node:zlib";
-import { sentence } from "../errors.ts";
-import { encodeFields, lengthPrefix, WireError } from "../relay/wire.ts";
+import { sentence } from "../base/errors.ts";
+import { encodeFields, lengthPrefix, WireError } from "../base/protobuf_fields.ts";
 import { decodeEntry, type Entry, writeEntry } from "./entry.ts";
 import { checkPath, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";

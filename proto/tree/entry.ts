@@ -1,5 +1,5 @@
-/** Files, folders and symlinks of a tree, and how they are written on the wire (TreeEntry of proto/rbs/v1/tree.proto). */
-import { WireError } from "../relay/wire.ts";
+/** Files, folders and symlinks of a tree, and how they are written on the wire (TreeEntry of proto/contract/rbs/v1/tree.proto). */
+import { WireError } from "../base/protobuf_fields.ts";
 import { checkPath, isLonger, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 

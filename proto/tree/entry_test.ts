@@ -1,8 +1,8 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { TreeEntryKind, TreeEntrySchema } from "../gen/rbs/v1/tree_pb.ts";
-import { encodeFields } from "../relay/wire.ts";
+import { TreeEntryKind, TreeEntrySchema } from "../contract/gen/rbs/v1/tree_pb.ts";
+import { encodeFields } from "../base/protobuf_fields.ts";
 import { random } from "../testing/pipe.ts";
 import { makeName } from "../testing/trees.ts";
 import { decodeEntry, encodeEntry, type Entry } from "./entry.ts";

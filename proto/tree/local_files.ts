@@ -1,6 +1,6 @@
 /** {@link Files} by absolute path, as Deno has them: for a program on the files of its own user. */
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "./files.ts";
-import { Pace } from "../pace.ts";
+import { Pace } from "../base/time_slice.ts";
 import { isRaw } from "./names.ts";
 import {
   chmodSync,
@@ -14,7 +14,7 @@ import {
   removeSync,
   renameSync,
   symlinkSync,
-} from "./raw_names.ts";
+} from "./file_calls.ts";
 import { copySparse, dataRanges, writeSparse } from "./sparse.ts";
 
 /** What bash reads at once, since it takes milliseconds to begin. Bytes. */

@@ -1,10 +1,10 @@
 /** Reading files that somebody may be writing: a file that changes while it is read is read again. */
 import { Buffer } from "node:buffer";
 import { createHash, hash } from "node:crypto";
-import { RbsError, sentence } from "../errors.ts";
+import { RbsError, sentence } from "../base/errors.ts";
 import type { Entry } from "./entry.ts";
 import type { Files } from "./files.ts";
-import { Pace } from "../pace.ts";
+import { Pace } from "../base/time_slice.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 
 /** Files up to this size are read at once, in bytes; larger ones in pieces of it. */

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
-import { RbsError } from "../errors.ts";
+import { RbsError } from "../base/errors.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { decodeName } from "./names.ts";
-import { renameSync } from "./raw_names.ts";
+import { renameSync } from "./file_calls.ts";
 import { digestFile, digestLarge, FileChanged, PIECE_BYTES, readLarge, readSmall } from "./read.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 import { localFiles } from "./local_files.ts";

@@ -1,7 +1,7 @@
 /** What is in a tree: listed and looked at by synchronous calls in short slices, which cost a tenth of asynchronous ones. */
-import { RbsError, sentence } from "../errors.ts";
+import { RbsError, sentence } from "../base/errors.ts";
 import type { Entry, EntryKind } from "./entry.ts";
-import { Pace } from "../pace.ts";
+import { Pace } from "../base/time_slice.ts";
 import { type Files, type Folder, isGone, looksLike, type RawInfo } from "./files.ts";
 
 /**

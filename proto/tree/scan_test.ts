@@ -4,7 +4,7 @@ import { changeTree, describeFolder, describeTree, makeTree, writeMadeTree } fro
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { sameDigest } from "./entry.ts";
 import { decodeName } from "./names.ts";
-import { renameSync } from "./raw_names.ts";
+import { renameSync } from "./file_calls.ts";
 import { digestFile, digestOf } from "./read.ts";
 import { scanTree } from "./scan.ts";
 import { localFiles } from "./local_files.ts";

@@ -1,7 +1,7 @@
 /** Trees that are made up, scanned, sent and written again; and senders that want more than the tree. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { RbsError } from "../errors.ts";
+import { RbsError } from "../base/errors.ts";
 import { random } from "../testing/pipe.ts";
 import { changeTree, describeFolder, describeTree, type MadeTree, makeTree, writeMadeTree } from "../testing/trees.ts";
 import { type TempDir, tempDir } from "../../tests/support/temp_dir.ts";

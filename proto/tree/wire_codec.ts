@@ -1,6 +1,6 @@
 /** Writing and reading protobuf fields one by one, for messages of which there are a hundred thousand at a time. */
 import { Buffer } from "node:buffer";
-import { WireError } from "../relay/wire.ts";
+import { WireError } from "../base/protobuf_fields.ts";
 import { decodeName, encodeName } from "./names.ts";
 
 /** Appends fields to a growing buffer. Zero, false and empty values are left out, as proto3 does. */

@@ -9,8 +9,8 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash, type Hash, randomBytes } from "node:crypto";
-import { RbsError, sentence } from "../errors.ts";
-import { Pace } from "../pace.ts";
+import { RbsError, sentence } from "../base/errors.ts";
+import { Pace } from "../base/time_slice.ts";
 import type { TreeRecord } from "./batch.ts";
 import { type Entry, sameDigest } from "./entry.ts";
 import { checkPath, TreeError } from "./names.ts";

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
-import { RbsError } from "../errors.ts";
+import { RbsError } from "../base/errors.ts";
 import { type TempDir, tempDir } from "../../tests/support/temp_dir.ts";
 import type { TreeRecord } from "./batch.ts";
 import type { Entry } from "./entry.ts";
 import { TreeError } from "./names.ts";
-import { readdirSync } from "./raw_names.ts";
+import { readdirSync } from "./file_calls.ts";
 import { TreeWriter } from "./writer.ts";
 import { localFiles } from "./local_files.ts";
 

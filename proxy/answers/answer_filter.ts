@@ -13,14 +13,14 @@
  * Anything else ends the command with exit code 37.
  */
 import { Buffer } from "node:buffer";
-import { withoutExpunge } from "../../proto/expunge.ts";
-import { bytesValue, type Field, lengthPrefix, scanFields, varintValue } from "../../proto/relay/wire.ts";
+import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
+import { bytesValue, type Field, lengthPrefix, scanFields, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { fileName, latin1 } from "../arguments/run_arguments.ts";
 import { readExecRequest } from "./exec_request.ts";
 import { quoted, wants } from "./refusal.ts";
 import { objection } from "./run_command.ts";
 
-/** Field numbers of RunResponse, as in proto/bazel/v1/command_server.proto. */
+/** Field numbers of RunResponse, as in proto/contract/bazel/v1/command_server.proto. */
 export const Response = {
   cookie: 1,
   stdout: 2,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import type { RbsError } from "../../proto/errors.ts";
-import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 import { type Request, request } from "../arguments/testing.ts";
 import { AnswerFilter } from "./answer_filter.ts";
 

@@ -3,7 +3,7 @@
  * or nothing. Clients merge fields that are there twice, and skip what they do not know; here both are an error.
  */
 import { Buffer } from "node:buffer";
-import { scanFields } from "../../proto/relay/wire.ts";
+import { scanFields } from "../../proto/base/protobuf_fields.ts";
 
 /** A decoded ExecRequest. All text is latin1, one character for each byte. */
 export interface ExecRequest {

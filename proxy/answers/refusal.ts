@@ -1,4 +1,4 @@
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 
 /** The most of what an agent said that is quoted to a person. Characters. */
 const MAX_SHOWN = 200;

@@ -4,8 +4,8 @@
  * files that were looked at for them, are the same.
  */
 import type { Buffer } from "node:buffer";
-import { withoutExpunge } from "../../proto/expunge.ts";
-import type { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
+import type { OutputsPolicy } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { externalSources } from "./external_sources.ts";
 import { filterClientEnv } from "./client_env.ts";
 import { type ConvenienceSymlinks, convenienceSymlinks } from "./convenience_symlinks.ts";

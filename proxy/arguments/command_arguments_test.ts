@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { RbsError } from "../../proto/errors.ts";
-import { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { OutputsPolicy } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { ArgumentReader } from "./command_arguments.ts";
 import { request } from "./testing.ts";
 

@@ -1,5 +1,5 @@
-import { RbsError } from "../../proto/errors.ts";
-import { isRepositoryName } from "../../proto/repository_name.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
 
 /** Bazel's exit code for a command line that it does not understand. */
 const USAGE = 2;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { externalSources } from "./external_sources.ts";
 
 Deno.test("RBS_EXTERNAL_SOURCES is a list of repositories, or all of them", () => {

@@ -1,4 +1,4 @@
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 
 /** Bazel's exit code for a command line that it does not understand. */
 const USAGE = 2;

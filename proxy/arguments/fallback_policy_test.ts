@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { fallsBack } from "./fallback_policy.ts";
 
 Deno.test("RBS_FALLBACK is local, error or nothing, and never ignored", () => {

@@ -1,6 +1,6 @@
 /** Options that name paths which neither go nor come: folders that must exist, what stays, and what nobody here knows. */
 import type { Buffer } from "node:buffer";
-import { systemFolderOf } from "../../proto/system_folders.ts";
+import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { optionsFor, PATH_OPTIONS, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, isWithin, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 

@@ -1,5 +1,5 @@
-import { RbsError } from "../../proto/errors.ts";
-import { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { OutputsPolicy } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 
 const POLICIES: Record<string, OutputsPolicy> = {
   toplevel: OutputsPolicy.TOPLEVEL,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { RbsError } from "../../proto/errors.ts";
-import { OutputsPolicy } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { OutputsPolicy } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { outputsPolicy } from "./outputs_policy.ts";
 
 Deno.test("RBS_OUTPUTS is toplevel, all, minimal or none, and toplevel if not set", () => {

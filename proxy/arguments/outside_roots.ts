@@ -13,7 +13,7 @@
  */
 import type { Buffer } from "node:buffer";
 import { basename, dirname, join } from "node:path";
-import { systemFolderOf } from "../../proto/system_folders.ts";
+import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { HOME_FILES } from "./client_env.ts";
 import {
   allValues,

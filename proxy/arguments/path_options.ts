@@ -5,7 +5,7 @@
  * Rows hold for each generation in which the option is there: with 2.1.0, 4.2.3 and 7.7.1 each was seen, except where a
  * comment says so. An option that is newer than this table, and whose value is an absolute path, is said once.
  */
-import { systemFolderOf } from "../../proto/system_folders.ts";
+import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { filePath } from "./starlark_paths.ts";
 
 /** Where a relative path starts: the server's working directory is the workspace. */

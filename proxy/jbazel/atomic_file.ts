@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { dirname, resolve } from "node:path";
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 
 /** Follows symbolic links to the file that they mean, which need not be there. Absolute. */
 export function followLinks(path: string): string {

@@ -1,5 +1,5 @@
-import { RbsError } from "../../proto/errors.ts";
-import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/bazel/workspace.ts";
 import { commandEnvironment } from "./environment.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { readsStdin } from "./invocation.ts";

@@ -1,15 +1,15 @@
 // deno-lint-ignore-file require-yield
 import assert from "node:assert/strict";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import { SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { RbsError } from "../../proto/errors.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { SessionStatus } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { authoritiesFile, holderFile, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
 import { eventually } from "../../proto/testing/pipe.ts";
-import { repoHash } from "../../proto/workspace.ts";
-import { machineId } from "../machine_id.ts";
-import { serverId } from "../server_id.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
+import { machineId } from "../session/machine_id.ts";
+import { serverId } from "../session/server_id.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { type Behaviour, concat, FakeAgent, FakeOrchestrator, next, TestIo, TestPlace, text } from "./fake_services.ts";
 import type { Settings } from "./settings.ts";

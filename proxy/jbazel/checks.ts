@@ -4,7 +4,7 @@ import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
-import { sentence } from "../../proto/errors.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import {
   authoritiesFile,
   holderFile,
@@ -13,7 +13,7 @@ import {
   readValidCredentials,
   userOf,
 } from "../../proto/identity/key_directory.ts";
-import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/workspace.ts";
+import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/bazel/workspace.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
 import { findLocalServer, outputBase } from "./output_base.ts";

@@ -1,4 +1,4 @@
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { CHECKS, type DoctorContext, type Finding } from "./checks.ts";
 import { oneLine } from "./progress.ts";
 import { renderTable } from "./table.ts";

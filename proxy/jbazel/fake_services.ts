@@ -4,7 +4,7 @@ import {
   Agent,
   type ExecuteCommandRequest,
   type ExecuteCommandResponseSchema,
-} from "../../proto/gen/rbs/v1/agent_pb.ts";
+} from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   type GetServerRequest,
@@ -12,14 +12,14 @@ import {
   Orchestrator,
   type SessionSchema,
   SessionStatus,
-} from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { Identity } from "../../proto/gen/rbs/v1/identity_pb.ts";
+} from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { Identity } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { actingUser, admit } from "../../proto/rpc_rules.ts";
-import { bearer } from "../../proto/state.ts";
+import { actingUser, admit } from "../../proto/transport/rpc/access_rules.ts";
+import { bearer } from "../../proto/base/state_directory.ts";
 import { giveUserKeys, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
-import { type CallContext, Code, RpcError } from "../../proto/rpc.ts";
-import { RpcServer } from "../../proto/rpc_server.ts";
+import { type CallContext, Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import { type CommandIo } from "./remote_command.ts";
 import type { SignalSource } from "./signals.ts";
 

@@ -1,4 +1,4 @@
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { commandEnvironment, HIDDEN_PREFIX, isLinkerVariable, withoutLinkerVariables } from "./environment.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { inspectJavabase } from "./javabase.ts";

@@ -1,7 +1,7 @@
-import { RbsError } from "../../proto/errors.ts";
-import { discoverAuthority } from "../../proto/identity/discovery.ts";
-import { enrol } from "../../proto/identity/enrolment.ts";
-import { readInvitation } from "../../proto/identity/invitation.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { discoverAuthority } from "../../proto/enrolment/discovery.ts";
+import { enrol } from "../../proto/enrolment/enrolment.ts";
+import { readInvitation } from "../../proto/enrolment/invitation.ts";
 import { holderFile, readCredentials, userOf, writeCredentials } from "../../proto/identity/key_directory.ts";
 import { orchestratorError } from "./orchestrator_session.ts";
 import { usage } from "./settings.ts";

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
-import { RbsError } from "../../proto/errors.ts";
-import { fingerprint } from "../../proto/identity/discovery.ts";
-import { type Invitation, readInvitation, writeInvitation } from "../../proto/identity/invitation.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { fingerprint } from "../../proto/enrolment/discovery.ts";
+import { type Invitation, readInvitation, writeInvitation } from "../../proto/enrolment/invitation.ts";
 import { authoritiesFile, readCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
-import { renewIfDue } from "../../proto/identity/renewal.ts";
+import { renewIfDue } from "../../proto/enrolment/renewal.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { TestIssuer } from "../../proto/testing/issuer.ts";
 import { giveUserKeys, testAuthority } from "../../proto/testing/keys.ts";

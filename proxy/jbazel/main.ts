@@ -1,5 +1,5 @@
 /** jbazel: the command that a person types to set up, inspect and drive RBS, and to run Bazel on its build server. */
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { HELP, VERSION } from "./help.ts";
 import { parseInvocation } from "./invocation.ts";

@@ -1,21 +1,28 @@
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import {
   type GetServerResponse,
   type ListSessionsResponse,
   Orchestrator,
   type Session,
   SessionStatus,
-} from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+} from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
-import { renewIfDue } from "../../proto/identity/renewal.ts";
-import { Code, createRpcClient, type RpcClient, RpcError, TrustError, withClocks } from "../../proto/rpc.ts";
-import { randomToken } from "../../proto/state.ts";
-import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
-import { repoHash } from "../../proto/workspace.ts";
+import { renewIfDue } from "../../proto/enrolment/renewal.ts";
+import {
+  Code,
+  createRpcClient,
+  type RpcClient,
+  RpcError,
+  TrustError,
+  withClocks,
+} from "../../proto/transport/rpc/client.ts";
+import { randomToken } from "../../proto/base/state_directory.ts";
+import { OrchestratorAddresses } from "../session/orchestrator_addresses.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { BazelExit } from "./exit_codes.ts";
-import { machineId } from "../machine_id.ts";
-import { wantedRegion } from "../region.ts";
-import { serverId } from "../server_id.ts";
+import { machineId } from "../session/machine_id.ts";
+import { wantedRegion } from "../session/region.ts";
+import { serverId } from "../session/server_id.ts";
 import type { Settings } from "./settings.ts";
 
 /** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { addBlock, hasBlock, removeBlock, startupLine } from "./rc_block.ts";
 import { splitRcLine } from "./rc_options.ts";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 
 const FILES = [
   "",

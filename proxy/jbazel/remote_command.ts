@@ -1,8 +1,8 @@
-import { RbsError } from "../../proto/errors.ts";
-import { Agent, type ExecuteCommandRequestSchema } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import type { GetServerResponse } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { Agent, type ExecuteCommandRequestSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import type { GetServerResponse } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../proto/rpc.ts";
+import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../proto/transport/rpc/client.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { BazelExit, BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./exit_codes.ts";
 import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";

@@ -1,6 +1,6 @@
-import { RbsError } from "../../proto/errors.ts";
-import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/state.ts";
-import { OrchestratorAddresses } from "../../proto/orchestrator_addresses.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/base/state_directory.ts";
+import { OrchestratorAddresses } from "../session/orchestrator_addresses.ts";
 
 /** What jbazel knows of its surroundings before it does anything. */
 export interface Settings {

@@ -1,6 +1,6 @@
 import { join, resolve } from "node:path";
-import { RbsError } from "../../proto/errors.ts";
-import { findWorkspace } from "../../proto/workspace.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { findWorkspace } from "../../proto/bazel/workspace.ts";
 import { followLinks, readText, removeFile, replaceText } from "./atomic_file.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { addBlock, hasBlock, removeBlock, renderBlock } from "./rc_block.ts";

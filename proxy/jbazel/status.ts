@@ -1,6 +1,6 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { type Session, SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { findWorkspace, repoHash } from "../../proto/workspace.ts";
+import { type Session, SessionStatus } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { findWorkspace, repoHash } from "../../proto/bazel/workspace.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
 import { findLocalServer, outputBase } from "./output_base.ts";

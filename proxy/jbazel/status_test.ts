@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { SessionStatus } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { repoHash } from "../../proto/workspace.ts";
-import { machineId } from "../machine_id.ts";
-import { serverId } from "../server_id.ts";
+import { SessionStatus } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
+import { machineId } from "../session/machine_id.ts";
+import { serverId } from "../session/server_id.ts";
 import { FakeOrchestrator, TestPlace } from "./fake_services.ts";
 import { runStatus } from "./status.ts";
 import { renderAge } from "./table.ts";

@@ -1,6 +1,6 @@
 import { Command, CommanderError, Option } from "commander";
 import { resolve } from "node:path";
-import { RbsError } from "../../proto/errors.ts";
+import { RbsError } from "../../proto/base/errors.ts";
 import { BazelExit } from "./exit_codes.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";

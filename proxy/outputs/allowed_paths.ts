@@ -12,11 +12,11 @@
  * below the output base; there no link is ever followed. Links elsewhere are the developer's own.
  */
 import { basename, dirname, join, resolve } from "node:path";
-import { RbsError } from "../../proto/errors.ts";
-import { isRepositoryName } from "../../proto/repository_name.ts";
-import { isServerLog } from "../../proto/server_logs.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
+import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
-import { lookAt } from "./local_tree.ts";
+import { lookAt } from "./output_folders.ts";
 
 /** What stands in an output base that `clean --expunge` leaves: the client's, and a local server's own. */
 export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "local"];

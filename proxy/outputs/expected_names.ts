@@ -2,8 +2,8 @@
  * What tools look for in an output base, and find after the first command where a server of this machine works: ibazel
  * reads `external`, editors open `java.log`, and what warns people off is there (Bazel 2 to 9 all make these).
  */
-import { mkdirSync, symlinkSync } from "../../proto/tree/raw_names.ts";
-import { lookAt } from "./local_tree.ts";
+import { mkdirSync, symlinkSync } from "../../proto/tree/file_calls.ts";
+import { lookAt } from "./output_folders.ts";
 
 const README = (workspace: string) =>
   `This is Bazel's output base for ${workspace}.

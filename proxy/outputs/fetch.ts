@@ -1,15 +1,15 @@
 /** The content of outputs, from the agent: what was asked for, and not a byte more. */
-import { Backoff } from "../../proto/backoff.ts";
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { Pace } from "../../proto/pace.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
-import type { OutgoingCall } from "../../proto/relay/messages.ts";
-import { WireError } from "../../proto/relay/wire.ts";
+import { Backoff } from "../../proto/base/backoff.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import type { OutgoingCall } from "../../proto/transport/grpc/messages.ts";
+import { WireError } from "../../proto/base/protobuf_fields.ts";
 import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { TreeError } from "../../proto/tree/names.ts";
 import { WireWriter } from "../../proto/tree/wire_codec.ts";
-import type { AgentLink } from "../session.ts";
+import type { AgentLink } from "../session/session.ts";
 import { refusal } from "./allowed_paths.ts";
 
 const FETCH = "/rbs.v1.Workspace/Fetch";

@@ -1,7 +1,7 @@
 /** What of an agent's outputs is on this machine, where no index says so. */
-import { Pace } from "../../proto/pace.ts";
-import { readdirSync } from "../../proto/tree/raw_names.ts";
-import { lookAt } from "./local_tree.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import { readdirSync } from "../../proto/tree/file_calls.ts";
+import { lookAt } from "./output_folders.ts";
 
 /** Folders of an output base in which outputs and what they lead to are. */
 const FOLDERS = ["execroot", "external"];

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { zstdCompressSync } from "node:zlib";
-import type { RbsError } from "../../proto/errors.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { random } from "../../proto/testing/pipe.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { type FetchScript, OutputsAgent, sha256 } from "../testing/outputs_agent.ts";
 import { AllowedPaths } from "./allowed_paths.ts";
 import { ManifestParts, readManifest } from "./manifest.ts";
-import { OutputsHome } from "./outputs_home.ts";
+import { OutputsHome } from "./outputs_sync.ts";
 
 const KINDS = { file: 1, directory: 2, symlink: 3 };
 

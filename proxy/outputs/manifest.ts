@@ -1,8 +1,8 @@
 /** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
-import { OUTPUTS_FIELDS as Field } from "../../proto/outputs_fields.ts";
-import type { RbsError } from "../../proto/errors.ts";
-import { Pace } from "../../proto/pace.ts";
-import { bytesValue, scanFields, textValue, varintValue } from "../../proto/relay/wire.ts";
+import { OUTPUTS_FIELDS as Field } from "../../proto/contract/outputs_fields.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
+import { bytesValue, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";

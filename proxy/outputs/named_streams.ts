@@ -3,8 +3,8 @@
  * is there already, so that who follows it sees it grow, and into pipes.
  */
 import { dirname } from "node:path";
-import type { RbsError } from "../../proto/errors.ts";
-import { bytesValue, scanFields, varintValue } from "../../proto/relay/wire.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { bytesValue, scanFields, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { refusal, unwritable } from "./allowed_paths.ts";
 import type { NamedTarget } from "./named_targets.ts";

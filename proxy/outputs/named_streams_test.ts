@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import type { RbsError } from "../../proto/errors.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import { eventually } from "../../proto/testing/pipe.ts";
 import { output } from "../../tests/support/run.ts";

@@ -1,6 +1,6 @@
 /** Where the files that a command's options name really are on this machine, found out before the command runs. */
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { systemFolderOf } from "../../proto/system_folders.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import type { NamedOutput } from "../arguments/named_outputs.ts";
 import { AllowedPaths, unwritable } from "./allowed_paths.ts";
 

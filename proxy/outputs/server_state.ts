@@ -14,9 +14,9 @@
  *     TOOL.runfiles/MANIFEST              comes home as a symlink, which tells a server to make the tree anew (manifest.ts)
  */
 import { basename } from "node:path";
-import { isRepositoryName } from "../../proto/repository_name.ts";
-import { chmodSync, mkdirSync, removeSync } from "../../proto/tree/raw_names.ts";
-import { lookAt, readLink, removeTree } from "./local_tree.ts";
+import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
+import { chmodSync, mkdirSync, removeSync } from "../../proto/tree/file_calls.ts";
+import { lookAt, readLink, removeTree } from "./output_folders.ts";
 
 /** Where RBS keeps its own, below the output base. */
 export const OURS = "rbs";

@@ -9,10 +9,10 @@
  *     is it a regular file where the command writes a single file, and no symlink where it has a folder?
  */
 import { dirname, resolve } from "node:path";
-import { sentence } from "../../proto/errors.ts";
+import { sentence } from "../../proto/base/errors.ts";
 import type { Entry, EntryKind } from "../../proto/tree/entry.ts";
 import { type AllowedPathsOptions, isWithin, shown } from "./allowed_paths.ts";
-import { lookAt } from "./local_tree.ts";
+import { lookAt } from "./output_folders.ts";
 import { replaceFile } from "./replace_file.ts";
 
 /** Files that a sentence names. */

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import type { RbsError } from "../../proto/errors.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import type { RbsError } from "../../proto/base/errors.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { type Made, OutputsAgent, sha256 } from "../testing/outputs_agent.ts";
-import { OutputsHome } from "./outputs_home.ts";
+import { OutputsHome } from "./outputs_sync.ts";
 
 /** A developer's machine with a workspace, and an agent on which a command may write MODULE.bazel and all of `v`. */
 async function laptop() {

@@ -6,16 +6,16 @@ import {
   RunRequestSchema,
   type RunResponse,
   RunResponseSchema,
-} from "../../proto/gen/bazel/v1/command_server_pb.ts";
-import { ExecuteRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
-import { Stream } from "../../proto/http2/connection.ts";
-import type { Headers } from "../../proto/http2/hpack.ts";
-import { type CallEnd, readCall, ServerCall, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { MessageStream } from "../../proto/relay/message_stream.ts";
-import { listenForCalls } from "../../proto/relay/server.ts";
-import { requestMessages } from "../../proto/relay/messages.ts";
-import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+} from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
+import { ExecuteRequestSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
+import { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { type CallEnd, readCall, ServerCall, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { MessageStream } from "../../proto/transport/grpc/message_stream.ts";
+import { listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { requestMessages } from "../../proto/transport/grpc/messages.ts";
+import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 
 export const SERVICE = "/command_server.CommandServer/";
 

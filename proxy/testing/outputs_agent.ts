@@ -2,11 +2,11 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { type FetchRequest, FetchRequestSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
-import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { listenForCalls } from "../../proto/relay/server.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { type FetchRequest, FetchRequestSchema } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
+import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
 import { encodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName } from "../../proto/tree/names.ts";

@@ -5,14 +5,14 @@ import {
   ApplyResponseSchema,
   OpenRequestSchema,
   OpenResponseSchema,
-} from "../../proto/gen/rbs/v1/workspace_pb.ts";
-import { FileBatchSchema } from "../../proto/gen/rbs/v1/tree_pb.ts";
-import type { Stream } from "../../proto/http2/connection.ts";
-import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/relay/calls.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { requestMessages } from "../../proto/relay/messages.ts";
-import { listenForCalls } from "../../proto/relay/server.ts";
-import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+} from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
+import { FileBatchSchema } from "../../proto/contract/gen/rbs/v1/tree_pb.ts";
+import type { Stream } from "../../proto/transport/http2/connection.ts";
+import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { requestMessages } from "../../proto/transport/grpc/messages.ts";
+import { listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { decodeName } from "../../proto/tree/names.ts";

@@ -1,11 +1,11 @@
 /** The calls of rbs.v1.Workspace as the proxy makes them. */
 import { fromBinary } from "@bufbuild/protobuf";
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { ApplyResponseSchema, RootSchema } from "../../proto/gen/rbs/v1/workspace_pb.ts";
-import type { Headers } from "../../proto/http2/hpack.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
-import type { Connection } from "../../proto/relay/connection.ts";
-import type { OutgoingCall } from "../../proto/relay/messages.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { ApplyResponseSchema, RootSchema } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import type { Connection } from "../../proto/transport/grpc/channel.ts";
+import type { OutgoingCall } from "../../proto/transport/grpc/messages.ts";
 import {
   bytesValue,
   encodeFields,
@@ -14,7 +14,7 @@ import {
   textValue,
   varintValue,
   WireError,
-} from "../../proto/relay/wire.ts";
+} from "../../proto/base/protobuf_fields.ts";
 import { CompressionChoice } from "../../proto/tree/compression_choice.ts";
 import { BatchEncoder, type TreeRecord } from "../../proto/tree/batch.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";

@@ -8,7 +8,7 @@
  */
 import type { ScannedEntry } from "../../proto/tree/scan.ts";
 import { ApplyCall, openRoots, type WorkspaceLink } from "./agent_calls.ts";
-import type { Finder, LocalTree } from "./local_tree.ts";
+import type { Finder, LocalTree } from "./pending_tree.ts";
 import { planOf, type SendOptions, sendPlan } from "./upload.ts";
 
 /** So many entries wait before the scan gives way to the sending, as long as that need not wait for the network. */

@@ -1,7 +1,7 @@
 /** What of the workspace stays home: `.git`, what `.rbsignore` names, and what Bazel itself puts into a workspace. */
 import ignore, { type Ignore } from "ignore";
 import { isAbsolute, resolve } from "node:path";
-import { RbsError, sentence } from "../../proto/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import type { EntryKind } from "../../proto/tree/entry.ts";
 
 /** At the workspace's root; gitignore's syntax. `!.git` takes the default rule back. */

@@ -2,16 +2,16 @@
  * Sends what the agent lacks of a tree, in an order in which each step is possible:
  * removals, folders, files and symlinks, and at last the removal of what was moved.
  */
-import { RbsError } from "../../proto/errors.ts";
-import { Pace } from "../../proto/pace.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
 import { isRaw } from "../../proto/tree/names.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
-import { infoOf } from "../../proto/tree/raw_names.ts";
+import { infoOf } from "../../proto/tree/file_calls.ts";
 import { digestLarge, digestOf, PIECE_BYTES, readLarge, readSmall, type StableFile } from "../../proto/tree/read.ts";
 import { looksSame, type ScannedEntry } from "../../proto/tree/scan.ts";
 import type { ApplyCall } from "./agent_calls.ts";
-import type { LocalTree } from "./local_tree.ts";
+import type { LocalTree } from "./pending_tree.ts";
 import type { Progress } from "./progress.ts";
 
 /** A smaller file is sent again where it could be copied at the agent: bytes. */

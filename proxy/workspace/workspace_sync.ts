@@ -7,10 +7,10 @@
  * With a healthy watcher and no change, nothing is looked at and nothing is sent.
  */
 import { basename, dirname } from "node:path";
-import { Backoff } from "../../proto/backoff.ts";
-import { RbsError, sentence } from "../../proto/errors.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
-import { Pace } from "../../proto/pace.ts";
+import { Backoff } from "../../proto/base/backoff.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import { Pace } from "../../proto/base/time_slice.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { readIndex, writeIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
@@ -19,7 +19,7 @@ import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import { FirstSync } from "./first_sync.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
-import { type Finder, isLead, LocalTree, type LookOptions, type ManifestComparison } from "./local_tree.ts";
+import { type Finder, isLead, LocalTree, type LookOptions, type ManifestComparison } from "./pending_tree.ts";
 import type { MountWatch } from "./mount_watch.ts";
 import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";

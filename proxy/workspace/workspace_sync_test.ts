@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import type { Entry } from "../../proto/tree/entry.ts";
-import { RbsError } from "../../proto/errors.ts";
-import { Status, StatusError } from "../../proto/relay/calls.ts";
-import type { Connection } from "../../proto/relay/connection.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import type { Connection } from "../../proto/transport/grpc/channel.ts";
 import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
 import { type BarrierOptions, WorkspaceSync, type WorkspaceSyncOptions } from "./workspace_sync.ts";
 import { readIndex } from "../../proto/tree/index_file.ts";

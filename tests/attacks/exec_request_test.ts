@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
-import { encodeFields, lengthPrefix } from "../../proto/relay/wire.ts";
+import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";
 import { ROOT } from "../support/repository.ts";

@@ -3,8 +3,8 @@
  * says that is read for each response, and whose path is in RBS_TEST_LIE.
  */
 import { Buffer } from "node:buffer";
-import { CommandJournal, ExecuteResponseField } from "../../agent/command_journal.ts";
-import { scanFields } from "../../proto/relay/wire.ts";
+import { CommandJournal, ExecuteResponseField } from "../../agent/commands/command_journal.ts";
+import { scanFields } from "../../proto/base/protobuf_fields.ts";
 
 /** How a response is changed. */
 export interface Lie {

@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { repoHash } from "../../proto/workspace.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { run } from "../support/run.ts";

@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 import { OrchestratorPrograms } from "../../orchestrator/testing/orchestrator_programs.ts";
-import { Code, RpcError } from "../../proto/rpc.ts";
-import { randomToken } from "../../proto/state.ts";
-import { repoHash } from "../../proto/workspace.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
+import { randomToken } from "../../proto/base/state_directory.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 
 /** All that is below a folder, with what the files hold. */
 function contents(folder: string): Record<string, string> {

@@ -9,7 +9,7 @@ import { OutputsCollector } from "../../agent/outputs/outputs_collector.ts";
 import { readManifest } from "../../agent/outputs/testing/manifest.ts";
 import { completed, eventFile, file, namedSet, workspaceInfo } from "../../agent/outputs/testing/build_events.ts";
 import { OUTPUT_BASE, Storage, TestService, WS } from "../../agent/workspace/testing.ts";
-import { OutputsPolicy, OutputsRequestSchema } from "../../proto/gen/rbs/v1/command_pb.ts";
+import { OutputsPolicy, OutputsRequestSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 

@@ -1,7 +1,7 @@
 /** A program of a session looks for all by which its orchestrator is trusted, wherever the flags have put it. */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { isRoot } from "../../agent/session_namespace.ts";
+import { isRoot } from "../../agent/namespace/mount_namespace.ts";
 import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 import { trustedPaths } from "../../orchestrator/trusted_paths.ts";
 

@@ -4,8 +4,8 @@ import { PROGRAMS } from "../support/repository.ts";
 import { output } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import type { TestWorkspace } from "../support/workspace.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
 
 /** Starts a server in a fresh output base as the client would, and returns the milliseconds to its first answer. */

@@ -4,9 +4,9 @@
  * when a command has ended and its outputs are listed; then it prints a line.
  */
 import { join, relative } from "node:path";
-import { listenForProxy } from "../../agent/command_port.ts";
+import { listenForProxy } from "../../agent/commands/command_port.ts";
 import { DigestCache } from "../../agent/outputs/digest_cache.ts";
-import { openStorage } from "../../agent/storage_folder.ts";
+import { openStorage } from "../../agent/namespace/storage_folder.ts";
 import { DeveloperPaths } from "../../agent/workspace/developer_paths.ts";
 import { SyncedWorkspace } from "../../agent/workspace/synced_workspace.ts";
 import { scanTree } from "../../proto/tree/scan.ts";

@@ -9,7 +9,7 @@ import { dirname, join } from "node:path";
 import { encodeEntry } from "../../proto/tree/entry.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { digestFile } from "../../proto/tree/read.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { PROXY, v8Option } from "../../tools/permissions.ts";
 import type { Bazel } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";

@@ -5,9 +5,9 @@
  * - `barrier`: brings the agent on PORT up to date. Unwatched: by a scan.
  * - `home FOLDER OUTPUTS`: fetches into the output base FOLDER what the file OUTPUTS, an Outputs message, names.
  */
-import { OutputsHome } from "../../proxy/outputs/outputs_home.ts";
+import { OutputsHome } from "../../proxy/outputs/outputs_sync.ts";
 import { WorkspaceSync } from "../../proxy/workspace/workspace_sync.ts";
-import { Connection } from "../../proto/relay/connection.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
 
 /** What it took. */
 export interface Done {

@@ -3,10 +3,10 @@
  * credentials, as a line of JSON, from standard input, and prints its ports, a {@link Ports}; ends with that input.
  */
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { StatusError, unaryRequest } from "../../proto/relay/calls.ts";
-import { requestMessages } from "../../proto/relay/messages.ts";
-import { TlsListener } from "../../proto/tls/listener.ts";
-import { type CallHandler, listenForProxy } from "../../agent/command_port.ts";
+import { StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
+import { requestMessages } from "../../proto/transport/grpc/messages.ts";
+import { TlsListener } from "../../proto/transport/tls/listener.ts";
+import { type CallHandler, listenForProxy } from "../../agent/commands/command_port.ts";
 
 /** Where it listens. */
 export interface Ports {

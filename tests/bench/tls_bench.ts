@@ -1,6 +1,6 @@
 /** The way from the proxy to the agent's command port, alone and in a build: by mutual TLS against plain text. */
 import { join } from "node:path";
-import { Connection } from "../../proto/relay/connection.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import type { Bazel } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";

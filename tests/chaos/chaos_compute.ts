@@ -6,7 +6,7 @@ import {
   type RunningAgent,
   type WholeSpec,
 } from "../../orchestrator/compute/compute_service.ts";
-import { keyText } from "../../orchestrator/sessions/session.ts";
+import { keyText } from "../../orchestrator/store/session.ts";
 import { FakeAgentServer } from "../../orchestrator/testing/fake_agent_server.ts";
 import { TcpLink } from "./tcp_link.ts";
 

@@ -1,13 +1,13 @@
 /** Several orchestrators in this process on one real store, the faults that befall them, and what must hold whatever does. */
 import assert from "node:assert/strict";
-import { keyText, type Session } from "../../orchestrator/sessions/session.ts";
+import { keyText, type Session } from "../../orchestrator/store/session.ts";
 import { ComputeChoice } from "../../orchestrator/compute/compute_choice.ts";
 import { type ServerRequest, SessionService } from "../../orchestrator/sessions/session_service.ts";
-import type { SessionStore } from "../../orchestrator/sessions/store.ts";
-import { RbsError } from "../../proto/errors.ts";
-import { Agent } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
-import { repoHash } from "../../proto/workspace.ts";
+import type { SessionStore } from "../../orchestrator/store/store.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { type ChaosAgent, ChaosCompute, Machine } from "./chaos_compute.ts";
 import { FaultyStore, type StoreState, type WriteFault } from "./faulty_store.ts";
 

@@ -1,10 +1,10 @@
 /** New databases for the runs. */
 import { join } from "node:path";
-import { SpannerSessionStore } from "../../orchestrator/sessions/spanner_store.ts";
-import { SqliteSessionStore } from "../../orchestrator/sessions/sqlite_store.ts";
+import { SpannerSessionStore } from "../../orchestrator/store/spanner_store.ts";
+import { SqliteSessionStore } from "../../orchestrator/store/sqlite_store.ts";
 import { SpannerEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
 import { tempDirectory } from "../../orchestrator/testing/temp.ts";
-import type { SessionStore } from "../../orchestrator/sessions/store.ts";
+import type { SessionStore } from "../../orchestrator/store/store.ts";
 
 /** A database for one run. */
 export interface Database extends AsyncDisposable {

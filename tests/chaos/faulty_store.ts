@@ -1,5 +1,5 @@
-import { RbsError } from "../../proto/errors.ts";
-import type { SessionStore } from "../../orchestrator/sessions/store.ts";
+import { RbsError } from "../../proto/base/errors.ts";
+import type { SessionStore } from "../../orchestrator/store/store.ts";
 
 /** How a store behaves. */
 export type StoreState =

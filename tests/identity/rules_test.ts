@@ -1,33 +1,33 @@
 /**
- * The table of proto/rpc_rules.ts, walked: each method of each service of ours, called by everybody who might try, at the
+ * The table of proto/transport/rpc/access_rules.ts, walked: each method of each service of ours, called by everybody who might try, at the
  * orchestrator's server and at an agent's two.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { connect as connectTcp } from "node:net";
 import { connect as connectTls } from "node:tls";
-import { listenForProxy } from "../../agent/command_port.ts";
-import { Gate } from "../../agent/gate.ts";
-import { orchestratorService } from "../../orchestrator/grpc_service.ts";
+import { listenForProxy } from "../../agent/commands/command_port.ts";
+import { Gate } from "../../agent/control/gate.ts";
+import { orchestratorService } from "../../orchestrator/api/grpc_service.ts";
 import { CertificateAuthority } from "../../orchestrator/identity/certificate_authority.ts";
 import { TokenEnroller } from "../../orchestrator/identity/enroller.ts";
 import { authorizer, identityService } from "../../orchestrator/identity/identity_service.ts";
 import { A, request, World } from "../../orchestrator/testing/session_world.ts";
-import { Agent } from "../../proto/gen/rbs/v1/agent_pb.ts";
-import { Command } from "../../proto/gen/rbs/v1/command_pb.ts";
-import { Identity as IdentityService } from "../../proto/gen/rbs/v1/identity_pb.ts";
-import { Orchestrator } from "../../proto/gen/rbs/v1/orchestrator_pb.ts";
-import { Workspace } from "../../proto/gen/rbs/v1/workspace_pb.ts";
+import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { Command } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
+import { Identity as IdentityService } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { Workspace } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
 import { newKey } from "../../proto/identity/certificate_request.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { Code, createRpcClient, RpcError } from "../../proto/rpc.ts";
-import { RpcServer } from "../../proto/rpc_server.ts";
-import { type Rule, ruleOf, RULES } from "../../proto/rpc_rules.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
+import { RpcServer } from "../../proto/transport/rpc/server.ts";
+import { type Rule, ruleOf, RULES } from "../../proto/transport/rpc/access_rules.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
-import type { ClientTls } from "../../proto/tls/grpc.ts";
-import { TlsListener } from "../../proto/tls/listener.ts";
+import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
+import { TlsListener } from "../../proto/transport/tls/listener.ts";
 
 const SERVICES = [Orchestrator, IdentityService, Agent, Command, Workspace];
 const AGENT_ID = "a".repeat(32);

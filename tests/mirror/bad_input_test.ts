@@ -11,11 +11,11 @@ import {
   numberFrame,
   PREFACE,
   settingsFrame,
-} from "../../proto/http2/frames.ts";
-import { encodeHeaders, type Headers } from "../../proto/http2/hpack.ts";
-import { callHeaders, Status } from "../../proto/relay/calls.ts";
-import { Connection } from "../../proto/relay/connection.ts";
-import { encodeFields } from "../../proto/relay/wire.ts";
+} from "../../proto/transport/http2/frames.ts";
+import { encodeHeaders, type Headers } from "../../proto/transport/http2/hpack.ts";
+import { callHeaders, Status } from "../../proto/transport/grpc/calls.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { startCluster } from "../support/cluster.ts";
 import { PROGRAMS } from "../support/repository.ts";
 import { run } from "../support/run.ts";

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { gunzipSync } from "node:zlib";
 import { dirname, join } from "node:path";
-import { repoHash } from "../../proto/workspace.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { PROGRAMS } from "../support/repository.ts";
 import { signal } from "./support/processes.ts";

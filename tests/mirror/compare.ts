@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
-import { repoHash } from "../../proto/workspace.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { type Bazel, onPath } from "../support/bazels.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";
 import { PROGRAMS } from "../support/repository.ts";

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { repoHash } from "../../proto/workspace.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { eventually } from "../mirror/support/eventually.ts";
 import { ended, signal } from "../mirror/support/processes.ts";
 import { BAZEL, Exit, type Rig, rig } from "../mirror/support/rig.ts";

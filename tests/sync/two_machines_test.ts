@@ -4,7 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { repoHash } from "../../proto/workspace.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
 import { processesNaming } from "../mirror/support/processes.ts";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { type Cluster, startCluster } from "../support/cluster.ts";

@@ -1,12 +1,12 @@
 /** The proxy's side of the sync up, and the agent's, with nothing but a connection between them. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { listenForProxy } from "../../agent/command_port.ts";
-import { openStorage } from "../../agent/storage_folder.ts";
+import { listenForProxy } from "../../agent/commands/command_port.ts";
+import { openStorage } from "../../agent/namespace/storage_folder.ts";
 import { DeveloperPaths } from "../../agent/workspace/developer_paths.ts";
 import { SyncedWorkspace } from "../../agent/workspace/synced_workspace.ts";
 import { WorkspaceService } from "../../agent/workspace/workspace_service.ts";
-import { Connection } from "../../proto/relay/connection.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { WorkspaceSync } from "../../proxy/workspace/workspace_sync.ts";
 import { run } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";

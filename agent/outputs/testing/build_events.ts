@@ -1,6 +1,6 @@
 /** Makes build events as Bazel writes them; field numbers as in ../bep.ts. */
 import { Buffer } from "node:buffer";
-import { encodeFields, lengthPrefix } from "../../../proto/relay/wire.ts";
+import { encodeFields, lengthPrefix } from "../../../proto/base/protobuf_fields.ts";
 
 /** A File. */
 export function file({ uri, name, prefix = [] }: { uri?: string; name?: string; prefix?: string[] }): Uint8Array {

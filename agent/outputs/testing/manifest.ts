@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import assert from "node:assert/strict";
-import { bytesValue, scanFields, textValue } from "../../../proto/relay/wire.ts";
+import { bytesValue, scanFields, textValue } from "../../../proto/base/protobuf_fields.ts";
 import { decodeEntry, type Entry } from "../../../proto/tree/entry.ts";
 
 /** Outputs messages, put together. */

@@ -1,8 +1,8 @@
-import { Connection } from "../../../proto/relay/connection.ts";
-import { bytesValue, encodeFields, scanFields, textValue, varintValue } from "../../../proto/relay/wire.ts";
+import { Connection } from "../../../proto/transport/grpc/channel.ts";
+import { bytesValue, encodeFields, scanFields, textValue, varintValue } from "../../../proto/base/protobuf_fields.ts";
 import type { TestWorkspace } from "../../../tests/support/workspace.ts";
 import { Beneath } from "../../files/beneath.ts";
-import { readHandshake } from "../../handshake.ts";
+import { readHandshake } from "../../bazel/handshake_files.ts";
 
 /** What a command gave back. */
 export interface RunResult {

@@ -9,7 +9,7 @@ import {
   PREFACE,
   Setting,
   settingsFrame,
-} from "../../../proto/http2/frames.ts";
+} from "../../../proto/transport/http2/frames.ts";
 import { Http2Wire, type Target, wholeHello, Wire } from "./wire.ts";
 
 /** The ports there are. */

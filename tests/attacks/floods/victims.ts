@@ -1,15 +1,15 @@
 /** The real programs, as they are when somebody builds: whom floods are tried on, and who has to be served meanwhile. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Agent } from "../../../proto/gen/rbs/v1/agent_pb.ts";
-import { Orchestrator } from "../../../proto/gen/rbs/v1/orchestrator_pb.ts";
+import { Agent } from "../../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { Orchestrator } from "../../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { readCredentials } from "../../../proto/identity/key_directory.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
-import { Connection } from "../../../proto/relay/connection.ts";
-import { Status } from "../../../proto/relay/calls.ts";
-import { encodeFields } from "../../../proto/relay/wire.ts";
-import { Code, createRpcClient, RpcError } from "../../../proto/rpc.ts";
-import { SERVER_NAMES } from "../../../proto/tls/grpc.ts";
+import { Connection } from "../../../proto/transport/grpc/channel.ts";
+import { Status } from "../../../proto/transport/grpc/calls.ts";
+import { encodeFields } from "../../../proto/base/protobuf_fields.ts";
+import { Code, createRpcClient, RpcError } from "../../../proto/transport/rpc/client.ts";
+import { SERVER_NAMES } from "../../../proto/transport/tls/channel_credentials.ts";
 import { type Rig, rig } from "../../mirror/support/rig.ts";
 import { clusterUser } from "../../support/users.ts";
 import type { PortName } from "./floods.ts";

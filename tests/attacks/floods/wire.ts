@@ -11,9 +11,9 @@ import {
   PREFACE,
   Setting,
   settingsFrame,
-} from "../../../proto/http2/frames.ts";
-import { encodeHeaders } from "../../../proto/http2/hpack.ts";
-import { callHeaders } from "../../../proto/relay/calls.ts";
+} from "../../../proto/transport/http2/frames.ts";
+import { encodeHeaders } from "../../../proto/transport/http2/hpack.ts";
+import { callHeaders } from "../../../proto/transport/grpc/calls.ts";
 
 /** A port to attack. */
 export interface Target {

@@ -1,8 +1,8 @@
-/** Takes the place of proto/tls/listener.ts, see client.ts beside it: believes whatever a caller says of itself. */
-import { AdmissionControl } from "../../../proto/admission.ts";
+/** Takes the place of proto/transport/tls/listener.ts, see client.ts beside it: believes whatever a caller says of itself. */
+import { AdmissionControl } from "../../../proto/transport/admission.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import type { Identity } from "../../../proto/identity/spiffe.ts";
-import type { CallListener, OnCaller } from "../../../proto/relay/server.ts";
+import type { CallListener, OnCaller } from "../../../proto/transport/grpc/server.ts";
 
 export interface TlsListenerOptions {
   hostname: string;

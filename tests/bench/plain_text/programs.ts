@@ -12,12 +12,15 @@ export async function makePlainPrograms(folder: string): Promise<{ agent: string
   for (const name of ["deno.json", "deno.lock"]) await Deno.copyFile(join(ROOT, name), join(folder, name));
   for (const [name, to] of [["client.ts", "client.ts"], ["listener.ts", "plain_listener.ts"]]) {
     const text = await Deno.readTextFile(join(import.meta.dirname!, name));
-    await Deno.writeTextFile(join(folder, "proto/tls", to), text.replaceAll('"../../../proto/', '"../'));
+    await Deno.writeTextFile(
+      join(folder, "proto/transport/tls", to),
+      text.replaceAll('"../../../proto/transport/', '"../').replaceAll('"../../../proto/', '"../../'),
+    );
   }
   // The command port alone: what the orchestrator says goes by TLS as ever.
   const main = join(folder, "agent/main.ts");
   const text = await Deno.readTextFile(main);
-  const plain = text.replace('"../proto/tls/listener.ts"', '"../proto/tls/plain_listener.ts"');
+  const plain = text.replace('"../proto/transport/tls/listener.ts"', '"../proto/transport/tls/plain_listener.ts"');
   if (plain === text) throw new Error("agent/main.ts does not import the listener of its command port any more");
   await Deno.writeTextFile(main, plain);
   await output([Deno.execPath(), "task", "--quiet", "compile", "agent", "proxy"], { cwd: folder, timeout: 300_000 });

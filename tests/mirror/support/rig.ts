@@ -8,7 +8,7 @@ import type { Finished, Running, RunOptions } from "../../support/run.ts";
 import { removeTree, tempDir } from "../../support/temp_dir.ts";
 import { surroundings, type TwoMachines } from "../../support/two_machines.ts";
 import { type TestWorkspace, testWorkspace } from "../../support/workspace.ts";
-import { repoHash } from "../../../proto/workspace.ts";
+import { repoHash } from "../../../proto/bazel/workspace.ts";
 import { eventually } from "./eventually.ts";
 import { ended, type Process, processesNaming, signal } from "./processes.ts";
 

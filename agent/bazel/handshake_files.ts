@@ -1,0 +1,73 @@
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import {
+  PingRequestSchema,
+  PingResponseSchema,
+  ServerInfoSchema,
+} from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
+import { Status } from "../../proto/transport/grpc/calls.ts";
+import type { Connection } from "../../proto/transport/grpc/channel.ts";
+import { type Files, readFile } from "../../proto/tree/files.ts";
+
+/** What a Bazel server tells its clients by files in `<output base>/server`. */
+export interface Handshake {
+  /** "127.0.0.1" or "::1". */
+  host: string;
+  port: number;
+  requestCookie: string;
+  responseCookie: string;
+}
+
+/** The files by which a client finds a server. */
+export const HANDSHAKE_FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
+/** Of a file that is larger, and so none of a Bazel server, this much is read. Bytes. */
+const MAX_BYTES = 16 << 10;
+
+/**
+ * Reads the handshake files, as far as they are written. Whoever can write there can have written them: what they say
+ * is to be shown.
+ * Bazel before 4.x has no server_info.rawproto.
+ *
+ * @param output The output base.
+ */
+export function readHandshake(output: Files): Handshake | undefined {
+  const read = (file: string): Uint8Array | undefined => {
+    try {
+      return readFile(output, `server/${file}`, MAX_BYTES);
+    } catch {
+      return undefined;
+    }
+  };
+  const info = read("server_info.rawproto");
+  if (info) {
+    try {
+      const { address, requestCookie, responseCookie } = fromBinary(ServerInfoSchema, info);
+      return parse(address, requestCookie, responseCookie);
+    } catch {
+      // Not whole; the other files may be.
+    }
+  }
+  const text = (file: string) => new TextDecoder().decode(read(file));
+  return parse(text("command_port"), text("request_cookie"), text("response_cookie"));
+}
+
+function parse(address: string, requestCookie: string, responseCookie: string): Handshake | undefined {
+  const match = /^(?:\[(::1|0:0:0:0:0:0:0:1)\]|(127\.0\.0\.1)):(\d{1,5})$/.exec(address);
+  const port = Number(match?.[3]);
+  if (!match || port < 1 || port > 0xffff || !requestCookie || !responseCookie) return undefined;
+  return { host: match[2] ?? "::1", port, requestCookie, responseCookie };
+}
+
+/** Whether a Bazel server answers there, and is the one that wrote the files. */
+export async function ping(
+  connection: Connection,
+  { requestCookie, responseCookie }: Handshake,
+  timeoutMs: number,
+): Promise<boolean> {
+  const request = toBinary(PingRequestSchema, create(PingRequestSchema, { cookie: requestCookie }));
+  const { code, data } = await connection.unary("/command_server.CommandServer/Ping", request, { timeoutMs });
+  try {
+    return code === Status.OK && fromBinary(PingResponseSchema, data).cookie === responseCookie;
+  } catch {
+    return false;
+  }
+}

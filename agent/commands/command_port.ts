@@ -1,0 +1,45 @@
+/** The agent's second port: all that the proxy calls, on our own HTTP/2. Each call is admitted, then served by its service. */
+import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import { type CallListener, type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { RpcError } from "../../proto/transport/rpc/error.ts";
+import { COMMAND_SERVER } from "../bazel/bazel_upstream.ts";
+import type { Gate } from "../control/gate.ts";
+
+/** Serves a call; throws a StatusError to refuse it. */
+export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>;
+
+/** What the port works with. */
+export interface CommandPortParts {
+  /** Where callers come from: mutual TLS (a TlsListener), or plain text on a free port of a host of this name. */
+  at: string | CallListener;
+  /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
+  gate: Pick<Gate, "admit">;
+  /** By "/package.Service/Method". */
+  handlers: Readonly<Record<string, CallHandler>>;
+  /** Methods of Bazel's own service that have no handler of their own. */
+  relay: CallHandler;
+  onError(what: string, error: unknown): void;
+}
+
+/** Starts to serve. */
+export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPortParts): CallServer {
+  const serve: CallHandler = (stream, headers, call) => {
+    const path = headers[":path"] ?? "";
+    try {
+      gate.admit(path, { identity: call.peer }, headers.authorization, headers["rbs-epoch"]);
+    } catch (e) {
+      throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
+    }
+    const handler = Object.hasOwn(handlers, path)
+      ? handlers[path]
+      : path.startsWith(COMMAND_SERVER)
+      ? relay
+      : undefined;
+    if (!handler) throw new StatusError(Status.UNIMPLEMENTED, `${path} is no method of this agent.`);
+    return handler(stream, headers, call);
+  };
+  // Async, so that what it throws in the same turn is a rejection as well.
+  return listenForCalls(at, async (...args) => await serve(...args), onError, { keepAlive: true });
+}

@@ -1,0 +1,439 @@
+/**
+ * The Command service: runs the commands of the session's owner on its real Bazel server, and keeps what they say until
+ * it has arrived. A command outlives the connection that brought it.
+ *
+ *     proxy                         agent                                  Bazel server
+ *       │ start {id, RunRequest}      │                                         │
+ *       │────────────────────────────>│ Run, cookie patched                     │
+ *       │                             │────────────────────────────────────────>│
+ *       │ {1, …} {2, …} {3, …}        │ journal                                 │
+ *       │<────────────────────────────│<────────────────────────────────────────│
+ *       │ acknowledge 2               │                                         │
+ *       │────────────────────────────>│                                         │
+ *       ╳ (the link breaks)           │ keeps 3, 4, 5                           │
+ *       │ start {id, received: 3}     │                                         │
+ *       │────────────────────────────>│                                         │
+ *       │ {4, …} {5, …}               │                                         │
+ *       │<────────────────────────────│                                         │
+ */
+import { fromBinary } from "@bufbuild/protobuf";
+import { Buffer } from "node:buffer";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
+import { type Stream, StreamError } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { readCall, type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import { MessageStream } from "../../proto/transport/grpc/message_stream.ts";
+import { frame } from "../../proto/transport/grpc/message_stream.ts";
+import { requestMessages } from "../../proto/transport/grpc/messages.ts";
+import { runArguments, withRunArguments } from "../../proto/bazel/run_request.ts";
+import {
+  bytesValue,
+  encodeFields,
+  patchFields,
+  scanFields,
+  textValue,
+  varintValue,
+} from "../../proto/base/protobuf_fields.ts";
+import {
+  type Backend,
+  type BazelUpstream,
+  COMMAND_SERVER,
+  serverLost,
+  type UpstreamCall,
+} from "../bazel/bazel_upstream.ts";
+import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journal.ts";
+import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
+import type { Caller } from "../workspace/preemptible_lock.ts";
+
+/** As in the proxy: a command line and an environment, with room to spare. */
+const MAX_REQUEST_BYTES = 64 << 20;
+/** What a caller gets to come back whose connection was closed in order: it has died, most likely. Milliseconds. */
+const CLOSED_MS = 5_000;
+/**
+ * The same for a connection that was reset. A NAT or VPN that forgets it does so, and then the caller comes back within
+ * seconds, or as soon as its link works again; but the kernel of a caller that was killed in the midst of output does so,
+ * too, and a build that nobody waits for shall not run for the whole grace period. Milliseconds.
+ */
+const RESET_MS = 60_000;
+/** What callers get to hear that the agent ends. Milliseconds. */
+const LAST_WORDS_MS = 1_000;
+/** The proxy puts its own in. */
+const NO_COOKIE = "none";
+/** Field numbers of RunResponse. */
+const Response = { finished: 4, exitCode: 5, commandId: 6, terminationExpected: 7, execRequest: 8 };
+
+/** What the service works with. */
+export interface CommandServiceParts {
+  upstream: BazelUpstream;
+  bazel: { readonly isThere: boolean; retire(backend: Backend): void; stop(): Promise<void> };
+  gate: { readonly epoch: number };
+  /** Counts the commands that run. */
+  activity: { begin(): Disposable };
+  /** The output base as the developer's machine sees it. */
+  localOutputBase: { ensure(): Promise<void>; restore(): Promise<void>; expunge(): Promise<void> };
+  /** Where laptop and agent share no disk: what must be the same before, and what is brought home after. */
+  synced?: {
+    /** The generation of the developer's files that is here. */
+    readonly generation: string;
+    /** Finds out whether somebody else has changed them, which ends the generation. @returns a sentence about it */
+    check(caller: Caller): Promise<string | undefined>;
+    /** Programs of the session have run. */
+    ran(): void;
+    outputs: CommandOutputs;
+  };
+  /** How long a command goes on at the most without its caller. Milliseconds. */
+  graceMs: number;
+  /** For tests: how long when the caller's connection was closed in order. */
+  closedMs?: number;
+  onError(what: string, error: unknown): void;
+}
+
+/** Finds out what a command has made. */
+export interface CommandOutputs {
+  /** The command's arguments as the server shall get them. */
+  prepare(args: readonly string[], start: Start): Promise<PreparedCommand>;
+}
+
+/** A command between its start and its end. */
+export interface PreparedCommand {
+  args: readonly string[];
+  /** Looks at a RunResponse on its way. @returns what goes on instead of it, if it is not the same */
+  filter?(response: Uint8Array): Uint8Array | undefined;
+  /** Sends what is new of files that options name, while the command writes them. */
+  followed?: {
+    begin(take: (part: Uint8Array) => Promise<void> | undefined): void;
+    finish(take: (part: Uint8Array) => Promise<void> | undefined): Promise<void>;
+  };
+  /** Encoded Outputs messages. Call it once, when the command has ended. */
+  collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
+  /** Called when all is over, however it ended. */
+  [Symbol.dispose]?(): void;
+}
+
+/** What is known of a command. */
+interface Command {
+  readonly id: string;
+  readonly epoch: number;
+  readonly journal: CommandJournal;
+  readonly cancelled: AbortController;
+  /** Ends the call that has the command. */
+  replace?: (why: StatusError) => void;
+  /** That call. */
+  call?: ServerCall;
+  /** When nobody has it: gives up. */
+  orphaned?: ReturnType<typeof setTimeout>;
+  /** Resolves when nothing is appended any more, with the status. Never rejects. */
+  readonly done: Promise<StatusError | undefined>;
+}
+
+/** For a command that has not begun. */
+const ENDING = new StatusError(Status.FAILED_PRECONDITION, "This session's agent was told to end.");
+
+/** See the file's head. */
+export class CommandService {
+  readonly #parts: CommandServiceParts;
+  readonly #commands = new Map<string, Command>();
+  #isEnding = false;
+
+  constructor(parts: CommandServiceParts) {
+    this.#parts = parts;
+  }
+
+  /** The Execute method. */
+  async execute(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
+    const messages = requestMessages(stream, MAX_REQUEST_BYTES)[Symbol.asyncIterator]();
+    const first = await messages.next();
+    const start = first.done ? undefined : request(first.value).message;
+    if (start?.case !== "start" || start.value.commandId === "") {
+      throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
+    }
+    await this.#checkWorkspace(start.value, headers, call);
+    // Who left meanwhile hears of no command, and nobody would cancel it.
+    if (call.gone.aborted) return;
+    const command = this.#find(start.value, headers);
+    const sink: Sink = (message) => call.writeFrames(frame(message));
+    const over = Promise.withResolvers<StatusError | undefined>();
+    command.replace?.(new StatusError(Status.ABORTED, "Another call has attached to this command."));
+    clearTimeout(command.orphaned);
+    if (!command.journal.attach(Number(start.value.received), sink)) {
+      throw new StatusError(Status.NOT_FOUND, "What this caller lacks of the command is not kept any more.");
+    }
+    command.replace = over.resolve;
+    command.call = call;
+    const left = () => over.resolve(undefined);
+    call.gone.addEventListener("abort", left);
+    if (call.gone.aborted) left();
+    void this.#obey(command, messages).catch((e) => {
+      if (e instanceof StatusError && e.code !== Status.CANCELLED) over.resolve(e);
+    });
+    void command.done.then(async (status) => {
+      await command.journal.delivered();
+      over.resolve(status);
+      this.#commands.delete(command.id);
+    });
+
+    const status = await over.promise;
+    call.gone.removeEventListener("abort", left);
+    command.journal.detach(sink);
+    if (command.replace === over.resolve) command.replace = command.call = undefined;
+    if (call.gone.aborted) return this.#orphan(command, call.gone.reason);
+    call.end(status);
+  }
+
+  /** Cancels what nobody waits for since a newer owner has the session. */
+  cancelOlder(): void {
+    for (const command of this.#commands.values()) {
+      if (command.epoch < this.#parts.gate.epoch && command.replace === undefined) this.#abandon(command);
+    }
+  }
+
+  /** Refuses a new command when the developer's files are not what they were: the session's programs can write there. */
+  async #checkWorkspace(start: Start, headers: Headers, call: ServerCall): Promise<void> {
+    const { synced } = this.#parts;
+    if (
+      !synced || start.attach || this.#commands.has(start.commandId) || commandName(start.runRequest) === "shutdown"
+    ) return;
+    const changed = await synced.check({ epoch: Number(headers["rbs-epoch"]) || 0, gone: call.gone });
+    if (changed) throw new StatusError(Status.FAILED_PRECONDITION, changed, { "rbs-reason": "changed" });
+  }
+
+  /**
+   * Ends the calls of all commands with a sentence, since the agent ends: by itself each would find that its connection or
+   * its server was lost. One whose server has not said a word has not begun, as the first word is a command's id: its caller
+   * asks for another agent, and so does who comes from now on. Resolves when that was said, or soon.
+   */
+  async end(): Promise<void> {
+    this.#isEnding = true;
+    const why = new StatusError(
+      Status.UNAVAILABLE,
+      "This session's agent was told to end, and the command with it.",
+      { "rbs-reason": "ended" },
+    );
+    const calls = [...this.#commands.values()].flatMap(({ replace, call, journal }) => {
+      replace?.(journal.sequence === 0 ? ENDING : why);
+      return call ? [call.closed()] : [];
+    });
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([Promise.all(calls), new Promise((resolve) => timer = setTimeout(resolve, LAST_WORDS_MS))]);
+    clearTimeout(timer);
+  }
+
+  /** The command that the start names; starts it if it is new. */
+  #find(start: Start, headers: Headers): Command {
+    const known = this.#commands.get(start.commandId);
+    if (known) return known;
+    if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
+    if (this.#isEnding) throw ENDING;
+    const { synced } = this.#parts;
+    // What ends the server is the same for all files.
+    if (synced && commandName(start.runRequest) !== "shutdown" && start.workspaceGeneration !== synced.generation) {
+      throw new StatusError(
+        Status.FAILED_PRECONDITION,
+        "The agent's workspace is another one than the caller thinks.",
+        {
+          "rbs-reason": "generation",
+        },
+      );
+    }
+    this.cancelOlder();
+    const journal = new CommandJournal(), cancelled = new AbortController();
+    const { runRequest } = start;
+    const done = this.#run(start, runRequest, headers, journal, cancelled.signal).then(
+      () => undefined,
+      (e) => {
+        if (e instanceof StatusError) return e;
+        if (!cancelled.signal.aborted) this.#parts.onError("a command", e);
+        return new StatusError(cancelled.signal.aborted ? Status.CANCELLED : Status.INTERNAL, sentence(e));
+      },
+    );
+    const command = { id: start.commandId, epoch: this.#parts.gate.epoch, journal, cancelled, done };
+    this.#commands.set(command.id, command);
+    return command;
+  }
+
+  async #obey(command: Command, messages: AsyncIterator<Buffer>): Promise<void> {
+    for (;;) {
+      const next = await messages.next();
+      if (next.done) return;
+      const { message } = request(next.value);
+      if (message.case === "acknowledge") command.journal.acknowledge(Number(message.value));
+      else if (message.case === "cancel") command.cancelled.abort();
+      else throw new StatusError(Status.INVALID_ARGUMENT, "A message of Execute is neither acknowledge nor cancel.");
+    }
+  }
+
+  /** Nobody has the command: it goes on for a while, as long as its caller may come back. */
+  #orphan(command: Command, reason: unknown): void {
+    const lost = reason instanceof StreamError ? reason.lost : undefined;
+    // The caller itself has ended the call: it does not come back.
+    if (lost === undefined) return this.#abandon(command);
+    const { graceMs, closedMs = CLOSED_MS } = this.#parts;
+    const patience = { closed: closedMs, reset: RESET_MS, silent: graceMs }[lost];
+    command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, graceMs));
+    Deno.unrefTimer(command.orphaned as unknown as number);
+  }
+
+  #abandon(command: Command): void {
+    clearTimeout(command.orphaned);
+    command.cancelled.abort();
+    command.journal.abandon();
+    void command.done.then(() => this.#commands.delete(command.id));
+  }
+
+  /** Runs the command to its end; what it says goes to the journal. Rejects with a StatusError. */
+  async #run(
+    start: Start,
+    message: Uint8Array,
+    headers: Headers,
+    journal: CommandJournal,
+    cancelled: AbortSignal,
+  ): Promise<void> {
+    const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
+    using _running = activity.begin();
+    if (commandName(message) === "shutdown" && !bazel.isThere) {
+      // To start a server in order to end it would be silly, and may fail.
+      if (isForShutdown(message)) await localOutputBase.restore();
+      const over = encodeFields([[1, NO_COOKIE], [Response.finished, true], [Response.terminationExpected, true]]);
+      return await journal.append(ExecuteResponseField.runResponse, Buffer.from(over));
+    }
+    await localOutputBase.ensure();
+    const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
+    const prepared = await synced?.outputs.prepare(args, start);
+    using _prepared = { [Symbol.dispose]: () => prepared?.[Symbol.dispose]?.() };
+    const sent = prepared?.args ?? args;
+    // Most often they are as they came: there are many, and the developer waits.
+    const other = expunge || sent !== args ? sent : undefined;
+    const run = await upstream.start(
+      `${COMMAND_SERVER}Run`,
+      (backend) => runRequest(message, backend, other),
+      headers,
+      cancelled,
+    ).catch((e) => {
+      // No server can be had (another version, a full disk): that is said before anything was run.
+      throw e instanceof RbsError ? new StatusError(Status.INTERNAL, sentence(e), { "rbs-reason": "no-server" }) : e;
+    });
+
+    const takePart = (part: Uint8Array) => journal.append(ExecuteResponseField.named, part);
+    prepared?.followed?.begin(takePart);
+    let commandId: string | undefined, terminates = false;
+    let last: { message: Buffer; exitCode: number; execRequest?: Uint8Array } | undefined;
+    let collected: Promise<Uint8Array[]> | undefined;
+    let cancelSent = false;
+    const cancel = () => {
+      // A Run without an id yet is cancelled by the first response, below.
+      if (cancelSent || commandId === undefined) return;
+      cancelSent = true;
+      // Explicitly: Bazel's server does not stop a silent action because its client's stream was reset.
+      void this.#cancel(run, commandId);
+    };
+    cancelled.addEventListener("abort", cancel);
+    let busy: Promise<void> | undefined;
+    const responses = new MessageStream((response) => {
+      const seen = inspect(response, commandId === undefined);
+      commandId ??= seen.commandId;
+      terminates ||= seen.terminates;
+      const bytes = Buffer.from(prepared?.filter?.(response) ?? response);
+      if (seen.finished) {
+        last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
+        // At once: the status that follows changes nothing about what was made.
+        if (!expunge) collected ??= prepared?.collect(last);
+      } else {
+        const room = Promise.all([busy, journal.append(ExecuteResponseField.runResponse, bytes)]).then(() => {
+          if (busy === room) busy = undefined;
+        });
+        busy = room;
+      }
+      return undefined;
+    });
+    const end = await readCall(run.stream, (chunk) => {
+      responses.push(chunk);
+      if (cancelled.aborted) cancel();
+      // Also for a part of a message: else a slow caller would have us gather one large message after the other.
+      return busy;
+    }).finally(() => {
+      synced?.ran();
+      return prepared?.followed?.finish(takePart);
+    });
+    cancelled.removeEventListener("abort", cancel);
+    // The next command must not get a server that is about to end.
+    if (terminates) bazel.retire(run.backend);
+    if (end.code !== Status.OK) {
+      if (end.trailers["grpc-status"] !== undefined) throw new StatusError(end.code, end.message);
+      bazel.retire(run.backend);
+      throw serverLost(end.message);
+    }
+    if (isForShutdown(message)) await localOutputBase.restore();
+    // `run` may want a repository that this command has fetched.
+    else if (!expunge) await localOutputBase.ensure();
+    if (!last) return;
+    if (expunge && last.exitCode === 0) {
+      await bazel.stop();
+      await localOutputBase.expunge();
+      last.message = Buffer.concat([last.message, encodeFields([[Response.terminationExpected, true]])]);
+    }
+    const parts = await (collected ?? prepared?.collect(last)) ?? [];
+    // All at once, so that they travel together.
+    await Promise.all([
+      ...parts.map((part) => journal.append(ExecuteResponseField.outputs, part)),
+      journal.append(ExecuteResponseField.runResponse, last.message),
+    ]);
+  }
+
+  async #cancel({ backend }: UpstreamCall, commandId: string): Promise<void> {
+    const request = encodeFields([[1, backend.requestCookie], [2, commandId]]);
+    const end = await backend.connection.unary(`${COMMAND_SERVER}Cancel`, request);
+    if (end.code !== Status.OK) this.#parts.onError("Cancel", new StatusError(end.code, end.message));
+  }
+}
+
+function request(bytes: Uint8Array): ExecuteRequest {
+  try {
+    return fromBinary(ExecuteRequestSchema, bytes);
+  } catch (e) {
+    throw new StatusError(Status.INVALID_ARGUMENT, `A message of Execute is none (${sentence(e)}).`);
+  }
+}
+
+/** The request with the server's cookie, and perhaps other arguments. */
+function runRequest(message: Uint8Array, { requestCookie }: Backend, args?: readonly string[]): Uint8Array {
+  const request = args ? withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1"))) : message;
+  return Buffer.concat(patchFields(request, (f) => f.number === 1 ? Buffer.from(requestCookie) : undefined));
+}
+
+/** What a response says beside its output. */
+function inspect(response: Uint8Array, wantsId: boolean) {
+  const seen = {
+    commandId: undefined as string | undefined,
+    finished: false,
+    exitCode: 0,
+    terminates: false,
+    execRequest: undefined as Uint8Array | undefined,
+  };
+  scanFields(response, (f) => {
+    if (f.number === Response.finished) seen.finished = varintValue(response, f) !== 0;
+    else if (f.number === Response.exitCode) seen.exitCode = varintValue(response, f);
+    else if (f.number === Response.commandId && wantsId) seen.commandId = textValue(response, f);
+    else if (f.number === Response.terminationExpected) seen.terminates = varintValue(response, f) !== 0;
+    else if (f.number === Response.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
+  });
+  return seen;
+}
+
+/** "build", "shutdown", …; empty if there is none. */
+function commandName(run: Uint8Array): string {
+  let name: string | undefined;
+  scanFields(run, (f) => {
+    if (f.number === 2) name ??= textValue(run, f);
+  });
+  return name ?? "";
+}
+
+/** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */
+function isForShutdown(run: Uint8Array): boolean {
+  let description = "";
+  scanFields(run, (f) => {
+    if (f.number === 4) description = textValue(run, f);
+  });
+  return description.endsWith("(for shutdown)");
+}

@@ -1,0 +1,62 @@
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { readFile } from "../../proto/tree/files.ts";
+import { Beneath } from "../files/beneath.ts";
+
+/** The file that says which output base has `out`. */
+const OWNER = "out.belongs-to";
+/** Of a file that is larger, and so none of ours. Bytes. */
+const MAX_OWNER_BYTES = 64 << 10;
+
+/**
+ * The folder of a session's storage in which an output base lives. The first output base of a workspace gets `out`. A
+ * developer who uses another one for the same workspace (`--output_base`) gets another folder for it, for good: what is
+ * in an output base holds its absolute path (runfiles, external repositories) and is wrong under any other.
+ *
+ * @param storageDirectory The session's own folder, absolute; is made if it is not there.
+ * @param outputBase By the developer's own name, absolute; undefined if there is none.
+ */
+export function storageFolder(storageDirectory: string, outputBase: string | undefined): string {
+  const first = join(storageDirectory, "out");
+  if (outputBase === undefined) return first;
+  using storage = openStorage(storageDirectory);
+  try {
+    storage.writeNew(OWNER, new Uint8Array(Buffer.from(outputBase)), 0o600, Date.now());
+  } catch (e) {
+    if (!(e instanceof Deno.errors.AlreadyExists)) throw e;
+    if (Buffer.from(readFile(storage, OWNER, MAX_OWNER_BYTES)).toString() !== outputBase) {
+      return `${first}-${createHash("md5").update(outputBase).digest("hex").slice(0, 12)}`;
+    }
+  }
+  return first;
+}
+
+/**
+ * Whether an output base can be no mount: Bazel before 5 has its sandbox bind a workspace below /tmp onto itself, which the
+ * kernel refuses where something is mounted in it (a non-recursive bind would show what is beneath).
+ *
+ * @param workspace, outputBase Absolute paths.
+ */
+export function mustNotBeMounted(workspace: string, outputBase: string | undefined): outputBase is string {
+  return outputBase !== undefined && workspace.startsWith("/tmp/") && outputBase.startsWith(`${workspace}/`);
+}
+
+/**
+ * Opens the session's own folder: the agent reaches all that the session's programs can write through it. Makes it if it
+ * is not there. Throws Deno's errors.
+ *
+ * @param storageDirectory Absolute, below a folder in which no session can write.
+ */
+export function openStorage(storageDirectory: string): Beneath {
+  Deno.mkdirSync(storageDirectory, { recursive: true, mode: 0o700 });
+  return Beneath.open(storageDirectory);
+}
+
+/** The folder of a session's storage that a synced session sees as `/`. */
+export const SYNCED_ROOT = "root";
+
+/** The same as an absolute path. */
+export function syncedRoot(storageDirectory: string): string {
+  return join(storageDirectory, SYNCED_ROOT);
+}

@@ -1,0 +1,55 @@
+import { join } from "node:path";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+
+/** Options of {@link lockStorage}. */
+export interface StorageLockOptions {
+  /** How long to wait for whoever has it. Milliseconds. */
+  timeoutMs: number;
+  /** Called once if there is somebody to wait for. */
+  onWait(): void;
+}
+
+/**
+ * Takes a session's storage for this process, until it is disposed of or the process ends in whatever way.
+ *
+ * An agent that an orchestrator lost sight of (killed while the agent started) runs on for its lease, and the session may
+ * have another one by then: without the lock both would run a Bazel server in the same output base. Rejects with an
+ * RbsError when it takes too long.
+ *
+ * @param directory The session's storage; is made if it is not there.
+ */
+export async function lockStorage(directory: string, { timeoutMs, onWait }: StorageLockOptions): Promise<Disposable> {
+  let file: Deno.FsFile;
+  try {
+    await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
+    const path = join(directory, "agent.lock");
+    // Of a fifo, nobody would ever be done with the opening.
+    if (!await isFileOrNothing(path)) await Deno.remove(path, { recursive: true });
+    file = await Deno.open(path, { write: true, create: true, mode: 0o600 });
+  } catch (cause) {
+    throw new RbsError(
+      `The session's storage ${directory} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+      { cause },
+    );
+  }
+  if (await file.tryLock(true)) return file;
+  onWait();
+  const timeout = Promise.withResolvers<false>();
+  const timer = setTimeout(() => timeout.resolve(false), timeoutMs);
+  // The system call cannot be taken back, but its thread ends with the process.
+  const locked = await Promise.race([file.lock(true).then(() => true), timeout.promise]);
+  clearTimeout(timer);
+  if (locked) return file;
+  throw new RbsError(
+    `The session's storage ${directory} is still used by another agent after ${timeoutMs / 1000} s: try again later.`,
+  );
+}
+
+async function isFileOrNothing(path: string): Promise<boolean> {
+  try {
+    return (await Deno.lstat(path)).isFile;
+  } catch (e) {
+    if (e instanceof Deno.errors.NotFound) return true;
+    throw e;
+  }
+}

@@ -1,0 +1,29 @@
+import type { Credentials } from "../../proto/identity/credentials.ts";
+import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
+import type { AgentSpec } from "../compute/compute_service.ts";
+
+/** What makes orchestrator and agents trust each other. */
+export interface AgentTrust {
+  /** "host:port" where agents find this orchestrator, once it listens. */
+  readonly orchestratorAddress: Promise<string>;
+  /** The orchestrator's own; called for each connection. */
+  credentials(): Credentials;
+  /** Makes the token for which an agent gets its certificate. */
+  bootstrapToken(agentId: string): Promise<string>;
+}
+
+/** A spec with what its agent gets its certificate by. @param trust Undefined: there are none, for tests */
+export async function withTrust(spec: AgentSpec, trust: AgentTrust | undefined): Promise<AgentSpec> {
+  if (!trust) return spec;
+  const { authorities, trustDomain } = trust.credentials();
+  const [orchestratorAddress, bootstrapToken] = await Promise.all([
+    trust.orchestratorAddress,
+    trust.bootstrapToken(spec.agentId),
+  ]);
+  return { ...spec, orchestratorAddress, bootstrapToken, authorities, trustDomain };
+}
+
+/** How an agent is called. */
+export function agentTls(trust: AgentTrust | undefined, agentId: string): ClientTls | undefined {
+  return trust && { credentials: trust.credentials(), expected: { kind: "agent", sessionId: agentId } };
+}

@@ -1,0 +1,147 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { RbsError } from "../../proto/base/errors.ts";
+import {
+  type GetServerResponseSchema,
+  type GetServerStreamResponseSchema,
+  Orchestrator,
+  type SessionSchema,
+  SessionStatus,
+} from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/transport/rpc/client.ts";
+import { actingUser } from "../../proto/transport/rpc/access_rules.ts";
+import { startupOption } from "../../proto/bazel/startup_options.ts";
+import { checkKey, checkNotHidden, checkServerRequest, checkSessionId } from "./request_checks.ts";
+import type { Session } from "../store/session.ts";
+import type { SessionService } from "../sessions/session_service.ts";
+
+/**
+ * The service rbs.v1.Orchestrator over a SessionService. Whose sessions are meant the caller's certificate says.
+ *
+ * @param options.hidden Real paths that no session on this disk may see. @default none
+ * @param options.localUser Whose rights sessions on this disk have: they are for nobody else. @default for everybody
+ */
+export function orchestratorService(
+  sessions: SessionService,
+  { hidden = [], localUser }: { hidden?: readonly string[]; localUser?: string } = {},
+): RpcImplementation<typeof Orchestrator> {
+  const own = <R extends { userId: string }>(request: R, context: CallContext): R => ({
+    ...request,
+    userId: actingUser(context, request.userId),
+  });
+  const check = (request: Parameters<typeof checkServerRequest>[0], context: CallContext) => {
+    const checked = checkServerRequest(own(request, context));
+    // The paths of a synced session are names on another machine.
+    if (!sessions.synced) {
+      checkNotHidden(checked, hidden);
+      checkSharesDisk(checked.userId, localUser);
+    }
+    return checked;
+  };
+  return {
+    getServer(request, context) {
+      return answer(async () => {
+        return serverResponse(await sessions.getServer(check(request, context), context.signal));
+      });
+    },
+
+    async *getServerStream(request, context) {
+      const checked = check(request, context);
+      const events: MessageInitShape<typeof GetServerStreamResponseSchema>[] = [];
+      let arrived = Promise.withResolvers<void>();
+      let over = false;
+      const server = answer(() =>
+        sessions.getServer(checked, context.signal, (description) => {
+          events.push({ event: { case: "step", value: { description } } });
+          arrived.resolve();
+        })
+      ).finally(() => {
+        over = true;
+        arrived.resolve();
+      });
+      // Its failure is thrown below, after the steps that came before it.
+      server.catch(() => {});
+      while (!over) {
+        await arrived.promise;
+        arrived = Promise.withResolvers();
+        yield* events.splice(0);
+      }
+      yield { event: { case: "server", value: serverResponse(await server) } };
+    },
+
+    heartbeat(request, context) {
+      return answer(async () => {
+        const key = checkKey(own(request, context));
+        const interval = await sessions.heartbeat(key, checkSessionId(request.sessionId));
+        return { intervalSeconds: Math.ceil(interval / 1000) };
+      });
+    },
+
+    releaseServer(request, context) {
+      return answer(async () => {
+        const key = checkKey(own(request, context));
+        const sessionId = request.sessionId && checkSessionId(request.sessionId);
+        return { released: await sessions.release(key, sessionId) };
+      });
+    },
+
+    listSessions(request, context) {
+      return answer(async () => {
+        const { userId } = own(request, context);
+        return { sessions: (await sessions.list(userId)).map(sessionMessage), synced: sessions.synced };
+      });
+    },
+  };
+}
+
+/** Refuses who would get the rights of the orchestrator's own user on this disk. Throws an {@link RpcError}. */
+function checkSharesDisk(userId: string, localUser = userId): void {
+  if (userId === localUser) return;
+  throw new RpcError(
+    Code.FAILED_PRECONDITION,
+    `Sessions of this orchestrator share its disk and have the rights of its own user, ${localUser}: for ${userId} it has ` +
+      "to be started with --workspace=synced (--allow-shared-users does without).",
+  );
+}
+
+/** Turns our own errors into gRPC's. */
+async function answer<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (e) {
+    if (!(e instanceof RbsError)) throw e;
+    throw new RpcError(e.culprit === "caller" ? Code.FAILED_PRECONDITION : Code.UNAVAILABLE, e.message, e);
+  }
+}
+
+function serverResponse(session: Session): MessageInitShape<typeof GetServerResponseSchema> {
+  return {
+    session: sessionMessage(session),
+    accessToken: session.accessToken,
+    warnings: session.warnings,
+    samePaths: session.samePaths,
+    synced: session.synced,
+    missingInstallBase: session.missingInstallBase,
+  };
+}
+
+function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema> {
+  return {
+    userId: session.userId,
+    repoHash: session.repoHash,
+    serverId: session.serverId || session.adoptedBy,
+    sessionId: session.sessionId,
+    sourcePath: session.sourcePath,
+    status: SessionStatus[session.status],
+    epoch: session.epoch,
+    agent: session.status === "READY"
+      ? { host: session.podIp, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
+      : undefined,
+    region: session.region,
+    createdAt: timestampFromMs(session.createdAt),
+    lastHeartbeat: timestampFromMs(session.lastHeartbeat),
+    failure: session.status === "FAILED" ? session.failure : "",
+    startupOptionsHash: session.startupOptionsHash,
+    outputBase: startupOption(session.startupOptions, "output_base") ?? "",
+  };
+}

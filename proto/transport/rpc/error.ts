@@ -1,0 +1,40 @@
+/** How calls of our own services fail. Apart from rpc.ts, so that a program which only serves loads no client. */
+import { sentence } from "../../base/errors.ts";
+import { Code } from "../grpc/status_code.ts";
+import { trustFailure } from "../tls/trust.ts";
+
+export { Code } from "../grpc/status_code.ts";
+
+/** Anything that went wrong in a call, on either side. `message` is the sentence for a person. */
+export class RpcError extends Error {
+  override readonly name = "RpcError";
+
+  /** @param code See {@link Code}. */
+  constructor(readonly code: Code, message: string, cause?: unknown) {
+    super(message, { cause });
+  }
+
+  /** Turns anything thrown into an RpcError; what is not from gRPC becomes INTERNAL. */
+  static from(thrown: unknown): RpcError {
+    if (thrown instanceof RpcError) return thrown;
+    // The ServiceError of grpc-js.
+    const { code, details } = thrown as { code?: unknown; details?: unknown };
+    if (typeof code === "number" && typeof details === "string") {
+      const distrust = code === Code.UNAVAILABLE ? trustFailure(details) : undefined;
+      if (distrust) return new TrustError(distrust, thrown);
+      return new RpcError(code, details, thrown);
+    }
+    return new RpcError(Code.INTERNAL, sentence(thrown), thrown);
+  }
+}
+
+/** Whoever listens is not who it must be, or does not speak TLS at all: nothing was sent to it. */
+export class TrustError extends RpcError {
+  /**
+   * @param why A clause.
+   * @param clocks It is the clocks.
+   */
+  constructor(readonly why: string, cause?: unknown, readonly clocks = false) {
+    super(Code.UNAUTHENTICATED, `The connection is not to be trusted: ${why}.`, cause);
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * The files by which a Bazel client finds its server, in `server/` of the output base:
+ *
+ *     command_port                    "127.0.0.1:PORT"      read by 2.1 and 4.2
+ *     request_cookie, response_cookie hex text              read by 2.1 and 4.2
+ *     server_info.rawproto            all of these, and pid read by 6 and later
+ *     server.pid.txt                  decimal               written by the client's `daemonize`
+ */
+import { join } from "node:path";
+import { randomToken } from "../../proto/base/state_directory.ts";
+import { encodeFields } from "../../proto/base/protobuf_fields.ts";
+
+const FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
+
+/** A published handshake. */
+export class Handshake {
+  /** What the client proves itself with, and what we prove ourselves with. */
+  readonly requestCookie: string = randomToken();
+  readonly responseCookie: string = randomToken();
+  readonly #directory: string;
+
+  /** @param outputBase Absolute; its `server` folder exists (the client made it). */
+  constructor(outputBase: string) {
+    this.#directory = join(outputBase, "server");
+  }
+
+  /** Makes the server known. Each file appears whole; the two with the address come last. */
+  publish(port: number): void {
+    const address = `127.0.0.1:${port}`;
+    this.#write("request_cookie", this.requestCookie);
+    this.#write("response_cookie", this.responseCookie);
+    this.#write(
+      "server_info.rawproto",
+      encodeFields([[1, Deno.pid], [2, address], [3, this.requestCookie], [4, this.responseCookie]]),
+    );
+    this.#write("command_port", address);
+  }
+
+  /** True while the output base is still there and names this process as its server. */
+  isOurs(): boolean {
+    try {
+      return Deno.readTextFileSync(join(this.#directory, "server.pid.txt")) === String(Deno.pid);
+    } catch {
+      return false;
+    }
+  }
+
+  /** Removes the files, unless a later server has put its own there. */
+  withdraw(): void {
+    try {
+      if (Deno.readTextFileSync(join(this.#directory, "request_cookie")) !== this.requestCookie) return;
+    } catch {
+      return;
+    }
+    const pid = this.isOurs() ? ["server.pid.txt"] : [];
+    for (const name of [...FILES, ...pid]) {
+      try {
+        Deno.removeSync(join(this.#directory, name));
+      } catch { /* gone already, with the output base */ }
+    }
+  }
+
+  #write(name: string, content: string | Uint8Array): void {
+    const file = join(this.#directory, name), temporary = `${file}.${Deno.pid}.tmp`;
+    // The cookies are secrets of this user.
+    if (typeof content === "string") Deno.writeTextFileSync(temporary, content, { mode: 0o600 });
+    else Deno.writeFileSync(temporary, content, { mode: 0o600 });
+    Deno.renameSync(temporary, file);
+  }
+}

@@ -1,0 +1,577 @@
+/**
+ * The commands of one proxy: each Run that the Bazel client sent, from its first response to its last.
+ *
+ *     client                proxy                                agent
+ *       │ Run                │                                     │
+ *       │───────────────────>│                                     │
+ *       │ {cookie, our id}   │ at once, so that Ctrl-C works       │
+ *       │<───────────────────│                                     │
+ *       │ "rbs: … 2.1s"      │ while the session's agent is found  │
+ *       │<───────────────────│ Run, its cookie patched             │
+ *       │                    │────────────────────────────────────>│
+ *       │                    │ {cookie, its id}, output, …         │
+ *       │ the same, cookie   │<────────────────────────────────────│
+ *       │ and id patched     │                                     │
+ *       │<───────────────────│                                     │
+ */
+import { Buffer } from "node:buffer";
+import { randomUUID } from "node:crypto";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import type { Http2Connection } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import {
+  bytesValue,
+  encodeFields,
+  type Field,
+  patchFields,
+  scanFields,
+  textValue,
+  varintValue,
+} from "../../proto/base/protobuf_fields.ts";
+import { AnswerFilter, Response } from "../answers/answer_filter.ts";
+import { HomeHints } from "../answers/home_hints.ts";
+import { escaped } from "../answers/refusal.ts";
+import type { Cookies } from "../client/command_server.ts";
+import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
+import { fallsBack } from "../arguments/fallback_policy.ts";
+import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
+import type { ServerArgs } from "../../proto/bazel/server_args.ts";
+import type { AgentLink, Session } from "../session/session.ts";
+import type { ReadyCommand, TwoMachines } from "./synced_commands.ts";
+
+/** The agent puts the real server's cookie in; ours stays between the client and us. */
+const NO_COOKIE = Buffer.alloc(0);
+
+/** Bazel's exit codes that the proxy itself uses. */
+export const ExitCode = {
+  /** The user pressed Ctrl-C. */
+  INTERRUPTED: 8,
+  /** Another command is running, and the caller did not want to wait. */
+  LOCK_HELD: 9,
+  /** Something in this machine's set-up keeps RBS from working. */
+  LOCAL_ENVIRONMENTAL_ERROR: 36,
+  /** The server died. */
+  INTERNAL_ERROR: 37,
+};
+
+/** RunRequest.quiet (Bazel 8) and RunRequest.block_for_lock_timeout_ms. */
+const QUIET = 9, LOCK_TIMEOUT = 10;
+
+/** What a Run request asks for. */
+interface RunRequest {
+  /** "build", "shutdown", …; empty if there is none. */
+  command: string;
+  args: Buffer[];
+  startupOptions: { option: Uint8Array; source: string }[];
+  blockForLock: boolean;
+  /** How long it may wait for other commands, in milliseconds (`--block_for_lock=<duration>`). */
+  lockTimeoutMs: number;
+  /** `--quiet`: nothing but errors is shown. */
+  quiet: boolean;
+  /** "pid=N", or with " (for shutdown)". */
+  client: string;
+}
+
+function readRunRequest(message: Uint8Array): RunRequest {
+  const request: RunRequest = {
+    command: "",
+    args: [],
+    startupOptions: [],
+    blockForLock: false,
+    lockTimeoutMs: Infinity,
+    quiet: false,
+    client: "",
+  };
+  scanFields(message, (f) => {
+    if (f.number === 2) request.args.push(Buffer.from(bytesValue(message, f)));
+    else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
+    else if (f.number === 4) request.client = textValue(message, f);
+    else if (f.number === 6) {
+      const pair = bytesValue(message, f);
+      const startup = { option: new Uint8Array() as Uint8Array, source: "" };
+      scanFields(pair, (o) => {
+        if (o.number === 1) startup.option = bytesValue(pair, o);
+        else if (o.number === 2) startup.source = textValue(pair, o);
+      });
+      request.startupOptions.push(startup);
+    } else if (f.number === QUIET && f.wireType === 0) request.quiet = varintValue(message, f) !== 0;
+    else if (f.number === LOCK_TIMEOUT && f.wireType === 0) request.lockTimeoutMs = varintValue(message, f);
+  });
+  if (!request.blockForLock) request.lockTimeoutMs = 0;
+  request.command = request.args[0]?.toString() ?? "";
+  return request;
+}
+
+/** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
+const FOR_SHUTDOWN = " (for shutdown)";
+/**
+ * How long `shutdown` looks for an agent when the one that was known has gone, in milliseconds: there may be no server any
+ * more, and a client that wants to start another one waits.
+ */
+const SHUTDOWN_PATIENCE_MS = 2_000;
+
+/** A call that the client has its answer to, and the real server does not know of. */
+interface Unsent {
+  message: Uint8Array;
+  /** The client's own. */
+  headers: Headers;
+}
+
+/** A command in flight. */
+interface Command {
+  readonly id: string;
+  /** By performance.now(). */
+  readonly began: number;
+  readonly request: RunRequest;
+  readonly cancelled: AbortController;
+  /** Why it waits for other commands no longer. */
+  gaveUp?: string;
+  /** The id that the real server gave it, once known, and the link that it runs on. */
+  remoteId?: string;
+  link?: AgentLink;
+  /** Calls about it for the real server, by their method's path. */
+  readonly unsent: Map<string, Unsent>;
+  isSendingOn: boolean;
+  /** Shows an error to the person who waits for the command. */
+  fail(text: string): void;
+  /** Shows what goes on, unless nothing but errors is wanted. */
+  say(text: string): void;
+}
+
+/** What {@link Commands} tells its owner. */
+export interface CommandEvents {
+  /** The number of commands in flight changed. */
+  onActivity(running: number): void;
+  /** The server was told to end, and the last response is on its way: end soon. */
+  onTermination(): void;
+}
+
+/** A RunRequest for the agent: without our cookie, and with what is left of the time in which it may wait for others. */
+function forServer(message: Uint8Array, { request: { lockTimeoutMs }, began }: Command): Uint8Array {
+  const pieces = patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined);
+  if (lockTimeoutMs > 0 && lockTimeoutMs < Infinity) {
+    // Of a field that comes twice the last one counts.
+    const left = Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
+    pieces.push(encodeFields([[LOCK_TIMEOUT, left]]));
+  }
+  return Buffer.concat(pieces);
+}
+
+/** @param why A clause. */
+function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): string {
+  const there = orchestratorTime ? `, and the orchestrator's ${orchestratorTime().toISOString()}` : "";
+  return `The agent at ${name} is not believed because of the clocks: ${why}${there}; set the one right that is wrong.`;
+}
+
+/** A timer that is set for longer goes off at once. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Waits, unless the signal comes first. */
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, signal.aborted ? 0 : milliseconds);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
+
+/** See the file's head. */
+export class Commands {
+  readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
+  readonly #cookies: Cookies;
+  readonly #session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">;
+  readonly #events: CommandEvents;
+  /** Loaded when the first agent turns out to share no disk with us. */
+  #twoMachines?: Promise<TwoMachines>;
+  readonly #running = new Map<string, Command>();
+  readonly #hints = new HomeHints();
+
+  /** @param server Whose place we take. */
+  constructor(
+    server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">,
+    cookies: Cookies,
+    session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">,
+    events: CommandEvents,
+  ) {
+    this.#server = server;
+    this.#cookies = cookies;
+    this.#session = session;
+    this.#events = events;
+  }
+
+  /** One line for each command in flight, for the log. */
+  describe(): string[] {
+    return [...this.#running.values()].map((c) =>
+      `${c.request.command} (${c.request.client}), ${c.remoteId ? `command id ${c.remoteId}` : "not at the server yet"}`
+    );
+  }
+
+  /** Cancels everything, as if the user had pressed Ctrl-C, and says why. @returns whether there was something */
+  cancelAll(why: string): boolean {
+    for (const command of this.#running.values()) {
+      command.fail(`rbs: ${why}\n`);
+      command.cancelled.abort();
+    }
+    return this.#running.size > 0;
+  }
+
+  /** The oldest command before this one that is not at the server yet: there, the server's own lock decides. */
+  #held({ id }: Command): Command | undefined {
+    for (const command of this.#running.values()) {
+      if (command.id === id) return undefined;
+      if (command.remoteId === undefined) return command;
+    }
+  }
+
+  /** A client has connected, and will most likely have a command run: what can be done before is done now. */
+  expect(by: Http2Connection): void {
+    if (this.#running.size === 0) {
+      this.#twoMachines?.then((both) => both.expect(by), () => {/* the command says what is wrong */});
+    }
+  }
+
+  /** Serves a Run call from its first response to its status. */
+  async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
+    const began = performance.now();
+    const fail = (text: string) => void respond([Response.stderr, text]);
+    const request = readRunRequest(message);
+    const command: Command = {
+      id: randomUUID(),
+      began,
+      request,
+      cancelled: new AbortController(),
+      unsent: new Map(),
+      isSendingOn: false,
+      fail,
+      say: (text) => {
+        if (request.quiet) return;
+        this.#hints.said(text);
+        fail(text);
+      },
+    };
+    const held = this.#held(command);
+    const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
+      call.write(
+        encodeFields([[Response.cookie, this.#cookies.responseCookie], ...fields, [Response.commandId, command.id]]
+          .sort((a, b) => (a[0] as number) - (b[0] as number)) as [number, string][]),
+      );
+    const finish = (exitCode: number, text = "", ...more: [number, string | Uint8Array | number | boolean][]) => {
+      if (text) respond([Response.stderr, text]);
+      respond([Response.finished, true], [Response.exitCode, exitCode], ...more);
+      call.end();
+    };
+    respond();
+
+    const { command: name, blockForLock } = command.request;
+    /** Ends a command that the server has not ended. */
+    const conclude = async (exitCode: number, text: string, fields: [number, Uint8Array | boolean][] = []) => {
+      if (name !== "shutdown" || exitCode === ExitCode.INTERRUPTED) return finish(exitCode, text, ...fields);
+      // Whatever has become of the real server: a client that wants another one waits a minute for the end of this one.
+      finish(exitCode, text, [Response.terminationExpected, true]);
+      await call.closed();
+      await this.#handBack(command);
+      this.#events.onTermination();
+    };
+    if (held && !blockForLock) {
+      // What the real server would say, had the other command reached it already.
+      return finish(ExitCode.LOCK_HELD, `Another command (${held.request.client}) is running. Exiting immediately.\n`);
+    }
+    if (name === "shutdown" && !this.#session.connected) {
+      // There is no server to end: starting one for that would be silly.
+      finish(0, "", [Response.terminationExpected, true]);
+      await call.closed();
+      await this.#handBack(command);
+      return this.#events.onTermination();
+    }
+
+    this.#running.set(command.id, command);
+    this.#events.onActivity(this.#running.size);
+    const left = () => command.cancelled.abort();
+    call.gone.addEventListener("abort", left);
+    if (call.gone.aborted) left();
+    const { lockTimeoutMs } = command.request;
+    // A command that has reached the server waits there, for what is left of the time.
+    const enough = setTimeout(() => {
+      const before = this.#held(command);
+      if (!before || command.remoteId !== undefined || command.cancelled.signal.aborted) return;
+      command.gaveUp = `Another command (${before.request.client}) is still running after ${lockTimeoutMs} ms.\n`;
+      command.cancelled.abort();
+    }, Math.min(lockTimeoutMs || MAX_TIMEOUT_MS, MAX_TIMEOUT_MS));
+    try {
+      const remote = await this.#runRemotely(command, message, headers, call);
+      const outcome = typeof remote === "object" && command.gaveUp !== undefined
+        ? { exitCode: ExitCode.LOCK_HELD, text: command.gaveUp, fields: undefined }
+        : remote;
+      if (outcome === "ended") call.end();
+      else if (outcome === "terminated") {
+        call.end();
+        await call.closed();
+        await this.#handBack(command);
+        this.#events.onTermination();
+      } else await conclude(outcome.exitCode, outcome.text, outcome.fields);
+    } catch (e) {
+      if (call.gone.aborted) return;
+      if (e instanceof StatusError && name !== "shutdown") return call.end(e);
+      const exitCode = e instanceof RbsError ? e.exitCode : ExitCode.INTERNAL_ERROR;
+      await conclude(exitCode, `rbs: ${sentence(e)}\n`);
+      if (!(e instanceof RbsError)) console.error(e);
+    } finally {
+      clearTimeout(enough);
+      // Also when it failed: the client goes on, and ends this process by force.
+      await this.#handBack(command);
+      call.gone.removeEventListener("abort", left);
+      // Who ends the process when nothing runs must not cut off the last words of a command.
+      if (call.ended) await call.closed();
+      this.#running.delete(command.id);
+      this.#events.onActivity(this.#running.size);
+    }
+  }
+
+  /**
+   * Before a client that ends this server to start another one may do so: that may be one of this machine's own, without
+   * RBS, and must not find what the agent has made.
+   */
+  async #handBack({ request }: Command): Promise<void> {
+    if (!request.client.endsWith(FOR_SHUTDOWN)) return;
+    const { outputBase } = this.#server;
+    try {
+      const { handBack } = await import("../outputs/server_state.ts");
+      if (await handBack(outputBase)) console.error(`rbs: the agent's outputs were put aside in ${outputBase}/rbs`);
+    } catch (e) {
+      console.error(`rbs: the agent's outputs in ${outputBase} cannot be put aside (${sentence(e)})`);
+    }
+  }
+
+  /** Finds the agent, sends the request there, and passes the responses on. */
+  async #runRemotely(
+    command: Command,
+    message: Buffer,
+    headers: Headers,
+    call: ServerCall,
+  ): Promise<"ended" | "terminated" | { exitCode: number; text: string; fields?: [number, Uint8Array | boolean][] }> {
+    const { signal } = command.cancelled;
+    const { say } = command;
+    const isShutdown = command.request.command === "shutdown";
+    // The environment of this command, not of the one that happened to start the proxy.
+    const local = fallsBack(clientVariable(command.request, "RBS_FALLBACK")) && !isShutdown;
+    for (let attempt = 1;; attempt++) {
+      let link: AgentLink;
+      try {
+        const enough = isShutdown ? AbortSignal.any([signal, AbortSignal.timeout(SHUTDOWN_PATIENCE_MS)]) : signal;
+        link = await this.#session.link({
+          signal: enough,
+          say,
+          impatient: local,
+          queueMs: command.request.lockTimeoutMs - (performance.now() - command.began),
+        });
+      } catch (e) {
+        if (signal.aborted) {
+          return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
+        }
+        if (!local) throw e;
+        say(`rbs: ${sentence(e)}\n`);
+        return this.#runLocally(command);
+      }
+      command.link = link;
+      const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
+      if (outcome.kind === "stale" && outcome.generation && attempt < 5) {
+        // An agent that was started anew, or another proxy's work: what it has is asked for again.
+        if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Yours are put back there.\n`);
+        (await this.#twoMachines)?.forget();
+        continue;
+      }
+      if (outcome.kind === "stale" && command.request.client.endsWith(FOR_SHUTDOWN)) {
+        // Whoever has the session now, the client does not want it: it is about to start another server.
+        return { exitCode: 0, text: "" };
+      }
+      if (outcome.kind === "stale" && attempt < 5) {
+        // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
+        this.#session.lost(link, outcome.why);
+        command.link = undefined;
+        command.remoteId = undefined;
+        if (attempt > 1) await pause(100 * 2 ** attempt, signal);
+        continue;
+      }
+      if (outcome.kind === "finished") return terminationExpected ? "terminated" : "ended";
+      if (outcome.kind === "cancelled") {
+        return { exitCode: ExitCode.INTERRUPTED, text: "" };
+      }
+      if (outcome.kind === "no server" || outcome.kind === "refused" || outcome.kind === "stale") {
+        // There is none to end.
+        if (isShutdown && outcome.kind === "no server") return { exitCode: 0, text: "" };
+        const why = outcome.kind === "refused"
+          ? clocksDiffer(link, outcome.why)
+          : outcome.kind === "stale" && outcome.changed
+          ? `${escaped(outcome.why)} They did so each time that yours were put back: end the program that writes there.`
+          : outcome.why;
+        const text = `rbs: ${why}\n`;
+        if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };
+        say(text);
+        return this.#runLocally(command);
+      }
+      this.#session.lost(link, outcome.why);
+      return {
+        exitCode: ExitCode.INTERNAL_ERROR,
+        // Who ends an agent may be about to end as well.
+        text: outcome.ended
+          ? `rbs: ${outcome.why} Run it again; if the orchestrator has ended as well, start that first.\n`
+          : `rbs: ${outcome.why} The next command starts a new one.\n`,
+      };
+    }
+  }
+
+  #runLocally({ request }: Command): Instead {
+    const instead = runLocally(request, this.#server.outputBase, this.#server.workspace);
+    return request.quiet ? { ...instead, text: "" } : instead;
+  }
+
+  /** One attempt at one agent. */
+  async #attempt(
+    command: Command,
+    link: AgentLink,
+    message: Buffer,
+    headers: Headers,
+    call: ServerCall,
+  ): Promise<{ outcome: RemoteOutcome; terminationExpected: boolean }> {
+    const cookie = Buffer.from(this.#cookies.responseCookie), id = Buffer.from(command.id);
+    const { workspace, outputBase } = this.#server;
+    const filter = new AnswerFilter({ args: command.request.args, agent: link.name, workspace, outputBase });
+    let terminationExpected = false;
+    let ready: ReadyCommand | undefined;
+    /** Said at the command's end: where the report is, a line may not be at its end. */
+    let hint = "";
+    const read = (response: Uint8Array, last: boolean) =>
+      filter.read(response, last, (f: Field) => {
+        switch (f.number) {
+          case Response.cookie:
+            return cookie;
+          case Response.commandId:
+            command.remoteId ??= textValue(response, f);
+            if (command.unsent.size > 0) this.#sendOn(command);
+            return id;
+          case Response.stderr:
+            if (link.synced) hint += this.#hints.read(command.id, bytesValue(response, f));
+            ready?.onPrinted(bytesValue(response, f), "stderr");
+            break;
+          case Response.stdout:
+            ready?.onPrinted(bytesValue(response, f), "stdout");
+        }
+      });
+    if (link.synced) {
+      try {
+        ready = await (await this.#synced()).prepare(message, {
+          link,
+          by: call.connection,
+          isCurrent: () => this.#session.isCurrent(link),
+          signal: command.cancelled.signal,
+          say: command.say,
+        });
+      } catch (e) {
+        if (command.cancelled.signal.aborted) return { outcome: { kind: "cancelled" }, terminationExpected };
+        if (!(e instanceof StatusError)) throw e;
+        if (isClocks(e)) return { outcome: { kind: "refused", why: e.message }, terminationExpected };
+        return { outcome: { kind: "stale", why: e.message }, terminationExpected };
+      }
+    }
+    const outcome = await runRemotely({
+      id: command.id,
+      request: forServer(ready?.request ?? message, command),
+      link,
+      headers,
+      workspaceGeneration: ready?.generation,
+      outputs: ready?.outputs,
+      // A client that wants another server shall not wait until this one's agent is back.
+      graceMs: command.request.command === "shutdown" ? 0 : undefined,
+      cancelled: command.cancelled.signal,
+      gone: call.gone,
+      isCurrent: () => this.#session.isCurrent(link),
+      say: command.say,
+      onResponse: (response, last) => {
+        const answer = read(response, last);
+        terminationExpected ||= answer.terminates;
+        const pass = () => {
+          filter.checkExecution(answer, ready?.isHome);
+          if (last && hint !== "") command.say(hint);
+          const drained = call.write(Buffer.concat(answer.pieces));
+          // In the same write: the client waits for both.
+          if (last) call.end();
+          return drained;
+        };
+        return last && ready ? ready.bringHome(answer.exitCode).then(pass) : pass();
+      },
+      onOutputs: (part) => ready?.onOutputs(part),
+      onNamed: (part) => ready?.onNamed(part),
+    }).finally(() => {
+      ready?.[Symbol.dispose]();
+      this.#hints.forget(command.id);
+    });
+    return { outcome, terminationExpected };
+  }
+
+  #synced(): Promise<TwoMachines> {
+    return this.#twoMachines ??= import("./synced_commands.ts").then(({ TwoMachines }) => new TwoMachines(this.#server))
+      .catch((e) => {
+        // A disk that was full, say: the next command tries it again.
+        this.#twoMachines = undefined;
+        throw e;
+      });
+  }
+
+  /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */
+  cancel(message: Uint8Array): void {
+    let id = "";
+    scanFields(message, (f) => {
+      if (f.number === 2) id = textValue(message, f);
+    });
+    this.#running.get(id)?.cancelled.abort();
+  }
+
+  /**
+   * Passes a method on that this version does not know, when its client has its answer already: cookie and command ids are
+   * patched, the rest stays as it is. What is about a command that the real server does not know yet waits for that, and
+   * of several such calls of a method the last one counts.
+   */
+  forward(path: string, message: Uint8Array, headers: Headers): void {
+    let about: Command | undefined;
+    scanFields(message, (f) => {
+      if (f.wireType === 2) about ??= this.#running.get(textValue(message, f));
+    });
+    if (about) {
+      about.unsent.set(path, { message, headers });
+      this.#sendOn(about);
+    } else if (this.#session.connected) {
+      this.#session.link({ signal: new AbortController().signal, say: () => {} })
+        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* nobody waits for it */});
+    }
+  }
+
+  /** Sends on what is about a command, one call after the other, if it has got to the real server. */
+  #sendOn(command: Command): void {
+    const { link, remoteId, unsent } = command;
+    const [next] = unsent;
+    if (!link || remoteId === undefined || !next || command.isSendingOn) return;
+    const [path, call] = next;
+    unsent.delete(path);
+    command.isSendingOn = true;
+    void this.#pass(path, call, link).finally(() => {
+      command.isSendingOn = false;
+      this.#sendOn(command);
+    });
+  }
+
+  /** What comes back is nobody's business: an answer of the agent makes no client do what we do not know. */
+  async #pass(path: string, { message, headers }: Unsent, link: AgentLink): Promise<void> {
+    const request = Buffer.concat(patchFields(message, (f) => {
+      if (f.wireType !== 2) return;
+      const text = textValue(message, f);
+      if (f.number === 1 && text === this.#cookies.requestCookie) return NO_COOKIE;
+      const remoteId = this.#running.get(text)?.remoteId;
+      return remoteId === undefined ? undefined : Buffer.from(remoteId);
+    }));
+    const { code, message: why } = await link.connection.unary(path, request, { headers: link.headers(headers) });
+    if (code !== Status.OK) console.error(`rbs: ${path} was not passed on: ${why || `gRPC status ${code}`}`);
+  }
+}

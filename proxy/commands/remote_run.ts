@@ -1,0 +1,312 @@
+/**
+ * One command at the agent, over as many connections as it takes: its responses have sequence numbers, and a new connection
+ * goes on where the last one broke.
+ */
+import { create, toBinary } from "@bufbuild/protobuf";
+import { Buffer } from "node:buffer";
+import { Backoff } from "../../proto/base/backoff.ts";
+import { sentence } from "../../proto/base/errors.ts";
+import { ExecuteRequestSchema, type OutputsRequest } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
+import { StreamError } from "../../proto/transport/http2/connection.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
+import type { OutgoingCall } from "../../proto/transport/grpc/messages.ts";
+import { bytesValue, scanFields, varintValue, WireError } from "../../proto/base/protobuf_fields.ts";
+import type { AgentLink } from "../session/session.ts";
+
+const EXECUTE = "/rbs.v1.Command/Execute";
+/** Bytes of responses after which the agent is told that they have arrived. */
+const ACKNOWLEDGE_BYTES = 1 << 20;
+/** The same for few bytes, in milliseconds. */
+const ACKNOWLEDGE_MS = 100;
+/** An agent's port that refuses so often is nobody's any more. */
+const REFUSALS = 2;
+/** A wait that is shorter stays silent. */
+const SILENCE_MS = 1_000;
+/** How long a command is looked for at an agent that cannot be reached. As the agent's own grace period. */
+const GRACE_MS = 30 * 60_000;
+
+/** A command, as {@link runRemotely} needs it. */
+export interface RemoteCommand {
+  id: string;
+  /** A RunRequest with an empty cookie. */
+  request: Uint8Array;
+  link: AgentLink;
+  /** The client's own. */
+  headers: Headers;
+  /** Where laptop and agent share no disk. */
+  workspaceGeneration?: string;
+  outputs?: OutputsRequest;
+  /** How long the command is looked for at an agent that cannot be reached. @default as long as the agent keeps it */
+  graceMs?: number;
+  /** The user pressed Ctrl-C. */
+  cancelled: AbortSignal;
+  /** Nobody waits for the command any more. */
+  gone: AbortSignal;
+  /** Whether the agent is, as far as anybody knows, still the session's. */
+  isCurrent(): boolean;
+  say(text: string): void;
+  /** Takes a RunResponse, in the end the last one; what it returns is waited for before the next. */
+  onResponse(response: Buffer, last: boolean): Promise<void> | undefined;
+  /** Takes an encoded Outputs message. */
+  onOutputs(outputs: Buffer): void;
+  /** Takes an encoded NamedPart; what it returns is waited for before what comes next. */
+  onNamed(part: Buffer): Promise<void> | undefined;
+}
+
+/**
+ * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has
+ * run nothing, and is the wrong one (`generation`: or has another workspace). no server: it has run nothing, because it
+ * cannot have a Bazel server. broken: it has, perhaps, and then something died (`ended`: the agent was told to end).
+ * finished: the last response was taken.
+ */
+export type RemoteOutcome =
+  | { kind: "finished" }
+  | { kind: "cancelled" }
+  | { kind: "refused"; why: string }
+  | { kind: "stale"; why: string; generation?: boolean; changed?: boolean }
+  | { kind: "no server"; why: string }
+  | { kind: "broken"; why: string; ended?: boolean };
+
+/** Runs a command to its end. */
+export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome> {
+  const { link, cancelled, gone, say, graceMs = GRACE_MS } = command;
+  const backoff = new Backoff();
+  let received = 0, refusals = 0, lostAt: number | undefined, said = 0;
+  for (;;) {
+    let call: OutgoingCall | undefined;
+    let failure: unknown;
+    try {
+      call = await link.connection.call(EXECUTE, link.headers(command.headers), {
+        first: start(command, received),
+      });
+      refusals = 0;
+    } catch (e) {
+      failure = e;
+      if (isRefusal(e)) refusals++;
+    }
+    if (call) {
+      const attempt = await listen(call, command, received, () => {
+        if (said > 0 && lostAt !== undefined) {
+          say(`rbs: connected to the agent again after ${((performance.now() - lostAt) / 1000).toFixed(1)}s\n`);
+        }
+        lostAt = undefined;
+        said = 0;
+        backoff.reset();
+      });
+      received = attempt.received;
+      if (attempt.over) return attempt.over;
+      failure = attempt.error;
+    }
+    if (gone.aborted || cancelled.aborted) {
+      void deliverCancel(command, received);
+      if (!gone.aborted) {
+        say(`rbs: interrupted; the agent at ${link.name} cannot be reached just now, and is told when it can.\n`);
+      }
+      return { kind: "cancelled" };
+    }
+    if (received === 0 && isClocks(failure)) return { kind: "refused", why: sentence(failure) };
+    const why = `The agent at ${link.name} cannot be reached (${sentence(failure)}).`;
+    if (refusals >= REFUSALS || (received === 0 && refusals > 0) || !command.isCurrent()) {
+      if (received === 0) return { kind: "stale", why };
+      return { kind: "broken", why: `The agent at ${link.name} was lost in mid-command (${sentence(failure)}).` };
+    }
+    lostAt ??= performance.now();
+    const lost = performance.now() - lostAt;
+    if (lost >= graceMs) return { kind: "broken", why };
+    if (lost > SILENCE_MS && lost - said > Math.min(10_000, said)) {
+      said = lost;
+      say(`rbs: the connection to the agent at ${link.name} was lost; trying again ${(lost / 1000).toFixed(1)}s\n`);
+    }
+    await backoff.wait(AbortSignal.any([cancelled, gone]));
+  }
+}
+
+/** One connection's part of a command, whose start was sent. */
+async function listen(
+  call: OutgoingCall,
+  command: RemoteCommand,
+  received: number,
+  onAlive: () => void,
+): Promise<{ received: number; over?: RemoteOutcome; error?: unknown }> {
+  const { link, cancelled, gone } = command;
+  let acknowledged = received, unacknowledged = 0, finished = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const acknowledge = () => {
+    clearTimeout(timer);
+    timer = undefined;
+    if (acknowledged === received) return;
+    acknowledged = received;
+    unacknowledged = 0;
+    void call.send(encode({ case: "acknowledge", value: BigInt(received) }));
+  };
+  const cancel = () => {
+    void call.send(encode({ case: "cancel", value: {} }));
+    // Who pressed Ctrl-C on a dead link shall not wait for the keep-alive.
+    link.connection.probe();
+  };
+  const cut = () => call.cancel();
+  cancelled.addEventListener("abort", cancel);
+  gone.addEventListener("abort", cut);
+  if (cancelled.aborted) cancel();
+  if (gone.aborted) cut();
+  try {
+    let alive = false;
+    for await (const message of call.responses()) {
+      if (!alive) onAlive();
+      alive = true;
+      const { sequence, response, outputs, named } = decode(message);
+      if (sequence !== received + 1) {
+        throw new WireError(`response ${sequence} came where ${received + 1} was due`);
+      }
+      if (response) {
+        finished = isFinished(response);
+        const busy = command.onResponse(response, finished);
+        if (busy) await busy;
+      } else if (outputs) command.onOutputs(outputs);
+      else if (named) await command.onNamed(named);
+      received = sequence;
+      unacknowledged += message.length;
+      if (finished || unacknowledged >= ACKNOWLEDGE_BYTES) acknowledge();
+      else timer ??= setTimeout(acknowledge, ACKNOWLEDGE_MS);
+      if (finished) {
+        // The agent ends the call when it knows that all has arrived; the client need not wait for that.
+        call.end();
+        return { received, over: { kind: "finished" } };
+      }
+    }
+    const what = received > 0 ? "without a result" : "without a word";
+    return { received, over: { kind: "broken", why: `The Bazel server ended the command ${what}.` } };
+  } catch (e) {
+    if (e instanceof WireError || e instanceof RangeError) {
+      call.cancel();
+      return {
+        received,
+        over: { kind: "broken", why: `The agent at ${link.name} sent what is no response (${sentence(e)}).` },
+      };
+    }
+    if (!(e instanceof StatusError)) {
+      // Nobody reads any more: the agent would keep the command, and what it says, as long as there is a connection.
+      call.cancel();
+      throw e;
+    }
+    if (gone.aborted) return { received, over: { kind: "cancelled" } };
+    if (isLost(e)) return { received, error: e };
+    return { received, over: refused(e, command, received) };
+  } finally {
+    clearTimeout(timer);
+    cancelled.removeEventListener("abort", cancel);
+    gone.removeEventListener("abort", cut);
+  }
+}
+
+/** Whether a connection cannot be made because nobody, or another than the agent, is there; or we are nobody to it. */
+function isRefusal(e: unknown): boolean {
+  return (e instanceof StatusError && e.code === Status.UNAUTHENTICATED) || /refused/i.test(sentence(e));
+}
+
+/** Whether the two machines do not believe each other's certificates because of their clocks. */
+export function isClocks(e: unknown): boolean {
+  return e instanceof StatusError && e.details["grpc-status"] === undefined && e.details["rbs-reason"] === "clocks";
+}
+
+/** Whether it was the connection that ended, while the command goes on. */
+function isLost(e: StatusError): boolean {
+  return e.details["grpc-status"] === undefined && e.cause instanceof StreamError &&
+    (e.cause.lost !== undefined || e.cause.refused);
+}
+
+/** What a status from the agent, or its end of the call, means. */
+function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: number): RemoteOutcome {
+  if (e.code === Status.CANCELLED && cancelled.aborted) return { kind: "cancelled" };
+  if (received === 0 && (e.code === Status.FAILED_PRECONDITION || e.code === Status.UNAUTHENTICATED)) {
+    const reason = e.details["rbs-reason"], changed = reason === "changed";
+    return { kind: "stale", why: e.message, generation: changed || reason === "generation", changed };
+  }
+  if (received === 0 && e.details["rbs-reason"] === "no-server") return { kind: "no server", why: e.message };
+  if (e.details["grpc-status"] === undefined) {
+    return { kind: "broken", why: `The agent at ${link.name} was lost in mid-command (${e.message}).` };
+  }
+  return {
+    kind: "broken",
+    ended: e.details["rbs-reason"] === "ended",
+    why: e.message || `The agent at ${link.name} ended the command with gRPC status ${e.code}.`,
+  };
+}
+
+/** Tells an agent that could not be reached that nobody waits for the command any more. */
+async function deliverCancel(command: RemoteCommand, received: number): Promise<void> {
+  const until = performance.now() + GRACE_MS;
+  const backoff = new Backoff();
+  let refusals = 0;
+  while (performance.now() < until && refusals < REFUSALS && command.isCurrent()) {
+    const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers), {
+      first: start(command, received, true),
+    }).catch((e) => {
+      if (isRefusal(e)) refusals++;
+    });
+    if (call) {
+      void call.send(encode({ case: "cancel", value: {} }));
+      try {
+        for await (const message of call.responses()) {
+          received = decode(message).sequence;
+          void call.send(encode({ case: "acknowledge", value: BigInt(received) }));
+        }
+        return;
+      } catch (e) {
+        if (!(e instanceof StatusError && isLost(e))) return;
+      }
+    }
+    await backoff.wait();
+  }
+}
+
+function encode(
+  message: Parameters<typeof create<typeof ExecuteRequestSchema>>[1] extends infer I
+    ? I extends { message?: infer M } ? M : never
+    : never,
+): Uint8Array {
+  return toBinary(ExecuteRequestSchema, create(ExecuteRequestSchema, { message }));
+}
+
+function start(command: RemoteCommand, received: number, attach = received > 0): Uint8Array {
+  return encode({
+    case: "start",
+    value: {
+      commandId: command.id,
+      received: BigInt(received),
+      attach,
+      // An agent that has the command has its request, too.
+      runRequest: attach ? new Uint8Array() : command.request,
+      workspaceGeneration: command.workspaceGeneration,
+      outputs: attach ? undefined : command.outputs,
+    },
+  });
+}
+
+interface Decoded {
+  sequence: number;
+  response?: Buffer;
+  outputs?: Buffer;
+  named?: Buffer;
+}
+
+/** An ExecuteResponse; its bytes are views. Throws a WireError. */
+function decode(message: Buffer): Decoded {
+  const decoded: Decoded = { sequence: 0 };
+  scanFields(message, (f) => {
+    if (f.number === 1 && f.wireType === 0) decoded.sequence = varintValue(message, f);
+    else if (f.number === 2 && f.wireType === 2) decoded.response = bytesValue(message, f) as Buffer;
+    else if (f.number === 3 && f.wireType === 2) decoded.outputs = bytesValue(message, f) as Buffer;
+    else if (f.number === 4 && f.wireType === 2) decoded.named = bytesValue(message, f) as Buffer;
+  });
+  return decoded;
+}
+
+function isFinished(response: Uint8Array): boolean {
+  let finished = false;
+  scanFields(response, (f) => {
+    if (f.number === 4) finished = varintValue(response, f) !== 0;
+  });
+  return finished;
+}

@@ -1,0 +1,493 @@
+/** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { type GetServerResponse, Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { readValidCredentials } from "../../proto/identity/key_directory.ts";
+import { renewIfDue } from "../../proto/enrolment/renewal.ts";
+import { OrchestratorAddresses } from "./orchestrator_addresses.ts";
+import { Connection } from "../../proto/transport/grpc/channel.ts";
+import {
+  Code,
+  createRpcClient,
+  type RpcClient,
+  RpcError,
+  TrustError,
+  withClocks,
+} from "../../proto/transport/rpc/client.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../../proto/base/state_directory.ts";
+import type { TlsClientOptions } from "../../proto/transport/tls/client.ts";
+import { repoHash } from "../../proto/bazel/workspace.ts";
+import { machineId } from "./machine_id.ts";
+import { serverId } from "./server_id.ts";
+import { ExitCode } from "../commands/commands.ts";
+import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
+import { wantedRegion } from "./region.ts";
+import type { ServerArgs } from "../../proto/bazel/server_args.ts";
+
+/** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
+const PATIENCE_MS = 10_000;
+/** The same for a command that has something to fall back on. */
+const IMPATIENCE_MS = 500;
+/** How long one of several orchestrators may be silent before the next is asked, in milliseconds. */
+const SILENT_MS = 5_000;
+/** How often an orchestrator may be lost while an agent starts before the patience is not renewed any more. */
+const MAX_RESTARTS = 3;
+/** A wait that is shorter stays silent. */
+const SILENCE_MS = 1_000;
+/** How often a wait is shown, and how often when it has lasted that much longer. Milliseconds. */
+const TICK_MS = 1_000, LONG_MS = 10_000;
+
+/** A live way to the session's agent. */
+export interface AgentLink {
+  /** "host:port", for people. */
+  readonly name: string;
+  readonly connection: Connection;
+  /** Agent and laptop share no disk. */
+  readonly synced: boolean;
+  /** The install base that the agent's machine lacks; empty: none. */
+  readonly missingInstallBase: string;
+  /** What the orchestrator's clock says now, as far as its answer told. */
+  readonly orchestratorTime?: () => Date;
+  /** The headers of a call: the client's own metadata, and ours. */
+  headers(from?: Headers): Headers;
+}
+
+/** A caller of {@link Session.link}. */
+export interface LinkWaiter {
+  /** Gives up waiting; the search goes on. */
+  signal: AbortSignal;
+  /** Gives up soon when nobody answers. */
+  impatient?: boolean;
+  /** How long it may wait for its turn where agents are few, in milliseconds. @default as long as it takes */
+  queueMs?: number;
+  /** Shows a line (with its newline) to the person who waits. */
+  say(line: string): void;
+}
+
+/** Headers that belong to the hop from the Bazel client to the proxy. */
+const HOP_HEADERS = new Set([
+  "host",
+  "connection",
+  "te",
+  "content-type",
+  "content-length",
+  "authorization",
+  "grpc-accept-encoding",
+  "grpc-encoding",
+]);
+
+/** What a {@link Session} takes from its surroundings. */
+export interface SessionSettings {
+  /** The orchestrator's "host:port", or those of several with commas between them. */
+  address: string;
+  /**
+   * How the agent of an answer is called by mutual TLS; undefined: in plain text, for tests.
+   * @default with the keys of the state directory
+   */
+  agentTls(server: GetServerResponse): TlsClientOptions | undefined;
+  /** Where the keys are. */
+  stateDirectory(): string;
+  /** @default see machine_id.ts */
+  machineId?: string;
+  patienceMs: number;
+  impatienceMs: number;
+  silenceMs: number;
+  /** How often a wait is shown that is not silent any more. */
+  tickMs: number;
+  /** How long one of several orchestrators may be silent before the next is asked. */
+  silentMs: number;
+  /** The time until the first heartbeat; its answer says when the next is due. */
+  firstHeartbeatMs: number;
+  /** Asks the cloud for the region of this machine, see region.ts. @default nobody is asked */
+  lookUpRegion?: () => Promise<string | undefined>;
+}
+
+/** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
+const DEFAULTS = {
+  stateDirectory,
+  patienceMs: PATIENCE_MS,
+  impatienceMs: IMPATIENCE_MS,
+  silenceMs: SILENCE_MS,
+  tickMs: TICK_MS,
+  silentMs: SILENT_MS,
+  firstHeartbeatMs: 5_000,
+};
+
+/** See the file's head. */
+export class Session {
+  readonly #args: ServerArgs;
+  readonly #settings: Omit<SessionSettings, "address">;
+  readonly #addresses: OrchestratorAddresses;
+  /** An orchestrator has answered since this proxy was started: one that is gone now may come back. */
+  #wasThere = false;
+  /** Why the last attempt found nobody; undefined while somebody answers. */
+  #unreachable?: RbsError;
+  /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
+  #patience = 0;
+  /** Ends the pause before the next attempt. */
+  #tryNow = () => {};
+  readonly #repoHash: string;
+  /** Found when it is first needed, since files are read for it. */
+  #serverId?: string;
+  readonly #sessionId = randomToken();
+  #client?: RpcClient<typeof Orchestrator>;
+  #search?: Promise<AgentLink>;
+  #link?: AgentLink;
+  #heartbeat?: ReturnType<typeof setTimeout>;
+  #step = "asking the orchestrator";
+  /** The step, while others have all the agents there are. */
+  #queueing?: string;
+  readonly #listeners = new Set<() => void>();
+  #warnings: string[] = [];
+  #released = false;
+
+  /** @param settings For tests; what is not given comes from the environment. */
+  constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
+    this.#args = args;
+    this.#settings = {
+      ...DEFAULTS,
+      agentTls: (server) => ({
+        credentials: () => readValidCredentials(this.#settings.stateDirectory()),
+        expected: { kind: "agent", sessionId: server.session?.agent?.agentId ?? "" },
+      }),
+      ...settings,
+    };
+    const address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
+    this.#addresses = new OrchestratorAddresses(address);
+    this.#repoHash = repoHash(args.workspace);
+  }
+
+  /** True while there is an agent that, as far as we know, answers. */
+  get connected(): boolean {
+    return this.#link !== undefined;
+  }
+
+  /** One line for the log. */
+  describe(): string {
+    return `session ${this.#sessionId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
+  }
+
+  /** Begins to look for the agent, so that it is there when the first command comes. */
+  start(): void {
+    this.#find().catch(() => {/* the next link() tries again, and reports */});
+  }
+
+  /**
+   * The way to the agent. Tells the waiting person what is going on once that takes longer than a second.
+   * Throws an {@link RbsError} that says why there is none.
+   */
+  async link(waiter: LinkWaiter): Promise<AgentLink> {
+    if (this.#link && this.#warnings.length === 0) return this.#link;
+    const began = performance.now();
+    this.#renewPatience();
+    const { silenceMs, tickMs } = this.#settings;
+    let shown = "", shownAt = 0;
+    const show = () => {
+      const waited = performance.now() - began;
+      const isDue = waited - shownAt >= (waited > LONG_MS ? LONG_MS : tickMs);
+      if (waited < silenceMs || (this.#step === shown && !isDue)) return;
+      shown = this.#step;
+      shownAt = waited;
+      waiter.say(`rbs: ${this.#step} ${(waited / 1000).toFixed(1)}s\n`);
+    };
+    const loud = setTimeout(show, silenceMs + 5);
+    const again = setInterval(() => {
+      show();
+      tire();
+    }, tickMs / 10);
+    const gaveUp = Promise.withResolvers<never>();
+    const hurry = () => {
+      if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
+        gaveUp.reject(this.#unreachable);
+      }
+    };
+    const tire = () => {
+      if (!this.#queueing || performance.now() - began < (waiter.queueMs ?? Infinity)) return;
+      const options = { culprit: "caller", exitCode: ExitCode.LOCK_HELD } as const;
+      gaveUp.reject(
+        new RbsError(`No agent is free for longer than --block_for_lock waits: ${this.#queueing}.`, options),
+      );
+    };
+    const enough = setTimeout(hurry, this.#settings.impatienceMs);
+    const listener = () => {
+      show();
+      hurry();
+      tire();
+    };
+    this.#listeners.add(listener);
+    const giveUp = () => gaveUp.reject(new RbsError("The wait for the agent was interrupted."));
+    if (waiter.signal.aborted) giveUp();
+    waiter.signal.addEventListener("abort", giveUp);
+    try {
+      const link = await Promise.race([this.#find(), gaveUp.promise]);
+      for (const warning of this.#warnings.splice(0)) waiter.say(`rbs: warning: ${warning}\n`);
+      return link;
+    } finally {
+      gaveUp.promise.catch(() => {});
+      clearTimeout(loud);
+      clearInterval(again);
+      clearTimeout(enough);
+      this.#listeners.delete(listener);
+      waiter.signal.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Whether `link` is, as far as is known, still the way to the session's agent. */
+  isCurrent(link: AgentLink): boolean {
+    return this.#link === link;
+  }
+
+  /** Says that `link` turned out dead or taken over: the next {@link link} asks for the session anew. */
+  lost(link: AgentLink, why: string): void {
+    if (this.#link !== link) return;
+    console.error(`rbs: session lost: ${why}`);
+    this.#drop();
+  }
+
+  /** Gives the session back. Waits for the orchestrator at most `timeoutMs`: it goes on by itself. */
+  async release(timeoutMs: number): Promise<void> {
+    this.#released = true;
+    clearTimeout(this.#heartbeat);
+    const until = performance.now() + timeoutMs;
+    for (let client = this.#client, left = this.#addresses.all.length; client;) {
+      try {
+        const session = { ...this.#key, sessionId: this.#sessionId };
+        await client.releaseServer(session, { timeoutMs: Math.max(0, until - performance.now()) });
+        break;
+      } catch (e) {
+        const { code } = RpcError.from(e);
+        const inTime = code !== Code.DEADLINE_EXCEEDED;
+        // A connection that breaks just now has many codes, and to release twice does no harm.
+        if (inTime && --left > 0) {
+          this.#addresses.next();
+          client = this.#connectAnew();
+          continue;
+        }
+        if (inTime) console.error(`rbs: the session was not released: ${sentence(e)}`);
+        break;
+      }
+    }
+    this.#client?.close();
+    this.#client = undefined;
+  }
+
+  /** What names the session, beside the user whom the certificate names. */
+  get #key(): { repoHash: string; serverId: string } {
+    this.#serverId ??= serverId(
+      machineId({ stateDirectory: this.#settings.stateDirectory(), explicit: this.#settings.machineId }),
+      this.#args.outputBase,
+    );
+    return { repoHash: this.#repoHash, serverId: this.#serverId };
+  }
+
+  #drop(): void {
+    // A command that runs there still is not touched: the agent decides who may go on.
+    this.#link?.connection.retire();
+    this.#link = undefined;
+    this.#search = undefined;
+    clearTimeout(this.#heartbeat);
+  }
+
+  #find(): Promise<AgentLink> {
+    if (!this.#search) {
+      const search = this.#search = this.#ask();
+      search.catch(() => {
+        if (this.#search === search) this.#search = undefined;
+      });
+    }
+    return this.#search;
+  }
+
+  #report(step: string): void {
+    this.#step = step;
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** In the background, when it is time: who builds now and then never has to log in again. */
+  #renewKeys(): void {
+    renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
+      console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
+    });
+  }
+
+  /** Asks the orchestrator until it answers or patience ends. */
+  async #ask(): Promise<AgentLink> {
+    let restarts = 0;
+    this.#renewPatience();
+    this.#queueing = undefined;
+    this.#report(`asking the orchestrator at ${this.#addresses.current}`);
+    for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
+      let progress = false;
+      const silent = new AbortController();
+      const timer = this.#addresses.all.length > 1
+        ? setTimeout(() => silent.abort(), this.#settings.silentMs)
+        : undefined;
+      try {
+        const events = this.#connectAnew().getServerStream({
+          ...this.#key,
+          sessionId: this.#sessionId,
+          sourcePath: this.#args.workspace,
+          startupOptions: [...this.#args.argv, ...this.#args.clientShell ?? []],
+          region: await wantedRegion({
+            stateDirectory: this.#settings.stateDirectory(),
+            lookUp: this.#settings.lookUpRegion,
+          }),
+        }, { signal: silent.signal });
+        for await (const { event } of events) {
+          progress = true;
+          clearTimeout(timer);
+          this.#addresses.answered();
+          this.#wasThere = true;
+          this.#unreachable = undefined;
+          if (event.case === "step") {
+            const { description } = event.value;
+            this.#queueing = description.startsWith(WAITING_FOR_AGENT) ? description : undefined;
+            this.#report(`agent starting (${description})`);
+          }
+          if (event.case === "server") {
+            this.#renewKeys();
+            return this.#connect(event.value);
+          }
+        }
+        throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
+      } catch (thrown) {
+        const e = await withClocks(thrown, this.#addresses.current);
+        const isSilent = silent.signal.aborted && !progress;
+        const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
+        const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
+        // It was there a moment ago, perhaps for longer than our patience: it may well come back.
+        if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
+        if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
+          throw this.#explain(e, progress);
+        }
+        if (!progress) this.#unreachable = this.#explain(e, progress);
+        // Another of them may be there at once.
+        if (unreachable && this.#addresses.next()) continue;
+        // Nobody has started one, and the developer had better know it now.
+        if (!this.#wasThere && await this.#addresses.areRefused()) throw this.#explain(e, progress);
+        this.#report(
+          progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
+        );
+        const pause = Promise.withResolvers<void>();
+        this.#tryNow = pause.resolve;
+        const waited = setTimeout(pause.resolve, wait);
+        await pause.promise;
+        clearTimeout(waited);
+      } finally {
+        clearTimeout(timer);
+      }
+    }
+  }
+
+  /**
+   * A channel that was refused once is not reliable any more under Deno: each attempt has its own. Reads the keys anew,
+   * since they may have been renewed.
+   */
+  #connectAnew(): RpcClient<typeof Orchestrator> {
+    this.#client?.close();
+    const credentials = readValidCredentials(this.#settings.stateDirectory());
+    return this.#client = createRpcClient(Orchestrator, this.#addresses.current, {
+      tls: { credentials, expected: { kind: "orchestrator" } },
+    });
+  }
+
+  /** Somebody new waits: what was found out for others, or how long they have waited, does not count for him. */
+  #renewPatience(): void {
+    this.#unreachable = undefined;
+    this.#patience = performance.now() + this.#settings.patienceMs;
+    this.#tryNow();
+  }
+
+  #explain(e: unknown, answered: boolean): RbsError {
+    const options = { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR };
+    if (e instanceof RbsError) return new RbsError(e.message, options);
+    if (
+      e instanceof RpcError && e.code === Code.UNAVAILABLE && !answered &&
+      /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
+    ) {
+      return new RbsError(
+        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
+          `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
+        options,
+      );
+    }
+    if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
+      return new RbsError(
+        e instanceof TrustError && e.clocks
+          ? `The orchestrator at ${this.#addresses} is not believed because of the clocks: ${e.why}; set the one right ` +
+            `that is wrong.`
+          : e instanceof TrustError
+          ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
+            `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
+          : `The orchestrator at ${this.#addresses} refuses this user's certificate: ${e.message}`,
+        options,
+      );
+    }
+    return new RbsError(sentence(e), options);
+  }
+
+  #connect(server: GetServerResponse): AgentLink {
+    const agent = server.session?.agent;
+    if (!agent) throw new RpcError(Code.INTERNAL, "the orchestrator's answer names no agent");
+    const name = `${agent.host}:${agent.commandPort}`;
+    const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
+    const tls = this.#settings.agentTls(server);
+    // The orchestrator has noted just now that this proxy is there.
+    const { lastHeartbeat } = server.session!;
+    const ahead = lastHeartbeat ? timestampMs(lastHeartbeat) - Date.now() : undefined;
+    const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
+    // A handshake takes two ways there and back; nobody may be waiting yet.
+    if (tls) connection.open();
+    const link: AgentLink = {
+      name,
+      connection,
+      synced: server.synced,
+      missingInstallBase: server.missingInstallBase,
+      orchestratorTime: ahead === undefined ? undefined : () => new Date(Date.now() + ahead),
+      headers(from = {}) {
+        const headers: Headers = {};
+        for (const [k, v] of Object.entries(from)) if (!k.startsWith(":") && !HOP_HEADERS.has(k)) headers[k] = v;
+        return { ...headers, ...ours };
+      },
+    };
+    this.#link = link;
+    this.#warnings = server.warnings.filter((w) => !this.#warned.has(w));
+    for (const w of server.warnings) this.#warned.add(w);
+    this.#step = `agent ${name}`;
+    this.#beat(this.#settings.firstHeartbeatMs);
+    return link;
+  }
+  readonly #warned = new Set<string>();
+
+  /** Heartbeats for as long as the link is there. An orchestrator that is down is no reason to stop. */
+  #beat(afterMs: number): void {
+    clearTimeout(this.#heartbeat);
+    const link = this.#link;
+    this.#heartbeat = setTimeout(async () => {
+      let next = 10_000;
+      try {
+        const r = await this.#client!.heartbeat(
+          { ...this.#key, sessionId: this.#sessionId },
+          { timeoutMs: 5_000 },
+        );
+        this.#addresses.answered();
+        next = r.intervalSeconds * 1000 || next;
+      } catch (e) {
+        const code = RpcError.from(e).code;
+        if (this.#link !== link) return;
+        if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return this.#drop();
+        const isSilent = code === Code.DEADLINE_EXCEEDED && this.#addresses.all.length > 1;
+        if ((code === Code.UNAVAILABLE || isSilent) && !this.#released) {
+          // One of several is not waited for, and all of them no longer than one.
+          if (this.#addresses.next()) next = 1_000;
+          try {
+            this.#connectAnew();
+          } catch { /* the next heartbeat tries again */ }
+        }
+      }
+      if (this.#link === link && !this.#released) this.#beat(next);
+    }, afterMs);
+    Deno.unrefTimer(this.#heartbeat as unknown as number);
+  }
+}
