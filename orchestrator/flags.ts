@@ -8,7 +8,7 @@ import type { SessionLimits } from "./compute/compute_service.ts";
 import { parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./store/store_location.ts";
 import type { OutsideAuthority } from "./identity/local_keys.ts";
 import type { OnBounce } from "./sessions/session_service.ts";
-import type { AgentLimits } from "./store/store.ts";
+import type { AgentLimits } from "./store/agent_limits.ts";
 
 /** What the orchestrator's command line says. All paths are absolute. */
 export interface Flags {

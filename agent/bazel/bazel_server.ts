@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
+import { HANDSHAKE_FILES } from "../../proto/bazel/handshake_files.ts";
 import type { ClientShell } from "../../proto/bazel/client_shell.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
@@ -11,7 +12,7 @@ import type { Backend } from "./bazel_upstream.ts";
 import { removeControlFile, writeControlFile } from "../namespace/control_files.ts";
 import { Beneath } from "../files/beneath.ts";
 import { type HeldProcess, ownsPort } from "../files/processes.ts";
-import { type Handshake, HANDSHAKE_FILES, ping, readHandshake } from "./handshake_files.ts";
+import { type Handshake, ping, readHandshake } from "./handshake_files.ts";
 import { inheritance } from "./client_limits.ts";
 import { log } from "../log.ts";
 import {

@@ -4,21 +4,18 @@ import {
   PingResponseSchema,
   ServerInfoSchema,
 } from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
+import { type Cookies, serverAddress } from "../../proto/bazel/handshake_files.ts";
 import { Status } from "../../proto/transport/grpc/calls.ts";
 import type { Connection } from "../../proto/transport/grpc/channel.ts";
 import { type Files, readFile } from "../../proto/tree/files.ts";
 
 /** What a Bazel server tells its clients by files in `<output base>/server`. */
-export interface Handshake {
+export interface Handshake extends Cookies {
   /** "127.0.0.1" or "::1". */
   host: string;
   port: number;
-  requestCookie: string;
-  responseCookie: string;
 }
 
-/** The files by which a client finds a server. */
-export const HANDSHAKE_FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
 /** Of a file that is larger, and so none of a Bazel server, this much is read. Bytes. */
 const MAX_BYTES = 16 << 10;
 
@@ -51,10 +48,8 @@ export function readHandshake(output: Files): Handshake | undefined {
 }
 
 function parse(address: string, requestCookie: string, responseCookie: string): Handshake | undefined {
-  const match = /^(?:\[(::1|0:0:0:0:0:0:0:1)\]|(127\.0\.0\.1)):(\d{1,5})$/.exec(address);
-  const port = Number(match?.[3]);
-  if (!match || port < 1 || port > 0xffff || !requestCookie || !responseCookie) return undefined;
-  return { host: match[2] ?? "::1", port, requestCookie, responseCookie };
+  const at = serverAddress(address);
+  return at && requestCookie && responseCookie ? { ...at, requestCookie, responseCookie } : undefined;
 }
 
 /** Whether a Bazel server answers there, and is the one that wrote the files. */

@@ -2,7 +2,8 @@
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
-import { type CallListener, type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
+import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
+import { type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { RpcError } from "../../proto/transport/rpc/error.ts";
 import { COMMAND_SERVER } from "../bazel/bazel_upstream.ts";
 import type { Gate } from "../control/gate.ts";

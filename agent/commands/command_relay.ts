@@ -3,6 +3,7 @@
  * real server's cookie, and passes; so do methods that this version does not know.
  */
 import { Buffer } from "node:buffer";
+import { RequestField } from "../../proto/bazel/run_request.ts";
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
@@ -29,7 +30,9 @@ export async function relay(
   const passed = await upstream.start(
     path,
     (backend) =>
-      Buffer.concat(patchFields(message, (f) => f.number === 1 ? Buffer.from(backend.requestCookie) : undefined)),
+      Buffer.concat(
+        patchFields(message, (f) => f.number === RequestField.cookie ? Buffer.from(backend.requestCookie) : undefined),
+      ),
     headers,
     call.gone,
   );

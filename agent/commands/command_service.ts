@@ -18,6 +18,14 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
+import {
+  isForShutdown,
+  readRunRequest,
+  RequestField,
+  type RunRequest,
+  withRunArguments,
+} from "../../proto/bazel/run_request.ts";
+import { ResponseField } from "../../proto/bazel/run_response.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { type Stream, StreamError } from "../../proto/transport/http2/connection.ts";
@@ -26,7 +34,6 @@ import { readCall, type ServerCall, Status, StatusError } from "../../proto/tran
 import { MessageStream } from "../../proto/transport/grpc/message_stream.ts";
 import { frame } from "../../proto/transport/grpc/message_stream.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";
-import { runArguments, withRunArguments } from "../../proto/bazel/run_request.ts";
 import {
   bytesValue,
   encodeFields,
@@ -60,8 +67,6 @@ const RESET_MS = 60_000;
 const LAST_WORDS_MS = 1_000;
 /** The proxy puts its own in. */
 const NO_COOKIE = "none";
-/** Field numbers of RunResponse. */
-const Response = { finished: 4, exitCode: 5, commandId: 6, terminationExpected: 7, execRequest: 8 };
 
 /** What the service works with. */
 export interface CommandServiceParts {
@@ -148,10 +153,12 @@ export class CommandService {
     if (start?.case !== "start" || start.value.commandId === "") {
       throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
     }
-    await this.#checkWorkspace(start.value, headers, call);
+    // Read here, once: all that follows goes by this.
+    const run = readRunRequest(start.value.runRequest);
+    await this.#checkWorkspace(start.value, run, headers, call);
     // Who left meanwhile hears of no command, and nobody would cancel it.
     if (call.gone.aborted) return;
-    const command = this.#find(start.value, headers);
+    const command = this.#find(start.value, run, headers);
     const sink: Sink = (message) => call.writeFrames(frame(message));
     const over = Promise.withResolvers<StatusError | undefined>();
     command.replace?.(new StatusError(Status.ABORTED, "Another call has attached to this command."));
@@ -189,11 +196,9 @@ export class CommandService {
   }
 
   /** Refuses a new command when the developer's files are not what they were: the session's programs can write there. */
-  async #checkWorkspace(start: Start, headers: Headers, call: ServerCall): Promise<void> {
+  async #checkWorkspace(start: Start, { command }: RunRequest, headers: Headers, call: ServerCall): Promise<void> {
     const { synced } = this.#parts;
-    if (
-      !synced || start.attach || this.#commands.has(start.commandId) || commandName(start.runRequest) === "shutdown"
-    ) return;
+    if (!synced || start.attach || this.#commands.has(start.commandId) || command === "shutdown") return;
     const changed = await synced.check({ epoch: Number(headers["rbs-epoch"]) || 0, gone: call.gone });
     if (changed) throw new StatusError(Status.FAILED_PRECONDITION, changed, { "rbs-reason": "changed" });
   }
@@ -220,14 +225,14 @@ export class CommandService {
   }
 
   /** The command that the start names; starts it if it is new. */
-  #find(start: Start, headers: Headers): Command {
+  #find(start: Start, run: RunRequest, headers: Headers): Command {
     const known = this.#commands.get(start.commandId);
     if (known) return known;
     if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
     if (this.#isEnding) throw ENDING;
     const { synced } = this.#parts;
     // What ends the server is the same for all files.
-    if (synced && commandName(start.runRequest) !== "shutdown" && start.workspaceGeneration !== synced.generation) {
+    if (synced && run.command !== "shutdown" && start.workspaceGeneration !== synced.generation) {
       throw new StatusError(
         Status.FAILED_PRECONDITION,
         "The agent's workspace is another one than the caller thinks.",
@@ -238,8 +243,7 @@ export class CommandService {
     }
     this.cancelOlder();
     const journal = new CommandJournal(), cancelled = new AbortController();
-    const { runRequest } = start;
-    const done = this.#run(start, runRequest, headers, journal, cancelled.signal).then(
+    const done = this.#run(start, run, headers, journal, cancelled.signal).then(
       () => undefined,
       (e) => {
         if (e instanceof StatusError) return e;
@@ -284,21 +288,24 @@ export class CommandService {
   /** Runs the command to its end; what it says goes to the journal. Rejects with a StatusError. */
   async #run(
     start: Start,
-    message: Uint8Array,
+    request: RunRequest,
     headers: Headers,
     journal: CommandJournal,
     cancelled: AbortSignal,
   ): Promise<void> {
     const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
     using _running = activity.begin();
-    if (commandName(message) === "shutdown" && !bazel.isThere) {
+    if (request.command === "shutdown" && !bazel.isThere) {
       // To start a server in order to end it would be silly, and may fail.
-      if (isForShutdown(message)) await localOutputBase.restore();
-      const over = encodeFields([[1, NO_COOKIE], [Response.finished, true], [Response.terminationExpected, true]]);
+      if (isForShutdown(request)) await localOutputBase.restore();
+      const over = encodeFields([[1, NO_COOKIE], [ResponseField.finished, true], [
+        ResponseField.terminationExpected,
+        true,
+      ]]);
       return await journal.append(ExecuteResponseField.runResponse, Buffer.from(over));
     }
     await localOutputBase.ensure();
-    const { args, expunge } = withoutExpunge(runArguments(message).map((arg) => arg.toString("latin1")));
+    const { args, expunge } = withoutExpunge(request.args.map((arg) => arg.toString("latin1")));
     const prepared = await synced?.outputs.prepare(args, start);
     using _prepared = { [Symbol.dispose]: () => prepared?.[Symbol.dispose]?.() };
     const sent = prepared?.args ?? args;
@@ -306,7 +313,7 @@ export class CommandService {
     const other = expunge || sent !== args ? sent : undefined;
     const run = await upstream.start(
       `${COMMAND_SERVER}Run`,
-      (backend) => runRequest(message, backend, other),
+      (backend) => runRequest(start.runRequest, backend, other),
       headers,
       cancelled,
     ).catch((e) => {
@@ -363,14 +370,14 @@ export class CommandService {
       bazel.retire(run.backend);
       throw serverLost(end.message);
     }
-    if (isForShutdown(message)) await localOutputBase.restore();
+    if (isForShutdown(request)) await localOutputBase.restore();
     // `run` may want a repository that this command has fetched.
     else if (!expunge) await localOutputBase.ensure();
     if (!last) return;
     if (expunge && last.exitCode === 0) {
       await bazel.stop();
       await localOutputBase.expunge();
-      last.message = Buffer.concat([last.message, encodeFields([[Response.terminationExpected, true]])]);
+      last.message = Buffer.concat([last.message, encodeFields([[ResponseField.terminationExpected, true]])]);
     }
     const parts = await (collected ?? prepared?.collect(last)) ?? [];
     // All at once, so that they travel together.
@@ -398,7 +405,9 @@ function request(bytes: Uint8Array): ExecuteRequest {
 /** The request with the server's cookie, and perhaps other arguments. */
 function runRequest(message: Uint8Array, { requestCookie }: Backend, args?: readonly string[]): Uint8Array {
   const request = args ? withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1"))) : message;
-  return Buffer.concat(patchFields(request, (f) => f.number === 1 ? Buffer.from(requestCookie) : undefined));
+  return Buffer.concat(
+    patchFields(request, (f) => f.number === RequestField.cookie ? Buffer.from(requestCookie) : undefined),
+  );
 }
 
 /** What a response says beside its output. */
@@ -411,29 +420,11 @@ function inspect(response: Uint8Array, wantsId: boolean) {
     execRequest: undefined as Uint8Array | undefined,
   };
   scanFields(response, (f) => {
-    if (f.number === Response.finished) seen.finished = varintValue(response, f) !== 0;
-    else if (f.number === Response.exitCode) seen.exitCode = varintValue(response, f);
-    else if (f.number === Response.commandId && wantsId) seen.commandId = textValue(response, f);
-    else if (f.number === Response.terminationExpected) seen.terminates = varintValue(response, f) !== 0;
-    else if (f.number === Response.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
+    if (f.number === ResponseField.finished) seen.finished = varintValue(response, f) !== 0;
+    else if (f.number === ResponseField.exitCode) seen.exitCode = varintValue(response, f);
+    else if (f.number === ResponseField.commandId && wantsId) seen.commandId = textValue(response, f);
+    else if (f.number === ResponseField.terminationExpected) seen.terminates = varintValue(response, f) !== 0;
+    else if (f.number === ResponseField.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
   });
   return seen;
-}
-
-/** "build", "shutdown", …; empty if there is none. */
-function commandName(run: Uint8Array): string {
-  let name: string | undefined;
-  scanFields(run, (f) => {
-    if (f.number === 2) name ??= textValue(run, f);
-  });
-  return name ?? "";
-}
-
-/** True for the shutdown that a Bazel client asks for by itself: another set of startup options, or RBS switched off. */
-function isForShutdown(run: Uint8Array): boolean {
-  let description = "";
-  scanFields(run, (f) => {
-    if (f.number === 4) description = textValue(run, f);
-  });
-  return description.endsWith("(for shutdown)");
 }

@@ -11,6 +11,7 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import type { AgentRepositories } from "./agent_repositories.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { builds, changesOutputs } from "../../proto/bazel/changing_commands.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { OUTPUTS_FIELDS as Outputs } from "../../proto/contract/outputs_fields.ts";
@@ -90,10 +91,6 @@ export interface PreparedOutputs extends Disposable {
 const PART_BYTES = 512 << 10;
 /** Larger files of build events are not read, and others in pieces. Bytes. */
 const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
-/** Bazel's exit code after Ctrl-C. */
-const INTERRUPTED = 8;
-/** The same for a command that did not want to wait for another one. */
-const LOCK_HELD = 9;
 /** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
 const INTERRUPTED_MS = 1_000;
 /** After Ctrl-C, no larger file is read for its digest. Bytes. */
@@ -226,7 +223,7 @@ export class OutputsCollector {
       [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
         // It has not run: what was written is the other's that it waited for.
-        if (end.exitCode === LOCK_HELD || end.exitCode === INTERRUPTED) {
+        if (end.exitCode === ExitCode.LOCK_HELD || end.exitCode === ExitCode.INTERRUPTED) {
           for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
         }
         this.#over(pending);
@@ -294,7 +291,7 @@ export class OutputsCollector {
 
   async #collect(command: EndedCommand): Promise<Collected> {
     const { args, end, request, written, events, wantsEvents, began } = command;
-    const until = end.exitCode === INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
+    const until = end.exitCode === ExitCode.INTERRUPTED ? Date.now() + INTERRUPTED_MS : undefined;
     const { outputBase, limit = 500_000 } = this.#options;
     const looks = new Looks(this.#files, MAX_LOOKS);
     this.#findRepositories();
@@ -340,7 +337,7 @@ export class OutputsCollector {
         await addOutputs(tree, events, args[0], request.policy);
         for (const path of this.#folderOutputs(events)) await tree.add(path);
       }
-      if (events?.execRoot !== undefined && end.exitCode === INTERRUPTED) {
+      if (events?.execRoot !== undefined && end.exitCode === ExitCode.INTERRUPTED) {
         const bazelOut = `${events.execRoot}/bazel-out`;
         if (isBelow(bazelOut, outputBase)) {
           const folders = await recentTests(this.#files, this.#here(bazelOut), began);

@@ -8,7 +8,7 @@ import { type AgentTrust, withTrust } from "./agent_trust.ts";
 import { Supervisor } from "./supervisor.ts";
 import type { Log } from "../log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
-import type { AgentLimits } from "../store/store.ts";
+import type { AgentLimits } from "../store/agent_limits.ts";
 import type { WarmAgent, WarmAgentStore, WarmClaim } from "../store/warm_agent_store.ts";
 
 /** What a {@link WarmPool} works with. */

@@ -1,7 +1,7 @@
 /** `orchestrator install`, `status` and `stop`: an orchestrator that nobody has to keep a terminal open for. */
 import { join } from "node:path";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
-import { OrchestratorAddresses } from "../../proxy/session/orchestrator_addresses.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { stateDirectory } from "../../proto/base/state_directory.ts";
 import { INHERITED_VARIABLES } from "../compute/process/agent_environment.ts";
 import { type Flags, parseFlags } from "../flags.ts";

@@ -1,7 +1,8 @@
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import type { Log } from "../log.ts";
-import type { OrchestratorLease, SessionStore } from "../store/store.ts";
+import type { OrchestratorLease } from "../store/lease_store.ts";
+import type { SessionStore } from "../store/store.ts";
 
 /** Options of {@link OwnLease}. */
 export interface OwnLeaseOptions {

@@ -17,7 +17,8 @@ import { keyText, type Session, type SessionKey } from "../store/session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
 import { StepBoard } from "../agents/start_progress.ts";
-import type { AgentLimits, SessionChange } from "../store/store.ts";
+import type { AgentLimits } from "../store/agent_limits.ts";
+import type { SessionChange } from "../store/store.ts";
 import type { WarmPool } from "../agents/warm_pool.ts";
 
 /** What a caller wants a server for; already checked, see request_checks.ts. */

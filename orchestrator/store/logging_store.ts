@@ -1,7 +1,9 @@
 import type { Log } from "../log.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
-import type { AgentLimits, Expected, OrchestratorLease, SessionChange, SessionStore } from "./store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
+import type { Expected, SessionChange, SessionStore } from "./store.ts";
 import type { WarmAgent, WarmChange } from "./warm_agent_store.ts";
 
 /** A SessionStore that tells the operator of each transition that happened. */

@@ -1,6 +1,8 @@
-/** How sessions and leases stand in rows of the tables ServerSessions and Orchestrators, the same in each store. */
+/** How sessions, leases and warm agents stand in rows of their tables, the same in each store. */
 import type { Session, SessionFields, SessionStatus } from "./session.ts";
-import type { OrchestratorLease, SessionChange } from "./store.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
+import type { SessionChange } from "./store.ts";
+import type { WarmAgent, WarmChange } from "./warm_agent_store.ts";
 
 /** A row of ServerSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
 export type Row = Record<string, string | number>;
@@ -90,4 +92,39 @@ export function toLease(row: Row): OrchestratorLease {
 function toColumn(value: SessionFields[keyof SessionFields]): string | number {
   if (typeof value === "boolean") return value ? 1 : 0;
   return Array.isArray(value) ? JSON.stringify(value) : value;
+}
+
+/** The columns of {@link WarmAgent}. */
+const WARM: Readonly<Record<keyof WarmAgent, string>> = {
+  id: "Id",
+  owner: "Owner",
+  computeService: "ComputeService",
+  processId: "ProcessId",
+  podIp: "PodIP",
+  agentPort: "AgentPort",
+  commandPort: "CommandPort",
+  agentId: "ControlToken",
+  storageDirectory: "StorageDirectory",
+  createdAt: "CreatedAt",
+};
+
+/** All columns of WarmAgents; the first is its key. */
+export const WARM_COLUMNS: readonly string[] = Object.values(WARM);
+
+/** The columns of a warm agent, or of a change, with their values. */
+export function warmColumns(agent: WarmAgent | WarmChange): Row {
+  return Object.fromEntries(Object.entries(agent).map(([field, value]) => [WARM[field as keyof WarmAgent], value]));
+}
+
+/** The warm agent of a whole row. */
+export function toWarmAgent(row: Row): WarmAgent {
+  return Object.fromEntries(
+    Object.entries(WARM).map(([field, column]) => [field, row[column]]),
+  ) as unknown as WarmAgent;
+}
+
+/** What a session has from the warm agent that it takes, by column: both tables name it alike. */
+export function claimedColumns(row: Row): Row {
+  const { ProcessId, PodIP, AgentPort, CommandPort, ControlToken } = row;
+  return { ProcessId, PodIP, AgentPort, CommandPort, ControlToken };
 }

@@ -12,16 +12,14 @@ import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.
 import { type SessionEvent, transition } from "./state_machine.ts";
 import { SpannerIdentities } from "./spanner_identities.ts";
 import type { IdentityStore } from "./identity_store.ts";
-import type { AgentLimits, Expected, OrchestratorLease, SessionChange, Store } from "./store.ts";
-import {
-  claimedColumns,
-  toWarmAgent,
-  WARM_COLUMNS,
-  type WarmAgent,
-  type WarmChange,
-  type WarmClaim,
-  warmColumns,
-} from "./warm_agent_store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
+import type { Expected, SessionChange, Store } from "./store.ts";
+import { claimedColumns } from "./rows.ts";
+import { toWarmAgent } from "./rows.ts";
+import { WARM_COLUMNS } from "./rows.ts";
+import { warmColumns } from "./rows.ts";
+import { type WarmAgent, type WarmChange, type WarmClaim } from "./warm_agent_store.ts";
 
 /** Options of {@link SpannerSessionStore.open}. */
 export interface SpannerStoreOptions {

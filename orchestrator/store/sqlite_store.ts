@@ -6,15 +6,13 @@ import { type Moment, momentOf, SharedChanges } from "./change_poller.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import { SqliteIdentities } from "./sqlite_identities.ts";
 import type { IdentityStore } from "./identity_store.ts";
-import type { AgentLimits, Expected, OrchestratorLease, SessionChange, Store } from "./store.ts";
-import {
-  claimedColumns,
-  toWarmAgent,
-  type WarmAgent,
-  type WarmChange,
-  type WarmClaim,
-  warmColumns,
-} from "./warm_agent_store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
+import type { Expected, SessionChange, Store } from "./store.ts";
+import { claimedColumns } from "./rows.ts";
+import { toWarmAgent } from "./rows.ts";
+import { warmColumns } from "./rows.ts";
+import { type WarmAgent, type WarmChange, type WarmClaim } from "./warm_agent_store.ts";
 
 /** The statements that lead from each schema version to the next one; `PRAGMA user_version` counts them. */
 const MIGRATIONS = [

@@ -1,32 +1,9 @@
 import type { IdentityStore } from "./identity_store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
 import type { Session, SessionFields, SessionKey } from "./session.ts";
 import type { SessionEvent, SessionState } from "./state_machine.ts";
 import type { WarmAgentStore, WarmClaim } from "./warm_agent_store.ts";
-
-/** How many sessions may have an agent, that is, be PENDING, READY or STOPPING, at the same time. 0: any number. */
-export interface AgentLimits {
-  readonly agents: number;
-  /** For each user, whose second server of a workspace on a machine is not counted: see agent_count.ts. */
-  readonly agentsPerUser: number;
-}
-
-/**
- * The right of one life of an orchestrator to hold sessions: it has it for as long as its row is in the store. Whoever
- * sees that it was not renewed for its duration may end it, and then adopt what it held.
- */
-export interface OrchestratorLease {
-  /** Random; 32 lowercase hex digits. */
-  readonly id: string;
-  /** Where it listens: "HOST:PORT". */
-  readonly address: string;
-  /** How long it lasts if it is not renewed. Milliseconds. */
-  readonly durationMs: number;
-  /**
-   * When it ends if it is not renewed, by the clock of its own orchestrator. Milliseconds since 1970. Others, whose clocks
-   * may differ, only compare it with what they saw before.
-   */
-  readonly expiresAt: number;
-}
 
 /** What a transition expects to find; if the store holds anything else, nothing is changed. */
 export interface Expected extends SessionKey {

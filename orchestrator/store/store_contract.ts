@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import type { SessionFields, SessionKey } from "./session.ts";
 import { type SessionEvent, type SessionState, TRANSITIONS } from "./state_machine.ts";
-import type { AgentLimits, OrchestratorLease, SessionStore } from "./store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
+import type { OrchestratorLease } from "./lease_store.ts";
+import type { SessionStore } from "./store.ts";
 import type { WarmAgent } from "./warm_agent_store.ts";
 
 const KEY: SessionKey = { userId: "ann", repoHash: "0123456789abcdef0123456789abcdef", serverId: "" };

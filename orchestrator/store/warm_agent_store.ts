@@ -1,6 +1,5 @@
 /** How the agents of the warm pool stand in the store: in a table WarmAgents, until a session's start takes one. */
-import type { Row } from "./rows.ts";
-import type { AgentLimits } from "./store.ts";
+import type { AgentLimits } from "./agent_limits.ts";
 
 /** An agent that was started ahead, or is about to be. Its row is its room under {@link AgentLimits}. */
 export interface WarmAgent {
@@ -50,38 +49,4 @@ export interface WarmAgentStore {
   removeWarm(id: string, owner?: string): Promise<boolean>;
   /** All, oldest first. */
   listWarm(): Promise<WarmAgent[]>;
-}
-
-const COLUMNS: Readonly<Record<keyof WarmAgent, string>> = {
-  id: "Id",
-  owner: "Owner",
-  computeService: "ComputeService",
-  processId: "ProcessId",
-  podIp: "PodIP",
-  agentPort: "AgentPort",
-  commandPort: "CommandPort",
-  agentId: "ControlToken",
-  storageDirectory: "StorageDirectory",
-  createdAt: "CreatedAt",
-};
-
-/** All columns of WarmAgents; the first is its key. */
-export const WARM_COLUMNS: readonly string[] = Object.values(COLUMNS);
-
-/** The columns of a warm agent, or of a change, with their values. */
-export function warmColumns(agent: WarmAgent | WarmChange): Row {
-  return Object.fromEntries(Object.entries(agent).map(([field, value]) => [COLUMNS[field as keyof WarmAgent], value]));
-}
-
-/** The warm agent of a whole row. */
-export function toWarmAgent(row: Row): WarmAgent {
-  return Object.fromEntries(
-    Object.entries(COLUMNS).map(([field, column]) => [field, row[column]]),
-  ) as unknown as WarmAgent;
-}
-
-/** What a session has from the warm agent that it takes, by column: both tables name it alike. */
-export function claimedColumns(row: Row): Row {
-  const { ProcessId, PodIP, AgentPort, CommandPort, ControlToken } = row;
-  return { ProcessId, PodIP, AgentPort, CommandPort, ControlToken };
 }

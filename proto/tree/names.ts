@@ -114,3 +114,8 @@ export function isLonger(name: string, limit: number, start = 0, end = name.leng
   const units = end - start;
   return units > limit || (units * 3 > limit && encodeName(name.slice(start, end)).length > limit);
 }
+
+/** The path of the folder that holds `path`; "" of a name alone. */
+export function parent(path: string): string {
+  return path.slice(0, Math.max(0, path.lastIndexOf("/")));
+}

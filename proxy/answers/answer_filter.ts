@@ -14,38 +14,25 @@
  */
 import { Buffer } from "node:buffer";
 import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
+import { ResponseField } from "../../proto/bazel/run_response.ts";
 import { bytesValue, type Field, lengthPrefix, scanFields, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { fileName, latin1 } from "../arguments/run_arguments.ts";
 import { readExecRequest } from "./exec_request.ts";
 import { quoted, wants } from "./refusal.ts";
 import { objection } from "./run_command.ts";
 
-/** Field numbers of RunResponse, as in proto/contract/bazel/v1/command_server.proto. */
-export const Response = {
-  cookie: 1,
-  stdout: 2,
-  stderr: 3,
-  finished: 4,
-  exitCode: 5,
-  commandId: 6,
-  terminationExpected: 7,
-  execRequest: 8,
-  failureDetail: 9,
-  commandExtensions: 10,
-} as const;
-
 const VARINT = 0, BYTES = 2;
 const WIRE_TYPES: Record<number, number> = {
-  [Response.cookie]: BYTES,
-  [Response.stdout]: BYTES,
-  [Response.stderr]: BYTES,
-  [Response.finished]: VARINT,
-  [Response.exitCode]: VARINT,
-  [Response.commandId]: BYTES,
-  [Response.terminationExpected]: VARINT,
-  [Response.execRequest]: BYTES,
-  [Response.failureDetail]: BYTES,
-  [Response.commandExtensions]: BYTES,
+  [ResponseField.cookie]: BYTES,
+  [ResponseField.stdout]: BYTES,
+  [ResponseField.stderr]: BYTES,
+  [ResponseField.finished]: VARINT,
+  [ResponseField.exitCode]: VARINT,
+  [ResponseField.commandId]: BYTES,
+  [ResponseField.terminationExpected]: VARINT,
+  [ResponseField.execRequest]: BYTES,
+  [ResponseField.failureDetail]: BYTES,
+  [ResponseField.commandExtensions]: BYTES,
 };
 
 /** The command whose answer it is, and where it was given. */
@@ -96,14 +83,14 @@ export class AnswerFilter {
       const expected = WIRE_TYPES[number];
       if (expected === undefined) return;
       if (expected !== wireType) throw this.#wants(`something by a field ${number} of the wire type ${wireType}`);
-      if (number !== Response.commandExtensions) {
+      if (number !== ResponseField.commandExtensions) {
         // Clients merge two of them, or take the last: what was looked at must be what they see.
         if (seen & (1 << number)) throw this.#wants(`something by a field ${number} that is there twice`);
         seen |= 1 << number;
       }
-      if (number === Response.exitCode) answer.exitCode = varintValue(response, field);
-      else if (number === Response.execRequest) answer.execRequest = bytesValue(response, field);
-      else if (number === Response.terminationExpected) {
+      if (number === ResponseField.exitCode) answer.exitCode = varintValue(response, field);
+      else if (number === ResponseField.execRequest) answer.execRequest = bytesValue(response, field);
+      else if (number === ResponseField.terminationExpected) {
         terminates = varintValue(response, field) !== 0;
         return; // Below, when all is known.
       }
@@ -118,7 +105,7 @@ export class AnswerFilter {
       // After a crash a client finds no server, and starts another.
       if (last && (CRASHED.includes(answer.exitCode) || this.#mayTerminate())) {
         answer.terminates = true;
-        answer.pieces.push(Uint8Array.of(Response.terminationExpected * 8, 1));
+        answer.pieces.push(Uint8Array.of(ResponseField.terminationExpected * 8, 1));
       } else if (!last || answer.exitCode === 0) {
         throw this.#wants(`the server ended for ${this.#quotedName()}`);
       }

@@ -1,3 +1,4 @@
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 
 /** The most of what an agent said that is quoted to a person. Characters. */
@@ -22,5 +23,7 @@ export function escaped(latin1: string): string {
  * @param remedy What an honest user can do, if there is something. Begins with a small letter.
  */
 export function wants(agent: string, what: string, remedy = "report this agent"): RbsError {
-  return new RbsError(`The agent at ${agent} wants ${what}: nothing was executed; ${remedy}.`, { exitCode: 37 });
+  return new RbsError(`The agent at ${agent} wants ${what}: nothing was executed; ${remedy}.`, {
+    exitCode: ExitCode.INTERNAL_ERROR,
+  });
 }

@@ -7,6 +7,7 @@ import type { Http2Connection, Stream } from "../../proto/transport/http2/connec
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { type CallServer, listenForCalls, TcpListener } from "../../proto/transport/grpc/server.ts";
+import type { Cookies } from "../../proto/bazel/handshake_files.ts";
 import { encodeFields, scanFields, WireError } from "../../proto/base/protobuf_fields.ts";
 import type { Commands } from "../commands/commands.ts";
 import { CookieCheck } from "./cookie_check.ts";
@@ -29,12 +30,6 @@ const SILENT_MS = 60_000;
 const FEW_STRANGERS = 4;
 
 const SERVICE = "/command_server.CommandServer/";
-
-/** The cookies of this server. */
-export interface Cookies {
-  requestCookie: string;
-  responseCookie: string;
-}
 
 /**
  * Starts to listen on a free loopback port. `commands` may come later (its code is loaded after the first Ping): calls

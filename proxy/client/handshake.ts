@@ -1,16 +1,8 @@
-/**
- * The files by which a Bazel client finds its server, in `server/` of the output base:
- *
- *     command_port                    "127.0.0.1:PORT"      read by 2.1 and 4.2
- *     request_cookie, response_cookie hex text              read by 2.1 and 4.2
- *     server_info.rawproto            all of these, and pid read by 6 and later
- *     server.pid.txt                  decimal               written by the client's `daemonize`
- */
+/** Makes the proxy known to Bazel clients, as a server does: by files in its output base. */
 import { join } from "node:path";
 import { randomToken } from "../../proto/base/state_directory.ts";
+import { HANDSHAKE_FILES } from "../../proto/bazel/handshake_files.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
-
-const FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
 
 /** A published handshake. */
 export class Handshake {
@@ -53,7 +45,7 @@ export class Handshake {
       return;
     }
     const pid = this.isOurs() ? ["server.pid.txt"] : [];
-    for (const name of [...FILES, ...pid]) {
+    for (const name of [...HANDSHAKE_FILES, ...pid]) {
       try {
         Deno.removeSync(join(this.#directory, name));
       } catch { /* gone already, with the output base */ }

@@ -27,15 +27,17 @@ import {
   patchFields,
   scanFields,
   textValue,
-  varintValue,
 } from "../../proto/base/protobuf_fields.ts";
-import { AnswerFilter, Response } from "../answers/answer_filter.ts";
+import { AnswerFilter } from "../answers/answer_filter.ts";
 import { HomeHints } from "../answers/home_hints.ts";
 import { escaped } from "../answers/refusal.ts";
-import type { Cookies } from "../client/command_server.ts";
 import { isClocks, type RemoteOutcome, runRemotely } from "./remote_run.ts";
 import { fallsBack } from "../arguments/fallback_policy.ts";
 import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
+import type { Cookies } from "../../proto/bazel/handshake_files.ts";
+import { isForShutdown, readRunRequest, RequestField, type RunRequest } from "../../proto/bazel/run_request.ts";
+import { ResponseField } from "../../proto/bazel/run_response.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 import type { AgentLink, Session } from "../session/session.ts";
 import type { ReadyCommand, TwoMachines } from "./synced_commands.ts";
@@ -43,68 +45,6 @@ import type { ReadyCommand, TwoMachines } from "./synced_commands.ts";
 /** The agent puts the real server's cookie in; ours stays between the client and us. */
 const NO_COOKIE = Buffer.alloc(0);
 
-/** Bazel's exit codes that the proxy itself uses. */
-export const ExitCode = {
-  /** The user pressed Ctrl-C. */
-  INTERRUPTED: 8,
-  /** Another command is running, and the caller did not want to wait. */
-  LOCK_HELD: 9,
-  /** Something in this machine's set-up keeps RBS from working. */
-  LOCAL_ENVIRONMENTAL_ERROR: 36,
-  /** The server died. */
-  INTERNAL_ERROR: 37,
-};
-
-/** RunRequest.quiet (Bazel 8) and RunRequest.block_for_lock_timeout_ms. */
-const QUIET = 9, LOCK_TIMEOUT = 10;
-
-/** What a Run request asks for. */
-interface RunRequest {
-  /** "build", "shutdown", …; empty if there is none. */
-  command: string;
-  args: Buffer[];
-  startupOptions: { option: Uint8Array; source: string }[];
-  blockForLock: boolean;
-  /** How long it may wait for other commands, in milliseconds (`--block_for_lock=<duration>`). */
-  lockTimeoutMs: number;
-  /** `--quiet`: nothing but errors is shown. */
-  quiet: boolean;
-  /** "pid=N", or with " (for shutdown)". */
-  client: string;
-}
-
-function readRunRequest(message: Uint8Array): RunRequest {
-  const request: RunRequest = {
-    command: "",
-    args: [],
-    startupOptions: [],
-    blockForLock: false,
-    lockTimeoutMs: Infinity,
-    quiet: false,
-    client: "",
-  };
-  scanFields(message, (f) => {
-    if (f.number === 2) request.args.push(Buffer.from(bytesValue(message, f)));
-    else if (f.number === 3) request.blockForLock = varintValue(message, f) !== 0;
-    else if (f.number === 4) request.client = textValue(message, f);
-    else if (f.number === 6) {
-      const pair = bytesValue(message, f);
-      const startup = { option: new Uint8Array() as Uint8Array, source: "" };
-      scanFields(pair, (o) => {
-        if (o.number === 1) startup.option = bytesValue(pair, o);
-        else if (o.number === 2) startup.source = textValue(pair, o);
-      });
-      request.startupOptions.push(startup);
-    } else if (f.number === QUIET && f.wireType === 0) request.quiet = varintValue(message, f) !== 0;
-    else if (f.number === LOCK_TIMEOUT && f.wireType === 0) request.lockTimeoutMs = varintValue(message, f);
-  });
-  if (!request.blockForLock) request.lockTimeoutMs = 0;
-  request.command = request.args[0]?.toString() ?? "";
-  return request;
-}
-
-/** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
-const FOR_SHUTDOWN = " (for shutdown)";
 /**
  * How long `shutdown` looks for an agent when the one that was known has gone, in milliseconds: there may be no server any
  * more, and a client that wants to start another one waits.
@@ -149,11 +89,11 @@ export interface CommandEvents {
 
 /** A RunRequest for the agent: without our cookie, and with what is left of the time in which it may wait for others. */
 function forServer(message: Uint8Array, { request: { lockTimeoutMs }, began }: Command): Uint8Array {
-  const pieces = patchFields(message, (f) => f.number === 1 ? NO_COOKIE : undefined);
+  const pieces = patchFields(message, (f) => f.number === RequestField.cookie ? NO_COOKIE : undefined);
   if (lockTimeoutMs > 0 && lockTimeoutMs < Infinity) {
     // Of a field that comes twice the last one counts.
     const left = Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
-    pieces.push(encodeFields([[LOCK_TIMEOUT, left]]));
+    pieces.push(encodeFields([[RequestField.lockTimeoutMs, left]]));
   }
   return Buffer.concat(pieces);
 }
@@ -236,7 +176,7 @@ export class Commands {
   /** Serves a Run call from its first response to its status. */
   async run(message: Buffer, headers: Headers, call: ServerCall): Promise<void> {
     const began = performance.now();
-    const fail = (text: string) => void respond([Response.stderr, text]);
+    const fail = (text: string) => void respond([ResponseField.stderr, text]);
     const request = readRunRequest(message);
     const command: Command = {
       id: randomUUID(),
@@ -255,12 +195,14 @@ export class Commands {
     const held = this.#held(command);
     const respond = (...fields: [number, string | Uint8Array | number | boolean][]) =>
       call.write(
-        encodeFields([[Response.cookie, this.#cookies.responseCookie], ...fields, [Response.commandId, command.id]]
-          .sort((a, b) => (a[0] as number) - (b[0] as number)) as [number, string][]),
+        encodeFields(
+          [[ResponseField.cookie, this.#cookies.responseCookie], ...fields, [ResponseField.commandId, command.id]]
+            .sort((a, b) => (a[0] as number) - (b[0] as number)) as [number, string][],
+        ),
       );
     const finish = (exitCode: number, text = "", ...more: [number, string | Uint8Array | number | boolean][]) => {
-      if (text) respond([Response.stderr, text]);
-      respond([Response.finished, true], [Response.exitCode, exitCode], ...more);
+      if (text) respond([ResponseField.stderr, text]);
+      respond([ResponseField.finished, true], [ResponseField.exitCode, exitCode], ...more);
       call.end();
     };
     respond();
@@ -270,7 +212,7 @@ export class Commands {
     const conclude = async (exitCode: number, text: string, fields: [number, Uint8Array | boolean][] = []) => {
       if (name !== "shutdown" || exitCode === ExitCode.INTERRUPTED) return finish(exitCode, text, ...fields);
       // Whatever has become of the real server: a client that wants another one waits a minute for the end of this one.
-      finish(exitCode, text, [Response.terminationExpected, true]);
+      finish(exitCode, text, [ResponseField.terminationExpected, true]);
       await call.closed();
       await this.#handBack(command);
       this.#events.onTermination();
@@ -281,7 +223,7 @@ export class Commands {
     }
     if (name === "shutdown" && !this.#session.connected) {
       // There is no server to end: starting one for that would be silly.
-      finish(0, "", [Response.terminationExpected, true]);
+      finish(0, "", [ResponseField.terminationExpected, true]);
       await call.closed();
       await this.#handBack(command);
       return this.#events.onTermination();
@@ -335,7 +277,7 @@ export class Commands {
    * RBS, and must not find what the agent has made.
    */
   async #handBack({ request }: Command): Promise<void> {
-    if (!request.client.endsWith(FOR_SHUTDOWN)) return;
+    if (!isForShutdown(request)) return;
     const { outputBase } = this.#server;
     try {
       const { handBack } = await import("../outputs/server_state.ts");
@@ -383,7 +325,7 @@ export class Commands {
         (await this.#twoMachines)?.forget();
         continue;
       }
-      if (outcome.kind === "stale" && command.request.client.endsWith(FOR_SHUTDOWN)) {
+      if (outcome.kind === "stale" && isForShutdown(command.request)) {
         // Whoever has the session now, the client does not want it: it is about to start another server.
         return { exitCode: 0, text: "" };
       }
@@ -446,17 +388,17 @@ export class Commands {
     const read = (response: Uint8Array, last: boolean) =>
       filter.read(response, last, (f: Field) => {
         switch (f.number) {
-          case Response.cookie:
+          case ResponseField.cookie:
             return cookie;
-          case Response.commandId:
+          case ResponseField.commandId:
             command.remoteId ??= textValue(response, f);
             if (command.unsent.size > 0) this.#sendOn(command);
             return id;
-          case Response.stderr:
+          case ResponseField.stderr:
             if (link.synced) hint += this.#hints.read(command.id, bytesValue(response, f));
             ready?.onPrinted(bytesValue(response, f), "stderr");
             break;
-          case Response.stdout:
+          case ResponseField.stdout:
             ready?.onPrinted(bytesValue(response, f), "stdout");
         }
       });

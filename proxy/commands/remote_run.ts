@@ -4,6 +4,7 @@
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
+import { isFinished } from "../../proto/bazel/run_response.ts";
 import { Backoff } from "../../proto/base/backoff.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { ExecuteRequestSchema, type OutputsRequest } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
@@ -301,12 +302,4 @@ function decode(message: Buffer): Decoded {
     else if (f.number === 4 && f.wireType === 2) decoded.named = bytesValue(message, f) as Buffer;
   });
   return decoded;
-}
-
-function isFinished(response: Uint8Array): boolean {
-  let finished = false;
-  scanFields(response, (f) => {
-    if (f.number === 4) finished = varintValue(response, f) !== 0;
-  });
-  return finished;
 }

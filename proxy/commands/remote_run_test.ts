@@ -5,7 +5,8 @@ import { ExecuteRequestSchema, ExecuteResponseSchema } from "../../proto/contrac
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";
-import { type CallListener, listenForCalls } from "../../proto/transport/grpc/server.ts";
+import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
+import { listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { eventually } from "../../proto/testing/pipe.ts";

@@ -3,6 +3,7 @@
  * made is brought home before the client hears that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { builds, changesOutputs } from "../../proto/bazel/changing_commands.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import {
@@ -33,8 +34,6 @@ import { WorkspaceSync } from "../workspace/workspace_sync.ts";
 /** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
 const PATIENCE_MS = 30 * 60_000;
 
-/** Bazel's exit code after Ctrl-C. */
-const INTERRUPTED = 8;
 /** Who pressed it waits no longer for what was made until then. Milliseconds. */
 const INTERRUPTED_MS = 2_000;
 
@@ -248,7 +247,7 @@ export class TwoMachines implements Disposable {
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
         // Tools look into it after their first command, which may be a query.
         if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
-        if (exitCode !== INTERRUPTED) {
+        if (exitCode !== ExitCode.INTERRUPTED) {
           return void await this.#home.take(parts, options).catch((e) => {
             // Of a query the developer has seen all, and went: `bazel info | head`.
             if (!waiting.signal.aborted || changesOutputs(command.command)) throw e;

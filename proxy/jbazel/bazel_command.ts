@@ -1,7 +1,7 @@
 import { RbsError } from "../../proto/base/errors.ts";
 import { findWorkspace, WORKSPACE_MARKERS } from "../../proto/bazel/workspace.ts";
 import { commandEnvironment } from "./environment.ts";
-import { BazelExit } from "./exit_codes.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { readsStdin } from "./invocation.ts";
 import { runLocalBazel, runThroughProxy } from "./local_bazel.ts";
 import { type BuildServer, OrchestratorSession } from "./orchestrator_session.ts";
@@ -93,7 +93,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
         return await fallBack(
           new RbsError(
             `The agent of ${workspace} takes no commands (${e.message.replace(/\.+$/, "")}): see "jbazel doctor".`,
-            { cause: e, exitCode: BazelExit.ENVIRONMENT },
+            { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
           ),
         );
       }
@@ -105,7 +105,9 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
 
   /** Only when no server could be had; never for a command that may have begun. */
   async function fallBack(e: unknown): Promise<number> {
-    if (settings.fallback !== "local" || !(e instanceof RbsError) || e.exitCode !== BazelExit.ENVIRONMENT) throw e;
+    if (
+      settings.fallback !== "local" || !(e instanceof RbsError) || e.exitCode !== ExitCode.LOCAL_ENVIRONMENTAL_ERROR
+    ) throw e;
     return await locally(e.message);
   }
 }

@@ -1,6 +1,6 @@
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { commandEnvironment, HIDDEN_PREFIX, isLinkerVariable, withoutLinkerVariables } from "./environment.ts";
-import { BazelExit } from "./exit_codes.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { inspectJavabase } from "./javabase.ts";
 import type { SignalSource } from "./signals.ts";
 
@@ -38,7 +38,7 @@ export async function runThroughProxy(args: string[], javabase: string, io: Loca
   if (inspectJavabase(javabase) === "missing") {
     throw new RbsError(
       `RBS's proxy is not at ${javabase}: make it with "deno task compile", or name its folder in RBS_JAVABASE.`,
-      { culprit: "caller", exitCode: BazelExit.ENVIRONMENT },
+      { culprit: "caller", exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
     );
   }
   const { env, without } = localEnvironment();
@@ -82,7 +82,7 @@ async function run(args: string[], env: Record<string, string>, io: LocalIo, mis
       cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotCapable
         ? missing
         : `The local bazel cannot be started: ${sentence(cause)}.`,
-      { cause, exitCode: BazelExit.ENVIRONMENT },
+      { cause, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
     );
   }
   using cleanup = new DisposableStack();

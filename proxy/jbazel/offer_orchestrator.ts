@@ -1,6 +1,6 @@
 import { dirname, join } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
-import { OrchestratorAddresses } from "../session/orchestrator_addresses.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import type { RunProgram } from "./programs.ts";
 
 /** What `jbazel setup` knows when it is done. */

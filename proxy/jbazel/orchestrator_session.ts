@@ -17,9 +17,9 @@ import {
   withClocks,
 } from "../../proto/transport/rpc/client.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
-import { OrchestratorAddresses } from "../session/orchestrator_addresses.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
-import { BazelExit } from "./exit_codes.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { machineId } from "../session/machine_id.ts";
 import { wantedRegion } from "../session/region.ts";
 import { serverId } from "../session/server_id.ts";
@@ -271,7 +271,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
       return new RbsError("Interrupted while waiting for the build server.", {
         cause: error,
         culprit: "caller",
-        exitCode: BazelExit.INTERRUPTED,
+        exitCode: ExitCode.INTERRUPTED,
       });
     default:
       return environmentError(`The orchestrator at ${address} failed: ${error.message}`, error);
@@ -279,5 +279,5 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
 }
 
 function environmentError(message: string, cause: unknown, culprit?: "caller"): RbsError {
-  return new RbsError(message, { cause, culprit, exitCode: BazelExit.ENVIRONMENT });
+  return new RbsError(message, { cause, culprit, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR });
 }

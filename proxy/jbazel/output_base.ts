@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { serverAddress } from "../../proto/bazel/handshake_files.ts";
 import { lastOption, type RcStartupOption } from "./rc_options.ts";
 
 /**
@@ -51,11 +52,11 @@ export async function findLocalServer(base: string): Promise<LocalServer> {
   };
   const pid = Number(read("server.pid.txt")) || undefined;
   const javabase = read("cmdline")?.split("\0").findLast((a) => a.startsWith("--server_javabase="))?.slice(18);
-  const address = /^(?:\[(::1)\]|(127\.0\.0\.1)):(\d+)$/.exec(read("command_port") ?? "");
+  const address = serverAddress(read("command_port") ?? "");
   let listening = false;
   if (pid && address) {
     try {
-      using _connection = await Deno.connect({ hostname: address[1] ?? address[2], port: Number(address[3]) });
+      using _connection = await Deno.connect({ hostname: address.host, port: address.port });
       listening = true;
     } catch { /* nobody there */ }
   }

@@ -4,7 +4,8 @@ import type { GetServerResponse } from "../../proto/contract/gen/rbs/v1/orchestr
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../proto/transport/rpc/client.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { BazelExit, BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./exit_codes.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
+import { BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./shell_exit_codes.ts";
 import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";
 import { InterruptCounter, type SignalSource } from "./signals.ts";
 import type { Terminal } from "./terminal.ts";
@@ -88,7 +89,7 @@ export async function runRemoteCommand(
   const interrupts = new InterruptCounter();
   let lastOutput = 0;
   const interrupt = () => {
-    if (interrupts.interrupt()) return leave(BazelExit.INTERRUPTED);
+    if (interrupts.interrupt()) return leave(ExitCode.INTERRUPTED);
     send({ case: "signal", value: "INT" });
   };
   const hangUp = () => {
@@ -123,7 +124,7 @@ export async function runRemoteCommand(
         // The far side decides what Ctrl-C means. But if it answers nothing at all, the third one leaves.
         const keys = raw ? value.filter((b) => b === CTRL_C).length : 0;
         for (let i = 0; i < keys; i++) {
-          if (interrupts.interrupt() && lastOutput < interrupts.since!) return leave(BazelExit.INTERRUPTED);
+          if (interrupts.interrupt() && lastOutput < interrupts.since!) return leave(ExitCode.INTERRUPTED);
         }
         await send({ case: "stdin", value });
       }
@@ -157,7 +158,7 @@ export async function runRemoteCommand(
       if (distrust instanceof TrustError && distrust.clocks) {
         throw new RbsError(
           `The agent at ${address} is not believed because of the clocks: ${distrust.why}; set the one right that is wrong.`,
-          { cause: distrust, exitCode: BazelExit.ENVIRONMENT },
+          { cause: distrust, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
         );
       }
       const refused = error.code === Code.UNAUTHENTICATED || error.code === Code.FAILED_PRECONDITION;
@@ -166,7 +167,7 @@ export async function runRemoteCommand(
       if (!answered && error.code === Code.UNAVAILABLE && !isConnectionLoss(error)) {
         throw new RbsError(`The command cannot be started on the build server: ${error.message}`, {
           cause: error,
-          exitCode: BazelExit.ENVIRONMENT,
+          exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR,
         });
       }
       throw lostAgent(address, error.message, error);
@@ -185,6 +186,6 @@ export function lostAgent(address: string, reason: string, cause?: unknown): Rbs
       reason.replace(/\.+$/, "")
     }): run the command again, a new agent ` +
       `starts by itself.`,
-    { cause, exitCode: BazelExit.SERVER_LOST },
+    { cause, exitCode: ExitCode.INTERNAL_ERROR },
   );
 }

@@ -1,6 +1,7 @@
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/base/state_directory.ts";
-import { OrchestratorAddresses } from "../session/orchestrator_addresses.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 
 /** What jbazel knows of its surroundings before it does anything. */
 export interface Settings {
@@ -44,5 +45,5 @@ export function readSettings(options: SettingOptions = {}): Settings {
 
 /** A mistake on the command line or in a variable: one sentence, exit code 2. */
 export function usage(message: string): RbsError {
-  return new RbsError(message, { culprit: "caller", exitCode: 2 });
+  return new RbsError(message, { culprit: "caller", exitCode: ExitCode.COMMAND_LINE_ERROR });
 }

@@ -1,7 +1,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { resolve } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
-import { BazelExit } from "./exit_codes.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { runDoctor } from "./doctor.ts";
 import type { Verb } from "./invocation.ts";
 import { runLogin } from "./login.ts";
@@ -33,7 +33,7 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
     await command.parseAsync(args, { from: "user" });
   } catch (e) {
     // Bazel's own codes are for Bazel's commands: a script that asks for the status expects 0 or 1.
-    if (e instanceof RbsError && e.exitCode === BazelExit.ENVIRONMENT) {
+    if (e instanceof RbsError && e.exitCode === ExitCode.LOCAL_ENVIRONMENTAL_ERROR) {
       throw new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 1 });
     }
     if (!(e instanceof CommanderError)) throw e;
@@ -42,7 +42,7 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
     throw new RbsError(`${verb}: ${message}; see "jbazel ${verb} --help".`, {
       cause: e,
       culprit: "caller",
-      exitCode: 2,
+      exitCode: ExitCode.COMMAND_LINE_ERROR,
     });
   }
   return exitCode;

@@ -12,6 +12,7 @@
  * below the output base; there no link is ever followed. Links elsewhere are the developer's own.
  */
 import { basename, dirname, join, resolve } from "node:path";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
 import { isServerLog } from "../../proto/bazel/server_logs.ts";
@@ -66,7 +67,7 @@ export function refusal(path: string, why: string): RbsError {
     `The agent sent ${
       shown(path)
     }, which ${why}: its outputs were refused; run the command on another agent, and report this one.`,
-    { exitCode: 37 },
+    { exitCode: ExitCode.INTERNAL_ERROR },
   );
 }
 
@@ -285,7 +286,7 @@ export function unwritable(path: string, why: string, cause?: unknown): RbsError
   return new RbsError(`${shown(path)} cannot be written (${why}): name another file.`, {
     cause,
     culprit: "caller",
-    exitCode: 36,
+    exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR,
   });
 }
 

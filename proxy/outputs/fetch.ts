@@ -1,4 +1,5 @@
 /** The content of outputs, from the agent: what was asked for, and not a byte more. */
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { Backoff } from "../../proto/base/backoff.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -83,7 +84,7 @@ export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: 
       if (refusals >= REFUSALS || !isCurrent() || now - (lostAt ?? now) > PATIENCE_MS) {
         throw new RbsError(
           `The agent was lost before all outputs were here (${sentence(e)}): run the command again.`,
-          { cause: e, exitCode: 37 },
+          { cause: e, exitCode: ExitCode.INTERNAL_ERROR },
         );
       }
       if (lostAt !== undefined) options.note(`the connection to the agent was lost (${sentence(e)}); trying again`);
@@ -196,7 +197,7 @@ function decoded(message: Uint8Array): TreeRecord[] {
 
 /** What a status of Fetch means. */
 function explain(e: StatusError): RbsError {
-  const options = { cause: e, exitCode: 37 };
+  const options = { cause: e, exitCode: ExitCode.INTERNAL_ERROR };
   switch (e.code) {
     case Status.NOT_FOUND:
       return new RbsError(

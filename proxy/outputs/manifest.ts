@@ -4,7 +4,7 @@ import type { RbsError } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
 import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
-import { decodeName } from "../../proto/tree/names.ts";
+import { decodeName, parent } from "../../proto/tree/names.ts";
 import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";
 
 /** The most that a manifest may have, see {@link readManifest}. */
@@ -204,9 +204,4 @@ function withoutTrust(entry: Entry): Entry {
   const [, tree] = entry.kind === "file" ? /\/([^/]+\.runfiles)\/MANIFEST$/s.exec(entry.path) ?? [] : [];
   if (tree === undefined) return entry;
   return { path: entry.path, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target: `../${tree}_manifest` };
-}
-
-/** The path of the folder that holds `path`; "" of a name alone. */
-export function parent(path: string): string {
-  return path.slice(0, Math.max(0, path.lastIndexOf("/")));
 }

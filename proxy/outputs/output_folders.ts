@@ -2,10 +2,9 @@
  * The output base on this machine, as far as outputs are made and removed there. No symlink below it is followed: the
  * agent made them. A link or file that stands where a folder must be gives way.
  */
-import { isRaw } from "../../proto/tree/names.ts";
+import { isRaw, parent } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { chmodSync, lstatSync, mkdirSync, readdirSync, removeSync } from "../../proto/tree/file_calls.ts";
-import { parent } from "./manifest.ts";
 
 /** What the owner needs to make and remove something in a folder. */
 const WRITABLE = 0o700;

@@ -8,6 +8,7 @@
 import { Buffer } from "node:buffer";
 import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type HomeOutputs, HomeOutputsSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -15,7 +16,7 @@ import { WireError } from "../../proto/base/protobuf_fields.ts";
 import { Looks } from "../../proto/tree/stat_snapshot.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { type Entry, sameDigest } from "../../proto/tree/entry.ts";
-import { encodeName, isRaw, TreeError } from "../../proto/tree/names.ts";
+import { encodeName, isRaw, parent, TreeError } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { lstatMany, readdirSync } from "../../proto/tree/file_calls.ts";
@@ -34,7 +35,7 @@ import { agentOutputs, OURS, takeOver } from "./server_state.ts";
 import { replaceFile } from "./replace_file.ts";
 import { type SourcePlaces, SourcesHome } from "./sources_home.ts";
 import { WholeFiles } from "./parallel_writes.ts";
-import { type Manifest, type Output, parent, readManifest } from "./manifest.ts";
+import { type Manifest, type Output, readManifest } from "./manifest.ts";
 
 /** How long folders count as looked at while files come in, in milliseconds. */
 const DOUBT_MS = 50;
@@ -709,11 +710,16 @@ export class OutputsHome {
   /** Turns anything that was thrown into what a person reads. */
   #explain(e: unknown, signal?: AbortSignal): unknown {
     if (signal?.aborted) {
-      return new RbsError("Interrupted before all outputs were here: what has come stays.", { cause: e, exitCode: 8 });
+      return new RbsError("Interrupted before all outputs were here: what has come stays.", {
+        cause: e,
+        exitCode: ExitCode.INTERRUPTED,
+      });
     }
     if (e instanceof RbsError) {
       // The writer's: this machine does not take something.
-      return e.exitCode !== 1 ? e : new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 36 });
+      return e.exitCode !== 1
+        ? e
+        : new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR });
     }
     if (e instanceof TreeError || e instanceof WireError) {
       return refusal("what is no output", `was noticed: ${sentence(e)}`);
@@ -722,7 +728,7 @@ export class OutputsHome {
     return new RbsError(`The outputs cannot be written to ${shown(this.#outputBase)} (${why}); what has come stays.`, {
       cause: e,
       culprit: "caller",
-      exitCode: 36,
+      exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR,
     });
   }
 }

@@ -5,7 +5,7 @@ import { type GetServerResponse, Orchestrator } from "../../proto/contract/gen/r
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { readValidCredentials } from "../../proto/identity/key_directory.ts";
 import { renewIfDue } from "../../proto/enrolment/renewal.ts";
-import { OrchestratorAddresses } from "./orchestrator_addresses.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import {
   Code,
@@ -20,7 +20,7 @@ import type { TlsClientOptions } from "../../proto/transport/tls/client.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { machineId } from "./machine_id.ts";
 import { serverId } from "./server_id.ts";
-import { ExitCode } from "../commands/commands.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";

@@ -1,5 +1,6 @@
 /** The calls of rbs.v1.Workspace as the proxy makes them. */
 import { fromBinary } from "@bufbuild/protobuf";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { ApplyResponseSchema, RootSchema } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
@@ -49,7 +50,10 @@ export interface OpenVisitor {
 
 /** The user pressed Ctrl-C. */
 export function interrupted(): RbsError {
-  return new RbsError("The sync of the workspace was interrupted.", { culprit: "caller", exitCode: 8 });
+  return new RbsError("The sync of the workspace was interrupted.", {
+    culprit: "caller",
+    exitCode: ExitCode.INTERRUPTED,
+  });
 }
 
 async function begin(link: WorkspaceLink, method: string, signal: AbortSignal): Promise<OutgoingCall> {
@@ -73,7 +77,7 @@ async function begin(link: WorkspaceLink, method: string, signal: AbortSignal): 
 function refused(why: string, cause?: unknown): RbsError {
   return new RbsError(
     `The agent's answer about the workspace was refused, since ${why}: run the command on another agent, and report this one.`,
-    { cause, exitCode: 37 },
+    { cause, exitCode: ExitCode.INTERNAL_ERROR },
   );
 }
 

@@ -1,26 +1,9 @@
-import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
+import { AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
 import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
-import type { Peer } from "../tls/peer.ts";
+import type { CallListener, OnCaller } from "../tls/call_listener.ts";
 import { ServerCall, Status, StatusError } from "./calls.ts";
-
-/**
- * Takes a caller over.
- *
- * @param admission Counts what it costs. A caller that is not admitted yet has the small limits of a stranger.
- * @param peer Who it is, if that was found out: the caller has proved it.
- */
-export type OnCaller = (transport: Transport, admission: Admission, peer: Peer) => void;
-
-/** Where callers come from: plain TCP here, or TLS (see ../tls/listener.ts). */
-export interface CallListener {
-  readonly port: number;
-  /** Has each caller handed over. Call it once, before the next turn of the event loop. */
-  start(onCaller: OnCaller): void;
-  /** Stops listening. Who was handed over stays. */
-  close(): void;
-}
 
 /** A listening server of bare gRPC calls. */
 export interface CallServer {

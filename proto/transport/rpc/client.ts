@@ -1,6 +1,6 @@
 /**
  * Typed gRPC clients from the generated descriptors, over @grpc/grpc-js, and what an implementation of a service looks
- * like; see rpc_server.ts for what serves it.
+ * like; see server.ts for what serves it.
  */
 import {
   create,

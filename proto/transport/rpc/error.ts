@@ -1,4 +1,4 @@
-/** How calls of our own services fail. Apart from rpc.ts, so that a program which only serves loads no client. */
+/** How calls of our own services fail. Apart from client.ts, so that a program which only serves loads no client. */
 import { sentence } from "../../base/errors.ts";
 import { Code } from "../grpc/status_code.ts";
 import { trustFailure } from "../tls/trust.ts";

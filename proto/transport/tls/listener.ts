@@ -10,7 +10,7 @@ import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from 
 import { sentence } from "../../base/errors.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import type { Identity } from "../../identity/spiffe.ts";
-import type { CallListener, OnCaller } from "../grpc/server.ts";
+import type { CallListener, OnCaller } from "./call_listener.ts";
 import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
 import { networkOf } from "./network.ts";
 import { peerOf } from "./peer.ts";

@@ -2,7 +2,7 @@
 import { AdmissionControl } from "../../../proto/transport/admission.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import type { Identity } from "../../../proto/identity/spiffe.ts";
-import type { CallListener, OnCaller } from "../../../proto/transport/grpc/server.ts";
+import type { CallListener, OnCaller } from "../../../proto/transport/tls/call_listener.ts";
 
 export interface TlsListenerOptions {
   hostname: string;

@@ -636,7 +636,7 @@ export const AgentListeningSchema: GenMessage<AgentListening> = /*@__PURE__*/
  * <access token>` and `rbs-epoch: <number>`; Supervise is for the orchestrator.
  *
  * Errors, for all methods: UNAUTHENTICATED (wrong token), PERMISSION_DENIED (not for this caller, see
- * proto/transport/rpc/access_rules.ts), FAILED_PRECONDITION (an older epoch).
+ * proto/rpc_rules.ts), FAILED_PRECONDITION (an older epoch).
  *
  * @generated from service rbs.v1.Agent
  */

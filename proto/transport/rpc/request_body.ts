@@ -2,8 +2,8 @@
 import { Buffer } from "node:buffer";
 import type { Meter } from "../../base/byte_budget.ts";
 import type { Stream } from "../http2/connection.ts";
-import { MessageStream } from "./message_stream.ts";
-import { Code, RpcError } from "../rpc/error.ts";
+import { MessageStream } from "../grpc/message_stream.ts";
+import { Code, RpcError } from "./error.ts";
 
 /** What a message costs that waits for its reader, beside its bytes. */
 const MESSAGE_BYTES = 128;
