@@ -246,6 +246,28 @@ testBoth("the script of --script_path is here and runs what was built", async (m
   assert.equal(await output([script, "later"]), "from far\nfrom far\nfrom far\nwith later\n");
 });
 
+for (const how of ["inline_only", "both"]) {
+  testBoth(
+    `output groups that build events have inline (${how}) come home, and what they name is there`,
+    async (mode) => {
+      const one = await shared(mode);
+      const options = [
+        `--experimental_build_event_output_group_mode=default=${how}`,
+        `--build_event_binary_file=${join(one.workspace.path, "events")}`,
+      ];
+      for (const events of [false, true]) {
+        const text = `${how}, ${events}\n`;
+        await one.write("show/text.txt", text);
+        await one.good(["build", ...options.slice(0, events ? 2 : 1), "//show:more"]);
+        for (const name of ["more.txt", "most.txt"]) assert.equal(await one.read(`bazel-bin/show/${name}`), text);
+      }
+      const named = [...(await one.read("events")).matchAll(/file:\/\/([\x21-\x7e]*?\.txt)/g)].map(([, path]) => path);
+      assert(named.length >= 2, `${named}`);
+      for (const path of named) assert.equal(await Deno.readTextFile(path), `${how}, true\n`, path);
+    },
+  );
+}
+
 testBoth("a server that cannot start is followed by one that can, and by one of another version", async (mode) => {
   await using later = await newestBazel("9.4.0");
   const now = await newest();
