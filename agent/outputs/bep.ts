@@ -1,7 +1,8 @@
 /**
  * What a build says of its own outputs: the build event protocol, as `--build_event_binary_file` writes it (each event
  * after its length). Field numbers from Bazel's `build_event_stream.proto` (4.2.3, in Debian's package
- * bazel-bootstrap-source); 2.1.0 and 7.7.1 have the same, and more.
+ * bazel-bootstrap-source); 2.1.0 and 7.7.1 have the same, and more. OutputGroup.inline_files is from HEAD of 2026, where
+ * `--experimental_build_event_output_group_mode` asks for it.
  */
 import { Buffer } from "node:buffer";
 import { normalize } from "node:path";
@@ -14,7 +15,7 @@ const BuildEvent = { id: 1, completed: 8, testResult: 10, namedSet: 15, workspac
 const Id = { namedSet: 13, id: 1, targetCompleted: 5, label: 1 };
 const NamedSet = { files: 1, fileSets: 2 };
 const Completed = { outputGroup: 2, directoryOutput: 8 };
-const OutputGroup = { fileSets: 3 };
+const OutputGroup = { fileSets: 3, inlineFiles: 5 };
 const TestResult = { output: 2 };
 const WorkspaceConfig = { execRoot: 1 };
 const File = { name: 1, uri: 2, pathPrefix: 4 };
@@ -49,7 +50,7 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
   const events: BuildEvents = { files: [], folders: [], labels: new Set(), testOutputs: [], whole: true };
   const sets = new Map<string, Uint8Array>();
   const wanted: string[] = [];
-  const folders: Uint8Array[] = [], tests: Uint8Array[] = [];
+  const folders: Uint8Array[] = [], tests: Uint8Array[] = [], inline: Uint8Array[] = [];
   const pace = new Pace();
   let kept = 0;
   const keep = (value: Uint8Array) => {
@@ -76,8 +77,9 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
             each(value, (number, part) => {
               if (number === Completed.directoryOutput) folders.push(keep(part));
               else if (number === Completed.outputGroup) {
-                each(part, (number, set) => {
-                  if (number === OutputGroup.fileSets) wanted.push(text(keep(set), Id.id) ?? "");
+                each(part, (number, value) => {
+                  if (number === OutputGroup.fileSets) wanted.push(text(keep(value), Id.id) ?? "");
+                  else if (number === OutputGroup.inlineFiles) inline.push(keep(value));
                 });
               }
             });
@@ -95,6 +97,7 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
     };
     for (const folder of folders) add(events.folders, folder);
     for (const test of tests) add(events.testOutputs, test);
+    for (const file of inline) add(events.files, file);
     // Sets share sets: each is looked into once.
     const seen = new Set<string>(wanted);
     for (const name of seen) {

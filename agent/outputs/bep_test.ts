@@ -32,6 +32,15 @@ Deno.test("the outputs of a target are those of all its output groups, with the 
   assert.equal(events.whole, true);
 });
 
+Deno.test("files that an output group has inline are outputs, beside its sets or instead of them", async () => {
+  const events = await read(eventFile(
+    workspaceInfo(EXEC_ROOT),
+    namedSet("0", [local("a")]),
+    completed([["default", [], [local("b"), local("c")]], ["docs", ["0"], [local("a")]]]),
+  ));
+  assert.deepEqual(new Set(events.files), new Set([`${BIN}/a`, `${BIN}/b`, `${BIN}/c`]));
+});
+
 Deno.test("sets that hold each other, or that never came, do no harm", async () => {
   const events = await read(eventFile(
     namedSet("0", [local("a")], ["1", "7"]),

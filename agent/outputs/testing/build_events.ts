@@ -16,9 +16,14 @@ export function namedSet(name: string, files: Uint8Array[], sets: string[] = [])
   return encodeFields([[1, encodeFields([[13, id(name)]])], [15, set]]);
 }
 
-/** A TargetComplete event, by output group and the sets in it. */
-export function completed(groups: [name: string, sets: string[]][], folders: Uint8Array[] = []): Uint8Array {
-  const encoded = groups.map(([name, sets]) => encodeFields([[1, name], ...sets.map((set) => [3, id(set)])] as Fields));
+/** A TargetComplete event, by output group: the sets in it, and the files that it has inline. */
+export function completed(
+  groups: [name: string, sets: string[], inline?: Uint8Array[]][],
+  folders: Uint8Array[] = [],
+): Uint8Array {
+  const encoded = groups.map(([name, sets, inline = []]) =>
+    encodeFields([[1, name], ...sets.map((set) => [3, id(set)]), ...inline.map((f) => [5, f])] as Fields)
+  );
   return encodeFields([
     [1, encodeFields([[5, encodeFields([[1, "//:target"]])]])],
     [8, encodeFields([[1, true], ...encoded.map((g) => [2, g]), ...folders.map((f) => [8, f])] as Fields)],
