@@ -4,7 +4,7 @@
  * ExecRequest's 5 since 7.0, 6 and 7 since 8.0, and TerminalSizeRequest since 9.3.0.
  */
 import { Buffer } from "node:buffer";
-import { bytesValue, scanFields, varintValue } from "../../../../proto/relay/wire.ts";
+import { bytesValue, scanFields, varintValue } from "../../../../proto/base/protobuf_fields.ts";
 
 export const Run = {
   cookie: 1,

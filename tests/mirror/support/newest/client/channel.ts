@@ -1,7 +1,7 @@
 /** The client's gRPC channel: Google's implementation, as in the stock client, and not RBS's own. */
 import { Client, credentials, Metadata } from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
-import { encodeFields } from "../../../../../proto/relay/wire.ts";
+import { encodeFields } from "../../../../../proto/base/protobuf_fields.ts";
 import { SERVICE } from "../messages.ts";
 
 /** Fields of a request behind its cookie. */

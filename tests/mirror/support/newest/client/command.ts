@@ -1,6 +1,6 @@
 /** One command at the server: the Run request, what comes back, and the exit code (Bazel 9.3, BlazeServer::Communicate). */
 import { Buffer } from "node:buffer";
-import { encodeFields, lengthPrefix } from "../../../../../proto/relay/wire.ts";
+import { encodeFields, lengthPrefix } from "../../../../../proto/base/protobuf_fields.ts";
 import { Exec, ExitCode, Fields, Response, Run, StartupOption, TOMORROW } from "../messages.ts";
 import { CancelThread } from "./cancel_thread.ts";
 import type { RequestFields } from "./channel.ts";

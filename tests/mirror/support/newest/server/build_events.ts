@@ -5,7 +5,7 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { encodeFields, lengthPrefix } from "../../../../../proto/relay/wire.ts";
+import { encodeFields, lengthPrefix } from "../../../../../proto/base/protobuf_fields.ts";
 
 /** What is told of one target. */
 export interface TargetEvent {

@@ -1,6 +1,6 @@
 /** The commands of the double of a server: one after the other, each with an id by which it is cancelled. */
 import { join, resolve } from "node:path";
-import { encodeFields } from "../../../../../proto/relay/wire.ts";
+import { encodeFields } from "../../../../../proto/base/protobuf_fields.ts";
 import { buildTarget, type Built, type Places, prepareWorkspace, removeConvenienceSymlinks } from "./build.ts";
 import { buildEvents, groupMode } from "./build_events.ts";
 import { Exec, ExitCode, Fields, Response, Run, TOMORROW } from "../messages.ts";

@@ -5,9 +5,9 @@
  *
  * What it was told it notes in its log, `<output base>/java.log`, a line of JSON each.
  */
-import { type ServerCall, Status, StatusError, unaryRequest } from "../../../../../proto/relay/calls.ts";
-import { listenForCalls, TcpListener } from "../../../../../proto/relay/server.ts";
-import { encodeFields } from "../../../../../proto/relay/wire.ts";
+import { type ServerCall, Status, StatusError, unaryRequest } from "../../../../../proto/transport/grpc/calls.ts";
+import { listenForCalls, TcpListener } from "../../../../../proto/transport/grpc/server.ts";
+import { encodeFields } from "../../../../../proto/base/protobuf_fields.ts";
 import { placesOf } from "./build.ts";
 import { Commands, readRunRequest } from "./commands.ts";
 import { Fields, Response, Run, SERVICE, TerminalSize } from "../messages.ts";

@@ -1,6 +1,6 @@
 /** The files by which a server is found and known, and the lock on its install base (Bazel 9.3). */
 import { randomBytes } from "node:crypto";
-import { encodeFields } from "../../../../../proto/relay/wire.ts";
+import { encodeFields } from "../../../../../proto/base/protobuf_fields.ts";
 import { ExitCode, Info } from "../messages.ts";
 
 /** How often a server looks whether server.pid.txt still names it (`PidFileWatcher.java`). Milliseconds. */
