@@ -5,14 +5,15 @@
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
 import { isFinished } from "../../proto/bazel/run_response.ts";
-import { Backoff } from "../../proto/base/backoff.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { ExecuteRequestSchema, type OutputsRequest } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { StreamError } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
+import { ConnectError } from "../../proto/transport/grpc/channel.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import type { OutgoingCall } from "../../proto/transport/grpc/messages.ts";
 import { bytesValue, scanFields, varintValue, WireError } from "../../proto/base/protobuf_fields.ts";
+import { AgentPatience } from "../session/agent_patience.ts";
 import type { AgentLink } from "../session/session.ts";
 
 const EXECUTE = "/rbs.v1.Command/Execute";
@@ -20,12 +21,8 @@ const EXECUTE = "/rbs.v1.Command/Execute";
 const ACKNOWLEDGE_BYTES = 1 << 20;
 /** The same for few bytes, in milliseconds. */
 const ACKNOWLEDGE_MS = 100;
-/** An agent's port that refuses so often is nobody's any more. */
-const REFUSALS = 2;
 /** A wait that is shorter stays silent. */
 const SILENCE_MS = 1_000;
-/** How long a command is looked for at an agent that cannot be reached. As the agent's own grace period. */
-const GRACE_MS = 30 * 60_000;
 
 /** A command, as {@link runRemotely} needs it. */
 export interface RemoteCommand {
@@ -71,9 +68,9 @@ export type RemoteOutcome =
 
 /** Runs a command to its end. */
 export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome> {
-  const { link, cancelled, gone, say, graceMs = GRACE_MS } = command;
-  const backoff = new Backoff();
-  let received = 0, refusals = 0, lostAt: number | undefined, said = 0;
+  const { link, cancelled, gone, say, graceMs } = command;
+  const patience = new AgentPatience({ isCurrent: command.isCurrent, patienceMs: graceMs });
+  let received = 0, said = 0;
   for (;;) {
     let call: OutgoingCall | undefined;
     let failure: unknown;
@@ -81,19 +78,18 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
       call = await link.connection.call(EXECUTE, link.headers(command.headers), {
         first: start(command, received),
       });
-      refusals = 0;
+      patience.connected();
     } catch (e) {
       failure = e;
-      if (isRefusal(e)) refusals++;
     }
     if (call) {
       const attempt = await listen(call, command, received, () => {
-        if (said > 0 && lostAt !== undefined) {
-          say(`rbs: connected to the agent again after ${((performance.now() - lostAt) / 1000).toFixed(1)}s\n`);
+        const { lostMs } = patience;
+        if (said > 0 && lostMs !== undefined) {
+          say(`rbs: connected to the agent again after ${(lostMs / 1000).toFixed(1)}s\n`);
         }
-        lostAt = undefined;
         said = 0;
-        backoff.reset();
+        patience.answered({ resetWaits: true });
       });
       received = attempt.received;
       if (attempt.over) return attempt.over;
@@ -108,18 +104,18 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
     }
     if (received === 0 && isClocks(failure)) return { kind: "refused", why: sentence(failure) };
     const why = `The agent at ${link.name} cannot be reached (${sentence(failure)}).`;
-    if (refusals >= REFUSALS || (received === 0 && refusals > 0) || !command.isCurrent()) {
+    const verdict = patience.failed(failure);
+    if (verdict === "late") return { kind: "broken", why };
+    if (verdict === "gone") {
       if (received === 0) return { kind: "stale", why };
       return { kind: "broken", why: `The agent at ${link.name} was lost in mid-command (${sentence(failure)}).` };
     }
-    lostAt ??= performance.now();
-    const lost = performance.now() - lostAt;
-    if (lost >= graceMs) return { kind: "broken", why };
+    const lost = patience.lostMs!;
     if (lost > SILENCE_MS && lost - said > Math.min(10_000, said)) {
       said = lost;
       say(`rbs: the connection to the agent at ${link.name} was lost; trying again ${(lost / 1000).toFixed(1)}s\n`);
     }
-    await backoff.wait(AbortSignal.any([cancelled, gone]));
+    await patience.wait(AbortSignal.any([cancelled, gone]));
   }
 }
 
@@ -201,14 +197,9 @@ async function listen(
   }
 }
 
-/** Whether a connection cannot be made because nobody, or another than the agent, is there; or we are nobody to it. */
-function isRefusal(e: unknown): boolean {
-  return (e instanceof StatusError && e.code === Status.UNAUTHENTICATED) || /refused/i.test(sentence(e));
-}
-
 /** Whether the two machines do not believe each other's certificates because of their clocks. */
 export function isClocks(e: unknown): boolean {
-  return e instanceof StatusError && e.details["grpc-status"] === undefined && e.details["rbs-reason"] === "clocks";
+  return e instanceof ConnectError && e.reason === "clocks";
 }
 
 /** Whether it was the connection that ended, while the command goes on. */
@@ -237,28 +228,26 @@ function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: n
 
 /** Tells an agent that could not be reached that nobody waits for the command any more. */
 async function deliverCancel(command: RemoteCommand, received: number): Promise<void> {
-  const until = performance.now() + GRACE_MS;
-  const backoff = new Backoff();
-  let refusals = 0;
-  while (performance.now() < until && refusals < REFUSALS && command.isCurrent()) {
-    const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers), {
-      first: start(command, received, true),
-    }).catch((e) => {
-      if (isRefusal(e)) refusals++;
-    });
-    if (call) {
+  const patience = new AgentPatience({ isCurrent: command.isCurrent, connected: true });
+  for (;;) {
+    let failure: unknown;
+    try {
+      const call = await command.link.connection.call(EXECUTE, command.link.headers(command.headers), {
+        first: start(command, received, true),
+      });
+      patience.connected();
       void call.send(encode({ case: "cancel", value: {} }));
-      try {
-        for await (const message of call.responses()) {
-          received = decode(message).sequence;
-          void call.send(encode({ case: "acknowledge", value: BigInt(received) }));
-        }
-        return;
-      } catch (e) {
-        if (!(e instanceof StatusError && isLost(e))) return;
+      for await (const message of call.responses()) {
+        received = decode(message).sequence;
+        void call.send(encode({ case: "acknowledge", value: BigInt(received) }));
       }
+      return;
+    } catch (e) {
+      if (!(e instanceof ConnectError || (e instanceof StatusError && isLost(e)))) return;
+      failure = e;
     }
-    await backoff.wait();
+    if (patience.failed(failure) !== "again") return;
+    await patience.wait();
   }
 }
 

@@ -29,10 +29,8 @@ import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 import type { AgentLink } from "../session/session.ts";
 import { interrupted } from "../workspace/agent_calls.ts";
 import { MountWatch } from "../workspace/mount_watch.ts";
+import { PATIENCE_MS } from "../session/agent_patience.ts";
 import { WorkspaceSync } from "../workspace/workspace_sync.ts";
-
-/** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
-const PATIENCE_MS = 30 * 60_000;
 
 /** Who pressed it waits no longer for what was made until then. Milliseconds. */
 const INTERRUPTED_MS = 2_000;

@@ -1,6 +1,5 @@
 /** The content of outputs, from the agent: what was asked for, and not a byte more. */
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
-import { Backoff } from "../../proto/base/backoff.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
@@ -10,6 +9,7 @@ import { decodeBatch, type TreeRecord } from "../../proto/tree/batch.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { TreeError } from "../../proto/tree/names.ts";
 import { WireWriter } from "../../proto/tree/wire_codec.ts";
+import { AgentPatience } from "../session/agent_patience.ts";
 import type { AgentLink } from "../session/session.ts";
 import { refusal } from "./allowed_paths.ts";
 
@@ -17,10 +17,6 @@ const FETCH = "/rbs.v1.Workspace/Fetch";
 /** What one request names: more would be a large message, fewer many round trips. */
 const REQUEST_FILES = 4096;
 const REQUEST_BYTES = 1 << 20;
-/** An agent's port that refuses so often is nobody's any more. */
-const REFUSALS = 2;
-/** How long an agent that cannot be reached is tried, in milliseconds. As long as it keeps a command for us. */
-const PATIENCE_MS = 30 * 60_000;
 const NOTHING = new Uint8Array();
 
 /** A file to fetch, with its absolute path at the agent and its digest. */
@@ -61,35 +57,30 @@ export interface FetchOptions<W extends Wanted> {
  * sends what it was not asked for.
  */
 export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: FetchOptions<W>): Promise<void> {
-  const { link, signal, isCurrent = () => true } = options;
+  const { link, signal, isCurrent } = options;
   const left = new Map<string, W>();
   for (const file of files) left.set(file.entry.path, file);
-  const backoff = new Backoff();
-  let refusals = 0, lostAt: number | undefined;
+  // A command was run there.
+  const patience = new AgentPatience({ isCurrent, connected: true });
   while (left.size > 0) {
     signal.throwIfAborted();
     try {
       const call = await begin(link, signal);
-      refusals = 0;
-      await receive(call, left, options, () => {
-        lostAt = undefined;
-        backoff.reset();
-      });
+      patience.connected();
+      await receive(call, left, options, () => patience.answered({ resetWaits: true }));
     } catch (e) {
       signal.throwIfAborted();
       if (!(e instanceof StatusError)) throw e;
       if (e.details["grpc-status"] !== undefined) throw explain(e);
-      if (/refused/i.test(e.message)) refusals++;
-      const now = performance.now();
-      if (refusals >= REFUSALS || !isCurrent() || now - (lostAt ?? now) > PATIENCE_MS) {
+      const again = patience.lostMs !== undefined;
+      if (patience.failed(e) !== "again") {
         throw new RbsError(
           `The agent was lost before all outputs were here (${sentence(e)}): run the command again.`,
           { cause: e, exitCode: ExitCode.INTERNAL_ERROR },
         );
       }
-      if (lostAt !== undefined) options.note(`the connection to the agent was lost (${sentence(e)}); trying again`);
-      lostAt ??= now;
-      await backoff.wait(signal);
+      if (again) options.note(`the connection to the agent was lost (${sentence(e)}); trying again`);
+      await patience.wait(signal);
     }
   }
 }

@@ -7,7 +7,6 @@
  * With a healthy watcher and no change, nothing is looked at and nothing is sent.
  */
 import { basename, dirname } from "node:path";
-import { Backoff } from "../../proto/base/backoff.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -17,6 +16,7 @@ import { localFiles } from "../../proto/tree/local_files.ts";
 import { lookAt } from "../../proto/tree/scan.ts";
 import { FileChanged } from "../../proto/tree/read.ts";
 import { ApplyCall, interrupted, openRoots, type WorkspaceLink } from "./agent_calls.ts";
+import { AgentPatience } from "../session/agent_patience.ts";
 import { FirstSync } from "./first_sync.ts";
 import { IgnoreRules } from "./ignore_rules.ts";
 import { type Finder, isLead, LocalTree, type LookOptions, type ManifestComparison } from "./pending_tree.ts";
@@ -33,8 +33,6 @@ const LOOK_AFTER_MS = 1_000;
 const MAX_LOOKS = 3;
 /** How often a barrier begins again because a generation is not the agent's, or a large file was changed meanwhile. */
 const MAX_ROUNDS = 5;
-/** An agent's port that refuses so often in a row is nobody's any more. */
-const REFUSALS = 2;
 /**
  * How long after a look at everything in the background has begun the next one begins, at least: a live memory map, a name
  * that is given to a file elsewhere, a file system that is mounted are told by no watcher. It works for a moment, and rests
@@ -406,7 +404,7 @@ export class WorkspaceSync implements Disposable {
       onProgress: (entries) => progress.looked(entries),
       onUnreadable: (path) => unreadable.set(path, "cannot be read"),
     };
-    const patience = new Patience(options);
+    const patience = new AgentPatience({ isCurrent: options.isCurrent, patienceMs: options.patienceMs ?? 0 });
     const ahead = options.looked === true && roots.every((root) => this.#lastRoots.includes(root));
     this.#lastRoots = [];
     for (let round = 1, looked = ahead, untried = first;;) {
@@ -433,7 +431,7 @@ export class WorkspaceSync implements Disposable {
         if (e instanceof FileChanged && ++round <= MAX_ROUNDS) continue;
         if (!(e instanceof StatusError)) throw e;
         if (e.code === Status.FAILED_PRECONDITION && knew && ++round <= MAX_ROUNDS) continue;
-        if (e.code === Status.UNAVAILABLE && patience.lasts(e)) {
+        if (e.code === Status.UNAVAILABLE && patience.failed(e) === "again") {
           progress.look(`syncing again after the connection was lost (${sentence(e)})`);
           await patience.wait(signal);
           if (signal.aborted) throw interrupted();
@@ -454,7 +452,7 @@ export class WorkspaceSync implements Disposable {
     look: LookOptions,
     { link, signal }: BarrierOptions,
     progress: Progress,
-    patience: Patience,
+    patience: AgentPatience,
   ): Promise<boolean> {
     const workspace = this.#roots.get(this.#workspace)!;
     let sync: FirstSync | undefined;
@@ -462,7 +460,7 @@ export class WorkspaceSync implements Disposable {
       sync = await FirstSync.begin(link, this.#checkWorkspace(), {
         signal,
         progress,
-        onAnswer: () => patience.renew(),
+        onAnswer: () => patience.answered({ resetWaits: false }),
         onUnreadable: (path) => look.onUnreadable?.(path),
       });
       await this.#refresh(roots, look, "later", sync);
@@ -691,7 +689,7 @@ export class WorkspaceSync implements Disposable {
     { link, signal }: BarrierOptions,
     progress: Progress,
     unreadable: Map<string, string>,
-    patience: Patience,
+    patience: AgentPatience,
   ): Promise<string> {
     let partials: ReadonlyMap<string, number> = new Map();
     const fresh = roots.filter((root) => !root.known && !root.refusal);
@@ -743,18 +741,18 @@ export class WorkspaceSync implements Disposable {
     link: WorkspaceLink,
     signal: AbortSignal,
     progress: Progress,
-    patience: Patience,
+    patience: AgentPatience,
   ) {
     const compare = () => progress.look("comparing with the agent's files");
     // Who waits for a link that broke reads that until it is back.
-    if (!patience.tried) compare();
+    if (patience.lostMs === undefined) compare();
     const partials = new Map<string, number>();
     const comparisons: ManifestComparison[] = [];
     let entries = 0;
     const generation = await openRoots(link, roots.map(({ tree }) => tree.path), {
       root: (index, refusal) => {
-        if (patience.tried) compare();
-        patience.renew();
+        if (patience.lostMs !== undefined) compare();
+        patience.answered({ resetWaits: false });
         roots[index].refusal = refusal || undefined;
         comparisons[index] = roots[index].tree.compare();
       },
@@ -851,55 +849,6 @@ export class WorkspaceSync implements Disposable {
 
   #notSaved(e: unknown): void {
     console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
-  }
-}
-
-/** How long one barrier tries an agent that cannot be reached. */
-class Patience {
-  readonly #options: Pick<BarrierOptions, "patienceMs" | "isCurrent">;
-  readonly #backoff = new Backoff();
-  /** There was a connection. */
-  #connected = false;
-  /** In a row. */
-  #refusals = 0;
-  /** When the first of the attempts failed that got no answer, by performance.now(). */
-  #lostAt?: number;
-
-  constructor(options: Pick<BarrierOptions, "patienceMs" | "isCurrent">) {
-    this.#options = options;
-  }
-
-  /** The agent has not answered since the link broke. */
-  get tried(): boolean {
-    return this.#lostAt !== undefined;
-  }
-
-  /**
-   * The agent has answered. The waits grow all the same: an agent that answers, and then breaks each connection off, shall
-   * not be asked ten times in a second for half an hour.
-   */
-  renew(): void {
-    this.#connected = true;
-    this.#refusals = 0;
-    this.#lostAt = undefined;
-  }
-
-  /** Whether the agent shall be tried again after an attempt that ended so. */
-  lasts(e: StatusError): boolean {
-    const { patienceMs = 0, isCurrent } = this.#options;
-    // What was cut off has a cause, and what the agent itself said has a status.
-    const connected = e.cause !== undefined || e.details["grpc-status"] !== undefined;
-    this.#connected ||= connected;
-    this.#refusals = !connected && /refused/i.test(e.message) ? this.#refusals + 1 : 0;
-    const now = performance.now();
-    this.#lostAt ??= now;
-    if (this.#refusals >= (this.#connected ? REFUSALS : 1)) return false;
-    return isCurrent?.() !== false && now - this.#lostAt < patienceMs;
-  }
-
-  /** Waits for the next attempt's time, or until the signal is aborted. */
-  async wait(signal: AbortSignal): Promise<void> {
-    await this.#backoff.wait(signal);
   }
 }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { RbsError } from "../../proto/base/errors.ts";
+import { ConnectError } from "../../proto/transport/grpc/channel.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import type { Connection } from "../../proto/transport/grpc/channel.ts";
 import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts";
@@ -88,7 +89,7 @@ function unreliable(agent: WorkspaceAgent, fails: () => string | undefined | Pro
     async call(path, headers) {
       const why = await fails();
       calls.push(why ?? path.split("/").at(-1)!);
-      if (why) throw new StatusError(Status.UNAVAILABLE, why);
+      if (why) throw new ConnectError(why === REFUSED ? "refused" : "unreachable", why);
       return await agent.connection.call(path, headers);
     },
   };

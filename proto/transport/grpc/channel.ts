@@ -15,6 +15,35 @@ const MAX_MESSAGE_BYTES = 64 << 20;
 /** A peer that cannot be reached within this time is taken for unreachable. Milliseconds. */
 const CONNECT_MS = 5_000;
 
+/**
+ * Why there is no connection. refused: nobody listens there. unreachable: nothing was heard, or the way there is broken.
+ * untrusted: it is not who it must be, or does not take us for who we are. clocks: the same, because of the clocks.
+ */
+export type NoConnection = "refused" | "unreachable" | "untrusted" | "clocks";
+
+/** There is no connection, so that the peer has certainly seen nothing. UNAVAILABLE, or UNAUTHENTICATED without trust. */
+export class ConnectError extends StatusError {
+  constructor(readonly reason: NoConnection, message: string, options?: ErrorOptions) {
+    super(reason === "untrusted" || reason === "clocks" ? Status.UNAUTHENTICATED : Status.UNAVAILABLE, message);
+    if (options) this.cause = options.cause;
+  }
+
+  /** From what a transport threw. */
+  static from(e: unknown): ConnectError {
+    const reason = e instanceof TrustError
+      ? e.clocks ? "clocks" : "untrusted"
+      : isRefused(e)
+      ? "refused"
+      : "unreachable";
+    return new ConnectError(reason, sentence(e));
+  }
+}
+
+function isRefused(e: unknown): boolean {
+  if (e instanceof Deno.errors.ConnectionRefused) return true;
+  return e instanceof Error && ((e as { code?: string }).code === "ECONNREFUSED" || isRefused(e.cause));
+}
+
 /** Makes a transport to a port: an IP address (v6 without brackets), or a name. */
 export type Dial = (host: string, port: number, signal: AbortSignal) => Promise<Transport>;
 
@@ -95,8 +124,7 @@ export class Connection implements Disposable {
       if (this.#closed) throw new Error("closed");
       connection = await this.#connected();
     } catch (e) {
-      if (!(e instanceof TrustError)) throw new StatusError(Status.UNAVAILABLE, sentence(e));
-      throw new StatusError(Status.UNAUTHENTICATED, sentence(e), e.clocks ? { "rbs-reason": "clocks" } : {});
+      throw ConnectError.from(e);
     }
     const stream = connection.request(callHeaders(`${this.#host}:${this.#port}`, path, headers));
     if (first) void stream.write(first);
@@ -104,9 +132,7 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Begins a call in which both sides may send many messages. Throws a {@link StatusError} if there is no connection:
-   * then the peer has certainly seen nothing. UNAVAILABLE: it cannot be reached. UNAUTHENTICATED: it is not who it must
-   * be, or does not take us for who we are.
+   * Begins a call in which both sides may send many messages. Throws a {@link ConnectError} if there is no connection.
    *
    * @param options.first The first message, which so goes out together with the headers. @default none yet
    * @param options.lends Each of the peer's messages is only lent, until the next is asked for. @default false
@@ -138,7 +164,7 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Begins a call with one request message. Throws a {@link StatusError} if there is no connection, see {@link call}.
+   * Begins a call with one request message. Throws a {@link ConnectError} if there is no connection.
    * Later errors show in {@link readCall}'s result.
    */
   async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
