@@ -18,13 +18,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import {
-  isForShutdown,
-  readRunRequest,
-  RequestField,
-  type RunRequest,
-  withRunArguments,
-} from "../../proto/bazel/run_request.ts";
+import { changeRun, isForShutdown, readRunRequest, type RunRequest } from "../../proto/bazel/run_request.ts";
 import { ResponseField } from "../../proto/bazel/run_response.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
@@ -34,14 +28,7 @@ import { readCall, type ServerCall, Status, StatusError } from "../../proto/tran
 import { MessageStream } from "../../proto/transport/grpc/message_stream.ts";
 import { frame } from "../../proto/transport/grpc/message_stream.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";
-import {
-  bytesValue,
-  encodeFields,
-  patchFields,
-  scanFields,
-  textValue,
-  varintValue,
-} from "../../proto/base/protobuf_fields.ts";
+import { bytesValue, encodeFields, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
 import {
   type Backend,
   type BazelUpstream,
@@ -310,10 +297,10 @@ export class CommandService {
     using _prepared = { [Symbol.dispose]: () => prepared?.[Symbol.dispose]?.() };
     const sent = prepared?.args ?? args;
     // Most often they are as they came: there are many, and the developer waits.
-    const other = expunge || sent !== args ? sent : undefined;
+    const other = expunge || sent !== args ? sent.map((arg) => Buffer.from(arg, "latin1")) : undefined;
     const run = await upstream.start(
       `${COMMAND_SERVER}Run`,
-      (backend) => runRequest(start.runRequest, backend, other),
+      ({ requestCookie: cookie }) => changeRun(start.runRequest, { cookie, args: other }),
       headers,
       cancelled,
     ).catch((e) => {
@@ -400,14 +387,6 @@ function request(bytes: Uint8Array): ExecuteRequest {
   } catch (e) {
     throw new StatusError(Status.INVALID_ARGUMENT, `A message of Execute is none (${sentence(e)}).`);
   }
-}
-
-/** The request with the server's cookie, and perhaps other arguments. */
-function runRequest(message: Uint8Array, { requestCookie }: Backend, args?: readonly string[]): Uint8Array {
-  const request = args ? withRunArguments(message, args.map((arg) => Buffer.from(arg, "latin1"))) : message;
-  return Buffer.concat(
-    patchFields(request, (f) => f.number === RequestField.cookie ? Buffer.from(requestCookie) : undefined),
-  );
 }
 
 /** What a response says beside its output. */

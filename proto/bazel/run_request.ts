@@ -1,6 +1,6 @@
 /** An encoded command_server.RunRequest: what it asks for, and its arguments changed while all other fields stay. */
 import { Buffer } from "node:buffer";
-import { bytesValue, lengthPrefix, scanFields, textValue, varintValue } from "../base/protobuf_fields.ts";
+import { bytesValue, encodeFields, lengthPrefix, scanFields, textValue, varintValue } from "../base/protobuf_fields.ts";
 
 /** Field numbers of RunRequest, as in proto/contract/bazel/v1/command_server.proto. */
 export const RequestField = {
@@ -86,21 +86,29 @@ export function isForShutdown({ client }: Pick<RunRequest, "client">): boolean {
   return client.endsWith(FOR_SHUTDOWN);
 }
 
-/** The command's name and its arguments; copies. Throws a WireError. */
-export function runArguments(run: Uint8Array): Buffer[] {
-  const args: Buffer[] = [];
-  scanFields(run, (f) => {
-    if (f.number === RequestField.arg) args.push(Buffer.from(bytesValue(run, f)));
-  });
-  return args;
+/** What is another in a request that is passed on. */
+export interface RunChanges {
+  cookie: string;
+  /** @default as they are */
+  args?: readonly Uint8Array[];
+  /** What is left of the time in which it may wait for other commands, in milliseconds. @default as it is */
+  lockTimeoutMs?: number;
 }
 
-/** The request with other arguments, as many as there may be. */
-export function withRunArguments(run: Uint8Array, args: readonly Uint8Array[]): Buffer {
-  const pieces: Uint8Array[] = [];
+/** The request with changes; all other fields stay, those of later Bazels too. Throws a WireError. */
+export function changeRun(run: Uint8Array, { cookie, args, lockTimeoutMs }: RunChanges): Buffer {
+  const dropped = new Set<number>([RequestField.cookie]);
+  const pieces: Uint8Array[] = [encodeFields([[RequestField.cookie, cookie]])];
+  if (args) {
+    dropped.add(RequestField.arg);
+    for (const arg of args) pieces.push(lengthPrefix(RequestField.arg, arg.length), arg);
+  }
+  if (lockTimeoutMs !== undefined) {
+    dropped.add(RequestField.lockTimeoutMs);
+    pieces.push(encodeFields([[RequestField.lockTimeoutMs, lockTimeoutMs]]));
+  }
   scanFields(run, (f) => {
-    if (f.number !== RequestField.arg) pieces.push(run.subarray(f.start, f.end));
+    if (!dropped.has(f.number)) pieces.push(run.subarray(f.start, f.end));
   });
-  for (const arg of args) pieces.push(lengthPrefix(RequestField.arg, arg.length), arg);
   return Buffer.concat(pieces);
 }

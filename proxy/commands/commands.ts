@@ -36,7 +36,7 @@ import { fallsBack } from "../arguments/fallback_policy.ts";
 import { clientVariable, type Instead, runLocally } from "./local_fallback.ts";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import type { Cookies } from "../../proto/bazel/handshake_files.ts";
-import { isForShutdown, readRunRequest, RequestField, type RunRequest } from "../../proto/bazel/run_request.ts";
+import { changeRun, isForShutdown, readRunRequest, type RunRequest } from "../../proto/bazel/run_request.ts";
 import { ResponseField } from "../../proto/bazel/run_response.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 import type { AgentLink, Session } from "../session/session.ts";
@@ -87,15 +87,10 @@ export interface CommandEvents {
   onTermination(): void;
 }
 
-/** A RunRequest for the agent: without our cookie, and with what is left of the time in which it may wait for others. */
-function forServer(message: Uint8Array, { request: { lockTimeoutMs }, began }: Command): Uint8Array {
-  const pieces = patchFields(message, (f) => f.number === RequestField.cookie ? NO_COOKIE : undefined);
-  if (lockTimeoutMs > 0 && lockTimeoutMs < Infinity) {
-    // Of a field that comes twice the last one counts.
-    const left = Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
-    pieces.push(encodeFields([[RequestField.lockTimeoutMs, left]]));
-  }
-  return Buffer.concat(pieces);
+/** What is left of the time in which a command may wait for others; undefined where there is no such time. Milliseconds. */
+function lockTimeLeft({ request: { lockTimeoutMs }, began }: Command): number | undefined {
+  if (lockTimeoutMs === 0 || lockTimeoutMs === Infinity) return undefined;
+  return Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
 }
 
 /** @param why A clause. */
@@ -404,7 +399,7 @@ export class Commands {
       });
     if (link.synced) {
       try {
-        ready = await (await this.#synced()).prepare(message, {
+        ready = await (await this.#synced()).prepare(command.request.args, {
           link,
           by: call.connection,
           isCurrent: () => this.#session.isCurrent(link),
@@ -420,7 +415,8 @@ export class Commands {
     }
     const outcome = await runRemotely({
       id: command.id,
-      request: forServer(ready?.request ?? message, command),
+      // Our cookie stays between the client and us: the agent puts the real server's in.
+      request: changeRun(message, { cookie: "", args: ready?.args, lockTimeoutMs: lockTimeLeft(command) }),
       link,
       headers,
       workspaceGeneration: ready?.generation,

@@ -446,8 +446,8 @@ Deno.test("--block_for_lock=<duration> bounds the wait for a command that is not
   assert.equal((await long.ended).exitCode, 3);
   const sent: number[] = [];
   scanFields(p.agent.calls[1].message, (f) => f.number === 10 && sent.push(varintValue(p.agent.calls[1].message, f)));
-  assert.equal(sent[0], 3_600_000);
-  assert(sent[1] > 0 && sent[1] <= 3_600_000, String(sent));
+  assert.equal(sent.length, 1);
+  assert(sent[0] > 0 && sent[0] <= 3_600_000, String(sent));
 });
 
 Deno.test("a quiet command shows nothing of ours but errors", async () => {

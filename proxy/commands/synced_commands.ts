@@ -12,7 +12,6 @@ import {
   OutputsRequestSchema,
 } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
-import { runArguments, withRunArguments } from "../../proto/bazel/run_request.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import { ArgumentReader } from "../arguments/command_arguments.ts";
 import { type FolderLimit, type LinkedRoots, linkedRoots, type OutsideRoot } from "../arguments/outside_roots.ts";
@@ -58,8 +57,8 @@ export interface Waiting {
 
 /** A command that may be sent: the agent has what it needs. Dispose of it when it has ended, however it did. */
 export interface ReadyCommand extends Disposable {
-  /** The RunRequest that goes there. */
-  request: Uint8Array;
+  /** The RunRequest's arguments that go there. */
+  args: readonly Uint8Array[];
   generation: string;
   outputs: OutputsRequest;
   /** Takes what the command prints. */
@@ -138,11 +137,11 @@ export class TwoMachines implements Disposable {
    * Makes the agent have everything that the command uses. Throws an RbsError, or a StatusError (UNAVAILABLE) when the
    * agent cannot be reached.
    *
-   * @param request The RunRequest as the client sent it.
+   * @param args The RunRequest's arguments, as the client sent them.
    */
-  async prepare(request: Uint8Array, waiting: Waiting): Promise<ReadyCommand> {
+  async prepare(args: Buffer[], waiting: Waiting): Promise<ReadyCommand> {
     const looked = await this.#nothingNew(waiting.by);
-    const command = this.#arguments.read(runArguments(request), looked);
+    const command = this.#arguments.read(args, looked);
     const { home, outside: { roots, warnings }, symlinks } = command;
     const { targets, warnings: unwritable } = namedTargets(command.namedFiles, this.#server);
     for (const warning of unwritable) waiting.say(`rbs: warning: ${warning}\n`);
@@ -195,7 +194,7 @@ export class TwoMachines implements Disposable {
         missingTools.read(text);
         missingInputs.read(text);
       },
-      request: withRunArguments(request, command.sent),
+      args: command.sent,
       generation,
       outputs: create(OutputsRequestSchema, {
         policy: command.policy,

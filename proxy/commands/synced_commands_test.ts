@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
-import { withRunArguments } from "../../proto/bazel/run_request.ts";
 import { output } from "../../tests/support/run.ts";
 import { request } from "../arguments/testing.ts";
 import type { AgentLink } from "../session/session.ts";
@@ -29,7 +29,7 @@ Deno.test("what symlinks lead to is there for the first command, links behind li
   using agent = new WorkspaceAgent(`${temp}/agent`);
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
   const typed = [`--override_repository=named=${temp}/named`, "//..."];
-  const sent = withRunArguments(new Uint8Array(), request({ cwd: workspace, typed }));
+  const sent = request({ cwd: workspace, typed });
   const prepare = () =>
     both.prepare(sent, {
       link: { ...agent.link, synced: true } as unknown as AgentLink,
@@ -67,7 +67,7 @@ Deno.test("what was saved after somebody else had connected is there for the com
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   using agent = new WorkspaceAgent(`${temp}/agent`);
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
-  const sent = encodeFields([[2, "build"], [2, "//..."]]);
+  const sent = ["build", "//..."].map((word) => Buffer.from(word));
   const prepare = (by: object) =>
     both.prepare(sent, {
       link: { ...agent.link, synced: true } as unknown as AgentLink,
@@ -122,7 +122,7 @@ Deno.test("a command that broke ends its pipes, and the next one tells the agent
   using agent = new WorkspaceAgent(`${temp}/agent`);
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
   const typed = [`--build_event_json_file=${pipe}`, "//..."];
-  const sent = withRunArguments(new Uint8Array(), request({ cwd: workspace, typed }));
+  const sent = request({ cwd: workspace, typed });
   const link = { ...agent.link, synced: true } as unknown as AgentLink;
   const prepare = () =>
     both.prepare(sent, { link, by: {}, isCurrent: () => true, signal: new AbortController().signal, say: () => {} });
@@ -151,7 +151,7 @@ Deno.test("shutdown waits for no files", async () => {
   using agent = new WorkspaceAgent(`${temp}/agent`);
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
   try {
-    const { generation } = await both.prepare(encodeFields([[2, "shutdown"]]), {
+    const { generation } = await both.prepare([Buffer.from("shutdown")], {
       link: { ...agent.link, synced: true } as unknown as AgentLink,
       by: {},
       isCurrent: () => true,
@@ -176,7 +176,7 @@ Deno.test("another command's barrier leaves what mod tidy has written, until tha
   const both = new TwoMachines({ workspace, outputBase, argv: [] });
   const link = { ...agent.link, synced: true } as unknown as AgentLink;
   const prepare = (...words: string[]) => {
-    const sent = encodeFields(words.map((word): [number, string] => [2, word]));
+    const sent = words.map((word) => Buffer.from(word));
     const signal = new AbortController().signal;
     return both.prepare(sent, { link, by: {}, isCurrent: () => true, signal, say: () => {} });
   };
