@@ -11,10 +11,11 @@ Examples:
   jbazel setup --workspace            let the stock "bazel" use the build server too
   jbazel login                        become known to an orchestrator elsewhere, by a token
   jbazel status                       what runs for you, and where
-  jbazel doctor                       what is wrong on this machine, and how to mend it
+  jbazel doctor                       what is wrong on this machine, and the one command to run next
+  jbazel completion bash              completion for a shell: bash, zsh or fish
 
 Usage: jbazel [STARTUP OPTIONS] COMMAND [OPTIONS] [TARGETS]   a Bazel command, passed on untouched
-       jbazel setup | login | status | doctor [OPTIONS]       jbazel's own; each has --help
+       jbazel setup | login | status | doctor | completion    jbazel's own; each has --help
        jbazel --help | --version                              about jbazel
 
 Bazel commands work from any directory of a workspace and need no setup. Where the orchestrator runs with

@@ -1,6 +1,6 @@
-import { dirname, join } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
 import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
+import { orchestratorProgram } from "./orchestrator_program.ts";
 import type { RunProgram } from "./programs.ts";
 
 /** What `jbazel setup` knows when it is done. */
@@ -25,7 +25,7 @@ const INSTALL_MS = 120_000;
 export async function offerOrchestrator({ orchestrator, javabase, run, say, ask }: OfferContext): Promise<void> {
   const addresses = new OrchestratorAddresses(orchestrator);
   if (!await addresses.areRefused()) return;
-  const program = join(dirname(javabase), "orchestrator");
+  const program = orchestratorProgram(javabase);
   const answer = ask?.(`No orchestrator listens on ${orchestrator}. Start one in the background now, [y]es or [n]o?`);
   if (!/^y(es)?$/i.test(answer?.trim() ?? "")) {
     say(`No orchestrator listens on ${orchestrator} yet: \`${program} install\` starts one in the background.`);
