@@ -117,7 +117,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
 
   /** Only when no server could be had; never for a command that may have begun. */
   async function fallBack(thrown: unknown): Promise<number> {
-    const e = await explainUnreachable(thrown, settings, installCommand(options.javabase()));
+    const e = await explainUnreachable(thrown, settings, installCommand(options.javabase(), settings.orchestrator));
     if (
       settings.fallback !== "local" || !(e instanceof RbsError) || e.exitCode !== ExitCode.LOCAL_ENVIRONMENTAL_ERROR
     ) throw e;

@@ -241,12 +241,12 @@ async function orchestrator(context: DoctorContext): Promise<Finding> {
       ? fail(
         `none runs on this machine yet (nothing listens at ${settings.orchestrator})`,
         "start one in the background; if your team has one, run `jbazel login` with a token of it instead",
-        installCommand(javabase),
+        installCommand(javabase, settings.orchestrator),
       )
       : fail(
         `the one of this machine does not run (nothing listens at ${settings.orchestrator})`,
         "start it in the background; or, if it runs elsewhere, set RBS_ORCHESTRATOR_ADDR",
-        installCommand(javabase),
+        installCommand(javabase, settings.orchestrator),
       );
   }
   if (standing.keyMissing) return skip("it was not asked: there is no key to come with");
@@ -497,7 +497,7 @@ async function leftovers(context: DoctorContext): Promise<Finding> {
   });
   if (stale.length) {
     return warn(
-      `${stale.length} proxies of workspaces that are gone: ${stale.join(", ")}`,
+      `proxies still run for workspaces that are gone: ${stale.join(", ")}`,
       "end them",
       `kill ${stale.map((s) => s.split(" ")[0]).join(" ")}`,
     );

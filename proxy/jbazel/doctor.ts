@@ -29,8 +29,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
 async function runChecks(options: DoctorOptions): Promise<NamedFinding[]> {
   const context: DoctorContext = { ...options, standing: await findStanding(options.settings) };
   const pending = new Set(CHECKS.map(([name]) => name));
-  const step = () => `checking ${[...pending].join(", ")}`;
-  using progress = new Progress(options.progress, step());
+  using progress = new Progress(options.progress, "checking this machine");
   return await Promise.all(CHECKS.map(async ([name, check]): Promise<NamedFinding> => {
     try {
       return { name, ...await check(context) };
@@ -38,7 +37,9 @@ async function runChecks(options: DoctorOptions): Promise<NamedFinding[]> {
       return { name, ...unexpected(e) };
     } finally {
       pending.delete(name);
-      progress.step(step());
+      // Where lines stay, one is enough.
+      const isRedrawn = options.progress.columns() !== undefined;
+      if (isRedrawn && pending.size > 0) progress.step(`checking ${[...pending].join(", ")}`);
     }
   }));
 }

@@ -63,14 +63,13 @@ function groups(title: string, findings: NamedFinding[]): string[] {
   const byDeed = Map.groupBy(findings, (f) => f.command ?? f.mend ?? f.name);
   const lines = [...byDeed.values()].flatMap((group) => [
     ...rows(group).map((row) => `  ${row}`),
-    ...deed(group[0]).map((line) => `    -> ${line}`),
+    ...deed(group[0]),
   ]);
   return [title, ...lines, ""];
 }
 
 function deed({ mend, command }: Finding): string[] {
-  if (mend === undefined && command === undefined) return [];
-  return [oneLine([mend, command].filter((part) => part !== undefined).join(":  "))];
+  return [...mend ? [`    -> ${oneLine(mend)}`] : [], ...command ? [`       ${command}`] : []];
 }
 
 function summary(failures: number, warnings: number): string {

@@ -111,7 +111,7 @@ Deno.test("each thing that is wrong is found, with how to mend it", async () => 
   const found = await t.run();
   assert.match(found["state directory"], /^FAIL: .* is open to others \(mode 755\) -> keep others out \$ chmod 700/);
   assert.match(found["key"], /^FAIL: .* can be read by other users \(mode 644\).* -> run `chmod 600`/);
-  assert.match(found["orchestrator"], /^FAIL: the one of this machine does not run .*orchestrator install$/);
+  assert.match(found["orchestrator"], /^FAIL: the one of this machine does not run .*orchestrator install --port=\d+$/);
   assert.match(found["bazel"], /^FAIL: there is no bazel on PATH -> install/);
   assert.match(found["mount namespace"], /^warn: .*No permissions to create new namespace.* -> /);
   assert.match(found["C++ compiler"], /^warn: .*apt install g\+\+/);
@@ -128,7 +128,7 @@ Deno.test("a certificate that runs out, and an orchestrator that is away, are fo
   assert.match(found["key"], /^warn: ada's certificate in .*user\.pem is valid for 1 days -> .*jbazel login/);
   assert.match(
     found["orchestrator"],
-    /^FAIL: the one of this machine does not run \(nothing listens at 127.*orchestrator install$/,
+    /^FAIL: the one of this machine does not run \(nothing listens at 127.*orchestrator install --port=\d+$/,
   );
 });
 
@@ -209,7 +209,7 @@ Deno.test("where nothing is set up, the missing orchestrator is said once, and i
   for (const name of ["state directory", "key", "authority"]) {
     assert.equal(checks.find((c) => c.name === name)?.level, "skip", name);
   }
-  const command = `'${t.place.root}/orchestrator' install`;
+  const command = `'${t.place.root}/orchestrator' install --port=${t.orchestrator.address.split(":")[1]}`;
   assert.deepEqual(next, { first: null, command });
   const printed = await t.print();
   assert.equal(printed.split("nothing listens").length, 2, printed);

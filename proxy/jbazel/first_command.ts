@@ -95,7 +95,8 @@ async function runFirstCommand(workspace: string, context: FirstCommandContext):
       cwd: workspace,
       timeoutMs: context.timeoutMs ?? TIMEOUT_MS,
       signals: context.signals,
-      onErrorLine: (line) => progress.step(`${SHOWN}: ${line.replace(/^rbs: /, "")}`),
+      // The proxy's lines end in its own time.
+      onErrorLine: (line) => progress.step(`${SHOWN}: ${line.replace(/^rbs: /, "").replace(/ \d+\.\ds$/, "")}`),
     });
   } catch (cause) {
     if (cause instanceof Deno.errors.NotFound || cause instanceof Deno.errors.NotCapable) {

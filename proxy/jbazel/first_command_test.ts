@@ -76,12 +76,12 @@ Deno.test("an answer that did not come through RBS is no proof", async () => {
 });
 
 Deno.test("a first command that does not end is ended, and a person sees what it waits for", async () => {
-  await using t = await start("echo 'rbs: agent starting' >&2; sleep 300 & trap 'kill $!; exit 1' TERM; wait");
+  await using t = await start("echo 'rbs: agent starting 1.2s' >&2; sleep 300 & trap 'kill $!; exit 1' TERM; wait");
   await assert.rejects(
     t.try({ timeoutMs: 2_000 }),
-    fails(/has not ended within 2 s \(agent starting\).*jbazel doctor/),
+    fails(/has not ended within 2 s \(agent starting 1\.2s\).*jbazel doctor/),
   );
-  assert.match(t.shown.join(""), /rbs: bazel info release: agent starting /);
+  assert.match(t.shown.join(""), /^rbs: bazel info release: agent starting \d\.\ds\n$/);
 });
 
 Deno.test("Ctrl-C ends the first command, and the settings stay", async () => {

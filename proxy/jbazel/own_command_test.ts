@@ -18,7 +18,9 @@ Deno.test("jbazel is called by its name where the PATH finds it, and by its path
 
 Deno.test("the orchestrator beside the javabase is named by its path", () => {
   using place = new TestPlace();
-  assert.equal(installCommand(`${place.root}/javabase`), "orchestrator install");
+  const address = "localhost:50051";
+  assert.equal(installCommand(`${place.root}/javabase`, address), "orchestrator install");
   Deno.writeTextFileSync(`${place.root}/orchestrator`, "");
-  assert.equal(installCommand(`${place.root}/javabase`), `'${place.root}/orchestrator' install`);
+  assert.equal(installCommand(`${place.root}/javabase`, address), `'${place.root}/orchestrator' install`);
+  assert.equal(installCommand("/none/javabase", "localhost:7,localhost:8"), "orchestrator install --port=7");
 });

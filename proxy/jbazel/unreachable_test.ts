@@ -26,7 +26,10 @@ Deno.test("each state of a new machine has its own sentence, with what to do", a
     /^The orchestrator at rbs\.example:1 does not know you yet .*jbazel login/,
   );
   listener.close();
-  assert.match(await explain(place, address), /has no orchestrator yet.*`\/opt\/orchestrator install`.*jbazel login/);
+  assert.match(
+    await explain(place, address),
+    /orchestrator, does not run on this machine yet .*`\/opt\/orchestrator install`.*jbazel login/,
+  );
   await giveUserKeys(place.stateDirectory, "ada");
   assert.match(
     await explain(place, address),

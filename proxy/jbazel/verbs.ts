@@ -188,16 +188,11 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       );
       connection();
       examples("jbazel status", "jbazel status --json");
-      return command.action(async (opts: SettingOptions & { json?: boolean }) =>
-        done(
-          await runStatus({
-            ...context,
-            settings: readSettings(opts),
-            json: opts.json ?? false,
-            installCommand: installCommand(context.defaultJavabase),
-          }),
-        )
-      );
+      return command.action(async (opts: SettingOptions & { json?: boolean }) => {
+        const settings = readSettings(opts);
+        const install = installCommand(context.defaultJavabase, settings.orchestrator);
+        done(await runStatus({ ...context, settings, json: opts.json ?? false, installCommand: install }));
+      });
     case "doctor":
       command.summary(SUMMARIES.doctor).description(
         "Checks what can be wrong on this machine, says how to mend it, and ends with the one command to run next. Exit code " +
