@@ -20,8 +20,11 @@ _jbazel_as_bazel() {
   [[ $spec =~ -F\\ ([^ ]+) ]] || return 0
   case $spec in *"-o nospace"*) compopt -o nospace 2>/dev/null ;; esac
   COMP_WORDS[0]=bazel
-  COMP_LINE=bazel\${COMP_LINE#"$first"}
-  COMP_POINT=$((COMP_POINT - \${#first} + 5))
+  case $COMP_LINE in
+    "$first"*)
+      COMP_LINE=bazel\${COMP_LINE#"$first"}
+      COMP_POINT=$((COMP_POINT - \${#first} + 5)) ;;
+  esac
   "\${BASH_REMATCH[1]}" bazel "$1" "$2"
 }
 

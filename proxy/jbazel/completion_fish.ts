@@ -25,13 +25,14 @@ function verbLines({ name, description, options, words }: CompletedVerb): string
   const lines = [
     `complete -c jbazel -n __jbazel_has_no_verb -f -a ${name} -d ${quote(description)}`,
     ...words.map((word) => `complete -c jbazel -n '__jbazel_verb_is ${name}' -f -a ${word}`),
-    ...options.map((option) => `complete -c jbazel -n '__jbazel_verb_is ${name}' -f ${flags(option)}`),
+    ...options.map((option) => `complete -c jbazel -n '__jbazel_verb_is ${name}' ${flags(option)}`),
   ];
   return lines.map((line) => `${line}\n`).join("");
 }
 
 function flags({ names, description, value }: CompletedOption): string {
-  const action = { none: "", file: " -r -F", directory: " -x -a '(__fish_complete_directories)'", other: " -x" }[value];
+  const action =
+    { none: " -f", file: " -r -F", directory: " -x -a '(__fish_complete_directories)'", other: " -x" }[value];
   const named = names.map((n) => n.startsWith("--") ? `-l ${n.slice(2)}` : `-s ${n.slice(1)}`);
   return `${named.join(" ")}${action} -d ${quote(description)}`;
 }
