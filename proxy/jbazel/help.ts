@@ -4,6 +4,8 @@ export const VERSION = "0.1.0";
 /** What `jbazel --help` prints. */
 export const HELP = `jbazel: Bazel on a build server that stays warm
 
+New here? "jbazel doctor" looks at this machine and ends with the one command to run next.
+
 Examples:
   jbazel build //...                  build as "bazel build //..." does, on the build server
   jbazel test //my:test -c opt        any Bazel command, with any of its options
