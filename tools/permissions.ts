@@ -324,7 +324,9 @@ fi
     {
       allow: "run",
       of: ["bazel", "/usr/bin/stty", "/bin/stty"],
-      why: "the local Bazel for RBS_FALLBACK=local, and a terminal's modes",
+      why:
+        "the local Bazel: for synced workspaces and RBS_FALLBACK=local, its version, setup's first command; a terminal's " +
+        "modes",
     },
     {
       allow: "run",

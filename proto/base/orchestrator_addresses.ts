@@ -19,6 +19,11 @@ export class OrchestratorAddresses {
     return this.all[this.#at];
   }
 
+  /** Whether all of them are on this machine. */
+  get areLocal(): boolean {
+    return this.all.every((address) => LOOPBACK.test(address.replace(/:\d+$/, "")));
+  }
+
   /** The one that is asked has answered: if it is lost, all of them are tried again. */
   answered(): void {
     this.#tried = 1;

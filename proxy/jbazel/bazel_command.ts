@@ -7,7 +7,11 @@ import { runLocalBazel, runThroughProxy } from "./local_bazel.ts";
 import { type BuildServer, OrchestratorSession } from "./orchestrator_session.ts";
 import { outputBase } from "./output_base.ts";
 import { oneLine, Progress, type ProgressOutput } from "./progress.ts";
-import { rcFiles, readStartupOptions } from "./rc_options.ts";
+import { localBazelLabel } from "./bazel_version.ts";
+import { runProgram } from "./programs.ts";
+import { installCommand } from "./orchestrator_program.ts";
+import { explainUnreachable } from "./unreachable.ts";
+import { findStartupOptions } from "./startup_options.ts";
 import { type CommandIo, runRemoteCommand, StaleServer } from "./remote_command.ts";
 import { type Settings, usage } from "./settings.ts";
 
@@ -25,6 +29,8 @@ export interface BazelCommandOptions {
   progress: ProgressOutput;
   /** Where RBS's proxy is: the javabase for a local Bazel client. Asked for only where one is needed. */
   javabase(): string;
+  /** What the local Bazel calls itself; asked for only where an rc line depends on it. @default asks it */
+  bazelLabel?(): Promise<string | undefined>;
 }
 
 /**
@@ -47,7 +53,9 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
 
   const workspace = findWorkspace(workingDirectory);
   if (workspace === undefined) {
-    const reason = `${workingDirectory} is not within a workspace (no ${WORKSPACE_MARKERS.join(", ")} here or above)`;
+    const reason = `${workingDirectory} is not within a Bazel workspace (no ${
+      WORKSPACE_MARKERS.join(", ")
+    } here or above)`;
     if (settings.fallback === "local") return await locally(`${reason}.`);
     throw usage(`${reason}: change to the directory of one.`);
   }
@@ -59,10 +67,14 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
     return await fallBack(e);
   }
   using orchestrator = session;
+  let base: string | undefined;
   for (let attempt = 0;; attempt++) {
     let server: BuildServer | "synced";
     try {
-      server = await waitForServer(orchestrator, workspace, args, options);
+      server = await waitForServer(options, async (onStep, signal) => {
+        base ??= await stockOutputBase(workspace, args, options);
+        return await orchestrator.requestServer(workspace, { outputBase: base, onStep, signal });
+      });
     } catch (e) {
       return await fallBack(e);
     }
@@ -104,7 +116,8 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   }
 
   /** Only when no server could be had; never for a command that may have begun. */
-  async function fallBack(e: unknown): Promise<number> {
+  async function fallBack(thrown: unknown): Promise<number> {
+    const e = await explainUnreachable(thrown, settings, installCommand(options.javabase(), settings.orchestrator));
     if (
       settings.fallback !== "local" || !(e instanceof RbsError) || e.exitCode !== ExitCode.LOCAL_ENVIRONMENTAL_ERROR
     ) throw e;
@@ -113,22 +126,22 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
 }
 
 /** The output base that the stock client would use for this command line, so that both find the same server. */
-function stockOutputBase(workspace: string, args: string[], env: Record<string, string>): string {
+async function stockOutputBase(workspace: string, args: string[], options: BazelCommandOptions): Promise<string> {
   const command = args.findIndex((a) => !a.startsWith("-"));
   const typed = args.slice(0, command < 0 ? args.length : command).map((option) => ({ option, file: "" }));
-  return outputBase(
+  const found = await findStartupOptions({
     workspace,
-    [...readStartupOptions(rcFiles(workspace, env.HOME), workspace), ...typed],
-    (n) => env[n],
-  );
+    home: options.env.HOME,
+    bazelLabel: options.bazelLabel ?? (() => localBazelLabel(runProgram)),
+    warn: (sentence) => options.progress.write(`rbs: warning: ${sentence}\n`),
+  });
+  return outputBase(workspace, [...found, ...typed], (n) => options.env[n]);
 }
 
 /** Asks for the server while the user sees why it takes time, and may leave. */
 async function waitForServer(
-  orchestrator: OrchestratorSession,
-  workspace: string,
-  args: string[],
   options: BazelCommandOptions,
+  request: (onStep: (description: string) => void, signal: AbortSignal) => Promise<BuildServer | "synced">,
 ): Promise<BuildServer | "synced"> {
   using progress = new Progress(options.progress, "waiting for the orchestrator");
   using cleanup = new DisposableStack();
@@ -136,9 +149,5 @@ async function waitForServer(
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     cleanup.defer(options.io.signals.on(signal, () => interrupted.abort()));
   }
-  return await orchestrator.requestServer(workspace, {
-    outputBase: stockOutputBase(workspace, args, options.env),
-    signal: interrupted.signal,
-    onStep: (description) => progress.step(description),
-  });
+  return await request((description) => progress.step(description), interrupted.signal);
 }

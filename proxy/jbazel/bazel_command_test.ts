@@ -82,7 +82,7 @@ Deno.test("a command from a folder of the workspace gets its arguments, folder a
 
 Deno.test("outside of a workspace: one sentence, exit code 2, and nobody is asked", async () => {
   await using t = await start(async function* () {});
-  await assert.rejects(t.run(["build"], {}, t.place.root), isRbsError(2, /is not within a workspace/));
+  await assert.rejects(t.run(["build"], {}, t.place.root), isRbsError(2, /is not within a Bazel workspace/));
   assert.equal(t.orchestrator.requests.length, 0);
 });
 
@@ -373,14 +373,14 @@ Deno.test("an orchestrator that is down: exit code 36, and what to do", async ()
   await t.orchestrator[Symbol.asyncDispose]();
   await assert.rejects(
     t.run(["build"]),
-    isRbsError(36, /^No orchestrator can be reached at 127.*nothing listens there.*RBS_FALLBACK/),
+    isRbsError(36, /orchestrator does not run \(nothing listens at 127.*start it with .*RBS_FALLBACK/),
   );
 });
 
 Deno.test("a state directory without a key: exit code 36, and what to do", async () => {
   await using t = await start(async function* () {});
   Deno.removeSync(`${t.place.stateDirectory}/keys`, { recursive: true });
-  await assert.rejects(t.run(["build"]), isRbsError(36, /no key at .*: start the orchestrator/));
+  await assert.rejects(t.run(["build"]), isRbsError(36, /no key for it in .*: set RBS_STATE_DIR .*jbazel login/));
 });
 
 Deno.test("a key that the orchestrator does not know: exit code 36, and what to do", async () => {

@@ -4,7 +4,7 @@ import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
-import { sentence } from "../../proto/base/errors.ts";
+import { RbsError, sentence } from "../../proto/base/errors.ts";
 import {
   authoritiesFile,
   holderFile,
@@ -18,14 +18,23 @@ import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
 import { findLocalServer, outputBase } from "./output_base.ts";
 import type { RunProgram } from "./programs.ts";
-import { lastOption, rcFiles, type RcStartupOption, readStartupOptions } from "./rc_options.ts";
+import { localBazelLabel } from "./bazel_version.ts";
+import { installCommand } from "./orchestrator_program.ts";
+import { lastOption, type RcStartupOption } from "./rc_options.ts";
+import { shellWord } from "./shell_word.ts";
+import type { Standing } from "./standing.ts";
+import { findStartupOptions } from "./startup_options.ts";
 import type { Settings } from "./settings.ts";
 
-/** What a check found out. `mend` says what to do. */
+/** What a check found out. */
 export interface Finding {
-  level: "ok" | "warn" | "FAIL";
+  /** "skip": there was nothing to look at yet, or what is wrong there is said by another check. */
+  level: "ok" | "warn" | "FAIL" | "skip";
   text: string;
+  /** What to do about it. */
   mend?: string;
+  /** The command line that does it, as a person can type it. */
+  command?: string;
 }
 
 /** What the checks look at. */
@@ -41,23 +50,38 @@ export interface DoctorContext {
   systemRcFiles?: string[];
   /** The effective user. */
   uid: number | null;
+  /** How a person calls jbazel here. */
+  self: string;
+  standing: Standing;
 }
 
 /** A name and a check. A check that throws has failed. */
 type Check = [name: string, check: (context: DoctorContext) => Promise<Finding> | Finding];
 
 const ok = (text: string): Finding => ({ level: "ok", text });
-const warn = (text: string, mend?: string): Finding => ({ level: "warn", text, mend });
-const fail = (text: string, mend?: string): Finding => ({ level: "FAIL", text, mend });
+const skip = (text: string): Finding => ({ level: "skip", text });
+const warn = (text: string, mend?: string, command?: string): Finding => ({ level: "warn", text, mend, command });
+const fail = (text: string, mend?: string, command?: string): Finding => ({ level: "FAIL", text, mend, command });
 
 const GIB = 2 ** 30;
 const INSTALL = (packages: string) => `install it (Debian, Ubuntu: apt install ${packages})`;
+/** The command line that installs packages; undefined where they have other names. */
+const installLine = (packages: string, uid: number | null) =>
+  isFile("/usr/bin/apt") ? `${uid === 0 ? "" : "sudo "}apt install ${packages}` : undefined;
 
-function rcOptions(
-  { workingDirectory, env, systemRcFiles }: DoctorContext,
-): { workspace: string | undefined; options: RcStartupOption[] } {
+async function rcOptions(
+  { workingDirectory, env, systemRcFiles, run }: DoctorContext,
+): Promise<{ workspace: string | undefined; options: RcStartupOption[]; unfollowed: string | undefined }> {
   const workspace = findWorkspace(workingDirectory);
-  return { workspace, options: readStartupOptions(rcFiles(workspace, env("HOME"), systemRcFiles), workspace) };
+  let unfollowed: string | undefined;
+  const options = await findStartupOptions({
+    workspace,
+    home: env("HOME"),
+    systemRcFiles,
+    bazelLabel: () => localBazelLabel(run),
+    warn: (sentence) => unfollowed = sentence,
+  });
+  return { workspace, options, unfollowed };
 }
 
 async function loopback(): Promise<Finding> {
@@ -68,18 +92,25 @@ async function loopback(): Promise<Finding> {
     using _here = await accepted;
     return ok("127.0.0.1 accepts connections");
   } catch (e) {
-    return fail(`127.0.0.1 cannot be used (${sentence(e)})`, "bring the loopback interface up (ip link set lo up)");
+    return fail(
+      `127.0.0.1 cannot be used (${sentence(e)})`,
+      "bring the loopback interface up",
+      "sudo ip link set lo up",
+    );
   }
 }
 
 async function localhost(): Promise<Finding> {
-  const mend = 'add the line "127.0.0.1 localhost" to /etc/hosts, or set RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051';
+  const mend = 'add the line "127.0.0.1 localhost" to /etc/hosts, or name the orchestrator by its number';
+  const command = "export RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051";
   try {
     const addresses = (await lookup("localhost", { all: true })).map((a) => a.address);
     const good = addresses.some((a) => a === "127.0.0.1" || a === "::1");
-    return good ? ok(`localhost is ${addresses.join(", ")}`) : fail(`localhost is ${addresses.join(", ")}`, mend);
+    return good
+      ? ok(`localhost is ${addresses.join(", ")}`)
+      : fail(`localhost is ${addresses.join(", ")}`, mend, command);
   } catch (e) {
-    return fail(`localhost is not known (${sentence(e)})`, mend);
+    return fail(`localhost is not known (${sentence(e)})`, mend, command);
   }
 }
 
@@ -92,10 +123,7 @@ function stateDirectory({ settings, uid }: DoctorContext): Finding {
     if (!(e instanceof Deno.errors.NotFound)) {
       return fail(`${path} cannot be seen (${sentence(e)})`, "check RBS_STATE_DIR");
     }
-    return warn(
-      `${path} is not there yet`,
-      "the orchestrator makes it; if it runs, set RBS_STATE_DIR to its state directory",
-    );
+    return skip(`${path} is not there yet: it comes with the key`);
   }
   if (!info.isDirectory) return fail(`${path} is no directory`, "move it away, or set RBS_STATE_DIR");
   if (uid !== null && info.uid !== null && info.uid !== uid) {
@@ -105,9 +133,10 @@ function stateDirectory({ settings, uid }: DoctorContext): Finding {
     );
   }
   const mode = (info.mode ?? 0) & 0o777;
-  if (mode & 0o077) return fail(`${path} is open to others (mode ${mode.toString(8)})`, `chmod 700 '${path}'`);
+  const chmod = `chmod 700 ${shellWord(path)}`;
+  if (mode & 0o077) return fail(`${path} is open to others (mode ${mode.toString(8)})`, "keep others out", chmod);
   if ((mode & 0o700) !== 0o700) {
-    return fail(`${path} cannot be written (mode ${mode.toString(8)})`, `chmod 700 '${path}'`);
+    return fail(`${path} cannot be written (mode ${mode.toString(8)})`, "permit yourself to write there", chmod);
   }
   return ok(`${path} is yours alone`);
 }
@@ -131,7 +160,26 @@ const DAY_MS = 86_400_000;
 /** Programs renew certificates long before. */
 const EXPIRY_WARNING_DAYS = 5;
 
-function key({ settings }: DoctorContext): Finding {
+function key({ settings, standing, self }: DoctorContext): Finding {
+  const { stateDirectory } = settings;
+  const place = keyDirectory(stateDirectory);
+  const login = `${self} login`;
+  if (standing.keyMissing && standing.nothingListens) return skip("there is none yet: the orchestrator makes it");
+  if (standing.keyMissing && standing.local) {
+    return fail(
+      `there is none in ${place}, though something listens at ${settings.orchestrator}`,
+      "set RBS_STATE_DIR to the state directory of that orchestrator; or, if it is another user's, ask for a token of " +
+        "`orchestrator enrol` and log in",
+      login,
+    );
+  }
+  if (standing.keyMissing) {
+    return fail(
+      `there is none for ${settings.orchestrator} in ${place} yet`,
+      "ask the operator of that orchestrator for a token of `orchestrator enrol`, and log in",
+      login,
+    );
+  }
   try {
     const credentials = readValidCredentials(settings.stateDirectory);
     const user = userOf(credentials);
@@ -141,20 +189,25 @@ function key({ settings }: DoctorContext): Finding {
       ? warn(text, "let the orchestrator of this machine run, or run jbazel login")
       : ok(text);
   } catch (e) {
-    return unusable(e);
+    const found = unusable(e);
+    return /expired at/.test(found.text) && !standing.local ? { ...found, command: login } : found;
   }
 }
 
-/** An error that says "What is wrong: what to do." */
+/** How a sentence goes on that says what to do. */
+const DEED = /^(.*?)(?:: |\. )((?:ask|correct|make|remove|run|see|set|start|use)\b.*?)\.?$/is;
+
+/** The finding of an error that says what is wrong and, mostly, what to do. */
 function unusable(e: unknown): Finding {
-  const [, what, mend] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
+  const [, what, mend] = DEED.exec(sentence(e)) ?? [];
   return fail(what ?? sentence(e), mend);
 }
 
 /** Nobody renews an authority: a person has to. */
 const AUTHORITY_WARNING_DAYS = 30;
 
-function authority({ settings }: DoctorContext): Finding {
+function authority({ settings, standing }: DoctorContext): Finding {
+  if (standing.keyMissing) return skip("there is none yet: it comes with the key");
   const file = authoritiesFile(settings.stateDirectory);
   let text: string;
   try {
@@ -181,7 +234,31 @@ function authority({ settings }: DoctorContext): Finding {
   return days < AUTHORITY_WARNING_DAYS ? warn(found, mend) : ok(found);
 }
 
-async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
+async function orchestrator(context: DoctorContext): Promise<Finding> {
+  const { settings, standing, javabase } = context;
+  if (standing.nothingListens) {
+    return standing.keyMissing
+      ? fail(
+        `none runs on this machine yet (nothing listens at ${settings.orchestrator})`,
+        "start one in the background; if your team has one, run `jbazel login` with a token of it instead",
+        installCommand(javabase, settings.orchestrator),
+      )
+      : fail(
+        `the one of this machine does not run (nothing listens at ${settings.orchestrator})`,
+        "start it in the background; or, if it runs elsewhere, set RBS_ORCHESTRATOR_ADDR",
+        installCommand(javabase, settings.orchestrator),
+      );
+  }
+  if (standing.keyMissing) return skip("it was not asked: there is no key to come with");
+  try {
+    return await askOrchestrator(context);
+  } catch (e) {
+    if (!(e instanceof RbsError)) throw e;
+    return unusable(e);
+  }
+}
+
+async function askOrchestrator({ settings }: DoctorContext): Promise<Finding> {
   using session = new OrchestratorSession(settings);
   const { sessions } = await session.listSessions(undefined, 5_000);
   const ahead = sessions.flatMap((s) => s.lastHeartbeat ? [timestampMs(s.lastHeartbeat)] : []).find((t) =>
@@ -224,20 +301,22 @@ function clock({ settings, javabase }: DoctorContext): Finding {
 /** The version of a Bazel by what `--version` prints; 0 for what tells none, as Debian's build. */
 const majorVersion = (text: string): number => Number(/(\d+)\.\d+/.exec(text)?.[1] ?? 0);
 
-async function bazel({ run }: DoctorContext): Promise<Finding> {
+async function bazel({ run, uid }: DoctorContext): Promise<Finding> {
   const { outcome, code, stdout, stderr } = await run("bazel", ["--version"]);
   if (outcome === "missing") {
-    return fail("there is no bazel on PATH", INSTALL("bazel-bootstrap") + ", or install bazelisk");
+    const mend = INSTALL("bazel-bootstrap") + ", or install bazelisk";
+    return fail("there is no bazel on PATH", mend, installLine("bazel-bootstrap", uid));
   }
   if (outcome === "timeout" || code !== 0) {
     return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "mend or reinstall it");
   }
-  return ok(stdout.split("\n").at(-1) || "bazel");
+  const name = stdout.split("\n").at(-1) || "bazel";
+  return ok(name === "bazel no_version" ? "a bazel that does not tell its version, such as Debian's" : name);
 }
 
 /** Where Bazel's own files lie: its embedded JDK and its sandbox. */
-function installBase(context: DoctorContext): string | undefined {
-  const { workspace, options } = rcOptions(context);
+async function installBase(context: DoctorContext): Promise<string | undefined> {
+  const { workspace, options } = await rcOptions(context);
   const explicit = lastOption(options, "install_base")?.value;
   if (explicit) return explicit;
   const base = outputBase(workspace ?? "/", options, context.env);
@@ -255,7 +334,7 @@ function installBase(context: DoctorContext): string | undefined {
 }
 
 async function jdk(context: DoctorContext): Promise<Finding> {
-  const base = installBase(context);
+  const base = await installBase(context);
   const embedded = base && join(base, "embedded_tools/jdk/bin/java");
   if (embedded && isFile(embedded)) return ok(`Bazel's own, ${embedded}`);
   const home = context.env("JAVA_HOME");
@@ -267,7 +346,11 @@ async function jdk(context: DoctorContext): Promise<Finding> {
     if (home) return ok(`${home}, by JAVA_HOME`);
     // A Bazel from its makers brings its own JDK and unpacks it when it first runs.
     return base
-      ? fail("there is no JDK for Bazel", INSTALL("openjdk-17-jdk-headless"))
+      ? fail(
+        "there is no JDK for Bazel",
+        INSTALL("openjdk-17-jdk-headless"),
+        installLine("openjdk-17-jdk-headless", context.uid),
+      )
       : warn("no JDK on PATH; fine for a Bazel that brings its own", INSTALL("openjdk-17-jdk-headless"));
   }
   const version = /version "(?:1\.)?(\d+)/.exec(stderr)?.[1] ?? "?";
@@ -307,7 +390,7 @@ async function bubblewrap({ run }: DoctorContext): Promise<Finding> {
 
 async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
   const result = await run(...namespaceCommand(uid, ["true"]));
-  if (result.outcome === "missing") return warn("not tried, for want of bwrap", NAMESPACE_FALLBACK);
+  if (result.outcome === "missing") return skip("it was not tried: there is no bwrap");
   if (result.code === 0) return ok(`a mount namespace can be made${uid === 0 ? " (by root)" : ""}`);
   const mend = uid === 0
     ? "permit mounts in this container (CAP_SYS_ADMIN)"
@@ -320,16 +403,16 @@ async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
 }
 
 async function sandbox(context: DoctorContext): Promise<Finding> {
-  const base = installBase(context);
+  const base = await installBase(context);
   const program = base && join(base, "linux-sandbox");
-  if (!program || !isFile(program)) return ok("not tried: Bazel has not unpacked its linux-sandbox yet");
+  if (!program || !isFile(program)) return skip("it was not tried: Bazel has not unpacked its linux-sandbox yet");
   const result = await context.run(...namespaceCommand(context.uid, [program, "--", "/bin/true"]));
-  if (result.outcome === "missing") return warn("not tried, for want of bwrap");
+  if (result.outcome === "missing") return skip("it was not tried: there is no bwrap");
   return result.code === 0 ? ok("linux-sandbox works within the namespace") : warn(
     `linux-sandbox fails within the namespace (${
       result.stderr.split("\n").at(-1) || result.outcome
     }), so actions run in a weaker sandbox`,
-    "see the mount namespace above; in a container, permit nested user namespaces and a new /proc",
+    "mend the mount namespace first, if that fails too; in a container, permit nested user namespaces and a new /proc",
   );
 }
 
@@ -346,34 +429,50 @@ async function javabase(context: DoctorContext): Promise<Finding> {
   const state = inspectJavabase(context.javabase);
   const program = join(context.javabase, "bin/java");
   if (state === "another program") return fail(`${program} is not RBS's`, "set RBS_JAVABASE to RBS's javabase");
-  if (state !== "ours") return fail(`${program} is ${state}`, 'make it with "deno task compile", or set RBS_JAVABASE');
+  const source = join(context.javabase, "../..");
+  const compile = isFile(join(source, "deno.json")) ? `(cd ${shellWord(source)} && deno task compile)` : undefined;
+  const anew = 'make it anew with "deno task compile"';
+  if (state !== "ours") {
+    return fail(`${program} is ${state}`, 'make it with "deno task compile", or set RBS_JAVABASE', compile);
+  }
   // Without a Bazel client's arguments it says what it is.
   const { outcome, stdout, stderr } = await context.run(program, []);
   if (outcome === "missing") return warn(`${program} is there, but this jbazel may not run it`);
-  if (outcome === "timeout") return fail(`${program} does not answer`, 'make it anew with "deno task compile"');
+  if (outcome === "timeout") return fail(`${program} does not answer`, anew, compile);
   return /^rbs: this program stands in for a Bazel server/m.test(stderr) ? ok(program) : fail(
     `${program} does not answer as RBS's (${(stderr || stdout).split("\n")[0] || "it says nothing"})`,
-    'make it anew with "deno task compile"',
+    anew,
+    compile,
   );
 }
 
-function rcLine(context: DoctorContext): Finding {
-  const { options } = rcOptions(context);
+async function rcLine(context: DoctorContext): Promise<Finding> {
+  const { workspace, options, unfollowed } = await rcOptions(context);
   const found = lastOption(options, "server_javabase");
+  if (!found && unfollowed) return warn(unfollowed);
+  const setup = `${context.self} setup`;
   if (!found) {
     return warn(
       "no bazelrc names RBS's javabase: the stock bazel runs locally",
       'run "jbazel setup"; "jbazel build" works without',
+      `${setup} ${workspace ? "--workspace" : "--home"}`,
     );
   }
   const state = inspectJavabase(found.value);
   if (state === "ours") return ok(`${found.file} names ${found.value}`);
+  if (found.value === context.javabase) return skip(`${found.file} names the javabase that fails above`);
   if (state === "another program") {
     return warn(`${found.file} names ${found.value}, which is not RBS's`, 'remove that line, then run "jbazel setup"');
   }
+  const which = found.file === join(workspace ?? "/", ".bazelrc")
+    ? "--workspace"
+    : found.file === join(context.env("HOME") ?? "/", ".bazelrc")
+    ? "--home"
+    : `--rc=${shellWord(found.file)}`;
   return fail(
     `${found.file} names ${found.value}, whose bin/java is ${state}`,
     'run "jbazel setup" anew, or with --remove',
+    `${setup} ${which}`,
   );
 }
 
@@ -388,7 +487,7 @@ function workspaceFound({ workingDirectory }: DoctorContext): Finding {
 }
 
 async function leftovers(context: DoctorContext): Promise<Finding> {
-  const { workspace, options } = rcOptions(context);
+  const { workspace, options } = await rcOptions(context);
   // A proxy ends when its workspace vanishes; one that has not is worth a look.
   const { stdout } = await context.run("ps", ["-A", "-ww", "-o", "pid=,args="]);
   const stale = stdout.split("\n").flatMap((line) => {
@@ -398,7 +497,8 @@ async function leftovers(context: DoctorContext): Promise<Finding> {
   });
   if (stale.length) {
     return warn(
-      `${stale.length} proxies of workspaces that are gone: ${stale.join(", ")}`,
+      `proxies still run for workspaces that are gone: ${stale.join(", ")}`,
+      "end them",
       `kill ${stale.map((s) => s.split(" ")[0]).join(" ")}`,
     );
   }

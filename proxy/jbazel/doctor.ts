@@ -1,34 +1,59 @@
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { CHECKS, type DoctorContext, type Finding } from "./checks.ts";
-import { oneLine } from "./progress.ts";
-import { renderTable } from "./table.ts";
+import { type NamedFinding, nextStep, renderReport } from "./doctor_report.ts";
+import { Progress, type ProgressOutput } from "./progress.ts";
+import { findStanding } from "./standing.ts";
+
+/** Where the doctor works. */
+export interface DoctorOptions extends Omit<DoctorContext, "standing"> {
+  json: boolean;
+  say(line: string): void;
+  progress: ProgressOutput;
+}
 
 /** Runs every check and shows what it found. @returns the exit code: 1 if anything failed */
-export async function runDoctor(context: DoctorContext & { json: boolean; say(line: string): void }): Promise<number> {
-  const findings = await Promise.all(CHECKS.map(async ([name, check]): Promise<Finding & { name: string }> => {
+export async function runDoctor(options: DoctorOptions): Promise<number> {
+  const { say } = options;
+  const findings = withoutRepetitions(await runChecks(options));
+  const failed = findings.some((f) => f.level === "FAIL");
+  const next = nextStep(findings, options);
+  if (options.json) {
+    const checks = findings.map((f) => ({ ...f, mend: f.mend ?? null, command: f.command ?? null }));
+    say(JSON.stringify({ ok: !failed, checks, next }, null, 2));
+  } else {
+    for (const line of renderReport(findings, next)) say(line);
+  }
+  return failed ? 1 : 0;
+}
+
+async function runChecks(options: DoctorOptions): Promise<NamedFinding[]> {
+  const context: DoctorContext = { ...options, standing: await findStanding(options.settings) };
+  const pending = new Set(CHECKS.map(([name]) => name));
+  using progress = new Progress(options.progress, "checking this machine");
+  return await Promise.all(CHECKS.map(async ([name, check]): Promise<NamedFinding> => {
     try {
       return { name, ...await check(context) };
     } catch (e) {
-      return {
-        name,
-        level: "FAIL",
-        text: sentence(e),
-        mend: e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1",
-      };
+      return { name, ...unexpected(e) };
+    } finally {
+      pending.delete(name);
+      // Where lines stay, one is enough.
+      const isRedrawn = options.progress.columns() !== undefined;
+      if (isRedrawn && pending.size > 0) progress.step(`checking ${[...pending].join(", ")}`);
     }
   }));
-  const failed = findings.filter((f) => f.level === "FAIL").length;
-  if (context.json) {
-    context.say(
-      JSON.stringify({ ok: failed === 0, checks: findings.map((f) => ({ ...f, mend: f.mend ?? null })) }, null, 2),
-    );
-  } else {
-    const rows = findings.map((f) => [f.level, f.name, oneLine(f.mend ? `${f.text} -> ${f.mend}` : f.text)]);
-    for (const line of renderTable(rows)) context.say(line);
-    const warnings = findings.filter((f) => f.level === "warn").length;
-    const count = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;
-    context.say("");
-    context.say(failed || warnings ? `${count(failed, "failure")}, ${count(warnings, "warning")}.` : "All is well.");
-  }
-  return failed > 0 ? 1 : 0;
+}
+
+function unexpected(e: unknown): Finding {
+  const mend = e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1";
+  return { level: "FAIL", text: sentence(e), mend };
+}
+
+/** Says each cause once: who finds what an earlier check has found only refers to it. */
+function withoutRepetitions(findings: NamedFinding[]): NamedFinding[] {
+  return findings.map((f, i) => {
+    const first = findings.findIndex((other) => other.level === f.level && other.text === f.text);
+    if (first === i || (f.level !== "FAIL" && f.level !== "warn")) return f;
+    return { name: f.name, level: "skip", text: `see "${findings[first].name}"` };
+  });
 }

@@ -4,6 +4,8 @@ export const VERSION = "0.1.0";
 /** What `jbazel --help` prints. */
 export const HELP = `jbazel: Bazel on a build server that stays warm
 
+New here? "jbazel doctor" looks at this machine and ends with the one command to run next.
+
 Examples:
   jbazel build //...                  build as "bazel build //..." does, on the build server
   jbazel test //my:test -c opt        any Bazel command, with any of its options
@@ -11,10 +13,11 @@ Examples:
   jbazel setup --workspace            let the stock "bazel" use the build server too
   jbazel login                        become known to an orchestrator elsewhere, by a token
   jbazel status                       what runs for you, and where
-  jbazel doctor                       what is wrong on this machine, and how to mend it
+  jbazel doctor                       what is wrong on this machine, and the one command to run next
+  jbazel completion bash              completion for a shell: bash, zsh or fish
 
 Usage: jbazel [STARTUP OPTIONS] COMMAND [OPTIONS] [TARGETS]   a Bazel command, passed on untouched
-       jbazel setup | login | status | doctor [OPTIONS]       jbazel's own; each has --help
+       jbazel setup | login | status | doctor | completion    jbazel's own; each has --help
        jbazel --help | --version                              about jbazel
 
 Bazel commands work from any directory of a workspace and need no setup. Where the orchestrator runs with

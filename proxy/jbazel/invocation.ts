@@ -1,5 +1,5 @@
 /** The verbs that are jbazel's own; everything else is Bazel's. */
-export const VERBS = ["setup", "login", "status", "doctor"] as const;
+export const VERBS = ["setup", "login", "status", "doctor", "completion"] as const;
 export type Verb = typeof VERBS[number];
 
 /** What a command line asks for. */

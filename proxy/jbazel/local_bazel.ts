@@ -53,7 +53,7 @@ const NO_CLIENT =
   "install Bazel or Bazelisk on this machine.";
 
 /** What a local Bazel gets of our environment, and " (without …)" where that is not all. */
-function localEnvironment(): { env: Record<string, string>; without: string } {
+export function localEnvironment(): { env: Record<string, string>; without: string } {
   // The local Bazel may meet the proxy, by the user's bazelrc: RBS's own variables are for it.
   const all = Deno.env.toObject();
   const own = Object.entries(all).filter(([name]) => name.startsWith("RBS_") && !name.startsWith(HIDDEN_PREFIX));

@@ -20,7 +20,14 @@ export interface LoginContext {
  * enrol`. @returns the exit code. Throws an RbsError.
  */
 export async function runLogin({ stateDirectory, readToken, say }: LoginContext): Promise<number> {
-  const invitation = readInvitation((await readToken() ?? "").trim());
+  const typed = (await readToken() ?? "").trim();
+  if (typed === "") {
+    throw usage(
+      "login: no token was given: ask the orchestrator's operator for the line that `orchestrator enrol USER` prints, and " +
+        "give it on standard input.",
+    );
+  }
+  const invitation = readInvitation(typed);
   if (!invitation) {
     throw usage(
       "login: that is no token: ask the orchestrator's operator for the line that `orchestrator enrol USER` prints, and " +

@@ -84,7 +84,8 @@ test("who is not the orchestrator of the token is told nothing", async () => {
 
 test("what is no token is refused", async () => {
   await using t = await start();
-  for (const word of ["", "secret-token", "rbs1.", "rbs1.WzFd", "rbs1.bm90IGpzb24", `rbs1.${"A".repeat(5000)}`]) {
+  for (const nothing of ["", " \n"]) await refused(t.login(nothing), /^login: no token was given: ask /);
+  for (const word of ["secret-token", "rbs1.", "rbs1.WzFd", "rbs1.bm90IGpzb24", `rbs1.${"A".repeat(5000)}`]) {
     await refused(t.login(word), /^login: that is no token/);
   }
   const good = { address: "[::1]:5", fingerprint: "a".repeat(64), trustDomain: "x.y", token: "t" };

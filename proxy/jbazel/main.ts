@@ -5,12 +5,21 @@ import { HELP, VERSION } from "./help.ts";
 import { parseInvocation } from "./invocation.ts";
 import { defaultJavabase } from "./javabase.ts";
 import { writeAll, writeTextSync } from "./output.ts";
+import { ownCommand } from "./own_command.ts";
+import type { ProgressOutput } from "./progress.ts";
 import { readSettings, usage } from "./settings.ts";
 import { processSignals } from "./signals.ts";
 import { openTerminal } from "./terminal.ts";
 
-/** The javabase that belongs to this jbazel. */
-const ownJavabase = () => defaultJavabase(Deno.build.standalone ? Deno.execPath() : import.meta.url);
+/** Where this jbazel is. */
+const program = () => Deno.build.standalone ? Deno.execPath() : import.meta.url;
+/** The javabase that belongs to it. */
+const ownJavabase = () => defaultJavabase(program());
+
+const progress: ProgressOutput = {
+  write: (text) => writeTextSync(Deno.stderr, text),
+  columns: () => Deno.stderr.isTerminal() ? Deno.consoleSize().columns || 80 : undefined,
+};
 
 async function main(args: string[]): Promise<number> {
   const invocation = parseInvocation(args);
@@ -28,7 +37,11 @@ async function main(args: string[]): Promise<number> {
         workingDirectory: workingDirectory(),
         env: (name) => Deno.env.get(name),
         defaultJavabase: ownJavabase(),
+        self: ownCommand(program(), Deno.env.get("PATH")),
         say: (line) => writeTextSync(Deno.stdout, `${line}\n`),
+        warn: (sentence) => writeTextSync(Deno.stderr, `jbazel: warning: ${sentence}\n`),
+        progress,
+        signals: processSignals,
         readToken: async () => {
           if (Deno.stdin.isTerminal()) return prompt("Token:") ?? undefined;
           return await new Response(Deno.stdin.readable).text();
@@ -50,10 +63,7 @@ async function main(args: string[]): Promise<number> {
           terminal: openTerminal(),
           signals: processSignals,
         },
-        progress: {
-          write: (text) => writeTextSync(Deno.stderr, text),
-          columns: () => Deno.stderr.isTerminal() ? Deno.consoleSize().columns || 80 : undefined,
-        },
+        progress,
         javabase: () => Deno.env.get("RBS_JAVABASE") || ownJavabase(),
       });
   }

@@ -69,10 +69,13 @@ Deno.test("the program runs a Bazel command with its own permissions, and no mor
   }
 });
 
+const NO_ORCHESTRATOR =
+  /^jbazel: No build server can be had, because the program that starts them[^\n]*127\.0\.0\.1:1\)[^\n]*orchestrator'? install --port=1`[^\n]*\n$/;
+
 Deno.test("the program's mistakes and failures are one sentence each, on stderr", async () => {
   using place = new TestPlace();
   const cases: [string[], Record<string, string>, number, RegExp][] = [
-    [["build"], {}, 36, /^jbazel: There is no key at [^\n]*\n$/],
+    [["build"], { RBS_ORCHESTRATOR_ADDR: "127.0.0.1:1" }, 36, NO_ORCHESTRATOR],
     [
       ["build"],
       { RBS_FALLBACK: "maybe" },
@@ -80,9 +83,11 @@ Deno.test("the program's mistakes and failures are one sentence each, on stderr"
       /^jbazel: RBS_FALLBACK must be "local" or "error", but it is "maybe"\.\n$/,
     ],
     [["build"], { RBS_ORCHESTRATOR_ADDR: "nowhere" }, 2, /^jbazel: RBS_ORCHESTRATOR_ADDR must be HOST:PORT[^\n]*\n$/],
-    [["status"], {}, 1, /^jbazel: There is no key at [^\n]*\n$/],
+    [["status"], { RBS_ORCHESTRATOR_ADDR: "127.0.0.1:1" }, 1, NO_ORCHESTRATOR],
     [["status", "--bogus"], {}, 2, /^jbazel: status: unknown option '--bogus'; see "jbazel status --help"\.\n$/],
     [["doctor", "too", "much"], {}, 2, /^jbazel: doctor: too many arguments[^\n]*\n$/],
+    [["completion"], {}, 2, /^jbazel: completion: missing required argument 'shell'; see [^\n]*\n$/],
+    [["completion", "tcsh"], {}, 2, /^jbazel: completion: [^\n]*Allowed choices are bash, zsh, fish; see [^\n]*\n$/],
     [["setup", "--home", "--workspace"], {}, 2, /^jbazel: --workspace and --home exclude each other[^\n]*\n$/],
   ];
   for (const [args, env, code, stderr] of cases) {

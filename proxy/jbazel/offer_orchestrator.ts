@@ -1,6 +1,6 @@
-import { dirname, join } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
 import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
+import { installCommand, orchestratorProgram, portOf } from "./orchestrator_program.ts";
 import type { RunProgram } from "./programs.ts";
 
 /** What `jbazel setup` knows when it is done. */
@@ -25,13 +25,17 @@ const INSTALL_MS = 120_000;
 export async function offerOrchestrator({ orchestrator, javabase, run, say, ask }: OfferContext): Promise<void> {
   const addresses = new OrchestratorAddresses(orchestrator);
   if (!await addresses.areRefused()) return;
-  const program = join(dirname(javabase), "orchestrator");
+  const program = orchestratorProgram(javabase);
   const answer = ask?.(`No orchestrator listens on ${orchestrator}. Start one in the background now, [y]es or [n]o?`);
   if (!/^y(es)?$/i.test(answer?.trim() ?? "")) {
-    say(`No orchestrator listens on ${orchestrator} yet: \`${program} install\` starts one in the background.`);
+    say(
+      `No orchestrator listens on ${orchestrator} yet: \`${
+        installCommand(javabase, orchestrator)
+      }\` starts one in the background.`,
+    );
     return;
   }
-  const port = /:(\d+)$/.exec(addresses.current)?.[1];
+  const port = portOf(orchestrator);
   const { outcome, code, stdout, stderr } = await run(program, ["install", `--port=${port}`], INSTALL_MS);
   for (const line of stdout.split("\n")) if (line !== "") say(line);
   if (outcome === "ran" && code === 0) return;

@@ -33,7 +33,7 @@ Deno.test("setup only says how to start one for a no, and where there is nobody 
   for (const answer of ["n", "", undefined]) {
     const { ran, said } = await offer(answer);
     assert.deepEqual(ran, []);
-    assert.match(said[0], /yet: `\/opt\/rbs\/dist\/orchestrator install` starts one in the background\.$/);
+    assert.match(said[0], /yet: `orchestrator install --port=1` starts one in the background\.$/);
   }
 });
 

@@ -224,7 +224,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
         const why = /E[A-Z]{4,}/.exec(error.message)?.[0];
         const reason = why === "ECONNREFUSED" ? "nothing listens there" : why ?? "no connection";
         return environmentError(
-          `No orchestrator can be reached at ${address} (${reason}): start one with "orchestrator install", or set ` +
+          `No orchestrator can be reached at ${address} (${reason}): ${remedy(address)}, or correct ` +
             `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
           error,
         );
@@ -276,6 +276,13 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
     default:
       return environmentError(`The orchestrator at ${address} failed: ${error.message}`, error);
   }
+}
+
+/** What to do about an orchestrator that does not answer. One elsewhere cannot be started from here. */
+function remedy(address: string): string {
+  return new OrchestratorAddresses(address.replaceAll(" or ", ",")).areLocal
+    ? 'start one with "orchestrator install"'
+    : "ask its operator whether it runs";
 }
 
 function environmentError(message: string, cause: unknown, culprit?: "caller"): RbsError {

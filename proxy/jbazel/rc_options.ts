@@ -1,4 +1,5 @@
 import { dirname, join } from "node:path";
+import { followsConditional } from "./bazel_version.ts";
 
 /** A startup option as rc files give it. */
 export interface RcStartupOption {
@@ -8,15 +9,38 @@ export interface RcStartupOption {
   file: string;
 }
 
+/** A `try-import-if-bazel-version` line of which nobody knows whether Bazel follows it. */
+export interface UndecidedImport {
+  /** The line's words, with single spaces between them. */
+  line: string;
+  /** The rc file that has the line. */
+  file: string;
+  /** The startup options that the line would bring in. */
+  options: RcStartupOption[];
+}
+
+/** What rc files say about Bazel's start. */
+export interface RcReading {
+  /** In the order in which Bazel reads them: the later wins. */
+  options: RcStartupOption[];
+  undecided: UndecidedImport[];
+}
+
+/** The startup options of rc files, without what depends on Bazel's version. */
+export function readStartupOptions(files: string[], workspace?: string): RcStartupOption[] {
+  return readRc(files, workspace).options;
+}
+
 /**
- * The startup options of rc files, in the order in which Bazel reads them: the later wins.
+ * Reads rc files.
  *
  * @param files Absolute; those that are not there are passed over.
+ * @param bazel What Bazel calls itself, such as "8.7.0". Undefined: lines that depend on it stay undecided.
  */
-export function readStartupOptions(files: string[], workspace?: string): RcStartupOption[] {
-  const options: RcStartupOption[] = [];
+export function readRc(files: string[], workspace?: string, bazel?: string): RcReading {
+  const undecided: UndecidedImport[] = [];
   const reading: string[] = [];
-  const read = (file: string) => {
+  const read = (file: string, options: RcStartupOption[]) => {
     // Bazel refuses an import loop; we only have to survive it.
     if (reading.includes(file) || reading.length > 30) return;
     let text: string;
@@ -26,19 +50,40 @@ export function readStartupOptions(files: string[], workspace?: string): RcStart
       return;
     }
     reading.push(file);
-    for (const line of text.replaceAll("\\\n", "").split("\n")) {
+    for (const line of text.replaceAll(/\\\r?\n/g, "").split("\n")) {
       const [command, ...words] = splitRcLine(line);
       if (command === "startup") {
         for (const option of words) options.push({ option, file });
-      } else if ((command === "import" || command === "try-import") && words[0]) {
-        const path = words[0].replace(/^%workspace%/, workspace ?? "%workspace%");
-        read(path.startsWith("/") ? path : join(dirname(file), path));
+        continue;
+      }
+      const path = importedPath(command, words);
+      if (path === undefined) continue;
+      const named = path.replace(/^%workspace%/, workspace ?? "%workspace%");
+      const absolute = named.startsWith("/") ? named : join(dirname(file), named);
+      if (command !== CONDITIONAL) {
+        read(absolute, options);
+      } else if (bazel === undefined) {
+        const entry: UndecidedImport = { line: [command, ...words].join(" "), file, options: [] };
+        read(absolute, entry.options);
+        undecided.push(entry);
+      } else if (followsConditional(bazel, words[0])) {
+        read(absolute, options);
       }
     }
     reading.pop();
   };
-  files.forEach(read);
-  return options;
+  const options: RcStartupOption[] = [];
+  for (const file of files) read(file, options);
+  return { options, undecided };
+}
+
+/** `try-import-if-bazel-version CONDITION FILE`, of Bazel 8.7.0, and of 9.0.0 and later. */
+const CONDITIONAL = "try-import-if-bazel-version";
+
+/** The file that an rc line imports; undefined for lines that import none. */
+function importedPath(command: string | undefined, words: string[]): string | undefined {
+  if (command === CONDITIONAL) return words.length === 2 ? words[1] : undefined;
+  return command === "import" || command === "try-import" ? words[0] || undefined : undefined;
 }
 
 /** The machine's rc files: Debian's package's, and everybody else's. */

@@ -5,8 +5,12 @@ import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
 import { findLocalServer, outputBase } from "./output_base.ts";
 import { oneLine } from "./progress.ts";
-import { lastOption, rcFiles, readStartupOptions } from "./rc_options.ts";
+import { localBazelLabel } from "./bazel_version.ts";
+import { runProgram } from "./programs.ts";
+import { lastOption } from "./rc_options.ts";
 import type { Settings } from "./settings.ts";
+import { findStartupOptions } from "./startup_options.ts";
+import { explainUnreachable } from "./unreachable.ts";
 import { renderAge, renderTable } from "./table.ts";
 
 /** Where it happens. */
@@ -17,10 +21,23 @@ export interface StatusContext {
   env(name: string): string | undefined;
   json: boolean;
   say(line: string): void;
+  /** Hears what is no part of the answer. */
+  warn(sentence: string): void;
+  /** The command line that starts an orchestrator here. */
+  installCommand: string;
+}
+
+/** Shows the user's sessions, or says why none can be asked for. @returns the exit code */
+export async function runStatus(context: StatusContext): Promise<number> {
+  try {
+    return await showStatus(context);
+  } catch (e) {
+    throw await explainUnreachable(e, context.settings, context.installCommand);
+  }
 }
 
 /** Shows the user's sessions, and how the workspace of the working directory stands. @returns the exit code */
-export async function runStatus(context: StatusContext): Promise<number> {
+async function showStatus(context: StatusContext): Promise<number> {
   const { say, settings } = context;
   const workspace = findWorkspace(context.workingDirectory);
   using orchestrator = new OrchestratorSession(settings);
@@ -121,8 +138,13 @@ function isHere(
   return session.repo_hash === here?.repo_hash && (session.server_id ?? here.server_id) === here.server_id;
 }
 
-async function localState(workspace: string, orchestrator: OrchestratorSession, { env }: StatusContext) {
-  const options = readStartupOptions(rcFiles(workspace, env("HOME")), workspace);
+async function localState(workspace: string, orchestrator: OrchestratorSession, { env, warn }: StatusContext) {
+  const options = await findStartupOptions({
+    workspace,
+    home: env("HOME"),
+    bazelLabel: () => localBazelLabel(runProgram),
+    warn,
+  });
   const javabase = lastOption(options, "server_javabase");
   const base = outputBase(workspace, options, env);
   const server = await findLocalServer(base);

@@ -17,7 +17,10 @@ async function status(place: TestPlace, orchestrator: FakeOrchestrator, json: bo
   };
   const env = (name: string) => ({ HOME: place.root, USER: "ada" })[name];
   const say = (line: string) => void said.push(line);
-  assert.equal(await runStatus({ settings, workingDirectory: `${place.workspace}/pkg`, env, json, say }), 0);
+  const warn = (line: string) => assert.fail(line);
+  const installCommand = "orchestrator install";
+  const workingDirectory = `${place.workspace}/pkg`;
+  assert.equal(await runStatus({ settings, workingDirectory, env, json, say, warn, installCommand }), 0);
   return said.join("\n");
 }
 

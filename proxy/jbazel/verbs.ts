@@ -1,14 +1,20 @@
-import { Command, CommanderError, Option } from "commander";
+import { Argument, Command, CommanderError, Option } from "commander";
 import { resolve } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
+import type { CompletedOption, CompletedVerb } from "./completed_verb.ts";
+import { completionScript, type Shell, SHELLS } from "./completion.ts";
 import { runDoctor } from "./doctor.ts";
-import type { Verb } from "./invocation.ts";
+import { tryFirstCommand } from "./first_command.ts";
+import { type Verb, VERBS } from "./invocation.ts";
 import { runLogin } from "./login.ts";
 import { offerOrchestrator } from "./offer_orchestrator.ts";
+import { installCommand } from "./orchestrator_program.ts";
 import { runProgram } from "./programs.ts";
+import type { ProgressOutput } from "./progress.ts";
 import { readSettings, type SettingOptions } from "./settings.ts";
 import { runSetup } from "./setup.ts";
+import type { SignalSource } from "./signals.ts";
 import { runStatus } from "./status.ts";
 
 /** What a verb works with. */
@@ -18,7 +24,13 @@ export interface VerbContext {
   env(name: string): string | undefined;
   /** The javabase that belongs to this jbazel. */
   defaultJavabase: string;
+  /** How a person calls this jbazel. */
+  self: string;
   say(line: string): void;
+  /** What is no part of the answer. */
+  warn(sentence: string): void;
+  progress: ProgressOutput;
+  signals: SignalSource;
   /** Reads the token of `jbazel login`. */
   readToken(): Promise<string | undefined>;
   /** Asks a person; undefined when there is none. */
@@ -48,6 +60,49 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
   return exitCode;
 }
 
+/** The verbs, each in a few words. */
+const SUMMARIES: Record<Verb, string> = {
+  setup: "let the stock bazel use the build server",
+  login: "become known to an orchestrator elsewhere",
+  status: "what runs for you, and where",
+  doctor: "what is wrong on this machine, and what to do next",
+  completion: "completion for bash, zsh or fish",
+};
+
+/** What `jbazel setup` takes, apart from the choice of a file. */
+interface SetupFlags {
+  javabase?: string;
+  print?: boolean;
+  remove?: boolean;
+  try: boolean;
+}
+
+/** What a shell can complete, by the same definitions that the command lines are read by. */
+function completedVerbs(context: VerbContext): CompletedVerb[] {
+  return VERBS.map((name) => {
+    const command = commandOf(name, context, () => {});
+    return {
+      name,
+      description: command.summary(),
+      options: [...command.options.map(completedOption), HELP_OPTION],
+      words: command.registeredArguments.flatMap((a) => a.argChoices ?? []),
+    };
+  });
+}
+
+const HELP_OPTION: CompletedOption = { names: ["--help", "-h"], description: "show this", value: "none" };
+
+function completedOption({ long, short, flags, description, required }: Option): CompletedOption {
+  const value = !required
+    ? "none"
+    : flags.includes("<dir>")
+    ? "directory"
+    : flags.includes("<file>")
+    ? "file"
+    : "other";
+  return { names: [long, short].filter((n) => n != null), description, value };
+}
+
 function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
   const { say, env, workingDirectory } = context;
   const command = new Command(`jbazel ${verb}`)
@@ -75,8 +130,9 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
 
   switch (verb) {
     case "setup":
-      command.description(
-        "Lets the stock bazel use the build server: writes one startup line into a bazelrc, or takes it out.",
+      command.summary(SUMMARIES.setup).description(
+        "Lets the stock bazel use the build server: writes one startup line into a bazelrc, or takes it out. Then proves that " +
+          "it works by a first `bazel info release`. Exit code 1: that failed, and the line stays written.",
       );
       option("--workspace", "the workspace's .bazelrc", "RBS_SETUP_WORKSPACE");
       option("--home", "~/.bazelrc", "RBS_SETUP_HOME");
@@ -84,8 +140,14 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       javabase();
       option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
       option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
-      examples("jbazel setup --workspace", "jbazel setup --home --print", "jbazel setup --workspace --remove");
-      return command.action(async (opts: { javabase?: string; print?: boolean; remove?: boolean }) => {
+      option("--no-try", "run no first command", "RBS_SETUP_NO_TRY");
+      examples(
+        "jbazel setup --workspace            # at a desk",
+        "jbazel setup --home --no-try        # where an image is made",
+        "jbazel setup --home --print",
+        "jbazel setup --workspace --remove",
+      );
+      return command.action(async (opts: SetupFlags) => {
         const javabase = opts.javabase || context.defaultJavabase;
         const exitCode = runSetup({
           ...opts,
@@ -101,14 +163,15 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
           ask: context.ask,
         });
         if (exitCode === 0 && !opts.print && !opts.remove) {
-          const { orchestrator } = readSettings({});
+          const settings = readSettings({});
           const where = resolve(workingDirectory, javabase);
-          await offerOrchestrator({ orchestrator, javabase: where, run: runProgram, say, ask: context.ask });
+          await offerOrchestrator({ ...settings, javabase: where, run: runProgram, say, ask: context.ask });
+          if (opts.try) await tryFirstCommand({ ...context, settings, javabase: where });
         }
         done(exitCode);
       });
     case "login":
-      command.description(
+      command.summary(SUMMARIES.login).description(
         "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
           "and has it certified.",
       );
@@ -120,17 +183,20 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
         )
       );
     case "status":
-      command.description(
+      command.summary(SUMMARIES.status).description(
         "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator could be asked.",
       );
       connection();
       examples("jbazel status", "jbazel status --json");
-      return command.action(async (opts: SettingOptions & { json?: boolean }) =>
-        done(await runStatus({ settings: readSettings(opts), workingDirectory, env, json: opts.json ?? false, say }))
-      );
+      return command.action(async (opts: SettingOptions & { json?: boolean }) => {
+        const settings = readSettings(opts);
+        const install = installCommand(context.defaultJavabase, settings.orchestrator);
+        done(await runStatus({ ...context, settings, json: opts.json ?? false, installCommand: install }));
+      });
     case "doctor":
-      command.description(
-        "Checks what can be wrong on this machine, and says how to mend it. Exit code 1: something failed.",
+      command.summary(SUMMARIES.doctor).description(
+        "Checks what can be wrong on this machine, says how to mend it, and ends with the one command to run next. Exit code " +
+          "1: something failed.",
       );
       connection();
       javabase();
@@ -138,16 +204,29 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       return command.action(async (opts: SettingOptions & { json?: boolean; javabase?: string }) =>
         done(
           await runDoctor({
+            ...context,
             settings: readSettings(opts),
-            workingDirectory,
-            javabase: opts.javabase || context.defaultJavabase,
-            env,
+            javabase: resolve(workingDirectory, opts.javabase || context.defaultJavabase),
             run: runProgram,
             uid: Deno.uid(),
             json: opts.json ?? false,
-            say,
           }),
         )
       );
+    case "completion":
+      command.summary(SUMMARIES.completion).description(
+        "Prints a script by which a shell completes jbazel's command lines: its own commands and their options; the rest as " +
+          "for bazel, where Bazel's own completion is installed.",
+      );
+      command.addArgument(new Argument("<shell>", "the shell").choices(SHELLS));
+      examples(
+        "source <(jbazel completion bash)    # in ~/.bashrc",
+        "source <(jbazel completion zsh)     # in ~/.zshrc, after compinit",
+        "jbazel completion fish | source     # in ~/.config/fish/config.fish",
+      );
+      return command.action((shell: Shell) => {
+        say(completionScript(shell, completedVerbs(context)));
+        done(0);
+      });
   }
 }

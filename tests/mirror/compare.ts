@@ -153,7 +153,7 @@ export class Mirror implements AsyncDisposable {
     }
     const links = `for link in bazel-*; do if [ -L "$link" ]; then rm -- "$link"; fi; done`;
     await output(["sh", "-c", links], { cwd: workspace.path });
-    await output([PROGRAMS.jbazel, "setup", "--workspace"], { cwd: workspace.path, env: workspace.env });
+    await output([PROGRAMS.jbazel, "setup", "--workspace", "--no-try"], { cwd: workspace.path, env: workspace.env });
     return { workspace, cluster, stock };
   }
 

@@ -1,0 +1,102 @@
+import { localEnvironment } from "./local_bazel.ts";
+import type { SignalSource } from "./signals.ts";
+
+/** How a program ended. */
+export interface BoundedResult {
+  outcome: "ran" | "timeout" | "interrupted";
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Where it runs. */
+export interface BoundedOptions {
+  /** Absolute. */
+  cwd: string;
+  timeoutMs: number;
+  signals: SignalSource;
+  /** Hears each line of the error output as it comes. */
+  onErrorLine(line: string): void;
+}
+
+/** A program that was asked to end has this long. Milliseconds. */
+const GRACE_MS = 5_000;
+/** What a program has left running may hold its outputs open. Milliseconds. */
+const DRAIN_MS = 500;
+
+/**
+ * Runs a program without input to its end, for some time at most; a signal ends it sooner. It never outlives the call.
+ * Throws what Deno throws for a program that cannot be started.
+ */
+export async function runBounded(program: string, args: string[], options: BoundedOptions): Promise<BoundedResult> {
+  const child = new Deno.Command(program, {
+    args,
+    cwd: options.cwd,
+    clearEnv: true,
+    env: localEnvironment().env,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  using cleanup = new DisposableStack();
+  let outcome: BoundedResult["outcome"] = "ran";
+  const end = (reason: "timeout" | "interrupted") => {
+    if (outcome !== "ran") return;
+    outcome = reason;
+    kill(child, "SIGTERM");
+    const hard = setTimeout(() => kill(child, "SIGKILL"), GRACE_MS);
+    cleanup.defer(() => clearTimeout(hard));
+  };
+  const timer = setTimeout(() => end("timeout"), options.timeoutMs);
+  cleanup.defer(() => clearTimeout(timer));
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    cleanup.defer(options.signals.on(signal, () => end("interrupted")));
+  }
+  const out = new Collected(child.stdout), err = new Collected(child.stderr, options.onErrorLine);
+  const { code } = await child.status;
+  await Promise.race([Promise.all([out.end, err.end]), pause(DRAIN_MS, cleanup)]);
+  out.stop();
+  err.stop();
+  return { outcome, code, stdout: out.text, stderr: err.text };
+}
+
+/** What a program has written so far. */
+class Collected {
+  text = "";
+  readonly end: Promise<void>;
+  readonly #reader: ReadableStreamDefaultReader<string>;
+
+  constructor(stream: ReadableStream<Uint8Array<ArrayBuffer>>, onLine: (line: string) => void = () => {}) {
+    this.#reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+    this.end = this.#read(onLine).catch(() => {});
+  }
+
+  async #read(onLine: (line: string) => void): Promise<void> {
+    let rest = "";
+    for (;;) {
+      const { value, done } = await this.#reader.read();
+      if (done) return;
+      this.text += value;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) if (line.trim() !== "") onLine(line.trim());
+    }
+  }
+
+  stop(): void {
+    this.#reader.cancel().catch(() => {});
+  }
+}
+
+function kill(child: Deno.ChildProcess, signal: Deno.Signal): void {
+  try {
+    child.kill(signal);
+  } catch { /* it has ended */ }
+}
+
+function pause(ms: number, cleanup: DisposableStack): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    cleanup.defer(() => clearTimeout(timer));
+  });
+}
