@@ -3,6 +3,8 @@
  * on standard input, and reads from standard output where it listens.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
+import { formatHostPort } from "../proto/base/host_port.ts";
+import { pause } from "../proto/base/timers.ts";
 import { readClientShell } from "../proto/bazel/client_shell.ts";
 import { RbsError, sentence } from "../proto/base/errors.ts";
 import type { Start } from "../proto/contract/gen/rbs/v1/command_pb.ts";
@@ -118,7 +120,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     );
   });
   const server = new RpcServer({
-    address: flags.host.includes(":") ? `[${flags.host}]:0` : `${flags.host}:0`,
+    address: formatHostPort(flags.host, 0),
     credentials: identity.credentials,
     accepts: (caller) => gate.accepts(caller),
     authorize: (path, context) => gate.authorize(path, context),
@@ -260,7 +262,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
 
 async function endSession(session: SessionParts, graceMs: number): Promise<void> {
   session.upstream.close();
-  await Promise.race([session.commands.cancelAll(graceMs), after(graceMs + 500)]);
+  await Promise.race([session.commands.cancelAll(graceMs), pause(graceMs + 500)]);
   await session.bazel.stop();
   await session.namespace.close();
   session.synced?.workspace.close();
@@ -406,10 +408,6 @@ function announce(port: number, commandPort: number): boolean {
 /** Tells whoever started the agent something. Throws when nobody reads it. */
 function print(line: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
-}
-
-function after(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 if (import.meta.main) {

@@ -2,6 +2,7 @@
  * Everything of the proxy but the handshake: loaded after the first Ping, since the client waits for that.
  * Decides when the process ends.
  */
+import { exists } from "../proto/base/files.ts";
 import { clientShellOptions } from "../proto/bazel/client_shell.ts";
 import { cloudRegion } from "./session/cloud_metadata.ts";
 import { Commands } from "./commands/commands.ts";
@@ -86,13 +87,4 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
     else setTimeout(() => end("SIGTERM", 143), CANCEL_MS);
   });
   return { commands };
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
 }

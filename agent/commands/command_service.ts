@@ -18,6 +18,7 @@
  */
 import { fromBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
+import { unref } from "../../proto/base/timers.ts";
 import { changeRun, isForShutdown, readRunRequest, type RunRequest } from "../../proto/bazel/run_request.ts";
 import { ResponseField } from "../../proto/bazel/run_response.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
@@ -262,7 +263,7 @@ export class CommandService {
     const { graceMs, closedMs = CLOSED_MS } = this.#parts;
     const patience = { closed: closedMs, reset: RESET_MS, silent: graceMs }[lost];
     command.orphaned = setTimeout(() => this.#abandon(command), Math.min(patience, graceMs));
-    Deno.unrefTimer(command.orphaned as unknown as number);
+    unref(command.orphaned);
   }
 
   #abandon(command: Command): void {

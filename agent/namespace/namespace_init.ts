@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { unref } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { readControlFile, removeControlFile, writeControlFile } from "./control_files.ts";
 import { Beneath } from "../files/beneath.ts";
@@ -184,7 +185,7 @@ export class SessionInit {
       init.#namespace = pidNamespaceOf(init.pid);
       if (init.#namespace) init.#first = new HeldProcess(init.#namespace.first);
       init.#asking = setInterval(() => init.#ask(), options.askMs ?? 5_000);
-      Deno.unrefTimer(init.#asking as unknown as number);
+      unref(init.#asking);
       return init;
     } finally {
       clearTimeout(timer);

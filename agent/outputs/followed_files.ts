@@ -2,6 +2,7 @@
  * Files that a command's options name, while it writes them: the developer's machine gets what is new of them again and
  * again, as a Bazel server beside it would write it. Somebody may be reading along, or there is a pipe and no file.
  */
+import { unref } from "../../proto/base/timers.ts";
 import { type Files, type OpenFile } from "../../proto/tree/files.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeName } from "../../proto/tree/names.ts";
@@ -58,11 +59,11 @@ export class FollowedFiles {
       this.#working = this.#send(this.#paths, take).catch(() => {}).then(() => {
         if (this.#ended) return;
         this.#timer = setTimeout(step, STEP_MS);
-        Deno.unrefTimer(this.#timer as unknown as number);
+        unref(this.#timer);
       });
     };
     this.#timer = setTimeout(step, STEP_MS);
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   /** The command has ended: sends the rest of what was begun, of pipes, and what is small. Never rejects. */

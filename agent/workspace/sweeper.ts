@@ -1,4 +1,5 @@
 /** How long a command waits for a pass that can be done so quickly. Milliseconds. */
+import { unref } from "../../proto/base/timers.ts";
 const QUICK_MS = 100;
 /** After a longer pass there is none for so many times what it took: that is 5 % of a processor. */
 const PAUSE = 20;
@@ -34,7 +35,7 @@ export class Sweeper implements Disposable {
   #schedule(): void {
     const pause = this.#tookMs <= QUICK_MS ? 0 : this.#endedAt + PAUSE * this.#tookMs - performance.now();
     this.#timer = setTimeout(() => this.#begin(), Math.max(AFTER_MS, pause));
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   /** Resolves when no pass is due or under way; soon in any case. */

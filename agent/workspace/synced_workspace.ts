@@ -8,6 +8,7 @@
  * What is known saves reading, no more: the session's own programs can write here too, so each manifest is made by a look.
  */
 import { dirname } from "node:path";
+import { unref } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
@@ -517,7 +518,7 @@ export class SyncedWorkspace {
       }
       this.#saveTookMs = performance.now() - began;
     }, Math.max(this.#options.saveMs ?? least, SAVE_SHARE * this.#saveTookMs));
-    Deno.unrefTimer(this.#saveTimer as unknown as number);
+    unref(this.#saveTimer);
   }
 
   /** Entries are never changed, only replaced: they can be written while others work. */

@@ -2,6 +2,7 @@
  * Collects what strangers have left behind: their connections, and the buffers in which their bytes came. V8 does so by
  * itself when buffers outside of its heap have grown by 64 MB, and not at all when nothing more comes.
  */
+import { unref } from "./timers.ts";
 
 /** A collection stops the program for 20 to 40 ms, so that there is one in this time at most. Milliseconds. */
 const PAUSE_MS = 400;
@@ -56,6 +57,6 @@ export class Garbage {
       this.#ended = 0;
       this.#collect!();
     }, PAUSE_MS);
-    Deno.unrefTimer(timer as unknown as number);
+    unref(timer);
   }
 }

@@ -1,4 +1,5 @@
 /** A timer for peers that must say something in time. */
+import { unref } from "./timers.ts";
 
 /** What peers get after the time is over, in milliseconds: what came before is read meanwhile. */
 const GRACE_MS = 200;
@@ -15,7 +16,7 @@ export function patientTimer(then: () => void, milliseconds: number): () => void
   let timer: ReturnType<typeof setTimeout>;
   const wait = (milliseconds: number, over: () => void) => {
     timer = setTimeout(over, milliseconds);
-    Deno.unrefTimer(timer as unknown as number);
+    unref(timer);
   };
   const grace = () => {
     const due = performance.now() + GRACE_MS;

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
+import { isFile } from "../base/files.ts";
 
 /** The files that mark a workspace's root, as Bazel's client looks for them; any one of them will do. */
 export const WORKSPACE_MARKERS = ["MODULE.bazel", "REPO.bazel", "WORKSPACE.bazel", "WORKSPACE"] as const;
@@ -15,14 +16,6 @@ export function findWorkspace(directory: string): string | undefined {
   for (let at = directory;; at = dirname(at)) {
     if (WORKSPACE_MARKERS.some((marker) => isFile(join(at, marker)))) return at;
     if (dirname(at) === at) return undefined;
-  }
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
   }
 }
 

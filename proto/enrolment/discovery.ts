@@ -1,6 +1,7 @@
 /** How somebody who trusts nobody yet finds the authority whose SHA-256 is known: the orchestrator shows it. */
 import { createHash } from "node:crypto";
 import { connect, type DetailedPeerCertificate } from "node:tls";
+import { parseHostPort } from "../base/host_port.ts";
 import { RbsError, sentence } from "../base/errors.ts";
 import { SERVER_NAMES } from "../transport/tls/channel_credentials.ts";
 
@@ -19,7 +20,7 @@ export function fingerprint(der: Uint8Array): string {
  * @returns PEM
  */
 export async function discoverAuthority(address: string, wanted: string, timeoutMs = 10_000): Promise<string> {
-  const at = /^(?:\[(?<ip6>.+)\]|(?<host>[^:]+)):(?<port>\d+)$/.exec(address)?.groups;
+  const at = parseHostPort(address);
   const failed = (why: string, cause?: unknown) =>
     new RbsError(`The orchestrator at ${address} cannot be asked for its certificate: ${why}.`, {
       cause,
@@ -28,8 +29,8 @@ export async function discoverAuthority(address: string, wanted: string, timeout
     });
   const found = Promise.withResolvers<Uint8Array>();
   const socket = connect({
-    host: at?.ip6 ?? at?.host,
-    port: Number(at?.port),
+    host: at?.host,
+    port: at?.port ?? NaN,
     servername: SERVER_NAMES.orchestrator,
     ALPNProtocols: ["h2"],
     // Nothing is trusted before its fingerprint was compared, and nothing but certificates is looked at.

@@ -16,6 +16,7 @@
  */
 import { Buffer } from "node:buffer";
 import { randomUUID } from "node:crypto";
+import { pause } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import type { Http2Connection } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
@@ -101,17 +102,6 @@ function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): strin
 
 /** A timer that is set for longer goes off at once. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
-
-/** Waits, unless the signal comes first. */
-function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, signal.aborted ? 0 : milliseconds);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    });
-  });
-}
 
 /** See the file's head. */
 export class Commands {

@@ -8,6 +8,7 @@
 import { Buffer } from "node:buffer";
 import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
+import { unref } from "../../proto/base/timers.ts";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type HomeOutputs, HomeOutputsSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
@@ -218,7 +219,7 @@ export class OutputsHome {
       const settled = this.#settled;
       if (settled) this.#expected = { settled, same: settled.looks.same };
     }, EXPECT_AFTER_MS);
-    Deno.unrefTimer(this.#expecting as unknown as number);
+    unref(this.#expecting);
   }
 
   /**

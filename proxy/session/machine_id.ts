@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { exists } from "../../proto/base/files.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 
 /** What {@link machineId} works with. */
@@ -65,15 +66,6 @@ function read(file: string): string | undefined {
     return /^([0-9a-f]{32})\n$/.exec(Deno.readTextFileSync(file))?.[1];
   } catch {
     return undefined;
-  }
-}
-
-function exists(file: string): boolean {
-  try {
-    Deno.lstatSync(file);
-    return true;
-  } catch {
-    return false;
   }
 }
 

@@ -1,5 +1,6 @@
 /** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { unref } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
@@ -488,6 +489,6 @@ export class Session {
       }
       if (this.#link === link && !this.#released) this.#beat(next);
     }, afterMs);
-    Deno.unrefTimer(this.#heartbeat as unknown as number);
+    unref(this.#heartbeat);
   }
 }

@@ -377,10 +377,11 @@ Deno.test("of several orchestrators one that is down, or silent, is passed over,
   await using one = await new FakeOrchestrator().start();
   await using other = await new FakeOrchestrator().start();
   const address = `${one.address},${other.address}`;
-  await using s = sessionOf(one, { address, silentMs: 200, firstHeartbeatMs: 1 });
+  await using s = sessionOf(one, { address, silentMs: 1_000, firstHeartbeatMs: 1 });
   other.heartbeat = () => Promise.resolve({ intervalSeconds: 1 });
   const gone = Promise.withResolvers<void>();
   one.events = async function* (_, { signal }) {
+    if (signal.aborted) gone.resolve();
     signal.addEventListener("abort", () => gone.resolve());
     await gone.promise;
     yield* [];

@@ -17,6 +17,7 @@
  *   events behind it; and who then watches or stops watching waits with it, with the whole process.
  */
 import { statfsSync } from "node:fs";
+import { exists } from "../../proto/base/files.ts";
 
 /** What may have changed. Absolute paths. */
 export interface Hints {
@@ -482,14 +483,5 @@ export class FolderWatcher implements Disposable {
     if (handles.length === 0) return;
     await Promise.all(handles.map((h) => h.ended));
     await new Promise((resolve) => setTimeout(resolve));
-  }
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch {
-    return false;
   }
 }

@@ -7,6 +7,7 @@
  * With a healthy watcher and no change, nothing is looked at and nothing is sent.
  */
 import { basename, dirname } from "node:path";
+import { isFolder } from "../../proto/base/files.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -876,14 +877,6 @@ function realPath(path: string): string | undefined {
     return Deno.realPathSync(path);
   } catch {
     return undefined;
-  }
-}
-
-function isFolder(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
   }
 }
 

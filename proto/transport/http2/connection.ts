@@ -9,6 +9,7 @@
  *     stream.write ──> its queue ──(windows)──> outbox ──one write at a time──> transport
  */
 import { Buffer } from "node:buffer";
+import { unref } from "../../base/timers.ts";
 import type { Admission } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
 import {
@@ -615,7 +616,7 @@ export class Http2Connection {
         this.#finish("the peer does not answer any more", "silent");
       }
     }, KEEP_ALIVE_STEP_MS);
-    Deno.unrefTimer(this.#keepAlive as unknown as number);
+    unref(this.#keepAlive);
   }
 
   // --- receiving

@@ -6,6 +6,7 @@
  * GOAWAY (denoland/deno#36788). Here a caller is decided about from the headers alone, and what it may hold is counted.
  */
 import { create, type DescMessage, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { parseHostPort } from "../../base/host_port.ts";
 import type { AdmissionLimits } from "../admission.ts";
 import { ByteBudget, Holding, type Meter } from "../../base/byte_budget.ts";
 import type { Stream } from "../http2/connection.ts";
@@ -109,9 +110,9 @@ export class RpcServer implements AsyncDisposable {
    */
   async listen(): Promise<number> {
     const { address, admitStrangers, accepts, limits, onRefused } = this.#options;
-    const at = /^(?:\[(?<ip6>.*)\]|(?<host>[^:]*)):(?<port>\d+)$/.exec(address)?.groups;
+    const at = parseHostPort(address);
     if (!at) throw new TypeError(`${address}: not a HOST:PORT to listen on`);
-    const hostname = at.ip6 ?? at.host, port = Number(at.port);
+    const { host: hostname, port } = at;
     let listener: CallListener;
     if (this.#credentials) {
       const credentials = this.#credentials;
