@@ -70,8 +70,7 @@ async function run(flags: Flags): Promise<void> {
     trust: {
       orchestratorAddress: address.promise,
       credentials: () => keys.credentials,
-      bootstrapToken: (agentId: string) =>
-        enroller.issue({ kind: "agent", sessionId: agentId }, flags.startTimeoutSeconds * 1000),
+      bootstrapToken: (agentId: string) => enroller.issue({ kind: "agent", agentId }, flags.startTimeoutSeconds * 1000),
     },
     storageRoot: flags.storageRoot,
     limits: flags.limits,

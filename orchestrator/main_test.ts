@@ -173,7 +173,7 @@ async function agentPid(world: World, server: GetServerResponse): Promise<number
   const { port, agentId } = server.session!.agent!;
   using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
     token: server.accessToken,
-    tls: { credentials: readCredentials(world.stateDir), expected: { kind: "agent", sessionId: agentId } },
+    tls: { credentials: readCredentials(world.stateDir), expected: { kind: "agent", agentId } },
   });
   const call = client.executeCommand();
   await call.send({ message: { case: "init", value: { args: ["who"] } } });

@@ -51,7 +51,7 @@ export function identityService(parts: IdentityParts): RpcImplementation<typeof 
 
     async renewCertificate({ certificateRequest }, { identity }) {
       if (!identity) throw new RpcError(Code.UNAUTHENTICATED, "Only who has a certificate can renew it.");
-      if (identity.kind === "agent" && !await parts.hasAgent(identity.sessionId)) {
+      if (identity.kind === "agent" && !await parts.hasAgent(identity.agentId)) {
         throw new RpcError(Code.PERMISSION_DENIED, "The agent's session has ended.");
       }
       return await certified(parts.authority, certificateRequest, identity);

@@ -75,7 +75,7 @@ export class FakeAgent implements AsyncDisposable {
 
   static async start(behaviour: Behaviour): Promise<FakeAgent> {
     const authority = await testAuthority();
-    const agent = new FakeAgent(behaviour, await authority.identify({ kind: "agent", sessionId: AGENT_ID }));
+    const agent = new FakeAgent(behaviour, await authority.identify({ kind: "agent", agentId: AGENT_ID }));
     await agent.server.listen();
     return agent;
   }

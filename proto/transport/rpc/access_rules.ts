@@ -103,7 +103,7 @@ function nameOf(identity: Identity): string {
     case "user":
       return `User ${JSON.stringify(identity.userId)}`;
     case "agent":
-      return `The agent of session ${identity.sessionId}`;
+      return `The agent of session ${identity.agentId}`;
     case "orchestrator":
       return "The orchestrator";
   }

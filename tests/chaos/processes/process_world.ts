@@ -554,7 +554,7 @@ export class ProcessWorld implements World {
     const credentials = this.#credentials.get(USERS[key])!;
     using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
       token,
-      tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+      tls: { credentials, expected: { kind: "agent", agentId } },
     });
     const call = client.executeCommand({ metadata: { "rbs-epoch": String(epoch) }, timeoutMs: COMMAND_MS });
     const workingDirectory = this.#workspaces[key].workspace;
