@@ -135,7 +135,7 @@ function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema
     status: SessionStatus[session.status],
     epoch: session.epoch,
     agent: session.status === "READY"
-      ? { host: session.podIp, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
+      ? { host: session.host, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
       : undefined,
     region: session.region,
     createdAt: timestampFromMs(session.createdAt),

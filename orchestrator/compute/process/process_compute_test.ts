@@ -75,7 +75,7 @@ function test(promise: string, run: (storage: string) => Promise<void>): void {
 test("an agent's process listens, is known by its process id, and says how it ended", async (storage) => {
   const steps: string[] = [];
   const agent = await compute().start(spec(storage), never(), (step) => steps.push(step));
-  assert.equal(String((await ask(agent.endpoint.port)).pid), agent.processId);
+  assert.equal(String((await ask(agent.endpoint.port)).pid), agent.handle);
   assert.deepEqual(steps, ["agent process started"]);
   agent.kill();
   const { reason, transient } = await agent.ended!;
