@@ -1,6 +1,6 @@
 /**
- * The table of proto/transport/rpc/access_rules.ts, walked: each method of each service of ours, called by everybody who might try, at the
- * orchestrator's server and at an agent's two.
+ * The table of proto/identity/access_rules.ts, walked: each method of each service of ours, called by everybody who might
+ * try, at the orchestrator's server and at an agent's two.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -23,7 +23,7 @@ import type { Identity } from "../../proto/identity/spiffe.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
-import { type Rule, ruleOf, RULES } from "../../proto/transport/rpc/access_rules.ts";
+import { type Rule, ruleOf, RULES } from "../../proto/identity/access_rules.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
