@@ -187,7 +187,7 @@ export class TestAgent implements AsyncDisposable {
 
   /** Starts an agent and waits until it listens. */
   static async start(workspace: TestWorkspace, options: TestAgentOptions = {}): Promise<TestAgent> {
-    const issuer = await TestIssuer.start({ kind: "agent", sessionId: SESSION_ID }, options.certificates);
+    const issuer = await TestIssuer.start({ kind: "agent", agentId: SESSION_ID }, options.certificates);
     const spec = create(AgentSpecSchema, {
       userId: "tester",
       repoHash: repoHash(workspace.workspace),
@@ -293,7 +293,7 @@ export class TestAgent implements AsyncDisposable {
   client(token: string, credentials = this.#callers.user) {
     return createRpcClient(Agent, `127.0.0.1:${this.port}`, {
       token,
-      tls: { credentials, expected: { kind: "agent", sessionId: SESSION_ID } },
+      tls: { credentials, expected: { kind: "agent", agentId: SESSION_ID } },
     });
   }
 
@@ -302,7 +302,7 @@ export class TestAgent implements AsyncDisposable {
     args: readonly string[],
   ): Promise<{ exitCode: number; stdout: string; stderr: string; execRequest: boolean }> {
     using connection = new Connection("127.0.0.1", this.commandPort, {
-      tls: { credentials: () => this.#callers.user, expected: { kind: "agent", sessionId: SESSION_ID } },
+      tls: { credentials: () => this.#callers.user, expected: { kind: "agent", agentId: SESSION_ID } },
     });
     const { workspace } = this.workspace;
     const call = await connection.call("/rbs.v1.Command/Execute", {

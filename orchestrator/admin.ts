@@ -91,7 +91,7 @@ async function revoke(userId: string, options: Options, print: (line: string) =>
   const uri = spiffeUri(TRUST_DOMAIN, { kind: "user", userId });
   const tokens = await opened.identities.revoke(userId, uri, options.undo ? undefined : Date.now());
   if (options.undo) return print(`User ${userId} is let in again.`);
-  const isSeen = tokens > 0 || (await opened.list()).some((session) => session.userId === userId);
+  const isSeen = tokens > 0 || (await opened.sessions.list()).some((session) => session.userId === userId);
   // Certificates are not written down, so that a user who has one may be meant all the same.
   print(
     isSeen

@@ -14,12 +14,13 @@ import { type Flags, ownProgram, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./api/grpc_service.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { authorizer, identityService, issueCertificate } from "./identity/identity_service.ts";
+import { isKnownAgent } from "./identity/known_agents.ts";
 import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { hostPort, listenOn } from "./api/listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { isGone } from "./peers/local_probe.ts";
-import { LoggingSessionStore } from "./store/logging_store.ts";
+import { LoggingSessionStore } from "./store/logging_session_store.ts";
 import { isServiceCommand, keptEnvironment, runServiceCommand, type ServiceContext } from "./install/commands.ts";
 import { SessionService } from "./sessions/session_service.ts";
 import { WarmPool } from "./agents/warm_pool.ts";
@@ -44,11 +45,10 @@ async function run(flags: Flags): Promise<void> {
   }
   const hidden = trustedPaths({ ...flags, environment: (name) => Deno.env.get(name) });
   const keys = await localKeys(flags);
-  const opened = await openStore(flags.store);
-  await using store = new LoggingSessionStore(opened, log);
+  await using store = await openStore(flags.store);
   const { authority } = keys;
-  const enroller = new TokenEnroller(opened.identities, authority.trustDomain);
-  const issuing = { authority, enroller, store: opened.identities };
+  const enroller = new TokenEnroller(store.identities, authority.trustDomain);
+  const issuing = { authority, enroller, store: store.identities };
   const inherited = INHERITED_VARIABLES.map((name) => [name, Deno.env.get(name)]).filter(([, value]) =>
     value !== undefined
   );
@@ -56,7 +56,6 @@ async function run(flags: Flags): Promise<void> {
   const address = Promise.withResolvers<string>();
   let own = "";
   const agents = {
-    store,
     compute: new ProcessCompute({
       command: [flags.agent],
       environment: Object.fromEntries(inherited),
@@ -70,8 +69,7 @@ async function run(flags: Flags): Promise<void> {
     trust: {
       orchestratorAddress: address.promise,
       credentials: () => keys.credentials,
-      bootstrapToken: (agentId: string) =>
-        enroller.issue({ kind: "agent", sessionId: agentId }, flags.startTimeoutSeconds * 1000),
+      bootstrapToken: (agentId: string) => enroller.issue({ kind: "agent", agentId }, flags.startTimeoutSeconds * 1000),
     },
     storageRoot: flags.storageRoot,
     limits: flags.limits,
@@ -81,6 +79,8 @@ async function run(flags: Flags): Promise<void> {
   };
   const sessions = new SessionService({
     ...agents,
+    store: new LoggingSessionStore(store.sessions, log),
+    leases: store.leases,
     compute: new ComputeChoice([agents.compute]),
     orchestrator: {
       address: () => own,
@@ -88,7 +88,7 @@ async function run(flags: Flags): Promise<void> {
       // A file is shared by those on this machine only, so whoever listened here before is gone.
       isGone: flags.store.kind === "sqlite" ? async (other) => other === own || await isGone(other) : undefined,
     },
-    pool: new WarmPool({ ...agents, size: flags.warm }),
+    pool: new WarmPool({ ...agents, store: store.warmAgents, size: flags.warm }),
     synced: flags.synced,
     hiddenPaths: hidden,
     sessionLimits: flags.sessionLimits,
@@ -104,7 +104,7 @@ async function run(flags: Flags): Promise<void> {
       address,
       credentials: keys.credentials,
       admitStrangers: true,
-      authorize: authorizer(opened.identities),
+      authorize: authorizer(store.identities),
       limits: {
         connectionsPerIdentity: MAX_CALLERS_OF_ONE,
         handshakeMs: HANDSHAKE_MS,
@@ -118,13 +118,13 @@ async function run(flags: Flags): Promise<void> {
       )
       .add(
         Identity,
-        identityService({ ...issuing, hasAgent: (agentId) => sessions.hasAgent(agentId) }),
+        identityService({ ...issuing, hasAgent: (agentId) => isKnownAgent(store, agentId) }),
       ));
   address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
   own = hostPort(flags.listen, port);
   await sessions.adopt();
-  using _revoked = new RevokedSessions({ identities: opened.identities, sessions, log });
+  using _revoked = new RevokedSessions({ identities: store.identities, sessions, log });
   if (!isLoopback(flags.listen) && !flags.synced) {
     log("warning: other machines are served only with --workspace=synced, since their files are not on this disk");
   }

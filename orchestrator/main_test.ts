@@ -13,7 +13,7 @@ import { randomToken } from "../proto/base/state_directory.ts";
 import { TestAuthority } from "../proto/testing/certificates.ts";
 import { repoHash } from "../proto/bazel/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/process/agent_environment.ts";
-import { SqliteSessionStore } from "./store/sqlite_store.ts";
+import { SqliteStore } from "./store/sqlite_store.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 import { tempDirectory } from "./testing/temp.ts";
 
@@ -173,7 +173,7 @@ async function agentPid(world: World, server: GetServerResponse): Promise<number
   const { port, agentId } = server.session!.agent!;
   using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
     token: server.accessToken,
-    tls: { credentials: readCredentials(world.stateDir), expected: { kind: "agent", sessionId: agentId } },
+    tls: { credentials: readCredentials(world.stateDir), expected: { kind: "agent", agentId } },
   });
   const call = client.executeCommand();
   await call.send({ message: { case: "init", value: { args: ["who"] } } });
@@ -247,10 +247,10 @@ test("with --listen, it and its agents are at that address only", async (world) 
 test("agents that were started ahead outlive the orchestrator, are the next one's, and are replaced", async (world) => {
   /** The process id of the agent that waits, once it is another one than `former`. */
   const waiting = async (former?: number) => {
-    await using store = SqliteSessionStore.open(join(world.stateDir, "sessions.sqlite"));
+    await using store = SqliteStore.open(join(world.stateDir, "sessions.sqlite"));
     for (;;) {
-      const [agent] = await store.listWarm();
-      if (agent && agent.agentPort !== 0 && Number(agent.processId) !== former) return Number(agent.processId);
+      const [agent] = await store.warmAgents.list();
+      if (agent && agent.agentPort !== 0 && Number(agent.handle) !== former) return Number(agent.handle);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   };

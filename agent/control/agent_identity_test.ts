@@ -7,7 +7,7 @@ import { TestIssuer } from "../../proto/testing/issuer.ts";
 import { AgentIdentity } from "./agent_identity.ts";
 import { TestAgent, TestWorkspace } from "../test_agent.ts";
 
-const AGENT = { kind: "agent", sessionId: "7".repeat(32) } as const;
+const AGENT = { kind: "agent", agentId: "7".repeat(32) } as const;
 
 function test(promise: string, fn: () => Promise<void>): void {
   // gRPC's channels close a moment after they are told to.

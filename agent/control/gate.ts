@@ -1,5 +1,5 @@
 import type { Identity } from "../../proto/identity/spiffe.ts";
-import { admit, type Caller, ruleOf } from "../../proto/transport/rpc/access_rules.ts";
+import { admit, type Caller, ruleOf } from "../../proto/identity/access_rules.ts";
 import type { CallContext } from "../../proto/transport/rpc/client.ts";
 import { Code, RpcError } from "../../proto/transport/rpc/error.ts";
 import { bearer, sameSecret } from "../../proto/base/state_directory.ts";
@@ -15,9 +15,9 @@ export interface GateOptions {
 }
 
 /**
- * Decides who may call, by the table of proto/transport/rpc/access_rules.ts. The owner has a certificate, and beside it shows the access
- * token and the epoch of its takeover; an older epoch is refused, so that somebody who has lost the session cannot go on
- * using it. Tokens are compared in constant time.
+ * Decides who may call, by the table of proto/identity/access_rules.ts. The owner has a certificate, and beside it shows
+ * the access token and the epoch of its takeover; an older epoch is refused, so that somebody who has lost the session
+ * cannot go on using it. Tokens are compared in constant time.
  */
 export class Gate {
   #accessToken: string;
@@ -69,7 +69,11 @@ export class Gate {
    * @param epochHeader The `rbs-epoch` header: a decimal number.
    */
   admit(path: string, caller: Caller, authorization: string | undefined, epochHeader: string | undefined): void {
-    admit(path, caller, this.#owner || undefined);
+    try {
+      admit(path, caller, this.#owner || undefined);
+    } catch (e) {
+      throw RpcError.from(e);
+    }
     if (ruleOf(path) !== "owner") return;
     // An empty secret would let everybody in.
     if (this.#accessToken === "" || !sameSecret(this.#accessToken, bearer(authorization))) {

@@ -47,7 +47,7 @@ Deno.test("only the owner's own certificate opens the door, and the token is sti
   const others: [Identity, number][] = [
     [{ kind: "user", userId: "bob" }, Code.PERMISSION_DENIED],
     [{ kind: "user", userId: "Ann" }, Code.PERMISSION_DENIED],
-    [{ kind: "agent", sessionId: "a".repeat(32) }, Code.PERMISSION_DENIED],
+    [{ kind: "agent", agentId: "a".repeat(32) }, Code.PERMISSION_DENIED],
     [{ kind: "orchestrator" }, Code.PERMISSION_DENIED],
   ];
   for (const [peer, expected] of others) {
@@ -72,7 +72,7 @@ Deno.test("an agent has to do with its session's owner and the orchestrator only
     { kind: "user", userId: "ann" },
     { kind: "user", userId: "bob" },
     { kind: "user", userId: "" },
-    { kind: "agent", sessionId: "a".repeat(32) },
+    { kind: "agent", agentId: "a".repeat(32) },
   ] as const;
   assert.deepEqual(who.map((identity) => gate.accepts(identity)), [true, false, false, false, false]);
   gate.assign({ accessToken: "access", epoch: 1, owner: "ann" });

@@ -10,11 +10,12 @@ import {
 import { Supervisor, type SupervisorEvents } from "./supervisor.ts";
 import { type AgentTrust, withTrust } from "./agent_trust.ts";
 import type { Log } from "../log.ts";
+import { endpointOf } from "../store/agent_endpoint.ts";
 import { keyText, type Session } from "../store/session.ts";
 import { type SessionEvent, TRANSITIONS } from "../store/state_machine.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
 import type { StepBoard } from "./start_progress.ts";
-import type { SessionChange, SessionStore } from "../store/store.ts";
+import type { SessionChange, SessionStore } from "../store/session_store.ts";
 import type { HeldAgent, WarmPool } from "./warm_pool.ts";
 
 /** What an {@link AgentRunner} works with. */
@@ -194,8 +195,8 @@ export class AgentRunner {
   }
 
   #adopted(): RunningAgent {
-    const { processId, podIp, agentPort, commandPort, storageDirectory } = this.#session;
-    return this.#options.compute.adopt(processId, { host: podIp, port: agentPort, commandPort }, storageDirectory);
+    const { handle, storageDirectory } = this.#session;
+    return this.#options.compute.adopt(handle, endpointOf(this.#session)!, storageDirectory);
   }
 
   /** The agent that the store gave to the session, if it did and the agent is still there. */
@@ -211,7 +212,7 @@ export class AgentRunner {
     held.agent.assigned(this.#spec());
     this.#isUntried = true;
     // One that had not been started yet when the session took it.
-    if (this.#session.agentPort === 0) await this.#listening(held.agent);
+    if (!endpointOf(this.#session)) await this.#listening(held.agent);
     return held;
   }
 
@@ -230,10 +231,10 @@ export class AgentRunner {
   }
 
   /** From here on an orchestrator after this one can adopt the agent. */
-  async #listening({ processId, endpoint }: RunningAgent): Promise<void> {
+  async #listening({ handle, endpoint }: RunningAgent): Promise<void> {
     const isKnown = await this.#advance("listening", {
-      processId,
-      podIp: endpoint.host,
+      handle,
+      host: endpoint.host,
       agentPort: endpoint.port,
       commandPort: endpoint.commandPort,
     });

@@ -25,5 +25,5 @@ export async function withTrust(spec: AgentSpec, trust: AgentTrust | undefined):
 
 /** How an agent is called. */
 export function agentTls(trust: AgentTrust | undefined, agentId: string): ClientTls | undefined {
-  return trust && { credentials: trust.credentials(), expected: { kind: "agent", sessionId: agentId } };
+  return trust && { credentials: trust.credentials(), expected: { kind: "agent", agentId } };
 }

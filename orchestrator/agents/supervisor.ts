@@ -7,7 +7,8 @@ import {
 } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { type BidiCall, createRpcClient, type RpcClient } from "../../proto/transport/rpc/client.ts";
 import { agentTls, type AgentTrust } from "./agent_trust.ts";
-import type { AgentEndpoint, AgentFailure, WholeSpec } from "../compute/compute_service.ts";
+import type { AgentFailure, WholeSpec } from "../compute/compute_service.ts";
+import type { AgentEndpoint } from "../store/agent_endpoint.ts";
 
 /** What a supervised agent tells. */
 export interface SupervisorEvents {

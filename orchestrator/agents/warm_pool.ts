@@ -8,6 +8,7 @@ import { type AgentTrust, withTrust } from "./agent_trust.ts";
 import { Supervisor } from "./supervisor.ts";
 import type { Log } from "../log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
+import { endpointOf } from "../store/agent_endpoint.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";
 import type { WarmAgent, WarmAgentStore, WarmClaim } from "../store/warm_agent_store.ts";
 
@@ -98,7 +99,7 @@ export class WarmPool {
     // Not awaited, since a disk may be slow: which folders are there is read at once.
     void compute.sweep(
       warmFolder(storageRoot),
-      async () => new Set((await store.listWarm()).map((row) => row.storageDirectory)),
+      async () => new Set((await store.list()).map((row) => row.storageDirectory)),
     ).catch((e) => log(`what former warm agents have left could not be removed: ${sentence(e)}`));
     this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
     // The timer alone is no reason for the program to go on.
@@ -111,12 +112,12 @@ export class WarmPool {
     const { store, compute, size } = this.#options;
     if (!this.#owner || this.#ending.signal.aborted) return;
     const living = new Set([this.#owner.id, ...(await this.#owner.others()).map(({ id }) => id)]);
-    for (const row of await store.listWarm()) {
+    for (const row of await store.list()) {
       if (row.computeService !== compute.name || living.has(row.owner)) continue;
       const { owner } = this.claim;
       // One whose endpoint nobody knows ends by its lease.
-      if (row.agentPort === 0) await store.removeWarm(row.id, row.owner);
-      else if (await store.changeWarm(row.id, { owner }, row.owner)) this.#hold({ ...row, owner });
+      if (!endpointOf(row)) await store.remove(row.id, row.owner);
+      else if (await store.change(row.id, { owner }, row.owner)) this.#hold({ ...row, owner });
     }
     for (const hold of [...this.#waiting.values()].slice(size)) void this.#discard(hold);
     this.look();
@@ -208,15 +209,15 @@ export class WarmPool {
     const row: WarmAgent = {
       ...this.claim,
       id,
-      processId: "",
-      podIp: "",
+      handle: "",
+      host: "",
       agentPort: 0,
       commandPort: 0,
       agentId: randomToken(),
       storageDirectory: join(warmFolder(storageRoot), id),
       createdAt: Date.now(),
     };
-    if (!await store.addWarm(row, limits)) return false;
+    if (!await store.add(row, limits)) return false;
     const hold = this.#hold(row);
     if (await hold.waits) this.#backoff.reset();
     else await this.#backoff.wait(this.#ending.signal);
@@ -248,7 +249,7 @@ export class WarmPool {
   }
 
   async #forget(hold: WarmHold): Promise<void> {
-    await this.#options.store.removeWarm(hold.row.id, hold.row.owner).catch((e) => {
+    await this.#options.store.remove(hold.row.id, hold.row.owner).catch((e) => {
       this.#options.log(`warm agent ${hold.row.id}: ${sentence(e)}`);
     });
   }
@@ -256,7 +257,7 @@ export class WarmPool {
   /** Ends agents that the store does not know, and forgets those that only the store knows. */
   async #sweep(): Promise<void> {
     try {
-      const rows = await this.#options.store.listWarm();
+      const rows = await this.#options.store.list();
       const ids = new Set(rows.map(({ id }) => id));
       const missing = new Set([...this.#waiting.values()].filter((hold) => !ids.has(hold.row.id)));
       // A session that takes one has it in a moment, but not at this one.
@@ -264,7 +265,7 @@ export class WarmPool {
       this.#missing = missing;
       const known = new Set([...this.#alive].map(({ row }) => row.id));
       for (const { id, owner } of rows) {
-        if (owner === this.claim.owner && !known.has(id)) await this.#options.store.removeWarm(id);
+        if (owner === this.claim.owner && !known.has(id)) await this.#options.store.remove(id);
       }
     } catch (e) {
       this.#options.log(`warm agents could not be compared with the store: ${sentence(e)}`);
@@ -331,10 +332,10 @@ class WarmHold {
     const over = Promise.withResolvers<string>();
     const timer = setTimeout(() => over.resolve(`it was not ready after ${startTimeoutMs / 1000} s`), startTimeoutMs);
     try {
-      const endpoint = { host: row.podIp, port: row.agentPort, commandPort: row.commandPort };
-      const agent = this.#agent = row.agentPort === 0
-        ? await compute.start(await withTrust(this.#spec(), trust), this.#givenUp.signal, () => {})
-        : compute.adopt(row.processId, endpoint, row.storageDirectory);
+      const endpoint = endpointOf(row);
+      const agent = this.#agent = endpoint
+        ? compute.adopt(row.handle, endpoint, row.storageDirectory)
+        : await compute.start(await withTrust(this.#spec(), trust), this.#givenUp.signal, () => {});
       const supervisor = this.#supervisor = new Supervisor({
         endpoint: agent.endpoint,
         agentId: row.agentId,
@@ -342,7 +343,7 @@ class WarmHold {
         epoch: 0,
         // The session that takes it goes on with it.
         term: 1,
-        wasReady: row.agentPort !== 0,
+        wasReady: endpoint !== undefined,
         answerTimeoutMs: this.#options.answerTimeoutMs,
         events: {
           waiting: () => {
@@ -371,16 +372,16 @@ class WarmHold {
     } finally {
       clearTimeout(timer);
       this.#waits.resolve(undefined);
-      if (!this.#isTaken) await store.removeWarm(row.id, row.owner).catch(() => {});
+      if (!this.#isTaken) await store.remove(row.id, row.owner).catch(() => {});
     }
   }
 
   /** Tells the store where the agent is, unless a session has taken it already. */
   async #said(): Promise<void> {
-    if (this.row.agentPort !== 0) return;
-    const { processId, endpoint } = this.#agent!;
-    const change = { processId, podIp: endpoint.host, agentPort: endpoint.port, commandPort: endpoint.commandPort };
-    await this.#options.store.changeWarm(this.row.id, change, this.row.owner);
+    if (endpointOf(this.row)) return;
+    const { handle, endpoint } = this.#agent!;
+    const change = { handle, host: endpoint.host, agentPort: endpoint.port, commandPort: endpoint.commandPort };
+    await this.#options.store.change(this.row.id, change, this.row.owner);
   }
 
   #spec(): AgentSpec {

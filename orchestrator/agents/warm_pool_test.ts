@@ -124,7 +124,7 @@ test("warm agents count as agents, and make way for sessions", async (world) => 
   await world.service.adopt();
   await world.untilWarm(2);
   for (let i = 0; i < 2; i++) await world.get(workspace(i));
-  assert.deepEqual(await world.store.listWarm(), []);
+  assert.deepEqual(await world.store.warmAgents.list(), []);
   assert.equal(world.compute.alive.size, 2);
   const steps = new StepLog();
   const third = world.get(workspace(3), steps.read);
@@ -164,7 +164,7 @@ test("a session that was given an agent which nobody told of it is served after 
   assert.notEqual(next.id, agent.id);
   const key = { userId, serverId, ...workspace(2) };
   const start = { ...fields, ...workspace(2), startupOptions: SLOW, accessToken: "new" };
-  assert(await world.store.transition({ ...key, state: "NONE", epoch: 0, claim }, "start", start));
+  assert(await world.store.sessions.transition({ ...key, state: "NONE", epoch: 0, claim }, "start", start));
   await world.replace();
   const session = await world.until("PENDING", undefined, workspace(2));
   assert.equal(session!.agentId, next.agentId);
@@ -190,7 +190,7 @@ test("when all ends, the agents that wait end, too", async (world) => {
   await world.untilWarm(2);
   await world.service.stop();
   assert.equal(world.compute.alive.size, 0);
-  assert.deepEqual(await world.store.listWarm(), []);
+  assert.deepEqual(await world.store.warmAgents.list(), []);
 }, { warm: 2 });
 
 test("the next agent is not started before the session that took one has what it needs", async (world) => {
@@ -199,7 +199,7 @@ test("the next agent is not started before the session that took one has what it
   const answer = world.get({ startupOptions: SLOW });
   await world.until("PENDING");
   while (world.compute.agents[0].isWarm) await new Promise((resolve) => setTimeout(resolve, 1));
-  assert.deepEqual(await world.store.listWarm(), []);
+  assert.deepEqual(await world.store.warmAgents.list(), []);
   assert.equal(world.compute.warmStarts, 1);
   world.compute.agents[0].becomeReady();
   await answer;

@@ -9,7 +9,7 @@ import {
   SessionStatus,
 } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/transport/rpc/client.ts";
-import { actingUser } from "../../proto/transport/rpc/access_rules.ts";
+import { actingUser } from "../../proto/identity/access_rules.ts";
 import { startupOption } from "../../proto/bazel/startup_options.ts";
 import { checkKey, checkNotHidden, checkServerRequest, checkSessionId } from "./request_checks.ts";
 import type { Session } from "../store/session.ts";
@@ -135,7 +135,7 @@ function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema
     status: SessionStatus[session.status],
     epoch: session.epoch,
     agent: session.status === "READY"
-      ? { host: session.podIp, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
+      ? { host: session.host, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
       : undefined,
     region: session.region,
     createdAt: timestampFromMs(session.createdAt),

@@ -1,5 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import type { AgentEndpoint } from "../store/agent_endpoint.ts";
 
 /** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =
@@ -18,19 +19,10 @@ export type SessionLimits = Omit<MessageInitShape<typeof ResourceLimitsSchema>, 
 /** All that an agent must know. */
 export type WholeSpec = MessageInitShape<typeof AgentSpecSchema>;
 
-/** Where an agent listens. */
-export interface AgentEndpoint {
-  readonly host: string;
-  /** Port of rbs.v1.Agent. */
-  readonly port: number;
-  /** Port of command_server.CommandServer. */
-  readonly commandPort: number;
-}
-
 /** An agent that was started, or adopted from an orchestrator before this one. */
 export interface RunningAgent {
   /** What the ComputeService knows it by. */
-  readonly processId: string;
+  readonly handle: string;
   readonly endpoint: AgentEndpoint;
   /**
    * Resolves when the agent is gone, with how it ended. Undefined for an adopted agent whose end only its broken
@@ -78,9 +70,10 @@ export interface ComputeService {
   /**
    * Takes over an agent that a former orchestrator started. Whether it still lives is for the caller to find out.
    *
+   * @param handle What {@link RunningAgent.handle} was.
    * @param storageDirectory The agent's.
    */
-  adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
+  adopt(handle: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
   /**
    * Lets a session go on with the storage of another one that is not there any more, if that has left any and the session
    * has none of its own.

@@ -41,7 +41,7 @@ Deno.test("a certificate says who its holder is, for how long and for what, and 
   const cases: [Identity, string, string[]][] = [
     [ANN, `URI:spiffe://${DOMAIN}/user/ann`, ["clientAuth"]],
     [
-      { kind: "agent", sessionId: "a".repeat(32) },
+      { kind: "agent", agentId: "a".repeat(32) },
       `URI:spiffe://${DOMAIN}/session/${"a".repeat(32)}/agent, DNS:agent.rbs.internal`,
       ["clientAuth", "serverAuth"],
     ],

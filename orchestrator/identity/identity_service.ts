@@ -5,7 +5,7 @@ import type {
 import { sentence } from "../../proto/base/errors.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/transport/rpc/client.ts";
-import { admit } from "../../proto/transport/rpc/access_rules.ts";
+import { admit } from "../../proto/identity/access_rules.ts";
 import type { CertificateAuthority } from "./certificate_authority.ts";
 import type { Enroller } from "./enroller.ts";
 import type { IdentityStore } from "../store/identity_store.ts";
@@ -51,7 +51,7 @@ export function identityService(parts: IdentityParts): RpcImplementation<typeof 
 
     async renewCertificate({ certificateRequest }, { identity }) {
       if (!identity) throw new RpcError(Code.UNAUTHENTICATED, "Only who has a certificate can renew it.");
-      if (identity.kind === "agent" && !await parts.hasAgent(identity.sessionId)) {
+      if (identity.kind === "agent" && !await parts.hasAgent(identity.agentId)) {
         throw new RpcError(Code.PERMISSION_DENIED, "The agent's session has ended.");
       }
       return await certified(parts.authority, certificateRequest, identity);

@@ -18,6 +18,6 @@ Deno.test({
     await identities.revoke("ann", "spiffe://rbs.internal/user/ann", 1);
     await revoked.look();
     assert.equal(await world.session(), undefined);
-    assert.equal((await world.store.get(request({ userId: "bob" })))?.status, "READY");
+    assert.equal((await world.store.sessions.get(request({ userId: "bob" })))?.status, "READY");
   },
 });

@@ -1,12 +1,11 @@
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import type { Log } from "../log.ts";
-import type { OrchestratorLease } from "../store/lease_store.ts";
-import type { SessionStore } from "../store/store.ts";
+import type { LeaseStore, OrchestratorLease } from "../store/lease_store.ts";
 
 /** Options of {@link OwnLease}. */
 export interface OwnLeaseOptions {
-  readonly store: SessionStore;
+  readonly store: LeaseStore;
   /** Where this orchestrator listens: "HOST:PORT". Asked for when it does. */
   address(): string;
   /** What others wait for a sign of life before they adopt what this one holds. Milliseconds. */
@@ -37,7 +36,7 @@ interface Seen {
 
 /**
  * One orchestrator's lease in the store: renews it, sees that others are alive by their doing so, and ends the lease of
- * one that is not. So each orchestrator writes one row per heartbeat, however many sessions it has.
+ * one that is not. So each orchestrator writes one row per heartbeat, however much it holds.
  *
  * No clock is compared with that of another machine. A lease has run out for others when they saw it unchanged for
  * longer than it lasts; its own orchestrator acts on it for no longer than it lasts, counted from before the renewal was
@@ -122,8 +121,8 @@ export class OwnLease {
   async end(): Promise<void> {
     this.stop();
     await this.#renewing?.catch(() => {});
-    const lease = (await this.#options.store.leases()).find(({ id }) => id === this.#id);
-    if (lease) await this.#options.store.endLease(lease);
+    const lease = (await this.#options.store.list()).find(({ id }) => id === this.#id);
+    if (lease) await this.#options.store.end(lease);
   }
 
   /** Renews it no more. */
@@ -140,7 +139,7 @@ export class OwnLease {
 
   async #beginAnew(): Promise<void> {
     const renewed = this.#moment();
-    await this.#options.store.beginLease(this.#lease(renewed.wall));
+    await this.#options.store.begin(this.#lease(renewed.wall));
     this.#renewed = renewed;
   }
 
@@ -178,7 +177,7 @@ export class OwnLease {
     const { store, log, onLost, onOrphans } = this.#options;
     const id = this.#id;
     const renewed = this.#moment();
-    if (await store.renewLease(this.#lease(renewed.wall))) {
+    if (await store.renew(this.#lease(renewed.wall))) {
       this.#renewed = renewed;
       return;
     }
@@ -197,13 +196,13 @@ export class OwnLease {
     const now = performance.now();
     const others = new Map<string, Seen>();
     let orphans = false;
-    await Promise.all((await store.leases()).map(async (lease) => {
+    await Promise.all((await store.list()).map(async (lease) => {
       if (lease.id === this.#id) return;
       const before = this.#others.get(lease.id);
       const seen = before?.lease.expiresAt === lease.expiresAt ? before : { lease, since: now };
       const silent = now - seen.since > lease.durationMs * MARGIN;
       if (silent || await isGone?.(lease.address)) {
-        if (await store.endLease(lease)) {
+        if (await store.end(lease)) {
           log(
             `the orchestrator at ${lease.address} ${silent ? "shows no sign of life" : "is gone"}: its lease is ended`,
           );

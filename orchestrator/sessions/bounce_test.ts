@@ -38,11 +38,11 @@ test(
   "replace: who was replaced while its own agent was to start is told so, and does not fight either",
   async (world) => {
     await world.get();
-    const transition = world.store.transition.bind(world.store);
+    const transition = world.store.sessions.transition.bind(world.store.sessions);
     const last = Promise.withResolvers<Awaited<ReturnType<typeof world.get>>>();
-    world.store.transition = (...change) => {
+    world.store.sessions.transition = (...change) => {
       if (change[1] === "stopped") {
-        world.store.transition = transition;
+        world.store.sessions.transition = transition;
         last.resolve(world.get({ sessionId: C }));
       }
       return transition(...change);

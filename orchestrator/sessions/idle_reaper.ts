@@ -2,7 +2,7 @@ import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import { secondServers } from "./second_servers.ts";
 import { keyText, type Session } from "../store/session.ts";
-import type { SessionStore } from "../store/store.ts";
+import type { SessionStore } from "../store/session_store.ts";
 
 /** Options of {@link IdleReaper}. */
 export interface IdleReaperOptions {

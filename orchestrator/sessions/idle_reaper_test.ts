@@ -4,25 +4,25 @@ import { test } from "../testing/session_world.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { IdleReaper } from "./idle_reaper.ts";
 import { keyText } from "../store/session.ts";
-import { SqliteSessionStore } from "../store/sqlite_store.ts";
-import { fields } from "../store/store_contract.ts";
+import { SqliteStore } from "../store/sqlite_store.ts";
+import { fields } from "../testing/session_fields.ts";
 
 const PATHS = Array.from({ length: 20 }, (_, i) => `/${i}`);
 
 Deno.test("all that have expired are ended at once, and one that cannot be is no trouble for the others", async () => {
   using temp = tempDirectory();
-  await using store = SqliteSessionStore.open(join(temp.path, "s.sqlite"));
+  await using store = SqliteStore.open(join(temp.path, "s.sqlite"));
   for (const repoHash of PATHS) {
     const key = { userId: "ann", repoHash, serverId: "" };
-    const { epoch } = (await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", fields()))!;
-    await store.transition({ ...key, state: "PENDING", epoch }, "ready");
+    const { epoch } = (await store.sessions.transition({ ...key, state: "NONE", epoch: 0 }, "start", fields()))!;
+    await store.sessions.transition({ ...key, state: "PENDING", epoch }, "ready");
   }
   const begun: string[] = [];
   const gate = Promise.withResolvers<void>();
   const allBegun = Promise.withResolvers<void>();
   const log: string[] = [];
   const reaper = new IdleReaper({
-    store,
+    store: store.sessions,
     idleTimeoutMs: 60_000,
     secondIdleTimeoutMs: 60_000,
     lastCommand: () => undefined,

@@ -1,7 +1,7 @@
 import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import type { Session } from "../store/session.ts";
-import type { SessionStore } from "../store/store.ts";
+import type { SessionStore } from "../store/session_store.ts";
 
 /** Options of {@link OrphanSweep}. */
 export interface OrphanSweepOptions {

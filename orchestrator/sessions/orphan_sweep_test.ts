@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { request, test } from "../testing/session_world.ts";
 import type { SessionEvent } from "../store/state_machine.ts";
-import type { SessionStore } from "../store/store.ts";
+import type { SessionStore } from "../store/session_store.ts";
 
 /** A store whose disk is full for one kind of event, until it is mended. */
 function breakFor(store: SessionStore, event: SessionEvent): { mend(): void; failed: Promise<void> } {
@@ -20,7 +20,7 @@ test(
   async (world) => {
     await world.service.adopt();
     await world.get();
-    const disk = breakFor(world.store, "fail");
+    const disk = breakFor(world.store.sessions, "fail");
     const waiting = world.get({ sourcePath: "/2" });
     world.compute.agents[0].close();
     await disk.failed;
@@ -36,7 +36,7 @@ test(
 test("so is one whose end could not be written", async (world) => {
   await world.service.adopt();
   await Promise.all([world.get(), world.get({ sourcePath: "/2" })]);
-  const disk = breakFor(world.store, "stopped");
+  const disk = breakFor(world.store.sessions, "stopped");
   void world.service.release(request(), "");
   await disk.failed;
   disk.mend();
@@ -48,13 +48,13 @@ test("sessions that are served, or about to be, are left alone by any number of 
   await world.service.adopt();
   let sweeps = 0;
   const enough = Promise.withResolvers<void>();
-  const list = world.store.list.bind(world.store);
-  world.store.list = (userId) => {
+  const list = world.store.sessions.list.bind(world.store.sessions);
+  world.store.sessions.list = (userId) => {
     if (++sweeps === 200) enough.resolve();
     return list(userId);
   };
-  const transition = world.store.transition.bind(world.store);
-  world.store.transition = async (...change) => {
+  const transition = world.store.sessions.transition.bind(world.store.sessions);
+  world.store.sessions.transition = async (...change) => {
     const session = await transition(...change);
     // A store behind a network: sweeps see the session before the one who starts it hears of it.
     if (change[1] === "start") await new Promise((resolve) => setTimeout(resolve, 20));
@@ -67,7 +67,7 @@ test("sessions that are served, or about to be, are left alone by any number of 
   const served = await Promise.all(Array.from({ length: 20 }, (_, i) => world.get({ sourcePath: `/${i}` })));
   await enough.promise;
   assert.equal((await world.session(slow))?.status, "PENDING");
-  for (const session of served) assert.equal((await world.store.get(session))?.status, "READY");
+  for (const session of served) assert.equal((await world.store.sessions.get(session))?.status, "READY");
   agent.becomeReady();
   assert.equal((await waiting).status, "READY");
   assert.equal(world.compute.agents.length, 21);

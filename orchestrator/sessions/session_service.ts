@@ -13,12 +13,14 @@ import { KeyedMutex } from "../../proto/base/keyed_mutex.ts";
 import { OrphanSweep } from "./orphan_sweep.ts";
 import { OwnLease, type OwnLeaseOptions } from "../peers/orchestrator_lease.ts";
 import { hasDefaultOutputBase } from "./second_servers.ts";
+import { endpointOf } from "../store/agent_endpoint.ts";
+import type { LeaseStore } from "../store/lease_store.ts";
 import { keyText, type Session, type SessionKey } from "../store/session.ts";
 import { startupOptionsHash } from "./startup_options_hash.ts";
 import { type Place, StartQueue } from "./start_queue.ts";
 import { StepBoard } from "../agents/start_progress.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";
-import type { SessionChange } from "../store/store.ts";
+import type { SessionChange } from "../store/session_store.ts";
 import type { WarmPool } from "../agents/warm_pool.ts";
 
 /** What a caller wants a server for; already checked, see request_checks.ts. */
@@ -40,6 +42,7 @@ export type OnBounce = "takeover" | "replace";
 /** Options of {@link SessionService}. */
 export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "lease" | "pool" | "compute"> {
   readonly compute: ComputeChoice;
+  readonly leases: LeaseStore;
   /** Agents that were started ahead. @default none */
   readonly pool?: WarmPool;
   /** How this orchestrator shares the store with others. @default alone, at no address, with a lease of 10 s */
@@ -158,7 +161,7 @@ export class SessionService {
       address: () => "",
       durationMs: 10_000,
       ...options.orchestrator,
-      store: options.store,
+      store: options.leases,
       log: options.log,
       now: options.now,
       onLost: () => this.#letGo(),
@@ -451,7 +454,7 @@ export class SessionService {
     if (session.status !== "STOPPING") return void await this.release(session, "", ENDING);
     if (this.#finishing.has(text)) return await this.#runners.get(text)?.gone;
     const runner = this.#runners.get(text);
-    if (!runner && session.agentPort === 0) {
+    if (!runner && !endpointOf(session)) {
       return void await this.#options.store.transition({ ...session, state: "STOPPING" }, "stopped");
     }
     await this.#finishStop(session, runner ?? this.#run(session, AgentRunner.adopt));
@@ -611,9 +614,9 @@ export class SessionService {
   async #takeFrom(caller: Caller, session: Session): Promise<Decision> {
     const mine = await this.#own(session, caller.request);
     if (!mine) return await this.#decide(caller);
-    if (mine.epoch !== session.epoch) {
-      const { podIp: host, agentPort: port, commandPort, agentId } = mine;
-      const agent = { endpoint: { host, port, commandPort }, agentId, trust: this.#options.trust };
+    const endpoint = endpointOf(mine);
+    if (endpoint && mine.epoch !== session.epoch) {
+      const agent = { endpoint, agentId: mine.agentId, trust: this.#options.trust };
       await raiseEpoch(agent, mine.epoch, RAISE_EPOCH_MS).catch((e) =>
         this.#options.log(`session ${keyText(mine)}: its agent was not told of epoch ${mine.epoch}: ${sentence(e)}`)
       );
@@ -638,7 +641,7 @@ export class SessionService {
   /** Serves a session that is ours by what is known of its agent, which may be gone. */
   async #serve(session: Session): Promise<void> {
     // Its agent is unknown, and ends by its lease.
-    if (session.agentPort === 0) return await this.#giveUp(session);
+    if (!endpointOf(session)) return await this.#giveUp(session);
     const runner = this.#run(session, AgentRunner.adopt);
     if (session.status === "STOPPING") void this.#finishStop(session, runner);
     else this.#reaper.schedule(session);
@@ -659,7 +662,7 @@ export class SessionService {
     const mine = await store.transition({ ...session, state: session.status }, "adopt", { holder });
     // Another was faster, or the own lease was lost.
     if (!mine) return await this.#lease.refresh();
-    if (mine.agentPort !== 0) log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
+    if (endpointOf(mine)) log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
     await this.#serve(mine);
     // While there was no orchestrator nobody could be heard of.
     await store.touch(mine, undefined, this.#now()).catch((e) => log(sentence(e)));
@@ -767,8 +770,8 @@ export class SessionService {
         startupOptions: [...request.startupOptions],
         startupOptionsHash: startupOptionsHash(request.startupOptions),
         computeService: compute.name,
-        processId: "",
-        podIp: "",
+        handle: "",
+        host: "",
         agentPort: 0,
         commandPort: 0,
         accessToken: randomToken(),
@@ -807,13 +810,6 @@ export class SessionService {
     if (await store.get(former)) return;
     const why = compute.inherit(storageDirectory(storageRoot, former), storageDirectory(storageRoot, request));
     if (why) log(`session ${keyText(request)} cannot go on with the storage of ${keyText(former)}: ${why}`);
-  }
-
-  /** Whether a session has this agent, or the warm pool. */
-  async hasAgent(agentId: string): Promise<boolean> {
-    const { store } = this.#options;
-    return (await store.list()).some((session) => session.agentId === agentId && session.status !== "FAILED") ||
-      (await store.listWarm()).some((agent) => agent.agentId === agentId);
   }
 
   #run(session: Session, begin: (session: Session, options: AgentRunnerOptions) => AgentRunner): AgentRunner {
@@ -857,7 +853,7 @@ export class SessionService {
     let runner = this.#runners.get(text);
     if (!runner?.serves(stopping)) runner = undefined;
     // Another orchestrator had it until now.
-    if (!runner && stopping.agentPort !== 0) runner = this.#run(stopping, AgentRunner.adopt);
+    if (!runner && endpointOf(stopping)) runner = this.#run(stopping, AgentRunner.adopt);
     return { done: this.#finishStop(stopping, runner, successor) };
   }
 

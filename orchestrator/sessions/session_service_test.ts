@@ -6,7 +6,7 @@ import { InProcessCompute } from "../testing/in_process_compute.ts";
 import { InstantClock } from "../testing/instant_clock.ts";
 import { A, B, OPTIONS, rejects, request, test, told } from "../testing/session_world.ts";
 import { StepLog } from "../testing/step_log.ts";
-import { SqliteSessionStore } from "../store/sqlite_store.ts";
+import { SqliteStore } from "../store/sqlite_store.ts";
 
 test("a thousand callers for one key start one agent, and all are answered", async (world) => {
   const gate = Promise.withResolvers<void>();
@@ -274,7 +274,7 @@ test("a running command keeps its session, and its end counts as activity", asyn
   const other = { sourcePath: "/other" };
   await world.get(other);
   const gone = Promise.withResolvers<void>();
-  world.store.watch(request(other), async () => await world.session(other) || gone.resolve());
+  world.store.sessions.watch(request(other), async () => await world.session(other) || gone.resolve());
   await gone.promise;
   assert.equal((await world.session())?.status, "READY");
   agent.activity(0);
@@ -359,7 +359,7 @@ test("what cannot be adopted is dropped: dead agents, and starts without an addr
   }
   world.compute.agents[0].close();
   world.compute.gate = Promise.resolve();
-  world.store = SqliteSessionStore.open(join(copy, "s.sqlite"));
+  world.store = SqliteStore.open(join(copy, "s.sqlite"));
   await world.replace();
   const unknown = await world.session({ sourcePath: "/unknown" });
   assert.equal(unknown?.status, "FAILED");
@@ -383,7 +383,7 @@ test("an adopted agent that accepts connections but does not answer is dropped",
 
 test("a session that was being ended is ended by the next orchestrator", async (world) => {
   const session = await world.get();
-  await world.store.transition({ ...session, state: "READY" }, "stop");
+  await world.store.sessions.transition({ ...session, state: "READY" }, "stop");
   await world.replace();
   await world.until("NONE");
   assert.equal(world.compute.alive.size, 0);
@@ -395,7 +395,7 @@ test("stop takes all agents along, and refuses who waits and who comes", async (
   const justNow = world.get({ sourcePath: "/now" });
   await world.service.stop();
   assert.equal(world.compute.alive.size, 0);
-  assert.deepEqual(await world.store.list(), []);
+  assert.deepEqual(await world.store.sessions.list(), []);
   await rejects(waiting, Code.UNAVAILABLE, /being stopped/);
   await rejects(justNow, Code.UNAVAILABLE, /being stopped/);
   await rejects(world.get(), Code.UNAVAILABLE, /being stopped/);

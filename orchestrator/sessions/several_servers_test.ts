@@ -128,7 +128,7 @@ test(
 
 /** The reaper sees these, by their server ids. */
 async function seconds(world: World): Promise<string[]> {
-  return [...secondServers(await world.store.list())].map((session) => session.serverId).sort();
+  return [...secondServers(await world.store.sessions.list())].map((session) => session.serverId).sort();
 }
 
 test("main is the server with the default output base, else the oldest one of a machine", async (world) => {

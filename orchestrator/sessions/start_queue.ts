@@ -5,7 +5,7 @@ import { AgentCount } from "../store/agent_count.ts";
 import { keyText, type SessionKey } from "../store/session.ts";
 import type { StepBoard } from "../agents/start_progress.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";
-import type { SessionStore } from "../store/store.ts";
+import type { SessionStore } from "../store/session_store.ts";
 
 /** Someone who waits for an agent of the key's session. */
 export interface Queued {

@@ -86,8 +86,8 @@ test("the queue's steps are told once, and not to those who come when it is over
   const first = caller(world, "/2");
   await first.waits(`1 of 1 run, ${NEXT}`);
   // The next one reads the board before the first has left and wiped it, and joins the queue after that.
-  const get = world.store.get.bind(world.store);
-  world.store.get = (key) => first.server.catch(() => {}).then(() => get(key));
+  const get = world.store.sessions.get.bind(world.store.sessions);
+  world.store.sessions.get = (key) => first.server.catch(() => {}).then(() => get(key));
   const second = caller(world, "/2");
   first.leave();
   await second.waits(`1 of 1 run, ${NEXT}`);
@@ -154,12 +154,12 @@ test("an agent that replaces another takes its room, whoever waits", async (worl
   const two = caller(world, "/2");
   await two.waits(`1 of 1 run, ${NEXT}`);
   const three = Promise.withResolvers<ReturnType<typeof caller>>();
-  const transition = world.store.transition.bind(world.store);
-  world.store.transition = async (...change) => {
+  const transition = world.store.sessions.transition.bind(world.store.sessions);
+  world.store.sessions.transition = async (...change) => {
     const session = await transition(...change);
     if (change[1] === "stopped") {
       // The queue looks around just when the room is empty.
-      world.store.transition = transition;
+      world.store.sessions.transition = transition;
       const late = caller(world, "/3");
       await late.waits("1 of 1 run, 1 is before you");
       three.resolve(late);
@@ -206,9 +206,9 @@ test("of two orchestrators on one store each sees the room that the other makes"
 
 test("two orchestrators on one store do not exceed the limit together", async (world) => {
   const services = [world.service, world.newService()];
-  const list = world.store.list.bind(world.store);
+  const list = world.store.sessions.list.bind(world.store.sessions);
   // What each of them knows is always old: only the store's own transaction can hold the limit.
-  world.store.list = async () => (await list()).slice(0, 1);
+  world.store.sessions.list = async () => (await list()).slice(0, 1);
   const { signal } = new AbortController();
   await Promise.all(Array.from({ length: 40 }, async (_, i) => {
     const service = services[i % 2];
@@ -218,7 +218,7 @@ test("two orchestrators on one store do not exceed the limit together", async (w
     await service.release(session, "");
   }));
   assert.equal(world.compute.agents.length, 40);
-  world.store.list = list;
+  world.store.sessions.list = list;
   await services[1].stop();
 }, { ...limits(2), lookAgainMs: 20 });
 
@@ -229,7 +229,7 @@ test("who waits when the orchestrator ends is told so, and nothing is started an
   await world.service.stop();
   await rejects(two.server, Code.UNAVAILABLE, /being stopped/);
   assert.equal(world.compute.agents.length, 1);
-  assert.deepEqual(await world.store.list(), []);
+  assert.deepEqual(await world.store.sessions.list(), []);
 }, limits(1));
 
 test(
@@ -241,7 +241,7 @@ test(
       const note = (step: string) => void (step === "starting agent" && started.push(i));
       const first = world.get(wanted, note);
       await Promise.all([first, ...Array.from({ length: 4 }, () => world.get(wanted))]);
-      const running = (await world.store.list()).filter(({ status }) => status !== "FAILED");
+      const running = (await world.store.sessions.list()).filter(({ status }) => status !== "FAILED");
       assert(running.length <= 4, `${running.length} run`);
       assert(world.compute.alive.size <= 4);
       await world.service.release(await first, "");

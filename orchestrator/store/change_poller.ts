@@ -1,29 +1,29 @@
 import { ChangeFeed } from "./change_feed.ts";
-import { keyText, type SessionKey } from "./session.ts";
-import type { SessionState } from "./state_machine.ts";
 
-/** What tells one moment of a session's life from another. */
+/** What tells one moment of a life from another, of a session or of what else others may wait for. */
 export interface Moment {
-  readonly status: SessionState;
+  readonly status: string;
   /** 0 for NONE. */
   readonly epoch: number;
 }
 
 /** The moment of a row, or of no row. */
-export function momentOf(row: { readonly status: SessionState; readonly epoch: number } | undefined): Moment {
+export function momentOf(row: { readonly status: string; readonly epoch: number } | undefined): Moment {
   return row ? { status: row.status, epoch: row.epoch } : { status: "NONE", epoch: 0 };
 }
 
 /** Options of {@link SharedChanges}. */
-export interface SharedChangesOptions {
+export interface SharedChangesOptions<Key> {
+  /** A key as one string, different for each. */
+  readonly text: (key: Key) => string;
   /** What the database says of each of these keys now, in their order. May throw: it is asked again after the interval. */
-  readonly look: (keys: readonly SessionKey[]) => Promise<readonly Moment[]> | readonly Moment[];
+  readonly look: (keys: readonly Key[]) => Promise<readonly Moment[]> | readonly Moment[];
   /** Milliseconds between two looks. @default 250 */
   readonly intervalMs?: number;
 }
 
-interface Watched {
-  readonly key: SessionKey;
+interface Watched<Key> {
+  readonly key: Key;
   listeners: number;
   /** What those who watch were last shown; undefined: nothing yet. */
   shown: Moment | undefined;
@@ -42,27 +42,29 @@ interface Watched {
  *
  * Several changes between two looks are one; a change that leaves epoch and status alone wakes nobody elsewhere.
  */
-export class SharedChanges {
+export class SharedChanges<Key> {
   readonly #feed = new ChangeFeed();
-  readonly #look: SharedChangesOptions["look"];
+  readonly #text: SharedChangesOptions<Key>["text"];
+  readonly #look: SharedChangesOptions<Key>["look"];
   readonly #intervalMs: number;
-  readonly #watched = new Map<string, Watched>();
+  readonly #watched = new Map<string, Watched<Key>>();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #looking: Promise<void> | undefined;
 
-  constructor({ look, intervalMs = 250 }: SharedChangesOptions) {
+  constructor({ text, look, intervalMs = 250 }: SharedChangesOptions<Key>) {
+    this.#text = text;
     this.#look = look;
     this.#intervalMs = intervalMs;
   }
 
   /** Calls `listener` after each change that is found from what is {@link show}n next. @returns the end of it */
-  watch(key: SessionKey, listener: () => void): () => void {
-    const text = keyText(key);
+  watch(key: Key, listener: () => void): () => void {
+    const text = this.#text(key);
     const watched = this.#watched.get(text) ?? { key, listeners: 0, shown: undefined, writing: 0, news: 0 };
     this.#watched.set(text, watched);
     watched.listeners++;
     this.#schedule();
-    let leave: (() => void) | undefined = this.#feed.watch(key, listener);
+    let leave: (() => void) | undefined = this.#feed.watch(text, listener);
     return () => {
       if (!leave) return;
       leave();
@@ -74,8 +76,8 @@ export class SharedChanges {
   }
 
   /** Notes what a caller is about to be told of a key. */
-  show(key: SessionKey, moment: Moment): void {
-    const watched = this.#watched.get(keyText(key));
+  show(key: Key, moment: Moment): void {
+    const watched = this.#watched.get(this.#text(key));
     if (!watched) return;
     watched.news++;
     this.#compare(watched, moment);
@@ -86,8 +88,8 @@ export class SharedChanges {
    *
    * @param write Resolves with whether it happened, and the key's moment after it or instead of it.
    */
-  async write<T extends { happened: boolean; moment: Moment }>(key: SessionKey, write: () => Promise<T>): Promise<T> {
-    const before = this.#watched.get(keyText(key));
+  async write<T extends { happened: boolean; moment: Moment }>(key: Key, write: () => Promise<T>): Promise<T> {
+    const before = this.#watched.get(this.#text(key));
     if (before) before.writing++;
     let result;
     try {
@@ -98,7 +100,7 @@ export class SharedChanges {
         before.news++;
       }
     }
-    const watched = this.#watched.get(keyText(key));
+    const watched = this.#watched.get(this.#text(key));
     if (!result.happened) {
       this.show(key, result.moment);
       return result;
@@ -107,7 +109,7 @@ export class SharedChanges {
       watched.shown = result.moment;
       watched.news++;
     }
-    this.#feed.changed(key);
+    this.#feed.changed(this.#text(key));
     return result;
   }
 
@@ -118,10 +120,12 @@ export class SharedChanges {
     await this.#looking;
   }
 
-  #compare(watched: Watched, moment: Moment): void {
+  #compare(watched: Watched<Key>, moment: Moment): void {
     const { shown } = watched;
     watched.shown = moment;
-    if (shown && (shown.status !== moment.status || shown.epoch !== moment.epoch)) this.#feed.changed(watched.key);
+    if (shown && (shown.status !== moment.status || shown.epoch !== moment.epoch)) {
+      this.#feed.changed(this.#text(watched.key));
+    }
   }
 
   #schedule(): void {

@@ -1,21 +1,15 @@
-/** What every IdentityStore must do, as tests; the tests of the stores that have one run them. */
+/** What every IdentityStore must do, as tests: see store_contract.ts. */
 import assert from "node:assert/strict";
+import type { ContractTest } from "./contract_test_database.ts";
 import type { Store } from "./store.ts";
 import { TokenEnroller } from "../identity/enroller.ts";
 
 const URI = "spiffe://rbs.internal/user/ann";
 
-/** Registers the tests. @param create Makes an empty database; `open` opens a store on it, each one orchestrator's. */
-export function identityStoreContract(
-  name: string,
-  create: () =>
-    | Promise<{ open(): Promise<Store> | Store } & AsyncDisposable>
-    | { open(): Promise<Store> | Store } & AsyncDisposable,
-): void {
+/** Registers the tests. */
+export function identityStoreContract(contract: ContractTest): void {
   const test = (promise: string, run: (a: Store, b: Store) => Promise<void>) =>
-    Deno.test(`${name}: ${promise}`, async () => {
-      await using database = await create();
-      await using a = await database.open();
+    contract(promise, async (a, database) => {
       await using b = await database.open();
       await run(a, b);
     });

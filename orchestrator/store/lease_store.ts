@@ -1,6 +1,6 @@
 /**
- * The right of one life of an orchestrator to hold sessions: it has it for as long as its row is in the store. Whoever
- * sees that it was not renewed for its duration may end it, and then adopt what it held.
+ * The right of one life of an orchestrator to hold what others could hold as well: it has it for as long as its row is in
+ * the store. Whoever sees that it was not renewed for its duration may end it, and then adopt what it held.
  */
 export interface OrchestratorLease {
   /** Random; 32 lowercase hex digits. */
@@ -14,4 +14,24 @@ export interface OrchestratorLease {
    * may differ, only compare it with what they saw before.
    */
   readonly expiresAt: number;
+}
+
+/** The leases of all orchestrators. Every method throws an RbsError when the storage fails. */
+export interface LeaseStore {
+  /** Begins an orchestrator's lease. */
+  begin(lease: OrchestratorLease): Promise<void>;
+  /**
+   * Renews an orchestrator's lease, and so its hold on all that names it as its holder, in one write.
+   *
+   * @returns false: it was ended, and what it held may be others'.
+   */
+  renew(lease: OrchestratorLease): Promise<boolean>;
+  /**
+   * Ends a lease, if it was not renewed since it was read.
+   *
+   * @returns Whether this call ended it.
+   */
+  end(lease: OrchestratorLease): Promise<boolean>;
+  /** All leases that nobody has ended, whether they have run out or not, by id. */
+  list(): Promise<OrchestratorLease[]>;
 }

@@ -1,7 +1,7 @@
 /** How sessions, leases and warm agents stand in rows of their tables, the same in each store. */
 import type { Session, SessionFields, SessionStatus } from "./session.ts";
 import type { OrchestratorLease } from "./lease_store.ts";
-import type { SessionChange } from "./store.ts";
+import type { SessionChange } from "./session_store.ts";
 import type { WarmAgent, WarmChange } from "./warm_agent_store.ts";
 
 /** A row of ServerSessions, or part of one: values by column. Booleans are 0 or 1, lists are JSON. */
@@ -14,8 +14,8 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   startupOptions: "StartupOptions",
   startupOptionsHash: "StartupOptionsHash",
   computeService: "ComputeService",
-  processId: "ProcessId",
-  podIp: "PodIP",
+  handle: "ProcessId",
+  host: "PodIP",
   agentPort: "AgentPort",
   commandPort: "CommandPort",
   accessToken: "AccessToken",
@@ -99,8 +99,8 @@ const WARM: Readonly<Record<keyof WarmAgent, string>> = {
   id: "Id",
   owner: "Owner",
   computeService: "ComputeService",
-  processId: "ProcessId",
-  podIp: "PodIP",
+  handle: "ProcessId",
+  host: "PodIP",
   agentPort: "AgentPort",
   commandPort: "CommandPort",
   agentId: "ControlToken",

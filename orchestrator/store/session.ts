@@ -27,9 +27,9 @@ export interface SessionFields {
   /** The name of the ComputeService that runs the agent. */
   computeService: string;
   /** What the ComputeService knows the agent by; for local processes the process id. Empty until it is started. */
-  processId: string;
+  handle: string;
   /** Host of the agent; empty until it listens. */
-  podIp: string;
+  host: string;
   /** Port of rbs.v1.Agent; 0 until it listens. */
   agentPort: number;
   /** Port of command_server.CommandServer; 0 until it listens. */

@@ -1,34 +1,42 @@
-import type { Transaction } from "@google-cloud/spanner";
 import type { Enrolment, IdentityStore } from "./identity_store.ts";
+import type { SpannerDatabase } from "./spanner_database.ts";
+import type { SpannerMigrations } from "./spanner_migrations.ts";
 
 /** How long a look at who is locked out counts. Milliseconds. */
 const LOOK_MS = 1_000;
 
-/** What the store does for it. */
-export interface SpannerWork {
-  query(sql: string, params: Record<string, string>): Promise<Record<string, unknown>[]>;
-  /** A read-write transaction, after those with the same turn. */
-  transaction<T extends { happened: boolean }>(
-    turn: string,
-    work: (transaction: Transaction) => Promise<T>,
-  ): Promise<T>;
-}
+/** The tables of a {@link SpannerIdentities}. */
+export const IDENTITY_MIGRATIONS: SpannerMigrations = {
+  3: {
+    statements: [
+      `CREATE TABLE IF NOT EXISTS EnrolmentTokens (
+       TokenHash STRING(MAX) NOT NULL,
+       Uri STRING(MAX) NOT NULL,
+       ExpiresAt INT64 NOT NULL,
+     ) PRIMARY KEY (TokenHash)`,
+      `CREATE TABLE IF NOT EXISTS RevokedUsers (
+       UserId STRING(MAX) NOT NULL,
+       RevokedAt INT64 NOT NULL,
+     ) PRIMARY KEY (UserId)`,
+    ],
+  },
+};
 
-/** The {@link IdentityStore} of a SpannerSessionStore. Who is locked out is looked up at most once a second. */
+/** The {@link IdentityStore} of a SpannerStore. Who is locked out is looked up at most once a second. */
 export class SpannerIdentities implements IdentityStore {
-  readonly #work: SpannerWork;
+  readonly #database: SpannerDatabase;
   #revoked?: { at: number; users: Promise<Set<string>> };
 
-  constructor(work: SpannerWork) {
-    this.#work = work;
+  constructor(database: SpannerDatabase) {
+    this.#database = database;
   }
 
   async addToken(tokenHash: string, { uri, expiresAt }: Enrolment, now: number): Promise<void> {
-    const old = await this.#work.query(
+    const old = await this.#database.query(
       "SELECT TokenHash FROM EnrolmentTokens WHERE ExpiresAt <= CAST(@now AS INT64) LIMIT 1000",
       { now: String(now) },
     );
-    await this.#work.transaction("tokens", (transaction) => {
+    await this.#database.transaction("tokens", (transaction) => {
       for (const row of old) transaction.deleteRows("EnrolmentTokens", [[String(row.TokenHash)]]);
       transaction.insert("EnrolmentTokens", { TokenHash: tokenHash, Uri: uri, ExpiresAt: expiresAt });
       return Promise.resolve({ happened: true });
@@ -36,7 +44,7 @@ export class SpannerIdentities implements IdentityStore {
   }
 
   async takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined> {
-    const { row } = await this.#work.transaction("tokens", async (transaction) => {
+    const { row } = await this.#database.transaction("tokens", async (transaction) => {
       const request = { keys: [[tokenHash]], columns: ["Uri", "ExpiresAt"], json: true };
       const [rows] = await transaction.read("EnrolmentTokens", request);
       const row = rows[0] as unknown as Record<string, unknown> | undefined;
@@ -48,8 +56,8 @@ export class SpannerIdentities implements IdentityStore {
   }
 
   async revoke(userId: string, uri: string, at: number | undefined): Promise<number> {
-    const tokens = await this.#work.query("SELECT TokenHash FROM EnrolmentTokens WHERE Uri = @uri", { uri });
-    await this.#work.transaction("tokens", (transaction) => {
+    const tokens = await this.#database.query("SELECT TokenHash FROM EnrolmentTokens WHERE Uri = @uri", { uri });
+    await this.#database.transaction("tokens", (transaction) => {
       if (at === undefined) transaction.deleteRows("RevokedUsers", [[userId]]);
       else {
         transaction.upsert("RevokedUsers", { UserId: userId, RevokedAt: at });
@@ -62,7 +70,7 @@ export class SpannerIdentities implements IdentityStore {
   }
 
   async revokedUsers(): Promise<string[]> {
-    const rows = await this.#work.query("SELECT UserId FROM RevokedUsers ORDER BY UserId", {});
+    const rows = await this.#database.query("SELECT UserId FROM RevokedUsers ORDER BY UserId", {});
     return rows.map((row) => String(row.UserId));
   }
 

@@ -2,41 +2,40 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError } from "../../proto/base/errors.ts";
-import { identityStoreContract } from "./identity_store_contract.ts";
+import { fields } from "../testing/session_fields.ts";
 import { tempDirectory } from "../testing/temp.ts";
 import { startColumns } from "./rows.ts";
-import { SqliteSessionStore } from "./sqlite_store.ts";
-import { fields, storeContract } from "./store_contract.ts";
+import { SqliteStore } from "./sqlite_store.ts";
+import { storeContract } from "./store_contract.ts";
 
 const KEY = { userId: "ann", repoHash: "a".repeat(32), serverId: "" };
 
 function database() {
   const temp = tempDirectory();
   return {
-    open: () => SqliteSessionStore.open(join(temp.path, "s.sqlite")),
+    open: () => SqliteStore.open(join(temp.path, "s.sqlite")),
     // deno-lint-ignore require-await
     [Symbol.asyncDispose]: async () => temp[Symbol.dispose](),
   };
 }
 
 storeContract("SQLite", database);
-identityStoreContract("SQLite", database);
 
 Deno.test("SQLite: what was written is there after the store was opened anew, for its owner only", async () => {
   using temp = tempDirectory();
   const file = join(temp.path, "s.sqlite");
   let before;
   {
-    await using store = SqliteSessionStore.open(file);
-    before = await store.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
+    await using store = SqliteStore.open(file);
+    before = await store.sessions.transition({ ...KEY, state: "NONE", epoch: 0 }, "start", fields());
     for (const { name } of Deno.readDirSync(temp.path)) {
       assert.equal(Deno.statSync(join(temp.path, name)).mode! & 0o777, 0o600, name);
     }
   }
   // One that was made by hand.
   Deno.chmodSync(file, 0o644);
-  await using store = SqliteSessionStore.open(file);
-  assert.deepEqual(await store.get(KEY), before);
+  await using store = SqliteStore.open(file);
+  assert.deepEqual(await store.sessions.get(KEY), before);
   assert.equal(Deno.statSync(file).mode! & 0o777, 0o600);
 });
 
@@ -111,15 +110,19 @@ for (
     const before = old.prepare("SELECT * FROM BuildSessions");
     assert.equal(before.all().length, 1);
     for (let opened = 1; opened <= 2; opened++) {
-      await using store = SqliteSessionStore.open(file);
-      const session = await store.get(KEY);
+      await using store = SqliteStore.open(file);
+      const session = await store.sessions.get(KEY);
       assert.deepEqual(session, { ...start, ...KEY, status: "READY", epoch: 4, term: known.has("Term") ? 3 : 0 });
-      assert.deepEqual(await store.list(), [session]);
-      assert.deepEqual((await store.leases()).map(({ id }) => id), known.has("Holder") ? ["1".repeat(32)] : []);
-      const gone = await store.transition({ ...KEY, repoHash: "gone", state: "NONE", epoch: 0 }, "start", fields());
+      assert.deepEqual(await store.sessions.list(), [session]);
+      assert.deepEqual((await store.leases.list()).map(({ id }) => id), known.has("Holder") ? ["1".repeat(32)] : []);
+      const gone = await store.sessions.transition(
+        { ...KEY, repoHash: "gone", state: "NONE", epoch: 0 },
+        "start",
+        fields(),
+      );
       assert.equal(gone?.epoch, 7 + opened);
-      await store.transition({ ...gone, state: "PENDING" }, "fail");
-      await store.transition({ ...gone, state: "FAILED" }, "forget");
+      await store.sessions.transition({ ...gone, state: "PENDING" }, "fail");
+      await store.sessions.transition({ ...gone, state: "FAILED" }, "forget");
     }
     assert.throws(() => before.all(), /no such table/);
     old.close();
@@ -130,7 +133,7 @@ Deno.test("SQLite: damaged files and other programs' files are named, and left a
   using temp = tempDirectory();
   const file = join(temp.path, "s.sqlite");
   const refused = (pattern: RegExp) =>
-    assert.throws(() => SqliteSessionStore.open(file), (e: unknown) => {
+    assert.throws(() => SqliteStore.open(file), (e: unknown) => {
       assert(e instanceof RbsError);
       assert.match(e.message, pattern);
       assert(e.message.includes(file));
@@ -148,7 +151,7 @@ Deno.test("SQLite: damaged files and other programs' files are named, and left a
   Deno.removeSync(file);
 
   // A page in the middle that was overwritten.
-  await SqliteSessionStore.open(file)[Symbol.asyncDispose]();
+  await SqliteStore.open(file)[Symbol.asyncDispose]();
   const bytes = Deno.readFileSync(file);
   assert(bytes.length > 8192);
   bytes.fill(0x5a, 4096, 8192);

@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
-import { SpannerSessionStore } from "./spanner_store.ts";
-import { SqliteSessionStore } from "./sqlite_store.ts";
+import { SpannerStore } from "./spanner_store.ts";
+import { SqliteStore } from "./sqlite_store.ts";
 import type { Store } from "./store.ts";
 
 /** Where sessions are kept. */
@@ -26,6 +26,6 @@ const SPANNER_DATABASE = /^projects\/[a-z0-9.:-]+\/instances\/[a-z0-9-]+\/databa
 
 /** Opens the store at a location. Throws an RbsError when it cannot be used. */
 export async function openStore(location: StoreLocation): Promise<Store> {
-  if (location.kind === "sqlite") return SqliteSessionStore.open(location.file);
-  return await SpannerSessionStore.open(location.database);
+  if (location.kind === "sqlite") return SqliteStore.open(location.file);
+  return await SpannerStore.open(location.database);
 }

@@ -1,4 +1,3 @@
-/** How the agents of the warm pool stand in the store: in a table WarmAgents, until a session's start takes one. */
 import type { AgentLimits } from "./agent_limits.ts";
 
 /** An agent that was started ahead, or is about to be. Its row is its room under {@link AgentLimits}. */
@@ -9,13 +8,15 @@ export interface WarmAgent {
   readonly owner: string;
   /** The name of the ComputeService that runs it. */
   readonly computeService: string;
-  /** What the ComputeService knows it by. Empty until it waits for a session, as is the rest. */
-  readonly processId: string;
-  readonly podIp: string;
-  /** 0 until it waits for a session. */
+  /** What the ComputeService knows it by. Empty until it waits for a session. */
+  readonly handle: string;
+  /** Where it listens, see {@link endpointOf}. Empty until it waits for a session. */
+  readonly host: string;
+  /** Port of rbs.v1.Agent; 0 until it waits for a session. */
   readonly agentPort: number;
+  /** Port of command_server.CommandServer; 0 until it waits for a session. */
   readonly commandPort: number;
-  /** Secret that the orchestrator shows to it. Different for each agent, and the session's when one takes it. */
+  /** Names it in its certificate. Different for each agent, and the session's when one takes it. */
   readonly agentId: string;
   /** Its own folder until a session takes it. Absolute. */
   readonly storageDirectory: string;
@@ -27,26 +28,29 @@ export interface WarmAgent {
 export type WarmClaim = Pick<WarmAgent, "owner" | "computeService">;
 
 /** What changes of a warm agent. */
-export type WarmChange = Partial<Pick<WarmAgent, "owner" | "processId" | "podIp" | "agentPort" | "commandPort">>;
+export type WarmChange = Partial<Pick<WarmAgent, "owner" | "handle" | "host" | "agentPort" | "commandPort">>;
 
-/** The warm agents of a SessionStore. Every method throws an RbsError when the storage fails. */
+/**
+ * The agents of all warm pools, each until a session's start takes it: see Expected.claim. Every method throws an RbsError
+ * when the storage fails.
+ */
 export interface WarmAgentStore {
   /**
    * Makes room for a warm agent.
    *
    * @returns false when there is none, beside all sessions and warm agents
    */
-  addWarm(agent: WarmAgent, limits?: AgentLimits): Promise<boolean>;
+  add(agent: WarmAgent, limits?: AgentLimits): Promise<boolean>;
   /**
    * @param owner Only if this orchestrator holds it. @default whoever does
    * @returns whether it is still there: it may have been taken
    */
-  changeWarm(id: string, change: WarmChange, owner?: string): Promise<boolean>;
+  change(id: string, change: WarmChange, owner?: string): Promise<boolean>;
   /**
    * @param owner Only if this orchestrator holds it. @default whoever does
    * @returns whether it was still there
    */
-  removeWarm(id: string, owner?: string): Promise<boolean>;
+  remove(id: string, owner?: string): Promise<boolean>;
   /** All, oldest first. */
-  listWarm(): Promise<WarmAgent[]>;
+  list(): Promise<WarmAgent[]>;
 }

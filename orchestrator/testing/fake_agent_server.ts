@@ -3,7 +3,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { admit } from "../../proto/transport/rpc/access_rules.ts";
+import { admit } from "../../proto/identity/access_rules.ts";
 import { bearer } from "../../proto/base/state_directory.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 

@@ -1,5 +1,4 @@
 import {
-  type AgentEndpoint,
   type AgentFailure,
   type AgentSpec,
   AgentStartError,
@@ -7,6 +6,7 @@ import {
   type RunningAgent,
   type WholeSpec,
 } from "../compute/compute_service.ts";
+import type { AgentEndpoint } from "../store/agent_endpoint.ts";
 import { FakeAgentServer } from "./fake_agent_server.ts";
 
 /** Runs fake agents inside of the test's own process, where the test can reach them. */
@@ -62,7 +62,7 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
     this.#started = Promise.withResolvers();
     const deaf = spec.startupOptions.includes("--fake=deaf");
     return {
-      processId: String(this.agents.length),
+      handle: String(this.agents.length),
       endpoint: { host: "127.0.0.1", port, commandPort: port },
       ended,
       assigned() {},
@@ -71,8 +71,8 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
     };
   }
 
-  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
-    return { processId, endpoint, assigned() {}, terminate() {}, kill() {} };
+  adopt(handle: string, endpoint: AgentEndpoint): RunningAgent {
+    return { handle, endpoint, assigned() {}, terminate() {}, kill() {} };
   }
 
   complete(spec: AgentSpec): WholeSpec {

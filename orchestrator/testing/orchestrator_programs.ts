@@ -144,7 +144,7 @@ export class OrchestratorPrograms implements AsyncDisposable {
     const credentials = readCredentials(this.stateDir, "user");
     using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
       token: server.accessToken,
-      tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+      tls: { credentials, expected: { kind: "agent", agentId } },
     });
     const call = client.executeCommand({ timeoutMs: 5_000 });
     await call.send({ message: { case: "init", value: { args: args.length > 0 ? args : ["who"] } } });

@@ -6,7 +6,7 @@ import { ComputeChoice } from "../compute/compute_choice.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import type { Session } from "../store/session.ts";
 import { type ServerRequest, SessionService, type SessionServiceOptions } from "../sessions/session_service.ts";
-import { SqliteSessionStore } from "../store/sqlite_store.ts";
+import { SqliteStore } from "../store/sqlite_store.ts";
 import type { FakeAgentServer } from "./fake_agent_server.ts";
 import { InstantClock } from "./instant_clock.ts";
 import type { WarmAgent } from "../store/warm_agent_store.ts";
@@ -47,7 +47,7 @@ export type WorldOptions = Partial<SessionServiceOptions> & {
 export class World implements AsyncDisposable {
   readonly temp = tempDirectory();
   readonly compute = new InProcessCompute();
-  store = SqliteSessionStore.open(join(this.temp.path, "s.sqlite"));
+  store = SqliteStore.open(join(this.temp.path, "s.sqlite"));
   pool?: WarmPool;
   /** Where orchestrators listened that are gone. */
   readonly gone = new Set<string>();
@@ -67,7 +67,8 @@ export class World implements AsyncDisposable {
     const address = String(++this.#services);
     return new SessionService({
       pool: this.#newPool(change),
-      store: this.store,
+      store: this.store.sessions,
+      leases: this.store.leases,
       compute: new ComputeChoice([this.compute]),
       orchestrator: {
         address: () => address,
@@ -90,7 +91,7 @@ export class World implements AsyncDisposable {
   #newPool({ warm = 0, settleMs = 0, limits }: WorldOptions): WarmPool | undefined {
     if (warm === 0) return undefined;
     return this.pool = new WarmPool({
-      store: this.store,
+      store: this.store.warmAgents,
       compute: this.compute,
       log() {},
       size: warm,
@@ -107,7 +108,7 @@ export class World implements AsyncDisposable {
   /** Resolves when so many agents wait in the store, and they are all that there are. */
   async untilWarm(count: number): Promise<WarmAgent[]> {
     for (;;) {
-      const agents = await this.store.listWarm();
+      const agents = await this.store.warmAgents.list();
       if (agents.length === count && agents.every(({ agentPort }) => agentPort !== 0)) return agents;
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
@@ -120,7 +121,7 @@ export class World implements AsyncDisposable {
   }
 
   session(change: Partial<ServerRequest> = {}): Promise<Session | undefined> {
-    return this.store.get(request(change));
+    return this.store.sessions.get(request(change));
   }
 
   /** Resolves when the session is in that state. */
@@ -131,7 +132,7 @@ export class World implements AsyncDisposable {
   ): Promise<Session | undefined> {
     for (;;) {
       const changed = Promise.withResolvers<void>();
-      const leave = this.store.watch(request(change), changed.resolve);
+      const leave = this.store.sessions.watch(request(change), changed.resolve);
       const session = await this.session(change);
       if ((session?.status ?? "NONE") === state && holds(session)) return leave(), session;
       await changed.promise;

@@ -13,7 +13,7 @@ Deno.test("certificate: it says who its holder is", async () => {
     { kind: "orchestrator" },
     { kind: "user", userId: "jürg" },
     { kind: "user", userId: "x".repeat(300) },
-    { kind: "agent", sessionId: "0".repeat(32) },
+    { kind: "agent", agentId: "0".repeat(32) },
   ];
   for (const identity of identities) {
     const { certificate } = await authority.identify(identity);

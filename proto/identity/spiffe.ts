@@ -7,8 +7,8 @@
 export type Identity =
   /** A developer. */
   | { readonly kind: "user"; readonly userId: string }
-  /** The agent of one session; `sessionId` is the one under which the agent was started. */
-  | { readonly kind: "agent"; readonly sessionId: string }
+  /** The agent of one session. `agentId` is its own, 32 lowercase hex digits; the URI has it in the place of a session's. */
+  | { readonly kind: "agent"; readonly agentId: string }
   | { readonly kind: "orchestrator" };
 
 /** The longest SPIFFE ID, in bytes. */
@@ -27,7 +27,7 @@ function path(identity: Identity): string {
     case "user":
       return `/user/${escaped(identity.userId)}`;
     case "agent":
-      return `/session/${identity.sessionId}/agent`;
+      return `/session/${identity.agentId}/agent`;
     case "orchestrator":
       return "/orchestrator";
   }
@@ -53,7 +53,7 @@ function identityOf(parts: string[]): Identity | undefined {
     return userId === undefined ? undefined : { kind: "user", userId };
   }
   if (parts.length === 3 && parts[0] === "session" && parts[2] === "agent" && /^[0-9a-f]{32}$/.test(parts[1])) {
-    return { kind: "agent", sessionId: parts[1] };
+    return { kind: "agent", agentId: parts[1] };
   }
   return undefined;
 }

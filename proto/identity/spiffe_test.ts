@@ -6,7 +6,7 @@ const SESSION = "0123456789abcdef0123456789abcdef";
 Deno.test("spiffe: each identity has one URI, which names it", () => {
   const cases: [Identity, string][] = [
     [{ kind: "orchestrator" }, "spiffe://rbs.test/orchestrator"],
-    [{ kind: "agent", sessionId: SESSION }, `spiffe://rbs.test/session/${SESSION}/agent`],
+    [{ kind: "agent", agentId: SESSION }, `spiffe://rbs.test/session/${SESSION}/agent`],
     [{ kind: "user", userId: "ann" }, "spiffe://rbs.test/user/ann"],
     [{ kind: "user", userId: "a_b" }, "spiffe://rbs.test/user/a_5fb"],
     [{ kind: "user", userId: ".." }, "spiffe://rbs.test/user/_2e_2e"],

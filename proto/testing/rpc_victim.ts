@@ -6,7 +6,7 @@
 import { Identity as IdentityService } from "../contract/gen/rbs/v1/identity_pb.ts";
 import { Orchestrator } from "../contract/gen/rbs/v1/orchestrator_pb.ts";
 import { Code, RpcError } from "../transport/rpc/client.ts";
-import { admit } from "../transport/rpc/access_rules.ts";
+import { admit } from "../identity/access_rules.ts";
 import { RpcServer } from "../transport/rpc/server.ts";
 import { TRUST_DOMAIN } from "./certificates.ts";
 import { orchestratorCredentials, testAuthority } from "./keys.ts";

@@ -116,7 +116,7 @@ function running(
 }
 
 const authority = await TestAuthority.make();
-const AGENT = { kind: "agent", sessionId: "a".repeat(32) } as const;
+const AGENT = { kind: "agent", agentId: "a".repeat(32) } as const;
 const ann = await authority.identify({ kind: "user", userId: "ann" });
 const agentCredentials = await authority.identify(AGENT);
 
@@ -291,7 +291,7 @@ Deno.test("an agent that is another's, or that does not take us, is asked for an
   const stranger = { ...await other.identify({ kind: "user", userId: "ann" }), authorities: authority.certificate };
   const cases: [TlsClientOptions, RegExp][] = [
     [
-      { credentials: () => ann, expected: { kind: "agent", sessionId: "b".repeat(32) } },
+      { credentials: () => ann, expected: { kind: "agent", agentId: "b".repeat(32) } },
       /it is not spiffe:.*b\/agent that/,
     ],
     [

@@ -15,7 +15,7 @@ import {
 } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { Identity } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
-import { actingUser, admit } from "../../proto/transport/rpc/access_rules.ts";
+import { actingUser, admit } from "../../proto/identity/access_rules.ts";
 import { bearer } from "../../proto/base/state_directory.ts";
 import { giveUserKeys, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import { type CallContext, Code, RpcError } from "../../proto/transport/rpc/client.ts";
@@ -75,7 +75,7 @@ export class FakeAgent implements AsyncDisposable {
 
   static async start(behaviour: Behaviour): Promise<FakeAgent> {
     const authority = await testAuthority();
-    const agent = new FakeAgent(behaviour, await authority.identify({ kind: "agent", sessionId: AGENT_ID }));
+    const agent = new FakeAgent(behaviour, await authority.identify({ kind: "agent", agentId: AGENT_ID }));
     await agent.server.listen();
     return agent;
   }

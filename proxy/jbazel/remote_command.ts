@@ -62,7 +62,7 @@ export async function runRemoteCommand(
   const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
   using agent = createRpcClient(Agent, address, {
     token: server.accessToken,
-    tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+    tls: { credentials, expected: { kind: "agent", agentId } },
   });
   using cleanup = new DisposableStack();
   const call = agent.executeCommand({ metadata: { "rbs-epoch": String(server.session!.epoch) } });

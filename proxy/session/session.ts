@@ -150,7 +150,7 @@ export class Session {
       ...DEFAULTS,
       agentTls: (server) => ({
         credentials: () => readValidCredentials(this.#settings.stateDirectory()),
-        expected: { kind: "agent", sessionId: server.session?.agent?.agentId ?? "" },
+        expected: { kind: "agent", agentId: server.session?.agent?.agentId ?? "" },
       }),
       ...settings,
     };

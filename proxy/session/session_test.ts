@@ -10,7 +10,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type CallContext, Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import { authoritiesFile } from "../../proto/identity/key_directory.ts";
-import { admit } from "../../proto/transport/rpc/access_rules.ts";
+import { admit } from "../../proto/identity/access_rules.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import { eventually } from "../../proto/testing/pipe.ts";

@@ -3,9 +3,9 @@ import * as grpc from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { SqliteSessionStore } from "../../orchestrator/store/sqlite_store.ts";
+import { SqliteStore } from "../../orchestrator/store/sqlite_store.ts";
 import { hasEmulator, SpannerEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
-import { fields } from "../../orchestrator/store/store_contract.ts";
+import { fields } from "../../orchestrator/testing/session_fields.ts";
 import { Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { createRpcClient, type RpcClient } from "../../proto/transport/rpc/client.ts";
 import { readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
@@ -191,14 +191,16 @@ async function startFilled(sessions: number): Promise<{ cluster: Cluster } & Asy
   await using cleanup = new AsyncDisposableStack();
   const state = cleanup.use(await tempDir("rbs-state-")).path;
   {
-    await using store = SqliteSessionStore.open(join(state, "sessions.sqlite"));
+    await using store = SqliteStore.open(join(state, "sessions.sqlite"));
     for (let i = 0; i < sessions; i++) {
       const key = { userId: `user${i % 100}`, repoHash: repoHash(`/home/user/workspace${i}`), serverId: "" };
       const now = Date.now();
       const start = fields({ createdAt: now, lastHeartbeat: now });
-      const session = await store.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);
+      const session = await store.sessions.transition({ ...key, state: "NONE", epoch: 0 }, "start", start);
       // Those that failed stay where they are until they are forgotten: no agent is needed for them.
-      await store.transition({ ...key, state: "PENDING", epoch: session!.epoch }, "fail", { failure: "bench" });
+      await store.sessions.transition({ ...key, state: "PENDING", epoch: session!.epoch }, "fail", {
+        failure: "bench",
+      });
     }
   }
   const cluster = cleanup.use(await startCluster({ state }));
@@ -242,8 +244,8 @@ async function benchStart(say: (text: string) => void): Promise<Result[]> {
 
 /** Resolves when so many agents wait for a session. */
 async function untilWarm(cluster: Cluster, count: number): Promise<void> {
-  await using store = SqliteSessionStore.open(join(cluster.state, "sessions.sqlite"));
-  while ((await store.listWarm()).filter(({ agentPort }) => agentPort !== 0).length < count) {
+  await using store = SqliteStore.open(join(cluster.state, "sessions.sqlite"));
+  while ((await store.warmAgents.list()).filter(({ agentPort }) => agentPort !== 0).length < count) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

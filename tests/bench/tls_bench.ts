@@ -57,7 +57,7 @@ async function benchBuild(bazel: Bazel, say: (text: string) => void): Promise<Re
 /** The hop alone. */
 async function benchHop(say: (text: string) => void): Promise<Result[]> {
   const authority = await TestAuthority.make();
-  const expected = { kind: "agent", sessionId: "a".repeat(32) } as const;
+  const expected = { kind: "agent", agentId: "a".repeat(32) } as const;
   const own = await authority.identify({ kind: "user", userId: "bench" });
   const agent = new Deno.Command(Deno.execPath(), {
     args: ["run", "--frozen", "--allow-all", join(ROOT, "tests/bench/tls_agent.ts")],

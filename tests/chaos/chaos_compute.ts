@@ -1,11 +1,11 @@
 import {
-  type AgentEndpoint,
   type AgentFailure,
   type AgentSpec,
   type ComputeService,
   type RunningAgent,
   type WholeSpec,
 } from "../../orchestrator/compute/compute_service.ts";
+import type { AgentEndpoint } from "../../orchestrator/store/agent_endpoint.ts";
 import { keyText } from "../../orchestrator/store/session.ts";
 import { FakeAgentServer } from "../../orchestrator/testing/fake_agent_server.ts";
 import { TcpLink } from "./tcp_link.ts";
@@ -65,7 +65,7 @@ export class ChaosCompute implements ComputeService {
     signal.throwIfAborted();
     const link = this.#link(agent);
     return {
-      processId: String(agents.length),
+      handle: String(agents.length),
       endpoint: { host: "127.0.0.1", port: link.port, commandPort: port },
       ended,
       assigned() {},
@@ -74,10 +74,10 @@ export class ChaosCompute implements ComputeService {
     };
   }
 
-  adopt(processId: string, endpoint: AgentEndpoint): RunningAgent {
+  adopt(handle: string, endpoint: AgentEndpoint): RunningAgent {
     const agent = this.machine.byPort.get(endpoint.port)!;
     const { port } = this.#link(agent);
-    return { processId, endpoint: { ...endpoint, port }, assigned() {}, terminate() {}, kill() {} };
+    return { handle, endpoint: { ...endpoint, port }, assigned() {}, terminate() {}, kill() {} };
   }
 
   complete(spec: AgentSpec): WholeSpec {

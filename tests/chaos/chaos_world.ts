@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { keyText, type Session } from "../../orchestrator/store/session.ts";
 import { ComputeChoice } from "../../orchestrator/compute/compute_choice.ts";
 import { type ServerRequest, SessionService } from "../../orchestrator/sessions/session_service.ts";
-import type { SessionStore } from "../../orchestrator/store/store.ts";
+import type { Store } from "../../orchestrator/store/store.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
@@ -50,7 +50,7 @@ interface Answer {
 export interface ChaosOptions {
   readonly orchestrators: number;
   /** Opens the store once more. */
-  open(): Promise<SessionStore> | SessionStore;
+  open(): Promise<Store> | Store;
 }
 
 /** See the file's head. */
@@ -261,7 +261,8 @@ export class ChaosWorld {
     const compute = new ChaosCompute(this.machine);
     const node: Node = { index, life, store, compute, ahead, isUp: true, service: undefined! };
     node.service = new SessionService({
-      store: store.faulty,
+      store: store.faulty.sessions,
+      leases: store.faulty.leases,
       compute: new ComputeChoice([compute]),
       log: (line) => {
         if (node.isUp) this.#note(`  ${index}: ${line}`);
@@ -394,8 +395,8 @@ export class ChaosWorld {
   async #untilInOrder(): Promise<void> {
     for (const until = performance.now() + CALM_MS;;) {
       const { store } = this.nodes[0];
-      const sessions = (await store.store.list()).filter(({ status }) => status !== "FAILED");
-      const leases = new Set((await store.store.leases()).map(({ id }) => id));
+      const sessions = (await store.store.sessions.list()).filter(({ status }) => status !== "FAILED");
+      const leases = new Set((await store.store.leases.list()).map(({ id }) => id));
       const wanted = new Set(sessions.map(({ agentId }) => agentId));
       const wrong = [
         ...sessions.filter(({ status }) => status !== "READY").map((s) => `${this.#keyOf(s)} is ${s.status}`),

@@ -1,15 +1,15 @@
 /** New databases for the runs. */
 import { join } from "node:path";
-import { SpannerSessionStore } from "../../orchestrator/store/spanner_store.ts";
-import { SqliteSessionStore } from "../../orchestrator/store/sqlite_store.ts";
+import { SpannerStore } from "../../orchestrator/store/spanner_store.ts";
+import { SqliteStore } from "../../orchestrator/store/sqlite_store.ts";
 import { SpannerEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
 import { tempDirectory } from "../../orchestrator/testing/temp.ts";
-import type { SessionStore } from "../../orchestrator/store/store.ts";
+import type { Store } from "../../orchestrator/store/store.ts";
 
 /** A database for one run. */
 export interface Database extends AsyncDisposable {
   /** Opens it once more. */
-  open(): Promise<SessionStore> | SessionStore;
+  open(): Promise<Store> | Store;
   /** Its full name on Spanner; undefined: it is a file. */
   readonly spanner?: string;
 }
@@ -21,7 +21,7 @@ export type NewDatabase = () => Promise<Database>;
 export const sqliteDatabase: NewDatabase = () => {
   const temp = tempDirectory();
   return Promise.resolve({
-    open: () => SqliteSessionStore.open(join(temp.path, "s.sqlite")),
+    open: () => SqliteStore.open(join(temp.path, "s.sqlite")),
     [Symbol.asyncDispose]: () => Promise.resolve(temp[Symbol.dispose]()),
   });
 };
@@ -31,7 +31,7 @@ export function spannerDatabase(emulator: SpannerEmulator): NewDatabase {
   return async () => {
     const name = await emulator.newDatabase();
     return {
-      open: () => SpannerSessionStore.open(name),
+      open: () => SpannerStore.open(name),
       spanner: name,
       [Symbol.asyncDispose]: () => emulator.dropDatabase(name),
     };

@@ -1,5 +1,5 @@
 import { RbsError } from "../../proto/base/errors.ts";
-import type { SessionStore } from "../../orchestrator/store/store.ts";
+import type { Store } from "../../orchestrator/store/store.ts";
 
 /** How a store behaves. */
 export type StoreState =
@@ -17,10 +17,10 @@ export type WriteFault = "refused" | "unheard";
 /** What a caller of a faulty store is told. */
 export class InjectedFault extends RbsError {}
 
-const READS: ReadonlySet<PropertyKey> = new Set(["get", "list", "leases", "listWarm"]);
+const READS: ReadonlySet<PropertyKey> = new Set(["get", "list"]);
 
 /**
- * A SessionStore before another one that fails on demand. Each orchestrator has its own. (Transactions that are ABORTED
+ * What sessions need of a Store, and fails on demand. Each orchestrator has its own. (Transactions that are ABORTED
  * are the Spanner emulator's own: it aborts all but one of those that run at once.)
  */
 export class FaultyStore {
@@ -28,15 +28,19 @@ export class FaultyStore {
   readonly #faults: WriteFault[] = [];
   #works = Promise.withResolvers<void>();
   /** The store, with its faults. */
-  readonly faulty: SessionStore;
+  readonly faulty: Pick<Store, "sessions" | "leases">;
 
-  constructor(readonly store: SessionStore) {
-    this.faulty = new Proxy(store, {
+  constructor(readonly store: Store) {
+    this.faulty = { sessions: this.#before(store.sessions), leases: this.#before(store.leases) };
+  }
+
+  #before<Part extends object>(part: Part): Part {
+    return new Proxy(part, {
       get: (_, name) => {
-        const value = Reflect.get(store, name);
+        const value = Reflect.get(part, name);
         if (typeof value !== "function") return value;
-        const method = value.bind(store);
-        if (name === "watch" || name === Symbol.asyncDispose) return method;
+        const method = value.bind(part);
+        if (name === "watch") return method;
         return (...args: unknown[]) => this.#call(method, args, READS.has(name));
       },
     });

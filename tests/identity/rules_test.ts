@@ -1,6 +1,6 @@
 /**
- * The table of proto/transport/rpc/access_rules.ts, walked: each method of each service of ours, called by everybody who might try, at the
- * orchestrator's server and at an agent's two.
+ * The table of proto/identity/access_rules.ts, walked: each method of each service of ours, called by everybody who might
+ * try, at the orchestrator's server and at an agent's two.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -23,7 +23,7 @@ import type { Identity } from "../../proto/identity/spiffe.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
-import { type Rule, ruleOf, RULES } from "../../proto/transport/rpc/access_rules.ts";
+import { type Rule, ruleOf, RULES } from "../../proto/identity/access_rules.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
@@ -58,8 +58,8 @@ async function strangers(): Promise<Record<string, Caller>> {
 const KNOWN: [string, Identity, Rule[]][] = [
   ["the owner", ANN, ["user", "owner", "holder", "anyone"]],
   ["another user", { kind: "user", userId: "bob" }, ["user", "holder", "anyone"]],
-  ["the agent itself", { kind: "agent", sessionId: AGENT_ID }, ["holder", "anyone"]],
-  ["another session's agent", { kind: "agent", sessionId: "b".repeat(32) }, ["holder", "anyone"]],
+  ["the agent itself", { kind: "agent", agentId: AGENT_ID }, ["holder", "anyone"]],
+  ["another session's agent", { kind: "agent", agentId: "b".repeat(32) }, ["holder", "anyone"]],
   ["the orchestrator", { kind: "orchestrator" }, ["orchestrator", "anyone"]],
 ];
 
@@ -146,7 +146,7 @@ async function orchestrator() {
  */
 async function agent(owner = "ann") {
   const gate = new Gate({ accessToken: "access", epoch: 1, owner });
-  const credentials = await authority.identify({ kind: "agent", sessionId: AGENT_ID });
+  const credentials = await authority.identify({ kind: "agent", agentId: AGENT_ID });
   const served: string[] = [];
   const serve = (path: string) => {
     served.push(path);
@@ -182,7 +182,7 @@ async function agent(owner = "ann") {
     relay: answer("/command_server.CommandServer/*"),
     onError() {},
   });
-  const expected = { kind: "agent", sessionId: AGENT_ID } as const;
+  const expected = { kind: "agent", agentId: AGENT_ID } as const;
   return {
     served,
     ports: [port, commands.port],
@@ -298,8 +298,8 @@ test("a certificate is renewed for who it is of, and for no agent whose session 
   const renew = async (identity: Identity) =>
     await at.call("/rbs.v1.Identity/RenewCertificate", await authority.identify(identity), { certificateRequest });
   assert.equal((await renew(ANN)).code, Code.OK);
-  assert.equal((await renew({ kind: "agent", sessionId: AGENT_ID })).code, Code.OK);
-  const gone = await renew({ kind: "agent", sessionId: "b".repeat(32) });
+  assert.equal((await renew({ kind: "agent", agentId: AGENT_ID })).code, Code.OK);
+  const gone = await renew({ kind: "agent", agentId: "b".repeat(32) });
   assert.deepEqual(gone, { code: Code.PERMISSION_DENIED, message: "The agent's session has ended." });
 });
 

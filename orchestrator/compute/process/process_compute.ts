@@ -25,7 +25,6 @@ import { agentEnvironment, defaultOutputBase, environmentOf } from "./agent_envi
 import { type AgentUser, makeStorage, removeStorage } from "./agent_user.ts";
 import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
 import {
-  type AgentEndpoint,
   type AgentFailure,
   type AgentSpec,
   AgentStartError,
@@ -33,6 +32,7 @@ import {
   type RunningAgent,
   type WholeSpec,
 } from "../compute_service.ts";
+import type { AgentEndpoint } from "../../store/agent_endpoint.ts";
 import { OutputLines } from "./output_lines.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
@@ -106,7 +106,7 @@ export class ProcessCompute implements ComputeService {
       child.stdin!.end();
       const { port, commandPort } = await said.next(AgentListeningSchema, isWhole);
       return {
-        processId: String(child.pid),
+        handle: String(child.pid),
         endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
         ended,
         assigned: (next) => {
@@ -126,11 +126,11 @@ export class ProcessCompute implements ComputeService {
     }
   }
 
-  adopt(processId: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
+  adopt(handle: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
     const assigned = (next: AgentSpec) => this.#hand(storageDirectory, next.storageDirectory);
     // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
     // by its lease.
-    return { processId, endpoint, assigned, terminate() {}, kill() {} };
+    return { handle, endpoint, assigned, terminate() {}, kill() {} };
   }
 
   /** Gives an agent that was started ahead its session's storage. */

@@ -75,7 +75,7 @@ function test(promise: string, run: (storage: string) => Promise<void>): void {
 test("an agent's process listens, is known by its process id, and says how it ended", async (storage) => {
   const steps: string[] = [];
   const agent = await compute().start(spec(storage), never(), (step) => steps.push(step));
-  assert.equal(String((await ask(agent.endpoint.port)).pid), agent.processId);
+  assert.equal(String((await ask(agent.endpoint.port)).pid), agent.handle);
   assert.deepEqual(steps, ["agent process started"]);
   agent.kill();
   const { reason, transient } = await agent.ended!;
@@ -85,18 +85,18 @@ test("an agent's process listens, is known by its process id, and says how it en
 
 test("an agent is given its certificate over its pipes, before it listens with it", async (storage) => {
   const authority = await TestAuthority.make();
-  const credentials = await authority.identify({ kind: "agent", sessionId: "c".repeat(32) });
+  const credentials = await authority.identify({ kind: "agent", agentId: "c".repeat(32) });
   const asked: IssueCertificateRequest[] = [];
   const certify = (request: IssueCertificateRequest) => {
     asked.push(request);
-    return authority.certifyRequest(request.certificateRequest, { kind: "agent", sessionId: "c".repeat(32) })
+    return authority.certifyRequest(request.certificateRequest, { kind: "agent", agentId: "c".repeat(32) })
       .then((certificate) => ({ certificate, authorities: authority.certificate }));
   };
   const trusted = { ...spec(storage), bootstrapToken: "once", trustDomain: credentials.trustDomain };
   const agent = await compute(undefined, certify).start(trusted, never(), () => {});
   assert.deepEqual(asked.map(({ token }) => token), ["once"]);
   const orchestrator = await authority.identify({ kind: "orchestrator" });
-  const expected = { kind: "agent", sessionId: "c".repeat(32) } as const;
+  const expected = { kind: "agent", agentId: "c".repeat(32) } as const;
   using client = createRpcClient(Agent, `127.0.0.1:${agent.endpoint.port}`, {
     tls: { credentials: orchestrator, expected },
   });

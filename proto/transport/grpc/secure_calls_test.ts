@@ -12,7 +12,7 @@ import { Connection } from "./channel.ts";
 import { requestMessages } from "./messages.ts";
 import { listenForCalls } from "./server.ts";
 
-const AGENT = { kind: "agent", sessionId: "a".repeat(32) } as const;
+const AGENT = { kind: "agent", agentId: "a".repeat(32) } as const;
 const MB = 1 << 20;
 
 const authority = await TestAuthority.make();
@@ -64,7 +64,7 @@ Deno.test("by TLS, a call to another than the expected is UNAUTHENTICATED, and n
   });
   const connection = await server.connect({ kind: "user", userId: "ann" }, {
     kind: "agent",
-    sessionId: "b".repeat(32),
+    agentId: "b".repeat(32),
   });
   const { code, message } = await connection.unary("/s/M", new Uint8Array());
   assert.equal(code, Status.UNAUTHENTICATED);

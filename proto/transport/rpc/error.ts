@@ -1,5 +1,6 @@
 /** How calls of our own services fail. Apart from client.ts, so that a program which only serves loads no client. */
 import { sentence } from "../../base/errors.ts";
+import { AccessDenied } from "../../identity/access_denied.ts";
 import { Code } from "../grpc/status_code.ts";
 import { trustFailure } from "../tls/trust.ts";
 
@@ -14,9 +15,13 @@ export class RpcError extends Error {
     super(message, { cause });
   }
 
-  /** Turns anything thrown into an RpcError; what is not from gRPC becomes INTERNAL. */
+  /** Turns anything thrown into an RpcError; what is neither from gRPC nor an {@link AccessDenied} becomes INTERNAL. */
   static from(thrown: unknown): RpcError {
     if (thrown instanceof RpcError) return thrown;
+    if (thrown instanceof AccessDenied) {
+      const code = thrown.kind === "unauthenticated" ? Code.UNAUTHENTICATED : Code.PERMISSION_DENIED;
+      return new RpcError(code, thrown.sentence, thrown);
+    }
     // The ServiceError of grpc-js.
     const { code, details } = thrown as { code?: unknown; details?: unknown };
     if (typeof code === "number" && typeof details === "string") {

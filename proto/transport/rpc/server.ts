@@ -11,6 +11,7 @@ import type { AdmissionLimits } from "../admission.ts";
 import { ByteBudget, Holding, type Meter } from "../../base/byte_budget.ts";
 import type { Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
+import { AccessDenied } from "../../identity/access_denied.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../../identity/spiffe.ts";
 import { type ServerCall, StatusError } from "../grpc/calls.ts";
@@ -35,11 +36,11 @@ export interface RpcServerOptions {
   /** Whether somebody known has any business here; who has not is cut off before HTTP/2. @default everybody has */
   accepts?(identity: Identity): boolean;
   /**
-   * Called before each handler, and before anything of the request is taken; throws an {@link RpcError} to refuse.
-   * `path` is "/package.Service/Method".
+   * Called before each handler, and before anything of the request is taken; throws an {@link RpcError} or an
+   * {@link AccessDenied} to refuse. `path` is "/package.Service/Method".
    */
   authorize(path: string, context: CallContext): void | Promise<void>;
-  /** Called with what a handler threw that was not an RpcError. */
+  /** Called with what a handler threw that was neither of these. */
   onError?(path: string, error: unknown): void;
   /** What callers may cost. */
   limits?: Partial<AdmissionLimits>;
@@ -191,7 +192,8 @@ export class RpcServer implements AsyncDisposable {
       body.accept();
       await answer(method, body, context, call, holding);
     } catch (thrown) {
-      if (!(thrown instanceof RpcError)) this.#options.onError?.(path, thrown);
+      const isRefusal = thrown instanceof RpcError || thrown instanceof AccessDenied;
+      if (!isRefusal) this.#options.onError?.(path, thrown);
       fail(RpcError.from(thrown));
     } finally {
       clearTimeout(timer);

@@ -7,6 +7,7 @@ import { HeartbeatRequestSchema, Orchestrator } from "../../contract/gen/rbs/v1/
 import { Http2Connection, type Stream } from "../http2/connection.ts";
 import { encodeFrame, Flag, FrameType, numberFrame, PREFACE, Setting, settingsFrame } from "../http2/frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder } from "../http2/hpack.ts";
+import { AccessDenied } from "../../identity/access_denied.ts";
 import { callHeaders, readCall } from "../grpc/calls.ts";
 import { frame } from "../grpc/message_stream.ts";
 import { Code, RpcError, type RpcImplementation } from "./client.ts";
@@ -81,6 +82,23 @@ Deno.test("a caller is decided about from the headers alone, and no more than a 
   assert.deepEqual(asked, [`${HEARTBEAT} eve`]);
   assert.deepEqual(s.errors, []);
 });
+
+for (
+  const [kind, code] of [["unauthenticated", Code.UNAUTHENTICATED], ["forbidden", Code.PERMISSION_DENIED]] as const
+) {
+  Deno.test(`a caller who is ${kind} gets that code, whoever finds it, and it is no fault of the server`, async () => {
+    const refuse = () => {
+      throw new AccessDenied(kind, "Eve may not.");
+    };
+    await using asked = await serve(answers, { authorize: refuse });
+    await using handled = await serve({ heartbeat: () => Promise.resolve().then(refuse) });
+    for (const s of [asked, handled]) {
+      const end = await s.call(HEARTBEAT, REQUEST);
+      assert.deepEqual([end.code, end.message], [code, "Eve may not."]);
+      assert.deepEqual(s.errors, []);
+    }
+  });
+}
 
 Deno.test("a refusal comes in one header block", async () => {
   await using s = await serve({ heartbeat: () => Promise.reject(new RpcError(Code.ABORTED, "not now: 1,5 %")) });

@@ -59,7 +59,7 @@ test("a server knows each of its callers by the certificate, also when they come
   await using s = await serve();
   const callers: Identity[] = [
     ...["ann", "bob", "eve"].map((userId) => ({ kind: "user" as const, userId })),
-    { kind: "agent", sessionId: SESSION },
+    { kind: "agent", agentId: SESSION },
     { kind: "orchestrator" },
   ];
   for (const caller of callers) {
@@ -72,7 +72,7 @@ test("a server knows each of its callers by the certificate, also when they come
 });
 
 test("a client speaks to nobody who is not whom it expects", async () => {
-  const imposters: Identity[] = [{ kind: "user", userId: "ann" }, { kind: "agent", sessionId: SESSION }];
+  const imposters: Identity[] = [{ kind: "user", userId: "ann" }, { kind: "agent", agentId: SESSION }];
   for (const imposter of imposters) {
     // Though its certificate has the right name.
     const credentials = await authority.identify(imposter, { names: [ORCHESTRATOR_NAME] });
@@ -103,9 +103,9 @@ test("a client speaks to nobody who is not whom it expects", async () => {
   }
   await using s = await serve({ credentials: await orchestratorCredentials(await TestAuthority.make()) });
   await distrusts(s.call(ann), /not of the authority that this side trusts/);
-  await using one = await serve({ credentials: await authority.identify({ kind: "agent", sessionId: SESSION }) });
-  assert.equal(await one.call(ann, { kind: "agent", sessionId: SESSION }), 7);
-  await distrusts(one.call(ann, { kind: "agent", sessionId: "1".repeat(32) }), /\/session\/1+\/agent that answers/);
+  await using one = await serve({ credentials: await authority.identify({ kind: "agent", agentId: SESSION }) });
+  assert.equal(await one.call(ann, { kind: "agent", agentId: SESSION }), 7);
+  await distrusts(one.call(ann, { kind: "agent", agentId: "1".repeat(32) }), /\/session\/1+\/agent that answers/);
 });
 
 /** Callers that are nobody, and what a server says of them. */

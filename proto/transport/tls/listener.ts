@@ -215,7 +215,7 @@ function nameOf(identity: Identity): string {
     case "user":
       return `user ${JSON.stringify(identity.userId)}`;
     case "agent":
-      return `the agent of session ${identity.sessionId}`;
+      return `the agent of session ${identity.agentId}`;
     case "orchestrator":
       return "the orchestrator";
   }

@@ -12,7 +12,7 @@ import { connectTls, TrustError } from "./client.ts";
 import { TlsListener, type TlsListenerOptions } from "./listener.ts";
 import { PROTOCOLS, secureContext } from "./settings.ts";
 
-const AGENT = { kind: "agent", sessionId: "a".repeat(32) } as const;
+const AGENT = { kind: "agent", agentId: "a".repeat(32) } as const;
 const ANN = { kind: "user", userId: "ann" } as const;
 const HOUR_MS = 3600_000;
 const EXPIRED = { notBefore: new Date(Date.now() - 2 * HOUR_MS), notAfter: new Date(Date.now() - HOUR_MS) };
@@ -277,7 +277,7 @@ Deno.test("tls: a client that knows only old versions of TLS, or another protoco
 });
 
 Deno.test("tls: an agent that is not the expected one gets no byte, and the client says who is there", async (t) => {
-  const bob = { kind: "agent", sessionId: "b".repeat(32) } as const;
+  const bob = { kind: "agent", agentId: "b".repeat(32) } as const;
   const cases: [string, Credentials, RegExp][] = [
     [
       "of another session",

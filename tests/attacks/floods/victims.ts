@@ -64,7 +64,7 @@ export async function startVictims(): Promise<Victims> {
   const agentPid = (await one.agent()).pid;
   const agent = () =>
     createRpcClient(Agent, `127.0.0.1:${port}`, {
-      tls: { credentials: ann, expected: { kind: "agent", sessionId: agentId } },
+      tls: { credentials: ann, expected: { kind: "agent", agentId } },
     });
   // A call without the token, so that nothing is started: that it is the owner's was seen when the token is asked for.
   const execute = async (client: ReturnType<typeof agent>) => {
@@ -78,7 +78,7 @@ export async function startVictims(): Promise<Victims> {
 
   const commands = () =>
     new Connection("127.0.0.1", commandPort, {
-      tls: { credentials: () => ann, expected: { kind: "agent", sessionId: agentId } },
+      tls: { credentials: () => ann, expected: { kind: "agent", agentId } },
     });
   const ping = async (connection: Connection) => {
     const { code, message } = await connection.unary(PING, new Uint8Array(0), { timeoutMs: PATIENCE_MS });

@@ -5,8 +5,8 @@ import { TestWorkspace } from "../../../agent/test_agent.ts";
 import { warmFolder } from "../../../orchestrator/compute/process/storage_path.ts";
 import { openAuthority } from "../../../orchestrator/identity/local_keys.ts";
 import { keyText, type Session, type SessionKey } from "../../../orchestrator/store/session.ts";
-import { SqliteSessionStore } from "../../../orchestrator/store/sqlite_store.ts";
-import type { SessionStore } from "../../../orchestrator/store/store.ts";
+import { SqliteStore } from "../../../orchestrator/store/sqlite_store.ts";
+import type { Store } from "../../../orchestrator/store/store.ts";
 import { Agent } from "../../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { type GetServerResponse, Orchestrator } from "../../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
@@ -81,7 +81,7 @@ export class ProcessWorld implements World {
   readonly #began = performance.now();
   readonly #workspaces: TestWorkspace[] = [];
   #credentials!: ReadonlyMap<string, Credentials>;
-  #store!: SessionStore;
+  #store!: Store;
   #disk?: SmallDisk;
   #wasFull = false;
   /** Since when no orchestrator serves. */
@@ -150,9 +150,7 @@ export class ProcessWorld implements World {
         ),
       ),
     );
-    world.#store = database.spanner
-      ? await database.open()
-      : SqliteSessionStore.open(join(world.#state, "sessions.sqlite"));
+    world.#store = database.spanner ? await database.open() : SqliteStore.open(join(world.#state, "sessions.sqlite"));
     world.#watching = world.#watchAgents();
     world.#owned = scope.move();
     return world;
@@ -336,7 +334,7 @@ export class ProcessWorld implements World {
     this.#noFaults();
     await this.#untilInOrder();
     for (const [key, { agentId, epoch }] of this.#promised) {
-      const session = await this.#store.get(this.#key(key));
+      const session = await this.#store.sessions.get(this.#key(key));
       assert.equal(session?.agentId, agentId, `the acknowledged server of ${key} (epoch ${epoch}) was lost`);
     }
     for (const key of KEYS) await this.#servedByAll(key);
@@ -350,7 +348,7 @@ export class ProcessWorld implements World {
       assert.equal(answers.filter(({ released }) => released).length, 1, `releases of ${key}`);
     }
     await this.#untilInOrder();
-    assert.deepEqual((await this.#store.list()).filter(({ status }) => status !== "FAILED"), []);
+    assert.deepEqual((await this.#store.sessions.list()).filter(({ status }) => status !== "FAILED"), []);
     this.#note("the orchestrators are ended");
     for (const node of this.nodes) node.terminate();
     for (const node of this.nodes) await node.settled();
@@ -381,7 +379,7 @@ export class ProcessWorld implements World {
       for (const { pid } of [...agents, ...strays]) signal(pid, "SIGKILL");
       return agents.length === 0 && strays.length === 0;
     });
-    await (this.#store as SessionStore | undefined)?.[Symbol.asyncDispose]();
+    await (this.#store as Store | undefined)?.[Symbol.asyncDispose]();
   }
 
   #key(key: number): SessionKey {
@@ -522,7 +520,7 @@ export class ProcessWorld implements World {
     } catch (e) {
       this.#note(`the agent of ${key} refuses epoch ${epoch}: ${e}`);
       // Another has the session by now, or something befell the agent.
-      const now = await this.#store.get(this.#key(key)).catch(() => undefined);
+      const now = await this.#store.sessions.get(this.#key(key)).catch(() => undefined);
       const isStill = now?.status === "READY" && now.epoch === epoch && now.agentId === answer.agentId;
       if (isStill && excuses === this.#excusesOf(key) && !this.#isUnsteady(key)) {
         this.#faults.push(`the agent of ${key} refuses its owner: ${e}`);
@@ -554,7 +552,7 @@ export class ProcessWorld implements World {
     const credentials = this.#credentials.get(USERS[key])!;
     using client = createRpcClient(Agent, `127.0.0.1:${port}`, {
       token,
-      tls: { credentials, expected: { kind: "agent", sessionId: agentId } },
+      tls: { credentials, expected: { kind: "agent", agentId } },
     });
     const call = client.executeCommand({ metadata: { "rbs-epoch": String(epoch) }, timeoutMs: COMMAND_MS });
     const workingDirectory = this.#workspaces[key].workspace;
@@ -585,31 +583,29 @@ export class ProcessWorld implements World {
   /** Resolves when each agent is a session's or waits for one, and each session and pool is an orchestrator's. */
   async #untilInOrder(): Promise<void> {
     await this.#until("all is in order", async () => {
-      const sessions = (await this.#store.list()).filter(({ status }) => status !== "FAILED");
-      const leases = new Set((await this.#store.leases()).map(({ id }) => id));
-      const waiting = await this.#store.listWarm();
+      const sessions = (await this.#store.sessions.list()).filter(({ status }) => status !== "FAILED");
+      const leases = new Set((await this.#store.leases.list()).map(({ id }) => id));
+      const waiting = await this.#store.warmAgents.list();
       const { agents, strays } = await this.#look();
-      const isAgent = (processId: string, folder: string) =>
-        agents.some((agent) => String(agent.pid) === processId && agent.folder === folder);
+      const isAgent = (handle: string, folder: string) =>
+        agents.some((agent) => String(agent.pid) === handle && agent.folder === folder);
       const isWanted = ({ pid, folder }: (typeof agents)[number]) =>
-        sessions.some((session) => session.processId === String(pid) && keyText(session) === folder) ||
-        waiting.some(({ processId, storageDirectory }) =>
-          processId === String(pid) && storageDirectory === join(this.#storage, folder)
+        sessions.some((session) => session.handle === String(pid) && keyText(session) === folder) ||
+        waiting.some(({ handle, storageDirectory }) =>
+          handle === String(pid) && storageDirectory === join(this.#storage, folder)
         );
       const { warm } = this.setup;
       return [
         ...leases.size === this.nodes.length ? [] : [`there are ${leases.size} leases`],
         ...sessions.filter(({ status }) => status !== "READY").map((s) => `${s.sourcePath} is ${s.status}`),
         ...sessions.filter(({ holder }) => !leases.has(holder)).map((s) => `nobody holds ${s.sourcePath}`),
-        ...sessions.filter((s: Session) => !isAgent(s.processId, keyText(s))).map((s) =>
-          `${s.sourcePath} has no agent`
-        ),
+        ...sessions.filter((s: Session) => !isAgent(s.handle, keyText(s))).map((s) => `${s.sourcePath} has no agent`),
         ...[...leases].filter((id) =>
           waiting.filter(({ owner, agentPort }) => owner === id && agentPort).length !== warm
         )
           .map((id) => `the pool of ${id} is not full`),
         ...waiting.filter(({ owner }) => !leases.has(owner)).map(({ id }) => `nobody holds the warm agent ${id}`),
-        ...waiting.filter(({ processId, id }) => !isAgent(processId, join(warmFolder("."), id)))
+        ...waiting.filter(({ handle, id }) => !isAgent(handle, join(warmFolder("."), id)))
           .map(({ id }) => `the warm agent ${id} is not there`),
         ...agents.filter((agent) => !isWanted(agent)).map(({ pid, folder }) =>
           `nobody wants ${pid}, agent in ${folder}`

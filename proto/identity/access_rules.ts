@@ -2,9 +2,8 @@
  * Who may call what: each method of each service of RBS, in one table. Servers ask it before they look at a request, and
  * refuse a method that does not stand here.
  */
-import { type Identity } from "../../identity/spiffe.ts";
-import type { CallContext } from "./client.ts";
-import { Code, RpcError } from "./error.ts";
+import { AccessDenied } from "./access_denied.ts";
+import type { Identity } from "./spiffe.ts";
 
 /** Who may call a method. */
 export type Rule =
@@ -46,27 +45,32 @@ export function ruleOf(path: string): Rule | undefined {
 }
 
 /** What a server knows of a caller. */
-export type Caller = Pick<CallContext, "identity" | "stranger">;
+export interface Caller {
+  /** Who the caller has proved to be; undefined: nobody that is known here. */
+  readonly identity?: Identity;
+  /** Why the caller is nobody: a clause. @default it shows no certificate */
+  readonly stranger?: string;
+}
 
 /**
- * Lets a caller pass, or throws an {@link RpcError}: UNAUTHENTICATED for one that is nobody known, PERMISSION_DENIED for
+ * Lets a caller pass, or throws an {@link AccessDenied}: "unauthenticated" for one that is nobody known, "forbidden" for
  * one that may not call this.
  *
  * @param owner At an agent: the user whose session it serves.
  */
 export function admit(path: string, caller: Caller, owner?: string): void {
   const rule = ruleOf(path);
-  if (rule === undefined) throw new RpcError(Code.PERMISSION_DENIED, `Nobody may call ${path}.`);
+  if (rule === undefined) throw new AccessDenied("forbidden", `Nobody may call ${path}.`);
   if (rule === "anyone") return;
   const { identity, stranger = "it shows no certificate" } = caller;
   if (!identity) {
-    throw new RpcError(
-      Code.UNAUTHENTICATED,
+    throw new AccessDenied(
+      "unauthenticated",
       `The caller is not known here, since ${stranger}: run \`jbazel login\`, or use the orchestrator's own RBS_STATE_DIR.`,
     );
   }
   if (!isAllowed(rule, identity, owner)) {
-    throw new RpcError(Code.PERMISSION_DENIED, `${nameOf(identity)} may not call ${path}.`);
+    throw new AccessDenied("forbidden", `${nameOf(identity)} may not call ${path}.`);
   }
 }
 
@@ -85,12 +89,12 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
   }
 }
 
-/** The user that a call is made by. Throws PERMISSION_DENIED when the request names another one. */
+/** The user that a call is made by. Throws an {@link AccessDenied} when the request names another one. */
 export function actingUser({ identity }: Caller, requested: string): string {
-  if (identity?.kind !== "user") throw new RpcError(Code.PERMISSION_DENIED, "Only users may call this.");
+  if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may call this.");
   if (requested !== "" && requested !== identity.userId) {
-    throw new RpcError(
-      Code.PERMISSION_DENIED,
+    throw new AccessDenied(
+      "forbidden",
       `${nameOf(identity)} may not act for user ${JSON.stringify(requested.slice(0, 200))}: leave user_id empty.`,
     );
   }
@@ -103,7 +107,7 @@ function nameOf(identity: Identity): string {
     case "user":
       return `User ${JSON.stringify(identity.userId)}`;
     case "agent":
-      return `The agent of session ${identity.sessionId}`;
+      return `The agent of session ${identity.agentId}`;
     case "orchestrator":
       return "The orchestrator";
   }

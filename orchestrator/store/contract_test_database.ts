@@ -1,0 +1,10 @@
+import type { Store } from "./store.ts";
+
+/** An empty database for one test. */
+export interface TestDatabase extends AsyncDisposable {
+  /** A store on it. Each is one orchestrator's; the test closes it. */
+  open(): Promise<Store> | Store;
+}
+
+/** Registers a test with an empty database and a store on it. */
+export type ContractTest = (promise: string, run: (store: Store, database: TestDatabase) => Promise<void>) => void;
