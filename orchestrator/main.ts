@@ -17,7 +17,8 @@ import { authorizer, identityService, issueCertificate } from "./identity/identi
 import { isKnownAgent } from "./identity/known_agents.ts";
 import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
-import { hostPort, listenOn } from "./api/listen.ts";
+import { formatHostPort } from "../proto/base/host_port.ts";
+import { listenOn } from "./api/listen.ts";
 import { logToStderr as log } from "./log.ts";
 import { isGone } from "./peers/local_probe.ts";
 import { LoggingSessionStore } from "./store/logging_session_store.ts";
@@ -120,9 +121,9 @@ async function run(flags: Flags): Promise<void> {
         Identity,
         identityService({ ...issuing, hasAgent: (agentId) => isKnownAgent(store, agentId) }),
       ));
-  address.resolve(hostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
+  address.resolve(formatHostPort(flags.listen === "localhost" ? "127.0.0.1" : flags.listen, port));
   keys.keepFresh((credentials) => servers.forEach((server) => server.replaceCredentials(credentials)));
-  own = hostPort(flags.listen, port);
+  own = formatHostPort(flags.listen, port);
   await sessions.adopt();
   using _revoked = new RevokedSessions({ identities: store.identities, sessions, log });
   if (!isLoopback(flags.listen) && !flags.synced) {

@@ -1,3 +1,4 @@
+import { formatHostPort } from "../../proto/base/host_port.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import {
   Agent,
@@ -213,7 +214,7 @@ export async function raiseEpoch(
 }
 
 function agentClient({ host, port }: AgentEndpoint, agentId: string, trust?: AgentTrust): RpcClient<typeof Agent> {
-  return createRpcClient(Agent, `${host.includes(":") ? `[${host}]` : host}:${port}`, {
+  return createRpcClient(Agent, formatHostPort(host, port), {
     tls: agentTls(trust, agentId),
     // grpc-js 1.14.7 (`retrying-call.js`, progress NOT_STARTED) starts a call on a session that is just gone again and
     // again without ever letting the event loop run; attempts are counted here instead.

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { unref } from "../../proto/base/timers.ts";
 import { Backoff, type BackoffClock } from "../../proto/base/backoff.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
@@ -103,7 +104,7 @@ export class WarmPool {
     ).catch((e) => log(`what former warm agents have left could not be removed: ${sentence(e)}`));
     this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
     // The timer alone is no reason for the program to go on.
-    Deno.unrefTimer(this.#sweepTimer as unknown as number);
+    unref(this.#sweepTimer);
     this.look();
   }
 

@@ -1,3 +1,4 @@
+import { formatHostPort } from "../../proto/base/host_port.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 
@@ -37,7 +38,7 @@ export async function listenOn(
   if (host === "localhost") return await listenOnLoopback(port, newServer);
   const free = probe(host, port);
   if (free !== "free") throw unavailable(host, port, free);
-  const server = newServer(hostPort(host, port));
+  const server = newServer(formatHostPort(host, port));
   try {
     return { port: await server.listen(), servers: [server] };
   } catch (cause) {
@@ -51,11 +52,6 @@ export function checkHost(host: string): void {
   if (host === "localhost") return;
   const free = probe(host, 0);
   if (free !== "free") throw unavailable(host, 0, free);
-}
-
-/** "host:port", with an IPv6 address in brackets. */
-export function hostPort(host: string, port: number): string {
-  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
 /**

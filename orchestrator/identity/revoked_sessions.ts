@@ -1,3 +1,4 @@
+import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import type { SessionKey } from "../store/session.ts";
@@ -24,7 +25,7 @@ export class RevokedSessions implements Disposable {
     this.#options = options;
     this.#timer = setInterval(() => void this.look(), options.lookMs ?? 10_000);
     // The timer alone is no reason for the program to go on.
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   /** Ends those that there are. Never rejects. */

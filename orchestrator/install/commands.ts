@@ -5,7 +5,8 @@ import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.t
 import { stateDirectory } from "../../proto/base/state_directory.ts";
 import { INHERITED_VARIABLES } from "../compute/process/agent_environment.ts";
 import { type Flags, parseFlags } from "../flags.ts";
-import { checkHost, hostPort } from "../api/listen.ts";
+import { formatHostPort, parseHostPort } from "../../proto/base/host_port.ts";
+import { checkHost } from "../api/listen.ts";
 import { prepareDirectory } from "../state_directory.ts";
 import { Detached } from "./detached.ts";
 import { type Run, runProgram, type Service, type ServiceManager } from "./service.ts";
@@ -123,7 +124,7 @@ async function install(
     print(`The orchestrator that ran, process ${former}, is ended, and its sessions with it.`);
     await manager.stop();
   }
-  const address = hostPort(listen, port);
+  const address = formatHostPort(listen, port);
   if (port !== 0 && !await isFree(address)) {
     throw new RbsError(
       `Something listens on ${address} already: end it first (an orchestrator in a terminal by Ctrl-C), or choose ` +
@@ -191,10 +192,10 @@ async function waitUntilReady(log: string, from: number, manager: ServiceManager
 }
 
 async function isFree(address: string): Promise<boolean> {
-  const [, hostname = "", port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ?? [];
+  const at = parseHostPort(address);
   if (await new OrchestratorAddresses(address).areRefused()) return true;
   try {
-    (await Deno.connect({ hostname, port: Number(port) })).close();
+    if (at) (await Deno.connect({ hostname: at.host, port: at.port })).close();
     return false;
   } catch {
     return true;

@@ -1,3 +1,4 @@
+import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import type { Log } from "../log.ts";
@@ -165,7 +166,7 @@ export class OwnLease {
       this.#schedule();
     }, this.#options.durationMs / 3);
     // The timer alone is no reason for the program to go on.
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   async #renew(): Promise<void> {

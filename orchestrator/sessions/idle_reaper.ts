@@ -1,3 +1,4 @@
+import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import { secondServers } from "./second_servers.ts";
@@ -67,7 +68,7 @@ export class IdleReaper {
     this.#at = at;
     this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - this.#now(), 0), LONGEST));
     // The timer alone is no reason for the program to go on.
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   async #reap(): Promise<void> {

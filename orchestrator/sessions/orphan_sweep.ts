@@ -1,3 +1,4 @@
+import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import type { Log } from "../log.ts";
 import type { Session } from "../store/session.ts";
@@ -31,7 +32,7 @@ export class OrphanSweep {
     if (this.#stopped) return;
     this.#timer = setTimeout(() => this.#sweep(), this.#options.intervalMs);
     // The timer alone is no reason for the program to go on.
-    Deno.unrefTimer(this.#timer as unknown as number);
+    unref(this.#timer);
   }
 
   stop(): void {

@@ -4,6 +4,7 @@ import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
+import { isFile } from "../../proto/base/files.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import {
   authoritiesFile,
@@ -511,14 +512,6 @@ async function leftovers(context: DoctorContext): Promise<Finding> {
       "nothing to do: the next bazel command replaces it",
     )
     : ok(server.listening ? `none (server ${server.pid} of this workspace is alive)` : "none");
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }
 
 function isDirectory(path: string): boolean {

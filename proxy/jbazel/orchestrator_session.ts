@@ -1,3 +1,4 @@
+import { pause } from "../../proto/base/timers.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import {
   type GetServerResponse,
@@ -183,19 +184,6 @@ export class OrchestratorSession implements Disposable {
       await pause(seconds * 1000, signal);
     }
   }
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done);
-  });
 }
 
 /** Whether a call failed because nobody answered, as opposed to somebody who answered that it is unavailable. */

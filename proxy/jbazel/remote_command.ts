@@ -1,3 +1,4 @@
+import { formatHostPort } from "../../proto/base/host_port.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import { Agent, type ExecuteCommandRequestSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { GetServerResponse } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
@@ -59,7 +60,7 @@ export async function runRemoteCommand(
   credentials: Credentials,
 ): Promise<number> {
   const { host, port, agentId } = server.session!.agent!;
-  const address = host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+  const address = formatHostPort(host, port);
   using agent = createRpcClient(Agent, address, {
     token: server.accessToken,
     tls: { credentials, expected: { kind: "agent", agentId } },
