@@ -131,7 +131,7 @@ function homeFiles(finder: Finder, args: readonly Buffer[]): void {
       finder.warn(`${HOME_FILES} names ${fileName(name)}, which is not in your home folder: name it by an option.`);
     } else if (finder.add(path, HOME_FILES)) {
       finder.warn(
-        `${path} (${HOME_FILES}) is copied to the build server's machine: your builds, and whoever rules that machine, can read it there.`,
+        `${path} (${HOME_FILES}) is copied to the build server's machine: your builds, and whoever administers that machine, can read it there.`,
       );
     }
   }

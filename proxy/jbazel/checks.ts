@@ -1,4 +1,4 @@
-/** What can be wrong on a machine, one function each, and how to mend it. */
+/** What can be wrong on a machine, one function each, and how to fix it. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
@@ -21,11 +21,11 @@ import type { RunProgram } from "./programs.ts";
 import { lastOption, rcFiles, type RcStartupOption, readStartupOptions } from "./rc_options.ts";
 import type { Settings } from "./settings.ts";
 
-/** What a check found out. `mend` says what to do. */
+/** What a check found out. `fix` says what to do. */
 export interface Finding {
   level: "ok" | "warn" | "FAIL";
   text: string;
-  mend?: string;
+  fix?: string;
 }
 
 /** What the checks look at. */
@@ -47,8 +47,8 @@ export interface DoctorContext {
 type Check = [name: string, check: (context: DoctorContext) => Promise<Finding> | Finding];
 
 const ok = (text: string): Finding => ({ level: "ok", text });
-const warn = (text: string, mend?: string): Finding => ({ level: "warn", text, mend });
-const fail = (text: string, mend?: string): Finding => ({ level: "FAIL", text, mend });
+const warn = (text: string, fix?: string): Finding => ({ level: "warn", text, fix });
+const fail = (text: string, fix?: string): Finding => ({ level: "FAIL", text, fix });
 
 const GIB = 2 ** 30;
 const INSTALL = (packages: string) => `install it (Debian, Ubuntu: apt install ${packages})`;
@@ -73,13 +73,13 @@ async function loopback(): Promise<Finding> {
 }
 
 async function localhost(): Promise<Finding> {
-  const mend = 'add the line "127.0.0.1 localhost" to /etc/hosts, or set RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051';
+  const fix = 'add the line "127.0.0.1 localhost" to /etc/hosts, or set RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051';
   try {
     const addresses = (await lookup("localhost", { all: true })).map((a) => a.address);
     const good = addresses.some((a) => a === "127.0.0.1" || a === "::1");
-    return good ? ok(`localhost is ${addresses.join(", ")}`) : fail(`localhost is ${addresses.join(", ")}`, mend);
+    return good ? ok(`localhost is ${addresses.join(", ")}`) : fail(`localhost is ${addresses.join(", ")}`, fix);
   } catch (e) {
-    return fail(`localhost is not known (${sentence(e)})`, mend);
+    return fail(`localhost is not known (${sentence(e)})`, fix);
   }
 }
 
@@ -119,8 +119,8 @@ function diskSpace({ settings }: DoctorContext): Finding {
       const { bavail, bsize } = statfsSync(at);
       const free = bavail * bsize;
       const text = `${(free / GIB).toFixed(1)} GiB free at ${settings.stateDirectory}`;
-      const mend = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
-      return free < 0.5 * GIB ? fail(text, mend) : free < 5 * GIB ? warn(text, mend) : ok(text);
+      const fix = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
+      return free < 0.5 * GIB ? fail(text, fix) : free < 5 * GIB ? warn(text, fix) : ok(text);
     } catch (e) {
       if (at === "/") return warn(`the free space cannot be told (${sentence(e)})`);
     }
@@ -147,8 +147,8 @@ function key({ settings }: DoctorContext): Finding {
 
 /** An error that says "What is wrong: what to do." */
 function unusable(e: unknown): Finding {
-  const [, what, mend] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
-  return fail(what ?? sentence(e), mend);
+  const [, what, fix] = /^(.*?): (.*?)\.?$/s.exec(sentence(e)) ?? [];
+  return fail(what ?? sentence(e), fix);
 }
 
 /** Nobody renews an authority: a person has to. */
@@ -163,22 +163,22 @@ function authority({ settings }: DoctorContext): Finding {
     return unusable(e);
   }
   const own = join(keyDirectory(settings.stateDirectory), "authority.pem");
-  const mend = isFile(own)
+  const fix = isFile(own)
     ? `move ${own} away and start the orchestrator of this machine again; users of others run jbazel login`
     : "ask the orchestrator's operator for a new authority and a token, then run jbazel login";
   let ends: number;
   try {
     // While one takes another's place there are both.
     const all = text.match(/-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----/gs) ?? [];
-    if (all.length === 0) return fail(`${file} holds no certificate`, mend);
+    if (all.length === 0) return fail(`${file} holds no certificate`, fix);
     ends = Math.max(...all.map((pem) => new X509Certificate(pem).validToDate.getTime()));
   } catch (e) {
-    return fail(`${file} cannot be used (${sentence(e)})`, mend);
+    return fail(`${file} cannot be used (${sentence(e)})`, fix);
   }
   const days = Math.floor((ends - Date.now()) / DAY_MS);
-  if (days < 0) return warn(`the authority in ${file} expired at ${new Date(ends).toISOString()}`, mend);
+  if (days < 0) return warn(`the authority in ${file} expired at ${new Date(ends).toISOString()}`, fix);
   const found = `the authority in ${file} is valid for ${days} days`;
-  return days < AUTHORITY_WARNING_DAYS ? warn(found, mend) : ok(found);
+  return days < AUTHORITY_WARNING_DAYS ? warn(found, fix) : ok(found);
 }
 
 async function orchestrator({ settings }: DoctorContext): Promise<Finding> {
@@ -230,7 +230,7 @@ async function bazel({ run }: DoctorContext): Promise<Finding> {
     return fail("there is no bazel on PATH", INSTALL("bazel-bootstrap") + ", or install bazelisk");
   }
   if (outcome === "timeout" || code !== 0) {
-    return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "mend or reinstall it");
+    return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "fix or reinstall it");
   }
   return ok(stdout.split("\n").at(-1) || "bazel");
 }
@@ -309,13 +309,13 @@ async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
   const result = await run(...namespaceCommand(uid, ["true"]));
   if (result.outcome === "missing") return warn("not tried, for want of bwrap", NAMESPACE_FALLBACK);
   if (result.code === 0) return ok(`a mount namespace can be made${uid === 0 ? " (by root)" : ""}`);
-  const mend = uid === 0
+  const fix = uid === 0
     ? "permit mounts in this container (CAP_SYS_ADMIN)"
     : "permit user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu 24.04: sysctl " +
       "kernel.apparmor_restrict_unprivileged_userns=0)";
   return warn(
     `no mount namespace can be made (${result.stderr.split("\n")[0] || result.outcome})`,
-    `${mend}; ${NAMESPACE_FALLBACK}`,
+    `${fix}; ${NAMESPACE_FALLBACK}`,
   );
 }
 
@@ -430,7 +430,7 @@ function isDirectory(path: string): boolean {
   }
 }
 
-/** All of them, in the order in which a person mends things. */
+/** All of them, in the order in which a person fixes things. */
 export const CHECKS: Check[] = [
   ["loopback", loopback],
   ["localhost", localhost],

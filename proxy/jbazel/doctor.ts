@@ -13,17 +13,17 @@ export async function runDoctor(context: DoctorContext & { json: boolean; say(li
         name,
         level: "FAIL",
         text: sentence(e),
-        mend: e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1",
+        fix: e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1",
       };
     }
   }));
   const failed = findings.filter((f) => f.level === "FAIL").length;
   if (context.json) {
     context.say(
-      JSON.stringify({ ok: failed === 0, checks: findings.map((f) => ({ ...f, mend: f.mend ?? null })) }, null, 2),
+      JSON.stringify({ ok: failed === 0, checks: findings.map((f) => ({ ...f, fix: f.fix ?? null })) }, null, 2),
     );
   } else {
-    const rows = findings.map((f) => [f.level, f.name, oneLine(f.mend ? `${f.text} -> ${f.mend}` : f.text)]);
+    const rows = findings.map((f) => [f.level, f.name, oneLine(f.fix ? `${f.text} -> ${f.fix}` : f.text)]);
     for (const line of renderTable(rows)) context.say(line);
     const warnings = findings.filter((f) => f.level === "warn").length;
     const count = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;

@@ -11,7 +11,7 @@ const missing: ProgramResult = { outcome: "missing", code: -1, stdout: "", stder
 
 interface Report {
   ok: boolean;
-  checks: { name: string; level: string; text: string; mend: string | null }[];
+  checks: { name: string; level: string; text: string; fix: string | null }[];
 }
 
 /** A machine on which all is well, for a test to break. */
@@ -53,7 +53,7 @@ async function healthy() {
     const report = JSON.parse(said.join("\n")) as Report;
     assert.equal(exitCode, report.ok ? 0 : 1);
     return Object.fromEntries(
-      report.checks.map((c) => [c.name, `${c.level}: ${c.text}${c.mend ? ` -> ${c.mend}` : ""}`]),
+      report.checks.map((c) => [c.name, `${c.level}: ${c.text}${c.fix ? ` -> ${c.fix}` : ""}`]),
     );
   };
   return {
@@ -75,7 +75,7 @@ Deno.test("a healthy machine has no failure", async () => {
   }
 });
 
-Deno.test("each thing that is wrong is found, with how to mend it", async () => {
+Deno.test("each thing that is wrong is found, with how to fix it", async () => {
   await using t = await healthy();
   await t.orchestrator[Symbol.asyncDispose]();
   Deno.chmodSync(t.place.stateDirectory, 0o755);

@@ -235,7 +235,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
           error,
         );
       }
-      return environmentError(`No build server can be had now: ${error.message}`, error);
+      return environmentError(`No build server is available now: ${error.message}`, error);
     }
     case Code.DEADLINE_EXCEEDED:
       return environmentError(

@@ -48,19 +48,20 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
   return exitCode;
 }
 
-function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
+/** A verb with its options; docs/settings.md is made from them. */
+export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
   const { say, env, workingDirectory } = context;
   const command = new Command(`jbazel ${verb}`)
     .exitOverride()
     .allowExcessArguments(false)
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ writeOut: (text) => say(text.trimEnd()), writeErr: () => {} })
-    .helpOption("-h, --help", "show this");
+    .helpOption("-h, --help", "print this help");
   const option = (flags: string, description: string, variable: string) =>
     command.addOption(new Option(flags, description).env(variable));
   const connection = () => {
     option("--orchestrator <host:port>", "the orchestrator", "RBS_ORCHESTRATOR_ADDR");
-    option("--state-dir <dir>", "where your keys are (a local orchestrator's state directory)", "RBS_STATE_DIR");
+    option("--state-dir <dir>", "the directory of your keys (a local orchestrator's state directory)", "RBS_STATE_DIR");
     option("--json", "print JSON", "RBS_JSON");
   };
   const javabase = () => option("--javabase <dir>", "RBS's javabase (default: beside jbazel)", "RBS_JAVABASE");
@@ -76,14 +77,14 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
   switch (verb) {
     case "setup":
       command.description(
-        "Lets the stock bazel use the build server: writes one startup line into a bazelrc, or takes it out.",
+        "Makes the stock bazel use the build server: adds one startup line to a bazelrc, or removes it.",
       );
       option("--workspace", "the workspace's .bazelrc", "RBS_SETUP_WORKSPACE");
       option("--home", "~/.bazelrc", "RBS_SETUP_HOME");
       option("--rc <file>", "another bazelrc", "RBS_SETUP_RC");
       javabase();
-      option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
-      option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
+      option("--print", "print the lines and write nothing", "RBS_SETUP_PRINT");
+      option("--remove", "remove the lines again", "RBS_SETUP_REMOVE");
       examples("jbazel setup --workspace", "jbazel setup --home --print", "jbazel setup --workspace --remove");
       return command.action(async (opts: { javabase?: string; print?: boolean; remove?: boolean }) => {
         const javabase = opts.javabase || context.defaultJavabase;
@@ -109,10 +110,10 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       });
     case "login":
       command.description(
-        "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
-          "and has it certified.",
+        "Enrols you at an orchestrator: reads a token of `orchestrator enrol USER` from standard input, creates a key, " +
+          "and gets a certificate for it.",
       );
-      option("--state-dir <dir>", "where your keys are kept", "RBS_STATE_DIR");
+      option("--state-dir <dir>", "the directory of your keys", "RBS_STATE_DIR");
       examples("jbazel login", "jbazel login <token.txt");
       return command.action(async (opts: SettingOptions) =>
         done(
@@ -121,7 +122,7 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       );
     case "status":
       command.description(
-        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator could be asked.",
+        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator answered.",
       );
       connection();
       examples("jbazel status", "jbazel status --json");
@@ -130,7 +131,7 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       );
     case "doctor":
       command.description(
-        "Checks what can be wrong on this machine, and says how to mend it. Exit code 1: something failed.",
+        "Checks this machine and tells you how to fix what is wrong. Exit code 1: a check failed.",
       );
       connection();
       javabase();

@@ -724,7 +724,7 @@ export class OutputsHome {
     if (e instanceof TreeError || e instanceof WireError) {
       return refusal("what is no output", `was noticed: ${sentence(e)}`);
     }
-    const why = isDiskFull(e) ? "its disk is full: make room" : `${sentence(e)}: mend its rights`;
+    const why = isDiskFull(e) ? "its disk is full: make room" : `${sentence(e)}: fix its permissions`;
     return new RbsError(`The outputs cannot be written to ${shown(this.#outputBase)} (${why}); what has come stays.`, {
       cause: e,
       culprit: "caller",
