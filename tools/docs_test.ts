@@ -1,0 +1,45 @@
+/** The documents: their links lead somewhere, and what they quote is in the code. */
+import assert from "node:assert/strict";
+import { dirname, join, relative } from "node:path";
+
+const ROOT = new URL("..", import.meta.url).pathname;
+
+/** All Markdown files of the repository. Absolute. */
+async function documents(): Promise<string[]> {
+  const found: string[] = [];
+  for (const folder of ["", "docs/"]) {
+    for await (const { name } of Deno.readDir(ROOT + folder)) {
+      if (name.endsWith(".md")) found.push(ROOT + folder + name);
+    }
+  }
+  return found.sort();
+}
+
+/** As GitHub names the anchor of a heading. */
+function anchor(heading: string): string {
+  return heading.toLowerCase().replace(/[^\p{L}\p{N}\s_-]/gu, "").trim().replaceAll(" ", "-");
+}
+
+async function anchorsOf(file: string): Promise<Set<string>> {
+  const text = (await Deno.readTextFile(file)).replace(/^```[^]*?^```/gm, "");
+  return new Set([...text.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchor(heading)));
+}
+
+Deno.test("each link of a document leads to a file, and to a heading that is there", async () => {
+  const all = await documents();
+  assert(all.length >= 3, `only ${all}`);
+  const broken: string[] = [];
+  for (const file of all) {
+    const text = (await Deno.readTextFile(file)).replace(/^```[^]*?^```/gm, "");
+    for (const [, target] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^https?:/.test(target)) continue;
+      const [path, heading] = target.split("#");
+      const full = path === "" ? file : join(dirname(file), path);
+      const exists = await Deno.stat(full).then(() => true, () => false);
+      if (!exists || (heading && !(await anchorsOf(full)).has(heading))) {
+        broken.push(`${relative(ROOT, file)}: ${target}`);
+      }
+    }
+  }
+  assert.deepEqual(broken, []);
+});
