@@ -43,3 +43,35 @@ Deno.test("each link of a document leads to a file, and to a heading that is the
   }
   assert.deepEqual(broken, []);
 });
+
+/** A program's sources with their strings in one piece, and what is computed in them left out. */
+async function sources(): Promise<string> {
+  let all = "";
+  const visit = async (folder: string) => {
+    for await (const { name, isDirectory } of Deno.readDir(folder)) {
+      const path = join(folder, name);
+      if (isDirectory) await visit(path);
+      else if (name.endsWith(".ts") && !name.endsWith("_test.ts")) all += await Deno.readTextFile(path) + "\n";
+    }
+  };
+  for (const program of ["agent", "orchestrator", "proto", "proxy"]) await visit(ROOT + program);
+  return all.replace(/(["`])\s*\+\s*["`]/g, "").replaceAll("\\`", "`").replaceAll('\\"', '"');
+}
+
+Deno.test("what docs/troubleshooting.md quotes is in the code", async () => {
+  const code = await sources();
+  // A list item begins with what is quoted, up to its colon.
+  const text = (await Deno.readTextFile(`${ROOT}docs/troubleshooting.md`)).replaceAll("\\`", "\0").replace(
+    /\n {2}/g,
+    " ",
+  );
+  const quotes = [...text.matchAll(/^- (`[^`]*`(?:, `[^`]*`)*)/gm)].flatMap(([, some]) => some.split(/(?<=`), /))
+    .map((quote) => quote.slice(1, -1));
+  assert(quotes.length > 100, `only ${quotes.length} quotes were found`);
+  const escape = (part: string) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const missing = quotes.filter((quote) => {
+    const parts = quote.split("…").map((part) => part.trim()).filter((part) => part !== "").map(escape);
+    return !new RegExp(parts.join("[^]{0,200}?")).test(code);
+  });
+  assert.deepEqual(missing, []);
+});
