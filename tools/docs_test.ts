@@ -75,3 +75,37 @@ Deno.test("what docs/troubleshooting.md quotes is in the code", async () => {
   });
   assert.deepEqual(missing, []);
 });
+
+/** Each test file and contract of the repository: its path, and its text with strings in one piece. */
+async function testFiles(): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  const visit = async (folder: string) => {
+    for await (const { name, isDirectory } of Deno.readDir(ROOT + folder)) {
+      const path = `${folder}/${name}`;
+      if (isDirectory) await visit(path);
+      else if (folder.includes("floods") || /_(test|contract)\.ts$/.test(name)) {
+        found.set(path, (await Deno.readTextFile(ROOT + path)).replace(/(["`])\s*\+\s*["`]/g, ""));
+      }
+    }
+  };
+  for (const folder of ["agent", "orchestrator", "proto", "proxy", "tests"]) await visit(folder);
+  return found;
+}
+
+Deno.test("the tests that SECURITY.md names are there", async () => {
+  const files = await testFiles();
+  const wrong: string[] = [];
+  for (const line of (await Deno.readTextFile(`${ROOT}SECURITY.md`)).split("\n")) {
+    const cited = line.startsWith("|") ? line.split("|")[2] : line;
+    for (const [name] of cited.matchAll(/[\w/.-]+_(?:test|contract)\b/g)) {
+      if (![...files.keys()].some((path) => `/${path}`.endsWith(`/${name}.ts`))) wrong.push(name);
+    }
+    if (!line.startsWith("|")) continue;
+    for (const [, title] of cited.matchAll(/"([^"]*)"/g)) {
+      const parts = title.split("…").map((part) => part.trim()).filter((part) => part !== "");
+      const pattern = new RegExp(parts.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("[^]{0,150}?"));
+      if (![...files.values()].some((text) => pattern.test(text))) wrong.push(title);
+    }
+  }
+  assert.deepEqual(wrong, []);
+});
