@@ -96,7 +96,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
 }
 
 function seconds(text: string): number {
-  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("it is no number of seconds");
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("it must be a number of seconds");
   return Number(text);
 }
 

@@ -122,7 +122,7 @@ function diskSpace({ settings }: DoctorContext): Finding {
       const fix = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
       return free < 0.5 * GIB ? fail(text, fix) : free < 5 * GIB ? warn(text, fix) : ok(text);
     } catch (e) {
-      if (at === "/") return warn(`the free space cannot be told (${sentence(e)})`);
+      if (at === "/") return warn(`the free space cannot be determined (${sentence(e)})`);
     }
   }
 }
@@ -307,7 +307,7 @@ async function bubblewrap({ run }: DoctorContext): Promise<Finding> {
 
 async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
   const result = await run(...namespaceCommand(uid, ["true"]));
-  if (result.outcome === "missing") return warn("not tried, for want of bwrap", NAMESPACE_FALLBACK);
+  if (result.outcome === "missing") return warn("not tried: there is no bwrap", NAMESPACE_FALLBACK);
   if (result.code === 0) return ok(`a mount namespace can be made${uid === 0 ? " (by root)" : ""}`);
   const fix = uid === 0
     ? "permit mounts in this container (CAP_SYS_ADMIN)"
@@ -324,7 +324,7 @@ async function sandbox(context: DoctorContext): Promise<Finding> {
   const program = base && join(base, "linux-sandbox");
   if (!program || !isFile(program)) return ok("not tried: Bazel has not unpacked its linux-sandbox yet");
   const result = await context.run(...namespaceCommand(context.uid, [program, "--", "/bin/true"]));
-  if (result.outcome === "missing") return warn("not tried, for want of bwrap");
+  if (result.outcome === "missing") return warn("not tried: there is no bwrap");
   return result.code === 0 ? ok("linux-sandbox works within the namespace") : warn(
     `linux-sandbox fails within the namespace (${
       result.stderr.split("\n").at(-1) || result.outcome
@@ -349,7 +349,7 @@ async function javabase(context: DoctorContext): Promise<Finding> {
   if (state !== "ours") return fail(`${program} is ${state}`, 'make it with "deno task compile", or set RBS_JAVABASE');
   // Without a Bazel client's arguments it says what it is.
   const { outcome, stdout, stderr } = await context.run(program, []);
-  if (outcome === "missing") return warn(`${program} is there, but this jbazel may not run it`);
+  if (outcome === "missing") return warn(`${program} is there, but this jbazel has no permission to run it`);
   if (outcome === "timeout") return fail(`${program} does not answer`, 'make it anew with "deno task compile"');
   return /^rbs: this program stands in for a Bazel server/m.test(stderr) ? ok(program) : fail(
     `${program} does not answer as RBS's (${(stderr || stdout).split("\n")[0] || "it says nothing"})`,

@@ -615,7 +615,9 @@ export class OutputsHome {
       }
       // Of a command that began, or waited, before the developer changed it.
       if (entry.path === join(this.#workspace, "MODULE.bazel.lock") && places?.asSent(entry.path) === false) {
-        say(`rbs: warning: The command has written ${entry.path}, as you have meanwhile: yours stays.\n`);
+        say(
+          `rbs: warning: The command has written ${entry.path}, which you have changed meanwhile: your version stays.\n`,
+        );
         continue;
       }
       try {
