@@ -19,42 +19,54 @@ export interface AgentArguments {
   allowRootSessions?: boolean;
 }
 
-/** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
- * one with exit code 0 whose message is the help when that was asked for. */
-export function parseArguments(args: readonly string[]): AgentArguments {
-  let output = "";
-  const command = new Command("agent")
+/** The options that the agent takes, each with its variable; docs/settings.md is made from them. */
+export function agentCommand(): Command {
+  return new Command("agent")
     .description(
-      "One session's Bazel server, in a mount namespace with the developer's own paths. The orchestrator starts agents and " +
-        "writes what they need, an AgentSpec in JSON, to their standard input; by hand, only --self-test makes sense.",
+      "Runs the Bazel server of one session, in a mount namespace with the developer's own paths. The orchestrator starts " +
+        "agents and writes an AgentSpec in JSON to their standard input; by hand, only --self-test is useful.",
     )
     .addOption(
-      new Option("--namespace <kind>", "how the developer's paths are made: bubblewrap, util-linux (root only), or not")
+      new Option(
+        "--namespace <kind>",
+        "how the mount namespace is made: bwrap (bubblewrap), unshare (util-linux, root only), or none; auto takes the " +
+          "first that works",
+      )
         .choices(["auto", ...NAMESPACE_KINDS]).default("auto").env("RBS_NAMESPACE"),
     )
     .addOption(
-      new Option("--bazel <program>", "the Bazel client for commands that jbazel sends").default("bazel").env(
+      new Option("--bazel <program>", "the Bazel client that runs commands from jbazel").default("bazel").env(
         "RBS_BAZEL",
       ),
     )
     .addOption(
-      new Option("--install-bases <dir[:dir]>", "where to look for the client's Bazel version, if not at its own path")
+      new Option(
+        "--install-bases <dir[:dir]>",
+        "directories to search for the client's Bazel version, if it is not at the client's path",
+      )
         .default("").env("RBS_INSTALL_BASES"),
     )
     .addOption(
       new Option("--host <address>", "the address to listen on").default("127.0.0.1").env("RBS_AGENT_HOST"),
     )
     .addOption(
-      new Option("--grace-seconds <seconds>", "how long a command goes on when its proxy cannot be reached any more")
+      new Option("--grace-seconds <seconds>", "how long a command continues after its proxy became unreachable")
         .env("RBS_GRACE_SECONDS").argParser(seconds).default(1800),
     )
     .addOption(
-      new Option("--allow-root-sessions", "as root: serve also where a session cannot be kept from root's rights")
+      new Option("--allow-root-sessions", "as root: serve also where a session cannot be confined")
         .env("RBS_ALLOW_ROOT_SESSIONS").default(false),
     )
-    .option("--self-test", "say what sessions on this machine get, and exit with 0 if that is all they should", false)
-    .helpOption("-h, --help", "say this")
-    .allowExcessArguments(false)
+    .option("--self-test", "check what sessions on this machine get; exit code 0: everything works", false)
+    .helpOption("-h, --help", "print this help")
+    .allowExcessArguments(false);
+}
+
+/** Reads the command line; `env` stands in for the environment. Throws an RbsError with exit code 2 for a wrong one, and
+ * one with exit code 0 whose message is the help when that was asked for. */
+export function parseArguments(args: readonly string[]): AgentArguments {
+  let output = "";
+  const command = agentCommand()
     .exitOverride()
     .configureOutput({ writeOut: (text) => output += text, writeErr: () => {} });
   try {
@@ -84,7 +96,7 @@ export function parseArguments(args: readonly string[]): AgentArguments {
 }
 
 function seconds(text: string): number {
-  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("it is no number of seconds");
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError("it must be a number of seconds");
   return Number(text);
 }
 

@@ -376,7 +376,7 @@ async function start(
     );
   } else if (!namespace.samePaths) {
     warnings.push(
-      `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, the orchestrator's keys among it; install bubblewrap for the same paths on both sides, and for walls.`,
+      `This session runs without a mount namespace: its output base is ${namespace.outputBase} by name, and its builds can read whatever this user can, including the orchestrator's keys; install bubblewrap for the same paths on both sides and for isolation.`,
     );
   }
   if (namespace.limitsWarning) warnings.push(namespace.limitsWarning);

@@ -72,7 +72,7 @@ walls() {
   if umount /tmp 2>/dev/null; then echo "mounts can be taken off"; return 1; fi
   echo "nothing of the machine's own can be changed"
 }
-check 'walls' walls
+check 'isolation' walls
 check 'same paths' same_paths "$1" "$2"
 check 'own processes' own_processes
 check 'process numbers' numbers

@@ -36,31 +36,7 @@ export function isAdminCommand(args: readonly string[]): boolean {
  * @param print Gets what is for standard output, a line at a time.
  */
 export async function runAdminCommand(args: readonly string[], print: (line: string) => void): Promise<void> {
-  const program = new Command("orchestrator").exitOverride().configureOutput({ writeOut: print, writeErr() {} });
-  const define = (name: string, description: string, action: (user: string, options: Options) => Promise<void>) =>
-    program.command(name).argument("<user>", "the user's name", user).description(description)
-      .addOption(new Option("--state-dir <directory>", "the orchestrator's").env("RBS_STATE_DIR"))
-      .addOption(new Option("--store <where>", `the orchestrator's: ${STORE_SYNTAX}`).env("RBS_STORE").argParser(store))
-      .exitOverride().configureOutput({ writeOut: print, writeErr() {} })
-      .helpOption("-h, --help", "print this help")
-      .action(action);
-  define(
-    "enrol",
-    "Prints a token with which a user becomes known here, once: the user gives it to `jbazel login` on standard input.",
-    (user, options) => enrol(user, options, print),
-  )
-    .addOption(
-      new Option("--address <host:port>", "where the user's machine finds the orchestrator")
-        .env("RBS_ORCHESTRATOR_ADDR").default(DEFAULT_ORCHESTRATOR_ADDR),
-    )
-    .addOption(new Option("--hours <number>", "how long the token is good").argParser(hours).default(24))
-    .addOption(new Option("--ca-cert <file>", "as the orchestrator's").env("RBS_CA_CERT"))
-    .addOption(new Option("--ca-key <file>", "as the orchestrator's").env("RBS_CA_KEY"));
-  define(
-    "revoke",
-    "Locks a user out: every call is refused from now on, whatever certificates there are.",
-    (user, options) => revoke(user, options, print),
-  ).addOption(new Option("--undo", "lets the user in again").default(false));
+  const program = adminCommand(print);
   try {
     await program.parseAsync(args, { from: "user" });
   } catch (e) {
@@ -72,6 +48,40 @@ export async function runAdminCommand(args: readonly string[], print: (line: str
       exitCode: 2,
     });
   }
+}
+
+/** These commands with their options; docs/settings.md is made from them. */
+export function adminCommand(print: (line: string) => void): Command {
+  const program = new Command("orchestrator").exitOverride().configureOutput({ writeOut: print, writeErr() {} });
+  const define = (name: string, description: string, action: (user: string, options: Options) => Promise<void>) =>
+    program.command(name).argument("<user>", "the user's name", user).description(description)
+      .addOption(new Option("--state-dir <directory>", "the state directory of the orchestrator").env("RBS_STATE_DIR"))
+      .addOption(
+        new Option("--store <where>", `the store of the orchestrator: ${STORE_SYNTAX}`).env("RBS_STORE").argParser(
+          store,
+        ),
+      )
+      .exitOverride().configureOutput({ writeOut: print, writeErr() {} })
+      .helpOption("-h, --help", "print this help")
+      .action(action);
+  define(
+    "enrol",
+    "Prints a token that enrols a user. It works once: the user passes it to `jbazel login` on standard input.",
+    (user, options) => enrol(user, options, print),
+  )
+    .addOption(
+      new Option("--address <host:port>", "the orchestrator's address as the user's machine sees it")
+        .env("RBS_ORCHESTRATOR_ADDR").default(DEFAULT_ORCHESTRATOR_ADDR),
+    )
+    .addOption(new Option("--hours <number>", "how long the token is valid").argParser(hours).default(24))
+    .addOption(new Option("--ca-cert <file>", "the same as for the orchestrator").env("RBS_CA_CERT"))
+    .addOption(new Option("--ca-key <file>", "the same as for the orchestrator").env("RBS_CA_KEY"));
+  define(
+    "revoke",
+    "Locks a user out: every call is refused from now on, whatever certificate the user has.",
+    (user, options) => revoke(user, options, print),
+  ).addOption(new Option("--undo", "let the user in again").default(false));
+  return program;
 }
 
 async function enrol(userId: string, options: Options, print: (line: string) => void): Promise<void> {

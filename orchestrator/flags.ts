@@ -51,77 +51,73 @@ export interface Flags {
 const EXAMPLES = `
 Examples:
   orchestrator --local-mode
-      Serves this machine on localhost:50051. Agents are local processes; sessions, keys and build outputs are kept
-      in $XDG_STATE_HOME/rbs, or ~/.local/state/rbs.
+      Serves this machine on localhost:50051. Agents are local processes. Sessions, keys and build outputs are kept in
+      $XDG_STATE_HOME/rbs, or ~/.local/state/rbs.
 
   orchestrator --local-mode --port=50052
-      Another one for the same sessions, which goes on when the first is gone, and the other way round. Clients need
+      A second orchestrator for the same sessions: each takes over when the other is gone. Clients need
       RBS_ORCHESTRATOR_ADDR=localhost:50051,localhost:50052.
 
   orchestrator --local-mode --port=0 --state-dir=/tmp/rbs-trial
-      A second one beside it, on a free port (it prints which) and with a state of its own. Its clients need
+      An independent one, on a free port (which it prints) and with its own state. Its clients need
       RBS_ORCHESTRATOR_ADDR=localhost:PORT and RBS_STATE_DIR=/tmp/rbs-trial.
 
   orchestrator --local-mode --storage-root=/mnt/fast/rbs --idle-timeout=600
-      Puts Bazel's output bases on another disk, and ends servers that nobody used for ten minutes.
+      Keeps Bazel's output bases on another disk. Ends servers that were idle for ten minutes.
 
   orchestrator --local-mode --max-agents=8 --max-agents-per-user=2 --idle-timeout=1800
-      Shares a machine that has memory for eight Bazel servers: the ninth workspace waits until a server ends, and so
-      does anybody's third. Servers that nobody used for half an hour make room.
+      Shares a machine that has memory for eight Bazel servers. The ninth workspace waits until a server ends, and so
+      does a user's third. Servers that were idle for half an hour end and make room.
 
   orchestrator --local-mode --warm=2
-      Starts two agents ahead, so that the next two workspaces have theirs within 50 ms, and then the two after those.
+      Starts two agents ahead of time. The next two workspaces get theirs within 50 ms; then the pool is refilled.
 
   orchestrator --local-mode --workspace=synced
-      Agents on this machine live as if they were on another: each sees a copy of its workspace, which travels over the
-      connection before each command, as the outputs do after it, and nothing else of anybody's files.
+      Agents on this machine behave as if they were on another. Each sees a copy of its workspace and no other files of
+      users. The copy is updated over the connection before each command; outputs are sent back after it.
 
   orchestrator --local-mode --workspace=synced --listen=10.0.0.5
-      Serves other machines, too. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051, and become known by
+      Also serves other machines. Laptops set RBS_ORCHESTRATOR_ADDR=10.0.0.5:50051. Users are enrolled with
       \`orchestrator enrol USER\` here and \`jbazel login\` there.
 
   orchestrator --local-mode --workspace=synced --agent-user=builder --storage-root=/var/lib/rbs-storage
-      As root: agents, and all that is built, run as the user builder, who can read neither keys nor store.
+      As root: agents and all builds run as the user builder, who can read neither keys nor store.
 
   orchestrator --local-mode --ca-cert=ca.crt --ca-key=ca.key
-      Certifies by your own authority instead of one that it makes itself.
+      Issues certificates from your own authority instead of one that it creates.
 
   orchestrator --local-mode --store=spanner:projects/p/instances/i/databases/rbs
-      Keeps the sessions in a Cloud Spanner database, which must exist; tables are made. GOOGLE_APPLICATION_CREDENTIALS
-      names the key to get in with, or SPANNER_EMULATOR_HOST=localhost:9010 an emulator that needs none.
+      Keeps the sessions in a Cloud Spanner database. The database must exist; tables are created. It authenticates with
+      the key that GOOGLE_APPLICATION_CREDENTIALS names. SPANNER_EMULATOR_HOST=localhost:9010 selects an emulator, which
+      needs no key.
 
   orchestrator install --workspace=synced
-      Starts one in the background, which outlives this terminal; \`orchestrator status\` says whether it runs, and
+      Starts one in the background, which outlives this terminal. \`orchestrator status\` shows whether it runs,
       \`orchestrator stop\` ends it: see \`orchestrator install --help\`.
 
   orchestrator enrol ann --address=10.0.0.5:50051
-      Prints a token for the user ann, who gives it to \`jbazel login\` and is known from then on.
+      Prints a token for the user ann, who passes it to \`jbazel login\`.
 
   orchestrator revoke ann
-      Locks ann out; with --undo, lets ann in again. Both work beside an orchestrator that runs.
+      Locks ann out. With --undo, lets ann in again. Both work while an orchestrator runs.
 
-It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it, and
-its agents if no other orchestrator on the same store is there to take them over. If it is killed, its agents go on, and
-the others or the next start take them over.
+It prints one line on standard output when it is ready, and logs to standard error. SIGTERM or Ctrl-C ends it. Its agents
+end too, unless another orchestrator on the same store takes them over. If it is killed, its agents continue; another
+orchestrator, or the next start, takes them over.
 
-Exit codes: 0 ended as asked, 1 could not start or go on, 2 wrong usage.`;
+Exit codes: 0 ended as requested, 1 could not start or continue, 2 wrong usage.`;
 
-/**
- * Reads the command line. Throws an RbsError with exit code 2 for a wrong one.
- *
- * @param program URL of the orchestrator's own program; its agent lies beside it.
- * @returns The flags, or undefined when all that was asked for was help, and is printed.
- */
-export function parseFlags(args: readonly string[], program: string): Flags | undefined {
-  const command = new Command("orchestrator")
+/** The options that the orchestrator takes, each with its variable; docs/settings.md is made from them. */
+export function orchestratorCommand(): Command {
+  return new Command("orchestrator")
     .description(
-      "The control plane of RBS: knows whose Bazel server runs where, starts one when somebody asks for it, and ends " +
-        "it when nobody does any more.",
+      "The control plane of RBS: records which agent runs which Bazel server, starts agents on request, and ends " +
+        "those that are idle.",
     )
     .addOption(
       new Option(
         "--local-mode",
-        "serve one machine: agents are local processes, and the state directory has the keys of its user",
+        "serve one machine: agents are local processes, and the state directory holds the keys of its user",
       )
         .env("RBS_LOCAL_MODE").default(false),
     )
@@ -132,29 +128,30 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--listen <address>",
-        "IP address of this machine to listen on, also for its agents; localhost: nobody but this machine gets in",
+        "IP address of this machine to listen on, for the orchestrator and its agents; localhost accepts connections " +
+          "from this machine only",
       )
         .env("RBS_LISTEN").argParser(listenAddress).default("localhost"),
     )
     .addOption(
       new Option(
         "--workspace <mode>",
-        "how agents get at workspaces: shared, on the disk that they share with those who build; synced, by copies " +
-          "that travel to the agent, and outputs that travel back",
+        "how agents access workspaces: shared, on a disk that agents and users share; synced, as a copy that RBS sends to " +
+          "the agent, with outputs sent back",
       )
         .env("RBS_WORKSPACE").choices(["shared", "synced"]).default("shared"),
     )
     .addOption(
       new Option(
         "--state-dir <directory>",
-        "sessions, keys and storage (default: $XDG_STATE_HOME/rbs or ~/.local/state/rbs)",
+        "directory of sessions, keys and storage (default: $XDG_STATE_HOME/rbs or ~/.local/state/rbs)",
       )
         .env("RBS_STATE_DIR"),
     )
     .addOption(
       new Option(
         "--storage-root <directory>",
-        "Bazel's output bases, one per user, workspace and server (default: <state dir>/storage)",
+        "directory of Bazel's output bases, one per user, workspace and server (default: <state dir>/storage)",
       )
         .env("RBS_STORAGE_ROOT"),
     )
@@ -169,28 +166,31 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       new Option("--agent <path>", "the agent program (default: `agent` beside this program)").env("RBS_AGENT"),
     )
     .addOption(
-      new Option("--lease-seconds <seconds>", "an agent that no orchestrator holds for this long ends itself")
+      new Option(
+        "--lease-seconds <seconds>",
+        "an agent ends itself when no orchestrator has supervised it for this long",
+      )
         .env("RBS_LEASE_SECONDS").argParser(integer(1, 86_400)).default(60),
     )
     .addOption(
       new Option(
         "--takeover <seconds>",
-        "an orchestrator of which the others on the same store hear nothing for this long loses its sessions to them",
+        "an orchestrator that is silent for this long loses its sessions to the others on the same store",
       )
         .env("RBS_TAKEOVER").argParser(integer(1, 3600)).default(10),
     )
     .addOption(
       new Option(
         "--idle-timeout <seconds>",
-        "a session without a client and without a running command for this long is ended",
+        "a session ends after this long without a client and without a running command",
       )
         .env("RBS_IDLE_TIMEOUT").argParser(integer(1, 31_536_000)).default(10_800),
     )
     .addOption(
       new Option(
         "--second-idle-timeout <seconds>",
-        "a second server of a workspace (an IDE's, with an output base of its own) is ended so long after its last command, " +
-          "also while its client is there",
+        "a second server of a workspace (an IDE's, with its own output base) ends this long after its last command, even " +
+          "if its client is still there",
       )
         .env("RBS_SECOND_IDLE_TIMEOUT").argParser(integer(1, 31_536_000)).default(900),
     )
@@ -201,22 +201,22 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--on-bounce <rule>",
-        "what a restarted client finds: takeover, its warm server, if Bazel version and startup options are the same; " +
-          "replace, always a new one, after the former one has ended",
+        "what a restarted client gets: takeover, its warm server, if Bazel version and startup options are the same; " +
+          "replace, always a new server, after the previous one has ended",
       )
         .env("RBS_ON_BOUNCE").choices(["takeover", "replace"]).default("takeover"),
     )
     .addOption(
       new Option(
         "--max-agents <number>",
-        "so many agents run at the same time; who wants one more waits in turn, and is told so; 0: no limit",
+        "how many agents run at the same time; further requests wait in a queue, and the user is told; 0: no limit",
       )
         .env("RBS_MAX_AGENTS").argParser(integer(0, 1_000_000)).default(0),
     )
     .addOption(
       new Option(
         "--max-agents-per-user <number>",
-        "the same for each user; one whose limit is reached holds up nobody else; a second server of a workspace is not " +
+        "the same for each user; a user at the limit delays no other user; a second server of a workspace is not " +
           "counted; 0: no limit",
       )
         .env("RBS_MAX_AGENTS_PER_USER").argParser(integer(0, 1_000_000)).default(0),
@@ -224,67 +224,82 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     .addOption(
       new Option(
         "--session-memory <size>",
-        "what a session's processes may hold in memory together: 8G, 500M; 0: no limit",
+        "memory limit for all processes of a session together: 8G, 500M; 0: no limit",
       )
         .env("RBS_SESSION_MEMORY").argParser(bytes).default(0),
     )
     .addOption(
-      new Option("--session-cpus <number>", "how many processors they may use together: 4, 1.5; 0: no limit")
+      new Option("--session-cpus <number>", "CPU limit for all processes of a session together: 4, 1.5; 0: no limit")
         .env("RBS_SESSION_CPUS").argParser(processors).default(0),
     )
     .addOption(
-      new Option("--session-pids <number>", "how many processes and threads there may be of them; 0: no limit")
+      new Option("--session-pids <number>", "limit on the processes and threads of a session; 0: no limit")
         .env("RBS_SESSION_PIDS").argParser(integer(0, 4_194_304)).default(0),
     )
     .addOption(
       new Option(
         "--unshare-net",
-        "a session's processes reach nothing but each other by network: neither other machines nor what listens on " +
-          "this one; so nothing is downloaded: no repository rule can, and there is no remote cache",
+        "give each session its own network with no other machine and no port of this machine in it; repository rules " +
+          "cannot download, and a remote cache does not work",
       )
         .env("RBS_UNSHARE_NET").default(false),
     )
     .addOption(
       new Option(
         "--agent-user <user>",
-        "as root, with --workspace=synced: run agents, and so all builds, as this user of the machine, to whom keys and store " +
-          "are closed (a name, or uid:gid)",
+        "as root, with --workspace=synced: run agents and all builds as this user of the machine, who cannot read keys or " +
+          "store (a name, or uid:gid)",
       )
         .env("RBS_AGENT_USER"),
     )
     .addOption(
       new Option(
         "--allow-root-sessions",
-        "as root, where sessions cannot be kept from root's rights over this machine: serve them nevertheless, so that " +
-          "each build can do whatever root can",
+        "as root, where sessions cannot be confined: serve them anyway; each build can then do whatever root can",
       )
         .env("RBS_ALLOW_ROOT_SESSIONS").default(false),
     )
     .addOption(
       new Option(
         "--allow-shared-users",
-        "without --workspace=synced: serve other users nevertheless, so that their builds have the rights of the " +
-          "orchestrator's own user on this disk",
+        "with --workspace=shared: serve other users anyway; their builds have the permissions of the orchestrator's user " +
+          "on this disk",
       )
         .env("RBS_ALLOW_SHARED_USERS").default(false),
     )
     .addOption(
-      new Option("--warm <number>", "so many agents are started ahead, for the next sessions; they count as agents")
+      new Option(
+        "--warm <number>",
+        "how many agents to start ahead of time for the next sessions; they count as agents",
+      )
         .env("RBS_WARM").argParser(integer(0, 10_000)).default(0),
     )
     .addOption(
       new Option(
         "--ca-cert <file>",
-        "certificate of the authority that certifies users and agents, then those above it, the root last (default: the " +
-          "state directory's own)",
+        "certificate of the authority that certifies users and agents, followed by its issuers, the root last (default: " +
+          "an authority in the state directory)",
       ).env("RBS_CA_CERT"),
     )
-    .addOption(new Option("--ca-key <file>", "its private key, PKCS #8, readable for nobody else").env("RBS_CA_KEY"))
+    .addOption(new Option("--ca-key <file>", "its private key: PKCS #8, readable only by its owner").env("RBS_CA_KEY"))
     .addOption(
-      new Option("--region <name>", "where this orchestrator's agents run; who asks for another region is told so")
+      new Option(
+        "--region <name>",
+        "where this orchestrator's agents run; a client that asks for another region is told",
+      )
         .env("RBS_REGION").default("", "unknown"),
     )
-    .helpOption("-h, --help", "print this help")
+    .helpOption("-h, --help", "print this help");
+}
+
+/**
+ * Reads the command line. Throws an RbsError with exit code 2 for a wrong one.
+ *
+ * @param program URL of the orchestrator's own program; its agent lies beside it.
+ * @returns The flags, or undefined when all that was asked for was help, and is printed.
+ */
+export function parseFlags(args: readonly string[], program: string): Flags | undefined {
+  const command = orchestratorCommand()
     .addHelpText("after", EXAMPLES)
     .configureOutput({ writeErr() {} })
     .exitOverride();
@@ -305,8 +320,8 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
       : options[option];
   if (!isSet("localMode", "RBS_LOCAL_MODE")) {
     throw usage(
-      "say --local-mode, by which it serves this machine, until the terminal ends; `orchestrator install` starts one " +
-        "that stays",
+      "say --local-mode, to serve this machine until the terminal closes; `orchestrator install` starts one in the " +
+        "background",
     );
   }
   if (Boolean(options.caCert) !== Boolean(options.caKey)) {
@@ -355,7 +370,7 @@ export function ownProgram(url: string): string {
 
 function usage(message: string): RbsError {
   const text = message[0].toUpperCase() + message.slice(1);
-  return new RbsError(`${text.replace(/\.$/, "")}; \`orchestrator --help\` lists what there is.`, {
+  return new RbsError(`${text.replace(/\.$/, "")}; \`orchestrator --help\` lists the options.`, {
     culprit: "caller",
     exitCode: 2,
   });

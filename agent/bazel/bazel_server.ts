@@ -406,7 +406,7 @@ exec -a ${quote(serverName(workspace))} ${quoteAll([java, ...argv])} >"$server/j
 
 function cannotWrite(outputBase: string, cause: unknown): RbsError {
   return new RbsError(
-    `The session's output base ${outputBase} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+    `The session's output base ${outputBase} cannot be written (${sentence(cause)}): make room or fix its permissions.`,
     { cause, culprit: "caller" },
   );
 }

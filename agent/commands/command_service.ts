@@ -152,7 +152,10 @@ export class CommandService {
     command.replace?.(new StatusError(Status.ABORTED, "Another call has attached to this command."));
     clearTimeout(command.orphaned);
     if (!command.journal.attach(Number(start.value.received), sink)) {
-      throw new StatusError(Status.NOT_FOUND, "What this caller lacks of the command is not kept any more.");
+      throw new StatusError(
+        Status.NOT_FOUND,
+        "The part of the command's output that this caller lacks is not kept any more.",
+      );
     }
     command.replace = over.resolve;
     command.call = call;

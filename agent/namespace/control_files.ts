@@ -28,7 +28,7 @@ export function writeControlFile(folder: Beneath, name: string, text: string): v
     file.write(new Uint8Array(Buffer.from(text)));
   } catch (cause) {
     throw new RbsError(
-      `The session's storage cannot be written (${sentence(cause)}): make room or mend its rights.`,
+      `The session's storage cannot be written (${sentence(cause)}): make room or fix its permissions.`,
       { cause, culprit: "caller" },
     );
   }

@@ -69,7 +69,7 @@ export function refuseHidden(what: string, path: AbsolutePath, hidden: readonly 
     places = [path, realPath(path)];
     covered = [...hidden, ...hidden.map(realPath)];
   } catch (cause) {
-    throw new RbsError(`The ${what} ${path} cannot be looked at (${sentence(cause)}): mend its rights.`, {
+    throw new RbsError(`The ${what} ${path} cannot be looked at (${sentence(cause)}): fix its permissions.`, {
       cause,
       culprit: "caller",
     });

@@ -126,7 +126,7 @@ export class LocalOutputBase {
     } catch (cause) {
       if (cause instanceof Deno.errors.NotFound) return;
       throw new RbsError(
-        `The session's output base ${storageOutputBase} cannot be emptied (${sentence(cause)}): mend its rights.`,
+        `The session's output base ${storageOutputBase} cannot be emptied (${sentence(cause)}): fix its permissions.`,
         { cause, culprit: "caller" },
       );
     }
@@ -203,7 +203,7 @@ export class LocalOutputBase {
       throw new RbsError(
         `The links in the output base ${outputBase} cannot be made (${
           sentence(cause)
-        }): mend the rights of that folder.`,
+        }): fix the permissions of that folder.`,
         { cause, culprit: "caller" },
       );
     }

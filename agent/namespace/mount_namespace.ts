@@ -435,7 +435,7 @@ const encode = (text: string) => new TextEncoder().encode(text);
 
 function unwritable(storage: string, cause: unknown): RbsError {
   return new RbsError(
-    `The session's storage ${storage} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+    `The session's storage ${storage} cannot be written (${sentence(cause)}): make room or fix its permissions.`,
     { cause, culprit: "caller" },
   );
 }
@@ -469,7 +469,7 @@ function prepare(
       if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
     })![Symbol.dispose]();
   } catch (cause) {
-    throw new RbsError(`The output base ${outputBase} cannot be used (${sentence(cause)}): mend its rights.`, {
+    throw new RbsError(`The output base ${outputBase} cannot be used (${sentence(cause)}): fix its permissions.`, {
       cause,
       culprit: "caller",
     });

@@ -346,7 +346,7 @@ export class SessionInit {
       prepare?.(id);
     } catch (cause) {
       throw new RbsError(
-        `The session's storage cannot be written (${sentence(cause)}): make room or mend its rights.`,
+        `The session's storage cannot be written (${sentence(cause)}): make room or fix its permissions.`,
         { cause, culprit: "caller" },
       );
     }

@@ -28,7 +28,7 @@ export async function lockStorage(directory: string, { timeoutMs, onWait }: Stor
     file = await Deno.open(path, { write: true, create: true, mode: 0o600 });
   } catch (cause) {
     throw new RbsError(
-      `The session's storage ${directory} cannot be written (${sentence(cause)}): make room or mend its rights.`,
+      `The session's storage ${directory} cannot be written (${sentence(cause)}): make room or fix its permissions.`,
       { cause },
     );
   }

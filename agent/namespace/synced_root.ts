@@ -122,7 +122,7 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
     for (const path of OWN_MOUNTS) storage.chmod(SYNCED_ROOT + path, 0o1777);
   } catch (cause) {
     throw new RbsError(
-      `The session's root ${root} cannot be made (${sentence(cause)}): make room or mend its rights.`,
+      `The session's root ${root} cannot be made (${sentence(cause)}): make room or fix its permissions.`,
       { cause, culprit: "caller" },
     );
   }

@@ -109,11 +109,13 @@ export class OutputTree {
     const warnings: string[] = [];
     if (this.#full) {
       const { limit } = this.#options;
-      warnings.push(`Only ${limit} files of this command come home: build fewer targets at once, or bring home less.`);
+      warnings.push(
+        `Only ${limit} files of this command are copied: build fewer targets at once, or set RBS_OUTPUTS=minimal.`,
+      );
     }
     if (this.#rawNames > MAX_RAW_NAMES) {
       warnings.push(
-        `Of ${this.#rawNames} outputs whose names are not UTF-8, only ${MAX_RAW_NAMES} come home: give them other names.`,
+        `Of ${this.#rawNames} outputs whose names are not UTF-8, only ${MAX_RAW_NAMES} are copied: give them other names.`,
       );
     }
     return warnings;

@@ -282,7 +282,7 @@ Deno.test("names that are not UTF-8 are outputs, so many and no more; pipes and 
   const all = treeOf(files, 5_000);
   await all.add(`${files.bin}/t`);
   assert.equal(names(all, files).length, 2 + 1000);
-  assert.match(all.warnings.join(), /^Of 1002 outputs whose names are not UTF-8, only 1000 come home: /);
+  assert.match(all.warnings.join(), /^Of 1002 outputs whose names are not UTF-8, only 1000 are copied: /);
 });
 
 Deno.test("a repository that lies in a folder of the agent's comes as one of the output base, and no link dangles", async () => {

@@ -239,14 +239,14 @@ export class OutputsCollector {
           return [
             ...collected.parts,
             ...await besides(
-              "What it has printed the paths of",
+              "The files whose paths this command printed",
               () => this.#askedFor(command, printed.finish(), collected),
             ),
-            ...await besides("What it has written into the sources", () => this.#writtenSources(sources)),
+            ...await besides("The sources that this command wrote", () => this.#writtenSources(sources)),
           ];
         } catch (e) {
           // The command has ended, and its result is not to be lost.
-          const warning = `What this command has made stays remote (${sentence(e)}): run it again.`;
+          const warning = `The outputs of this command were not copied (${sentence(e)}): run it again.`;
           return [encodeFields([[Outputs.warnings, warning]])];
         } finally {
           this.#remove(`${this.#storage}/${eventsFile}`);
@@ -345,7 +345,9 @@ export class OutputsCollector {
         }
       }
       if (!events && wantsEvents && end.exitCode === 0) {
-        warnings.push("What this command has made is not known, since it wrote no build events: it stays remote.");
+        warnings.push(
+          "The outputs of this command are not known, since it wrote no build events: they were not copied.",
+        );
       }
     } else if (entries.length === 0 && !cleaned && !changesOutputs(args[0])) {
       return { parts: [], looks, policy: request.policy };
@@ -638,7 +640,7 @@ async function besides(what: string, collect: () => Promise<Uint8Array[]>): Prom
   try {
     return await collect();
   } catch (e) {
-    return [encodeFields([[Outputs.warnings, `${what} stays remote (${sentence(e)}): run the command again.`]])];
+    return [encodeFields([[Outputs.warnings, `${what} were not copied (${sentence(e)}): run the command again.`]])];
   }
 }
 

@@ -396,7 +396,7 @@ Deno.test("the user's own build events are read, be they relative or in a file o
 Deno.test("a build that wrote no events is told of, if it should have", async () => {
   await using files = await sessionFiles();
   const session = new Session(files);
-  assert.match((await session.run(["build"]))!.warnings.join(), /^What this command has made is not known/);
+  assert.match((await session.run(["build"]))!.warnings.join(), /^The outputs of this command are not known/);
   assert.deepEqual((await session.run(["build"], { end: { exitCode: 2 } }))!.warnings, []);
 });
 
@@ -414,7 +414,7 @@ Deno.test("a command keeps its result when its outputs cannot be looked at", asy
       broken = true;
     },
   });
-  assert.match(manifest!.warnings.join(), /stays remote \(the disk is gone\)/);
+  assert.match(manifest!.warnings.join(), /were not copied \(the disk is gone\)/);
 });
 
 Deno.test("our file of build events goes with the command, and those of a killed agent with the next", async () => {

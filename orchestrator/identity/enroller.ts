@@ -34,7 +34,7 @@ export class TokenEnroller implements Enroller {
     if (!identity) {
       throw new RpcError(
         Code.UNAUTHENTICATED,
-        "The token is not known here: it was used before, is too old, or belongs to another orchestrator; ask for a new one.",
+        "This orchestrator does not know the token: it was used before, is too old, or is of another orchestrator; ask for a new one.",
       );
     }
     return identity;

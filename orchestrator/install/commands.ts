@@ -24,14 +24,14 @@ const OPTIONS_FILE = "orchestrator.options";
 const NOT_RUNNING = 1;
 
 const HELP =
-  `Usage: orchestrator install [OPTIONS]   starts an orchestrator in the background, in the place of one that was
-                                        installed before; OPTIONS are those of an orchestrator (see --help), and
-                                        --local-mode need not be said
-       orchestrator status [--state-dir=DIRECTORY]   whether it runs; exit code 0: it does, 1: it does not
-       orchestrator stop [--state-dir=DIRECTORY]     ends it, and its agents; it does not start again by itself
+  `Usage: orchestrator install [OPTIONS]   starts an orchestrator in the background and replaces one that was installed
+                                        before; OPTIONS are those of an orchestrator (see --help); --local-mode is
+                                        implied
+       orchestrator status [--state-dir=DIRECTORY]   shows whether it runs; exit code 0: it does, 1: it does not
+       orchestrator stop [--state-dir=DIRECTORY]     ends it and its agents; it does not start again by itself
 
-Where the user has a systemd it is a unit of that, and starts with each login. Elsewhere it is a process of its own, with
-its number in orchestrator.pid of the state directory. It logs to orchestrator.log there. It keeps the PATH and the RBS_
+Where the user has a systemd, it is a user unit and starts with each login. Elsewhere it is a background process; its
+number is in orchestrator.pid of the state directory. It logs to orchestrator.log there. It keeps the PATH and the RBS_
 variables with which it was installed.`;
 
 /** What these commands work with. */

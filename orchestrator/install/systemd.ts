@@ -29,7 +29,7 @@ ${variables.join("")}StandardOutput=append:${path(log)}
 StandardError=inherit
 Restart=on-failure
 RestartSec=1
-# Wrong usage is not mended by another start.
+# Another start does not fix wrong usage.
 RestartPreventExitStatus=2
 # If it is killed, its agents go on, and the next start takes them over. Told to end, it ends them itself.
 KillMode=process

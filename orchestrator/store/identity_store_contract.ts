@@ -69,12 +69,12 @@ export function identityStoreContract(contract: ContractTest): void {
     const token = await enroller.issue({ kind: "user", userId: "ann" }, 500);
     assert.match(token, /^[\w-]{43}$/);
     assert(!kept.join().includes(token));
-    await assert.rejects(enroller.redeem(token.slice(1)), /The token is not known here/);
-    await assert.rejects(enroller.redeem(""), /The token is not known here/);
+    await assert.rejects(enroller.redeem(token.slice(1)), /This orchestrator does not know the token/);
+    await assert.rejects(enroller.redeem(""), /This orchestrator does not know the token/);
     assert.deepEqual(await enroller.redeem(token), { kind: "user", userId: "ann" });
     await assert.rejects(enroller.redeem(token), /it was used before/);
     const late = await enroller.issue({ kind: "user", userId: "ann" }, 500);
     now = 1_500;
-    await assert.rejects(enroller.redeem(late), /The token is not known here/);
+    await assert.rejects(enroller.redeem(late), /This orchestrator does not know the token/);
   });
 }

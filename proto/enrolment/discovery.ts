@@ -48,8 +48,8 @@ export async function discoverAuthority(address: string, wanted: string, timeout
     }
     found.reject(
       new RbsError(
-        `Who listens at ${address} is not the orchestrator that the token is of (none of its certificates has the ` +
-          `SHA-256 that the token names): ask for a new token, and mind who is in the network between.`,
+        `What listens at ${address} is not the orchestrator that issued the token (none of its certificates has the ` +
+          `SHA-256 that the token names): ask for a new token, and check who is in the network between.`,
         { culprit: "caller", exitCode: 36 },
       ),
     );

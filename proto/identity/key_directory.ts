@@ -176,7 +176,7 @@ export function readSecret(file: string): string {
   }
   if (owner) {
     throw new RbsError(
-      `The key ${file} belongs to ${owner}, so it is not for this one to use: run this as that user, or name another key ` +
+      `The key ${file} belongs to ${owner}, so this user must not use it: run this as that user, or name another key ` +
         `or state directory.`,
       { culprit: "caller" },
     );
@@ -185,7 +185,7 @@ export function readSecret(file: string): string {
     throw new RbsError(
       `The key ${file} can be read by other users (mode ${
         (mode & 0o777).toString(8)
-      }), so it proves nothing any more: ` +
+      }), so it cannot be trusted any more: ` +
         `run \`chmod 600\` on it if nobody else has used this machine, or remove it and make a new one.`,
       { culprit: "caller" },
     );

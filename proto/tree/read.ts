@@ -152,7 +152,7 @@ function isSame(before: Entry & { ino: number }, after: ScannedEntry | string | 
 
 function unreadable(root: string, path: string, cause: unknown): RbsError {
   return new RbsError(
-    `The file ${root}/${path} cannot be read (${sentence(cause)}): mend its rights, or name it in .rbsignore.`,
+    `The file ${root}/${path} cannot be read (${sentence(cause)}): fix its permissions, or name it in .rbsignore.`,
     { cause, culprit: "caller" },
   );
 }

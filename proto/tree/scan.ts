@@ -102,7 +102,7 @@ function list(
     if (isGone(e)) return listed;
     // Nothing can be said about the tree then; that it is empty least of all.
     if (folder === "") {
-      throw new RbsError(`The folder ${root} cannot be read (${sentence(e)}): mend its rights.`, { cause: e });
+      throw new RbsError(`The folder ${root} cannot be read (${sentence(e)}): fix its permissions.`, { cause: e });
     }
     options.onSkipped?.(folder, "cannot be read");
     return listed;

@@ -581,7 +581,7 @@ function unwritable(path: string, cause: unknown): RbsError {
   return new RbsError(
     full
       ? `The disk of ${path} is full: make room there.`
-      : `${path} cannot be written (${sentence(cause)}): mend its rights.`,
+      : `${path} cannot be written (${sentence(cause)}): fix its permissions.`,
     { cause, culprit: "caller" },
   );
 }

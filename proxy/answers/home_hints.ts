@@ -17,7 +17,7 @@ const HINTS: readonly { reports: readonly string[]; remedy: string; sentence: st
     sentence:
       "rbs: if that asks for a login of yours: .netrc, .gitconfig, .docker/config.json, .npmrc and your SSH agent are not " +
       "at the build server; RBS_HOME_FILES=.netrc:.gitconfig copies the files that it names there, where your builds and " +
-      "whoever rules that machine can read them.\n",
+      "whoever administers that machine can read them.\n",
   },
   {
     remedy: "`!.git`",

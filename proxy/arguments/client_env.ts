@@ -18,10 +18,10 @@ import type { Buffer } from "node:buffer";
 import { clientVariable, latin1, parseRunArguments, splitArguments, startsWith } from "./run_arguments.ts";
 
 /** Options whose value is NAME, which takes NAME's value from the client's environment, or NAME=value. */
-const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
+export const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
 
 /** What Bazel itself takes from the client's environment without being told to, where that decides what is built. */
-const ALWAYS = [
+export const ALWAYS = [
   // Bazel's own --action_env, unless there is --incompatible_strict_action_env: both are in each action's environment,
   // and so in its key (4.2.3, BazelRuleClassProvider). A search path that leads nowhere does no harm.
   "PATH",

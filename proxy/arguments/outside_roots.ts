@@ -89,7 +89,9 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
     if (!path) continue;
     const added = finder.add(resolve(path, base === "cwd" ? cwd : workspace), `--${name}`);
     if (added && secret) {
-      finder.warn(`--${name}=${added} is copied to the build server's machine, since it is that which connects.`);
+      finder.warn(
+        `--${name}=${added} is copied to the build server's machine, because the server there makes the connection.`,
+      );
     }
   }
   const packagePath = allValues(read.options, "package_path").at(-1);
@@ -131,7 +133,7 @@ function homeFiles(finder: Finder, args: readonly Buffer[]): void {
       finder.warn(`${HOME_FILES} names ${fileName(name)}, which is not in your home folder: name it by an option.`);
     } else if (finder.add(path, HOME_FILES)) {
       finder.warn(
-        `${path} (${HOME_FILES}) is copied to the build server's machine: your builds, and whoever rules that machine, can read it there.`,
+        `${path} (${HOME_FILES}) is copied to the build server's machine: your builds, and whoever administers that machine, can read it there.`,
       );
     }
   }
@@ -345,7 +347,7 @@ class Finder {
     // Keys and tokens live there: ~/.ssh, ~/.aws, ~/.config.
     if (!asked && home && real.startsWith(`${home}/.`)) {
       this.warn(
-        `${path} (${why}) is not synced, since it is hidden in your home folder: name it by an option if it may.`,
+        `${path} (${why}) is not synced, since it is hidden in your home folder: name it in an option to send it.`,
       );
       return false;
     }

@@ -97,7 +97,7 @@ function lockTimeLeft({ request: { lockTimeoutMs }, began }: Command): number | 
 /** @param why A clause. */
 function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): string {
   const there = orchestratorTime ? `, and the orchestrator's ${orchestratorTime().toISOString()}` : "";
-  return `The agent at ${name} is not believed because of the clocks: ${why}${there}; set the one right that is wrong.`;
+  return `The agent at ${name} is not trusted because the clocks differ: ${why}${there}; correct the clock that is wrong.`;
 }
 
 /** A timer that is set for longer goes off at once. */
@@ -296,7 +296,7 @@ export class Commands {
         });
       } catch (e) {
         if (signal.aborted) {
-          return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted while the agent was not there yet.\n" };
+          return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted before the agent was ready.\n" };
         }
         if (!local) throw e;
         say(`rbs: ${sentence(e)}\n`);
@@ -306,7 +306,7 @@ export class Commands {
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
       if (outcome.kind === "stale" && outcome.generation && attempt < 5) {
         // An agent that was started anew, or another proxy's work: what it has is asked for again.
-        if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Yours are put back there.\n`);
+        if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Your files are restored there.\n`);
         (await this.#twoMachines)?.forget();
         continue;
       }
@@ -332,7 +332,9 @@ export class Commands {
         const why = outcome.kind === "refused"
           ? clocksDiffer(link, outcome.why)
           : outcome.kind === "stale" && outcome.changed
-          ? `${escaped(outcome.why)} They did so each time that yours were put back: end the program that writes there.`
+          ? `${
+            escaped(outcome.why)
+          } They did so each time after your files were restored: end the program that writes there.`
           : outcome.why;
         const text = `rbs: ${why}\n`;
         if (!local) return { exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR, text };

@@ -40,6 +40,6 @@ export class MissingInputs {
     if (home.length === 0) return undefined;
     return `${home.map(shown).join(", ")} ${
       home.length === 1 ? "stays" : "stay"
-    } at home, as .rbsignore says: take out the rule, or add one with "!" for what the build needs.`;
+    } on this machine because of .rbsignore: remove the rule, or add one with "!" for what the build needs.`;
   }
 }

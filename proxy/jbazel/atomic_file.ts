@@ -12,7 +12,7 @@ export function followLinks(path: string): string {
       return at;
     }
   }
-  throw new RbsError(`${path} is a symbolic link that never ends: mend it.`, { culprit: "caller" });
+  throw new RbsError(`${path} is a loop of symbolic links: fix it.`, { culprit: "caller" });
 }
 
 /** A text file's content; undefined when it is not there. Throws an RbsError for one that would not survive a rewrite. */

@@ -1,4 +1,4 @@
-/** What can be wrong on a machine, one function each, and how to mend it. */
+/** What can be wrong on a machine, one function each, and how to fix it. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
@@ -33,7 +33,7 @@ export interface Finding {
   level: "ok" | "warn" | "FAIL" | "skip";
   text: string;
   /** What to do about it. */
-  mend?: string;
+  fix?: string;
   /** The command line that does it, as a person can type it. */
   command?: string;
 }
@@ -61,8 +61,8 @@ type Check = [name: string, check: (context: DoctorContext) => Promise<Finding> 
 
 const ok = (text: string): Finding => ({ level: "ok", text });
 const skip = (text: string): Finding => ({ level: "skip", text });
-const warn = (text: string, mend?: string, command?: string): Finding => ({ level: "warn", text, mend, command });
-const fail = (text: string, mend?: string, command?: string): Finding => ({ level: "FAIL", text, mend, command });
+const warn = (text: string, fix?: string, command?: string): Finding => ({ level: "warn", text, fix, command });
+const fail = (text: string, fix?: string, command?: string): Finding => ({ level: "FAIL", text, fix, command });
 
 const GIB = 2 ** 30;
 const INSTALL = (packages: string) => `install it (Debian, Ubuntu: apt install ${packages})`;
@@ -102,16 +102,16 @@ async function loopback(): Promise<Finding> {
 }
 
 async function localhost(): Promise<Finding> {
-  const mend = 'add the line "127.0.0.1 localhost" to /etc/hosts, or name the orchestrator by its number';
+  const fix = 'add the line "127.0.0.1 localhost" to /etc/hosts, or name the orchestrator by its number';
   const command = "export RBS_ORCHESTRATOR_ADDR=127.0.0.1:50051";
   try {
     const addresses = (await lookup("localhost", { all: true })).map((a) => a.address);
     const good = addresses.some((a) => a === "127.0.0.1" || a === "::1");
     return good
       ? ok(`localhost is ${addresses.join(", ")}`)
-      : fail(`localhost is ${addresses.join(", ")}`, mend, command);
+      : fail(`localhost is ${addresses.join(", ")}`, fix, command);
   } catch (e) {
-    return fail(`localhost is not known (${sentence(e)})`, mend, command);
+    return fail(`localhost is not known (${sentence(e)})`, fix, command);
   }
 }
 
@@ -149,10 +149,10 @@ function diskSpace({ settings }: DoctorContext): Finding {
       const { bavail, bsize } = statfsSync(at);
       const free = bavail * bsize;
       const text = `${(free / GIB).toFixed(1)} GiB free at ${settings.stateDirectory}`;
-      const mend = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
-      return free < 0.5 * GIB ? fail(text, mend) : free < 5 * GIB ? warn(text, mend) : ok(text);
+      const fix = "make room there, or set RBS_STATE_DIR to a larger disk before the orchestrator starts";
+      return free < 0.5 * GIB ? fail(text, fix) : free < 5 * GIB ? warn(text, fix) : ok(text);
     } catch (e) {
-      if (at === "/") return warn(`the free space cannot be told (${sentence(e)})`);
+      if (at === "/") return warn(`the free space cannot be determined (${sentence(e)})`);
     }
   }
 }
@@ -200,8 +200,8 @@ const DEED = /^(.*?)(?:: |\. )((?:ask|correct|make|remove|run|see|set|start|use)
 
 /** The finding of an error that says what is wrong and, mostly, what to do. */
 function unusable(e: unknown): Finding {
-  const [, what, mend] = DEED.exec(sentence(e)) ?? [];
-  return fail(what ?? sentence(e), mend);
+  const [, what, fix] = DEED.exec(sentence(e)) ?? [];
+  return fail(what ?? sentence(e), fix);
 }
 
 /** Nobody renews an authority: a person has to. */
@@ -217,22 +217,22 @@ function authority({ settings, standing }: DoctorContext): Finding {
     return unusable(e);
   }
   const own = join(keyDirectory(settings.stateDirectory), "authority.pem");
-  const mend = isFile(own)
+  const fix = isFile(own)
     ? `move ${own} away and start the orchestrator of this machine again; users of others run jbazel login`
     : "ask the orchestrator's operator for a new authority and a token, then run jbazel login";
   let ends: number;
   try {
     // While one takes another's place there are both.
     const all = text.match(/-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----/gs) ?? [];
-    if (all.length === 0) return fail(`${file} holds no certificate`, mend);
+    if (all.length === 0) return fail(`${file} holds no certificate`, fix);
     ends = Math.max(...all.map((pem) => new X509Certificate(pem).validToDate.getTime()));
   } catch (e) {
-    return fail(`${file} cannot be used (${sentence(e)})`, mend);
+    return fail(`${file} cannot be used (${sentence(e)})`, fix);
   }
   const days = Math.floor((ends - Date.now()) / DAY_MS);
-  if (days < 0) return warn(`the authority in ${file} expired at ${new Date(ends).toISOString()}`, mend);
+  if (days < 0) return warn(`the authority in ${file} expired at ${new Date(ends).toISOString()}`, fix);
   const found = `the authority in ${file} is valid for ${days} days`;
-  return days < AUTHORITY_WARNING_DAYS ? warn(found, mend) : ok(found);
+  return days < AUTHORITY_WARNING_DAYS ? warn(found, fix) : ok(found);
 }
 
 async function orchestrator(context: DoctorContext): Promise<Finding> {
@@ -305,11 +305,11 @@ const majorVersion = (text: string): number => Number(/(\d+)\.\d+/.exec(text)?.[
 async function bazel({ run, uid }: DoctorContext): Promise<Finding> {
   const { outcome, code, stdout, stderr } = await run("bazel", ["--version"]);
   if (outcome === "missing") {
-    const mend = INSTALL("bazel-bootstrap") + ", or install bazelisk";
-    return fail("there is no bazel on PATH", mend, installLine("bazel-bootstrap", uid));
+    const fix = INSTALL("bazel-bootstrap") + ", or install bazelisk";
+    return fail("there is no bazel on PATH", fix, installLine("bazel-bootstrap", uid));
   }
   if (outcome === "timeout" || code !== 0) {
-    return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "mend or reinstall it");
+    return fail(`bazel --version fails (${(stderr || outcome).split("\n")[0]})`, "fix or reinstall it");
   }
   const name = stdout.split("\n").at(-1) || "bazel";
   return ok(name === "bazel no_version" ? "a bazel that does not tell its version, such as Debian's" : name);
@@ -393,13 +393,13 @@ async function namespaces({ run, uid }: DoctorContext): Promise<Finding> {
   const result = await run(...namespaceCommand(uid, ["true"]));
   if (result.outcome === "missing") return skip("it was not tried: there is no bwrap");
   if (result.code === 0) return ok(`a mount namespace can be made${uid === 0 ? " (by root)" : ""}`);
-  const mend = uid === 0
+  const fix = uid === 0
     ? "permit mounts in this container (CAP_SYS_ADMIN)"
     : "permit user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1; Ubuntu 24.04: sysctl " +
       "kernel.apparmor_restrict_unprivileged_userns=0)";
   return warn(
     `no mount namespace can be made (${result.stderr.split("\n")[0] || result.outcome})`,
-    `${mend}; ${NAMESPACE_FALLBACK}`,
+    `${fix}; ${NAMESPACE_FALLBACK}`,
   );
 }
 
@@ -413,7 +413,7 @@ async function sandbox(context: DoctorContext): Promise<Finding> {
     `linux-sandbox fails within the namespace (${
       result.stderr.split("\n").at(-1) || result.outcome
     }), so actions run in a weaker sandbox`,
-    "mend the mount namespace first, if that fails too; in a container, permit nested user namespaces and a new /proc",
+    "fix the mount namespace first, if that fails too; in a container, permit nested user namespaces and a new /proc",
   );
 }
 
@@ -523,7 +523,7 @@ function isDirectory(path: string): boolean {
   }
 }
 
-/** All of them, in the order in which a person mends things. */
+/** All of them, in the order in which a person fixes things. */
 export const CHECKS: Check[] = [
   ["loopback", loopback],
   ["localhost", localhost],

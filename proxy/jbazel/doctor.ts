@@ -18,7 +18,7 @@ export async function runDoctor(options: DoctorOptions): Promise<number> {
   const failed = findings.some((f) => f.level === "FAIL");
   const next = nextStep(findings, options);
   if (options.json) {
-    const checks = findings.map((f) => ({ ...f, mend: f.mend ?? null, command: f.command ?? null }));
+    const checks = findings.map((f) => ({ ...f, fix: f.fix ?? null, command: f.command ?? null }));
     say(JSON.stringify({ ok: !failed, checks, next }, null, 2));
   } else {
     for (const line of renderReport(findings, next)) say(line);
@@ -45,8 +45,8 @@ async function runChecks(options: DoctorOptions): Promise<NamedFinding[]> {
 }
 
 function unexpected(e: unknown): Finding {
-  const mend = e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1";
-  return { level: "FAIL", text: sentence(e), mend };
+  const fix = e instanceof RbsError ? undefined : "run again with RBS_DEBUG=1";
+  return { level: "FAIL", text: sentence(e), fix };
 }
 
 /** Says each cause once: who finds what an earlier check has found only refers to it. */

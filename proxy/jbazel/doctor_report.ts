@@ -14,24 +14,24 @@ export interface NextStep {
   command: string;
 }
 
-/** The one thing to do next: what mends the first failure, or a build where nothing failed. */
+/** The one thing to do next: what fixes the first failure, or a build where nothing failed. */
 export function nextStep(
   findings: NamedFinding[],
   { self, workingDirectory }: { self: string; workingDirectory: string },
 ): NextStep {
   const failures = findings.filter((f) => f.level === "FAIL");
   if (failures.length > 0) {
-    const { command, mend, text } = failures[0];
+    const { command, fix, text } = failures[0];
     return command
       ? { first: null, command }
-      : { first: mend ?? `see to it that this ends: ${text}`, command: `${self} doctor` };
+      : { first: fix ?? `see to it that this ends: ${text}`, command: `${self} doctor` };
   }
   if (!findWorkspace(workingDirectory)) return { first: "change to a workspace", command: `${self} build //...` };
   const isSetUp = findings.some((f) => f.name === "bazelrc" && f.level === "ok");
   return { first: null, command: `${isSetUp ? "bazel" : self} build //...` };
 }
 
-/** The lines of the report: what is fine, what would be better, what must be mended, and the next command. */
+/** The lines of the report: what is fine, what would be better, what must be fixed, and the next command. */
 export function renderReport(findings: NamedFinding[], next: NextStep): string[] {
   const of = (level: Finding["level"]) => findings.filter((f) => f.level === level);
   const [failures, warnings] = [of("FAIL"), of("warn")];
@@ -39,7 +39,7 @@ export function renderReport(findings: NamedFinding[], next: NextStep): string[]
     ...section("Fine:", of("ok")),
     ...section("Not looked at:", of("skip")),
     ...groups("Would be better:", warnings),
-    ...groups("Must be mended:", failures),
+    ...groups("Must be fixed:", failures),
     summary(failures.length, warnings.length),
     "",
     next.first ? `Next, ${oneLine(next.first)}; then run` : "Next, run",
@@ -57,10 +57,10 @@ function rows(findings: NamedFinding[]): string[] {
   return renderTable(findings.map((f) => [f.name, oneLine(f.text)]));
 }
 
-/** The findings by what is to be done about them: one deed may mend several. */
+/** The findings by what is to be done about them: one deed may fix several. */
 function groups(title: string, findings: NamedFinding[]): string[] {
   if (findings.length === 0) return [];
-  const byDeed = Map.groupBy(findings, (f) => f.command ?? f.mend ?? f.name);
+  const byDeed = Map.groupBy(findings, (f) => f.command ?? f.fix ?? f.name);
   const lines = [...byDeed.values()].flatMap((group) => [
     ...rows(group).map((row) => `  ${row}`),
     ...deed(group[0]),
@@ -68,8 +68,8 @@ function groups(title: string, findings: NamedFinding[]): string[] {
   return [title, ...lines, ""];
 }
 
-function deed({ mend, command }: Finding): string[] {
-  return [...mend ? [`    -> ${oneLine(mend)}`] : [], ...command ? [`       ${command}`] : []];
+function deed({ fix, command }: Finding): string[] {
+  return [...fix ? [`    -> ${oneLine(fix)}`] : [], ...command ? [`       ${command}`] : []];
 }
 
 function summary(failures: number, warnings: number): string {

@@ -11,7 +11,7 @@ const missing: ProgramResult = { outcome: "missing", code: -1, stdout: "", stder
 
 interface Report {
   ok: boolean;
-  checks: { name: string; level: string; text: string; mend: string | null; command: string | null }[];
+  checks: { name: string; level: string; text: string; fix: string | null; command: string | null }[];
   next: { first: string | null; command: string };
 }
 
@@ -68,7 +68,7 @@ async function healthy() {
       c.name,
       [
         `${c.level}: ${c.text}`,
-        ...c.mend ? [` -> ${c.mend}`] : [],
+        ...c.fix ? [` -> ${c.fix}`] : [],
         ...c.command ? [` $ ${c.command}`] : [],
       ].join(""),
     ]));
@@ -97,7 +97,7 @@ Deno.test("a healthy machine has no failure", async () => {
   assert.match(await t.print(), /^Fine:\n[^]*\nNext, run\n\n {4}bazel build \/\/\.\.\.$/);
 });
 
-Deno.test("each thing that is wrong is found, with how to mend it", async () => {
+Deno.test("each thing that is wrong is found, with how to fix it", async () => {
   await using t = await healthy();
   await t.orchestrator[Symbol.asyncDispose]();
   Deno.chmodSync(t.place.stateDirectory, 0o755);

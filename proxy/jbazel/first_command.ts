@@ -104,7 +104,7 @@ async function runFirstCommand(workspace: string, context: FirstCommandContext):
         cause,
       });
     }
-    throw failed(`bazel cannot be started (${sentence(cause)})`, "mend that, then run `jbazel setup` again", { cause });
+    throw failed(`bazel cannot be started (${sentence(cause)})`, "fix that, then run `jbazel setup` again", { cause });
   }
 }
 
@@ -138,9 +138,9 @@ function why(stderr: string): string {
   return telling?.replace(/^rbs: /, "") ?? "it said nothing";
 }
 
-function failed(what: string, mend: string, { cause }: { cause?: unknown } = {}): RbsError {
+function failed(what: string, fix: string, { cause }: { cause?: unknown } = {}): RbsError {
   return new RbsError(
-    `The first command through RBS failed: ${what}. ${STAYS}: ${mend}, or take them out with --remove.`,
+    `The first command through RBS failed: ${what}. ${STAYS}: ${fix}, or take them out with --remove.`,
     {
       cause,
       culprit: "caller",

@@ -25,7 +25,7 @@ export async function runLocalBazel(args: string[], reason: string, io: LocalIo)
     args,
     env,
     io,
-    "There is no bazel on PATH to fall back to: install Bazel, or mend what is said above.",
+    "There is no bazel on PATH to fall back to: install Bazel, or fix what is said above.",
   );
 }
 

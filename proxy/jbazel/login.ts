@@ -30,7 +30,7 @@ export async function runLogin({ stateDirectory, readToken, say }: LoginContext)
   const invitation = readInvitation(typed);
   if (!invitation) {
     throw usage(
-      "login: that is no token: ask the orchestrator's operator for the line that `orchestrator enrol USER` prints, and " +
+      "login: that is not a token: ask the orchestrator's operator for the line that `orchestrator enrol USER` prints, and " +
         "give it on standard input.",
     );
   }

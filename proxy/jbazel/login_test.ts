@@ -73,7 +73,7 @@ test("login makes a key here, has it certified, and says who one is", async () =
 
 test("who is not the orchestrator of the token is told nothing", async () => {
   await using t = await start({ fingerprint: fingerprintOf(await TestAuthority.make()) });
-  await refused(t.login(), /is not the orchestrator that the token is of/);
+  await refused(t.login(), /is not the orchestrator that issued the token/);
   await using other = await start({ address: "127.0.0.1:1" });
   await refused(other.login(), /cannot be asked for its certificate: /);
   for (const place of [t.place, other.place]) assert.throws(() => readCredentials(place.stateDirectory), /no key at/);
@@ -86,7 +86,7 @@ test("what is no token is refused", async () => {
   await using t = await start();
   for (const nothing of ["", " \n"]) await refused(t.login(nothing), /^login: no token was given: ask /);
   for (const word of ["secret-token", "rbs1.", "rbs1.WzFd", "rbs1.bm90IGpzb24", `rbs1.${"A".repeat(5000)}`]) {
-    await refused(t.login(word), /^login: that is no token/);
+    await refused(t.login(word), /^login: that is not a token/);
   }
   const good = { address: "[::1]:5", fingerprint: "a".repeat(64), trustDomain: "x.y", token: "t" };
   assert.deepEqual(readInvitation(writeInvitation(good)), good);

@@ -132,7 +132,10 @@ Deno.test("help and version need no permission", async () => {
   for (const args of [[], ["--help"], ["-h"]]) {
     const { code, stdout, stderr } = await jbazel(place, args, {}, ["--no-prompt", "--allow-env"]);
     assert.deepEqual([code, stderr], [0, ""]);
-    assert.match(stdout, /^jbazel: Bazel on[\s\S]*Examples:[\s\S]*Usage: jbazel[\s\S]*RBS_FALLBACK[\s\S]*Exit codes:/);
+    assert.match(
+      stdout,
+      /^jbazel: runs Bazel on[\s\S]*Examples:[\s\S]*Usage: jbazel[\s\S]*RBS_FALLBACK[\s\S]*Exit codes:/,
+    );
   }
   assert.match(
     (await jbazel(place, ["--version"], {}, ["--no-prompt", "--allow-env"])).stdout,

@@ -223,7 +223,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
           error,
         );
       }
-      return environmentError(`No build server can be had now: ${error.message}`, error);
+      return environmentError(`No build server is available now: ${error.message}`, error);
     }
     case Code.DEADLINE_EXCEEDED:
       return environmentError(
@@ -237,7 +237,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
     case Code.PERMISSION_DENIED:
       return environmentError(
         error instanceof TrustError && error.clocks
-          ? `The orchestrator at ${address} is not believed because of the clocks: ${error.why}; set the one right that ` +
+          ? `The orchestrator at ${address} is not trusted because the clocks differ: ${error.why}; correct the clock that ` +
             `is wrong.`
           : error instanceof TrustError
           ? `The orchestrator at ${address} is not to be trusted: ${error.why}. Correct RBS_ORCHESTRATOR_ADDR, or use ` +
@@ -250,7 +250,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
       );
     case Code.UNIMPLEMENTED:
       return environmentError(
-        `What listens at ${address} is no orchestrator of this version: correct RBS_ORCHESTRATOR_ADDR.`,
+        `What listens at ${address} is not an orchestrator of this version: correct RBS_ORCHESTRATOR_ADDR.`,
         error,
       );
     case Code.FAILED_PRECONDITION:

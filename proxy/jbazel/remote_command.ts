@@ -158,7 +158,7 @@ export async function runRemoteCommand(
       const distrust = answered ? e : await withClocks(e, address, "agent");
       if (distrust instanceof TrustError && distrust.clocks) {
         throw new RbsError(
-          `The agent at ${address} is not believed because of the clocks: ${distrust.why}; set the one right that is wrong.`,
+          `The agent at ${address} is not trusted because the clocks differ: ${distrust.why}; correct the clock that is wrong.`,
           { cause: distrust, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
         );
       }

@@ -62,9 +62,9 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
 
 /** The verbs, each in a few words. */
 const SUMMARIES: Record<Verb, string> = {
-  setup: "let the stock bazel use the build server",
-  login: "become known to an orchestrator elsewhere",
-  status: "what runs for you, and where",
+  setup: "make the stock bazel use the build server",
+  login: "enrol at an orchestrator on another machine",
+  status: "your sessions, and where they run",
   doctor: "what is wrong on this machine, and what to do next",
   completion: "completion for bash, zsh or fish",
 };
@@ -103,19 +103,20 @@ function completedOption({ long, short, flags, description, required }: Option):
   return { names: [long, short].filter((n) => n != null), description, value };
 }
 
-function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
+/** A verb with its options; docs/settings.md is made from them. */
+export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) => void): Command {
   const { say, env, workingDirectory } = context;
   const command = new Command(`jbazel ${verb}`)
     .exitOverride()
     .allowExcessArguments(false)
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ writeOut: (text) => say(text.trimEnd()), writeErr: () => {} })
-    .helpOption("-h, --help", "show this");
+    .helpOption("-h, --help", "print this help");
   const option = (flags: string, description: string, variable: string) =>
     command.addOption(new Option(flags, description).env(variable));
   const connection = () => {
     option("--orchestrator <host:port>", "the orchestrator", "RBS_ORCHESTRATOR_ADDR");
-    option("--state-dir <dir>", "where your keys are (a local orchestrator's state directory)", "RBS_STATE_DIR");
+    option("--state-dir <dir>", "the directory of your keys (a local orchestrator's state directory)", "RBS_STATE_DIR");
     option("--json", "print JSON", "RBS_JSON");
   };
   const javabase = () => option("--javabase <dir>", "RBS's javabase (default: beside jbazel)", "RBS_JAVABASE");
@@ -131,15 +132,15 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
   switch (verb) {
     case "setup":
       command.summary(SUMMARIES.setup).description(
-        "Lets the stock bazel use the build server: writes one startup line into a bazelrc, or takes it out. Then proves that " +
+        "Makes the stock bazel use the build server: adds one startup line to a bazelrc, or removes it. Then proves that " +
           "it works by a first `bazel info release`. Exit code 1: that failed, and the line stays written.",
       );
       option("--workspace", "the workspace's .bazelrc", "RBS_SETUP_WORKSPACE");
       option("--home", "~/.bazelrc", "RBS_SETUP_HOME");
       option("--rc <file>", "another bazelrc", "RBS_SETUP_RC");
       javabase();
-      option("--print", "print the lines, write nothing", "RBS_SETUP_PRINT");
-      option("--remove", "take the lines out again", "RBS_SETUP_REMOVE");
+      option("--print", "print the lines and write nothing", "RBS_SETUP_PRINT");
+      option("--remove", "remove the lines again", "RBS_SETUP_REMOVE");
       option("--no-try", "run no first command", "RBS_SETUP_NO_TRY");
       examples(
         "jbazel setup --workspace            # at a desk",
@@ -172,10 +173,10 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       });
     case "login":
       command.summary(SUMMARIES.login).description(
-        "Makes you known to an orchestrator: reads a token of `orchestrator enrol USER` from standard input, makes a key, " +
-          "and has it certified.",
+        "Enrols you at an orchestrator: reads a token of `orchestrator enrol USER` from standard input, creates a key, " +
+          "and gets a certificate for it.",
       );
-      option("--state-dir <dir>", "where your keys are kept", "RBS_STATE_DIR");
+      option("--state-dir <dir>", "the directory of your keys", "RBS_STATE_DIR");
       examples("jbazel login", "jbazel login <token.txt");
       return command.action(async (opts: SettingOptions) =>
         done(
@@ -184,7 +185,7 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       );
     case "status":
       command.summary(SUMMARIES.status).description(
-        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator could be asked.",
+        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator answered.",
       );
       connection();
       examples("jbazel status", "jbazel status --json");
@@ -195,7 +196,7 @@ function commandOf(verb: Verb, context: VerbContext, done: (exitCode: number) =>
       });
     case "doctor":
       command.summary(SUMMARIES.doctor).description(
-        "Checks what can be wrong on this machine, says how to mend it, and ends with the one command to run next. Exit code " +
+        "Checks what can be wrong on this machine, says how to fix it, and ends with the one command to run next. Exit code " +
           "1: something failed.",
       );
       connection();

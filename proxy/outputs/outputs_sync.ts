@@ -616,7 +616,9 @@ export class OutputsHome {
       }
       // Of a command that began, or waited, before the developer changed it.
       if (entry.path === join(this.#workspace, "MODULE.bazel.lock") && places?.asSent(entry.path) === false) {
-        say(`rbs: warning: The command has written ${entry.path}, as you have meanwhile: yours stays.\n`);
+        say(
+          `rbs: warning: The command has written ${entry.path}, which you have changed meanwhile: your version stays.\n`,
+        );
         continue;
       }
       try {
@@ -725,7 +727,7 @@ export class OutputsHome {
     if (e instanceof TreeError || e instanceof WireError) {
       return refusal("what is no output", `was noticed: ${sentence(e)}`);
     }
-    const why = isDiskFull(e) ? "its disk is full: make room" : `${sentence(e)}: mend its rights`;
+    const why = isDiskFull(e) ? "its disk is full: make room" : `${sentence(e)}: fix its permissions`;
     return new RbsError(`The outputs cannot be written to ${shown(this.#outputBase)} (${why}); what has come stays.`, {
       cause: e,
       culprit: "caller",

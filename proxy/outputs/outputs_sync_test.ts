@@ -508,7 +508,10 @@ Deno.test("a lock file that the developer has changed while the command ran stay
   Deno.writeTextFileSync(path, "checked out");
   await t.take([{ path, content: "of an older one", mode: 0o644 }], { sources: { ...sources, asSent: () => false } });
   assert.equal(t.read(path), "checked out");
-  assert.match(t.said.join(""), /has written .*MODULE\.bazel\.lock, as you have meanwhile: yours stays/);
+  assert.match(
+    t.said.join(""),
+    /has written .*MODULE\.bazel\.lock, which you have changed meanwhile: your version stays/,
+  );
 });
 
 Deno.test("links to an agent's storage give way to folders, and what was there before RBS comes back", async () => {

@@ -62,7 +62,7 @@ export class SourcesHome {
       (there?.kind === "directory" ? "it is a folder here" : undefined) ??
       (kind === "file" ? undefined : this.#isOtherKind(path, kind)) ??
       (kind === "symlink" ? this.#leadsAway(path, target!) : undefined);
-    if (obstacle !== undefined) this.#obstacles.push(`${shown(path)} was not brought home: ${obstacle}.`);
+    if (obstacle !== undefined) this.#obstacles.push(`${shown(path)} was not copied back: ${obstacle}.`);
     else if (!this.#asSent(path)) this.#edited.push(path);
     else return true;
     return false;
@@ -92,7 +92,7 @@ export class SourcesHome {
       if (lookAt(path)) Deno.removeSync(path);
       Deno.symlinkSync(target!, path);
     } catch (e) {
-      this.#obstacles.push(`${shown(path)} was not brought home: ${sentence(e).replace(/\.$/, "")}.`);
+      this.#obstacles.push(`${shown(path)} was not copied back: ${sentence(e).replace(/\.$/, "")}.`);
     }
   }
 
@@ -122,7 +122,7 @@ export class SourcesHome {
       "server's machine, and so have you here meanwhile: yours stays, run the command again if you want its changes.",
     ];
     const others = this.#obstacles.length - NAMED_FILES;
-    const rest = others > 0 ? [`${others.toLocaleString("en-US")} more sources were not brought home.`] : [];
+    const rest = others > 0 ? [`${others.toLocaleString("en-US")} more sources were not copied back.`] : [];
     return [...edited, ...this.#obstacles.slice(0, NAMED_FILES), ...rest];
   }
 

@@ -149,9 +149,9 @@ Deno.test("nothing is written through a symlink, and none leads where the next s
   assert.deepEqual([...Deno.readDirSync(t.temp.join("outside"))], []);
   const names = [...Deno.readDirSync(`${t.ws}/v`)].map(({ name }) => name).sort();
   assert.deepEqual(names, ["folder", "mine", "x"]);
-  assert.match(t.said.join(""), /v\/mine\/file was not brought home: \S+\/v\/mine is no folder\.\n/);
-  assert.match(t.said.join(""), /v\/folder was not brought home: it is a folder here\.\n/);
-  assert.match(t.said.join(""), /rbs: warning: 7 more sources were not brought home\.\n/);
+  assert.match(t.said.join(""), /v\/mine\/file was not copied back: \S+\/v\/mine is no folder\.\n/);
+  assert.match(t.said.join(""), /v\/folder was not copied back: it is a folder here\.\n/);
+  assert.match(t.said.join(""), /rbs: warning: 7 more sources were not copied back\.\n/);
   // What the same command makes a symlink is no way either.
   await assert.rejects(
     t.take([{ path: "v/l", target: "x" }, { path: "v/l/y", content: "x" }]),
@@ -171,17 +171,17 @@ Deno.test("where a command writes single files, and where its folders are, no sy
   ]);
   assert.equal(t.read("MODULE.bazel"), "mine");
   assert.deepEqual([...Deno.readDirSync(`${t.ws}/v`)].map(({ name }) => name), ["link"]);
-  assert.match(t.said.join(""), /MODULE\.bazel was not brought home: the command writes a regular file there, .*\.\n/);
+  assert.match(t.said.join(""), /MODULE\.bazel was not copied back: the command writes a regular file there, .*\.\n/);
   assert.match(
     t.said.join(""),
-    /v\/VENDOR\.bazel was not brought home: the command writes a regular file there, .*\.\n/,
+    /v\/VENDOR\.bazel was not copied back: the command writes a regular file there, .*\.\n/,
   );
   Deno.removeSync(`${t.ws}/MODULE.bazel`);
   await t.take([{ path: "MODULE.bazel", kind: "directory" }]);
-  assert.match(t.said.join(""), /MODULE\.bazel was not brought home: the command writes a regular file there, .*\.\n/);
+  assert.match(t.said.join(""), /MODULE\.bazel was not copied back: the command writes a regular file there, .*\.\n/);
   Deno.removeSync(`${t.ws}/v`, { recursive: true });
   await t.take([{ path: "v", target: evil }]);
-  assert.match(t.said.join(""), /\/v was not brought home: the command writes into a folder there, .*\.\n/);
+  assert.match(t.said.join(""), /\/v was not copied back: the command writes into a folder there, .*\.\n/);
   assert.deepEqual([...Deno.readDirSync(t.ws)].map(({ name }) => name), ["kept"]);
 });
 

@@ -416,7 +416,7 @@ export class Session {
     if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
       return new RbsError(
         e instanceof TrustError && e.clocks
-          ? `The orchestrator at ${this.#addresses} is not believed because of the clocks: ${e.why}; set the one right ` +
+          ? `The orchestrator at ${this.#addresses} is not trusted because the clocks differ: ${e.why}; correct the clock ` +
             `that is wrong.`
           : e instanceof TrustError
           ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +

@@ -310,7 +310,7 @@ Deno.test("clocks that are far apart are named", async () => {
   orchestrator.credentials = (await testAuthority()).identify({ kind: "orchestrator" }, later);
   await orchestrator.start();
   await using s = sessionOf(orchestrator);
-  await fails(s.link(), /not believed because of the clocks: .* valid from 20.* and this machine's clock says 20/);
+  await fails(s.link(), /not trusted because the clocks differ: .* valid from 20.* and this machine's clock says 20/);
 });
 
 Deno.test("heartbeats go out as often as their answers say", async () => {

@@ -35,7 +35,7 @@ export class IgnoreRules {
   static load(workspace: string, outputBase: string, previous?: IgnoreRules): IgnoreRules {
     const path = `${workspace}/${IGNORE_FILE}`;
     const refuse = (why: string, cause?: unknown) =>
-      new RbsError(`${path} ${why}: mend or remove it. Nothing was synced.`, { cause, culprit: "caller" });
+      new RbsError(`${path} ${why}: fix or remove it. Nothing was synced.`, { cause, culprit: "caller" });
     let stamp = "", text = "";
     try {
       const { isFile, mtime, ctime, size, ino } = Deno.statSync(path);

@@ -66,10 +66,10 @@ Deno.test("links into an execroot or the output base stay home, if Bazel would h
 Deno.test("a file that cannot be understood is an error that names it", () => {
   using ws = workspace();
   ws.write(Uint8Array.of(0xc3, 0x28));
-  assert.throws(() => ws.load(), { name: "RbsError", message: /\.rbsignore is not UTF-8: mend or remove it/ });
+  assert.throws(() => ws.load(), { name: "RbsError", message: /\.rbsignore is not UTF-8: fix or remove it/ });
   Deno.removeSync(`${ws.path}/${IGNORE_FILE}`);
   Deno.mkdirSync(`${ws.path}/${IGNORE_FILE}`);
-  assert.throws(() => ws.load(), { name: "RbsError", message: /\.rbsignore is not a file: mend or remove it/ });
+  assert.throws(() => ws.load(), { name: "RbsError", message: /\.rbsignore is not a file: fix or remove it/ });
 });
 
 Deno.test("rules are the same until their text is another one", () => {

@@ -668,7 +668,7 @@ Deno.test("a .rbsignore that cannot be read stops the barrier with a sentence, a
   t.write("f");
   await t.synced();
   Deno.writeFileSync(t.path(".rbsignore"), Uint8Array.of(0xff, 0x0a));
-  await assert.rejects(t.barrier(), { message: /\.rbsignore is not UTF-8: mend or remove it\. Nothing was synced\.$/ });
+  await assert.rejects(t.barrier(), { message: /\.rbsignore is not UTF-8: fix or remove it\. Nothing was synced\.$/ });
   Deno.removeSync(t.path(".rbsignore"));
   assert.deepEqual(await t.synced(), []);
 });

@@ -29,7 +29,7 @@ const options = new Command("deno task chaos")
   .parse(Deno.args, { from: "user" }).opts();
 
 if (options.store === "spanner" && !hasEmulator) {
-  console.error("chaos: there is no Spanner emulator here: see README.md.");
+  console.error("chaos: there is no Spanner emulator here: see CONTRIBUTING.md.");
   Deno.exit(1);
 }
 if (options.processes && !canMount) {

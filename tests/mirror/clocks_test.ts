@@ -76,7 +76,7 @@ test("five minutes between two clocks do not matter, and more is refused with bo
   assert.equal(far.code, Exit.LOCAL_ENVIRONMENT, far.stderr);
   const said = far.stderr.split("\n").filter((line) => line.startsWith("rbs: The agent at"));
   assert.equal(said.length, 1, far.stderr);
-  const clocks = /this machine's clock says (\S+Z), and the orchestrator's (\S+Z); set the one right/.exec(said[0]);
+  const clocks = /this machine's clock says (\S+Z), and the orchestrator's (\S+Z); correct the clock/.exec(said[0]);
   assert(clocks, said[0]);
   const apart = Date.parse(clocks[2]) - Date.parse(clocks[1]);
   assert(Math.abs(apart - 3_600_000) < 60_000, said[0]);

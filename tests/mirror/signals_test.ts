@@ -182,7 +182,7 @@ for (const [name, sent] of [["Ctrl-C", "SIGINT"], ["SIGTERM", "SIGTERM"]] as con
     start.build.kill(sent);
     const { code, stderr } = await start.build.finished;
     assert.equal(code, Exit.INTERRUPTED, stderr);
-    assert.match(stderr, /rbs: interrupted while the agent was not there yet\.\n/);
+    assert.match(stderr, /rbs: interrupted before the agent was ready\.\n/);
     await goesOn(start.rbs);
   });
 }
