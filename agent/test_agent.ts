@@ -21,6 +21,7 @@ import type { Credentials } from "../proto/identity/credentials.ts";
 import type { CertificateOptions } from "../proto/testing/certificates.ts";
 import { TestIssuer } from "../proto/testing/issuer.ts";
 import { repoHash } from "../proto/workspace.ts";
+import { shortLived } from "../tests/support/short_lived_jvm.ts";
 import { shell } from "./shell.ts";
 import { isRoot } from "./session_namespace.ts";
 
@@ -59,7 +60,7 @@ export class TestWorkspace implements AsyncDisposable {
     await Deno.writeTextFile(
       join(it.workspace, ".bazelrc"),
       repositories.map((r) => `common --override_repository=${r}=${mocks}/${r}\n`).join("") +
-        "build --nosandbox_debug\n",
+        "build --nosandbox_debug\n" + shortLived(true).map((option) => `startup --host_jvm_args=${option}\n`).join(""),
     );
     return it;
   }
@@ -81,6 +82,7 @@ export class TestWorkspace implements AsyncDisposable {
       "-XX:-MaxFDLimit",
       `-Djava.library.path=${installBase}/`,
       "-Dfile.encoding=ISO-8859-1",
+      ...shortLived(true),
       ...(changes.hostJvmArgs ?? []),
       "-jar",
       `${installBase}/A-server.jar`,
