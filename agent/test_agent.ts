@@ -103,6 +103,7 @@ export class TestWorkspace implements AsyncDisposable {
       "--nofatal_event_bus_exceptions",
       "--nowindows_enable_symlinks",
       "--client_debug=false",
+      ...shortLived(true).map((option) => `--host_jvm_args=${option}`),
       "--product_name=Bazel",
       "--noincompatible_enable_execution_transition",
       "--option_sources=install_Ubase:/etc/bazel/bazelrc:trust_Uinstall_Ubase:/etc/bazel/bazelrc",

@@ -25,6 +25,12 @@ export interface Bazels {
   missing: string[];
 }
 
+/**
+ * The Bazels that this run is limited to are further generations, beside another run with this machine's own (see
+ * tools/run_tests.ts): what does not depend on the generation runs there.
+ */
+export const IS_FURTHER = Deno.env.get("RBS_TEST_BAZELS")?.startsWith("5") ?? false;
+
 const NPM_PACKAGE = "@bazel/bazel-linux_x64";
 const NPM_VERSION = "2.1.0";
 
