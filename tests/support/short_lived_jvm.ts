@@ -7,13 +7,21 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { testCache } from "./npm_tool.ts";
+import { ROOT } from "./repository.ts";
 import { run } from "./run.ts";
 import { tempDir } from "./temp_dir.ts";
+import { copyTree } from "./workspace.ts";
 
 const PLAIN = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
 
 /** Where Debian's Bazel is. Of any other, each output user root has a jar of its own, to which no archive fits. */
 const JAR = "/usr/share/bazel/A-server.jar", JVMS = "/usr/lib/jvm";
+
+/** What a server does whose classes go into the archive: some of all that tests ask for. */
+const COMMANDS = [
+  ...["info", "build //...", "query --output=proto //data:all", "query --output=label_kind deps(//data:names)"],
+  ...["cquery //data:all", "aquery //data:names", "test //...", "run //scripts:exit", "build //no:such", "clean"],
+];
 
 /** While a client shuts its server down: then it ends it by force, perhaps while it writes. Milliseconds. */
 const FORCE_MS = 50_000;
@@ -30,16 +38,15 @@ export async function makeClassArchive(bazel: string, bazelrc: readonly string[]
   if (!path || size(path) >= 0) return;
   await using temp = await tempDir();
   const made = temp.join("classes.jsa");
-  const startup = [...PLAIN, `-XX:ArchiveClassesAtExit=${made}`].map((option) => `startup --host_jvm_args=${option}\n`);
-  const rule = `genrule(name = "any", outs = ["any.txt"], cmd = "echo any > $@")\n`;
-  await Deno.mkdir(temp.join("ws"));
-  for (const [name, text] of [["WORKSPACE", ""], ["BUILD", rule], [".bazelrc", [...startup, ...bazelrc].join("\n")]]) {
-    await Deno.writeTextFile(temp.join("ws", name), text);
-  }
-  const options = { cwd: temp.join("ws"), env: { HOME: temp.path } };
-  const client = [bazel, `--output_user_root=${temp.join("root")}`];
-  await run([...client, "build", "//:any"], options);
-  const { took } = await run([...client, "shutdown"], options);
+  const startup = [...PLAIN, `-XX:ArchiveClassesAtExit=${made}`].map((option) => `startup --host_jvm_args=${option}`);
+  await copyTree(join(ROOT, "tests/workspaces/cpp"), temp.join("ws"));
+  await Deno.writeTextFile(temp.join("ws/.bazelrc"), [...startup, ...bazelrc, ""].join("\n"));
+  const ask = (command: string) =>
+    run([bazel, `--output_user_root=${temp.join("root")}`, ...command.split(" ")], {
+      ...{ cwd: temp.join("ws"), env: { HOME: temp.path } },
+    });
+  for (const command of COMMANDS) await ask(command);
+  const { took } = await ask("shutdown");
   await Deno.mkdir(join(path, ".."), { recursive: true });
   // By its name it appears as a whole: others may be waiting for it, or making it as well.
   const fresh = `${path}.${crypto.randomUUID()}`;
@@ -56,7 +63,7 @@ function archivePath(): string | undefined {
     size(path) > 0
   );
   const files = [JAR, ...jvms.sort()].map((path) => [path, size(path), Deno.statSync(path).mtime]);
-  const key = createHash("sha256").update(JSON.stringify(files)).digest("hex").slice(0, 16);
+  const key = createHash("sha256").update(JSON.stringify([COMMANDS, PLAIN, files])).digest("hex").slice(0, 16);
   // A session whose agent shares no disk with us has the machine's /var, and no home folder of it.
   return join(Deno.uid() === 0 ? "/var/cache/rbs-test" : testCache(), `classes-${key}.jsa`);
 }
