@@ -42,6 +42,8 @@ interface Suite {
   without?: readonly string[];
   /** It measures, and so runs when no other does. */
   alone?: boolean;
+  /** It sleeps for most of its time, and so runs beside whatever else does. */
+  sleeps?: boolean;
 }
 
 interface Result {
@@ -61,11 +63,13 @@ const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
 const FLOODS = "tests/attacks/floods_test.ts";
 const ATTACKS: Suite[] = [
   { name: "attacks", paths: ["tests/attacks"], without: [FLOODS] },
-  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "20" } },
+  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "16" } },
 ];
 const COMPARE: Suite = { name: "compare", paths: ["tests/compare"] };
+const LINKS = "tests/sync/links_test.ts";
 const TWO_MACHINES: Suite[] = [
-  { name: "two machines", paths: ["tests/sync"] },
+  { name: "two machines", paths: ["tests/sync"], without: [LINKS] },
+  { name: "links that break", paths: [LINKS], sleeps: true },
   {
     name: "mirror, on two machines",
     // The others are about the programs of one machine: their ports, their files, their signals.
@@ -105,17 +109,21 @@ function suites(names: readonly string[]): Suite[] {
   return chosen;
 }
 
-/** Runs suites, {@link LANES} at a time, and then those that run alone. @returns their results, in the suites' order */
+/** Runs suites, {@link LANES} at a time beside those that sleep, and then those that run alone. @returns their results, in the suites' order */
 async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
   const results: Result[] = [];
-  for (const alone of [false, true]) {
-    const left = suites.map((suite, index) => [index, suite] as const)
-      .filter(([, suite]) => (suite.alone ?? false) === alone)
-      .sort(([, a], [, b]) => turn(a) - turn(b)).values();
-    await Promise.all(Array.from({ length: alone ? 1 : LANES }, async () => {
-      for (const [index, suite] of left) results[index] = await runSuite(suite, suites.length > 1);
+  const inLanes = async (lanes: number, chosen: readonly Suite[]) => {
+    const left = chosen.toSorted((a, b) => turn(a) - turn(b)).values();
+    await Promise.all(Array.from({ length: lanes }, async () => {
+      for (const suite of left) results[suites.indexOf(suite)] = await runSuite(suite, suites.length > 1);
     }));
-  }
+  };
+  const together = suites.filter(({ alone }) => !alone);
+  await Promise.all([
+    inLanes(LANES, together.filter(({ sleeps }) => !sleeps)),
+    inLanes(1, together.filter(({ sleeps }) => sleeps)),
+  ]);
+  await inLanes(1, suites.filter(({ alone }) => alone));
   return results;
 }
 
