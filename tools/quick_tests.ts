@@ -1,10 +1,11 @@
-/** The tests that start no Bazel server, which are over soon. */
+/** The tests that start neither Bazel servers nor databases, which are over soon. */
 import { dirname, join, relative } from "node:path";
 import { ROOT } from "./compile.ts";
 
-/** Who starts a real server, or an agent that does, does so by one of these. */
+/** Who starts a Bazel server, an agent that does, or an emulator of Spanner, does so by one of these. */
 const STARTERS = [
   "agent/test_agent.ts",
+  "orchestrator/testing/spanner_emulator.ts",
   ...["bazels", "cluster", "workspace"].map((name) => `tests/support/${name}.ts`),
 ];
 

@@ -1,6 +1,7 @@
 /**
  * `deno task test [unit|mirror|compare|attacks|two-machines…]`: set-up, compile, then the suites. Ends with a line for
- * each suite, and with exit code 1 when a test failed. `deno task test quick`: the unit tests that start no Bazel server.
+ * each suite, and with exit code 1 when a test failed. `deno task test quick`: the unit tests that start neither
+ * Bazel servers nor databases.
  *
  * Bazel 7 lives in a root of its own on machines that have it (`RBS_BAZEL7` is the script that runs a command in there).
  * The mirror test runs a second time inside, where that Bazel is the one on the PATH. And it runs on two machines, that is,
