@@ -14,6 +14,9 @@ import { copyTree } from "./workspace.ts";
 
 const PLAIN = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
 
+/** With `--batch` a JVM says in the user's terminal, with the time, what of an archive does not fit. */
+const QUIET = "-Xlog:cds*=off";
+
 /** Where Debian's Bazel is. Of any other, each output user root has a jar of its own, to which no archive fits. */
 const JAR = "/usr/share/bazel/A-server.jar", JVMS = "/usr/lib/jvm";
 
@@ -29,7 +32,7 @@ const FORCE_MS = 50_000;
 /** The options. @param installed Of the Bazel that Debian has installed. */
 export function shortLived(installed: boolean): string[] {
   const archive = installed ? archivePath() : undefined;
-  return archive && size(archive) > 0 ? [...PLAIN, `-XX:SharedArchiveFile=${archive}`] : PLAIN;
+  return archive && size(archive) > 0 ? [...PLAIN, `-XX:SharedArchiveFile=${archive}`, QUIET] : PLAIN;
 }
 
 /** Makes the archive of the Bazel that Debian has installed, unless it is there, or was once not to be had. */
