@@ -21,6 +21,7 @@ import type { Credentials } from "../proto/identity/credentials.ts";
 import type { CertificateOptions } from "../proto/testing/certificates.ts";
 import { TestIssuer } from "../proto/testing/issuer.ts";
 import { repoHash } from "../proto/bazel/workspace.ts";
+import { shortLived } from "../tests/support/short_lived_jvm.ts";
 import { shell } from "./namespace/shell.ts";
 import { isRoot } from "./namespace/mount_namespace.ts";
 
@@ -59,7 +60,7 @@ export class TestWorkspace implements AsyncDisposable {
     await Deno.writeTextFile(
       join(it.workspace, ".bazelrc"),
       repositories.map((r) => `common --override_repository=${r}=${mocks}/${r}\n`).join("") +
-        "build --nosandbox_debug\n",
+        "build --nosandbox_debug\n" + shortLived(true).map((option) => `startup --host_jvm_args=${option}\n`).join(""),
     );
     return it;
   }
@@ -81,6 +82,7 @@ export class TestWorkspace implements AsyncDisposable {
       "-XX:-MaxFDLimit",
       `-Djava.library.path=${installBase}/`,
       "-Dfile.encoding=ISO-8859-1",
+      ...shortLived(true),
       ...(changes.hostJvmArgs ?? []),
       "-jar",
       `${installBase}/A-server.jar`,
@@ -101,6 +103,7 @@ export class TestWorkspace implements AsyncDisposable {
       "--nofatal_event_bus_exceptions",
       "--nowindows_enable_symlinks",
       "--client_debug=false",
+      ...shortLived(true).map((option) => `--host_jvm_args=${option}`),
       "--product_name=Bazel",
       "--noincompatible_enable_execution_transition",
       "--option_sources=install_Ubase:/etc/bazel/bazelrc:trust_Uinstall_Ubase:/etc/bazel/bazelrc",

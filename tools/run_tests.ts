@@ -1,15 +1,33 @@
 /**
- * `deno task test [unit|mirror|compare|attacks|two-machines…]`: set-up, compile, then the suites. Ends with a line for each suite, and with exit code
- * 1 when a test failed.
+ * `deno task test [unit|mirror|compare|attacks|two-machines…]`: set-up, compile, then the suites. Ends with a line for
+ * each suite, and with exit code 1 when a test failed. `deno task test quick`: the unit tests that start neither
+ * Bazel servers nor databases.
  *
  * Bazel 7 lives in a root of its own on machines that have it (`RBS_BAZEL7` is the script that runs a command in there).
  * The mirror test runs a second time inside, where that Bazel is the one on the PATH. And it runs on two machines, that is,
  * in two network namespaces, where laptop and agent share nothing but a link.
+ *
+ * A scenario runs once for each difference that it can show, not for each Bazel on each disk:
+ *
+ *     where                      Bazel     disk             what
+ *     mirror, compare, attacks   4.2.3     shared, synced   all
+ *     the same                   2.1.0     shared           what its client has a part in: all commands but some that cost
+ *                                                           a server (CURRENT in commands_test.ts), signals, fallback,
+ *                                                           files that options name, an honest `run` (synced)
+ *     mirror, in Bazel 7's root  7.7.1     shared           what its client or server has a part in: commands, signals,
+ *                                                           fallback, …; not agents, networks, faults of ours (`test` of
+ *                                                           rig.ts, IS_FURTHER)
+ *     the same                   7.7.1     synced           kinds, other clients, a nested Bazel, what is in the sources
+ *     two machines               4.2.3     a link           all
+ *     the same                   2.1.0     a link           what a command asks for and leaves (FIRST leaves the rest out)
+ *     mirror, on two machines    4.2.3     a link           commands, jbazel, fallback, signals, files that options name
  */
 import { join } from "node:path";
 import { compile, ROOT } from "./compile.ts";
 import { PROGRAMS } from "./permissions.ts";
 import { IP, setup } from "./setup.ts";
+import { withoutBazel } from "./quick_tests.ts";
+import { findBazels } from "../tests/support/bazels.ts";
 import { CLIENTS, npmTool } from "../tests/support/npm_tool.ts";
 
 interface Suite {
@@ -25,6 +43,8 @@ interface Suite {
   without?: readonly string[];
   /** It measures, and so runs when no other does. */
   alone?: boolean;
+  /** It sleeps for most of its time, and so runs beside whatever else does. */
+  sleeps?: boolean;
 }
 
 interface Result {
@@ -44,11 +64,13 @@ const MIRROR: Suite = { name: "mirror", paths: ["tests/mirror"] };
 const FLOODS = "tests/attacks/floods_test.ts";
 const ATTACKS: Suite[] = [
   { name: "attacks", paths: ["tests/attacks"], without: [FLOODS] },
-  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "20" } },
+  { name: "floods", paths: [FLOODS], alone: true, env: { RBS_ATTACK_SECONDS: "16" } },
 ];
 const COMPARE: Suite = { name: "compare", paths: ["tests/compare"] };
+const LINKS = "tests/sync/links_test.ts";
 const TWO_MACHINES: Suite[] = [
-  { name: "two machines", paths: ["tests/sync"] },
+  { name: "two machines", paths: ["tests/sync"], without: [LINKS] },
+  { name: "links that break", paths: [LINKS], sleeps: true },
   {
     name: "mirror, on two machines",
     // The others are about the programs of one machine: their ports, their files, their signals.
@@ -59,14 +81,17 @@ const TWO_MACHINES: Suite[] = [
   },
 ];
 const NAMES = ["unit", "mirror", "compare", "attacks", "two-machines"];
+const QUICK = "quick";
 /** Lines about failures that are printed once more at the end, for each suite. */
 const FAILURE_LINES = 60;
 /** Suites that run at a time: they wait more than they compute. */
 const LANES = 2;
+/** The longest first, and then the shorter the later: at the end no lane is empty for long. Others are in between. */
+const LONG = ["mirror, in Bazel 7's root", "mirror", "unit"], SHORT = ["attacks", "compare"];
 
 function suites(names: readonly string[]): Suite[] {
   const bazel7 = Deno.env.get("RBS_BAZEL7");
-  const chosen: Suite[] = [];
+  const chosen: Suite[] = names.includes(QUICK) ? [{ name: QUICK, paths: withoutBazel(UNIT.paths) }] : [];
   if (names.includes("unit")) chosen.push(UNIT);
   if (names.includes("mirror")) {
     chosen.push(MIRROR);
@@ -85,16 +110,28 @@ function suites(names: readonly string[]): Suite[] {
   return chosen;
 }
 
-/** Runs suites, {@link LANES} at a time, and then those that run alone. @returns their results, in the suites' order */
+/** Runs suites, {@link LANES} at a time beside those that sleep, and then those that run alone. @returns their results, in the suites' order */
 async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
   const results: Result[] = [];
-  for (const alone of [false, true]) {
-    const left = suites.entries().filter(([, suite]) => (suite.alone ?? false) === alone);
-    await Promise.all(Array.from({ length: alone ? 1 : LANES }, async () => {
-      for (const [index, suite] of left) results[index] = await runSuite(suite, suites.length > 1);
+  const inLanes = async (lanes: number, chosen: readonly Suite[]) => {
+    const left = chosen.toSorted((a, b) => turn(a) - turn(b)).values();
+    await Promise.all(Array.from({ length: lanes }, async () => {
+      for (const suite of left) results[suites.indexOf(suite)] = await runSuite(suite, suites.length > 1);
     }));
-  }
+  };
+  const together = suites.filter(({ alone }) => !alone);
+  await Promise.all([
+    inLanes(LANES, together.filter(({ sleeps }) => !sleeps)),
+    inLanes(1, together.filter(({ sleeps }) => sleeps)),
+  ]);
+  await inLanes(1, suites.filter(({ alone }) => alone));
   return results;
+}
+
+/** When a suite begins: the smaller, the earlier. */
+function turn({ name }: Suite): number {
+  const [long, short] = [LONG, SHORT].map((names) => names.indexOf(name));
+  return long >= 0 ? long - LONG.length : short + 1;
 }
 
 /** @param named Whether each line that is printed begins with the suite's name. */
@@ -163,9 +200,9 @@ function exists(path: string): boolean {
 
 if (import.meta.main) {
   const names = Deno.args.length > 0 ? Deno.args : NAMES;
-  const unknown = names.find((name) => !NAMES.includes(name));
+  const unknown = names.find((name) => ![...NAMES, QUICK].includes(name));
   if (unknown) {
-    console.error(`test: there is no suite ${unknown}; there are ${NAMES.join(", ")}.`);
+    console.error(`test: there is no suite ${unknown}; there are ${[...NAMES, QUICK].join(", ")}.`);
     Deno.exit(2);
   }
   if (!await setup(console.log, [IP])) Deno.exit(1);
@@ -176,6 +213,8 @@ if (import.meta.main) {
     Deno.exit(1);
   }
   const chosen = suites(names);
+  // What the suites of this machine share is made by one of them: before they run at a time.
+  await findBazels();
   // Elsewhere there may be no npm to get them with. What cannot be had the tests say.
   if (chosen.some(({ through }) => through)) {
     await Promise.allSettled(Object.values(CLIENTS).map(([name, version, file]) => npmTool(name, version, file)));

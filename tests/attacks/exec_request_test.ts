@@ -45,6 +45,8 @@ interface Attacked extends AsyncDisposable {
   executed: string;
   /** From now on. */
   lie(added: Uint8Array, options?: Partial<Lie>): Promise<void>;
+  /** As an honest agent, from now on. */
+  lieNoMore(): Promise<void>;
   /** Nothing was executed by this command; the person reads one sentence of ours. */
   refuses(args: string[], options?: RunOptions): Promise<string>;
 }
@@ -65,6 +67,7 @@ async function attacked(bazel: Bazel, workspaceMode: "shared" | "synced"): Promi
   const first = await workspace.run(["build", "//scripts:echo"]);
   assert.equal(first.code, 0, first.stderr);
   const all = cleanup.move();
+  const lieNoMore = () => Deno.remove(lies).catch(() => {});
   return {
     workspace,
     cluster,
@@ -73,6 +76,7 @@ async function attacked(bazel: Bazel, workspaceMode: "shared" | "synced"): Promi
       const lie: Lie = { at: "last", without: [EXEC_REQUEST], added: Buffer.from(added).toString("hex"), ...options };
       await Deno.writeTextFile(lies, JSON.stringify(lie));
     },
+    lieNoMore,
     async refuses(args, options) {
       const { code, stdout, stderr } = await workspace.run(args, options);
       const isThere = await Deno.stat(executed).then(() => true, () => false);
@@ -83,16 +87,35 @@ async function attacked(bazel: Bazel, workspaceMode: "shared" | "synced"): Promi
       assert.match(said[0], /^rbs: The agent at \S+:\d+ wants .*: nothing was executed; .*\.$/);
       return said[0];
     },
-    [Symbol.asyncDispose]: async () => {
-      await Deno.remove(lies).catch(() => {});
+    async [Symbol.asyncDispose]() {
+      await lieNoMore();
       await all.disposeAsync();
     },
   };
 }
 
+/** What the tests of a mode share. */
+const shared = new Map<string, Promise<Attacked>>();
+
+async function attackedOf(mode: "shared" | "synced"): Promise<Attacked> {
+  if (!shared.has(mode)) shared.set(mode, attacked(found[0], mode));
+  const one = await shared.get(mode)!;
+  await one.lieNoMore();
+  return one;
+}
+
+Deno.test.afterAll(async () => {
+  for (const one of shared.values()) await (await one)[Symbol.asyncDispose]();
+});
+
+function test(name: string, fn: () => Promise<void>) {
+  // What is attacked outlives each of its tests.
+  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
+}
+
 for (const mode of ["shared", "synced"] as const) {
-  Deno.test(`${mode}: no command but run executes what the agent says`, async () => {
-    await using t = await attacked(found[0], mode);
+  test(`${mode}: no command but run executes what the agent says`, async () => {
+    const t = await attackedOf(mode);
     const touch = execRequest({ argv: ["/bin/bash", "-c", `touch ${t.executed}`] });
     await t.lie(touch);
     const commands = [["build", "//scripts:echo"], ["query", "//scripts:all"], ["info"], ["version"], ["help"]];
@@ -107,8 +130,8 @@ for (const mode of ["shared", "synced"] as const) {
     assert.match(await t.refuses(["info"]), /the server ended for "info"/);
   });
 
-  Deno.test(`${mode}: run executes nothing but outputs, where and as the user asked for it`, async () => {
-    await using t = await attacked(found[0], mode);
+  test(`${mode}: run executes nothing but outputs, where and as the user asked for it`, async () => {
+    const t = await attackedOf(mode);
     const touch = `touch ${t.executed}`;
     const directory = (await t.workspace.run(["info", "execution_root"])).stdout.trim();
     const bin = (await t.workspace.run(["info", "bazel-bin"])).stdout.trim();

@@ -114,8 +114,9 @@ async function runs(bazel: Bazel, mode: string): Promise<void> {
   assert.deepEqual(failures, [], failures.join("\n\n"));
 }
 
-for (const bazel of found) {
-  for (const mode of ["shared", "synced"]) {
+for (const [i, bazel] of found.entries()) {
+  // What is to be executed is the client's affair, and it is refused in the proxy: where the server's disk is matters once.
+  for (const mode of i === 0 ? ["shared", "synced"] : ["synced"]) {
     Deno.test(`Bazel ${bazel.version}, ${mode}: run executes all that it can`, () => runs(bazel, mode));
   }
 }

@@ -103,7 +103,9 @@ const SWAPS: Record<string, string> = {
 };
 
 for (const kind of KINDS) {
-  for (const [what, swap] of Object.entries(SWAPS)) {
+  // The agent of root reads the same folders in the same way, whatever has made the namespace.
+  const isAnother = kind !== KINDS[0] && kind.options.unprivileged !== true && Deno.uid() === 0;
+  for (const [what, swap] of Object.entries(SWAPS).slice(0, isAnother ? 1 : undefined)) {
     Deno.test(`${what} in the place of each file that agent and Bazel server share hangs nobody, in a session ${kind.whose}`, async () => {
       await using workspace = await TestWorkspace.make("ws", RULES);
       const startupOptions = workspace.startupOptions({ user: kind.options.unprivileged ? "nobody" : undefined });

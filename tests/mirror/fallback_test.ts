@@ -19,20 +19,20 @@ for (const bazel of found) {
       assert.equal(result.code, 0, result.stderr);
       return result;
     };
-    assert.doesNotMatch((await good(["build", "//..."])).stderr, /^rbs:.*RBS_FALLBACK/m);
+    assert.doesNotMatch((await good(["build", "//data:names"])).stderr, /^rbs:.*RBS_FALLBACK/m);
     const outputBase = (await good(["info", "output_base"])).stdout.trim();
 
     await cluster.stop();
-    const here = await good(["build", "//..."]);
+    const here = await good(["build", "//data:names"]);
     assert.match(here.stderr, /^rbs: .*orchestrator.*\nrbs: RBS_FALLBACK=local: running on this machine/m);
     assert.equal((await good(["info", "output_base"])).stdout.trim(), `${outputBase}/local`);
     const pid = (await good(["info", "server_pid"])).stdout;
     assert.equal((await good(["info", "server_pid"])).stdout, pid, "the local server stays warm");
-    assert.match((await good(["run", "//:hello", "--", "you there"])).stdout, /you there/);
+    assert.match((await good(["run", "//scripts:echo", "--", "you there"])).stdout, /you there/);
     assert.equal((await workspace.run(["build", "//no:such"])).code, 1);
 
     await cluster.restart();
-    const there = await good(["build", "//..."]);
+    const there = await good(["build", "//data:names"]);
     assert.doesNotMatch(there.stderr, /RBS_FALLBACK/);
     assert.equal((await good(["info", "output_base"])).stdout.trim(), outputBase);
 

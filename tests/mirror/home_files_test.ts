@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { output } from "../support/run.ts";
-import { BAZEL, Exit, type Rig, rig, testEach } from "./support/rig.ts";
+import { BAZEL, Exit, type Rig, rig, test, testEach } from "./support/rig.ts";
 
 const CONTENT = "for ann\n", SHA256 = createHash("sha256").update(CONTENT).digest("hex");
 const LOGIN = `Basic ${btoa("ann:open-sesame")}`;
@@ -74,7 +74,7 @@ testEach("synced: the first 401 says how a login gets there, and RBS_HOME_FILES 
   assert(server.asked.includes(LOGIN));
 }, [BAZEL]);
 
-testEach("synced: a script that asks git learns where .git is, and `!.git` in .rbsignore brings it", async () => {
+test("synced: a script that asks git learns where .git is, and `!.git` in .rbsignore brings it", async () => {
   await using one = await rig({ args: ["--workspace=synced"] });
   const at = (name: string) => join(one.workspace.path, name);
   const hasItsHome = { cwd: one.workspace.path, env: one.workspace.env };
@@ -106,4 +106,4 @@ testEach("synced: a script that asks git learns where .git is, and `!.git` in .r
   const stamped = await build();
   assert.equal(stamped.code, Exit.OK, stamped.stderr);
   assert.equal(await Deno.readTextFile(at("bazel-bin/stamp.txt")), `STABLE_COMMIT ${commit}\n`);
-}, [BAZEL]);
+});

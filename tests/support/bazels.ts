@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { npmTool } from "./npm_tool.ts";
 import { output } from "./run.ts";
 import { ROOT } from "./repository.ts";
+import { makeClassArchive, shortLived } from "./short_lived_jvm.ts";
 
 /** A stock Bazel client. */
 export interface Bazel {
@@ -11,8 +12,8 @@ export interface Bazel {
   /** The client's absolute path. */
   path: string;
   /**
-   * Lines for the .bazelrc of a workspace in tests/workspaces, so that this Bazel builds it without a network, and without
-   * the second compiler of its JVM: tests' servers live for some commands, and start and build at half the cost so.
+   * Lines for the .bazelrc of a workspace in tests/workspaces, so that this Bazel builds it without a network, with a
+   * server that costs little to start (see short_lived_jvm.ts).
    */
   bazelrc: readonly string[];
 }
@@ -24,14 +25,20 @@ export interface Bazels {
   missing: string[];
 }
 
+/**
+ * The Bazels that this run is limited to are further generations, beside another run with this machine's own (see
+ * tools/run_tests.ts): what does not depend on the generation runs there.
+ */
+export const IS_FURTHER = Deno.env.get("RBS_TEST_BAZELS")?.startsWith("5") ?? false;
+
 const NPM_PACKAGE = "@bazel/bazel-linux_x64";
 const NPM_VERSION = "2.1.0";
 
-const SHORT_LIVED = "startup --host_jvm_args=-XX:TieredStopAtLevel=1";
+const JVM_OPTION = "startup --host_jvm_args=";
 
 /** The same Bazel for benchmarks: with servers as developers have them. */
 export function longLived(bazel: Bazel): Bazel {
-  return { ...bazel, bazelrc: bazel.bazelrc.filter((line) => line !== SHORT_LIVED) };
+  return { ...bazel, bazelrc: bazel.bazelrc.filter((line) => !line.startsWith(JVM_OPTION)) };
 }
 
 /** The rule sets that a Bazel without a registry takes from tests/workspaces/stubs. */
@@ -54,14 +61,18 @@ export async function findBazels({ npm = true } = {}): Promise<Bazels> {
   const installed = await onPath("bazel");
   if (installed) {
     const version = await bazelVersion(installed);
-    if (isWanted(version)) found.push({ version, path: installed, bazelrc: await bazelrc(version) });
+    if (isWanted(version)) {
+      const lines = await bazelrc(version);
+      await makeClassArchive(installed, lines);
+      found.push({ version, path: installed, bazelrc: [...jvm(true), ...lines] });
+    }
   } else {
     missing.push("Bazel on the PATH: not installed (deno task setup).");
   }
   if (npm && isWanted(NPM_VERSION)) {
     try {
       const path = await npmTool(NPM_PACKAGE, NPM_VERSION, `bazel-${NPM_VERSION}-linux-x86_64`);
-      found.push({ version: NPM_VERSION, path, bazelrc: await bazelrc(NPM_VERSION) });
+      found.push({ version: NPM_VERSION, path, bazelrc: [...jvm(false), ...await bazelrc(NPM_VERSION)] });
     } catch (error) {
       missing.push(
         `Bazel ${NPM_VERSION}: not to be had from npm (${
@@ -91,14 +102,18 @@ export async function onPath(name: string): Promise<string | undefined> {
   return undefined;
 }
 
+function jvm(installed: boolean): string[] {
+  return shortLived(installed).map((option) => JVM_OPTION + option);
+}
+
 async function bazelrc(version: string): Promise<string[]> {
   const stubs = join(ROOT, "tests/workspaces/stubs");
   const stub = (name: string) => `build --override_repository=${name}=${stubs}/${name}`;
   const quiet = "build --nosandbox_debug"; // Debian's system bazelrc turns it on.
-  if (Number(version.split(".")[0]) < 5) return [SHORT_LIVED, ...STUBS.map(stub), quiet];
+  if (Number(version.split(".")[0]) < 5) return [...STUBS.map(stub), quiet];
   // Debian's Bazel brings rule sets along; any other asks its registry of modules.
   const debian = "/usr/share/bazel";
-  if (!(await Deno.stat(`${debian}/rules/cc`).catch(() => undefined))) return [SHORT_LIVED];
+  if (!(await Deno.stat(`${debian}/rules/cc`).catch(() => undefined))) return [];
   const brought = {
     rules_cc: "rules/cc",
     rules_java: "rules/java",
@@ -110,7 +125,6 @@ async function bazelrc(version: string): Promise<string[]> {
     bazel_features: "tools/features",
   };
   return [
-    SHORT_LIVED,
     "common --noenable_bzlmod",
     ...Object.entries(brought).map(([name, path]) => `common --override_repository=${name}=${debian}/${path}`),
     ...["rules_shell", "remote_coverage_tools"].map((name) => `common --override_repository=${name}=${stubs}/${name}`),

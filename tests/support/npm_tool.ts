@@ -16,7 +16,7 @@ export const CLIENTS = {
  */
 export async function npmTool(npmPackage: string, version: string, file: string): Promise<string> {
   if (Deno.build.target !== "x86_64-unknown-linux-gnu") throw new Error("it is for x86-64 Linux only");
-  const cache = join(Deno.env.get("XDG_CACHE_HOME") || join(Deno.env.get("HOME") ?? "/tmp", ".cache"), "rbs-test");
+  const cache = testCache();
   const directory = join(cache, `${npmPackage.split("/").at(-1)}-${version}`);
   const path = join(directory, "node_modules", npmPackage, file);
   if (await Deno.stat(path).catch(() => undefined)) return path;
@@ -33,4 +33,9 @@ export async function npmTool(npmPackage: string, version: string, file: string)
     await Deno.remove(fresh, { recursive: true }).catch(() => {});
   }
   return path;
+}
+
+/** Where tests keep what they need once more. Absolute. */
+export function testCache(): string {
+  return join(Deno.env.get("XDG_CACHE_HOME") || join(Deno.env.get("HOME") ?? "/tmp", ".cache"), "rbs-test");
 }

@@ -2,12 +2,12 @@
  * Waits until `holds` returns something true, and returns it. Looks often: for what sends no event to wait for.
  *
  * @param what Names the condition when it does not come about.
- * @param timeout Milliseconds.
+ * @param timeout Milliseconds. The default is far beyond what a busy machine needs.
  */
 export async function eventually<T>(
   what: string,
   holds: () => T | Promise<T>,
-  timeout = 30_000,
+  timeout = 60_000,
 ): Promise<NonNullable<T>> {
   const deadline = performance.now() + timeout;
   for (;;) {

@@ -1,7 +1,7 @@
 /** What the tests of faults and signals work with: a small workspace without a compiler, and a cluster of its own. */
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
-import { type Bazel, findBazels } from "../../support/bazels.ts";
+import { type Bazel, findBazels, IS_FURTHER } from "../../support/bazels.ts";
 import { type Cluster, startCluster } from "../../support/cluster.ts";
 import { PROGRAMS } from "../../support/repository.ts";
 import type { Finished, Running, RunOptions } from "../../support/run.ts";
@@ -19,13 +19,10 @@ export const BAZELS: readonly Bazel[] = found;
 /** The one that every case runs with. */
 export const BAZEL: Bazel = found[0];
 
-/** A run for further generations of Bazel (see tools/run_tests.ts) leaves out what does not depend on the Bazel. */
-const isFurther = Deno.env.get("RBS_TEST_BAZELS")?.startsWith("5") ?? false;
-
 /** A case that does not depend on the Bazel. */
 export function test(name: string, fn: () => Promise<void>) {
   // What the rigs run that a file's tests share outlives a test.
-  Deno.test({ name, fn, ignore: isFurther, sanitizeOps: false, sanitizeResources: false });
+  Deno.test({ name, fn, ignore: IS_FURTHER, sanitizeOps: false, sanitizeResources: false });
 }
 
 /** A case for each of these Bazels. */
