@@ -234,7 +234,7 @@ BUILD`);
         assert.equal(after.code, 0, after.stderr);
         assert.match(
           after.stderr,
-          /Programs of the session have changed .*local\/source\.txt on the build server's machine\. Yours/,
+          /Programs of the session have changed .*local\/source\.txt on the build server's machine\. Your files are restored there/,
         );
         assert.equal(await twin.read("bazel-bin/local/after.out"), "source\n");
         const quiet = await twin.runAlone(["build", "//local:after"]);

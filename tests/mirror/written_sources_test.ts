@@ -68,7 +68,7 @@ for (const bazel of found) {
       /** Whatever the command before has written: nobody else did. */
       const quiet = async (args: string[]) => {
         const { rbs } = await twin.run(args, { anyOutput: true });
-        assert.doesNotMatch(rbs.stderr, /Programs of the session|not brought home|yours stays/);
+        assert.doesNotMatch(rbs.stderr, /Programs of the session|not copied back|(yours|your version) stays/);
       };
       const STEPS: Record<string, () => Promise<unknown>> = {
         "the lock file": () => quiet(["mod", "deps", "--lockfile_mode=update"]),
