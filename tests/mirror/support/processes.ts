@@ -30,10 +30,16 @@ export async function processesNaming(...names: string[]): Promise<Process[]> {
   return found;
 }
 
-/** True while `pid` runs, be it as a process of another user; a zombie does not. */
+/**
+ * True while `pid` runs, be it as a process of another user; a zombie does not. One whose first thread has ended is no
+ * zombie while others end: until they have, the process holds its sockets.
+ */
 export async function isAlive(pid: number): Promise<boolean> {
   const stat = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => "");
-  return stat !== "" && !/^[ZX]/.test(stat.split(") ").at(-1)!);
+  if (stat === "") return false;
+  // "pid (name) state …", and the name may hold anything. The number of threads is field 20 (proc(5)).
+  const fields = stat.split(") ").at(-1)!.split(" ");
+  return !/^[ZX]/.test(fields[0]) || Number(fields[17]) > 1;
 }
 
 /** Resolves when `pid` has ended. */
