@@ -384,7 +384,7 @@ test("a user is enrolled by a token, once, and locked out by the operator, while
   const trusted = { authorities: await discoverAuthority(address, fingerprint), trustDomain };
   await assert.rejects(
     discoverAuthority(address, fingerprint.replace(/./g, "0")),
-    /not the orchestrator that the token/,
+    /not the orchestrator that issued the token/,
   );
   const bob = await enrol({ address }, trusted, token);
   await rejects(enrol({ address }, trusted, token), Code.UNAUTHENTICATED, /it was used before/);

@@ -10,7 +10,7 @@ import { orchestratorCommand } from "../orchestrator/flags.ts";
 import { ALWAYS, NAMING } from "../proxy/arguments/client_env.ts";
 import { VERBS } from "../proxy/jbazel/invocation.ts";
 import { DEVELOPER_VARIABLES } from "../proxy/jbazel/variables.ts";
-import { commandOf } from "../proxy/jbazel/verbs.ts";
+import { commandOf, type VerbContext } from "../proxy/jbazel/verbs.ts";
 import { PROGRAMS } from "./permissions.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
@@ -61,18 +61,8 @@ const OF_TESTS: readonly [name: string, what: string][] = [
 
 /** Makes the text of docs/settings.md, formatted as `deno fmt` does. */
 export async function settingsDocs(): Promise<string> {
-  // Nothing of it is run.
-  const context = {
-    workingDirectory: "/",
-    defaultJavabase: "/",
-    self: "jbazel",
-    env: () => undefined,
-    say() {},
-    warn() {},
-    readToken: () => Promise.resolve(undefined),
-    progress: { write() {}, columns: () => undefined },
-    signals: { onInterrupt: () => () => {} } as never,
-  };
+  // Nothing of it is used, since no command is run.
+  const context = { workingDirectory: "/", defaultJavabase: "/" } as VerbContext;
   const admin = adminCommand(() => {});
   const verbs = VERBS.map((verb) => commandOf(verb, context, () => {}));
   return await formatted([
@@ -96,7 +86,15 @@ export async function settingsDocs(): Promise<string> {
     `${ALWAYS.map(code).join(", ")}.`,
     "## jbazel",
     "A Bazel command line is passed on unchanged: `jbazel build //...`. These commands are jbazel's own.",
-    ...verbs.flatMap((command) => [`### ${command.name()}`, command.description(), options(command)]),
+    ...verbs.flatMap((command) => [
+      `### ${command.name()}`,
+      command.description(),
+      ...command.registeredArguments.map((argument) =>
+        `Argument ${code(`<${argument.name()}>`)}: ${argument.description}` +
+        (argument.argChoices ? ` (${argument.argChoices.map(code).join(", ")}).` : ".")
+      ),
+      ...command.options.length > 0 ? [options(command)] : [],
+    ]),
     "## orchestrator",
     "`orchestrator install [OPTIONS]` takes the same options, runs in the background, and implies `--local-mode`. " +
     "`orchestrator status` and `orchestrator stop` take `--state-dir`.",

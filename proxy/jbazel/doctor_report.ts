@@ -22,9 +22,7 @@ export function nextStep(
   const failures = findings.filter((f) => f.level === "FAIL");
   if (failures.length > 0) {
     const { command, fix, text } = failures[0];
-    return command
-      ? { first: null, command }
-      : { first: fix ?? `see to it that this ends: ${text}`, command: `${self} doctor` };
+    return command ? { first: null, command } : { first: fix ?? `fix this: ${text}`, command: `${self} doctor` };
   }
   if (!findWorkspace(workingDirectory)) return { first: "change to a workspace", command: `${self} build //...` };
   const isSetUp = findings.some((f) => f.name === "bazelrc" && f.level === "ok");

@@ -70,7 +70,7 @@ Deno.test("the program runs a Bazel command with its own permissions, and no mor
 });
 
 const NO_ORCHESTRATOR =
-  /^jbazel: No build server can be had, because the program that starts them[^\n]*127\.0\.0\.1:1\)[^\n]*orchestrator'? install --port=1`[^\n]*\n$/;
+  /^jbazel: No build server is available, because the program that starts them[^\n]*127\.0\.0\.1:1\)[^\n]*orchestrator'? install --port=1`[^\n]*\n$/;
 
 Deno.test("the program's mistakes and failures are one sentence each, on stderr", async () => {
   using place = new TestPlace();

@@ -22,12 +22,12 @@ function describe(standing: Standing, settings: Settings, install: string): stri
   const { orchestrator, stateDirectory } = settings;
   const { keyMissing, nothingListens, local } = standing;
   if (nothingListens && keyMissing) {
-    return `No build server can be had, because the program that starts them, the orchestrator, does not run on this ` +
+    return `No build server is available, because the program that starts them, the orchestrator, does not run on this ` +
       `machine yet (nothing listens at ${orchestrator}): start it with \`${install}\`, or run \`jbazel login\` if your ` +
       `team has one.`;
   }
   if (nothingListens) {
-    return `No build server can be had, because this machine's orchestrator does not run (nothing listens at ` +
+    return `No build server is available, because this machine's orchestrator does not run (nothing listens at ` +
       `${orchestrator}): start it with \`${install}\`; with RBS_FALLBACK=local Bazel runs on this machine instead.`;
   }
   if (!keyMissing) return undefined;

@@ -132,8 +132,8 @@ export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: num
   switch (verb) {
     case "setup":
       command.summary(SUMMARIES.setup).description(
-        "Makes the stock bazel use the build server: adds one startup line to a bazelrc, or removes it. Then proves that " +
-          "it works by a first `bazel info release`. Exit code 1: that failed, and the line stays written.",
+        "Makes the stock bazel use the build server: adds one startup line to a bazelrc, or removes it. Then runs a first " +
+          "`bazel info release` to show that it works. Exit code 1: that failed, and the line stays written.",
       );
       option("--workspace", "the workspace's .bazelrc", "RBS_SETUP_WORKSPACE");
       option("--home", "~/.bazelrc", "RBS_SETUP_HOME");
@@ -196,8 +196,8 @@ export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: num
       });
     case "doctor":
       command.summary(SUMMARIES.doctor).description(
-        "Checks what can be wrong on this machine, says how to fix it, and ends with the one command to run next. Exit code " +
-          "1: something failed.",
+        "Checks this machine, tells you how to fix what is wrong, and ends with the one command to run next. Exit code 1: a " +
+          "check failed.",
       );
       connection();
       javabase();
