@@ -7,7 +7,7 @@ import { findBazels } from "../support/bazels.ts";
 import { startCluster } from "../support/cluster.ts";
 import { compareRandomly } from "./random.ts";
 
-const SECONDS = { shared: 30, synced: 60 };
+const SECONDS = { shared: 40, synced: 80 };
 const { found: [bazel] } = await findBazels({ npm: false });
 const seed = Number(Deno.env.get("RBS_TEST_SEED") ?? 31320721);
 
