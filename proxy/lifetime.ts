@@ -2,7 +2,7 @@
  * Everything of the proxy but the handshake: loaded after the first Ping, since the client waits for that.
  * Decides when the process ends.
  */
-import { exists } from "../proto/base/files.ts";
+import { isFolder } from "../proto/base/files.ts";
 import { clientShellOptions } from "../proto/bazel/client_shell.ts";
 import { cloudRegion } from "./session/cloud_metadata.ts";
 import { Commands } from "./commands/commands.ts";
@@ -73,7 +73,7 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
 
   setInterval(() => {
     if (!handshake.isOurs()) end("server.pid.txt is gone or names another process");
-    else if (!exists(workspace)) end("the workspace is gone");
+    else if (!isFolder(workspace)) end("the workspace is gone");
   }, CHECK_MS);
 
   for (const ignored of ["SIGINT", "SIGHUP"] as const) Deno.addSignalListener(ignored, () => {});

@@ -142,7 +142,7 @@ export class CommandService {
       throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
     }
     // Read here, once: all that follows goes by this.
-    const run = readRunRequest(start.value.runRequest);
+    const run = runOf(start.value);
     await this.#checkWorkspace(start.value, run, headers, call);
     // Who left meanwhile hears of no command, and nobody would cancel it.
     if (call.gone.aborted) return;
@@ -410,4 +410,13 @@ function inspect(response: Uint8Array, wantsId: boolean) {
     else if (f.number === ResponseField.execRequest) seen.execRequest = Buffer.from(bytesValue(response, f));
   });
   return seen;
+}
+
+/** What a start asks for. Throws a StatusError. */
+function runOf({ runRequest }: Start): RunRequest {
+  try {
+    return readRunRequest(runRequest);
+  } catch (e) {
+    throw new StatusError(Status.INVALID_ARGUMENT, `The Run of a start cannot be read (${sentence(e)}).`);
+  }
 }

@@ -8,8 +8,8 @@ import type { Gate } from "./gate.ts";
 import type { Lease } from "./lease.ts";
 
 /**
- * How long a change of activity may wait before it is told. Telling takes both sides some milliseconds of processor time,
- * which a command's own first and last milliseconds would have to share.
+ * How long the end of a command may wait before it is told; its beginning does not, since idle sessions are ended. Of
+ * commands that follow each other closely, so only the first is told of.
  */
 const TELL_AFTER_MS = 50;
 
@@ -112,16 +112,19 @@ export class Supervision {
     // What runs already is told at once.
     let due = true;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    using _changes = activity.onChange(() => {
-      timer ??= setTimeout(() => {
-        timer = undefined;
-        due = true;
-        wake();
-      }, TELL_AFTER_MS);
+    let toldRunning = 0, toldBegun = activity.begun;
+    const tell = () => {
+      clearTimeout(timer);
+      timer = undefined;
+      due = true;
+      wake();
+    };
+    using _changes = activity.onChange((running) => {
+      if (running > 0 && toldRunning === 0) tell();
+      else timer ??= setTimeout(tell, TELL_AFTER_MS);
     });
     try {
       let toldState: State | undefined;
-      let toldRunning = 0, toldBegun = activity.begun;
       while (!over) {
         const changed = new Promise<void>((resolve) => wake = resolve);
         if (toldState !== this.#state) {

@@ -46,26 +46,15 @@ export function readRunRequest(message: Uint8Array): RunRequest {
     client: "",
   };
   scanFields(message, (f) => {
-    switch (f.number) {
-      case RequestField.arg:
-        request.args.push(Buffer.from(bytesValue(message, f)));
-        break;
-      case RequestField.blockForLock:
-        request.blockForLock = varintValue(message, f) !== 0;
-        break;
-      case RequestField.clientDescription:
-        request.client = textValue(message, f);
-        break;
-      case RequestField.startupOptions:
-        request.startupOptions.push(startupOption(bytesValue(message, f)));
-        break;
-      case RequestField.quiet:
-        if (f.wireType === 0) request.quiet = varintValue(message, f) !== 0;
-        break;
-      case RequestField.lockTimeoutMs:
-        if (f.wireType === 0) request.lockTimeoutMs = varintValue(message, f);
-        break;
-    }
+    // Of another wire type it is a field that Bazel does not know, and so do we not.
+    const isBytes = f.wireType === 2, isNumber = f.wireType === 0;
+    if (f.number === RequestField.arg && isBytes) request.args.push(Buffer.from(bytesValue(message, f)));
+    else if (f.number === RequestField.blockForLock && isNumber) request.blockForLock = varintValue(message, f) !== 0;
+    else if (f.number === RequestField.clientDescription && isBytes) request.client = textValue(message, f);
+    else if (f.number === RequestField.startupOptions && isBytes) {
+      request.startupOptions.push(startupOption(bytesValue(message, f)));
+    } else if (f.number === RequestField.quiet && isNumber) request.quiet = varintValue(message, f) !== 0;
+    else if (f.number === RequestField.lockTimeoutMs && isNumber) request.lockTimeoutMs = varintValue(message, f);
   });
   if (!request.blockForLock) request.lockTimeoutMs = 0;
   request.command = request.args[0]?.toString() ?? "";
@@ -98,7 +87,8 @@ export interface RunChanges {
 /** The request with changes; all other fields stay, those of later Bazels too. Throws a WireError. */
 export function changeRun(run: Uint8Array, { cookie, args, lockTimeoutMs }: RunChanges): Buffer {
   const dropped = new Set<number>([RequestField.cookie]);
-  const pieces: Uint8Array[] = [encodeFields([[RequestField.cookie, cookie]])];
+  // Written when it is empty, too: agents of former versions replace it, and add none.
+  const pieces: Uint8Array[] = [lengthPrefix(RequestField.cookie, Buffer.byteLength(cookie)), Buffer.from(cookie)];
   if (args) {
     dropped.add(RequestField.arg);
     for (const arg of args) pieces.push(lengthPrefix(RequestField.arg, arg.length), arg);

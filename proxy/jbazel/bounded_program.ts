@@ -13,12 +13,16 @@ export interface BoundedResult {
 export interface BoundedOptions {
   /** Absolute. */
   cwd: string;
+  /** Beside the environment of a local Bazel. */
+  env?: Record<string, string>;
   timeoutMs: number;
   signals: SignalSource;
   /** Hears each line of the error output as it comes. */
   onErrorLine(line: string): void;
 }
 
+/** Of what a program writes, the last so many characters are kept. */
+const KEPT = 1 << 20;
 /** A program that was asked to end has this long. Milliseconds. */
 const GRACE_MS = 5_000;
 /** What a program has left running may hold its outputs open. Milliseconds. */
@@ -33,7 +37,7 @@ export async function runBounded(program: string, args: string[], options: Bound
     args,
     cwd: options.cwd,
     clearEnv: true,
-    env: localEnvironment().env,
+    env: { ...localEnvironment().env, ...options.env },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
@@ -60,7 +64,7 @@ export async function runBounded(program: string, args: string[], options: Bound
   return { outcome, code, stdout: out.text, stderr: err.text };
 }
 
-/** What a program has written so far. */
+/** What a program has written last. */
 class Collected {
   text = "";
   readonly end: Promise<void>;
@@ -76,9 +80,9 @@ class Collected {
     for (;;) {
       const { value, done } = await this.#reader.read();
       if (done) return;
-      this.text += value;
+      this.text = (this.text + value).slice(-KEPT);
       const lines = (rest + value).split("\n");
-      rest = lines.pop() ?? "";
+      rest = (lines.pop() ?? "").slice(-KEPT);
       for (const line of lines) if (line.trim() !== "") onLine(line.trim());
     }
   }

@@ -48,14 +48,18 @@ export async function tryFirstCommand(context: FirstCommandContext): Promise<voi
   const { workingDirectory, javabase, env, say, warn, systemRcFiles } = context;
   const workspace = findWorkspace(workingDirectory);
   if (workspace === undefined) {
-    say(`It was not tried, because ${workingDirectory} is not within a workspace: run \`${SHOWN}\` in one of yours.`);
+    say(
+      `It was not tried, because ${
+        oneLine(workingDirectory)
+      } is not within a workspace: run \`${SHOWN}\` in one of yours.`,
+    );
     return;
   }
   const bazelLabel = () => localBazelLabel(runProgram);
   const options = await findStartupOptions({ workspace, home: env("HOME"), systemRcFiles, bazelLabel, warn });
   const reason = await obstacle(context, options);
   if (reason) {
-    say(`It was not tried, because ${reason}`);
+    say(`It was not tried, because ${oneLine(reason)}`);
     return;
   }
   const started = Date.now();
@@ -93,6 +97,8 @@ async function runFirstCommand(workspace: string, context: FirstCommandContext):
   try {
     return await runBounded(context.bazel ?? "bazel", COMMAND, {
       cwd: workspace,
+      // What was built on this machine instead would prove nothing.
+      env: { RBS_FALLBACK: "error" },
       timeoutMs: context.timeoutMs ?? TIMEOUT_MS,
       signals: context.signals,
       // The proxy's lines end in its own time.

@@ -112,3 +112,24 @@ Deno.test("where a first command makes no sense yet, it is said why, and nothing
   Deno.writeTextFileSync(t.rc, "");
   assert.match((await reason())!, /no bazelrc of this workspace imports that file/);
 });
+
+Deno.test("what RBS_FALLBACK=local would run on this machine is no proof: the first command goes without it", async () => {
+  await using t = await start('[ "$RBS_FALLBACK" = error ] && echo release 7.1.0');
+  Deno.env.set("RBS_FALLBACK", "local");
+  try {
+    await t.try({ settings: { ...t.context.settings, fallback: "local" } });
+  } finally {
+    Deno.env.delete("RBS_FALLBACK");
+  }
+  assert.match(t.said[0], /^It works/);
+});
+
+Deno.test("the name of a rc file does not steer the terminal", async () => {
+  await using t = await start("exit 1");
+  const name = "x\x1b]0;owned\x07.rc";
+  Deno.writeTextFileSync(`${t.place.workspace}/${name}`, "startup --server_javabase=/else\n");
+  Deno.writeTextFileSync(t.rc, `import %workspace%/${name}\n`, { append: true });
+  await t.try();
+  assert.match(t.said[0], /names another javabase/);
+  assert.equal(t.said.join().includes("\x1b"), false);
+});

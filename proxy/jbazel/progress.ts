@@ -60,6 +60,9 @@ export class Progress implements Disposable {
   }
 }
 
-/** Text from elsewhere, made harmless for one line of a terminal. */
+/** What could steer a terminal, or turn the direction of its text. */
 // deno-lint-ignore no-control-regex
-export const oneLine = (text: string): string => text.replaceAll(/[\x00-\x1f\x7f-\x9f]+/g, " ");
+export const UNSEEN = /[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g;
+
+/** Text from elsewhere, made harmless for one line of a terminal. */
+export const oneLine = (text: string): string => text.replaceAll(UNSEEN, " ");
