@@ -58,7 +58,7 @@ async function sources(): Promise<string> {
   return all.replace(/(["`])\s*\+\s*["`]/g, "").replaceAll("\\`", "`").replaceAll('\\"', '"');
 }
 
-Deno.test("what docs/troubleshooting.md quotes is in the code", async () => {
+Deno.test("what docs/troubleshooting.md and docs/operations.md quote is in the code", async () => {
   const code = await sources();
   // A list item begins with what is quoted, up to its colon.
   const text = (await Deno.readTextFile(`${ROOT}docs/troubleshooting.md`)).replaceAll("\\`", "\0").replace(
@@ -68,6 +68,10 @@ Deno.test("what docs/troubleshooting.md quotes is in the code", async () => {
   const quotes = [...text.matchAll(/^- (`[^`]*`(?:, `[^`]*`)*)/gm)].flatMap(([, some]) => some.split(/(?<=`), /))
     .map((quote) => quote.slice(1, -1));
   assert(quotes.length > 100, `only ${quotes.length} quotes were found`);
+  // There, a row begins with what is quoted.
+  const rows = [...(await Deno.readTextFile(`${ROOT}docs/operations.md`)).matchAll(/^\| "([^"]+)"/gm)];
+  assert(rows.length > 0, "docs/operations.md quotes nothing");
+  quotes.push(...rows.map(([, quote]) => quote));
   const escape = (part: string) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const missing = quotes.filter((quote) => {
     const parts = quote.split("…").map((part) => part.trim()).filter((part) => part !== "").map(escape);
