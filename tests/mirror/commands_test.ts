@@ -397,8 +397,8 @@ function testSwitching(bazel: Bazel, mirror: Mirror) {
     // Where they share a disk, the output base holds links to the session's storage.
     const isLinked = async () => (await Deno.lstat(join(side.outputBase, "execroot"))).isSymlink;
     const builds = async () => {
-      const { stderr } = await side.run(["build", "//data:names"], { code: Exit.OK });
-      await side.exec(["cat", "bazel-bin/data/names.txt"], { code: 0 });
+      const { stderr } = await side.run(["build", "//:hello"], { code: Exit.OK });
+      await side.exec(["bazel-bin/hello", "RBS"], { code: 0 });
       assert.deepEqual(sentences(stderr), []);
       return stderr;
     };
