@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
-import { stateDirectory } from "../../proto/base/state_directory.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/base/state_directory.ts";
 import { INHERITED_VARIABLES } from "../compute/process/agent_environment.ts";
 import { type Flags, parseFlags } from "../flags.ts";
 import { formatHostPort, parseHostPort } from "../../proto/base/host_port.ts";
@@ -138,6 +138,10 @@ async function install(
   const ready = await waitUntilReady(service.log, before, manager);
   print(`The orchestrator is ready on ${ready} (${manager.name}, process ${await manager.pid()}).`);
   print(manager.endurance);
+  print(`This command again: \`${command(program, options)}\`.`);
+  if (ready !== DEFAULT_ORCHESTRATOR_ADDR) {
+    print(`Who uses it sets RBS_ORCHESTRATOR_ADDR=${ready}, and ends proxies that run already by \`bazel shutdown\`.`);
+  }
   print(`It logs to ${service.log}. \`${program} status\` and \`${program} stop\` are for it.`);
   return 0;
 }

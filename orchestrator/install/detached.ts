@@ -27,7 +27,7 @@ done`;
 export class Detached implements ServiceManager {
   readonly name = "a process of its own";
   readonly endurance =
-    "It goes on when this terminal is closed, and ends with the machine: run this again after a restart.";
+    "It goes on when this terminal is closed, and ends with the machine: after a restart, install it again.";
   readonly #file: string;
   readonly #run: Run;
 

@@ -17,7 +17,9 @@
 import { Buffer } from "node:buffer";
 import { randomUUID } from "node:crypto";
 import { pause } from "../../proto/base/timers.ts";
+import { quoted } from "../../proto/base/absolute_path.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { DEFAULT_ORCHESTRATOR_ADDR } from "../../proto/base/state_directory.ts";
 import type { Http2Connection } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
@@ -107,7 +109,7 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 export class Commands {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #cookies: Cookies;
-  readonly #session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">;
+  readonly #session: Pick<Session, "asks" | "connected" | "link" | "lost" | "isCurrent">;
   readonly #events: CommandEvents;
   /** Loaded when the first agent turns out to share no disk with us. */
   #twoMachines?: Promise<TwoMachines>;
@@ -118,7 +120,7 @@ export class Commands {
   constructor(
     server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">,
     cookies: Cookies,
-    session: Pick<Session, "connected" | "link" | "lost" | "isCurrent">,
+    session: Pick<Session, "asks" | "connected" | "link" | "lost" | "isCurrent">,
     events: CommandEvents,
   ) {
     this.#server = server;
@@ -298,7 +300,7 @@ export class Commands {
         if (signal.aborted) {
           return { exitCode: ExitCode.INTERRUPTED, text: "rbs: interrupted before the agent was ready.\n" };
         }
-        if (!local) throw e;
+        if (!local) throw this.#withAddress(e, command);
         say(`rbs: ${sentence(e)}\n`);
         return this.#runLocally(command);
       }
@@ -350,6 +352,17 @@ export class Commands {
           : `rbs: ${outcome.why} The next command starts a new one.\n`,
       };
     }
+  }
+
+  /** The error of a session that cannot be had, where this proxy asks somewhere else than its command's user wants. */
+  #withAddress(e: unknown, { request }: Command): unknown {
+    const wanted = clientVariable(request, "RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
+    if (!(e instanceof RbsError) || this.#session.asks(wanted)) return e;
+    return new RbsError(
+      `${sentence(e)} This proxy was started for that address, and the command is for ${quoted(wanted)}: run ` +
+        "`bazel shutdown`, then the command again.",
+      { cause: e, culprit: e.culprit, exitCode: e.exitCode },
+    );
   }
 
   #runLocally({ request }: Command): Instead {

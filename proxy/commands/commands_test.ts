@@ -20,6 +20,8 @@ const cookies = { requestCookie: "ask", responseCookie: "answer" };
 class FakeSession {
   /** The agent that is found; undefined: nobody answers. */
   agent: number | undefined;
+  /** Of its orchestrator. */
+  readonly address = "localhost:50051";
   /** Thrown by {@link link}. */
   error?: Error;
   epoch = 1;
@@ -67,6 +69,10 @@ class FakeSession {
       };
     }
     return this.#link;
+  }
+
+  asks(address: string): boolean {
+    return address === this.address;
   }
 
   isCurrent(link: AgentLink): boolean {
@@ -388,6 +394,19 @@ Deno.test("without an agent the command finishes with the session's sentence and
   p.session.error = new RbsError("The orchestrator cannot be reached: start it.", { exitCode: 36 });
   const ran = await (await p.client.run(["build"])).ended;
   assert.deepEqual([ran.exitCode, ran.stderr], [36, "rbs: The orchestrator cannot be reached: start it.\n"]);
+  for (const [address, wants] of [["localhost:50051", false], ["", false], ["localhost:50777", true]] as const) {
+    const { exitCode, stderr } = await (await p.client.run(["build", `--client_env=RBS_ORCHESTRATOR_ADDR=${address}`]))
+      .ended;
+    assert.equal(exitCode, 36);
+    assert.equal(
+      stderr,
+      "rbs: The orchestrator cannot be reached: start it." +
+        (wants
+          ? ' This proxy was started for that address, and the command is for "localhost:50777": run `bazel shutdown`, ' +
+            "then the command again.\n"
+          : "\n"),
+    );
+  }
 });
 
 Deno.test("an output base that cannot be used now can be used by a later command", async () => {

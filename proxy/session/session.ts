@@ -139,6 +139,8 @@ export class Session {
   #step = "asking the orchestrator";
   /** The step, while others have all the agents there are. */
   #queueing?: string;
+  /** As the environment has it: one "HOST:PORT", or several. */
+  readonly #address: string;
   readonly #listeners = new Set<() => void>();
   #warnings: string[] = [];
   #released = false;
@@ -154,9 +156,14 @@ export class Session {
       }),
       ...settings,
     };
-    const address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
-    this.#addresses = new OrchestratorAddresses(address);
+    this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
+    this.#addresses = new OrchestratorAddresses(this.#address);
     this.#repoHash = repoHash(args.workspace);
+  }
+
+  /** Whether it is this orchestrator, or these, that the session asks. @param address As RBS_ORCHESTRATOR_ADDR has it. */
+  asks(address: string): boolean {
+    return address === this.#address;
   }
 
   /** True while there is an agent that, as far as we know, answers. */
