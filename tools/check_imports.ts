@@ -27,7 +27,7 @@ export function faultsOf(
       const its = roomOf(other, floors);
       if (!its || its.name === own.name) continue;
       if (program(other) && program(other) !== program(file)) {
-        faults.push(`${file} imports ${other} of another program: what both need belongs into proto/.`);
+        faults.push(`${file} imports ${other} of another program: what both need belongs in proto/.`);
       } else if (its.floor > own.floor) {
         faults.push(`${file} imports ${other} from a floor above (${own.name} is below ${its.name}).`);
       } else if (its.floor === own.floor) {

@@ -3,6 +3,7 @@
  * session can neither see the agent's looks nor change what they show.
  */
 import { Buffer } from "node:buffer";
+import { pause } from "../../proto/base/timers.ts";
 import { Beneath } from "./beneath.ts";
 
 const { symbols: c } = Deno.dlopen("libc.so.6", {
@@ -130,7 +131,7 @@ export class HeldProcess implements Disposable {
     const deadline = performance.now() + timeoutMs;
     while (!this.hasEnded) {
       if (performance.now() > deadline) return false;
-      await new Promise((resolve) => setTimeout(resolve, 10));
+      await pause(10);
     }
     return true;
   }

@@ -1,5 +1,6 @@
 /** `orchestrator install`, `status` and `stop`: an orchestrator that nobody has to keep a terminal open for. */
 import { join } from "node:path";
+import { pause } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/base/state_directory.ts";
@@ -138,9 +139,9 @@ async function install(
   const ready = await waitUntilReady(service.log, before, manager);
   print(`The orchestrator is ready on ${ready} (${manager.name}, process ${await manager.pid()}).`);
   print(manager.endurance);
-  print(`This command again: \`${command(program, options)}\`.`);
+  print(`To install it again: \`${command(program, options)}\`.`);
   if (ready !== DEFAULT_ORCHESTRATOR_ADDR) {
-    print(`Who uses it sets RBS_ORCHESTRATOR_ADDR=${ready}, and ends proxies that run already by \`bazel shutdown\`.`);
+    print(`Its users set RBS_ORCHESTRATOR_ADDR=${ready}. Proxies that already run are ended by \`bazel shutdown\`.`);
   }
   print(`It logs to ${service.log}. \`${program} status\` and \`${program} stop\` are for it.`);
   return 0;
@@ -191,7 +192,7 @@ async function waitUntilReady(log: string, from: number, manager: ServiceManager
       const why = now > deadline ? `was not ready within ${READY_MS / 1000} s` : "ended before it was ready";
       throw new RbsError(failure ?? `The orchestrator ${why}: see ${log}.`);
     }
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    await pause(LOOK_MS);
   }
 }
 

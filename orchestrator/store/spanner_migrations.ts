@@ -1,5 +1,6 @@
 /** How the tables of a SpannerDatabase come to their newest version. */
 import type { Database } from "@google-cloud/spanner";
+import { pause } from "../../proto/base/timers.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import type { Migrations } from "./migrations.ts";
 import { readWrite } from "./spanner_transaction.ts";
@@ -72,7 +73,7 @@ export async function migrate(
       await operation.promise();
     } catch (e) {
       if (!/concurrent schema change/i.test(String(e))) throw e;
-      await new Promise((resolve) => setTimeout(resolve, CONCURRENT_CHANGE_MS));
+      await pause(CONCURRENT_CHANGE_MS);
       continue;
     }
     await readWrite(database, timeoutMs, async (transaction) => {

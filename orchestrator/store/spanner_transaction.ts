@@ -1,5 +1,6 @@
 import type { Database, Transaction } from "@google-cloud/spanner";
 import type { ServiceError } from "@grpc/grpc-js";
+import { pause } from "../../proto/base/timers.ts";
 import { Code } from "../../proto/transport/rpc/client.ts";
 
 /** How the library makes one call. */
@@ -54,7 +55,7 @@ export async function readWrite<T extends { happened: boolean }>(
       }
     });
     if (result) return result;
-    await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(200, 5 * 2 ** attempt)));
+    await pause(Math.random() * Math.min(200, 5 * 2 ** attempt));
   }
 }
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
+import { pause } from "../../proto/base/timers.ts";
 import { output } from "../../tests/support/run.ts";
 import { request } from "../arguments/testing.ts";
 import type { AgentLink } from "../session/session.ts";
@@ -83,7 +84,10 @@ Deno.test("what was saved after somebody else had connected is there for the com
       return undefined;
     }
   };
-  const aLittle = () => new Promise((resolve) => setTimeout(resolve, 15));
+  // What a client takes from its connection to its command.
+  const aLittle = () => pause(15);
+  // A look is begun once in that time at most (AHEAD_MS), and no event tells that it is over.
+  const untilNextLook = () => pause(100);
   try {
     await prepare({});
     // Until the look of a connection counts for its own command: then what is saved after it is the next one's.
@@ -98,9 +102,9 @@ Deno.test("what was saved after somebody else had connected is there for the com
       assert.equal(there(`f${i}`), "late");
       if (counts) break;
       assert(i < 200, "a look never counts");
-      await new Promise((resolve) => setTimeout(resolve, 100));
+      await untilNextLook();
     }
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await untilNextLook();
     both.expect({});
     await aLittle();
     Deno.writeTextFileSync(`${workspace}/f`, "saved");

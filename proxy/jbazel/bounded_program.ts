@@ -1,3 +1,4 @@
+import { pause } from "../../proto/base/timers.ts";
 import { localEnvironment } from "./local_bazel.ts";
 import type { SignalSource } from "./signals.ts";
 
@@ -58,7 +59,9 @@ export async function runBounded(program: string, args: string[], options: Bound
   }
   const out = new Collected(child.stdout), err = new Collected(child.stderr, options.onErrorLine);
   const { code } = await child.status;
-  await Promise.race([Promise.all([out.end, err.end]), pause(DRAIN_MS, cleanup)]);
+  const drained = new AbortController();
+  cleanup.defer(() => drained.abort());
+  await Promise.race([Promise.all([out.end, err.end]), pause(DRAIN_MS, drained.signal)]);
   out.stop();
   err.stop();
   return { outcome, code, stdout: out.text, stderr: err.text };
@@ -96,11 +99,4 @@ function kill(child: Deno.ChildProcess, signal: Deno.Signal): void {
   try {
     child.kill(signal);
   } catch { /* it has ended */ }
-}
-
-function pause(ms: number, cleanup: DisposableStack): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    cleanup.defer(() => clearTimeout(timer));
-  });
 }
