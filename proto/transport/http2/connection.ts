@@ -82,7 +82,8 @@ const NO_TABLE = Uint8Array.of(0x20);
 /**
  * How a connection was lost. "closed": the peer ended it in order, or this side did. "reset": it broke, as when a system on
  * the way (a NAT, a VPN) has forgotten it; but the kernel of a peer that died says the same when there was something that
- * the peer had not read. "silent": nothing is heard of the peer any more.
+ * the peer had not read. "silent": one side heard nothing of the other any more. The side that gave up says so in a GOAWAY,
+ * which the other gets when the link carries again: it would take the end that follows for an orderly one.
  */
 export type Loss = "closed" | "reset" | "silent";
 
@@ -254,6 +255,8 @@ export class Http2Connection {
   #flushing = false;
   #headerBlock?: { stream: number; parts: Uint8Array[]; bytes: number; endStream: boolean };
   #goingAway = false;
+  /** See {@link Loss}. */
+  #peerGaveUp = false;
   #retired = false;
   /** Set when the peer broke the rules: the connection ends for this reason, once the peer was told. */
   #failure?: string;
@@ -676,7 +679,8 @@ export class Http2Connection {
           at = 0;
         }
       }
-      this.#finish("the peer closed the connection");
+      if (this.#peerGaveUp) this.#finish("the peer had heard nothing of this side", "silent");
+      else this.#finish("the peer closed the connection");
     } catch (e) {
       if (e instanceof ConnectionError || e instanceof HpackError) {
         this.#fail(e instanceof ConnectionError ? e.code : ErrorCode.COMPRESSION_ERROR, e.message);
@@ -772,6 +776,7 @@ export class Http2Connection {
       case FrameType.GOAWAY: {
         if (payload.length < 8) throw new ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY");
         this.#goingAway = true;
+        this.#peerGaveUp ||= payload.readUInt32BE(4) === ErrorCode.SETTINGS_TIMEOUT;
         const last = payload.readUInt32BE() & 0x7fffffff;
         if (this.#options.role === "client") {
           for (const stream of [...this.#streams.values()]) {
@@ -965,13 +970,30 @@ export class Http2Connection {
     this.#admission?.end();
     this.#outbox = [];
     this.#released.clear();
-    try {
-      this.#transport.close();
-    } catch { /* closed already */ }
+    if (lost === "silent" && !this.#peerGaveUp && !this.#flushing) void this.#sayThatItGaveUp();
+    else this.#closeTransport();
     const error = new StreamError(ErrorCode.INTERNAL_ERROR, reason, false, lost);
     for (const stream of [...this.#streams.values()]) this.#drop(stream, error);
     // A server's last words did not get out; a client has its answer.
     for (const stream of this.#leaving.splice(0)) stream.settle(this.#options.role === "server" ? error : undefined);
     this.#closed.resolve();
+  }
+
+  /** See {@link Loss}. On a link that is silent the kernel keeps it for later, so that this takes no time. */
+  async #sayThatItGaveUp(): Promise<void> {
+    const payload = Buffer.alloc(8);
+    payload.writeUInt32BE(this.#highestPeerId);
+    payload.writeUInt32BE(ErrorCode.SETTINGS_TIMEOUT, 4);
+    const written = this.#transport.write(encodeFrame(FrameType.GOAWAY, 0, 0, payload)).catch(() => {});
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([written, new Promise((resolve) => timer = setTimeout(resolve, LAST_WORDS_MS))]);
+    clearTimeout(timer);
+    this.#closeTransport();
+  }
+
+  #closeTransport(): void {
+    try {
+      this.#transport.close();
+    } catch { /* closed already */ }
   }
 }

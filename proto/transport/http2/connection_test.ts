@@ -5,7 +5,7 @@ import { AdmissionControl } from "../admission.ts";
 import { frame, MessageStream } from "../grpc/message_stream.ts";
 import { PeerProcess } from "../../testing/peers.ts";
 import { eventually, PipeEnd, RawPeer } from "../../testing/pipe.ts";
-import { Http2Connection, type Http2Options, type Stream, StreamError } from "./connection.ts";
+import { Http2Connection, type Http2Options, type Stream, StreamError, type Transport } from "./connection.ts";
 import {
   encodeFrame,
   ErrorCode,
@@ -967,6 +967,38 @@ Deno.test("a connection that the peer ended, one that broke and one that was clo
     assert.equal((await stream.closed)!.lost, lost);
     await connection.closed;
   }
+});
+
+Deno.test("a peer that gave up a silent link says so: its end, which comes when the link carries again, is no orderly one", async () => {
+  const [near, far] = PipeEnd.pair();
+  // A link: what has left one end waits on the way while it is silent.
+  let carries = Promise.resolve();
+  const link = (end: PipeEnd): Transport => ({
+    async read(into) {
+      await carries;
+      const read = new Uint8Array(into.length);
+      const n = await end.read(read);
+      await carries;
+      into.set(read.subarray(0, n ?? 0));
+      return n;
+    },
+    // What a peer that has gone does not take is told later than what it said before.
+    write: (bytes) => end.write(bytes).catch(() => bytes.length),
+    close: () => end.close(),
+  });
+  const received = Promise.withResolvers<Stream>();
+  const server = new Http2Connection(link(far), { role: "server", onStream: received.resolve });
+  const client = new Http2Connection(link(near), { role: "client", keepAlive: true });
+  const ours = client.request(POST), theirs = await received.promise;
+  const heals = Promise.withResolvers<void>();
+  carries = heals.promise;
+  client.probe();
+  // Its own timers hold nobody up.
+  await eventually(() => near.closed);
+  assert.equal((await ours.closed)!.lost, "silent");
+  heals.resolve();
+  assert.equal((await theirs.closed)!.lost, "silent");
+  await server.closed;
 });
 
 Deno.test("closing in the midst of everything wakes every writer", async () => {

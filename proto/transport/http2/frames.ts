@@ -27,6 +27,8 @@ export const ErrorCode = {
   PROTOCOL_ERROR: 1,
   INTERNAL_ERROR: 2,
   FLOW_CONTROL_ERROR: 3,
+  /** "No answer came in time": of all codes of RFC 9113, 7, the one for a peer that is silent. */
+  SETTINGS_TIMEOUT: 4,
   FRAME_SIZE_ERROR: 6,
   REFUSED_STREAM: 7,
   CANCEL: 8,

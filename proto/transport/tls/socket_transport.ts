@@ -44,11 +44,26 @@ export class SocketTransport implements Transport {
         onReceived?.(chunk.length);
       });
     }
-    socket.on("end", () => this.#end());
+    socket.on("end", () => this.#askHowItEnded());
     socket.on("close", () => this.#end(new Error("the connection was closed")));
     socket.on("error", (e) => {
       this.#error ??= e;
       this.#end(e);
+    });
+  }
+
+  /**
+   * Deno 2.9.6 says "end" for a connection that was reset, too (read() gives ECONNRESET, and its TLS takes that for the
+   * end). A write tells: it fails at once with EPIPE after a reset, and not after an end. Nobody reads what is written,
+   * since a peer of HTTP/2 that has ended has closed.
+   */
+  #askHowItEnded(): void {
+    const socket = this.#socket;
+    // Behind what waits already, the answer might not come.
+    if (!socket.writable || socket.writableLength > 0) return this.#end();
+    socket.write(Uint8Array.of(0), (e) => {
+      if (e) this.#error ??= new Error("the connection was reset", { cause: e });
+      this.#end(this.#error);
     });
   }
 

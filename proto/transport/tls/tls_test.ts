@@ -1,6 +1,7 @@
 /** Both ends of mutual TLS, against each other and against who breaks the rules. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { type AddressInfo, connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
 import { connect, createServer } from "node:tls";
 import type { Admission } from "../admission.ts";
 import type { Transport } from "../http2/connection.ts";
@@ -519,6 +520,34 @@ Deno.test("tls: what was written before the end arrives, all of it", async () =>
     for (;;) await client.write(chunk);
   });
   client.close();
+});
+
+Deno.test("tls: a connection that is reset is told as broken, and one that is closed as ended, on either side", async () => {
+  for (const side of ["client", "listener"] as const) {
+    for (const how of ["reset", "closed"] as const) {
+      using server = await listen();
+      // A middlebox.
+      const ways: Record<string, Socket> = {};
+      const middle = createTcpServer((near) => {
+        ways.client = near;
+        const far = ways.listener = connectTcp(server.port, "127.0.0.1");
+        near.pipe(far).pipe(near);
+        for (const socket of [near, far]) socket.on("error", () => {});
+      });
+      await new Promise<void>((resolve) => middle.listen(0, "127.0.0.1", resolve));
+      const client = await dial((middle.address() as AddressInfo).port);
+      await eventually(() => server.callers.length === 1);
+      const transports = { client, listener: server.callers[0].transport };
+      assert.equal(await take(client, 5), "hello");
+      const told = transports[side].read(new Uint8Array(10)).then((n) => n === null ? "closed" : n, () => "reset");
+      if (how === "reset") ways[side].resetAndDestroy();
+      else ways[side].destroy();
+      assert.equal(await told, how, side);
+      client.close();
+      for (const way of Object.values(ways)) way.destroy();
+      await new Promise((resolve) => middle.close(resolve));
+    }
+  }
 });
 
 Deno.test("tls: a network that takes nothing holds the writer back, on either side", async () => {
