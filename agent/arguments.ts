@@ -2,7 +2,7 @@ import { fromJsonString } from "@bufbuild/protobuf";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { type AbsolutePath, absolutePath, pathFault } from "../proto/base/absolute_path.ts";
 import { RbsError, sentence } from "../proto/base/errors.ts";
-import { type AgentSpec, AgentSpecSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { type AgentSpec, type BlankAgent, BlankAgentSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { InputLines } from "../proto/base/lines.ts";
 import { startupOption, startupPathFault } from "../proto/bazel/startup_options.ts";
 import { NAMESPACE_KINDS, type NamespaceKind } from "./namespace/mount_namespace.ts";
@@ -24,7 +24,7 @@ export function agentCommand(): Command {
   return new Command("agent")
     .description(
       "Runs the Bazel server of one session, in a mount namespace with the developer's own paths. The orchestrator starts " +
-        "agents and writes an AgentSpec in JSON to their standard input; by hand, only --self-test is useful.",
+        "agents and writes a BlankAgent in JSON to their standard input; by hand, only --self-test is useful.",
     )
     .addOption(
       new Option(
@@ -100,8 +100,8 @@ function seconds(text: string): number {
   return Number(text);
 }
 
-/** Reads the AgentSpec: one line of JSON, or all there is. Throws an RbsError with exit code 2 when there is none. */
-export async function readSpec(lines: Pick<InputLines, "next">, isTerminal: boolean): Promise<AgentSpec> {
+/** Reads the BlankAgent: one line of JSON, or all there is. Throws an RbsError with exit code 2 when there is none. */
+export async function readBlank(lines: Pick<InputLines, "next">, isTerminal: boolean): Promise<BlankAgent> {
   const wrong = (why: string, cause?: unknown) =>
     new RbsError(
       `agent: ${why}; the orchestrator starts agents and tells them by standard input what to do: see agent --help.`,
@@ -110,26 +110,26 @@ export async function readSpec(lines: Pick<InputLines, "next">, isTerminal: bool
   if (isTerminal) throw wrong("an agent is not started by hand");
   const line = await lines.next();
   if (line.trim() === "") throw wrong("standard input is empty");
-  let spec: AgentSpec;
+  let blank: BlankAgent;
   try {
-    spec = fromJsonString(AgentSpecSchema, line, { ignoreUnknownFields: true });
+    blank = fromJsonString(BlankAgentSchema, line, { ignoreUnknownFields: true });
   } catch (cause) {
     // The parser quotes what it read, and that may be a token.
-    throw wrong("standard input is not an AgentSpec in JSON", new Error(sentence(cause).slice(0, 40)));
+    throw wrong("standard input is not a BlankAgent in JSON", new Error(sentence(cause).slice(0, 40)));
   }
-  const fault = specFault(spec);
-  if (fault) throw wrong(fault);
-  for (const field of ["orchestratorAddress", "bootstrapToken", "authorities", "trustDomain"] as const) {
-    if (spec[field] === "") throw wrong(`the AgentSpec has no ${field}`);
+  const fault = pathFault(blank.folder);
+  if (fault) throw wrong(`the BlankAgent's folder ${fault}`);
+  for (const field of ["agentId", "orchestratorAddress", "bootstrapToken", "authorities", "trustDomain"] as const) {
+    if (blank[field] === "") throw wrong(`the BlankAgent has no ${field}`);
   }
-  return spec;
+  return blank;
 }
 
 /** Why nothing can be done with a spec; undefined: all is there. */
 export function specFault(spec: AgentSpec): string | undefined {
   const paths = {
     storageDirectory: spec.storageDirectory,
-    ...!spec.warm && { sourcePath: spec.sourcePath },
+    sourcePath: spec.sourcePath,
     ...spec.defaultOutputBase !== "" && { defaultOutputBase: spec.defaultOutputBase },
     ...Object.fromEntries(spec.hiddenPaths.map((path, i) => [`hiddenPaths[${i}]`, path])),
   };
@@ -139,7 +139,7 @@ export function specFault(spec: AgentSpec): string | undefined {
   }
   const fault = startupPathFault(spec.startupOptions);
   if (fault) return fault.replace(/^The /, "the ").replace(/\.$/, "");
-  if (!spec.warm && spec.accessToken === "") return "the AgentSpec has no accessToken";
+  if (spec.accessToken === "") return "the AgentSpec has no accessToken";
   if (spec.agentId === "") return "the AgentSpec has no agentId";
   return undefined;
 }

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../proto/base/errors.ts";
-import { parseArguments, readSpec } from "./arguments.ts";
+import { create } from "@bufbuild/protobuf";
+import { AgentSpecSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { parseArguments, readBlank, specFault } from "./arguments.ts";
 import { InputLines } from "../proto/base/lines.ts";
 
 const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
@@ -22,9 +24,9 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
   assert.throws(() => parseArguments(["--help"]), fails(0, /RBS_NAMESPACE[^]*RBS_INSTALL_BASES/));
 });
 
-Deno.test("a spec that is none is refused with one sentence that holds nothing of it", async () => {
+Deno.test("what is no BlankAgent is refused with one sentence that holds nothing of it", async () => {
   const lines = (text: string) => new InputLines(new Blob([text]).stream() as ReadableStream<Uint8Array>);
-  const spec = (text: string) => readSpec(lines(text), false);
+  const blank = (text: string) => readBlank(lines(text), false);
   const identity = {
     agentId: "a".repeat(32),
     orchestratorAddress: "127.0.0.1:1",
@@ -32,23 +34,43 @@ Deno.test("a spec that is none is refused with one sentence that holds nothing o
     authorities: "secret",
     trustDomain: "rbs.test",
   };
-  const good = { sourcePath: "/w", storageDirectory: "/s", accessToken: "secret", ...identity };
-  assert.equal((await spec(JSON.stringify(good))).sourcePath, "/w");
-  assert.equal((await spec(JSON.stringify({ warm: true, storageDirectory: "/s", ...identity }))).warm, true);
-  assert.equal((await spec(JSON.stringify({ ...good, later: 1 }) + "\nrest")).sourcePath, "/w");
+  const good = { folder: "/f", ...identity };
+  assert.equal((await blank(JSON.stringify(good))).folder, "/f");
+  assert.equal((await blank(JSON.stringify({ ...good, later: 1 }) + "\nrest")).folder, "/f");
   for (
     const text of [
       "",
       "\n",
       "secret",
       "[]",
-      JSON.stringify({ ...good, sourcePath: "w" }),
+      JSON.stringify({ ...good, folder: "f" }),
       ...Object.keys(identity).map((field) => JSON.stringify({ ...good, [field]: "" })),
-      JSON.stringify({ ...good, accessToken: "" }),
-      JSON.stringify({ ...good, warm: true, agentId: "" }),
     ]
   ) {
-    await assert.rejects(spec(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);
+    await assert.rejects(blank(text), (e) => fails(2, /^agent: [^\n]*$/)(e) && !String(e).includes("secret"), text);
   }
-  await assert.rejects(readSpec(lines(""), true), fails(2, /by hand/));
+  await assert.rejects(readBlank(lines(""), true), fails(2, /by hand/));
+});
+
+Deno.test("a spec that is no session's says what is wrong with it", () => {
+  const good = create(AgentSpecSchema, {
+    agentId: "a",
+    accessToken: "secret",
+    sourcePath: "/w",
+    storageDirectory: "/s",
+  });
+  assert.equal(specFault(good), undefined);
+  for (
+    const change of [
+      { sourcePath: "w" },
+      { storageDirectory: "" },
+      { accessToken: "" },
+      { agentId: "" },
+      { hiddenPaths: ["h"] },
+      { defaultOutputBase: "o" },
+    ]
+  ) {
+    const [field] = Object.keys(change);
+    assert.match(specFault({ ...good, ...change })!, new RegExp(`^the AgentSpec.* ${field}`));
+  }
 });

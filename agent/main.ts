@@ -1,6 +1,6 @@
 /**
- * The agent: one session's mount namespace and its real Bazel server. The orchestrator starts it, hands it an AgentSpec
- * on standard input, and reads from standard output where it listens.
+ * The agent: one session's mount namespace and its real Bazel server. The orchestrator starts it blank, with a BlankAgent
+ * on standard input, reads from standard output where it listens, and assigns it a session by Agent.Supervise.
  */
 import { create, toJsonString } from "@bufbuild/protobuf";
 import { formatHostPort } from "../proto/base/host_port.ts";
@@ -8,7 +8,7 @@ import { pause } from "../proto/base/timers.ts";
 import { readClientShell } from "../proto/bazel/client_shell.ts";
 import { RbsError, sentence } from "../proto/base/errors.ts";
 import type { Start } from "../proto/contract/gen/rbs/v1/command_pb.ts";
-import { Agent, AgentListeningSchema, type AgentSpec } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { Agent, AgentListeningSchema, type AgentSpec, type BlankAgent } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { RpcServer } from "../proto/transport/rpc/server.ts";
 import { decodeName } from "../proto/tree/names.ts";
 import { TlsListener } from "../proto/transport/tls/listener.ts";
@@ -17,7 +17,7 @@ import type { Caller } from "./workspace/preemptible_lock.ts";
 import { Activity } from "./control/activity.ts";
 import type { HeldMaker } from "./namespace/held_maker.ts";
 import { AgentIdentity } from "./control/agent_identity.ts";
-import { type AgentArguments, parseArguments, readSpec, sessionPaths } from "./arguments.ts";
+import { type AgentArguments, parseArguments, readBlank, sessionPaths } from "./arguments.ts";
 import { BazelServer } from "./bazel/bazel_server.ts";
 import { BazelUpstream } from "./bazel/bazel_upstream.ts";
 import { type CallHandler, listenForProxy } from "./commands/command_port.ts";
@@ -43,7 +43,7 @@ import { type CommandEnd, OutputsCollector } from "./outputs/outputs_collector.t
 import { ServerLogs } from "./outputs/server_logs.ts";
 import { Supervision } from "./control/supervise_service.ts";
 import { DeveloperPaths } from "./workspace/developer_paths.ts";
-import { waitForSession } from "./control/warm_agent.ts";
+import { BlankLife, holdAliveFile } from "./control/blank_agent.ts";
 import { STAGING, SyncedWorkspace } from "./workspace/synced_workspace.ts";
 import { WorkspaceService } from "./workspace/workspace_service.ts";
 
@@ -57,25 +57,27 @@ async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
   if (flags.selfTest) return await printSelfTest(flags);
   const input = new InputLines(Deno.stdin.readable);
-  return await serve(await readSpec(input, Deno.stdin.isTerminal()), input, flags);
+  return await serve(await readBlank(input, Deno.stdin.isTerminal()), input, flags);
 }
 
-/** Serves a session until it is over; an agent started ahead waits for one before. @returns the exit code */
-async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments): Promise<number> {
+/** Waits for a session, and serves it until it is over. @returns the exit code */
+async function serve(blank: BlankAgent, input: InputLines, flags: AgentArguments): Promise<number> {
+  await holdAliveFile(blank.aliveFile);
+  const leaseSeconds = blank.leaseSeconds || DEFAULT_LEASE_SECONDS;
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
 
-  const gate = new Gate({ accessToken: first.accessToken, epoch: first.epoch, owner: first.userId });
+  const gate = new Gate({ accessToken: "", epoch: 0, owner: "" });
   const activity = new Activity();
   const lease = new Lease({
-    durationMs: (first.leaseSeconds || DEFAULT_LEASE_SECONDS) * 1000,
+    durationMs: leaseSeconds * 1000,
     activity,
     onExpired: () => stop("nobody supervises it and nothing runs"),
   });
   // Begun now, and waited for when the rest is ready: a certificate takes a while.
-  const obtained = AgentIdentity.obtain(first, {
+  const obtained = AgentIdentity.obtain(blank, {
     log,
-    enrol: first.enrolsByPipe ? (spec) => enrolByPipe(spec, { input, print }) : undefined,
+    enrol: blank.enrolsByPipe ? (spec) => enrolByPipe(spec, { input, print }) : undefined,
   });
   obtained.catch(() => {/* thrown below */});
   const supervision = new Supervision({
@@ -104,18 +106,18 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     session = sessionParts(spec, { flags, gate, activity, supervision, held, onError });
     Object.assign(handlers, session.handlers);
     gate.assign({ accessToken: spec.accessToken, owner: spec.userId, epoch: spec.epoch });
-    start(spec, session, supervision).catch(async (error) => {
+    start(spec, session, supervision, leaseSeconds).catch(async (error) => {
       onError("the start failed", error);
       supervision.failed(error);
       await supervision.failureTaken;
       stop("its start failed", 0, 1);
     });
   };
-  if (!first.warm) begin(first);
+  const life = new BlankLife(blank, flags);
 
   using identity = await obtained.catch((e) => {
     throw new RbsError(
-      `agent: no certificate can be had from the orchestrator at ${first.orchestratorAddress} (${sentence(e)}).`,
+      `agent: no certificate can be had from the orchestrator at ${blank.orchestratorAddress} (${sentence(e)}).`,
       { cause: e },
     );
   });
@@ -155,17 +157,12 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
     server.close();
     return 1;
   }
-  const tell = (spec: AgentSpec) =>
+  life.assigned(supervision).then(({ spec, held }) => {
     log(
       `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
     );
-  if (!first.warm) tell(first);
-  else {
-    waitForSession(first, flags, supervision).then(({ spec, held }) => {
-      tell(spec);
-      begin(spec, held);
-    }, (error) => stop(sentence(error), 0, 1));
-  }
+    begin(spec, held);
+  }, (error) => stop(sentence(error), 0, 1));
 
   const { why, graceMs, exitCode } = await end.promise;
   log(`the agent stops, since ${why}`);
@@ -173,6 +170,7 @@ async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments)
   await session?.bazelCommands.end();
   commandPort.close();
   if (session) await endSession(session, graceMs);
+  await life.end();
   server.close();
   log("the agent has stopped");
   return exitCode;
@@ -352,10 +350,11 @@ async function start(
   spec: AgentSpec,
   { namespace, bazel, localOutputBase }: SessionParts,
   supervision: Supervision,
+  leaseSeconds: number,
 ): Promise<void> {
   // Held until the process ends.
   await lockStorage(spec.storageDirectory, {
-    timeoutMs: ((spec.leaseSeconds || DEFAULT_LEASE_SECONDS) + 15) * 1000,
+    timeoutMs: (leaseSeconds + 15) * 1000,
     onWait: () => supervision.step("waiting for the session's former agent to end"),
   });
   if (!spec.synced) {

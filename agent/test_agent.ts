@@ -7,6 +7,7 @@ import {
   type AgentReady,
   type AgentSpec,
   AgentSpecSchema,
+  BlankAgentSchema,
   type CommandInit,
   type CommandInitSchema,
   type ResourceLimitsSchema,
@@ -129,8 +130,8 @@ export interface TestAgentOptions {
   permissions?: readonly string[];
   /** What the agent's certificates say. */
   certificates?: CertificateOptions;
-  /** It is started ahead: {@link TestAgent.spec} is for a test to assign. */
-  warm?: boolean;
+  /** It gets no session: {@link TestAgent.spec} is for a test to assign. */
+  blank?: boolean;
   /** Replaces the workspace's own path. */
   sourcePath?: string;
   /** Replaces the workspace's own output base. */
@@ -175,6 +176,8 @@ export class TestAgent implements AsyncDisposable {
     process: Deno.ChildProcess,
     workspace: TestWorkspace,
     readonly spec: AgentSpec,
+    /** The folder that it had before its session. */
+    readonly folder: string,
     port: number,
     commandPort: number,
     issuer: TestIssuer,
@@ -201,8 +204,6 @@ export class TestAgent implements AsyncDisposable {
       storageDirectory: options.storage ?? workspace.storage,
       accessToken: "access",
       agentId: SESSION_ID,
-      ...issuer.spec(),
-      leaseSeconds: options.leaseSeconds ?? 60,
       synced: options.syncedWithout !== undefined,
       hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
       limits: options.limits,
@@ -255,18 +256,14 @@ export class TestAgent implements AsyncDisposable {
       cwd: workspace.root,
     }).spawn();
     const writer = process.stdin.getWriter();
-    const first = options.warm
-      ? create(AgentSpecSchema, {
-        warm: true,
-        ...{
-          storageDirectory: join(workspace.root, "warm"),
-          agentId: SESSION_ID,
-          ...issuer.spec(),
-          leaseSeconds: spec.leaseSeconds,
-        },
-      })
-      : spec;
-    await writer.write(new TextEncoder().encode(toJsonString(AgentSpecSchema, first) + "\n"));
+    const blank = create(BlankAgentSchema, {
+      agentId: SESSION_ID,
+      folder: await Deno.makeTempDir({ dir: workspace.root, prefix: "blank-" }),
+      leaseSeconds: options.leaseSeconds ?? 60,
+      ...issuer.spec(),
+    });
+    if (options.unprivileged) await Deno.chown(blank.folder, NOBODY, NOBODY);
+    await writer.write(new TextEncoder().encode(toJsonString(BlankAgentSchema, blank) + "\n"));
     await writer.close();
     const log: string[] = [];
     const started: { agent?: TestAgent } = {};
@@ -284,12 +281,21 @@ export class TestAgent implements AsyncDisposable {
     }
     if (!line) throw new Error(`the agent did not start: ${(await process.status).code} ${log.join("")}`);
     const { port, commandPort } = fromJsonString(AgentListeningSchema, line);
-    const agent = started.agent = new TestAgent(process, workspace, spec, port, commandPort, issuer, {
+    const agent = started.agent = new TestAgent(process, workspace, spec, blank.folder, port, commandPort, issuer, {
       user: await issuer.credentials({ kind: "user", userId: "tester" }),
       orchestrator: await issuer.credentials({ kind: "orchestrator" }),
     });
     agent.log = log.join("");
+    if (!options.blank) await agent.assign();
     return agent;
+  }
+
+  /** Gives the agent its session, and hangs up when it has taken it. */
+  async assign(): Promise<void> {
+    using supervisor = this.supervise();
+    await supervisor.find((m) => m.case === "waiting");
+    supervisor.call.send({ message: { case: "assign", value: this.spec } });
+    await supervisor.find((m) => m.case !== "waiting");
   }
 
   /** A client with a token. @param credentials @default the session's owner's */

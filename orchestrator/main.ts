@@ -59,6 +59,7 @@ async function run(flags: Flags): Promise<void> {
   const agents = {
     compute: new ProcessCompute({
       command: [flags.agent],
+      storageRoot: flags.storageRoot,
       environment: Object.fromEntries(inherited),
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
       user,
@@ -72,7 +73,6 @@ async function run(flags: Flags): Promise<void> {
       credentials: () => keys.credentials,
       bootstrapToken: (agentId: string) => enroller.issue({ kind: "agent", agentId }, flags.startTimeoutSeconds * 1000),
     },
-    storageRoot: flags.storageRoot,
     limits: flags.limits,
     leaseSeconds: flags.leaseSeconds,
     startTimeoutMs: flags.startTimeoutSeconds * 1000,

@@ -250,7 +250,8 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
     await using store = SqliteStore.open(join(world.stateDir, "sessions.sqlite"));
     for (;;) {
       const [agent] = await store.warmAgents.list();
-      if (agent && agent.agentPort !== 0 && Number(agent.handle) !== former) return Number(agent.handle);
+      const pid = parseInt(agent?.handle ?? "");
+      if (agent && agent.agentPort !== 0 && pid !== former) return pid;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   };

@@ -206,6 +206,7 @@ case \${1-} in install | status | stop) service=1 units=\${XDG_CONFIG_HOME:-\${H
     { allow: "read", of: ["$agent"], why: "says at the start when there is no agent program", compiled: "all" },
     { allow: "write", of: ["$state", "$storage"], why: "keys, sessions.sqlite, agents' storage", compiled: "all" },
     { allow: "run", of: ["$agent"], why: "starts agents", compiled: "all" },
+    { allow: "run", of: ["kill"], why: "ends agents that another orchestrator started" },
     {
       allow: "run",
       of: ["stat", "rm"],

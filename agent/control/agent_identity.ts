@@ -1,14 +1,14 @@
 import { X509Certificate } from "node:crypto";
 import { sentence } from "../../proto/base/errors.ts";
-import type { AgentSpec } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import type { BlankAgent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { enrol, renew } from "../../proto/enrolment/enrolment.ts";
 
 /** How long a renewal that failed waits for the next attempt, at most. Milliseconds. */
 const RETRY_MS = 30_000;
 
-/** What {@link AgentIdentity} needs of an AgentSpec. */
-export type IdentitySpec = Pick<AgentSpec, "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain">;
+/** What {@link AgentIdentity} needs of a BlankAgent. */
+export type IdentitySpec = Pick<BlankAgent, "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain">;
 
 /** Options of {@link AgentIdentity.obtain}. */
 export interface AgentIdentityOptions {

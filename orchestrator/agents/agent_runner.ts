@@ -8,7 +8,7 @@ import {
   type SessionLimits,
 } from "../compute/compute_service.ts";
 import { Supervisor, type SupervisorEvents } from "./supervisor.ts";
-import { type AgentTrust, withTrust } from "./agent_trust.ts";
+import { type AgentTrust, bootstrap } from "./agent_trust.ts";
 import type { Log } from "../log.ts";
 import { endpointOf } from "../store/agent_endpoint.ts";
 import { keyText, type Session } from "../store/session.ts";
@@ -195,8 +195,7 @@ export class AgentRunner {
   }
 
   #adopted(): RunningAgent {
-    const { handle, storageDirectory } = this.#session;
-    return this.#options.compute.adopt(handle, endpointOf(this.#session)!, storageDirectory);
+    return this.#options.compute.adopt(this.#session.handle, endpointOf(this.#session)!, this.#session);
   }
 
   /** The agent that the store gave to the session, if it did and the agent is still there. */
@@ -209,7 +208,6 @@ export class AgentRunner {
     this.#supervisor = held.supervisor;
     this.#settled = held.settled;
     steps.publish(this.#session, "taking an agent that waits");
-    held.agent.assigned(this.#spec());
     this.#isUntried = true;
     // One that had not been started yet when the session took it.
     if (!endpointOf(this.#session)) await this.#listening(held.agent);
@@ -220,11 +218,13 @@ export class AgentRunner {
     const { compute, steps, trust } = this.#options;
     const session = this.#session;
     steps.publish(session, "starting agent");
-    const agent = await compute.start(
-      await withTrust(this.#spec(), trust),
-      this.#givenUp.signal,
-      (step) => steps.publish(session, step),
-    );
+    const { agentId } = session;
+    const blank = { agentId, leaseSeconds: this.#options.leaseSeconds, trust: await bootstrap(agentId, trust) };
+    const agent = await compute.start(blank, {
+      session,
+      signal: this.#givenUp.signal,
+      onStep: (step) => steps.publish(session, step),
+    });
     this.#agent = agent;
     await this.#listening(agent);
     return agent;
@@ -251,10 +251,8 @@ export class AgentRunner {
       epoch: session.epoch,
       sourcePath: session.sourcePath,
       startupOptions: session.startupOptions,
-      storageDirectory: session.storageDirectory,
       accessToken: session.accessToken,
       agentId: session.agentId,
-      leaseSeconds: this.#options.leaseSeconds,
       synced: session.synced,
       hiddenPaths: [...this.#options.hiddenPaths],
       limits: this.#options.sessionLimits,
@@ -265,12 +263,14 @@ export class AgentRunner {
   /**
    * Holds the agent until it is over.
    *
-   * @param waiting The hold on an agent that was started ahead, and is told here what it serves.
+   * @param waiting The hold on an agent that was started ahead.
    * @returns why it is over
    */
   async #supervised(agent: RunningAgent, waiting?: Supervisor): Promise<AgentFailure> {
-    const { compute, answerTimeoutMs, trust } = this.#options;
+    const { answerTimeoutMs, trust } = this.#options;
     const session = this.#session;
+    // Also of an adopted one: the orchestrator before may have ended before it told the agent.
+    const spec = session.status === "PENDING" ? agent.assign(this.#spec()) : undefined;
     const supervisor = this.#supervisor = waiting ?? new Supervisor({
       endpoint: agent.endpoint,
       agentId: session.agentId,
@@ -280,10 +280,9 @@ export class AgentRunner {
       wasReady: session.status === "READY",
       answerTimeoutMs,
       events: this.#events(),
-      // An orchestrator before this one may have ended between taking a waiting agent and telling it.
-      spec: session.status === "PENDING" ? compute.complete(this.#spec()) : undefined,
+      spec,
     });
-    waiting?.assign(compute.complete(this.#spec()), session.epoch, this.#events());
+    if (spec) waiting?.assign(spec, session.epoch, this.#events());
     const unheard = waiting && setTimeout(() => {
       if (this.#isUntried) waiting.close();
     }, answerTimeoutMs ?? 5000);
@@ -294,7 +293,7 @@ export class AgentRunner {
       this.#over.promise,
       this.#letGo.promise,
       // The agent's own words, which it says before it ends, explain more than that it ended.
-      agent.ended?.then(async (failure) => await this.#saidBefore(failure)) ?? new Promise<never>(() => {}),
+      agent.ended.then(async (failure) => await this.#saidBefore(failure)),
       supervisor.lost.then(async (reason) => {
         const failure: AgentFailure = {
           reason: `The agent of ${JSON.stringify(session.sourcePath)} does not answer any more (${reason}); ` +
@@ -302,7 +301,7 @@ export class AgentRunner {
           transient: true,
         };
         // While it stops, the end of the connection is the beginning of the process's end.
-        return this.#stopGraceMs !== undefined && agent.ended ? await agent.ended : await this.#endOr(agent, failure);
+        return this.#stopGraceMs !== undefined ? await agent.ended : await this.#endOr(agent, failure);
       }),
     ]);
     return await over.finally(() => clearTimeout(unheard));
@@ -354,7 +353,6 @@ export class AgentRunner {
 
   /** An agent whose connection broke is most often one that just ended; then its own end is the better reason. */
   async #endOr(agent: RunningAgent, failure: AgentFailure): Promise<AgentFailure> {
-    if (!agent.ended) return failure;
     const timer = Promise.withResolvers<AgentFailure>();
     const id = setTimeout(() => timer.resolve(failure), 200);
     try {
@@ -369,8 +367,10 @@ export class AgentRunner {
     const agent = this.#agent;
     const timer = setTimeout(() => this.#killIfAllowed(), this.#options.killAfterMs);
     try {
-      if (!await this.#mayEnd()) this.#isLetGo = true;
-      else if (agent?.ended) {
+      if (!await this.#mayEnd()) {
+        this.#isLetGo = true;
+        agent?.letGo();
+      } else if (agent) {
         // Not reachable through its connection any more, or told to end already.
         agent.terminate();
         await agent.ended;
@@ -409,7 +409,9 @@ export class AgentRunner {
   #startTimedOut(): void {
     const failure = new AgentStartError(
       `The agent of ${JSON.stringify(this.#session.sourcePath)} was not ready after ` +
-        `${this.#options.startTimeoutMs / 1000} s (its log is in ${this.#session.storageDirectory}); try again, or ` +
+        `${this.#options.startTimeoutMs / 1000} s${
+          this.#agent ? ` (its log is ${this.#agent.log})` : ""
+        }; try again, or ` +
         `raise --start-timeout of the orchestrator.`,
       true,
     );

@@ -1,6 +1,6 @@
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
-import type { AgentSpec } from "../compute/compute_service.ts";
+import type { AgentBootstrap } from "../compute/compute_service.ts";
 
 /** What makes orchestrator and agents trust each other. */
 export interface AgentTrust {
@@ -12,15 +12,15 @@ export interface AgentTrust {
   bootstrapToken(agentId: string): Promise<string>;
 }
 
-/** A spec with what its agent gets its certificate by. @param trust Undefined: there are none, for tests */
-export async function withTrust(spec: AgentSpec, trust: AgentTrust | undefined): Promise<AgentSpec> {
-  if (!trust) return spec;
+/** What an agent gets its first certificate by. @param trust Undefined: there are none, for tests */
+export async function bootstrap(agentId: string, trust: AgentTrust | undefined): Promise<AgentBootstrap | undefined> {
+  if (!trust) return undefined;
   const { authorities, trustDomain } = trust.credentials();
   const [orchestratorAddress, bootstrapToken] = await Promise.all([
     trust.orchestratorAddress,
-    trust.bootstrapToken(spec.agentId),
+    trust.bootstrapToken(agentId),
   ]);
-  return { ...spec, orchestratorAddress, bootstrapToken, authorities, trustDomain };
+  return { orchestratorAddress, bootstrapToken, authorities, trustDomain };
 }
 
 /** How an agent is called. */

@@ -1,11 +1,9 @@
-import { join } from "node:path";
 import { unref } from "../../proto/base/timers.ts";
 import { Backoff, type BackoffClock } from "../../proto/base/backoff.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
-import type { AgentSpec, ComputeService, RunningAgent } from "../compute/compute_service.ts";
-import { warmFolder } from "../compute/process/storage_path.ts";
-import { type AgentTrust, withTrust } from "./agent_trust.ts";
+import type { ComputeService, RunningAgent } from "../compute/compute_service.ts";
+import { type AgentTrust, bootstrap } from "./agent_trust.ts";
 import { Supervisor } from "./supervisor.ts";
 import type { Log } from "../log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
@@ -21,8 +19,6 @@ export interface WarmPoolOptions {
   /** So many agents wait for a session, as far as the limits allow. */
   readonly size: number;
   readonly limits?: AgentLimits;
-  /** Absolute. */
-  readonly storageRoot: string;
   readonly leaseSeconds: number;
   /** @default plain text, for tests */
   readonly trust?: AgentTrust;
@@ -94,14 +90,8 @@ export class WarmPool {
    * @param owner This orchestrator, whose lease has begun.
    */
   async start(owner: PoolOwner): Promise<void> {
-    const { store, compute, storageRoot, log } = this.#options;
     this.#owner = owner;
     await this.adopt();
-    // Not awaited, since a disk may be slow: which folders are there is read at once.
-    void compute.sweep(
-      warmFolder(storageRoot),
-      async () => new Set((await store.list()).map((row) => row.storageDirectory)),
-    ).catch((e) => log(`what former warm agents have left could not be removed: ${sentence(e)}`));
     this.#sweepTimer = setInterval(() => void this.#sweep(), this.#options.sweepIntervalMs ?? 60_000);
     // The timer alone is no reason for the program to go on.
     unref(this.#sweepTimer);
@@ -205,7 +195,7 @@ export class WarmPool {
 
   /** @returns whether there was room */
   async #startOne(): Promise<boolean> {
-    const { store, limits, storageRoot } = this.#options;
+    const { store, limits } = this.#options;
     const id = randomToken();
     const row: WarmAgent = {
       ...this.claim,
@@ -215,7 +205,6 @@ export class WarmPool {
       agentPort: 0,
       commandPort: 0,
       agentId: randomToken(),
-      storageDirectory: join(warmFolder(storageRoot), id),
       createdAt: Date.now(),
     };
     if (!await store.add(row, limits)) return false;
@@ -328,18 +317,22 @@ class WarmHold {
   }
 
   async #live(): Promise<string> {
-    const { startTimeoutMs, compute, store, trust } = this.#options;
+    const { startTimeoutMs, compute, store, trust, leaseSeconds } = this.#options;
     const { row } = this;
+    const { agentId } = row;
     const over = Promise.withResolvers<string>();
     const timer = setTimeout(() => over.resolve(`it was not ready after ${startTimeoutMs / 1000} s`), startTimeoutMs);
     try {
       const endpoint = endpointOf(row);
       const agent = this.#agent = endpoint
-        ? compute.adopt(row.handle, endpoint, row.storageDirectory)
-        : await compute.start(await withTrust(this.#spec(), trust), this.#givenUp.signal, () => {});
+        ? compute.adopt(row.handle, endpoint)
+        : await compute.start({ agentId, leaseSeconds, trust: await bootstrap(agentId, trust) }, {
+          signal: this.#givenUp.signal,
+          onStep() {},
+        });
       const supervisor = this.#supervisor = new Supervisor({
         endpoint: agent.endpoint,
-        agentId: row.agentId,
+        agentId,
         trust,
         epoch: 0,
         // The session that takes it goes on with it.
@@ -359,12 +352,15 @@ class WarmHold {
       });
       if (this.#givenUp.signal.aborted) void supervisor.stop(0);
       const lost = supervisor.lost.then((reason) => `it does not answer any more (${reason})`);
-      const ended = agent.ended?.then(({ reason }) => reason) ?? new Promise<never>(() => {});
+      const ended = agent.ended.then(({ reason }) => reason);
       const why = await Promise.race([over.promise, lost, ended]);
       if (this.#isTaken) return "it was taken";
       supervisor.close();
       // A session may have it by now, at another orchestrator.
-      if (!await this.isOurs().catch(() => false)) return "it is another orchestrator's";
+      if (!await this.isOurs().catch(() => false)) {
+        agent.letGo();
+        return "it is another orchestrator's";
+      }
       agent.kill();
       await agent.ended;
       return why;
@@ -383,26 +379,6 @@ class WarmHold {
     const { handle, endpoint } = this.#agent!;
     const change = { handle, host: endpoint.host, agentPort: endpoint.port, commandPort: endpoint.commandPort };
     await this.#options.store.change(this.row.id, change, this.row.owner);
-  }
-
-  #spec(): AgentSpec {
-    const { storageDirectory, agentId } = this.row;
-    return {
-      userId: "",
-      serverId: "",
-      repoHash: "",
-      sessionId: "",
-      epoch: 0,
-      sourcePath: "",
-      startupOptions: [],
-      storageDirectory,
-      accessToken: "",
-      agentId,
-      leaseSeconds: this.#options.leaseSeconds,
-      synced: false,
-      hiddenPaths: [],
-      warm: true,
-    };
   }
 }
 

@@ -21,7 +21,7 @@ test("a session takes an agent that waits, and the pool is filled up again behin
   assert(!steps.steps.includes("starting agent"), steps.steps.join());
   assert.equal(session.agentId, before[0].agentId);
   const agent = world.compute.agents[0];
-  assert.equal(agent.isWarm, false);
+  assert.equal(agent.isBlank, false);
   assert.deepEqual(agent.spec.startupOptions, session.startupOptions);
   assert.equal(agent.spec.accessToken, session.accessToken);
   assert.equal(agent.spec.epoch, session.epoch);
@@ -77,7 +77,7 @@ test("an agent that does not answer a session is given up", async (world) => {
   world.compute.agents[0].breakStreams();
   const session = await world.get();
   assert.equal(session.status, "READY");
-  assert.equal(world.compute.agents[0].isWarm, true);
+  assert.equal(world.compute.agents[0].isBlank, true);
   assert.notEqual(session.agentPort, 0);
 }, { warm: 1, answerTimeoutMs: 50 });
 
@@ -110,9 +110,9 @@ test("a session that is released while it waits for such an agent leaves none be
 test("agents that cannot be started are tried again, and keep nobody waiting", async (world) => {
   let failures = 3;
   const start = world.compute.start.bind(world.compute);
-  world.compute.start = (spec, signal, onStep) => {
-    if (spec.warm && failures-- > 0) return Promise.reject(new Error("no memory"));
-    return start(spec, signal, onStep);
+  world.compute.start = (blank, options) => {
+    if (!options.session && failures-- > 0) return Promise.reject(new Error("no memory"));
+    return start(blank, options);
   };
   await world.service.adopt();
   await world.get();
@@ -168,7 +168,7 @@ test("a session that was given an agent which nobody told of it is served after 
   await world.replace();
   const session = await world.until("PENDING", undefined, workspace(2));
   assert.equal(session!.agentId, next.agentId);
-  while (world.compute.agents[1].spec.accessToken !== "new") await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.equal((await world.compute.agents[1].assigned).accessToken, "new");
   world.compute.agents[1].becomeReady();
   await world.until("READY", undefined, workspace(2));
 }, { warm: 1 });
@@ -198,7 +198,7 @@ test("the next agent is not started before the session that took one has what it
   await world.untilWarm(1);
   const answer = world.get({ startupOptions: SLOW });
   await world.until("PENDING");
-  while (world.compute.agents[0].isWarm) await new Promise((resolve) => setTimeout(resolve, 1));
+  await world.compute.agents[0].assigned;
   assert.deepEqual(await world.store.warmAgents.list(), []);
   assert.equal(world.compute.warmStarts, 1);
   world.compute.agents[0].becomeReady();

@@ -32,4 +32,10 @@ export class ComputeChoice {
   named(name: string): ComputeService {
     return this.#services.find((service) => service.name === name) ?? this.#services[0];
   }
+
+  /** See {@link ComputeService.sweep}. Throws what the first of them throws that fails, when all have swept. */
+  async sweep(): Promise<void> {
+    const swept = await Promise.allSettled(this.#services.map((service) => service.sweep()));
+    for (const one of swept) if (one.status === "rejected") throw one.reason;
+  }
 }

@@ -1,17 +1,36 @@
+/** Where agents run: on this machine, or elsewhere. The contract of all kinds is in compute_contract.ts. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { AgentSpecSchema, ResourceLimitsSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { AgentEndpoint } from "../store/agent_endpoint.ts";
+import type { SessionKey } from "../store/session.ts";
 
-/** What an agent must know, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
+/** What an agent is started with: it knows no session yet. See rbs.v1.BlankAgent. */
+export interface BlankAgent {
+  /** Names the agent in its certificate. */
+  readonly agentId: string;
+  readonly leaseSeconds: number;
+  /** What it gets its certificate by. Undefined: there are none, for tests. */
+  readonly trust?: AgentBootstrap;
+}
+
+/** What an agent gets its first certificate by, and trusts others by. */
+export interface AgentBootstrap {
+  /** "host:port" of the orchestrator. */
+  readonly orchestratorAddress: string;
+  /** A secret; good for one certificate. */
+  readonly bootstrapToken: string;
+  /** PEM. */
+  readonly authorities: string;
+  readonly trustDomain: string;
+}
+
+/** What an agent must know to serve a session, but for what only its ComputeService knows; see rbs.v1.AgentSpec. */
 export type AgentSpec =
-  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | OfCompute | "warm" | "limits" | "unshareNet" | Trust>>
-  & Pick<WholeSpec, "warm" | "limits" | "unshareNet" | Trust>;
+  & Required<Omit<WholeSpec, "$typeName" | "$unknown" | OfCompute | "limits" | "unshareNet">>
+  & Pick<WholeSpec, "limits" | "unshareNet">;
 
 /** What only an agent's ComputeService knows. */
-type OfCompute = "defaultOutputBase" | "enrolsByPipe";
-
-/** What an agent gets its certificate by; it is only told at its start. */
-type Trust = "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain";
+type OfCompute = "defaultOutputBase" | "storageDirectory";
 
 /** What each session may use of its machine; see rbs.v1.ResourceLimits. */
 export type SessionLimits = Omit<MessageInitShape<typeof ResourceLimitsSchema>, "$typeName" | "$unknown">;
@@ -19,22 +38,41 @@ export type SessionLimits = Omit<MessageInitShape<typeof ResourceLimitsSchema>, 
 /** All that an agent must know. */
 export type WholeSpec = MessageInitShape<typeof AgentSpecSchema>;
 
-/** An agent that was started, or adopted from an orchestrator before this one. */
+/** The session that an agent is started for. */
+export interface StartFor extends SessionKey {
+  readonly sourcePath: string;
+}
+
+/** How an agent is started. */
+export interface StartOptions {
+  /** Gives the start up. */
+  readonly signal: AbortSignal;
+  /** Called with progress for the person who waits. */
+  onStep(step: string): void;
+  /** The session that the agent is meant for. @default it is started ahead, for any */
+  readonly session?: StartFor;
+}
+
+/** An agent that was started, here or by another orchestrator. */
 export interface RunningAgent {
-  /** What the ComputeService knows it by. */
+  /** By this any orchestrator finds it again. Opaque: only its ComputeService reads it. */
   readonly handle: string;
   readonly endpoint: AgentEndpoint;
+  /** Resolves when the agent is gone, with how it ended. Never rejects. */
+  readonly ended: Promise<AgentFailure>;
+  /** Where its log is, for messages: "in /path" or the like. */
+  readonly log: string;
   /**
-   * Resolves when the agent is gone, with how it ended. Undefined for an adopted agent whose end only its broken
-   * connection shows.
+   * Prepares what the session needs where the agent runs, its storage for example, and completes the spec. To be called
+   * before the agent is told of the session. What cannot be prepared the agent says itself.
    */
-  readonly ended?: Promise<AgentFailure>;
-  /** It was started ahead and is about to serve this session: its log goes along. */
-  assigned(spec: AgentSpec): void;
+  assign(spec: AgentSpec): WholeSpec;
   /** Asks it to end by itself, for when it cannot be reached otherwise. Does nothing for an agent that is gone. */
   terminate(): void;
   /** Ends it at once. Does nothing for an agent that is gone, or that is not certain to be ours. */
   kill(): void;
+  /** Nobody here is interested in it any more: another orchestrator has it. It goes on; `ended` may never resolve. */
+  letGo(): void;
 }
 
 /** Why there is no agent (any more), for the person who waits. */
@@ -61,35 +99,23 @@ export interface ComputeService {
   readonly region: string;
   /**
    * Starts an agent and resolves when it listens. Throws an AgentStartError when it does not, and leaves nothing
-   * running behind.
-   *
-   * @param signal Gives the start up.
-   * @param onStep Called with progress for the person who waits.
+   * running behind; when it is given up, it throws the signal's reason.
    */
-  start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent>;
+  start(agent: BlankAgent, options: StartOptions): Promise<RunningAgent>;
   /**
-   * Takes over an agent that a former orchestrator started. Whether it still lives is for the caller to find out.
+   * Takes over an agent that another orchestrator started. One that is gone by now tells so by {@link RunningAgent.ended}.
    *
    * @param handle What {@link RunningAgent.handle} was.
-   * @param storageDirectory The agent's.
+   * @param session The session that it serves; undefined: none yet.
    */
-  adopt(handle: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent;
+  adopt(handle: string, endpoint: AgentEndpoint, session?: StartFor): RunningAgent;
   /**
    * Lets a session go on with the storage of another one that is not there any more, if that has left any and the session
    * has none of its own.
    *
-   * @param from The other one's storage directory, which is gone afterwards.
    * @returns Why it cannot, for the operator: it begins anew then. Undefined: there was nothing to do, or it is done.
    */
-  inherit(from: string, to: string): string | undefined;
-  /** The spec of a session for an agent that was started ahead, with what only this service knows. */
-  complete(spec: AgentSpec): WholeSpec;
-  /**
-   * Removes what agents of the warm pool have left, but for the folders of those that there are. Throws what the disk
-   * throws.
-   *
-   * @param keep The folders of all agents, whichever orchestrator has them; asked for after the folders were looked up, so
-   *   that one which begins meanwhile is left alone.
-   */
-  sweep(warmFolder: string, keep: () => Promise<ReadonlySet<string>>): Promise<void>;
+  inherit(from: SessionKey, to: SessionKey): string | undefined;
+  /** Removes what agents that are gone have left behind, but for the storage of sessions. Throws what the disk throws. */
+  sweep(): Promise<void>;
 }

@@ -5,7 +5,6 @@ import { startupOption } from "../../proto/bazel/startup_options.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import type { ComputeChoice } from "../compute/compute_choice.ts";
 import type { ComputeService } from "../compute/compute_service.ts";
-import { storageDirectory } from "../compute/process/storage_path.ts";
 import { raiseEpoch } from "../agents/supervisor.ts";
 import { AgentRunner, type AgentRunnerOptions } from "../agents/agent_runner.ts";
 import { IdleReaper } from "./idle_reaper.ts";
@@ -47,8 +46,6 @@ export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" 
   readonly pool?: WarmPool;
   /** How this orchestrator shares the store with others. @default alone, at no address, with a lease of 10 s */
   readonly orchestrator?: Pick<OwnLeaseOptions, "address" | "durationMs" | "isGone">;
-  /** Sessions' storage is `<storage root>/<user>/<repo hash>-<server id>`. Absolute. */
-  readonly storageRoot: string;
   /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
   readonly synced: boolean;
   /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
@@ -179,6 +176,7 @@ export class SessionService {
       expire: (session) => this.#expire(session),
     });
     this.#sweep = new OrphanSweep({
+      compute: options.compute,
       store: options.store,
       intervalMs: options.sweepIntervalMs ?? 60_000,
       log: options.log,
@@ -746,7 +744,7 @@ export class SessionService {
    * @returns the epoch of the start; undefined if another was faster, or there is no room
    */
   async #start(request: ServerRequest, failed: Session | undefined): Promise<number | undefined> {
-    const { store, storageRoot, synced, limits, pool } = this.#options;
+    const { store, synced, limits, pool } = this.#options;
     const { compute, elsewhere } = this.#options.compute.forRegion(request.region);
     const holder = await this.#holder();
     this.#ending.signal.throwIfAborted();
@@ -776,7 +774,6 @@ export class SessionService {
         commandPort: 0,
         accessToken: randomToken(),
         agentId: randomToken(),
-        storageDirectory: storageDirectory(storageRoot, request),
         warnings: [],
         samePaths: false,
         synced,
@@ -804,11 +801,11 @@ export class SessionService {
    * client's default output base, which it most likely was made for, goes on with it.
    */
   async #inherit(request: ServerRequest, compute: ComputeService): Promise<void> {
-    const { store, storageRoot, log } = this.#options;
+    const { store, log } = this.#options;
     if (request.serverId === "" || !hasDefaultOutputBase(request)) return;
     const former = { ...request, serverId: "" };
     if (await store.get(former)) return;
-    const why = compute.inherit(storageDirectory(storageRoot, former), storageDirectory(storageRoot, request));
+    const why = compute.inherit(former, request);
     if (why) log(`session ${keyText(request)} cannot go on with the storage of ${keyText(former)}: ${why}`);
   }
 

@@ -128,13 +128,13 @@ test("failures do not count, and sessions that are being ended count until they 
   const two = caller(world, "/2");
   await two.waits(`1 of 1 run, ${NEXT}`);
   assert.equal((await world.session({ sourcePath: "/1" }))?.status, "STOPPING");
-  world.compute.agents[0].close();
+  world.compute.agents[1].close();
   await two.server;
   assert.equal(await released, true);
   // An agent that dies makes room as well as one that is ended.
   const three = caller(world, "/3");
   await three.waits(`1 of 1 run, ${NEXT}`);
-  world.compute.agents[1].close();
+  world.compute.agents[2].close();
   await three.server;
 }, limits(1));
 

@@ -118,7 +118,7 @@ test("with limits, a further attempt comes before those who came later", async (
   const second = world.compute.next();
   agent.close();
   const other = await second;
-  assert.equal(other.spec.sourcePath, "/2", "its room is not kept while it pauses");
+  assert.equal((await other.assigned).sourcePath, "/2", "its room is not kept while it pauses");
   const log = new StepLog();
   world.get({ ...SLOW, sourcePath: "/1" }, log.read);
   await log.until("waiting for a free agent: 1 of 1 run, you are next");

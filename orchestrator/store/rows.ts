@@ -21,7 +21,6 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   accessToken: "AccessToken",
   // The column is older than agents' certificates.
   agentId: "ControlToken",
-  storageDirectory: "StorageDirectory",
   warnings: "Warnings",
   samePaths: "SamePaths",
   synced: "Synced",
@@ -33,6 +32,8 @@ const COLUMNS: Readonly<Record<keyof SessionFields, string>> = {
   lastHeartbeat: "LastHeartbeat",
   adoptedBy: "AdoptedBy",
 };
+/** A column that must hold something, from when storage was not the compute service's own affair. Nobody reads it. */
+const UNUSED = { StorageDirectory: "" };
 const FIELDS = Object.keys(COLUMNS) as (keyof SessionFields)[];
 
 /** All columns of ServerSessions; the first three are its key. */
@@ -57,7 +58,7 @@ export function changedColumns(change: SessionChange): Row {
 export function startColumns(change: SessionChange): Row {
   const missing = FIELDS.filter((field) => change[field] === undefined);
   if (missing.length > 0) throw new TypeError(`a session starts without ${missing.join(", ")}`);
-  return changedColumns(change);
+  return { ...changedColumns(change), ...UNUSED };
 }
 
 /** The session of a whole row. */
@@ -104,15 +105,19 @@ const WARM: Readonly<Record<keyof WarmAgent, string>> = {
   agentPort: "AgentPort",
   commandPort: "CommandPort",
   agentId: "ControlToken",
-  storageDirectory: "StorageDirectory",
   createdAt: "CreatedAt",
 };
 
 /** All columns of WarmAgents; the first is its key. */
 export const WARM_COLUMNS: readonly string[] = Object.values(WARM);
 
-/** The columns of a warm agent, or of a change, with their values. */
-export function warmColumns(agent: WarmAgent | WarmChange): Row {
+/** The columns of a new warm agent, with their values. */
+export function newWarmColumns(agent: WarmAgent): Row {
+  return { ...warmColumns(agent), ...UNUSED };
+}
+
+/** The columns that a change of a warm agent sets, with their values. */
+export function warmColumns(agent: WarmChange): Row {
   return Object.fromEntries(Object.entries(agent).map(([field, value]) => [WARM[field as keyof WarmAgent], value]));
 }
 

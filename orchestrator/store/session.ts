@@ -26,7 +26,7 @@ export interface SessionFields {
   startupOptionsHash: string;
   /** The name of the ComputeService that runs the agent. */
   computeService: string;
-  /** What the ComputeService knows the agent by; for local processes the process id. Empty until it is started. */
+  /** By this the ComputeService finds the agent again, whichever orchestrator asks. Empty until it is started. */
   handle: string;
   /** Host of the agent; empty until it listens. */
   host: string;
@@ -38,8 +38,6 @@ export interface SessionFields {
   accessToken: string;
   /** Names the agent in its certificate, and is different for each: 32 lowercase hex digits. */
   agentId: string;
-  /** The session's own folder; the Bazel server's output base is `out` in it. Absolute. */
-  storageDirectory: string;
   /** Sentences of the agent that the developer should read. */
   warnings: string[];
   /** Whether the agent's Bazel server sees the developer's own paths. */

@@ -1,6 +1,6 @@
 import type { Transaction } from "@google-cloud/spanner";
 import type { AgentLimits } from "./agent_limits.ts";
-import { claimedColumns, type Row, toWarmAgent, WARM_COLUMNS, warmColumns } from "./rows.ts";
+import { claimedColumns, newWarmColumns, type Row, toWarmAgent, WARM_COLUMNS, warmColumns } from "./rows.ts";
 import type { SpannerDatabase } from "./spanner_database.ts";
 import { ALL_AGENTS, hasRoomForWarm } from "./spanner_limits.ts";
 import type { SpannerMigrations } from "./spanner_migrations.ts";
@@ -55,7 +55,7 @@ export class SpannerWarmAgents implements WarmAgentStore {
   async add(agent: WarmAgent, limits?: AgentLimits): Promise<boolean> {
     const { happened } = await this.#database.transaction(ALL_AGENTS, async (transaction) => {
       const happened = await hasRoomForWarm(this.#database, transaction, limits);
-      if (happened) transaction.insert("WarmAgents", warmColumns(agent));
+      if (happened) transaction.insert("WarmAgents", newWarmColumns(agent));
       return { happened };
     });
     return happened;

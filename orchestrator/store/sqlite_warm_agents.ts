@@ -1,5 +1,5 @@
 import type { AgentLimits } from "./agent_limits.ts";
-import { claimedColumns, type Row, toWarmAgent, warmColumns } from "./rows.ts";
+import { claimedColumns, newWarmColumns, type Row, toWarmAgent, warmColumns } from "./rows.ts";
 import type { SqliteDatabase, SqliteMigrations } from "./sqlite_database.ts";
 import { roomForWarm } from "./sqlite_limits.ts";
 import type { WarmAgent, WarmAgentStore, WarmChange, WarmClaim } from "./warm_agent_store.ts";
@@ -44,7 +44,7 @@ export class SqliteWarmAgents implements WarmAgentStore {
 
   // deno-lint-ignore require-await
   async add(agent: WarmAgent, limits?: AgentLimits): Promise<boolean> {
-    const columns = warmColumns(agent);
+    const columns = newWarmColumns(agent);
     const room = roomForWarm(limits);
     const rows = this.#database.run(
       `INSERT INTO WarmAgents (${Object.keys(columns).join(", ")})

@@ -8,7 +8,7 @@ export interface WarmAgent {
   readonly owner: string;
   /** The name of the ComputeService that runs it. */
   readonly computeService: string;
-  /** What the ComputeService knows it by. Empty until it waits for a session. */
+  /** By this the ComputeService finds it again. Empty until it waits for a session. */
   readonly handle: string;
   /** Where it listens, see {@link endpointOf}. Empty until it waits for a session. */
   readonly host: string;
@@ -18,8 +18,6 @@ export interface WarmAgent {
   readonly commandPort: number;
   /** Names it in its certificate. Different for each agent, and the session's when one takes it. */
   readonly agentId: string;
-  /** Its own folder until a session takes it. Absolute. */
-  readonly storageDirectory: string;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
 }

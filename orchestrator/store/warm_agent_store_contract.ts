@@ -18,7 +18,6 @@ export function warmAgentStoreContract(test: ContractTest, starts: number): void
     agentPort: 1,
     commandPort: 2,
     agentId: `agent ${id}`,
-    storageDirectory: `/storage/.warm/${id}`,
     createdAt: 1_000,
     ...change,
   });

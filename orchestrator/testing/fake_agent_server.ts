@@ -1,11 +1,11 @@
-import { Agent, type SuperviseResponseSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
+import { Agent, type AgentSpec, type SuperviseResponseSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import type { Credentials } from "../../proto/identity/credentials.ts";
 import { admit } from "../../proto/identity/access_rules.ts";
 import { bearer } from "../../proto/base/state_directory.ts";
-import type { AgentSpec } from "../compute/compute_service.ts";
+import type { BlankAgent } from "../compute/compute_service.ts";
 
 type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];
 
@@ -14,9 +14,9 @@ type Response = MessageInitShape<typeof SuperviseResponseSchema>["message"];
  *  - `slow`: it is ready only when it is told so;
  *  - `incomplete`: it is ready, but lacks the install base `/install`;
  *  - `deaf`: it does not end when it is asked to;
- *  - `vanish`: started ahead, it is gone as soon as it is given this session;
+ *  - `vanish`: it is gone as soon as it is given this session, if it was started ahead;
  *  - `fail`, `fail-transient`: it says that it failed;
- *  - `exit`, `garbage`, `hang`: as a process, it ends at once, prints nonsense, or never says where it listens.
+ *  - `exit`: it ends as soon as it is given this session, and says why in its log.
  */
 export function behaviours(startupOptions: readonly string[]): Set<string> {
   const prefix = "--fake=";
@@ -26,10 +26,14 @@ export function behaviours(startupOptions: readonly string[]): Set<string> {
 /** An agent without a Bazel server: it serves Supervise, and does what a test tells it. */
 export class FakeAgentServer implements AsyncDisposable {
   readonly #server: RpcServer;
-  #behaviours: Set<string>;
+  #behaviours = new Set<string>();
   readonly #streams = new Set<(message: Response | "break") => void>();
   readonly #ended = Promise.withResolvers<void>();
-  #ready: boolean;
+  #ready = false;
+  #readySoon = false;
+  /** What it serves, once it knows. */
+  #spec?: AgentSpec;
+  readonly #assigned = Promise.withResolvers<AgentSpec>();
   /** The newest term of a supervisor, and the end of the one that has it. */
   #term = 0;
   #replace?: () => void;
@@ -39,6 +43,14 @@ export class FakeAgentServer implements AsyncDisposable {
   readonly epochs: number[] = [];
   /** What the orchestrator granted running commands at the end. Milliseconds. */
   stopGraceMs?: number;
+  /** Whether it was started before there was a session for it. */
+  isStartedAhead = false;
+  /** Ends it with exit code 3, and says that there is no JDK. */
+  exit: () => void = () => {
+    this.hasExited = true;
+    this.close();
+  };
+  hasExited = false;
   /** While true, Supervise calls are accepted and never answered. */
   mute = false;
 
@@ -46,16 +58,14 @@ export class FakeAgentServer implements AsyncDisposable {
    * @param host The address to listen on.
    * @param credentials Its own; undefined: it speaks plain text, and lets in whoever has the token.
    */
-  constructor(public spec: AgentSpec, host = "127.0.0.1", credentials?: Credentials) {
-    this.#behaviours = behaviours(spec.startupOptions);
-    this.#ready = !this.#behaviours.has("slow");
+  constructor(readonly blank: Pick<BlankAgent, "leaseSeconds">, host = "127.0.0.1", credentials?: Credentials) {
     this.#server = new RpcServer({
       address: `${host}:0`,
       credentials,
       authorize: (path, context) => {
-        if (credentials) admit(path, context, this.spec.userId);
+        if (credentials) admit(path, context, this.#spec?.userId ?? "");
         const supervises = path.endsWith("/Supervise");
-        if (!supervises && bearer(context.metadata("authorization")) !== this.spec.accessToken) {
+        if (!supervises && bearer(context.metadata("authorization")) !== this.#spec?.accessToken) {
           throw new RpcError(Code.UNAUTHENTICATED, "wrong token");
         }
         const epoch = context.metadata("rbs-epoch");
@@ -82,22 +92,54 @@ export class FakeAgentServer implements AsyncDisposable {
     return this.#ended.promise;
   }
 
-  /** Whether it was started ahead and has no session yet. */
-  get isWarm(): boolean {
-    return this.spec.warm === true;
+  /** Whether it has no session yet. */
+  get isBlank(): boolean {
+    return this.#spec === undefined;
+  }
+
+  /** Whether it does not end when it is asked to. */
+  get isDeaf(): boolean {
+    return this.#behaviours.has("deaf");
+  }
+
+  /** Resolves with its session when it is given one. */
+  get assigned(): Promise<AgentSpec> {
+    return this.#assigned.promise;
+  }
+
+  /** What it serves. Throws when it has no session yet. */
+  get spec(): AgentSpec {
+    if (!this.#spec) throw new TypeError("the agent has no session");
+    return this.#spec;
   }
 
   #assign(spec: AgentSpec): void {
-    this.spec = spec;
+    this.#spec = spec;
     this.#behaviours = behaviours(spec.startupOptions);
-    if (this.#behaviours.has("vanish")) return this.close();
+    if (this.#behaviours.has("vanish") && this.isStartedAhead) return this.close();
+    if (this.#behaviours.has("exit")) return this.exit();
     this.step("starting Bazel server");
-    if (!this.#behaviours.has("slow")) this.becomeReady();
+    const failed = this.#behaviours.has("fail-transient") || this.#behaviours.has("fail");
+    if (failed) return this.#tell(this.#failure());
+    if (!this.#behaviours.has("slow") || this.#readySoon) this.becomeReady();
+    this.#assigned.resolve(spec);
   }
 
+  #failure(): Response {
+    const transient = this.#behaviours.has("fail-transient");
+    return { case: "failed", value: { reason: "Bazel 9 is not here; install it.", transient } };
+  }
+
+  /** Is ready now, or as soon as it has a session. */
   becomeReady(): void {
+    if (this.isBlank) return void (this.#readySoon = true);
     this.#ready = true;
-    this.#tell({ case: "ready", value: { warnings: ["the sandbox does not work"], samePaths: true } });
+    this.#tell(this.#readiness(["the sandbox does not work"]));
+  }
+
+  #readiness(warnings: string[]): Response {
+    const missingInstallBase = this.#behaviours.has("incomplete") ? "/install" : "";
+    return { case: "ready", value: { warnings, samePaths: true, missingInstallBase } };
   }
 
   step(description: string): void {
@@ -128,7 +170,7 @@ export class FakeAgentServer implements AsyncDisposable {
 
   #runLease(): void {
     clearTimeout(this.#leaseTimer);
-    this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.spec.leaseSeconds * 1000);
+    this.#leaseTimer = setTimeout(() => this.#ended.resolve(), this.blank.leaseSeconds * 1000);
   }
 
   #tell(message: Response): void {
@@ -160,7 +202,7 @@ export class FakeAgentServer implements AsyncDisposable {
             this.#replace = replaced;
             accepted.resolve("holds");
           }
-          if (message.case === "assign" && this.isWarm) this.#assign(message.value as AgentSpec);
+          if (message.case === "assign" && this.isBlank) this.#assign(message.value as AgentSpec);
           if (message.case === "stop") {
             this.stopGraceMs = (message.value as { graceMs: number }).graceMs;
             if (!this.#behaviours.has("deaf")) this.#ended.resolve();
@@ -178,26 +220,12 @@ export class FakeAgentServer implements AsyncDisposable {
       const how = await accepted.promise;
       if (how === "refused") throw replacedError();
       if (how === "visits") return;
-      if (this.#behaviours.has("fail") || this.#behaviours.has("fail-transient")) {
-        const transient = this.#behaviours.has("fail-transient");
-        yield { message: { case: "failed", value: { reason: "Bazel 9 is not here; install it.", transient } } };
-        // Once the orchestrator has heard it, it lets go.
-        while (!queue.includes("break")) {
-          await arrived.promise;
-          arrived = Promise.withResolvers();
-        }
-        this.#ended.resolve();
-        return;
-      }
-      if (this.isWarm) yield { message: { case: "waiting", value: {} } };
+      if (this.isBlank) yield { message: { case: "waiting", value: {} } };
       else yield { message: { case: "step", value: "starting Bazel server" } };
       if (this.#runningCommands > 0) {
         yield { message: { case: "activity", value: { runningCommands: this.#runningCommands } } };
       }
-      const missingInstallBase = this.#behaviours.has("incomplete") ? "/install" : "";
-      if (this.#ready && !this.isWarm) {
-        yield { message: { case: "ready", value: { warnings: [], samePaths: true, missingInstallBase } } };
-      }
+      if (this.#ready) yield { message: this.#readiness([]) };
       for (;;) {
         await arrived.promise;
         arrived = Promise.withResolvers();
@@ -205,6 +233,8 @@ export class FakeAgentServer implements AsyncDisposable {
           if (message === "break") return;
           if (message === "replaced") throw replacedError();
           yield { message };
+          // As an agent that could not start: once the orchestrator has heard it.
+          if (message?.case === "failed") setTimeout(() => this.#ended.resolve(), 5);
         }
       }
     } finally {

@@ -1,12 +1,12 @@
 import {
   type AgentFailure,
-  type AgentSpec,
-  AgentStartError,
+  type BlankAgent,
   type ComputeService,
   type RunningAgent,
-  type WholeSpec,
+  type StartOptions,
 } from "../compute/compute_service.ts";
 import type { AgentEndpoint } from "../store/agent_endpoint.ts";
+import type { SessionKey } from "../store/session.ts";
 import { FakeAgentServer } from "./fake_agent_server.ts";
 
 /** Runs fake agents inside of the test's own process, where the test can reach them. */
@@ -21,7 +21,7 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   warmGate: Promise<void> = Promise.resolve();
   /** How many agents of the warm pool were to be started. */
   warmStarts = 0;
-  /** Which storage was given on to which session. */
+  /** Which storage was given on to which session, by their ServerIds. */
   readonly inherited: [from: string, to: string][] = [];
   #started = Promise.withResolvers<FakeAgentServer>();
 
@@ -32,51 +32,52 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
     return this.#started.promise;
   }
 
-  inherit(from: string, to: string): undefined {
-    this.inherited.push([from, to]);
+  inherit(from: SessionKey, to: SessionKey): undefined {
+    this.inherited.push([from.serverId, to.serverId]);
   }
 
-  async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
+  async start(blank: BlankAgent, { signal, onStep, session }: StartOptions): Promise<RunningAgent> {
     onStep("agent process started");
     const givenUp = new Promise<never>((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
       if (signal.aborted) reject(signal.reason);
     });
     givenUp.catch(() => {});
-    if (spec.warm) this.warmStarts++;
-    await Promise.race([spec.warm ? this.warmGate : this.gate, givenUp]);
+    if (!session) this.warmStarts++;
+    await Promise.race([session ? this.gate : this.warmGate, givenUp]);
     signal.throwIfAborted();
-    if (spec.startupOptions.includes("--fake=exit")) {
-      throw new AgentStartError("The agent ended (exit code 3): no JDK here.", false);
-    }
-    const agent = new FakeAgentServer(spec);
+    const agent = new FakeAgentServer(blank);
+    agent.isStartedAhead = !session;
     const port = await agent.listen();
     this.agents.push(agent);
     this.alive.add(agent);
-    const ended = agent.ended.then((): AgentFailure => {
+    void agent.ended.then(() => {
       agent.close();
       this.alive.delete(agent);
-      return { reason: "The agent ended (exit code 0).", transient: true };
     });
     this.#started.resolve(agent);
     this.#started = Promise.withResolvers();
-    const deaf = spec.startupOptions.includes("--fake=deaf");
-    return {
-      handle: String(this.agents.length),
-      endpoint: { host: "127.0.0.1", port, commandPort: port },
-      ended,
-      assigned() {},
-      terminate: () => deaf || agent.close(),
-      kill: () => agent.close(),
-    };
+    return this.#running(agent, String(this.agents.length), { host: "127.0.0.1", port, commandPort: port });
   }
 
   adopt(handle: string, endpoint: AgentEndpoint): RunningAgent {
-    return { handle, endpoint, assigned() {}, terminate() {}, kill() {} };
+    return this.#running(this.agents[Number(handle) - 1], handle, endpoint);
   }
 
-  complete(spec: AgentSpec): WholeSpec {
-    return { ...spec, defaultOutputBase: "/output/base" };
+  #running(agent: FakeAgentServer, handle: string, endpoint: AgentEndpoint): RunningAgent {
+    return {
+      ...{ handle, endpoint },
+      ended: agent.ended.then((): AgentFailure =>
+        agent.hasExited
+          ? { reason: "The agent ended (exit code 3): no JDK here.", transient: false }
+          : { reason: "The agent ended (exit code 0).", transient: true }
+      ),
+      log: "nowhere",
+      assign: (spec) => ({ ...spec, storageDirectory: "/storage", defaultOutputBase: "/output/base" }),
+      terminate: () => agent.isDeaf || agent.close(),
+      kill: () => agent.close(),
+      letGo() {},
+    };
   }
 
   sweep(): Promise<void> {

@@ -15,7 +15,6 @@ export function fields(change: Partial<SessionFields> = {}): SessionFields {
     commandPort: 0,
     accessToken: "access",
     agentId: "agent",
-    storageDirectory: "/storage/ann",
     warnings: [],
     samePaths: false,
     synced: true,

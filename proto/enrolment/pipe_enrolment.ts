@@ -6,7 +6,7 @@ import type { Credentials } from "../identity/credentials.ts";
 import { enrolBy } from "./enrolment.ts";
 
 /**
- * Gets the agent's first certificate from whoever started it, over the pipes between them: see AgentSpec.enrols_by_pipe.
+ * Gets the agent's first certificate from whoever started it, over the pipes between them: see BlankAgent.enrols_by_pipe.
  * Throws an RbsError when that one says nothing.
  */
 export async function enrolByPipe(

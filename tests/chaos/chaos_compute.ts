@@ -1,9 +1,10 @@
-import {
-  type AgentFailure,
-  type AgentSpec,
-  type ComputeService,
-  type RunningAgent,
-  type WholeSpec,
+import type {
+  AgentFailure,
+  BlankAgent,
+  ComputeService,
+  RunningAgent,
+  StartFor,
+  StartOptions,
 } from "../../orchestrator/compute/compute_service.ts";
 import type { AgentEndpoint } from "../../orchestrator/store/agent_endpoint.ts";
 import { keyText } from "../../orchestrator/store/session.ts";
@@ -13,7 +14,9 @@ import { TcpLink } from "./tcp_link.ts";
 /** An agent in this process, whoever started it. */
 export interface ChaosAgent {
   readonly server: FakeAgentServer;
-  readonly spec: AgentSpec;
+  readonly agentId: string;
+  /** What it was started for. */
+  readonly session: StartFor;
   readonly port: number;
   alive: boolean;
 }
@@ -23,8 +26,19 @@ export class Machine {
   readonly agents: ChaosAgent[] = [];
   /** By the ports of the links that lead to them. */
   readonly byPort = new Map<number, ChaosAgent>();
-  /** What must not be: two agents were started for one epoch of a session. */
+  /** What must not be: two agents serve one epoch of a session. */
   readonly doubles: string[] = [];
+  readonly #served = new Set<string>();
+
+  /** Notes an agent, and in time the session that it gets. */
+  add(agent: ChaosAgent): void {
+    this.agents.push(agent);
+    void agent.server.assigned.then(({ userId, repoHash, serverId, epoch }) => {
+      const start = `${keyText({ userId, repoHash, serverId })} epoch ${epoch}`;
+      if (this.#served.has(start)) this.doubles.push(start);
+      this.#served.add(start);
+    });
+  }
 }
 
 /** One orchestrator's view of the machine: it reaches each agent by a link of its own. */
@@ -43,45 +57,43 @@ export class ChaosCompute implements ComputeService {
 
   inherit(): undefined {}
 
-  async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
+  async start(blank: BlankAgent, { signal, onStep, session }: StartOptions): Promise<RunningAgent> {
     onStep("agent process started");
-    const server = new FakeAgentServer(spec);
+    const server = new FakeAgentServer(blank);
     const port = await server.listen();
-    const agent: ChaosAgent = { server, spec, port, alive: true };
-    const { agents, doubles } = this.machine;
-    const isSame = (other: ChaosAgent) => keyText(other.spec) === keyText(spec) && other.spec.epoch === spec.epoch;
-    if (agents.some(isSame)) doubles.push(`${keyText(spec)} epoch ${spec.epoch}`);
-    agents.push(agent);
-    const ended = server.ended.then((): AgentFailure => {
+    const agent: ChaosAgent = { server, agentId: blank.agentId, session: session!, port, alive: true };
+    this.machine.add(agent);
+    void server.ended.then(() => {
       agent.alive = false;
       server.close();
-      return { reason: "The agent ended (exit code 0).", transient: true };
     });
     await new Promise((resolve) => setTimeout(resolve, this.startMs));
-    const end = () => {
-      if (!this.isDead) server.close();
-    };
-    if (signal.aborted) end();
+    if (signal.aborted && !this.isDead) server.close();
     signal.throwIfAborted();
     const link = this.#link(agent);
-    return {
-      handle: String(agents.length),
-      endpoint: { host: "127.0.0.1", port: link.port, commandPort: port },
-      ended,
-      assigned() {},
-      terminate: end,
-      kill: end,
-    };
+    const endpoint = { host: "127.0.0.1", port: link.port, commandPort: port };
+    return this.#running(agent, String(this.machine.agents.indexOf(agent)), endpoint);
   }
 
   adopt(handle: string, endpoint: AgentEndpoint): RunningAgent {
-    const agent = this.machine.byPort.get(endpoint.port)!;
+    const agent = this.machine.agents[Number(handle)];
     const { port } = this.#link(agent);
-    return { handle, endpoint: { ...endpoint, port }, assigned() {}, terminate() {}, kill() {} };
+    return this.#running(agent, handle, { ...endpoint, port });
   }
 
-  complete(spec: AgentSpec): WholeSpec {
-    return { ...spec, defaultOutputBase: "/output/base" };
+  #running({ server }: ChaosAgent, handle: string, endpoint: AgentEndpoint): RunningAgent {
+    const end = () => {
+      if (!this.isDead) server.close();
+    };
+    return {
+      ...{ handle, endpoint },
+      ended: server.ended.then((): AgentFailure => ({ reason: "The agent ended (exit code 0).", transient: true })),
+      log: "nowhere",
+      assign: (spec) => ({ ...spec, storageDirectory: "/storage", defaultOutputBase: "/output/base" }),
+      terminate: end,
+      kill: end,
+      letGo() {},
+    };
   }
 
   sweep(): Promise<void> {

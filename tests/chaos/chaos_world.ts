@@ -172,7 +172,7 @@ export class ChaosWorld {
   }
 
   killAgent(key: number): void {
-    const agent = this.machine.agents.findLast(({ alive, spec }) => alive && this.#keyOf(spec) === String(key));
+    const agent = this.machine.agents.findLast(({ alive, session }) => alive && this.#keyOf(session) === String(key));
     if (!agent) return;
     this.#note(`kill the agent of ${key}`);
     this.#excuse(key);
@@ -274,7 +274,6 @@ export class ChaosWorld {
         durationMs: TAKEOVER_MS,
         isGone: (other) => Promise.resolve(this.#gone.has(other)),
       },
-      storageRoot: "/storage",
       synced: false,
       hiddenPaths: [],
       leaseSeconds: AGENT_LEASE_SECONDS,
@@ -401,10 +400,10 @@ export class ChaosWorld {
       const wrong = [
         ...sessions.filter(({ status }) => status !== "READY").map((s) => `${this.#keyOf(s)} is ${s.status}`),
         ...sessions.filter(({ holder }) => !leases.has(holder)).map((s) => `nobody holds ${this.#keyOf(s)}`),
-        ...this.machine.agents.filter(({ alive, spec }) => alive && !wanted.has(spec.agentId))
-          .map(({ spec }) => `nobody wants the agent of ${this.#keyOf(spec)}, epoch ${spec.epoch}`),
+        ...this.machine.agents.filter((agent) => agent.alive && !wanted.has(agent.agentId))
+          .map(({ session }) => `nobody wants an agent of ${this.#keyOf(session)}`),
         ...sessions.filter(({ agentId }) =>
-          !this.machine.agents.some(({ alive, spec }) => alive && spec.agentId === agentId)
+          !this.machine.agents.some((agent) => agent.alive && agent.agentId === agentId)
         ).map((s) => `${this.#keyOf(s)} has no agent`),
       ];
       if (leases.size !== this.nodes.length) wrong.push(`there are ${leases.size} leases`);

@@ -40,7 +40,7 @@ if (bazel && !IS_FURTHER) {
     const seen = await Deno.readTextFile(join(bob.path, "bazel-bin/seen"));
     assert.match(seen, /PATH=/, "what is its own can be read");
     assert.match(seen, new RegExp(bob.path), "and its own server's command line");
-    for (const hidden of [SECRET, "PRIVATE KEY", ann.path, "/ann", "ann:", "SQLite format", ".warm"]) {
+    for (const hidden of [SECRET, "PRIVATE KEY", ann.path, "/ann", "ann:", "SQLite format", ".agents"]) {
       assert(!seen.includes(hidden), `${hidden}: ${seen.slice(0, 4000)}`);
     }
   });

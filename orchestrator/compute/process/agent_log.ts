@@ -1,4 +1,4 @@
-import { fstatSync, mkdirSync, readSync, renameSync } from "node:fs";
+import { fstatSync, lstatSync, mkdirSync, readSync, renameSync } from "node:fs";
 import { join } from "node:path";
 
 /** The file in a session's storage directory that takes the agent's standard error. */
@@ -16,11 +16,12 @@ export function rotateAgentLog(storageDirectory: string): void {
 }
 
 /**
- * Makes the log of an agent that was started ahead the log of its session: whoever writes there goes on. A log that is
- * gone, or a disk that is full, keeps no agent from its session.
+ * Makes an agent's log, which is in its own folder, the log of its session: whoever writes there goes on. Does nothing when
+ * it was moved before. A log that is gone, or a disk that is full, keeps no agent from its session.
  */
 export function moveAgentLog(from: string, to: string): void {
   try {
+    lstatSync(agentLogFile(from));
     mkdirSync(to, { recursive: true, mode: 0o700 });
     rotateAgentLog(to);
     renameSync(agentLogFile(from), agentLogFile(to));

@@ -17,8 +17,8 @@ export interface AgentUser {
 }
 
 const PASSWD = "/etc/passwd";
-/** Where programs of the system are. */
-const PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/** Where programs of the system are: a PATH. */
+export const PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** Larger ones mean something else to some system calls. */
 const MAX_ID = 2 ** 31 - 1;
 const STICKY = 0o1000;

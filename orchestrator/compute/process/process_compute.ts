@@ -13,7 +13,7 @@ import { sentence } from "../../../proto/base/errors.ts";
 import {
   type AgentListening,
   AgentListeningSchema,
-  AgentSpecSchema,
+  BlankAgentSchema,
 } from "../../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import {
   type IssueCertificateRequest,
@@ -22,17 +22,24 @@ import {
   IssueCertificateResponseSchema,
 } from "../../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import { agentEnvironment, defaultOutputBase, environmentOf } from "./agent_environment.ts";
-import { type AgentUser, makeStorage, removeStorage } from "./agent_user.ts";
-import { agentLogFile, lastLine, lastWords, moveAgentLog, rotateAgentLog } from "./agent_log.ts";
+import { AdoptedProcess } from "./adopted_process.ts";
+import { agentsFolder, aliveFile, foldersOfGone, makeAgentFolder, removeAgentFolder } from "./agent_folder.ts";
+import { type AgentUser, makeStorage } from "./agent_user.ts";
+import { agentLogFile, lastLine, lastWords, moveAgentLog } from "./agent_log.ts";
 import {
   type AgentFailure,
   type AgentSpec,
   AgentStartError,
+  type BlankAgent,
   type ComputeService,
   type RunningAgent,
+  type StartFor,
+  type StartOptions,
   type WholeSpec,
 } from "../compute_service.ts";
 import type { AgentEndpoint } from "../../store/agent_endpoint.ts";
+import type { SessionKey } from "../../store/session.ts";
+import { storageDirectory } from "./storage_path.ts";
 import { OutputLines } from "./output_lines.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
@@ -42,6 +49,8 @@ const LOOPBACK = "127.0.0.1";
 export interface ProcessComputeOptions {
   /** The agent program and its fixed arguments; the program's path is absolute. */
   readonly command: readonly [program: string, ...args: string[]];
+  /** Where sessions have their storage, and agents their folders. Absolute. */
+  readonly storageRoot: string;
   /** The environment from which agents inherit what they may. */
   readonly environment: Readonly<Record<string, string>>;
   /** The IP address on which agents listen. @default the loopback interface's */
@@ -62,7 +71,8 @@ export interface ProcessComputeOptions {
 
 /**
  * Agents as processes on this machine. Each is the leader of its own session, so it gets no terminal signals and lives
- * on when the orchestrator dies; its standard error goes to `agent.log` in its storage directory.
+ * on when the orchestrator dies; its standard error goes to `agent.log` in its own folder, and in its session's storage once
+ * it has one.
  */
 export class ProcessCompute implements ComputeService {
   readonly name = "process";
@@ -73,12 +83,15 @@ export class ProcessCompute implements ComputeService {
     return this.options.region ?? "";
   }
 
-  async start(spec: AgentSpec, signal: AbortSignal, onStep: (step: string) => void): Promise<RunningAgent> {
-    const { child, log } = this.#spawn(spec);
-    let served = spec;
+  async start(blank: BlankAgent, { signal, onStep, session }: StartOptions): Promise<RunningAgent> {
+    const folder = join(agentsFolder(this.options.storageRoot), blank.agentId);
+    /** Whom the agent serves, or will. */
+    const served: Served = { session, folder, logFolder: folder };
+    const { child, log } = this.#spawn(folder, session);
     const ended = exitOf(child).then((how) => {
       const words = lastWords(log);
       closeSync(log);
+      this.#clearUp(served);
       return endFailure(served, how, words);
     });
     // Both are told apart from the process's end by `ended`.
@@ -92,30 +105,32 @@ export class ProcessCompute implements ComputeService {
       if (child.pid === undefined) throw asError(await ended);
       onStep("agent process started");
       const { certify } = this.options;
-      const whole = create(AgentSpecSchema, { ...this.complete(spec), enrolsByPipe: certify !== undefined });
-      child.stdin!.write(toJsonString(AgentSpecSchema, whole) + "\n");
-      const said = new AgentWords(child, spec, ended);
+      const { agentId, leaseSeconds, trust } = blank;
+      const whole = create(BlankAgentSchema, {
+        ...{ agentId, leaseSeconds, folder, aliveFile: aliveFile(folder) },
+        ...trust,
+        enrolsByPipe: certify !== undefined,
+      });
+      child.stdin!.write(toJsonString(BlankAgentSchema, whole) + "\n");
+      const said = new AgentWords(child, blank, served, ended);
       if (certify) {
         const request = await said.next(IssueCertificateRequestSchema);
         const lost = ended.then((failure) => {
           throw asError(failure);
         });
-        const answer = await Promise.race([certified(request, certify, spec), lost]);
+        const answer = await Promise.race([certified(request, certify, served), lost]);
         child.stdin!.write(toJsonString(IssueCertificateResponseSchema, answer) + "\n");
       }
       child.stdin!.end();
       const { port, commandPort } = await said.next(AgentListeningSchema, isWhole);
-      return {
-        handle: String(child.pid),
+      return this.#running({
+        handle: `${child.pid} ${folder}`,
         endpoint: { host: this.options.listenAddress ?? LOOPBACK, port, commandPort },
+        served,
         ended,
-        assigned: (next) => {
-          served = next;
-          this.#hand(spec.storageDirectory, next.storageDirectory);
-        },
-        terminate: () => void child.kill("SIGTERM"),
-        kill: () => void child.kill("SIGKILL"),
-      };
+        signal: (name) => void child.kill(`SIG${name}`),
+        letGo() {},
+      });
     } catch (e) {
       child.kill("SIGKILL");
       await ended;
@@ -126,14 +141,65 @@ export class ProcessCompute implements ComputeService {
     }
   }
 
-  adopt(handle: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
-    const assigned = (next: AgentSpec) => this.#hand(storageDirectory, next.storageDirectory);
-    // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
-    // by its lease.
-    return { handle, endpoint, assigned, terminate() {}, kill() {} };
+  adopt(handle: string, endpoint: AgentEndpoint, session?: StartFor): RunningAgent {
+    const [, pid, folder = ""] = /^(\d+) (.+)$/s.exec(handle) ?? [];
+    const served: Served = { session, folder, logFolder: session ? this.#storage(session) : folder };
+    if (pid === undefined) {
+      // Of an orchestrator from before there were such files. Whether the process is still the agent nobody knows, so it is
+      // left to its lease, and what comes after waits for the storage's lock.
+      const left = Promise.withResolvers<AgentFailure>();
+      const leave = () => left.resolve(adoptedEnded(served));
+      return this.#running({ handle, endpoint, served, ended: left.promise, signal: leave, letGo() {} });
+    }
+    const process = new AdoptedProcess(Number(pid), folder, this.options.user);
+    return this.#running({
+      ...{ handle, endpoint, served },
+      ended: process.ended.then(() => {
+        this.#clearUp(served);
+        return adoptedEnded(served);
+      }),
+      signal: (name) => process.signal(name),
+      letGo: () => process.letGo(),
+    });
   }
 
-  /** Gives an agent that was started ahead its session's storage. */
+  #running({ handle, endpoint, served, ended, signal, letGo }: {
+    handle: string;
+    endpoint: AgentEndpoint;
+    served: Served;
+    ended: Promise<AgentFailure>;
+    signal(name: "TERM" | "KILL"): void;
+    letGo(): void;
+  }): RunningAgent {
+    return {
+      ...{ handle, endpoint, ended, letGo },
+      get log() {
+        return `in ${agentLogFile(served.logFolder)}`;
+      },
+      assign: (spec) => {
+        const storage = this.#storage(spec);
+        this.#hand(served.folder, storage);
+        Object.assign(served, { session: spec, logFolder: storage });
+        return this.#complete(spec, storage);
+      },
+      terminate: () => signal("TERM"),
+      kill: () => signal("KILL"),
+    };
+  }
+
+  /** After an agent's end. The log of one that has not got as far as a session is kept until the sweep. */
+  #clearUp(served: Served): void {
+    if (!served.session) return;
+    served.logFolder = this.#storage(served.session);
+    this.#hand(served.folder, served.logFolder);
+    void removeAgentFolder(served.folder, this.options.user).catch(() => {/* The sweep tries again. */});
+  }
+
+  #storage(session: SessionKey): string {
+    return storageDirectory(this.options.storageRoot, session);
+  }
+
+  /** Makes a session's storage, and gives it the log of its agent. */
   #hand(from: string, to: string): void {
     try {
       makeStorage(to, this.options.user);
@@ -143,19 +209,19 @@ export class ProcessCompute implements ComputeService {
     moveAgentLog(from, to);
   }
 
-  inherit(from: string, to: string): string | undefined {
+  inherit(from: SessionKey, to: SessionKey): string | undefined {
     // Without a namespace a server's state may name its own folder.
-    if (this.options.environment.RBS_NAMESPACE === "none" || exists(to)) return undefined;
+    if (this.options.environment.RBS_NAMESPACE === "none" || exists(this.#storage(to))) return undefined;
     try {
-      Deno.renameSync(from, to);
+      Deno.renameSync(this.#storage(from), this.#storage(to));
       return undefined;
     } catch (e) {
       return e instanceof Deno.errors.NotFound ? undefined : sentence(e);
     }
   }
 
-  complete(spec: AgentSpec): WholeSpec {
-    return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment) };
+  #complete(spec: AgentSpec, storageDirectory: string): WholeSpec {
+    return { ...spec, storageDirectory, defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment) };
   }
 
   /** What agents inherit, and so what their sessions have. */
@@ -164,49 +230,48 @@ export class ProcessCompute implements ComputeService {
     return user ? environmentOf(user, environment) : environment;
   }
 
-  async sweep(warmFolder: string, keep: () => Promise<ReadonlySet<string>>): Promise<void> {
-    let left: string[] = [];
-    try {
-      left = Array.from(Deno.readDirSync(warmFolder), ({ name }) => join(warmFolder, name));
-    } catch (e) {
-      if (!(e instanceof Deno.errors.NotFound)) throw e;
-    }
-    const kept = await keep();
+  async sweep(): Promise<void> {
+    const { storageRoot, user } = this.options;
     const failed: unknown[] = [];
-    for (const folder of left) {
+    for (const folder of foldersOfGone(storageRoot)) {
       // One that cannot be removed keeps no other.
-      if (!kept.has(folder)) await removeStorage(folder, this.options.user).catch((e) => failed.push(e));
+      await removeAgentFolder(folder, user).catch((e) => failed.push(e));
     }
     if (failed.length > 0) throw failed[0];
   }
 
   /** @returns `log`: the agent's log, open for reading; the caller closes it */
-  #spawn(spec: AgentSpec): { child: ChildProcess; log: number } {
+  #spawn(folder: string, session: StartFor | undefined): { child: ChildProcess; log: number } {
     const [program, ...args] = this.options.command;
+    const { user } = this.options;
     let log: number | undefined;
+    /** What cannot be made. */
+    let place = folder;
     try {
-      makeStorage(spec.storageDirectory, this.options.user);
-      rotateAgentLog(spec.storageDirectory);
+      makeAgentFolder(folder, user);
       // A new file, whatever somebody has put in its place.
-      log = openSync(agentLogFile(spec.storageDirectory), "ax+", 0o600);
+      log = openSync(agentLogFile(folder), "ax+", 0o600);
+      // While nothing runs yet: a session whose storage is lost needs no agent.
+      if (session) makeStorage(place = this.#storage(session), user);
     } catch (cause) {
+      if (log !== undefined) closeSync(log);
       throw new AgentStartError(
-        `The session's storage ${spec.storageDirectory} cannot be written (${
+        `${session ? "The session's" : "An agent's"} storage ${place} cannot be written (${
           sentence(cause)
-        }): free it, or start the ` +
-          `orchestrator with another --storage-root.`,
+        }): free it, ` +
+          `or start the orchestrator with another --storage-root.`,
         false,
         cause,
       );
     }
     try {
       const child = spawn(program, args, {
-        cwd: spec.storageDirectory,
+        cwd: folder,
         detached: true,
         env: agentEnvironment(this.#environment, this.options),
         stdio: ["pipe", "pipe", log],
         // With them the kernel drops all groups of root's as well (std::process of Rust, which Deno uses).
-        ...this.options.user && { uid: this.options.user.uid, gid: this.options.user.gid },
+        ...user && { uid: user.uid, gid: user.gid },
       });
       return { child, log };
     } catch (cause) {
@@ -214,6 +279,20 @@ export class ProcessCompute implements ComputeService {
       throw asError(notExecuted(program, cause));
     }
   }
+}
+
+/** What an agent does, for messages about it. */
+interface Served {
+  /** Undefined: it was started ahead, for any session. */
+  session?: StartFor;
+  /** Its own folder, see agent_folder.ts. */
+  folder: string;
+  /** Where its log is. */
+  logFolder: string;
+}
+
+function nameOf({ session }: Served): string {
+  return session ? `The agent of ${JSON.stringify(session.sourcePath)}` : "An agent that was started ahead";
 }
 
 function exists(path: string): boolean {
@@ -245,17 +324,21 @@ function notExecuted(program: string, cause: unknown): AgentFailure {
 }
 
 /** @param words The last that it said. */
-function endFailure(spec: AgentSpec, how: Exit, words: string): AgentFailure {
+function endFailure(served: Served, how: Exit, words: string): AgentFailure {
   if ("error" in how) return notExecuted(how.program, how.error);
-  const log = agentLogFile(spec.storageDirectory);
-  const agent = spec.warm ? "An agent that was started ahead" : `The agent of ${JSON.stringify(spec.sourcePath)}`;
+  const log = agentLogFile(served.logFolder);
   return {
-    reason: `${agent} ended ` +
+    reason: `${nameOf(served)} ended ` +
       `(${how.signal ? `signal ${how.signal}` : `exit code ${how.code}`})` +
       (words ? `: ${words.replace(/[.:\s]+$/, "")}; more stands in ${log}.` : `, and its log ${log} says nothing.`),
     // An agent that ends itself will most likely do so again; one that was killed need not.
     transient: how.signal !== null,
   };
+}
+
+/** Of the end of a process that is no child of ours nothing more is known. */
+function adoptedEnded(served: Served): AgentFailure {
+  return { reason: `${nameOf(served)} ended; its log is in ${agentLogFile(served.logFolder)}.`, transient: true };
 }
 
 function asError({ reason, transient }: AgentFailure): AgentStartError {
@@ -265,13 +348,15 @@ function asError({ reason, transient }: AgentFailure): AgentStartError {
 /** What an agent says on its standard output: messages as lines of JSON. */
 class AgentWords {
   readonly #child: ChildProcess;
-  readonly #spec: AgentSpec;
+  readonly #blank: BlankAgent;
+  readonly #served: Served;
   readonly #ended: Promise<AgentFailure>;
   readonly #lines: OutputLines;
 
-  constructor(child: ChildProcess, spec: AgentSpec, ended: Promise<AgentFailure>) {
+  constructor(child: ChildProcess, blank: BlankAgent, served: Served, ended: Promise<AgentFailure>) {
     this.#child = child;
-    this.#spec = spec;
+    this.#blank = blank;
+    this.#served = served;
     this.#ended = ended;
     this.#lines = new OutputLines(child.stdout!);
   }
@@ -289,9 +374,9 @@ class AgentWords {
     } catch (cause) {
       throw new AgentStartError(
         `${this.#child.spawnfile} is not an agent of this version of RBS (it says ${
-          JSON.stringify(lastLine(line.replaceAll(this.#spec.bootstrapToken || "\n", "…")))
+          JSON.stringify(lastLine(line.replaceAll(this.#blank.trust?.bootstrapToken || "\n", "…")))
         } instead of an ${schema.name}): build it anew, or name another with --agent; its log is ${
-          agentLogFile(this.#spec.storageDirectory)
+          agentLogFile(this.#served.logFolder)
         }.`,
         false,
         cause,
@@ -312,13 +397,12 @@ function isPort(port: number): boolean {
 async function certified(
   request: IssueCertificateRequest,
   certify: NonNullable<ProcessComputeOptions["certify"]>,
-  spec: AgentSpec,
+  served: Served,
 ): Promise<IssueCertificateResponse> {
   try {
     return create(IssueCertificateResponseSchema, await certify(request));
   } catch (cause) {
-    const agent = spec.warm ? "An agent that was started ahead" : `The agent of ${JSON.stringify(spec.sourcePath)}`;
-    throw new AgentStartError(`${agent} gets no certificate (${sentence(cause)}); try again.`, true, cause);
+    throw new AgentStartError(`${nameOf(served)} gets no certificate (${sentence(cause)}); try again.`, true, cause);
   }
 }
 

@@ -20,11 +20,6 @@ export function safeComponent(userId: string): string {
   return escaped.slice(0, 150) + "%%" + createHash("sha256").update(userId).digest("hex");
 }
 
-/** Where agents of the warm pool have a folder each. No user's: those have no dot at their beginning. */
-export function warmFolder(root: string): string {
-  return join(root, ".warm");
-}
-
 /** A session's own folder: `<storage root>/<user>/<repo hash>-<server id>`, or without the latter where there is none. */
 export function storageDirectory(root: string, { userId, repoHash, serverId }: SessionKey): string {
   return join(root, safeComponent(userId), serverId === "" ? repoHash : `${repoHash}-${serverId}`);

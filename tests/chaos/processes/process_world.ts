@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { TestWorkspace } from "../../../agent/test_agent.ts";
-import { warmFolder } from "../../../orchestrator/compute/process/storage_path.ts";
+import { agentsFolder } from "../../../orchestrator/compute/process/agent_folder.ts";
 import { openAuthority } from "../../../orchestrator/identity/local_keys.ts";
 import { keyText, type Session, type SessionKey } from "../../../orchestrator/store/session.ts";
 import { SqliteStore } from "../../../orchestrator/store/sqlite_store.ts";
@@ -587,13 +587,13 @@ export class ProcessWorld implements World {
       const leases = new Set((await this.#store.leases.list()).map(({ id }) => id));
       const waiting = await this.#store.warmAgents.list();
       const { agents, strays } = await this.#look();
+      const isThat = (handle: string, pid: number) => handle.startsWith(`${pid} `);
+      const blankFolder = (agentId: string) => join(agentsFolder("."), agentId);
       const isAgent = (handle: string, folder: string) =>
-        agents.some((agent) => String(agent.pid) === handle && agent.folder === folder);
+        agents.some((agent) => isThat(handle, agent.pid) && agent.folder === folder);
       const isWanted = ({ pid, folder }: (typeof agents)[number]) =>
-        sessions.some((session) => session.handle === String(pid) && keyText(session) === folder) ||
-        waiting.some(({ handle, storageDirectory }) =>
-          handle === String(pid) && storageDirectory === join(this.#storage, folder)
-        );
+        sessions.some((session) => isThat(session.handle, pid) && keyText(session) === folder) ||
+        waiting.some(({ handle, agentId }) => isThat(handle, pid) && blankFolder(agentId) === folder);
       const { warm } = this.setup;
       return [
         ...leases.size === this.nodes.length ? [] : [`there are ${leases.size} leases`],
@@ -605,7 +605,7 @@ export class ProcessWorld implements World {
         )
           .map((id) => `the pool of ${id} is not full`),
         ...waiting.filter(({ owner }) => !leases.has(owner)).map(({ id }) => `nobody holds the warm agent ${id}`),
-        ...waiting.filter(({ handle, id }) => !isAgent(handle, join(warmFolder("."), id)))
+        ...waiting.filter(({ handle, agentId }) => !isAgent(handle, blankFolder(agentId)))
           .map(({ id }) => `the warm agent ${id} is not there`),
         ...agents.filter((agent) => !isWanted(agent)).map(({ pid, folder }) =>
           `nobody wants ${pid}, agent in ${folder}`

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file rbs/v1/agent.proto.
  */
 export const file_rbs_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiRQoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYAiABKAkSDAoEdGVybRgDIAEoDSIdCglTdG9wQWdlbnQSEAoIZ3JhY2VfbXMYASABKA0izgEKEVN1cGVydmlzZVJlc3BvbnNlEg4KBHN0ZXAYASABKAlIABIjCgVyZWFkeRgCIAEoCzISLnJicy52MS5BZ2VudFJlYWR5SAASJQoGZmFpbGVkGAMgASgLMhMucmJzLnYxLkFnZW50RmFpbGVkSAASKQoIYWN0aXZpdHkYBCABKAsyFS5yYnMudjEuQWdlbnRBY3Rpdml0eUgAEicKB3dhaXRpbmcYBSABKAsyFC5yYnMudjEuQWdlbnRXYWl0aW5nSABCCQoHbWVzc2FnZSJQCgpBZ2VudFJlYWR5EhAKCHdhcm5pbmdzGAEgAygJEhIKCnNhbWVfcGF0aHMYAiABKAgSHAoUbWlzc2luZ19pbnN0YWxsX2Jhc2UYAyABKAkiMAoLQWdlbnRGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXRyYW5zaWVudBgCIAEoCCIOCgxBZ2VudFdhaXRpbmciKQoNQWdlbnRBY3Rpdml0eRIYChBydW5uaW5nX2NvbW1hbmRzGAEgASgNIvsDCglBZ2VudFNwZWMSDwoHdXNlcl9pZBgBIAEoCRIRCglyZXBvX2hhc2gYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRINCgVlcG9jaBgEIAEoDRITCgtzb3VyY2VfcGF0aBgFIAEoCRIXCg9zdGFydHVwX29wdGlvbnMYBiADKAkSGQoRc3RvcmFnZV9kaXJlY3RvcnkYByABKAkSFAoMYWNjZXNzX3Rva2VuGAggASgJEhUKDWxlYXNlX3NlY29uZHMYCiABKA0SDgoGc3luY2VkGAsgASgIEhQKDGhpZGRlbl9wYXRocxgMIAMoCRIbChNkZWZhdWx0X291dHB1dF9iYXNlGBQgASgJEgwKBHdhcm0YFSABKAgSEAoIYWdlbnRfaWQYDSABKAkSHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYDiABKAkSFwoPYm9vdHN0cmFwX3Rva2VuGA8gASgJEhMKC2F1dGhvcml0aWVzGBAgASgJEhQKDHRydXN0X2RvbWFpbhgRIAEoCRImCgZsaW1pdHMYFiABKAsyFi5yYnMudjEuUmVzb3VyY2VMaW1pdHMSEwoLdW5zaGFyZV9uZXQYFyABKAgSFgoOZW5yb2xzX2J5X3BpcGUYGCABKAgSEQoJc2VydmVyX2lkGBkgASgJSgQICRAKIkgKDlJlc291cmNlTGltaXRzEhQKDG1lbW9yeV9ieXRlcxgBIAEoBBISCgpjcHVfbWlsbGlzGAIgASgNEgwKBHBpZHMYAyABKA0iNAoOQWdlbnRMaXN0ZW5pbmcSDAoEcG9ydBgBIAEoDRIUCgxjb21tYW5kX3BvcnQYAiABKA0yogEKBUFnZW50ElMKDkV4ZWN1dGVDb21tYW5kEh0ucmJzLnYxLkV4ZWN1dGVDb21tYW5kUmVxdWVzdBoeLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlc3BvbnNlKAEwARJECglTdXBlcnZpc2USGC5yYnMudjEuU3VwZXJ2aXNlUmVxdWVzdBoZLnJicy52MS5TdXBlcnZpc2VSZXNwb25zZSgBMAFiBnByb3RvMw");
+  fileDesc("ChJyYnMvdjEvYWdlbnQucHJvdG8SBnJicy52MSLCAQoVRXhlY3V0ZUNvbW1hbmRSZXF1ZXN0EiMKBGluaXQYASABKAsyEy5yYnMudjEuQ29tbWFuZEluaXRIABIPCgVzdGRpbhgCIAEoDEgAEisKDHN0ZGluX2Nsb3NlZBgDIAEoCzITLnJicy52MS5TdGRpbkNsb3NlZEgAEikKC3dpbmRvd19zaXplGAQgASgLMhIucmJzLnYxLldpbmRvd1NpemVIABIQCgZzaWduYWwYBSABKAlIAEIJCgdtZXNzYWdlIrMBCgtDb21tYW5kSW5pdBIMCgRhcmdzGAEgAygJEikKA2VudhgCIAMoCzIcLnJicy52MS5Db21tYW5kSW5pdC5FbnZFbnRyeRIZChF3b3JraW5nX2RpcmVjdG9yeRgDIAEoCRIkCgh0ZXJtaW5hbBgEIAEoCzISLnJicy52MS5XaW5kb3dTaXplGioKCEVudkVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiDQoLU3RkaW5DbG9zZWQiKwoKV2luZG93U2l6ZRIPCgdjb2x1bW5zGAEgASgNEgwKBHJvd3MYAiABKA0iXAoWRXhlY3V0ZUNvbW1hbmRSZXNwb25zZRIQCgZzdGRvdXQYASABKAxIABIQCgZzdGRlcnIYAiABKAxIABITCglleGl0X2NvZGUYAyABKAVIAEIJCgdtZXNzYWdlIowBChBTdXBlcnZpc2VSZXF1ZXN0EiUKCXNldF9lcG9jaBgBIAEoCzIQLnJicy52MS5TZXRFcG9jaEgAEiEKBHN0b3AYAiABKAsyES5yYnMudjEuU3RvcEFnZW50SAASIwoGYXNzaWduGAMgASgLMhEucmJzLnYxLkFnZW50U3BlY0gAQgkKB21lc3NhZ2UiRQoIU2V0RXBvY2gSDQoFZXBvY2gYASABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYAiABKAkSDAoEdGVybRgDIAEoDSIdCglTdG9wQWdlbnQSEAoIZ3JhY2VfbXMYASABKA0izgEKEVN1cGVydmlzZVJlc3BvbnNlEg4KBHN0ZXAYASABKAlIABIjCgVyZWFkeRgCIAEoCzISLnJicy52MS5BZ2VudFJlYWR5SAASJQoGZmFpbGVkGAMgASgLMhMucmJzLnYxLkFnZW50RmFpbGVkSAASKQoIYWN0aXZpdHkYBCABKAsyFS5yYnMudjEuQWdlbnRBY3Rpdml0eUgAEicKB3dhaXRpbmcYBSABKAsyFC5yYnMudjEuQWdlbnRXYWl0aW5nSABCCQoHbWVzc2FnZSJQCgpBZ2VudFJlYWR5EhAKCHdhcm5pbmdzGAEgAygJEhIKCnNhbWVfcGF0aHMYAiABKAgSHAoUbWlzc2luZ19pbnN0YWxsX2Jhc2UYAyABKAkiMAoLQWdlbnRGYWlsZWQSDgoGcmVhc29uGAEgASgJEhEKCXRyYW5zaWVudBgCIAEoCCIOCgxBZ2VudFdhaXRpbmciKQoNQWdlbnRBY3Rpdml0eRIYChBydW5uaW5nX2NvbW1hbmRzGAEgASgNItMBCgpCbGFua0FnZW50EhAKCGFnZW50X2lkGAEgASgJEg4KBmZvbGRlchgCIAEoCRISCgphbGl2ZV9maWxlGAMgASgJEhUKDWxlYXNlX3NlY29uZHMYBCABKA0SHAoUb3JjaGVzdHJhdG9yX2FkZHJlc3MYBSABKAkSFwoPYm9vdHN0cmFwX3Rva2VuGAYgASgJEhMKC2F1dGhvcml0aWVzGAcgASgJEhQKDHRydXN0X2RvbWFpbhgIIAEoCRIWCg5lbnJvbHNfYnlfcGlwZRgJIAEoCCL0AgoJQWdlbnRTcGVjEg8KB3VzZXJfaWQYASABKAkSEQoJcmVwb19oYXNoGAIgASgJEhIKCnNlc3Npb25faWQYAyABKAkSDQoFZXBvY2gYBCABKA0SEwoLc291cmNlX3BhdGgYBSABKAkSFwoPc3RhcnR1cF9vcHRpb25zGAYgAygJEhkKEXN0b3JhZ2VfZGlyZWN0b3J5GAcgASgJEhQKDGFjY2Vzc190b2tlbhgIIAEoCRIOCgZzeW5jZWQYCyABKAgSFAoMaGlkZGVuX3BhdGhzGAwgAygJEhAKCGFnZW50X2lkGA0gASgJEhsKE2RlZmF1bHRfb3V0cHV0X2Jhc2UYFCABKAkSJgoGbGltaXRzGBYgASgLMhYucmJzLnYxLlJlc291cmNlTGltaXRzEhMKC3Vuc2hhcmVfbmV0GBcgASgIEhEKCXNlcnZlcl9pZBgZIAEoCUoECAkQCkoECAoQC0oECA4QEkoECBUQFkoECBgQGSJICg5SZXNvdXJjZUxpbWl0cxIUCgxtZW1vcnlfYnl0ZXMYASABKAQSEgoKY3B1X21pbGxpcxgCIAEoDRIMCgRwaWRzGAMgASgNIjQKDkFnZW50TGlzdGVuaW5nEgwKBHBvcnQYASABKA0SFAoMY29tbWFuZF9wb3J0GAIgASgNMqIBCgVBZ2VudBJTCg5FeGVjdXRlQ29tbWFuZBIdLnJicy52MS5FeGVjdXRlQ29tbWFuZFJlcXVlc3QaHi5yYnMudjEuRXhlY3V0ZUNvbW1hbmRSZXNwb25zZSgBMAESRAoJU3VwZXJ2aXNlEhgucmJzLnYxLlN1cGVydmlzZVJlcXVlc3QaGS5yYnMudjEuU3VwZXJ2aXNlUmVzcG9uc2UoATABYgZwcm90bzM");
 
 /**
  * @generated from message rbs.v1.ExecuteCommandRequest
@@ -206,7 +206,7 @@ export type SuperviseRequest = Message<"rbs.v1.SuperviseRequest"> & {
     case: "stop";
   } | {
     /**
-     * For an agent that says `waiting`: the session that it serves from now on. Another agent ignores it.
+     * The session that an agent which says `waiting` serves from now on. One that has a session ignores it.
      *
      * @generated from field: rbs.v1.AgentSpec assign = 3;
      */
@@ -312,7 +312,7 @@ export type SuperviseResponse = Message<"rbs.v1.SuperviseResponse"> & {
     case: "activity";
   } | {
     /**
-     * It was started ahead and has no session yet. Sent at once to each new Supervise call while that is so.
+     * It has no session yet. Sent at once to each new Supervise call while that is so.
      *
      * @generated from field: rbs.v1.AgentWaiting waiting = 5;
      */
@@ -414,8 +414,87 @@ export const AgentActivitySchema: GenMessage<AgentActivity> = /*@__PURE__*/
   messageDesc(file_rbs_v1_agent, 12);
 
 /**
- * What an agent must know to serve a session. Written by the orchestrator to the agent's standard input as JSON
- * (protobuf's own JSON form) on one line, since it holds secrets; nothing of it stands on a command line.
+ * What an agent is started with. Every agent starts blank: it gets a certificate, listens, says `waiting` to whoever
+ * supervises it, and serves nobody until it is assigned a session. Written to the agent's standard input as JSON (protobuf's
+ * own JSON form) on one line, since it holds a secret; nothing of it stands on a command line.
+ *
+ * @generated from message rbs.v1.BlankAgent
+ */
+export type BlankAgent = Message<"rbs.v1.BlankAgent"> & {
+  /**
+   * Names the agent in its certificate: 32 lowercase hex digits, different for each agent.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId: string;
+
+  /**
+   * A folder for what it needs before it has a session. Absolute; the agent removes it in the end.
+   *
+   * @generated from field: string folder = 2;
+   */
+  folder: string;
+
+  /**
+   * A file that the agent locks (flock, exclusive) for as long as it lives, so that anybody on its machine can tell. Absolute;
+   * it exists. Empty: none.
+   *
+   * @generated from field: string alive_file = 3;
+   */
+  aliveFile: string;
+
+  /**
+   * An agent that nobody supervises for this long, and that runs no command, ends itself. Seconds.
+   *
+   * @generated from field: uint32 lease_seconds = 4;
+   */
+  leaseSeconds: number;
+
+  /**
+   * Where it gets its certificate: "host:port" of the orchestrator.
+   *
+   * @generated from field: string orchestrator_address = 5;
+   */
+  orchestratorAddress: string;
+
+  /**
+   * Good for one certificate, and not for long. A secret.
+   *
+   * @generated from field: string bootstrap_token = 6;
+   */
+  bootstrapToken: string;
+
+  /**
+   * PEM: whom it trusts.
+   *
+   * @generated from field: string authorities = 7;
+   */
+  authorities: string;
+
+  /**
+   * @generated from field: string trust_domain = 8;
+   */
+  trustDomain: string;
+
+  /**
+   * Who started the agent gets it its first certificate, which saves it a connection: before AgentListening it prints an
+   * IssueCertificateRequest, as one line of JSON, and reads the IssueCertificateResponse as the next line of its standard
+   * input. False: it calls the orchestrator.
+   *
+   * @generated from field: bool enrols_by_pipe = 9;
+   */
+  enrolsByPipe: boolean;
+};
+
+/**
+ * Describes the message rbs.v1.BlankAgent.
+ * Use `create(BlankAgentSchema)` to create a new message.
+ */
+export const BlankAgentSchema: GenMessage<BlankAgent> = /*@__PURE__*/
+  messageDesc(file_rbs_v1_agent, 13);
+
+/**
+ * What an agent must know to serve a session. It holds secrets, and is said to no one but the agent.
  *
  * @generated from message rbs.v1.AgentSpec
  */
@@ -453,8 +532,8 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   startupOptions: string[];
 
   /**
-   * The session's own folder, `<storage root>/<user>/<repo hash>[-<server id>]`; the output base is `out` in it, and `root` is what a
-   * synced session sees as /.
+   * The session's own folder, where the agent runs; the output base is `out` in it, and `root` is what a synced session sees
+   * as /. Absolute.
    *
    * @generated from field: string storage_directory = 7;
    */
@@ -464,13 +543,6 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
    * @generated from field: string access_token = 8;
    */
   accessToken: string;
-
-  /**
-   * An agent that nobody supervises for this long, and that runs no command, ends itself. Seconds.
-   *
-   * @generated from field: uint32 lease_seconds = 10;
-   */
-  leaseSeconds: number;
 
   /**
    * The agent shares no disk with the developer: the workspace is sent to it, and outputs are fetched from it.
@@ -488,53 +560,18 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   hiddenPaths: string[];
 
   /**
-   * The output base of a client that names none (jbazel): where its Bazel would have it. Absolute, or empty.
-   *
-   * @generated from field: string default_output_base = 20;
-   */
-  defaultOutputBase: string;
-
-  /**
-   * The agent is started ahead: it listens, and serves nobody until a supervisor assigns it a session. Only storage_directory
-   * (a folder of its own until then), lease_seconds and what it gets its certificate by are set; agent_id goes on in the
-   * session.
-   *
-   * @generated from field: bool warm = 21;
-   */
-  warm: boolean;
-
-  /**
-   * Names the agent in its certificate: 32 lowercase hex digits, different for each agent.
+   * The agent that this is for: one that is called otherwise refuses it.
    *
    * @generated from field: string agent_id = 13;
    */
   agentId: string;
 
   /**
-   * Where it gets its certificate: "host:port" of the orchestrator. Only at its start, as are the next three.
+   * The output base of a client that names none (jbazel): where its Bazel would have it. Absolute, or empty.
    *
-   * @generated from field: string orchestrator_address = 14;
+   * @generated from field: string default_output_base = 20;
    */
-  orchestratorAddress: string;
-
-  /**
-   * Good for one certificate, and not for long. A secret.
-   *
-   * @generated from field: string bootstrap_token = 15;
-   */
-  bootstrapToken: string;
-
-  /**
-   * PEM: whom it trusts.
-   *
-   * @generated from field: string authorities = 16;
-   */
-  authorities: string;
-
-  /**
-   * @generated from field: string trust_domain = 17;
-   */
-  trustDomain: string;
+  defaultOutputBase: string;
 
   /**
    * What the Bazel server and all that it starts may use together.
@@ -551,15 +588,6 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
   unshareNet: boolean;
 
   /**
-   * Who started the agent gets it its first certificate, which saves it a connection: before AgentListening it prints an
-   * IssueCertificateRequest, as one line of JSON, and reads the IssueCertificateResponse as the next line of its standard
-   * input. False: it calls the orchestrator.
-   *
-   * @generated from field: bool enrols_by_pipe = 24;
-   */
-  enrolsByPipe: boolean;
-
-  /**
    * As in Session.
    *
    * @generated from field: string server_id = 25;
@@ -572,7 +600,7 @@ export type AgentSpec = Message<"rbs.v1.AgentSpec"> & {
  * Use `create(AgentSpecSchema)` to create a new message.
  */
 export const AgentSpecSchema: GenMessage<AgentSpec> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 13);
+  messageDesc(file_rbs_v1_agent, 14);
 
 /**
  * 0: no limit.
@@ -605,7 +633,7 @@ export type ResourceLimits = Message<"rbs.v1.ResourceLimits"> & {
  * Use `create(ResourceLimitsSchema)` to create a new message.
  */
 export const ResourceLimitsSchema: GenMessage<ResourceLimits> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 14);
+  messageDesc(file_rbs_v1_agent, 15);
 
 /**
  * What an agent prints on its standard output, as one line of JSON, once it listens. Nothing follows.
@@ -629,7 +657,7 @@ export type AgentListening = Message<"rbs.v1.AgentListening"> & {
  * Use `create(AgentListeningSchema)` to create a new message.
  */
 export const AgentListeningSchema: GenMessage<AgentListening> = /*@__PURE__*/
-  messageDesc(file_rbs_v1_agent, 15);
+  messageDesc(file_rbs_v1_agent, 16);
 
 /**
  * One session's agent. Mutual TLS only. ExecuteCommand is for the session's owner, and carries `authorization: Bearer

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
-import { eventually, TestAgent, TestWorkspace } from "../test_agent.ts";
+import { TestAgent, TestWorkspace } from "../test_agent.ts";
 
 const there = (path: string) => Deno.stat(path).then(() => true, () => false);
 
@@ -16,10 +16,10 @@ async function children(pid: number): Promise<number[]> {
 
 Deno.test("an agent started ahead serves nobody, until it gets a session and serves it as any other does", async () => {
   await using workspace = await TestWorkspace.make();
-  await using agent = await TestAgent.start(workspace, { warm: true, startupOptions: workspace.startupOptions() });
+  await using agent = await TestAgent.start(workspace, { blank: true, startupOptions: workspace.startupOptions() });
   using supervisor = agent.supervise();
   await supervisor.find((m) => m.case === "waiting");
-  const warm = join(workspace.root, "warm");
+  const warm = agent.folder;
   assert(await there(warm));
   assert.equal(await there(join(workspace.storage, "out")), false);
   for (const token of ["access", ""]) {
@@ -40,19 +40,22 @@ Deno.test("an agent started ahead serves nobody, until it gets a session and ser
   const late = agent.execute({ args: ["bazel", "info"] }, "other");
   await assert.rejects(late.result, (e) => e instanceof RpcError && e.code === Code.UNAUTHENTICATED);
   assert((await children(agent.process.pid)).includes(maker), "and has made it");
-  await eventually("its former folder is gone", async () => !await there(warm));
+  assert(await there(warm), "it may not have done with it");
   assert.equal(await Deno.readLink(`/proc/${agent.process.pid}/cwd`), workspace.storage);
+  supervisor.call.send({ message: { case: "stop", value: { graceMs: 0 } } });
+  await agent.process.status;
+  assert.equal(await there(warm), false);
 });
 
 Deno.test("an agent started ahead that nobody wants ends by its lease, or when it is told to", async () => {
   await using workspace = await TestWorkspace.make();
-  await using agent = await TestAgent.start(workspace, { warm: true, leaseSeconds: 4 });
+  await using agent = await TestAgent.start(workspace, { blank: true, leaseSeconds: 4 });
   {
     using supervisor = agent.supervise();
     await supervisor.find((m) => m.case === "waiting");
   }
   assert.equal((await agent.process.status).code, 0);
-  await using second = await TestAgent.start(workspace, { warm: true });
+  await using second = await TestAgent.start(workspace, { blank: true });
   using supervisor = second.supervise();
   await supervisor.find((m) => m.case === "waiting");
   supervisor.call.send({ message: { case: "stop", value: { graceMs: 0 } } });
@@ -61,10 +64,20 @@ Deno.test("an agent started ahead that nobody wants ends by its lease, or when i
 
 Deno.test("an agent started ahead that is assigned no session ends, and says why in its log", async () => {
   await using workspace = await TestWorkspace.make();
-  await using agent = await TestAgent.start(workspace, { warm: true });
+  await using agent = await TestAgent.start(workspace, { blank: true });
   using supervisor = agent.supervise();
   await supervisor.find((m) => m.case === "waiting");
   supervisor.call.send({ message: { case: "assign", value: { ...agent.spec, accessToken: "" } } });
   assert.equal((await agent.process.status).code, 1);
   assert.match(agent.log, /the agent stops, since it was assigned no session: the AgentSpec has no accessToken/);
+});
+
+Deno.test("an agent refuses the session of another agent", async () => {
+  await using workspace = await TestWorkspace.make();
+  await using agent = await TestAgent.start(workspace, { blank: true });
+  using supervisor = agent.supervise();
+  await supervisor.find((m) => m.case === "waiting");
+  supervisor.call.send({ message: { case: "assign", value: { ...agent.spec, agentId: "6".repeat(32) } } });
+  assert.equal((await agent.process.status).code, 1);
+  assert.match(agent.log, /it was assigned no session: the AgentSpec is for another agent/);
 });
