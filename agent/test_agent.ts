@@ -169,6 +169,7 @@ export class TestAgent implements AsyncDisposable {
   readonly commandPort: number;
   readonly issuer: TestIssuer;
   readonly #callers: { user: Credentials; orchestrator: Credentials };
+  #first?: Supervisor;
   log = "";
   epoch = 1;
 
@@ -290,9 +291,9 @@ export class TestAgent implements AsyncDisposable {
     return agent;
   }
 
-  /** Gives the agent its session, and hangs up when it has taken it. */
+  /** Gives the agent its session. */
   async assign(): Promise<void> {
-    using supervisor = this.supervise();
+    const supervisor = this.#first = this.supervise();
     await supervisor.find((m) => m.case === "waiting");
     supervisor.call.send({ message: { case: "assign", value: this.spec } });
     await supervisor.find((m) => m.case !== "waiting");
@@ -345,8 +346,11 @@ export class TestAgent implements AsyncDisposable {
     return result;
   }
 
-  /** Opens Supervise. */
+  /** The call in which the agent got its session, at first; then, each time, another one. */
   supervise(): Supervisor {
+    const first = this.#first;
+    this.#first = undefined;
+    if (first) return first;
     const client = this.client("", this.#callers.orchestrator);
     return new Supervisor(client.supervise(), () => client.close());
   }
@@ -387,6 +391,7 @@ export class TestAgent implements AsyncDisposable {
       // It has ended.
     }
     await this.process.status;
+    this.#first?.[Symbol.dispose]();
     await this.issuer[Symbol.asyncDispose]();
     await this.process.stdout.cancel().catch(() => {});
   }
