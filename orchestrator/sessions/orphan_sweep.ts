@@ -7,16 +7,16 @@ import type { SessionStore } from "../store/session_store.ts";
 /** Options of {@link OrphanSweep}. */
 export interface OrphanSweepOptions {
   readonly store: SessionStore;
-  /** Milliseconds from the end of a sweep to the next. */
+  /** Pause between two sweeps, in milliseconds. */
   readonly intervalMs: number;
   readonly log: Log;
-  /** Moves a session on that nobody serves; any other one is left alone. */
+  /** Recovers a session if its agent is not served; leaves others alone. */
   mend(session: Session): Promise<void>;
 }
 
 /**
- * Looks again and again for sessions whose agent nobody serves, so that they need not wait for their next caller: an
- * agent's end that could not be written (a full disk) would keep its room for ever, and be listed as a server.
+ * Looks periodically for sessions whose agent is not served, so that they do not wait for their next caller. Otherwise
+ * an agent's end that could not be written (a full disk) would occupy its room forever, and be listed as a server.
  */
 export class OrphanSweep {
   readonly #options: OrphanSweepOptions;
@@ -27,11 +27,11 @@ export class OrphanSweep {
     this.#options = options;
   }
 
-  /** The first sweep is one interval from now. */
+  /** Starts; the first sweep is one interval from now. */
   start(): void {
     if (this.#stopped) return;
     this.#timer = setTimeout(() => this.#sweep(), this.#options.intervalMs);
-    // The timer alone is no reason for the program to go on.
+    // The timer alone must not keep the program running.
     unref(this.#timer);
   }
 
