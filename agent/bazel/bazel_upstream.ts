@@ -73,7 +73,7 @@ export class BazelUpstream {
       try {
         return { backend, stream: await backend.connection.start(path, request(backend), passed) };
       } catch (e) {
-        // It no longer listens, so it has not seen this call, and the next server can get it.
+        // The server no longer listens, so it has not seen this call, and the next server can get the call.
         this.#bazel.retire(backend);
         throw e;
       }

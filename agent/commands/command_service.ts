@@ -115,7 +115,7 @@ interface Command {
   readonly cancelled: AbortController;
   /** Ends the call that is attached to the command. */
   replace?: (why: StatusError) => void;
-  /** That call. */
+  /** The attached call. */
   call?: ServerCall;
   /** While no call is attached: the timer that abandons the command. */
   orphaned?: ReturnType<typeof setTimeout>;

@@ -210,9 +210,9 @@ function filter(): string {
 }
 
 /**
- * Enters the user namespace that is open as $1, locks all mounts by a new mount namespace, drops all but {@link
- * CAPABILITIES}, and executes the rest. Asks again to be killed with its parent, which a process loses when its ids
- * change.
+ * Enters the user namespace that is open as $1, locks all mounts by a new mount namespace, drops all but
+ * {@link CAPABILITIES}, and executes the rest. Asks again to be killed with its parent, which a process loses when its
+ * ids change.
  */
 const INTO = String.raw`
 my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
@@ -321,9 +321,7 @@ function isSystems(path: string): boolean {
   return systemFolderOf(path) !== undefined && !isAtOrIn(path, "/var/tmp");
 }
 
-/**
- * The path below the outermost parent that not everybody may search, or that parent; the path itself if there is none.
- */
+/** The outermost parent of a path that not everybody may search; the path itself if there is none. */
 function outermostClosed(path: string): string {
   const folder = dirname(path);
   if (folder === "/") return path;

@@ -73,7 +73,7 @@ class Lines {
         }
       }
     } catch {
-      // It was closed.
+      // The stream was closed.
     } finally {
       this.close();
     }

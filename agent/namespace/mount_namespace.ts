@@ -64,7 +64,7 @@ export interface NamespaceBind {
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
   const { storage, outputBase, controlDirectory, covers = NO_COVERS, limited, unshareNet = false } = bind;
-  // Without either program, which is faster. But for its own network bubblewrap does without iproute2.
+  // The same for both kinds, and faster. But bubblewrap needs no iproute2 for a separate network.
   if (root && bind.own !== undefined && kind !== "none" && !(kind === "bwrap" && unshareNet)) {
     const mounts: ConfinedMount[] = [
       ["bind", "/tmp", "/tmp"],
@@ -472,7 +472,7 @@ function prepare(
   }
   if (outputBase === undefined) return;
   try {
-    // It mostly exists. LocalOutputBase finds out whether it can be written.
+    // The output base mostly exists. LocalOutputBase finds out whether it can be written.
     openOrMake(outputBase, true, (folder) => {
       if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
     })![Symbol.dispose]();

@@ -243,8 +243,8 @@ export class SessionInit {
   }
 
   /**
-   * Runs one of the agent's own bash scripts with empty standard input. Its outputs are in {@link output} until {@link
-   * forget}.
+   * Runs one of the agent's own bash scripts with empty standard input. Its outputs are in {@link output} until
+   * {@link forget}.
    */
   run(script: Script): Job {
     return this.#run("run", script);

@@ -143,7 +143,7 @@ export function limitsWarning(storageDirectory: string): string | undefined {
   try {
     shortfalls = Deno.readTextFileSync(join(storageDirectory, SHORTFALLS)).split("\n").filter((line) => line !== "");
   } catch {
-    // It was not started under limits.
+    // The session was not started under limits.
   }
   if (shortfalls.length === 0) return undefined;
   return `This session is not kept to its limits as it should be, since the agent's machine gives it no control group: ${

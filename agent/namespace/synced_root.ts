@@ -214,7 +214,7 @@ async function surroundings({ visible, hidden }: SyncedView): Promise<Surroundin
   return found;
 }
 
-/** Makes a file as a mount point for another one. */
+/** Makes a file that serves as a mount point. */
 function makeFile(storage: Beneath, path: string): void {
   storage.clearWay(path.slice(0, path.lastIndexOf("/")));
   const there = lookFor(storage, path);

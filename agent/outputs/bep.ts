@@ -224,7 +224,7 @@ function meanings(path: string): string[] {
   return isRaw(name) ? [path, name] : [name];
 }
 
-/** `path` without a trailing slash, if it is absolute and normalized; otherwise undefined. */
+/** `path` without a trailing slash, if it is absolute, normalized and without NUL; otherwise undefined. */
 function absolute(path: string): string | undefined {
   return path.startsWith("/") && normalize(path) === path && !path.includes("\0") ? path.replace(/\/$/, "") : undefined;
 }

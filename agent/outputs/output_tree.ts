@@ -58,7 +58,7 @@ export class OutputTree {
   readonly #options: OutputTreeOptions;
   readonly #pace = new Pace();
   readonly #entries = new Map<string, Found>();
-  /** By requested path: the directory's real path, or undefined if it is none. */
+  /** By requested path: the directory's real path, or undefined if it is not a directory. */
   readonly #folders = new Map<string, string | undefined>();
   /** Directories that were collected completely. */
   readonly #whole = new Set<string>();

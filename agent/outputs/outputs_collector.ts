@@ -153,8 +153,8 @@ export class OutputsCollector {
   #prepared = 0;
   /**
    * The last command, if it was a build that succeeded. The same build of the same files makes the same outputs, so
-   * their places need not be told again; Bazel's events are the largest cost of a build with nothing to do. The outputs
-   * themselves are looked at each time.
+   * their places need not be told again; Bazel's events cost more than all the rest of a build with nothing to do. The
+   * outputs themselves are looked at each time.
    */
   #lastBuild?: { key: string; events: BuildEvents; collected: Collected };
 
@@ -223,7 +223,7 @@ export class OutputsCollector {
       named,
       [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
-        // It did not run: what was written belongs to the command for which it waited.
+        // The command did not run: what was written belongs to the command for which it waited.
         if (end.exitCode === ExitCode.LOCK_HELD || end.exitCode === ExitCode.INTERRUPTED) {
           for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
         }
@@ -481,7 +481,7 @@ export class OutputsCollector {
     try {
       this.#files.remove(path, { recursive: true });
     } catch {
-      // It does not exist; or it stays, and does no harm.
+      // The path does not exist; or it stays, and does no harm.
     }
   }
 

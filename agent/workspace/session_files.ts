@@ -117,7 +117,7 @@ export class SessionFiles {
     if (offset > 0) file.seek(offset);
     yield* this.#parts(entry, offset, (into, at) => {
       const isLast = at + into.length === entry.size;
-      // Checked before the first part and with the last, so every byte sent is of this file.
+      // Parts are sent before the last check, so the file is checked before the first part, too.
       if (at === offset && !isLast) check();
       readExactly(file, into, path);
       if (isLast) check();

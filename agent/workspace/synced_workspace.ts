@@ -41,7 +41,7 @@ const NAMED_FILES = 3;
 const SAVE_MS = 2_000;
 /** The delay while changes arrive: after a short transfer, reading again is as fast as saving. Milliseconds. */
 const SAVE_MEANWHILE_MS = 10_000;
-/** While a large tree arrives, saving takes at most one part in so many of the time. */
+/** While a large tree arrives, saving takes at most this fraction of the time, as a divisor. */
 const SAVE_SHARE = 20;
 /** Maximum number of entries of a root. */
 const MAX_ENTRIES = 5_000_000;
@@ -625,8 +625,8 @@ class Change {
   /**
    * Applies one record. Throws TreeErrors and RbsErrors; nothing of this record is then in place.
    *
-   * @returns undefined when it is in place; a promise for the few large files that take long, like {@link
-   * TreeWriter.apply}
+   * @returns undefined when it is in place; a promise for the few large files that take long, like
+   * {@link TreeWriter.apply}
    */
   apply(root: Root, record: TreeRecord): Promise<void> | undefined {
     const { entry, remove, copyFrom } = record;

@@ -534,8 +534,8 @@ export class SessionService {
    * Only a proxy names startup options, and only its request can be a bounce: its session id belongs to one process,
    * and with "replace" no process gets another's server. A client that takes any server (jbazel) names the id that it
    * found in ListSessions, or a new one if it found none. If a proxy was faster meanwhile, the ids differ. Then jbazel
-   * must neither end nor own the proxy's server, for then the proxy's next request would be the bounce: see {@link
-   * #own}.
+   * must neither end nor own the proxy's server, for then the proxy's next request would be the bounce: see
+   * {@link #own}.
    */
   #misfit(session: Session, request: ServerRequest): Misfit | undefined {
     if (session.synced !== this.#options.synced) {

@@ -4,8 +4,8 @@ import { setImmediate } from "node:timers";
 const SLICE_MS = 8;
 
 /**
- * Cuts long synchronous work into slices, so that a Ping or a Ctrl-C is answered in between: `if (pace.due) await
- * pace.rest();`. Synchronous calls for small files are ten times cheaper than promises.
+ * Cuts long synchronous work into slices, so that a Ping or a Ctrl-C is answered in between:
+ * `if (pace.due) await pace.rest();`. Synchronous calls for small files are ten times cheaper than promises.
  */
 export class Pace {
   #until = performance.now() + SLICE_MS;

@@ -46,7 +46,7 @@ export function readRunRequest(message: Uint8Array): RunRequest {
     client: "",
   };
   scanFields(message, (f) => {
-    // With another wire type, Bazel treats the field as unknown, and so does this.
+    // With another wire type, Bazel treats the field as unknown, and so does RBS.
     const isBytes = f.wireType === 2, isNumber = f.wireType === 0;
     if (f.number === RequestField.arg && isBytes) request.args.push(Buffer.from(bytesValue(message, f)));
     else if (f.number === RequestField.blockForLock && isNumber) request.blockForLock = varintValue(message, f) !== 0;

@@ -51,8 +51,8 @@ const AS_WRITTEN = ["output_user_root", "default_system_javabase"];
 
 /**
  * Why a path in a server's options is not in normal form: one sentence, or undefined. Every occurrence is checked,
- * although the last one counts. A value in a separate argument is refused: a Bazel server would read it, but {@link
- * startupOption} does not.
+ * although the last one counts. A value in a separate argument is refused: a Bazel server would read it, but
+ * {@link startupOption} does not.
  */
 export function startupPathFault(options: readonly string[]): string | undefined {
   for (const name of PATH_OPTIONS) {

@@ -73,8 +73,8 @@ export interface Files {
   /** Removes a file, a symlink or, with `recursive`, a directory and its contents. */
   remove(path: string, options?: { recursive?: boolean }): void;
   /**
-   * The same files, for many operations in a row: directories may be held open between operations, until {@link
-   * KeptFiles.doubt}.
+   * The same files, for many operations in a row: directories may be held open between operations, until
+   * {@link KeptFiles.doubt}.
    */
   keeping(): KeptFiles;
 }

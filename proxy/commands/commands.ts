@@ -490,7 +490,7 @@ export class Commands {
       this.#sendOn(about);
     } else if (this.#session.connected) {
       this.#session.link({ signal: new AbortController().signal, say: () => {} })
-        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* nobody waits for it */});
+        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* no caller waits for it */});
     }
   }
 

@@ -19,5 +19,5 @@ export function writeTextSync(out: Out, text: string): void {
   const bytes = new TextEncoder().encode(text);
   try {
     for (let at = 0; at < bytes.length;) at += out.writeSync(bytes.subarray(at));
-  } catch { /* nobody reads it */ }
+  } catch { /* the reader is gone */ }
 }

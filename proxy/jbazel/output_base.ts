@@ -58,7 +58,7 @@ export async function findLocalServer(base: string): Promise<LocalServer> {
     try {
       using _connection = await Deno.connect({ hostname: address.host, port: address.port });
       listening = true;
-    } catch { /* nobody there */ }
+    } catch { /* nothing listens */ }
   }
   return { pid, listening, javabase };
 }

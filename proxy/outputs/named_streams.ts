@@ -157,5 +157,5 @@ function release({ target, written }: Open): void {
   try {
     const reader = Deno.openSync(target.real!, { read: true, write: true });
     void written.finally(() => reader.close());
-  } catch { /* it is not there any more */ }
+  } catch { /* it is gone */ }
 }

@@ -32,7 +32,7 @@ export class LocalTree {
     return this.isFolder(parent(path)) ? lookAt(this.join(path)) : undefined;
   }
 
-  /** The target of a symlink; undefined if it is none. Cheaper than {@link look}. */
+  /** The target of a symlink; undefined if it is not a symlink. Cheaper than {@link look}. */
   readLink(path: string): string | undefined {
     return this.isFolder(parent(path)) ? readLink(this.join(path)) : undefined;
   }
@@ -128,7 +128,7 @@ export function lookAt(path: string): RawInfo | undefined {
   }
 }
 
-/** The target of a symlink; undefined if it is none. */
+/** The target of a symlink; undefined if it is not a symlink. */
 export function readLink(path: string): string | undefined {
   try {
     return Deno.readLinkSync(path);

@@ -364,7 +364,7 @@ export class Session {
         const isSilent = silent.signal.aborted && !progress;
         const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
         const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
-        // It answered a moment ago, perhaps after more than PATIENCE_MS, so it may come back.
+        // The orchestrator answered a moment ago, perhaps after more than PATIENCE_MS, so it may come back.
         if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
         if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
           throw this.#explain(e, progress);

@@ -153,8 +153,8 @@ export class FolderWatcher implements Disposable {
   }
 
   /**
-   * All changes since the last call, up to this moment. Undefined if an event may have been missed: then call {@link
-   * restart} and look at everything afterwards.
+   * All changes since the last call, up to this moment. Undefined if an event may have been missed: then call
+   * {@link restart} and look at everything afterwards.
    */
   async collect(): Promise<Hints | undefined> {
     const lead = this.#clockLead();

@@ -53,7 +53,7 @@ const READ_BYTES = 1 << 17;
 const STREAM_COST = 2 << 10;
 /** This many useful bytes compensate one useless frame. */
 const USEFUL_BYTES = 32;
-/** This many bytes that nobody reads count as one frame. */
+/** This many unwanted bytes count as one frame. */
 const DEAD_BYTES = 256;
 /** Frames without content that a request may have: its end, window updates, a ping. */
 const REQUEST_FRAMES = 8;
@@ -896,7 +896,7 @@ export class Http2Connection {
     }
     stream.received += size;
     if (stream.received > streamWindow) {
-      // A stranger must not go on, since its bytes would still be read.
+      // For a stranger a reset is not enough: its further bytes would still be read.
       if (this.#limits === STRANGER) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows");
       return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
     }
