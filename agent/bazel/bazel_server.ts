@@ -395,7 +395,7 @@ exec -a ${quote(serverName(workspace))} ${quoteAll([java, ...argv])} >"$server/j
 `;
   }
 
-  /** Ends the server in `#ending`, and waits for that. */
+  /** Ends the server in `#ending`, and resolves when it has ended. */
   async #end(graceMs: number): Promise<void> {
     const ending = this.#ending;
     if (!ending) return;

@@ -16,9 +16,9 @@ export interface Covers {
   readonly folders: readonly string[];
   /** Files that cannot be read. */
   readonly files: readonly string[];
-  /** The session's own directories below covered ones, which stay visible, */
+  /** The session's own directories below covered ones, which stay visible. */
   readonly shown: readonly string[];
-  /** and the directories between, outermost first. */
+  /** The directories between the covered ones and {@link shown}, outermost first. */
   readonly ways: readonly string[];
 }
 

@@ -59,8 +59,8 @@ export interface LocalOutputBaseOptions {
  * links: it knows repositories by `external/@REPOSITORY.marker`, which is not linked, and outputs by `action_cache`,
  * which is put aside.
  *
- * The session's programs can write in the directories above. So the output base is opened anew each time, checked where
- * it is then, and changed beneath the opened directory.
+ * The session's programs can write in the directories above. So each time, the output base is opened again, checked
+ * where it is then, and changed beneath the opened directory.
  */
 export class LocalOutputBase {
   readonly #options: LocalOutputBaseOptions;

@@ -180,9 +180,9 @@ export interface SessionNamespaceOptions {
   outputBase?: string;
   /** The developer's workspace, absolute. @default unknown */
   workspace?: string;
-  /** What a synced session sees. Undefined: laptop and agent share their disk, and the session sees all of it, */
+  /** What a synced session sees. Undefined: laptop and agent share their disk, and the session sees it. */
   synced?: SyncedView;
-  /** except these paths, such as keys and other sessions' storage. @default none */
+  /** Paths that a session that is not synced does not see, such as keys and other sessions' storage. @default none */
   hidden?: readonly string[];
   /** The directory of the client's `--server_javabase`: its SESSION_MARK is covered. @default none */
   javabase?: string;

@@ -313,7 +313,7 @@ export class SessionInit {
     return { code, ...output };
   }
 
-  /** Ends everything in the namespace and waits for that. */
+  /** Ends all processes in the namespace, and resolves when they have ended. */
   async close(): Promise<void> {
     this.#writer.close().catch(() => {});
     // The kernel ends all processes with the first one, even if the process that should notice does not.

@@ -36,9 +36,9 @@ export interface SyncedRootOptions extends SyncedView {
   /** The storage directory, open. */
   storage: Beneath;
   controlDirectory: string;
-  /** The session's output base in its storage, */
+  /** The session's output base in its storage. */
   storageOutputBase: string;
-  /** and the developer's path of it. */
+  /** The developer's path of the output base. */
   outputBase?: string;
 }
 
@@ -156,9 +156,9 @@ function depth(path: string): number {
 }
 
 interface Surroundings {
-  /** System directories of this machine, */
+  /** System directories of this machine, and links to outside of them. */
   folders: string[];
-  /** and those that are links into others: /bin to usr/bin. */
+  /** System directories that are links into others: /bin to usr/bin. */
   links: { path: string; target: string }[];
   visible: { path: string; isFile: boolean }[];
   hidden: { path: string; isFile: boolean }[];

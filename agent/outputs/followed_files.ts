@@ -86,7 +86,7 @@ export class FollowedFiles {
       if (!found) continue;
       let sent = this.#sent.get(path);
       const { ino, size } = found.info;
-      // The next command writes the file anew, and what was written to a pipe cannot be taken back.
+      // The next command writes the file again from its start, and what was written to a pipe cannot be taken back.
       if (sent && this.#pipes.has(path) && (sent.ino !== ino || size < sent.bytes)) continue;
       // Another file, or the same from its start.
       if (!sent || sent.ino !== ino || size < sent.bytes) {

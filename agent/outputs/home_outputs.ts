@@ -125,7 +125,7 @@ export class HomeOutputs {
   }
 
   /**
-   * The stats that represent a whole repository: Bazel makes it anew as a whole, together with its marker file. Its
+   * The stats that represent a whole repository: Bazel recreates it as a whole, together with its marker file. Its
    * sources may be as many as all outputs.
    */
   #repository(root: string, seen: ReadonlyMap<string, LookedLike>): Seen {

@@ -97,7 +97,7 @@ const INTERRUPTED_MS = 1_000;
 const INTERRUPTED_BYTES = 64 << 20;
 /** A larger file is not a script. Bytes. */
 const MAX_SCRIPT_BYTES = 1 << 20;
-/** With more looks, the next command collects its outputs anew. */
+/** With more looks, the next command collects all its outputs again. */
 const MAX_LOOKS = 10_000;
 /** Entries of an output base that no flag can mean: RBS's and Bazel's own. */
 const NO_NAMED_FILES = ["server", "install", "lock", "rbs", "action_cache"];

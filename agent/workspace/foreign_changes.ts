@@ -272,7 +272,7 @@ export class ForeignChanges implements Disposable {
     }
   }
 
-  /** After lost events, or if a directory cannot be watched: watches everything anew, then looks at everything. */
+  /** After lost events, or if a directory cannot be watched: sets all watches again, then looks at everything. */
   async #all(roots: readonly Root[]): Promise<Map<Root, Set<string>>> {
     this[Symbol.dispose]();
     this.#complete = true;

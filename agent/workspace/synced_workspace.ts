@@ -29,9 +29,9 @@ import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./preemptible_lock.ts";
 import { knownIn, type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
-/** In the storage: the staging directory, */
+/** The staging directory in the storage. */
 export const STAGING = "staging";
-/** and the index for the next agent. */
+/** The index in the storage, for the next agent. */
 const INDEX = "workspace.index";
 /** Number of records between two reads of the kernel's events, so that its queue does not overflow. */
 const RECORDS_BETWEEN_NOTES = 256;

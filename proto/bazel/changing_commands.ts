@@ -1,6 +1,6 @@
 /** Commands that make outputs. */
 const BUILDING = new Set(["build", "test", "run", "coverage", "mobile-install"]);
-/** Commands that fetch external repositories anew. */
+/** Commands that fetch external repositories again. */
 const FETCHING = new Set(["fetch", "sync"]);
 
 /** Whether there may be new outputs after a command. */

@@ -1,8 +1,8 @@
 /** How often the link is measured, in milliseconds. */
 const WINDOW_MS = 100;
-/** Compression may pay if the link is busy for more than this share of the time, */
+/** A link busy for no more than this share of the time is not worth compression. */
 const SLOW_SHARE = 0.5;
-/** and carries fewer bytes per second than compression produces. */
+/** Bytes per second that compression produces. A link that carries more is not worth compression. */
 const FAST_LINK = 60e6;
 
 /** What is measured of a link. */

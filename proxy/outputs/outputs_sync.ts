@@ -63,9 +63,9 @@ export interface TakeOptions {
   symlinkPrefix?: string;
   /** The command is `clean`. No other command may claim to have removed the outputs. @default false */
   cleans?: boolean;
-  /** The command removes the convenience symlinks (`cleansSymlinks`), */
+  /** The command removes the convenience symlinks (`cleansSymlinks`). @default false */
   cleansSymlinks?: boolean;
-  /** or leaves them alone. @default false, both */
+  /** The command leaves the convenience symlinks alone. @default false */
   leavesSymlinks?: boolean;
   /** Where the command may write sources. @default nowhere */
   sources?: SourcePlaces & {

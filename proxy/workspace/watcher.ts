@@ -37,7 +37,7 @@ const TOUCH_AGAIN_MS = 20;
 const DEAF = 8;
 /** Number of watchers beside the main one before all are merged into one. */
 const MAX_WATCHERS = 8;
-/** Number of directories that cannot be watched for now before everything is watched anew. */
+/** Number of directories that cannot be watched for now before all watches are set again. */
 const MAX_UNWATCHED = 50;
 /** Pause before the next attempt after the system refused to watch so many directories. Milliseconds. */
 const LIMIT_PAUSE_MS = 60_000;
