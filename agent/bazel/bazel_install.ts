@@ -3,19 +3,19 @@ import { startupOption } from "../../proto/bazel/startup_options.ts";
 import type { SessionInit } from "../namespace/namespace_init.ts";
 import { quoteAll } from "../namespace/shell.ts";
 
-/** Where a session's Bazel and its Java are. Absolute paths in the namespace. */
+/** A session's Bazel and Java. Absolute paths in the namespace. */
 export interface BazelInstall {
-  /** An install base with the wanted install_md5. */
+  /** An install base with the requested install_md5. */
   installBase: string;
-  /** The program `java` that runs it. */
+  /** The `java` program that runs it. */
   java: string;
 }
 
 /**
- * Looks for an install base, by $1 md5 in the folders $3…, and for a Java, at $2 and JAVA_HOME. Prints NUL-ended fields:
- * the install base that fits or nothing, its Java or nothing, and what was there instead.
+ * Finds the install base with md5 $1 in the directories $3…, and a Java at $2 or JAVA_HOME. Prints NUL-ended fields:
+ * the matching install base or nothing, its Java or nothing, and what was there instead.
  *
- * A script in the namespace does it because what counts is what the server will see.
+ * A script in the namespace, so that it sees what the server will see.
  */
 const RESOLVE = String.raw`
 shopt -s nullglob
@@ -56,7 +56,7 @@ printf '%s\0' "$base" "$java" "${"${others#, }"}"
 
 /** What was found of a client's Bazel. */
 interface Found extends Partial<BazelInstall> {
-  /** Other versions that were there: ", "-separated. */
+  /** Other versions found, separated by ", ". */
   others: string;
   stderr: string;
 }
@@ -69,7 +69,7 @@ async function find(init: SessionInit, startupOptions: readonly string[], folder
   return { installBase: installBase || undefined, java: java || undefined, others, stderr };
 }
 
-/** Whether one of `folders` has the Bazel that a client wants by its startup options. */
+/** Whether one of `folders` has the Bazel that a client's startup options require. */
 export async function hasInstall(
   init: SessionInit,
   startupOptions: readonly string[],
@@ -79,8 +79,8 @@ export async function hasInstall(
 }
 
 /**
- * Finds the Bazel that a client wants by its startup options: the same install base, or another one with the same
- * install_md5 in `installBases` (folders that hold install bases, or are one). Rejects with an RbsError of one sentence.
+ * Finds the Bazel that a client's startup options require: the same install base, or another with the same install_md5
+ * in `installBases` (directories that contain install bases, or are one). Rejects with an RbsError of one sentence.
  */
 export async function resolveInstall(
   init: SessionInit,

@@ -27,13 +27,13 @@ import type { Job } from "../namespace/namespace_init.ts";
 import type { SessionNamespace } from "../namespace/mount_namespace.ts";
 import { quote, quoteAll } from "../namespace/shell.ts";
 
-/** How often a server that starts is looked for. Milliseconds. */
+/** Interval of the checks for a starting server. Milliseconds. */
 const LOOK_MS = 5;
-/** What a server says before it has a log, beneath the output base. */
+/** The file for a server's output before it has a log, relative to the output base. */
 const JVM_OUT = "server/jvm.out";
-/** Of what a server has said before its end, this much is read. Bytes. */
+/** Maximum bytes read of a crashed server's output. */
 const MAX_LAST_WORDS_BYTES = 64 << 10;
-/** Of the developer's own logging settings. Bytes. */
+/** Maximum bytes read of the developer's own logging settings. */
 const MAX_SETTINGS_BYTES = 64 << 10;
 
 /** A Bazel server that has answered a Ping. */
@@ -42,42 +42,45 @@ export interface BazelBackend extends Backend {
   readonly exited: AbortSignal;
 }
 
-/** Parts of a {@link BazelServer}. */
+/** Options of {@link BazelServer}. */
 export interface BazelServerOptions {
   namespace: SessionNamespace;
   /** The workspace's absolute path. */
   workspace: string;
-  /** The server's argument vector after argv[0], as the developer's client composed it. Empty: there is no server but
-   * what Bazel clients in the session start for themselves. */
+  /**
+   * The server's arguments after argv[0], as the developer's client composed them. Empty: the only servers are those
+   * that Bazel clients in the session start themselves.
+   */
   startupOptions: readonly string[];
-  /** What it inherits. @default what the agent has */
+  /** What the server inherits. @default what the agent has */
   clientShell?: ClientShell;
-  /** Where other install bases are. */
+  /** Directories with other install bases. */
   installBases: readonly string[];
-  /** Told about each step of a start. */
+  /** Called with each step of a start. */
   onStep?(step: string): void;
-  /** How long a server may take to answer. Milliseconds. @default 120000, as the client's --local_startup_timeout_secs */
+  /**
+   * How long a server may take to answer. Milliseconds. @default 120000, as the client's --local_startup_timeout_secs
+   */
   startTimeoutMs?: number;
 }
 
 interface RunningServer {
   backend: BazelBackend;
-  /** Java's. */
+  /** The Java process. */
   process: HeldProcess;
-  /** Says that it has ended. */
+  /** Call it when the server has ended. */
   over(): void;
 }
 
 /**
- * The session's one real Bazel server: started, started again when it is gone, and ended.
+ * The session's one real Bazel server: started, restarted when it is gone, and ended.
  *
- * What the agent knows of it, it knows from the process that it started. Before each start all programs of the session
- * are ended. Then the server says where it listens, by files in the output base, and these are read once; that it is
- * this process that listens there, the kernel says. All calls go over the one connection that is made then: a port can
- * be taken over, a connection cannot.
+ * The agent trusts only the process that it has started. Before each start all programs of the session are ended. Then
+ * the server writes its address into files in the output base, which are read once; the kernel confirms that this
+ * process listens there. All calls use the one connection made then: a port can be taken over, a connection cannot.
  *
- * A Bazel client inside of the session (ExecuteCommand) may replace it by a server of its own. That one is the client's
- * own business: the agent's calls never reach it, and it ends with the next start.
+ * A Bazel client inside the session (ExecuteCommand) may replace the server by its own. The agent's calls never reach
+ * that one, and it ends with the next start.
  */
 export class BazelServer {
   readonly #options: BazelServerOptions;
@@ -92,19 +95,21 @@ export class BazelServer {
     this.#options = options;
   }
 
-  /** A server that answers now, if one is known. */
+  /** The server, if one is known to answer. */
   get backend(): BazelBackend | undefined {
     return this.#running?.backend;
   }
 
-  /** Whether there is a server, or is about to be one, that a `shutdown` may end; also one that clients inside started. */
+  /**
+   * Whether there is, or will soon be, a server that `shutdown` may end, including one that clients inside started.
+   */
   get isThere(): boolean {
     return this.#mayHaveGuests || this.#starting !== undefined || this.#isRunning();
   }
 
   /**
-   * A server that has answered a Ping; starts it if there is none. Concurrent callers share one start, which goes on
-   * when one of them loses interest. Rejects with an RbsError, or the signal's reason.
+   * Returns a server that has answered a Ping, and starts one if necessary. Concurrent callers share one start, which
+   * continues when one of them gives up. Rejects with an RbsError, or the signal's reason.
    */
   async ensure(signal?: AbortSignal): Promise<BazelBackend> {
     signal?.throwIfAborted();
@@ -122,36 +127,36 @@ export class BazelServer {
   }
 
   /**
-   * Makes sure that a client in the session finds a server, be it with other options than the session's: the client
-   * decides about those, and a start of ours would end its own.
+   * Ensures that a client in the session finds a server, even one with other options than the session's: the client
+   * decides about those, and a start by the agent would end the client's own.
    */
   async ensureAny(signal?: AbortSignal): Promise<void> {
     this.#mayHaveGuests = true;
     if (this.#isRunning()) return;
-    // What is answered there decides who starts a server, and nothing else.
+    // A client's server is found by data that programs can forge; it decides only whether to start one.
     const init = await this.#options.namespace.init();
     if (!this.#starting && (await init.call(`${this.#findGuest()} && [[ -n $pid ]]`)).code === 0) return;
     await this.ensure(signal);
   }
 
   /**
-   * The client's install base, when the agent's machine does not have that Bazel: then it has to be sent here before
-   * {@link ensure} can start the server. Always undefined in a session that is not synced, and for an install base in a
-   * system folder, where it cannot be sent to.
+   * The client's install base, if the agent's machine lacks that Bazel: it must be sent before {@link ensure} can start
+   * the server. Undefined in a session that is not synced, and for an install base in a system directory, where it
+   * cannot be sent.
    */
   async missingInstallBase(): Promise<string | undefined> {
     const { namespace, startupOptions, installBases } = this.#options;
     const wanted = startupOption(startupOptions, "install_base");
     if (!namespace.synced || wanted === undefined || systemFolderOf(wanted) !== undefined) return undefined;
-    // What was sent for an earlier server does not count: nobody knows yet whether it is whole.
+    // What was sent for an earlier server does not count: it may be incomplete.
     const isOwn = installBases.some((folder) => wanted === folder || wanted.startsWith(folder + "/"));
     const folders = isOwn ? [wanted, ...installBases] : installBases;
     return await hasInstall(await namespace.init(), startupOptions, folders) ? undefined : wanted;
   }
 
   /**
-   * Says that a server is ending (it answered `shutdown`) or does not answer any more: the next {@link ensure} waits for
-   * its end and starts another. Other servers than the present one are left alone.
+   * Records that a server is ending (it answered `shutdown`) or no longer answers: the next {@link ensure} waits for
+   * its end and starts another. Does nothing for another server than the present one.
    */
   retire(backend: Pick<Backend, "connection">): void {
     if (this.#running?.backend.connection !== backend.connection) return;
@@ -159,9 +164,11 @@ export class BazelServer {
     this.#running = undefined;
   }
 
-  /** Ends the server, and those of clients inside: SIGTERM, and SIGKILL after `graceMs`. No server is fine. */
+  /**
+   * Ends the server, and those of clients inside: SIGTERM, then SIGKILL after `graceMs`. Does nothing without a server.
+   */
   async stop(graceMs = 5_000): Promise<void> {
-    // A start that gets no answer is ended with its process.
+    // A start without an answer ends with its process.
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(late.resolve, graceMs);
     await Promise.race([this.#starting?.catch(() => {}), late.promise]);
@@ -180,7 +187,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     this.#mayHaveGuests = false;
   }
 
-  /** Whether the server is there, as the kernel says: who tells of its end may be held. */
+  /** Whether the server runs, according to the kernel: the session's message about its end may be held up. */
   #isRunning(): boolean {
     if (this.#running?.process.hasEnded) {
       this.#ending = this.#running;
@@ -189,7 +196,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     return this.#running !== undefined;
   }
 
-  /** A script's beginning: sets $pid to the server that the output base names, if it runs. In the namespace. */
+  /** The start of a script in the namespace: sets $pid to the running server that the output base names. */
   #findGuest(): string {
     return `file=${quote(this.#options.namespace.outputBase)}/server/server.pid.txt pid=
 [[ -f $file ]] && { read -t 1 -r -n 20 pid <>"$file"; } 2>/dev/null
@@ -202,7 +209,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       throw new RbsError("This session has no Bazel server of its own: run `bazel` in it once.", { culprit: "caller" });
     }
     await this.#end(10_000);
-    // Until the server has said where it listens, no program of the session runs.
+    // No program of the session runs until the server has said where it listens.
     using quiet = await namespace.quiet();
     const { init } = quiet;
     const developersOutputBase = startupOption(startupOptions, "output_base") ?? namespace.outputBase;
@@ -213,7 +220,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     let argv = withoutIdleExit(
       withInstallBase(options, startupOption(options, "install_base")!, install.installBase),
     );
-    // Who cannot write the lock cannot collect the base either, and that server would not start.
+    // Without write access to the lock the base cannot be collected either, and that server would not start.
     if (locksInstallBase(argv) && (await init.call(`: <>${quote(install.installBase)}.lock`)).code !== 0) {
       argv = withoutInstallBaseLock(argv);
     }
@@ -246,7 +253,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     job.exit.then((code) => {
       log(`Bazel server ${pid} ended with code ${code}`);
       init.forget(job);
-      // It is the session that says so: where it is not true, the next start ends the server.
+      // The session reports this; if it is not true, the next start ends the server.
       running.over();
     });
     return running.backend;
@@ -262,8 +269,8 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
   }
 
   /**
-   * Waits until the server answers that was just started, and nobody else. Rejects with an RbsError when its process
-   * ends, or is too slow.
+   * Waits until exactly the server that was just started answers. Rejects with an RbsError when its process ends, or is
+   * too slow.
    */
   async #answered(job: Job, process: { pid: number; held: HeldProcess }, output: Beneath): Promise<Backend> {
     const timeoutMs = this.#options.startTimeoutMs ?? 120_000;
@@ -274,7 +281,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       wake();
     });
     const deadline = performance.now() + timeoutMs;
-    // What it lacks, for who waits in vain.
+    // What is missing, for the error message.
     let lacks = "";
     while (ended === undefined) {
       const handshake = readHandshake(output);
@@ -306,7 +313,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     throw this.#crashed(ended, output);
   }
 
-  /** The connection to the server, which is made once. */
+  /** The connection to the server, which is made only once. */
   #connect({ host, port }: Handshake): Connection {
     const { dial } = this.#options.namespace;
     let isMade = false;
@@ -328,7 +335,7 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
       const text = Buffer.from(readFile(output, JVM_OUT, MAX_LAST_WORDS_BYTES)).toString();
       lines = text.split("\n").map((l) => l.trim()).filter((l) => l && !/ warning: /i.test(l));
     } catch {
-      // It did not even get to write there.
+      // The server did not get far enough to write there.
     }
     const said = lines.find((l) => /error|exception|unrecognized|no space/i.test(l)) ?? lines.at(0);
     return new RbsError(
@@ -344,8 +351,8 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
   }
 
   /**
-   * What a stock client writes before it starts a server; so a stock client inside finds the server and keeps it. What
-   * stands there already is no file of this server, whatever it is.
+   * Writes what a stock client writes before it starts a server, so that a stock client inside finds the server and
+   * keeps it. Existing files of these names are removed.
    */
   #writeServerFiles(output: Beneath, commandLine: readonly string[], developersOutputBase: string): void {
     const { namespace, startupOptions } = this.#options;
@@ -388,12 +395,12 @@ exec -a ${quote(serverName(workspace))} ${quoteAll([java, ...argv])} >"$server/j
 `;
   }
 
-  /** Ends the server that is to end, and waits for it. */
+  /** Ends the server in `#ending`, and resolves when it has ended. */
   async #end(graceMs: number): Promise<void> {
     const ending = this.#ending;
     if (!ending) return;
     const { process, backend, over } = ending;
-    // One that was told to shut down may be at it.
+    // A server that was told to shut down may be doing so.
     process.signal("TERM");
     if (!await process.ended(graceMs)) {
       process.signal("KILL");
@@ -411,10 +418,10 @@ function cannotWrite(outputBase: string, cause: unknown): RbsError {
   );
 }
 
-/** What the developer's client has written for a local server; undefined: it has not got that far. */
+/** The logging settings that the developer's client wrote for a local server; undefined if there are none. */
 function developersLogging(outputBase: string): string | undefined {
   try {
-    // By no symlink at all: programs of the session may have put one on the way.
+    // Without following any symlink: programs of the session may have put one on the way.
     using root = Beneath.open("/");
     const path = join(outputBase, "javalog.properties").slice(1);
     return Buffer.from(readFile(root, path, MAX_SETTINGS_BYTES)).toString();
@@ -423,7 +430,7 @@ function developersLogging(outputBase: string): string | undefined {
   }
 }
 
-/** What Bazel 4.2.3's client writes into javalog.properties. */
+/** The javalog.properties of Bazel 4.2.3's client. */
 function defaultLogging(outputBase: string): string {
   const handler = "com.google.devtools.build.lib.util.SimpleLogHandler";
   return [

@@ -1,4 +1,6 @@
-/** Calls of Bazel's command_server.CommandServer at the session's real server: found or started when one is made. */
+/**
+ * Calls Bazel's command_server.CommandServer at the session's real server, which is found or started for each call.
+ */
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
@@ -10,7 +12,7 @@ export interface Backend {
   port: number;
   requestCookie: string;
   responseCookie: string;
-  /** The only way to it. */
+  /** The only connection to it. */
   connection: Connection;
 }
 
@@ -20,7 +22,7 @@ export interface BackendSource {
   retire(backend: Backend): void;
 }
 
-/** A call that the real server has. */
+/** A call that was sent to the real server. */
 export interface UpstreamCall {
   backend: Backend;
   stream: Stream;
@@ -29,7 +31,7 @@ export interface UpstreamCall {
 /** The service's path. */
 export const COMMAND_SERVER = "/command_server.CommandServer/";
 
-/** Headers that belong to the hop from the proxy to the agent. */
+/** Headers of the hop from the proxy to the agent. */
 const HOP_HEADERS = new Set([
   "host",
   "connection",
@@ -40,10 +42,10 @@ const HOP_HEADERS = new Set([
   "rbs-epoch",
 ]);
 
-/** See the file's head. */
+/** Starts calls at the real server. */
 export class BazelUpstream {
   readonly #bazel: BackendSource;
-  /** The server that had the last call. */
+  /** The server of the last call. */
   #backend: Backend | undefined;
 
   constructor(bazel: BackendSource) {
@@ -51,11 +53,11 @@ export class BazelUpstream {
   }
 
   /**
-   * Begins a call with one request message.
+   * Starts a call with one request message.
    *
    * @param request Makes the message for a server, with its cookie.
-   * @param headers As they came from the proxy; those of that hop are left out.
-   * @param signal Gives up while a server is looked for.
+   * @param headers The proxy's headers; those of that hop are left out.
+   * @param signal Aborts the search for a server.
    */
   async start(
     path: string,
@@ -71,7 +73,7 @@ export class BazelUpstream {
       try {
         return { backend, stream: await backend.connection.start(path, request(backend), passed) };
       } catch (e) {
-        // It does not listen any more, so that it has seen nothing of this call: the next one will get it.
+        // The server no longer listens, so it has not seen this call, and the next server can get the call.
         this.#bazel.retire(backend);
         throw e;
       }
@@ -82,7 +84,7 @@ export class BazelUpstream {
     });
   }
 
-  /** Cuts off what runs. */
+  /** Cuts off all running calls. */
   close(): void {
     this.#backend?.connection.close();
   }

@@ -16,13 +16,12 @@ export interface Handshake extends Cookies {
   port: number;
 }
 
-/** Of a file that is larger, and so none of a Bazel server, this much is read. Bytes. */
+/** Maximum bytes read of a file; a larger one is not a Bazel server's. */
 const MAX_BYTES = 16 << 10;
 
 /**
- * Reads the handshake files, as far as they are written. Whoever can write there can have written them: what they say
- * is to be shown.
- * Bazel before 4.x has no server_info.rawproto.
+ * Reads the handshake files, as far as they are written. Any program that can write there may have written them, so
+ * their content must be verified. Bazel before 4.x has no server_info.rawproto.
  *
  * @param output The output base.
  */
@@ -40,7 +39,7 @@ export function readHandshake(output: Files): Handshake | undefined {
       const { address, requestCookie, responseCookie } = fromBinary(ServerInfoSchema, info);
       return parse(address, requestCookie, responseCookie);
     } catch {
-      // Not whole; the other files may be.
+      // It is incomplete; the other files may be complete.
     }
   }
   const text = (file: string) => new TextDecoder().decode(read(file));
@@ -52,7 +51,7 @@ function parse(address: string, requestCookie: string, responseCookie: string): 
   return at && requestCookie && responseCookie ? { ...at, requestCookie, responseCookie } : undefined;
 }
 
-/** Whether a Bazel server answers there, and is the one that wrote the files. */
+/** Whether a Bazel server answers, and is the one that wrote the files. */
 export async function ping(
   connection: Connection,
   { requestCookie, responseCookie }: Handshake,

@@ -1,4 +1,7 @@
-/** Programs of a session that want to be its Bazel server, or to have the agent act for them by the server's files. */
+/**
+ * A session's programs try to impersonate its Bazel server, or to make the agent act for them through the server's
+ * files.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { shell } from "../namespace/shell.ts";

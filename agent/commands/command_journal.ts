@@ -1,5 +1,6 @@
 /**
- * What a command has said, kept until the caller has it: a link that breaks then loses no byte and doubles none.
+ * Keeps a command's responses until the caller has acknowledged them: a broken connection neither loses nor repeats a
+ * byte.
  *
  *     upstream ──append──> [seq 7][seq 8][seq 9] ──sink──> caller
  *                             ^ acknowledged up to 6
@@ -7,16 +8,16 @@
 import { Buffer } from "node:buffer";
 import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts";
 
-/** Bytes that wait for their acknowledgement before the command is held back: what a cut link makes an agent hold. */
+/** Unacknowledged bytes at which the command is held back: the maximum that an agent keeps for a broken link. */
 const HIGH_WATER = 32 << 20;
 
 /** Field numbers of ExecuteResponse, as in proto/contract/rbs/v1/command.proto. */
 export const ExecuteResponseField = { sequence: 1, runResponse: 2, outputs: 3, named: 4 } as const;
 
-/** Takes an encoded ExecuteResponse; returns what to wait for before the next. */
+/** Takes an encoded ExecuteResponse. Returns a promise to await before the next, if any. */
 export type Sink = (message: Uint8Array) => Promise<void> | undefined;
 
-/** See the file's head. */
+/** The journal of one command. */
 export class CommandJournal {
   readonly #kept: { sequence: number; message: Uint8Array }[] = [];
   #bytes = 0;
@@ -26,7 +27,7 @@ export class CommandJournal {
   #changed = () => {};
   #abandoned = false;
 
-  /** The last sequence number that was given. */
+  /** The last sequence number used. */
   get sequence(): number {
     return this.#sequence;
   }
@@ -38,10 +39,10 @@ export class CommandJournal {
 
   /**
    * Appends a response and sends it to the caller, if there is one. Resolves when more may be appended: when the caller
-   * reads, or, without a caller, when not too much is kept.
+   * has read enough or, without a caller, when not too much is kept.
    *
-   * @param field Of ExecuteResponse.
-   * @param value The field's bytes; they belong to the journal from now on.
+   * @param field Field number of ExecuteResponse.
+   * @param value The field's bytes, which must not change afterwards.
    */
   async append(field: number, value: Uint8Array): Promise<void> {
     const sequence = ++this.#sequence;
@@ -55,7 +56,9 @@ export class CommandJournal {
     while (this.#bytes > HIGH_WATER) await this.#change();
   }
 
-  /** Forgets what the caller has. A number that was never given is none of an honest caller, and changes nothing. */
+  /**
+   * Drops what the caller has. A number that was never used does not come from an honest caller, and has no effect.
+   */
   acknowledge(sequence: number): void {
     if (!(sequence > this.#acknowledged && sequence <= this.#sequence)) return;
     this.#acknowledged = sequence;
@@ -68,8 +71,8 @@ export class CommandJournal {
   }
 
   /**
-   * Sends everything after `received` to a new caller, and from then on what is appended. False if what it lacks is
-   * kept no more, or was never there: it is not the caller that acknowledged.
+   * Sends everything after `received` to a new caller, and then what is appended. Returns false if the missing part is
+   * no longer kept or never existed: this is not the caller that acknowledged.
    */
   attach(received: number, sink: Sink): boolean {
     if (this.#abandoned || received < this.#acknowledged || received > this.#sequence) return false;
@@ -80,14 +83,14 @@ export class CommandJournal {
     return true;
   }
 
-  /** The caller is gone, if it is still this one; what is appended is kept. */
+  /** Detaches a caller, if it is still this one; what is appended is kept. */
   detach(sink: Sink): void {
     if (this.#sink !== sink) return;
     this.#sink = undefined;
     this.#wake();
   }
 
-  /** Keeps nothing any more and holds nobody back: no caller will ever ask. */
+  /** Drops everything, and stops holding the command back: no caller will come. */
   abandon(): void {
     this.#sink = undefined;
     this.#abandoned = true;

@@ -1,4 +1,4 @@
-/** The agent's second port: all that the proxy calls, on our own HTTP/2. Each call is admitted, then served by its service. */
+/** The agent's port for the proxy, on our own HTTP/2. Each call is admitted, then served by its service. */
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
@@ -8,18 +8,18 @@ import { RpcError } from "../../proto/transport/rpc/error.ts";
 import { COMMAND_SERVER } from "../bazel/bazel_upstream.ts";
 import type { Gate } from "../control/gate.ts";
 
-/** Serves a call; throws a StatusError to refuse it. */
+/** Serves a call. Throws a StatusError to refuse it. */
 export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>;
 
-/** What the port works with. */
+/** Options of {@link listenForProxy}. */
 export interface CommandPortParts {
-  /** Where callers come from: mutual TLS (a TlsListener), or plain text on a free port of a host of this name. */
+  /** A listener for mutual TLS (a TlsListener), or a host name for plain text on a free port. */
   at: string | CallListener;
-  /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
+  /** Throws an RpcError unless the caller is the session's owner, with the present epoch. */
   gate: Pick<Gate, "admit">;
   /** By "/package.Service/Method". */
   handlers: Readonly<Record<string, CallHandler>>;
-  /** Methods of Bazel's own service that have no handler of their own. */
+  /** Serves methods of Bazel's own service that have no handler. */
   relay: CallHandler;
   onError(what: string, error: unknown): void;
 }
@@ -41,6 +41,6 @@ export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPo
     if (!handler) throw new StatusError(Status.UNIMPLEMENTED, `${path} is no method of this agent.`);
     return handler(stream, headers, call);
   };
-  // Async, so that what it throws in the same turn is a rejection as well.
+  // Async, so that what it throws synchronously becomes a rejection.
   return listenForCalls(at, async (...args) => await serve(...args), onError, { keepAlive: true });
 }

@@ -1,6 +1,6 @@
 /**
- * Bazel's own command_server.CommandServer at the agent, for all methods but Run (see command_service.ts): a call gets the
- * real server's cookie, and passes; so do methods that this version does not know.
+ * Relays calls of Bazel's own command_server.CommandServer, for all methods except Run (see command_service.ts): the
+ * real server's cookie is inserted and the call is passed on, including methods that this version does not know.
  */
 import { Buffer } from "node:buffer";
 import { RequestField } from "../../proto/bazel/run_request.ts";
@@ -10,7 +10,7 @@ import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "..
 import { patchFields } from "../../proto/base/protobuf_fields.ts";
 import { type BazelUpstream, COMMAND_SERVER, serverLost } from "../bazel/bazel_upstream.ts";
 
-/** Requests of other methods hold ids and sizes. */
+/** Maximum size of a request in bytes; requests of other methods contain ids and sizes. */
 const MAX_REQUEST_BYTES = 1 << 20;
 
 /** Passes a call on. */

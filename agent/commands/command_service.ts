@@ -1,6 +1,6 @@
 /**
- * The Command service: runs the commands of the session's owner on its real Bazel server, and keeps what they say until
- * it has arrived. A command outlives the connection that brought it.
+ * The Command service: runs the commands of the session's owner on its real Bazel server, and keeps their responses
+ * until they have arrived. A command outlives the connection that brought it.
  *
  *     proxy                         agent                                  Bazel server
  *       │ start {id, RunRequest}      │                                         │
@@ -41,89 +41,92 @@ import { CommandJournal, ExecuteResponseField, type Sink } from "./command_journ
 import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
 import type { Caller } from "../workspace/preemptible_lock.ts";
 
-/** As in the proxy: a command line and an environment, with room to spare. */
+/** As in the proxy: a command line and an environment, with room to spare. Bytes. */
 const MAX_REQUEST_BYTES = 64 << 20;
-/** What a caller gets to come back whose connection was closed in order: it has died, most likely. Milliseconds. */
+/**
+ * How long a caller may take to return after its connection was closed in order, which most likely means that it has
+ * died. Milliseconds.
+ */
 const CLOSED_MS = 5_000;
 /**
- * The same for a connection that was reset. A NAT or VPN that forgets it does so, and then the caller comes back within
- * seconds, or as soon as its link works again; but the kernel of a caller that was killed in the midst of output does so,
- * too, and a build that nobody waits for shall not run for the whole grace period. Milliseconds.
+ * The same after a reset. A NAT or VPN that drops the connection causes one, and then the caller returns within
+ * seconds, or when its link works again. The kernel of a caller that was killed during output causes one too, and a
+ * build without a caller must not run for the whole grace period. Milliseconds.
  */
 const RESET_MS = 60_000;
-/** What callers get to hear that the agent ends. Milliseconds. */
+/** How long callers have to receive the message that the agent ends. Milliseconds. */
 const LAST_WORDS_MS = 1_000;
-/** The proxy puts its own in. */
+/** The proxy replaces it by its own. */
 const NO_COOKIE = "none";
 
-/** What the service works with. */
+/** Dependencies of {@link CommandService}. */
 export interface CommandServiceParts {
   upstream: BazelUpstream;
   bazel: { readonly isThere: boolean; retire(backend: Backend): void; stop(): Promise<void> };
   gate: { readonly epoch: number };
-  /** Counts the commands that run. */
+  /** Counts the running commands. */
   activity: { begin(): Disposable };
   /** The output base as the developer's machine sees it. */
   localOutputBase: { ensure(): Promise<void>; restore(): Promise<void>; expunge(): Promise<void> };
-  /** Where laptop and agent share no disk: what must be the same before, and what is brought home after. */
+  /** Only where laptop and agent share no disk. */
   synced?: {
-    /** The generation of the developer's files that is here. */
+    /** The generation of the developer's files here. */
     readonly generation: string;
-    /** Finds out whether somebody else has changed them, which ends the generation. @returns a sentence about it */
+    /** Checks for foreign changes, which end the generation. @returns a sentence about them */
     check(caller: Caller): Promise<string | undefined>;
-    /** Programs of the session have run. */
+    /** Call it after programs of the session have run. */
     ran(): void;
     outputs: CommandOutputs;
   };
-  /** How long a command goes on at the most without its caller. Milliseconds. */
+  /** Maximum time that a command continues without its caller. Milliseconds. */
   graceMs: number;
-  /** For tests: how long when the caller's connection was closed in order. */
+  /** For tests: replaces CLOSED_MS. */
   closedMs?: number;
   onError(what: string, error: unknown): void;
 }
 
 /** Finds out what a command has made. */
 export interface CommandOutputs {
-  /** The command's arguments as the server shall get them. */
+  /** Prepares a command; the result has the arguments for the server. */
   prepare(args: readonly string[], start: Start): Promise<PreparedCommand>;
 }
 
 /** A command between its start and its end. */
 export interface PreparedCommand {
   args: readonly string[];
-  /** Looks at a RunResponse on its way. @returns what goes on instead of it, if it is not the same */
+  /** Inspects a RunResponse on its way. @returns its replacement, if it changes */
   filter?(response: Uint8Array): Uint8Array | undefined;
-  /** Sends what is new of files that options name, while the command writes them. */
+  /** Sends new content of files that options name, while the command writes them. */
   followed?: {
     begin(take: (part: Uint8Array) => Promise<void> | undefined): void;
     finish(take: (part: Uint8Array) => Promise<void> | undefined): Promise<void>;
   };
-  /** Encoded Outputs messages. Call it once, when the command has ended. */
+  /** Returns encoded Outputs messages. Call it once, when the command has ended. */
   collect(end: { exitCode: number; execRequest?: Uint8Array }): Promise<Uint8Array[]>;
-  /** Called when all is over, however it ended. */
+  /** Called at the end, however the command ended. */
   [Symbol.dispose]?(): void;
 }
 
-/** What is known of a command. */
+/** State of a command. */
 interface Command {
   readonly id: string;
   readonly epoch: number;
   readonly journal: CommandJournal;
   readonly cancelled: AbortController;
-  /** Ends the call that has the command. */
+  /** Ends the call that is attached to the command. */
   replace?: (why: StatusError) => void;
-  /** That call. */
+  /** The attached call. */
   call?: ServerCall;
-  /** When nobody has it: gives up. */
+  /** While no call is attached: the timer that abandons the command. */
   orphaned?: ReturnType<typeof setTimeout>;
-  /** Resolves when nothing is appended any more, with the status. Never rejects. */
+  /** Resolves with the status when nothing more is appended. Never rejects. */
   readonly done: Promise<StatusError | undefined>;
 }
 
 /** For a command that has not begun. */
 const ENDING = new StatusError(Status.FAILED_PRECONDITION, "This session's agent was told to end.");
 
-/** See the file's head. */
+/** The Command service of one session. */
 export class CommandService {
   readonly #parts: CommandServiceParts;
   readonly #commands = new Map<string, Command>();
@@ -141,10 +144,10 @@ export class CommandService {
     if (start?.case !== "start" || start.value.commandId === "") {
       throw new StatusError(Status.INVALID_ARGUMENT, "The first message of Execute is not a start.");
     }
-    // Read here, once: all that follows goes by this.
+    // Parsed once, here.
     const run = runOf(start.value);
     await this.#checkWorkspace(start.value, run, headers, call);
-    // Who left meanwhile hears of no command, and nobody would cancel it.
+    // For a caller that is gone no command is started, since nobody would cancel it.
     if (call.gone.aborted) return;
     const command = this.#find(start.value, run, headers);
     const sink: Sink = (message) => call.writeFrames(frame(message));
@@ -179,14 +182,14 @@ export class CommandService {
     call.end(status);
   }
 
-  /** Cancels what nobody waits for since a newer owner has the session. */
+  /** Cancels commands of older epochs without a caller, after a newer owner took over the session. */
   cancelOlder(): void {
     for (const command of this.#commands.values()) {
       if (command.epoch < this.#parts.gate.epoch && command.replace === undefined) this.#abandon(command);
     }
   }
 
-  /** Refuses a new command when the developer's files are not what they were: the session's programs can write there. */
+  /** Refuses a new command if the developer's files have changed here: the session's programs can write there. */
   async #checkWorkspace(start: Start, { command }: RunRequest, headers: Headers, call: ServerCall): Promise<void> {
     const { synced } = this.#parts;
     if (!synced || start.attach || this.#commands.has(start.commandId) || command === "shutdown") return;
@@ -195,9 +198,10 @@ export class CommandService {
   }
 
   /**
-   * Ends the calls of all commands with a sentence, since the agent ends: by itself each would find that its connection or
-   * its server was lost. One whose server has not said a word has not begun, as the first word is a command's id: its caller
-   * asks for another agent, and so does who comes from now on. Resolves when that was said, or soon.
+   * Ends the calls of all commands with a sentence, since the agent ends; otherwise each would report a lost connection
+   * or server. A command without a response has not begun, since the first response has the command's id: its caller
+   * asks for another agent, as do all later callers. Resolves when the callers have the message, or after
+   * LAST_WORDS_MS.
    */
   async end(): Promise<void> {
     this.#isEnding = true;
@@ -215,14 +219,14 @@ export class CommandService {
     clearTimeout(timer);
   }
 
-  /** The command that the start names; starts it if it is new. */
+  /** The command of a start; begins it if it is new. */
   #find(start: Start, run: RunRequest, headers: Headers): Command {
     const known = this.#commands.get(start.commandId);
     if (known) return known;
     if (start.attach) throw new StatusError(Status.NOT_FOUND, "This agent does not know the command.");
     if (this.#isEnding) throw ENDING;
     const { synced } = this.#parts;
-    // What ends the server is the same for all files.
+    // `shutdown` does not depend on the files.
     if (synced && run.command !== "shutdown" && start.workspaceGeneration !== synced.generation) {
       throw new StatusError(
         Status.FAILED_PRECONDITION,
@@ -258,10 +262,10 @@ export class CommandService {
     }
   }
 
-  /** Nobody has the command: it goes on for a while, as long as its caller may come back. */
+  /** No call is attached: the command continues while its caller may return. */
   #orphan(command: Command, reason: unknown): void {
     const lost = reason instanceof StreamError ? reason.lost : undefined;
-    // The caller itself has ended the call: it does not come back.
+    // The caller itself ended the call, and will not return.
     if (lost === undefined) return this.#abandon(command);
     const { graceMs, closedMs = CLOSED_MS } = this.#parts;
     const patience = { closed: closedMs, reset: RESET_MS, silent: graceMs }[lost];
@@ -276,7 +280,7 @@ export class CommandService {
     void command.done.then(() => this.#commands.delete(command.id));
   }
 
-  /** Runs the command to its end; what it says goes to the journal. Rejects with a StatusError. */
+  /** Runs a command to its end, appending its responses to the journal. Rejects with a StatusError. */
   async #run(
     start: Start,
     request: RunRequest,
@@ -287,7 +291,7 @@ export class CommandService {
     const { activity, bazel, localOutputBase, synced, upstream } = this.#parts;
     using _running = activity.begin();
     if (request.command === "shutdown" && !bazel.isThere) {
-      // To start a server in order to end it would be silly, and may fail.
+      // Starting a server in order to end it makes no sense, and may fail.
       if (isForShutdown(request)) await localOutputBase.restore();
       const over = encodeFields([[1, NO_COOKIE], [ResponseField.finished, true], [
         ResponseField.terminationExpected,
@@ -300,7 +304,7 @@ export class CommandService {
     const prepared = await synced?.outputs.prepare(args, start);
     using _prepared = { [Symbol.dispose]: () => prepared?.[Symbol.dispose]?.() };
     const sent = prepared?.args ?? args;
-    // Most often they are as they came: there are many, and the developer waits.
+    // Usually the arguments are unchanged: there are many, and the developer waits.
     const other = expunge || sent !== args ? sent.map((arg) => Buffer.from(arg, "latin1")) : undefined;
     const run = await upstream.start(
       `${COMMAND_SERVER}Run`,
@@ -308,7 +312,7 @@ export class CommandService {
       headers,
       cancelled,
     ).catch((e) => {
-      // No server can be had (another version, a full disk): that is said before anything was run.
+      // There is no server (another version, a full disk): reported before anything was run.
       throw e instanceof RbsError ? new StatusError(Status.INTERNAL, sentence(e), { "rbs-reason": "no-server" }) : e;
     });
 
@@ -319,10 +323,10 @@ export class CommandService {
     let collected: Promise<Uint8Array[]> | undefined;
     let cancelSent = false;
     const cancel = () => {
-      // A Run without an id yet is cancelled by the first response, below.
+      // A Run without an id yet is cancelled at the first response, below.
       if (cancelSent || commandId === undefined) return;
       cancelSent = true;
-      // Explicitly: Bazel's server does not stop a silent action because its client's stream was reset.
+      // By an explicit Cancel: Bazel's server does not stop a silent action because its client's stream was reset.
       void this.#cancel(run, commandId);
     };
     cancelled.addEventListener("abort", cancel);
@@ -334,7 +338,7 @@ export class CommandService {
       const bytes = Buffer.from(prepared?.filter?.(response) ?? response);
       if (seen.finished) {
         last = { message: bytes, exitCode: seen.exitCode, execRequest: seen.execRequest };
-        // At once: the status that follows changes nothing about what was made.
+        // At once: the status that follows does not change what was made.
         if (!expunge) collected ??= prepared?.collect(last);
       } else {
         const room = Promise.all([busy, journal.append(ExecuteResponseField.runResponse, bytes)]).then(() => {
@@ -347,7 +351,8 @@ export class CommandService {
     const end = await readCall(run.stream, (chunk) => {
       responses.push(chunk);
       if (cancelled.aborted) cancel();
-      // Also for a part of a message: else a slow caller would have us gather one large message after the other.
+      // Also for a part of a message: otherwise a slow caller would make the agent collect one large message after the
+      // other.
       return busy;
     }).finally(() => {
       synced?.ran();
@@ -362,7 +367,7 @@ export class CommandService {
       throw serverLost(end.message);
     }
     if (isForShutdown(request)) await localOutputBase.restore();
-    // `run` may want a repository that this command has fetched.
+    // `run` may need a repository that this command has fetched.
     else if (!expunge) await localOutputBase.ensure();
     if (!last) return;
     if (expunge && last.exitCode === 0) {
@@ -371,7 +376,7 @@ export class CommandService {
       last.message = Buffer.concat([last.message, encodeFields([[ResponseField.terminationExpected, true]])]);
     }
     const parts = await (collected ?? prepared?.collect(last)) ?? [];
-    // All at once, so that they travel together.
+    // All at once, so that they are sent together.
     await Promise.all([
       ...parts.map((part) => journal.append(ExecuteResponseField.outputs, part)),
       journal.append(ExecuteResponseField.runResponse, last.message),
@@ -393,7 +398,7 @@ function request(bytes: Uint8Array): ExecuteRequest {
   }
 }
 
-/** What a response says beside its output. */
+/** The fields of a response other than its output. */
 function inspect(response: Uint8Array, wantsId: boolean) {
   const seen = {
     commandId: undefined as string | undefined,
@@ -412,7 +417,7 @@ function inspect(response: Uint8Array, wantsId: boolean) {
   return seen;
 }
 
-/** What a start asks for. Throws a StatusError. */
+/** Parses the request of a start. Throws a StatusError. */
 function runOf({ runRequest }: Start): RunRequest {
   try {
     return readRunRequest(runRequest);

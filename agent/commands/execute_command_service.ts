@@ -19,24 +19,24 @@ import { quote, quoteAll } from "../namespace/shell.ts";
 
 type Response = MessageInitShape<typeof ExecuteCommandResponseSchema>;
 
-/** A command whose caller is gone, or whose session ends, may take this long after SIGINT. Milliseconds. */
+/** After its caller is gone or its session ends, a command has this long after SIGINT. Milliseconds. */
 const CANCEL_GRACE_MS = 10_000;
-/** What of a caller's standard input may wait for a command that does not read it. Bytes. */
+/** Standard input buffered for a command that does not read it. Bytes. */
 const STDIN_BUFFER_BYTES = 1 << 20;
-/** Chunks of output that wait for the caller to take them; the command waits with them. */
+/** Chunks of output buffered for the caller; then the command has to wait. */
 const OUTPUT_CHUNKS = 4;
-/** After a command's end, for a process that it left behind and that holds its output open. Milliseconds. */
+/** After a command's end: how long to wait for a leftover process that holds its output open. Milliseconds. */
 const LINGER_MS = 1_000;
 
-/** Parts of an {@link ExecuteCommandService}. */
+/** Options of {@link ExecuteCommandService}. */
 export interface ExecuteCommandOptions {
   namespace: SessionNamespace;
   bazel: BazelServer;
-  /** The argument vector of the session's server as its client composed it; empty if no client has told one. */
+  /** The arguments of the session's server as its client composed them; empty if no client has told. */
   startupOptions: readonly string[];
   localOutputBase: LocalOutputBase;
   activity: Activity;
-  /** The Bazel client: a name that is looked for on the caller's PATH, or an absolute path. */
+  /** The Bazel client: a name on the caller's PATH, or an absolute path. */
   bazelProgram: string;
 }
 
@@ -46,7 +46,7 @@ interface Running {
   done: Promise<unknown>;
 }
 
-/** The ExecuteCommand method: commands in the session's namespace, for its owner. */
+/** The ExecuteCommand method: runs commands in the session's namespace, for its owner. */
 export class ExecuteCommandService {
   readonly #options: ExecuteCommandOptions;
   readonly #running = new Set<Running>();
@@ -55,7 +55,7 @@ export class ExecuteCommandService {
     this.#options = options;
   }
 
-  /** Interrupts what runs, and kills what still runs after `graceMs`. */
+  /** Interrupts all running commands, and kills them after `graceMs`. */
   async cancelAll(graceMs: number): Promise<void> {
     await Promise.all([...this.#running].map((running) => cancel(running, graceMs)));
   }
@@ -111,7 +111,7 @@ export class ExecuteCommandService {
         } else if (command.args[0] === "bazel") await this.#options.localOutputBase.ensure();
         yield { message: { case: "exitCode", value: exitCode } };
       } finally {
-        // The caller may be gone in the middle: the command is ended then, and counts until it is.
+        // The caller may be gone before the end: the command is then ended, and counts as activity until it is.
         cancel(running, CANCEL_GRACE_MS).then(() => {
           stdin.abort().catch(() => {});
           end(carrier);
@@ -135,12 +135,12 @@ export class ExecuteCommandService {
       await localOutputBase.ensure();
       if (startupOptions.length > 0) await bazel.ensureAny(signal);
     }
-    // The start of a server ends the namespace that was there.
+    // A server's start ends the earlier namespace.
     return await namespace.init();
   }
 
   /**
-   * What the session's client may have said on its command line only, and without which a client in here would want
+   * Options that the session's client may have had only on its command line. Without them a client in here would want
    * another server than the session's warm one.
    */
   #placement(): string[] {
@@ -154,7 +154,7 @@ export class ExecuteCommandService {
     const { namespace, bazelProgram } = this.#options;
     const [program, ...args] = command.args;
     const argv = program === "bazel"
-      // The first of the startup options: one of the caller's own still counts.
+      // First among the startup options, so that one of the caller's still overrides it.
       ? [bazelProgram, ...this.#placement(), `--output_base=${namespace.outputBase}`, ...args]
       : command.args;
     const inner = commandScript(argv, { ...command.env, RBS_IN_SESSION: "1" }, command.workingDirectory);
@@ -170,7 +170,7 @@ stty sane iutf8 cols ${columns} rows ${rows}
   }
 }
 
-/** Takes `--expunge` out of a Bazel command line, and says whether it was there. */
+/** Removes `--expunge` from a Bazel command line. @returns whether it was there */
 function takeExpunge(command: CommandInit): boolean {
   const at = command.args.findIndex((arg, i) => i > 0 && !arg.startsWith("-"));
   if (command.args[0] !== "bazel" || at < 0) return false;
@@ -200,11 +200,11 @@ function check({ args, env, workingDirectory, terminal }: CommandInit): void {
   if (terminal && Math.max(terminal.columns, terminal.rows) > 0xffff) refuse("its terminal is too large");
 }
 
-/** Names that bash keeps for itself, or that change how it reads the rest of a script. */
+/** Names that bash reserves, or that change how it reads the rest of a script. */
 const BASH_OWN =
   /^(BASH.*|SHELLOPTS|UID|EUID|PPID|GROUPS|DIRSTACK|FUNCNAME|RANDOM|SRANDOM|SECONDS|LINENO|EPOCH.*|HISTCMD|POSIXLY_CORRECT|SHLVL|PWD|OLDPWD|OPT.*|IFS|_)$/;
 
-/** A script that becomes `argv` in `directory`, with exactly the environment `env`. */
+/** A script that executes `argv` in `directory`, with exactly the environment `env`. */
 export function commandScript(argv: readonly string[], env: Record<string, string>, directory: string): string {
   const plain: string[] = [];
   const special: string[] = [];
@@ -216,8 +216,8 @@ export function commandScript(argv: readonly string[], env: Record<string, strin
     const at = assignment.indexOf("=");
     return `export ${assignment.slice(0, at)}=${quote(assignment.slice(at + 1))}`;
   });
-  // env(1) sets what bash would not; its own path is found before PATH changes. Secrets never stand on a command line:
-  // the names that come this way are bash's own.
+  // env(1) sets what bash would not; it is found before PATH changes. Secrets are never on a command line: only names
+  // that bash reserves are set this way.
   return `env=$(type -P env)
 cd -- ${quote(directory)} 2>/dev/null || ${say(`The working directory ${directory} cannot be entered on the agent.`, 1)}
 for name in $(compgen -e); do unset "$name"; done 2>/dev/null
@@ -231,7 +231,7 @@ exec "$env" -u SHLVL -u OLDPWD ${env.PWD === undefined ? "-u PWD " : ""}${quoteA
 `;
 }
 
-/** Interrupts a command, and kills it when that did not help in time. */
+/** Interrupts a command, and kills it if it does not end in time. */
 async function cancel(running: Running, graceMs: number): Promise<void> {
   let over = false;
   running.done.then(() => over = true);
@@ -251,7 +251,7 @@ function end(carrier: Deno.ChildProcess): void {
   }
 }
 
-/** The messages of the caller after the first. */
+/** Handles the caller's messages after the first. */
 async function obey(
   requests: AsyncIterator<ExecuteCommandRequest>,
   stdin: WritableStreamDefaultWriter<Uint8Array>,
@@ -266,7 +266,7 @@ async function obey(
         case "stdin": {
           const { length } = message.value;
           waiting += length;
-          // A command that has closed its standard input loses the rest, as in a pipe.
+          // A command that has closed its standard input loses the rest, as with a pipe.
           const written = stdin.write(message.value).catch(() => {}).then(() => void (waiting -= length));
           if (waiting > STDIN_BUFFER_BYTES) await written;
           break;
@@ -287,7 +287,7 @@ async function obey(
   }
 }
 
-/** A command's pseudo-terminal: script(1) made it, and the command wrote down which. */
+/** A command's pseudo-terminal: made by script(1); the command wrote down its name. */
 class Terminal {
   readonly #init: SessionInit;
   readonly #job: Job;
@@ -302,16 +302,16 @@ class Terminal {
     this.#init.call(`stty -F "$(<./${this.#job.id}.tty)" ${size}`);
   }
 
-  /** Signals the command, which leads another session than the job. */
+  /** Signals the command, which is in another process session than the job. */
   signal(name: string): void {
-    // None: it has not come so far, or is gone.
+    // 0 if it has not started yet or is gone.
     const pid = Number(this.#init.read(this.#job, "inner.pid"));
     if (pid > 1) this.#init.signal(pid, name);
     else this.#job.signal(name);
   }
 }
 
-/** What a command writes, in the order in which it arrives, no faster than the caller takes it. */
+/** A command's output in order of arrival, no faster than the caller reads it. */
 class Output implements AsyncIterable<Response> {
   readonly #queue: Response[] = [];
   #open = 2;
@@ -367,7 +367,7 @@ class Output implements AsyncIterable<Response> {
     }
   }
 
-  /** After the command's end: counts again from its last sign of life. */
+  /** After the command's end: restarts the timer at each activity. */
   #await(): void {
     if (!this.#lingering || this.#over) return;
     clearTimeout(this.#linger);

@@ -1,11 +1,11 @@
 /**
- * {@link Files} beneath a folder that is held open. The programs of a session may write there, and exchange folders for
- * symlinks while the agent works: each path is resolved by openat2(2) with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, and
- * what is done is done to what was opened. Nothing looks first and acts by path afterwards.
+ * {@link Files} beneath a directory that is held open. The session's programs may write there, and replace directories
+ * by symlinks while the agent works. So each path is resolved by openat2(2) with RESOLVE_BENEATH and
+ * RESOLVE_NO_SYMLINKS, and each operation works on what was opened. Nothing is checked first and then used by its path.
  *
- *     "root/home/ann/x" ── openat2 from the held folder ──> descriptor of "root/home/ann" ── …at call ──> "x" in it
+ *     "root/home/ann/x" ── openat2 from the held directory ──> descriptor of "root/home/ann" ── …at call ──> "x" in it
  *
- * Paths are relative to the folder; "" is the folder itself. A symlink on the way is NotADirectory.
+ * Paths are relative to the directory; "" is the directory itself. A symlink on the way is NotADirectory.
  */
 import { decodeName } from "../../proto/tree/names.ts";
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "../../proto/tree/files.ts";
@@ -15,18 +15,18 @@ import * as libc from "./libc.ts";
 import { E, O } from "./libc.ts";
 
 const S_IFMT = 0o170000, S_IFREG = 0o100000, S_IFDIR = 0o040000, S_IFLNK = 0o120000, S_IFIFO = 0o010000;
-/** Folders that are held from one operation to the next. */
+/** Maximum number of directories held open between operations. */
 const MAX_KEPT = 64;
-/** Copied at once. Bytes. */
+/** Bytes of one copy call. */
 const COPY_BYTES = 64 << 20;
-/** Folders within folders, when something is removed: a descriptor each. */
+/** Maximum depth of a recursive removal: each level needs a descriptor. */
 const MAX_DEPTH = 200;
 
-/** See the file's head. Dispose of it. */
+/** Files beneath a directory. Dispose of it. */
 export class Beneath implements KeptFiles {
   readonly #root: number;
   readonly #ownsRoot: boolean;
-  /** Descriptors of folders by their paths; undefined: none is kept. */
+  /** Descriptors of held directories by path; undefined if none are held. */
   readonly #kept?: Map<string, number>;
   #closed = false;
 
@@ -36,23 +36,23 @@ export class Beneath implements KeptFiles {
     if (keeps) this.#kept = new Map();
   }
 
-  /** Opens a folder that is trusted, and in a place that is: symlinks are followed there. @param path Absolute */
+  /** Opens a trusted directory in a trusted place: symlinks are followed. @param path Absolute. */
   static open(path: string): Beneath {
     return new Beneath(libc.openTrusted(path), true, false);
   }
 
-  /** A folder in this one, with nothing above it in reach. */
+  /** Opens a directory in this one, from which nothing above is reachable. */
   beneath(path: string): Beneath {
     return new Beneath(this.#open(path, O.PATH | O.DIRECTORY), true, false);
   }
 
-  /** Whether this folder is one of the others, or lies in one of them now, whatever the names by which all were opened. */
+  /** Whether this directory is, or is now below, one of the others, whatever the paths by which they were opened. */
   isIn(others: readonly Beneath[]): boolean {
     const folders = new Set(others.map((other) => identity(other.#root)));
     for (let fd = libc.openBeneath(this.#root, "", O.PATH | O.DIRECTORY), before = "";;) {
       if (fd < 0) throw libc.failure("open", "", -fd);
       const now = identity(fd);
-      // Nothing is above "/".
+      // The parent of "/" is "/".
       if (folders.has(now) || now === before) {
         libc.close(fd);
         return folders.has(now);
@@ -67,7 +67,7 @@ export class Beneath implements KeptFiles {
     }
   }
 
-  /** Tells of changes in folders beneath this one, for as long as this is open. Dispose of it. */
+  /** Makes a watch for directories beneath this one, valid while this is open. Dispose of it. */
   watch(): FolderWatch {
     return new FolderWatch(this.#root);
   }
@@ -103,7 +103,7 @@ export class Beneath implements KeptFiles {
 
   create(path: string, mode: number): BeneathFile {
     const file = this.#file(path, O.RDWR | O.CREAT | O.EXCL, mode);
-    // Whatever the umask.
+    // The umask may have removed bits.
     libc.setFileMode(file.fd, mode, path);
     return file;
   }
@@ -116,14 +116,14 @@ export class Beneath implements KeptFiles {
     this.#in(path, (folder, name) => libc.makeFolder(folder, name, mode, path));
   }
 
-  /** Makes a folder, and those on the way that are missing. What stands in the way is NotADirectory. */
+  /** Makes a directory and its missing parents. Throws NotADirectory if something else is in the way. */
   makeWay(path: string, mode = 0o755): void {
     this.#makeEach(path, mode, () => {
       throw libc.failure("make the folder", path, E.NOTDIR);
     });
   }
 
-  /** The same, where whatever stands in the way is none of ours: it is removed. */
+  /** Like {@link makeWay}, but removes what is in the way. */
   clearWay(path: string, mode = 0o755): void {
     this.#makeEach(path, mode, (obstacle) => {
       this.remove(obstacle);
@@ -131,7 +131,7 @@ export class Beneath implements KeptFiles {
     });
   }
 
-  /** @param onObstacle Is told of what is no folder. */
+  /** @param onObstacle Called with a path that is not a directory. */
   #makeEach(path: string, mode: number, onObstacle: (path: string) => void): void {
     for (let slash = 0; slash >= 0 && path !== "";) {
       slash = path.indexOf("/", slash + 1);
@@ -153,7 +153,9 @@ export class Beneath implements KeptFiles {
     this.#in(path, (folder, name) => libc.makeFifo(folder, name, mode, path));
   }
 
-  /** Opens a fifo without waiting for its other end, which a writer alone must find there. The caller closes it. */
+  /**
+   * Opens a fifo without waiting for its other end; a mere writer needs a reader to be there. The caller closes it.
+   */
   openFifo(path: string, flags: typeof O.RDONLY | typeof O.WRONLY | typeof O.RDWR): number {
     return this.#in(path, (folder, name) => {
       const fd = libc.openBeneath(folder, name, flags | O.NOFOLLOW);
@@ -188,7 +190,7 @@ export class Beneath implements KeptFiles {
   #discard(path: string): void {
     try {
       this.remove(path);
-    } catch { /* somebody else was faster */ }
+    } catch { /* it is gone already */ }
   }
 
   utime(path: string, mtimeMs: number): void {
@@ -211,12 +213,12 @@ export class Beneath implements KeptFiles {
       for (let left = data.end - data.start; left > 0;) {
         const n = await libc.copyRangeElsewhere(source.fd, target.fd, Math.min(left, COPY_BYTES));
         if (n === 0) return;
-        // It cannot be done so between these files, or the disk is full: which of it, the other way says.
+        // These files do not support it, or the disk is full: the plain copy reports which.
         if (n < 0) return void Array.from(copySparse(source, target, target.stat().size));
         left -= n;
       }
     }
-    // A hole at the end.
+    // A hole at the end needs the size to be set.
     const { size } = source.stat();
     if (target.stat().size < size) target.truncate(size);
   }
@@ -243,7 +245,8 @@ export class Beneath implements KeptFiles {
     this.#in(path, (folder, name) => {
       const code = -libc.unlink(folder, name, false);
       if (code === 0) return;
-      // What Linux says of a folder; others say EPERM, which an unlink in a folder of somebody else is too.
+      // Linux returns EISDIR for a directory, other systems EPERM, which may also be missing permission in the
+      // directory.
       if (code !== E.ISDIR && code !== E.PERM) throw libc.failure("remove", path, code);
       if (recursive) removeFolder(folder, name, path, 0);
       else {
@@ -266,7 +269,7 @@ export class Beneath implements KeptFiles {
     if (this.#ownsRoot) libc.close(this.#root);
   }
 
-  /** Forgets what is held of folders that are somewhere else now. */
+  /** Closes held directories that were moved. */
   #forget(...paths: string[]): void {
     for (const [folder, fd] of this.#kept!) {
       if (!paths.some((path) => folder === path || folder.startsWith(`${path}/`))) continue;
@@ -280,7 +283,7 @@ export class Beneath implements KeptFiles {
     return this.#in(path, (folder, name) => {
       const fd = libc.openBeneath(folder, name, flags | O.NOFOLLOW, mode);
       if (fd < 0) throw libc.failure("open", path, -fd === E.NXIO ? E.ACCES : -fd);
-      // Of a fifo or a device nobody knows what reading does.
+      // Reading a fifo or a device may block or have effects.
       if ((flags & O.CREAT) === 0 && (libc.look(fd, "") !== 0 || (libc.seen.mode & S_IFMT) !== S_IFREG)) {
         libc.close(fd);
         throw new Deno.errors.InvalidData(`${JSON.stringify(path.slice(0, 200))} is no regular file`);
@@ -289,7 +292,7 @@ export class Beneath implements KeptFiles {
     });
   }
 
-  /** Opens something; the caller closes it. */
+  /** Opens a path; the caller closes it. */
   #open(path: string, flags: number): number {
     if (this.#closed) throw new TypeError("the folder is not open any more");
     const fd = libc.openBeneath(this.#root, path, flags);
@@ -297,11 +300,11 @@ export class Beneath implements KeptFiles {
     return fd;
   }
 
-  /** Does something with the last name of a path, in its folder. */
+  /** Acts on the last name of a path, in its parent directory. */
   #in<T>(path: string, act: (folder: number, name: string) => T): T {
     const slash = path.lastIndexOf("/");
     const name = path.slice(slash + 1);
-    // Only of a look is the folder itself meant.
+    // Only an empty path may mean the directory itself.
     if (path !== "" && (name === "" || name === "." || name === "..")) {
       throw libc.failure("name", path, E.NOENT);
     }
@@ -334,7 +337,7 @@ export class Beneath implements KeptFiles {
   }
 }
 
-/** Removes a folder and all in it; gives the owner of each the right to do so. */
+/** Removes a directory recursively, giving its owner write permission where necessary. */
 function removeFolder(parent: number, name: string, path: string, depth: number): void {
   if (depth > MAX_DEPTH) return removeDeep(parent, name, path);
   let fd = libc.openBeneath(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
@@ -342,12 +345,12 @@ function removeFolder(parent: number, name: string, path: string, depth: number)
     libc.setModeAt(parent, name, 0o700, path);
     fd = libc.openBeneath(parent, name, O.RDONLY | O.DIRECTORY | O.NOFOLLOW);
   }
-  // Somebody else is at it.
+  // Another process has removed it.
   if (fd === -E.NOENT) return;
   if (fd < 0) throw libc.failure("remove", path, -fd);
   try {
     let writable = false;
-    // What comes into being meanwhile is removed as well, unless somebody is faster for ever.
+    // What is created meanwhile is removed too, within limits.
     for (let attempt = 0; attempt < 100; attempt++) {
       for (const child of namesIn(fd, path)) {
         let code = -libc.unlink(fd, child, false);
@@ -378,7 +381,7 @@ function removeFolder(parent: number, name: string, path: string, depth: number)
   }
 }
 
-/** A folder so deep that not each on the way can be held: what is in it moves up, folder by folder. */
+/** Removes a tree that is too deep to hold every directory on the way: subdirectories are moved up one by one. */
 function removeDeep(parent: number, top: string, path: string): void {
   const pending = [top];
   let moved = 0, failures = 0;

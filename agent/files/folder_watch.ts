@@ -1,6 +1,6 @@
 /**
- * Tells what was changed in folders since it was asked last, by inotify(7): the kernel has noted it when the change
- * returns to who made it, so that an answer is complete, costs a system call, and waits for nobody.
+ * Reports changes in directories since the last call, by inotify(7): the kernel records a change before it returns to
+ * the program that made it. So an answer is complete, costs one system call, and waits for nothing.
  */
 import { Buffer } from "node:buffer";
 import { decodeName } from "../../proto/tree/names.ts";
@@ -24,47 +24,56 @@ const IN = {
 } as const;
 const CHANGES = IN.MODIFY | IN.ATTRIB | IN.CLOSE_WRITE | IN.MOVED_FROM | IN.MOVED_TO | IN.CREATE | IN.DELETE |
   IN.MOVE_SELF;
-/** No folder of that name: a symlink in its place is none. */
+/** Errors that mean there is no such directory; a symlink in its place does not count. */
 const NOT_THERE = new Set<number>([E.NOENT, E.NOTDIR, E.LOOP, E.XDEV]);
-/** Of a struct inotify_event without its name. */
+/** Size of a struct inotify_event without its name. */
 const HEADER_BYTES = 16;
 
-/** See the file's head. Paths are relative to the folder that it was made for. Dispose of it. */
+/** A watch of directories and files. Paths are relative to the directory that it was made for. Dispose of it. */
 export class FolderWatch implements Disposable {
   readonly #root: number;
   readonly #queue = libc.watchQueue();
-  /** What is watched, by watch descriptor: a file may have several names. */
+  /** Watched paths by watch descriptor: a file may have several. */
   readonly #paths = new Map<number, Set<string>>();
   readonly #watched = new Map<string, number>();
-  /** Folders of which only a move is told, by watch descriptor. */
+  /** Directories watched only for being moved, by watch descriptor. */
   readonly #above = new Map<number, string>();
   readonly #watchedAbove = new Set<string>();
   readonly #buffer = new Uint8Array(64 << 10);
 
-  /** @param root An open folder, which stays open for as long. */
+  /** @param root An open directory, which must stay open while the watch is used. */
   constructor(root: number) {
     this.#root = root;
   }
 
   /**
-   * Whether the folder or file that has this path is watched: since {@link take} was called last, nothing else can have
-   * taken its place without an event.
+   * Whether the directory or file at this path is watched: since the last {@link take}, nothing else can have replaced
+   * it without an event.
    */
   watches(path: string): boolean {
     return this.#watched.has(path);
   }
 
-  /** Watches a folder, but not what is below it. @returns false if it is there and cannot be watched: there is a limit */
+  /**
+   * Watches a directory, but not what is below.
+   * @returns false if it exists but cannot be watched: there is a limit
+   */
   add(path: string): boolean {
     return this.#add(path, O.DIRECTORY, CHANGES);
   }
 
-  /** Watches a file, whatever name it is changed by. @returns as {@link add} */
+  /**
+   * Watches a file, through all its hard links.
+   * @returns as {@link add}
+   */
   addFile(path: string): boolean {
     return this.#add(path, 0, CHANGES);
   }
 
-  /** Tells when a folder is moved, which takes all that is below it elsewhere. @returns as {@link add} */
+  /**
+   * Watches for a directory being moved, which moves everything below.
+   * @returns as {@link add}
+   */
   addAbove(path: string): boolean {
     return this.#watchedAbove.has(path) || this.#add(path, O.DIRECTORY, IN.MOVE_SELF);
   }
@@ -73,7 +82,7 @@ export class FolderWatch implements Disposable {
     const fd = libc.openBeneath(this.#root, path, O.PATH | flags);
     if (fd < 0) return NOT_THERE.has(-fd);
     try {
-      // What was opened, whatever its name stands for by now. The same one has the same descriptor.
+      // Watches what was opened, whatever its path means by now. The same file always gets the same watch descriptor.
       const watch = libc.watch(this.#queue, `/proc/self/fd/${fd}`, mask | IN.MASK_ADD);
       if (watch < 0) return false;
       if (mask === IN.MOVE_SELF) {
@@ -92,7 +101,7 @@ export class FolderWatch implements Disposable {
     const paths = this.#paths.get(watch);
     if (!paths) this.#paths.set(watch, new Set([path]));
     else {
-      // A folder has one path.
+      // A directory has only one path.
       if (single) { for (const before of paths) this.#watched.delete(before); }
       if (single) paths.clear();
       paths.add(path);
@@ -112,14 +121,14 @@ export class FolderWatch implements Disposable {
   }
 
   /**
-   * Adds the paths that were changed, came or went since the last call. What was moved away or removed is watched no
-   * more, nor is all that was below it: their paths are among those that are added.
+   * Adds the paths that changed, appeared or vanished since the last call. What was moved away or removed is no longer
+   * watched, nor is anything that was below it; all these paths are added.
    *
-   * @returns false if there were more of them than the kernel keeps
+   * @returns false if the kernel's queue overflowed
    */
   take(changed: Set<string>): boolean {
     let complete = true;
-    // What was removed had nothing in it any more; what was moved takes along what is below it.
+    // What was removed was empty by then; what was moved takes along what is below.
     const gone = new Set<string>(), moved = new Set<string>();
     for (;;) {
       const filled = libc.readQueue(this.#queue, this.#buffer);
@@ -143,7 +152,7 @@ export class FolderWatch implements Disposable {
             const path = folder === "" ? own : `${folder}/${own}`;
             changed.add(path);
             if ((mask & IN.ISDIR) === 0) continue;
-            // A folder that somebody holds open does not say itself that it was removed.
+            // A removed directory that a process holds open does not report its own removal.
             if (mask & (IN.DELETE | IN.MOVED_TO)) gone.add(path);
             if (mask & IN.MOVED_FROM) moved.add(path);
           }

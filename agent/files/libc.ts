@@ -1,11 +1,11 @@
 /**
- * The system's calls that work on descriptors, which Deno has none of: openat2 and the …at calls of the C library. It is
- * what the agent's right to call foreign code (`--allow-ffi`) is for, and the one place that does.
+ * System calls on descriptors that Deno does not offer: openat2 and the …at calls of the C library. The agent needs
+ * `--allow-ffi` for them; only this file and processes.ts call foreign code.
  */
 import { Buffer } from "node:buffer";
 import { encodeName } from "../../proto/tree/names.ts";
 
-/** From fcntl.h; the same on x86_64 and aarch64 but for the two that are told apart below. */
+/** From fcntl.h; equal on x86_64 and aarch64 except for the two that depend on isArm. */
 const isArm = Deno.build.arch === "aarch64";
 export const O = {
   RDONLY: 0,
@@ -81,13 +81,13 @@ const { symbols: c } = Deno.dlopen("libc.so.6", {
 
 let errnoView: Deno.UnsafePointerView | undefined;
 
-/** Why the last call failed. It is this thread's own, so that it must be asked at once. */
+/** The error of the last call. It belongs to this thread and must be read at once. */
 function errno(): number {
   errnoView ??= new Deno.UnsafePointerView(c.__errno_location()!);
   return errnoView.getInt32();
 }
 
-/** A call that failed. */
+/** The error for a failed call. */
 export function failure(what: string, path: string, code = errno()): Error {
   const message = `${MEANINGS[code] ?? "the system refused it"} (os error ${code}): ${what} ${
     JSON.stringify(path.slice(0, 200))
@@ -113,7 +113,7 @@ const MEANINGS: Record<number, string> = {
   122: "Disk quota exceeded",
 };
 
-/** What Deno throws. A symlink on the way, or a way out, is no folder of ours. */
+/** The error classes that Deno uses. A symlink on the way, or a path that leads out, is NotADirectory. */
 const CLASSES: Record<number, new (message: string) => Error> = {
   [E.PERM]: Deno.errors.PermissionDenied,
   [E.NOENT]: Deno.errors.NotFound,
@@ -131,7 +131,9 @@ const encoder = new TextEncoder();
 const MAX_PATH = 4096;
 const firstPath = new Uint8Array(MAX_PATH + 1), secondPath = new Uint8Array(MAX_PATH + 1);
 
-/** A path as the C library takes it, in memory that the next call uses again. Throws NotFound for one that is none. */
+/**
+ * Encodes a path as a C string, in a buffer that the next call reuses. Throws NotFound for a path that cannot exist.
+ */
 function cPath(path: string, buffer = firstPath): Uint8Array<ArrayBuffer> {
   let length: number;
   if (path.isWellFormed()) {
@@ -154,12 +156,12 @@ const HOW_BYTES = BigInt(how.length);
 howWords[2] = BigInt(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 const statxBuffer = new Uint8Array(256), statxWords = new Uint32Array(statxBuffer.buffer);
 const times = new BigInt64Array(4), timesBytes = new Uint8Array(times.buffer);
-/** Of openat2, while somebody renames folders. */
+/** Maximum number of attempts of openat2 while directories are renamed concurrently. */
 const MAX_TRIES = 1_000;
 
 // --- calls
 
-/** Opens a folder by its absolute path, symlinks followed: for one that is trusted. @returns a descriptor */
+/** Opens a trusted directory by its absolute path, following symlinks. @returns a descriptor */
 export function openTrusted(path: string): number {
   const fd = c.open(cPath(path), O.PATH | O.DIRECTORY | O.CLOEXEC);
   if (fd < 0) throw failure("open", path);
@@ -167,8 +169,8 @@ export function openTrusted(path: string): number {
 }
 
 /**
- * Opens something beneath a folder: no symlink is followed anywhere, nothing outside is reached, whatever is renamed
- * meanwhile. What it opens does not block.
+ * Opens a path beneath a directory: follows no symlink and reaches nothing outside, whatever is renamed meanwhile.
+ * Never blocks.
  *
  * @returns a descriptor, or the negated errno
  */
@@ -184,7 +186,7 @@ export function openBeneath(folder: number, path: string, flags: number, mode = 
   }
 }
 
-/** Opens the folder above a folder. @returns a descriptor */
+/** Opens the parent of a directory. @returns a descriptor */
 export function openAbove(folder: number): number {
   const fd = c.openat(folder, cPath(".."), O.PATH | O.DIRECTORY | O.CLOEXEC);
   if (fd < 0) throw failure("open", "..");
@@ -195,11 +197,11 @@ export function close(fd: number): void {
   c.close(fd);
 }
 
-/** Words of struct statx. */
+/** Offsets in struct statx, in 32-bit words. */
 const W = { links: 4, mode: 7, ino: 8, size: 10, ctime: 24, mtime: 28, devMajor: 34, devMinor: 35 };
 const HIGH = 2 ** 32;
 
-/** What {@link look} has found, until the next look. Numbers as in RawInfo; the kind is in the mode. */
+/** The result of the last {@link look}. Numbers as in RawInfo; the mode contains the kind. */
 export const seen = {
   get links(): number {
     return statxWords[W.links];
@@ -224,13 +226,16 @@ export const seen = {
   },
 };
 
-/** Of a struct statx_timestamp: signed seconds, nanoseconds. */
+/** Converts a struct statx_timestamp: signed seconds, nanoseconds. */
 function milliseconds(at: number): number {
   const seconds = (statxWords[at + 1] | 0) * HIGH + statxWords[at];
   return seconds * 1000 + Math.floor(statxWords[at + 2] / 1e6);
 }
 
-/** Looks at a name in a folder, without following it; an empty one is the descriptor's own file. @returns 0, or the negated errno */
+/**
+ * Stats a name in a directory, without following a symlink; an empty name means the descriptor's own file.
+ * @returns 0, or the negated errno
+ */
 export function look(folder: number, name: string): number {
   const flags = name === "" ? AT_EMPTY_PATH : AT_SYMLINK_NOFOLLOW;
   return c.statx(folder, cPath(name), flags, STATX_BASIC_STATS, statxBuffer) === 0 ? 0 : -errno();
@@ -240,7 +245,7 @@ const entries = new Uint8Array(64 << 10);
 const ENTRIES_BYTES = BigInt(entries.length);
 const entriesView = new DataView(entries.buffer);
 
-/** The names in an open folder (not opened by O_PATH), as bytes that the next call overwrites; without "." and "..". */
+/** The names in an open directory (not opened by O_PATH), without "." and "..". The next name overwrites the bytes. */
 export function* namesIn(folder: number, path: string): Generator<Buffer> {
   for (;;) {
     const filled = Number(c.getdents64(folder, entries, ENTRIES_BYTES));
@@ -259,7 +264,7 @@ export function* namesIn(folder: number, path: string): Generator<Buffer> {
 const target = new Uint8Array(MAX_PATH);
 const TARGET_BYTES = BigInt(target.length);
 
-/** Where a symlink leads, as bytes that the next call overwrites. */
+/** The target of a symlink. The next call overwrites the bytes. */
 export function readLink(folder: number, name: string, path: string): Uint8Array {
   const length = Number(c.readlinkat(folder, cPath(name), target, TARGET_BYTES));
   if (length < 0) throw failure("read the link", path);
@@ -273,7 +278,7 @@ export function read(fd: number, into: Uint8Array<ArrayBuffer>, offset: number, 
   return n;
 }
 
-/** Writes all of it. */
+/** Writes all bytes. */
 export function write(fd: number, bytes: Uint8Array<ArrayBuffer>, offset: number, path: string): void {
   for (let at = 0; at < bytes.length;) {
     const n = Number(c.pwrite64(fd, bytes.subarray(at), BigInt(bytes.length - at), BigInt(offset + at)));
@@ -307,7 +312,7 @@ export function setFileMode(fd: number, mode: number, path: string): void {
   if (c.fchmod(fd, mode) !== 0) throw failure("set the mode of", path);
 }
 
-/** The C library opens the name by O_PATH and sets the mode by that, so that no symlink is followed. */
+/** The C library opens the name by O_PATH and sets the mode through that, so no symlink is followed. */
 export function setModeAt(folder: number, name: string, mode: number, path: string): void {
   if (c.fchmodat(folder, cPath(name), mode, AT_SYMLINK_NOFOLLOW) !== 0) throw failure("set the mode of", path);
 }
@@ -320,7 +325,7 @@ export function makeFifo(folder: number, name: string, mode: number, path: strin
   if (c.mkfifoat(folder, cPath(name), mode) !== 0) throw failure("make the fifo", path);
 }
 
-/** A descriptor that waits for its other end, and that programs inherit which are started from now on. */
+/** Makes a descriptor blocking, and inheritable by programs started from now on. */
 export function makeInheritable(fd: number): void {
   c.fcntl(fd, F_SETFL, 0);
   c.fcntl(fd, F_SETFD, 0);
@@ -339,7 +344,7 @@ export function unlink(folder: number, name: string, isFolder: boolean): number 
   return c.unlinkat(folder, cPath(name), isFolder ? AT_REMOVEDIR : 0) === 0 ? 0 : -errno();
 }
 
-/** A queue of inotify(7) that does not block. @returns a descriptor */
+/** Makes a non-blocking inotify(7) queue. @returns a descriptor */
 export function watchQueue(): number {
   const fd = c.inotify_init1(O.NONBLOCK | O.CLOEXEC);
   if (fd < 0) throw failure("watch", "folders");
@@ -352,29 +357,32 @@ export function watch(queue: number, path: string, mask: number): number {
   return descriptor < 0 ? -errno() : descriptor;
 }
 
-/** Ends a watch, if it has not ended by itself. */
+/** Removes a watch, if it still exists. */
 export function unwatch(queue: number, descriptor: number): void {
   c.inotify_rm_watch(queue, descriptor);
 }
 
-/** Reads whole events. @returns the bytes read; 0 or less if there are none */
+/**
+ * Reads complete events.
+ * @returns the number of bytes; 0 or less if there are none
+ */
 export function readQueue(queue: number, into: Uint8Array<ArrayBuffer>): number {
   return Number(c.read(queue, into, BigInt(into.length)));
 }
 
-/** Has a new file share another's blocks, where the file system can. */
+/** Makes a new file share another's blocks. @returns false where the file system cannot */
 export function clone(from: number, to: number): boolean {
   return c.ioctl(to, FICLONE, from) === 0;
 }
 
 const SEEK = { set: 0, data: 3, hole: 4 };
 
-/** Sets where {@link copyRangeElsewhere} goes on. */
+/** Sets the position of {@link copyRangeElsewhere}. */
 export function seek(fd: number, offset: number): void {
   c.lseek64(fd, BigInt(offset), SEEK.set);
 }
 
-/** Where the next content of a file is that is no hole, from `offset` on; undefined if there is none. Moves its position. */
+/** The next range of a file from `offset` on that is not a hole; undefined if there is none. Moves its position. */
 export function dataFrom(fd: number, offset: number, path: string): { start: number; end: number } | undefined {
   const start = Number(c.lseek64(fd, BigInt(offset), SEEK.data));
   if (start < 0) {
@@ -383,13 +391,13 @@ export function dataFrom(fd: number, offset: number, path: string): { start: num
     throw failure("copy", path, code);
   }
   const end = Number(c.lseek64(fd, BigInt(start), SEEK.hole));
-  // Somebody has cut it off meanwhile.
+  // The file may have been truncated meanwhile.
   return end > start ? { start, end } : undefined;
 }
 
 /**
- * Copies up to `length` bytes from where the one file stands to where the other does, by another thread.
- * @returns the bytes copied; 0 at the end; -1 if it fails, of which the errno is that thread's
+ * Copies up to `length` bytes between the positions of two files, in another thread.
+ * @returns the number of bytes; 0 at the end; -1 on failure, whose errno belongs to that thread
  */
 export async function copyRangeElsewhere(from: number, to: number, length: number): Promise<number> {
   return Number(await c.copyFileRange(from, null, to, null, BigInt(length), 0));

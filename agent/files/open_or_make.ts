@@ -3,13 +3,13 @@ import { isGone } from "../../proto/tree/files.ts";
 import { Beneath } from "./beneath.ts";
 
 /**
- * Opens a folder at a path that programs of a session can change: what is missing of it is made beneath the deepest folder
- * that is there, which `check` has seen as it was opened. Throws what `check` throws, and what the disk says.
+ * Opens a directory at a path that the session's programs can change. What is missing is made beneath the deepest
+ * existing parent, which `check` has approved in its opened state. Throws what `check` throws, and disk errors.
  *
  * @param path Absolute.
  * @param make Whether to make what is missing.
  * @param check Throws an error that says why nothing may be made there.
- * @returns the folder; undefined: it is not there, and shall not be made
+ * @returns the directory; undefined if it does not exist and `make` is false
  */
 export function openOrMake(path: string, make: boolean, check: (folder: Beneath) => void): Beneath | undefined {
   const missing: string[] = [];
@@ -33,7 +33,7 @@ export function openOrMake(path: string, make: boolean, check: (folder: Beneath)
   }
 }
 
-/** Opens a folder; undefined if there is none. */
+/** Opens a directory; undefined if it does not exist. */
 export function openIfThere(folder: string): Beneath | undefined {
   try {
     return Beneath.open(folder);

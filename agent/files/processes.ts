@@ -1,13 +1,13 @@
 /**
- * The machine's processes as seen from outside of a session, by what the kernel itself says of them. A program of the
- * session can neither see the agent's looks nor change what they show.
+ * The machine's processes as the kernel reports them outside of a session. A session's programs can neither see these
+ * looks nor change their results.
  */
 import { Buffer } from "node:buffer";
 import { pause } from "../../proto/base/timers.ts";
 import { Beneath } from "./beneath.ts";
 
 const { symbols: c } = Deno.dlopen("libc.so.6", {
-  // pidfd_open and pidfd_send_signal, for which older C libraries have no names.
+  // pidfd_open and pidfd_send_signal, for which older C libraries have no functions.
   pidfdOpen: { name: "syscall", parameters: ["i64", "i32", "u32"], result: "i32" },
   pidfdSendSignal: { name: "syscall", parameters: ["i64", "i32", "i32", "usize", "u32"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
@@ -18,14 +18,14 @@ const SIGNALS = { KILL: 9, TERM: 15 } as const;
 /** struct pollfd: fd 4, events 2, revents 2. */
 const polled = new Int16Array(4), polledFd = new Int32Array(polled.buffer, 0, 1), POLLIN = 1;
 
-/** Of a table of the kernel. Bytes. */
+/** Maximum size read of a kernel table, in bytes. */
 const MAX_TABLE_BYTES = 64 << 20;
 
 let kept: Beneath | undefined;
-/** /proc, where no symlink is followed. */
+/** /proc, without following symlinks. */
 const proc = () => kept ??= Beneath.open("/proc");
 
-/** A file of /proc, whose size is not known before; undefined when the process is gone, or may not be looked at. */
+/** Reads a file of /proc, whose size is not known beforehand. Undefined if the process is gone or may not be read. */
 function table(path: string): string | undefined {
   try {
     using file = proc().open(path);
@@ -43,12 +43,12 @@ function table(path: string): string | undefined {
   }
 }
 
-/** What is mounted where this process sees it, as text to be compared. */
+/** This process's mounts, as text for comparison. */
 export function mountTable(): string | undefined {
   return table(`${Deno.pid}/mountinfo`);
 }
 
-/** A process's numbers, from this machine's to the innermost pid namespace's; empty when it is gone. */
+/** A process's ids, from this machine's to the innermost pid namespace's; empty if it is gone. */
 function numbers(pid: number): number[] {
   const [, line = ""] = /^NSpid:(.*)$/m.exec(table(`${pid}/status`) ?? "") ?? [];
   return line.trim().split(/\s+/).filter((n) => n !== "").map(Number);
@@ -57,7 +57,7 @@ function numbers(pid: number): number[] {
 function children(pid: number): number[] {
   const listed = table(`${pid}/task/${pid}/children`);
   if (listed !== undefined) return listed.trim().split(" ").filter((n) => n !== "").map(Number);
-  // A kernel without that list.
+  // The kernel does not provide that list.
   return proc().names("").filter((name) => /^\d+$/.test(name)).map(Number).filter((other) => {
     const stat = table(`${other}/stat`);
     return stat !== undefined && Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === pid;
@@ -71,15 +71,15 @@ function* descendants(pid: number): Generator<number> {
   }
 }
 
-/** A pid namespace: its processes, looked for among the descendants of who made it. */
+/** A pid namespace. Its processes are found among the descendants of its maker. */
 export interface PidNamespace {
-  /** Its first process, as this machine counts. All others end with it. */
+  /** Id of its first process on this machine. All others end with it. */
   readonly first: number;
-  /** How many numbers its processes have. */
+  /** Number of ids that its processes have. */
   readonly depth: number;
 }
 
-/** The pid namespace that was made by a process or one of its descendants; undefined: none was. */
+/** The pid namespace made by a process or one of its descendants; undefined if there is none. */
 export function pidNamespaceOf(maker: number): PidNamespace | undefined {
   const outside = numbers(maker).length;
   for (const pid of descendants(maker)) {
@@ -90,10 +90,10 @@ export function pidNamespaceOf(maker: number): PidNamespace | undefined {
 }
 
 /**
- * The number on this machine of a process in a session; undefined if there is none.
+ * The id on this machine of a process in a session; undefined if it does not exist.
  *
- * @param maker The process that made the session's namespaces: it, or one of its descendants, is the one.
- * @param inner Its number in the session.
+ * @param maker The process that made the session's namespaces. The process is it or one of its descendants.
+ * @param inner The id in the session.
  */
 export function findProcess(maker: number, namespace: PidNamespace | undefined, inner: number): number | undefined {
   if (!namespace) return numbers(inner).length > 0 ? inner : undefined;
@@ -104,11 +104,11 @@ export function findProcess(maker: number, namespace: PidNamespace | undefined, 
   return undefined;
 }
 
-/** A process that is held: its number may be given to another, this stays the same. */
+/** A handle of a process that stays valid when its id is reused. */
 export class HeldProcess implements Disposable {
   #fd: number;
 
-  /** Throws an Error when it is gone. */
+  /** Throws an Error if the process is gone. */
   constructor(pid: number) {
     this.#fd = c.pidfdOpen(SYS_PIDFD_OPEN, pid, 0);
     if (this.#fd < 0) throw new Error(`process ${pid} is gone`);
@@ -118,7 +118,7 @@ export class HeldProcess implements Disposable {
     if (this.#fd >= 0) c.pidfdSendSignal(SYS_PIDFD_SEND_SIGNAL, this.#fd, SIGNALS[name], 0n, 0);
   }
 
-  /** Whether it has ended, be it that nobody has asked for its exit code yet. */
+  /** Whether it has ended, even if its exit code was not collected yet. */
   get hasEnded(): boolean {
     if (this.#fd < 0) return true;
     polledFd[0] = this.#fd;
@@ -126,7 +126,7 @@ export class HeldProcess implements Disposable {
     return c.poll(polled, 1n, 0) > 0;
   }
 
-  /** Waits for its end. @returns whether it came in time */
+  /** Waits for its end. @returns whether it ended in time */
   async ended(timeoutMs: number): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     while (!this.hasEnded) {
@@ -144,8 +144,8 @@ export class HeldProcess implements Disposable {
 
 const ESTABLISHED = "01", LISTEN = "0A";
 /**
- * Of /proc/net/tcp and tcp6: where who connects to an address of the loopback interface arrives: at the address itself,
- * and, if nobody is there, at any address. The bytes of each word are turned on x86_64 and aarch64.
+ * The local addresses in /proc/net/tcp and tcp6 at which connections to a loopback address arrive: the address itself,
+ * and if nothing listens there, the wildcard. The bytes of each word are reversed on x86_64 and aarch64.
  */
 const ARRIVES = {
   "127.0.0.1": { own: ["0100007F", "0000000000000000FFFF00000100007F"], any: ["00000000", "0".repeat(32)] },
@@ -153,11 +153,11 @@ const ARRIVES = {
 };
 
 /**
- * Whether a process with its children, and nobody else, has a port of a loopback address of its network: whoever
- * listens there, and who has accepted what was connected to it. The same port of the other address is another's: a
- * kernel that is asked for any free port gives it away a second time.
+ * Whether a port of a loopback address belongs only to a process and its descendants: they have the listening socket
+ * and all accepted connections. The same port of the other loopback address may be another program's: a kernel that is
+ * asked for any free port may give the number away twice.
  *
- * @param host "127.0.0.1" or "::1"; nobody owns a port of another.
+ * @param host "127.0.0.1" or "::1"; for others the result is false.
  */
 export function ownsPort(pid: number, host: string, port: number): boolean {
   if (host !== "127.0.0.1" && host !== "::1") return false;
@@ -172,7 +172,7 @@ export function ownsPort(pid: number, host: string, port: number): boolean {
       if (at !== wanted) continue;
       if (state === LISTEN && own.includes(address)) there.push(inode);
       else if (state === LISTEN && any.includes(address)) anywhere.push(inode);
-      // Not accepted yet: then nobody has it.
+      // Inode 0: not accepted yet, so it belongs to no process.
       else if (state === ESTABLISHED && own.includes(address) && inode !== "0") accepted.push(inode);
     }
   }
@@ -183,7 +183,7 @@ export function ownsPort(pid: number, host: string, port: number): boolean {
   return inodes.size === 0;
 }
 
-/** The inodes of a process's sockets; none when it is gone, or may not be looked at. */
+/** The inodes of a process's sockets; empty if it is gone or may not be read. */
 function sockets(pid: number): string[] {
   try {
     using folder = proc().folder(`${pid}/fd`);

@@ -1,6 +1,6 @@
-/** What a session's programs do to the agent's paths, for tests. */
+/** For tests: what a session's programs may do to the agent's paths. */
 
-/** renameat2(2) with RENAME_EXCHANGE, as fast as it goes. */
+/** Calls renameat2(2) with RENAME_EXCHANGE in a loop. */
 const EXCHANGE = `
 const { symbols: c } = Deno.dlopen("libc.so.6", {
   renameat2: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
@@ -11,7 +11,7 @@ for (let i = 0;; i++) {
   if (i === 0) console.log("begun");
 }`;
 
-/** The same once, when something happens in a folder. */
+/** Calls it once, when something happens in a directory. */
 const EXCHANGE_ONCE = `
 const { symbols: c } = Deno.dlopen("libc.so.6", {
   renameat2: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
@@ -23,7 +23,7 @@ for await (const _ of watcher) Deno.exit(c.renameat2(-100, a, -100, b, 2) === 0 
 `;
 
 /**
- * Has another process exchange what stands at two absolute paths, as soon as anything happens in the first, a folder.
+ * Makes another process exchange two absolute paths as soon as anything happens in the first, a directory.
  * @returns waits until it has
  */
 export async function exchangingAtFirstChange(a: string, b: string): Promise<() => Promise<void>> {
@@ -42,7 +42,7 @@ export async function exchangingAtFirstChange(a: string, b: string): Promise<() 
   };
 }
 
-/** Has another process exchange what stands at two absolute paths, again and again, until it is disposed of. */
+/** Makes another process exchange two absolute paths in a loop until it is disposed of. */
 export async function exchanging(a: string, b: string): Promise<AsyncDisposable> {
   const process = new Deno.Command(Deno.execPath(), {
     args: ["eval", EXCHANGE, a, b],

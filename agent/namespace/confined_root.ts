@@ -1,31 +1,31 @@
 /**
- * Sessions of an agent that runs as root.
+ * Confines sessions of an agent that runs as root.
  *
- * Root without capabilities is still root: files of root, settings of the kernel (/proc/sys) and devices go by the user's
- * number alone, and linux-sandbox needs a /proc that can be written. So a session of root runs under other numbers: in a
- * user namespace in which 0 means a number that is nobody's on the machine. To the machine it is a stranger, who sees what
- * everybody may see. In its own folders, which are mounted with the numbers shifted likewise ("idmapped" mounts, Linux
- * 5.12), it is root as ever, and what it writes belongs to root on the disk.
+ * Root without capabilities is still root: access to root's files, to kernel settings (/proc/sys) and to devices
+ * depends on the user id alone, and linux-sandbox needs a writable /proc. So a session of root runs under other ids: in
+ * a user namespace in which 0 maps to an id that no user of the machine has. To the machine the session is a stranger,
+ * with the rights that everybody has. In its own directories, which are mounted with shifted ids ("idmapped" mounts,
+ * Linux 5.12), it is root, and what it writes belongs to root on the disk.
  *
- * All mounts are made before, by root: in a less privileged user namespace the kernel locks them, so that they can neither
- * be taken off nor be changed.
+ * Root makes all mounts beforehand: the kernel locks them in a less privileged user namespace, so they can be neither
+ * removed nor changed.
  */
 import { dirname } from "node:path";
 import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 
-/** Where the session's numbers begin on the machine: above all that useradd, systemd and containers give out. */
+/** First id of the session on the machine: above those that useradd, systemd and containers allocate. */
 const FIRST_ID = 0x7F00_0000;
-/** How many numbers the session has: those of all ordinary users. */
+/** Number of ids of the session: those of all ordinary users. */
 const IDS = 65_536;
 
 /**
- * Stands in a command for the user namespace, which is handed on by a file descriptor. It stays open in the session, and
- * says nothing there that /proc/self/ns/user does not.
+ * Placeholder in a command for the user namespace, which is passed as a file descriptor. The descriptor stays open in
+ * the session, and reveals no more than /proc/self/ns/user.
  */
 const NAMESPACE = "the session's user namespace";
 
-/** Numbers of system calls that Perl has no functions for, and that differ from machine to machine. */
+/** Numbers of system calls that Perl has no functions for, and that differ between architectures. */
 const CALLS = Deno.build.arch === "x86_64"
   ? { close: 3, unshare: 272, setns: 308, prctl: 157, mount: 165 }
   : { close: 57, unshare: 97, setns: 268, prctl: 167, mount: 40 };
@@ -34,9 +34,9 @@ const CALLS = Deno.build.arch === "x86_64"
 const ARCHITECTURE = Deno.build.arch === "x86_64" ? 0xc000_003e : 0xc000_00b7;
 
 /**
- * System calls by which a file gets the set-user-id or set-group-id bit, or capabilities: number, and which argument is the
- * mode, which the flags with O_CREAT; or the errno with which it is refused as a whole, since a filter cannot see what it
- * is given by a pointer.
+ * System calls that can give a file the set-user-id or set-group-id bit, or capabilities. `mode` and `flags` are the
+ * indices of these arguments. With `errno` the call is refused as a whole, since a filter cannot read memory behind
+ * pointers.
  */
 const GIVING_RIGHTS: readonly { call: number; mode?: number; flags?: number; errno?: number }[] = [
   ...Deno.build.arch === "x86_64"
@@ -61,10 +61,10 @@ const GIVING_RIGHTS: readonly { call: number; mode?: number; flags?: number; err
   { call: 452, mode: 2 }, // fchmodat2
   { call: 437, errno: 38 }, // openat2: ENOSYS, as before Linux 5.6
   { call: 463, errno: 38 }, // setxattrat
-  { call: 425, errno: 1 }, // io_uring_setup: EPERM, as where it is switched off
+  { call: 425, errno: 1 }, // io_uring_setup: EPERM, as where it is disabled
 ];
 
-/** Makes the user namespace, unless it is there: nothing of it depends on the session. */
+/** Makes the user namespace, unless it exists. It does not depend on the session. */
 export const USER_NAMESPACE = String.raw`
 $^F = 255;
 our $namespace;
@@ -92,11 +92,11 @@ $namespace or make_namespace();
 `;
 
 /**
- * Makes the user namespace, and mounts each path that comes first with its numbers: what precedes "--". What is mounted in
- * such a path is mounted anew as well, with the numbers where its file system can do that. Then it executes the rest.
+ * Makes the user namespace, and mounts each path before "--" with shifted ids, including the mounts below it where
+ * their file systems support that. Then executes the rest.
  *
- * Perl, since these system calls have no program before util-linux 2.39; their numbers are the same on all machines. No
- * symlink is followed: the paths are real ones, and what has become a symlink since then is somebody's attempt.
+ * In Perl, since util-linux has programs for these system calls only since 2.39; their numbers are the same on all
+ * machines. No symlink is followed: the paths are real ones, and a path that has become a symlink since is an attack.
  */
 const SHIFT = String.raw`
 # Before bwrap, or in its place.
@@ -143,7 +143,7 @@ while (@ARGV and (my $path = shift @ARGV) ne "--") {
 }
 `;
 
-/** Executes what comes after the paths: a maker, at whose end stands {@link ENTER}. */
+/** Executes what follows the paths: a maker that ends with {@link ENTER}. */
 const MAKER = String.raw`
 $_ eq "${NAMESPACE}" and $_ = fileno $namespace for @ARGV;
 exec @ARGV;
@@ -151,8 +151,8 @@ die "$ARGV[0]: $!\n";
 `;
 
 /**
- * Makes the mounts that come after the paths, three words each and then "--", and goes into the user namespace itself: so a
- * session starts as fast as without. What is shown in something that is covered is taken up before.
+ * Makes the mounts that follow the paths, three words each and then "--". This process enters the user namespace
+ * itself, so a session starts as fast as without one. What is to be shown below a covered directory is opened before.
  */
 const MOUNTS = String.raw`
 sub mounted { my ($from, $to, $type, $flags, $data) = @_; syscall(${CALLS.mount}, $from, $to, $type, $flags, $data) == 0 or die "$to: $!\n" }
@@ -181,15 +181,15 @@ my $fd = fileno $namespace;
 `;
 
 /**
- * CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and SETFCAP: what root needs for files of its own,
- * and linux-sandbox to be root in a user namespace of its own. They count within the session's user namespace only.
+ * CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and SETFCAP: what root needs for its own
+ * files, and linux-sandbox to be root in its own user namespace. They are valid only in the session's user namespace.
  */
 const CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 31];
 
 /**
- * The seccomp filter that refuses {@link GIVING_RIGHTS}, as words of Perl's pack "SCCL". What is root's in the session's
- * folders is root's on the disk, and others on the machine can execute it: a program with the set-user-id bit, or with
- * capabilities, would make them root.
+ * The seccomp filter that refuses {@link GIVING_RIGHTS}, as values for Perl's pack "SCCL". A file of root in the
+ * session's directories is a file of root on the disk, and other users can execute it: with the set-user-id bit or
+ * capabilities, such a program would make them root.
  */
 function filter(): string {
   const LOAD = 0x20, EQUAL = 0x15, AT_LEAST = 0x35, ANY_BIT = 0x45, RETURN = 0x06;
@@ -198,7 +198,7 @@ function filter(): string {
   const argument = (i: number) => [LOAD, 0, 0, 16 + 8 * i];
   const mode = (i: number) => [argument(i), [ANY_BIT, 0, 1, 0o6000], refuse(1), ALLOW];
   const program = [[LOAD, 0, 0, 4], [EQUAL, 1, 0, ARCHITECTURE], refuse(38), [LOAD, 0, 0, 0]];
-  // The numbers of x32.
+  // System calls of the x32 ABI.
   program.push([AT_LEAST, 0, 1, 0x4000_0000], refuse(38));
   for (const { call, mode: at, flags, errno } of GIVING_RIGHTS) {
     const block = at === undefined ? [refuse(errno!)] : mode(at);
@@ -210,9 +210,9 @@ function filter(): string {
 }
 
 /**
- * Goes into the user namespace that is open as $1, locks all mounts by a mount namespace of its own, drops what is not
- * among its {@link CAPABILITIES}, and executes the rest. It ends with its parent, which a process forgets when its numbers
- * change.
+ * Enters the user namespace that is open as $1, locks all mounts by a new mount namespace, drops all but
+ * {@link CAPABILITIES}, and executes the rest. Asks again to be killed with its parent, which a process loses when its
+ * ids change.
  */
 const INTO = String.raw`
 my ($setns, $unshare, $prctl) = (${CALLS.setns}, ${CALLS.unshare}, ${CALLS.prctl});
@@ -235,18 +235,18 @@ die "$ARGV[0]: $!\n";
 
 const ENTER = `my $fd = shift @ARGV;${INTO}`;
 
-/** The namespaces of root's sessions; the command comes after it. */
+/** Makes the namespaces of root's sessions; the command follows. */
 export const ROOTS_UNSHARE = [
   ...["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"],
-  // What is mounted on this machine later is seen inside, as a Bazel server beside the developer would see it. Where we
-  // cover something, it comes below that.
+  // Later mounts on this machine are visible inside, as for a Bazel server beside the developer. They appear below our
+  // covers.
   ...["--propagation", "slave"],
 ];
 
 /**
- * What stands around a namespace's maker for the rights that the session gets.
+ * The programs around a namespace's maker that set the session's rights.
  *
- * @param own See {@link ownFolders}; undefined: the session is not confined.
+ * @param own See {@link ownFolders}; undefined if the session is not confined.
  */
 export function rights(own: readonly string[] | undefined): { begin: readonly string[]; enter: readonly string[] } {
   return own === undefined
@@ -255,35 +255,34 @@ export function rights(own: readonly string[] | undefined): { begin: readonly st
 }
 
 /**
- * The program and arguments that begin the making of a confined namespace, after its mount and pid namespaces are there and
- * before anything is mounted in it. The maker comes after them.
- * The first folder is one without which there is no session.
+ * The program and arguments that start a confined namespace, once its mount and pid namespaces exist and before
+ * anything is mounted. The maker follows. The first directory is mandatory.
  */
 function shiftedIds([storage, ...others]: readonly string[]): string[] {
   return ["perl", "-e", SHIFT + MAKER, `!${storage}`, ...others, "--"];
 }
 
-/** One of the mounts of a confined session: what is mounted how and where. `lock` makes what is `empty` read-only. */
+/** A mount of a confined session: how, from, to. `lock` makes an `empty` mount read-only. */
 export type ConfinedMount = readonly [how: "bind" | "empty" | "lock" | "unreadable" | "show", from: string, to: string];
 
 /**
- * The program and arguments that make a confined namespace by themselves, after its mount and pid namespaces are there.
- * The session's first program comes after them.
+ * The program and arguments that make a whole confined namespace, once its mount and pid namespaces exist. The
+ * session's first program follows.
  */
 export function confinedMounts([storage, ...others]: readonly string[], mounts: readonly ConfinedMount[]): string[] {
   return ["perl", "-e", SHIFT + MOUNTS + INTO, `!${storage}`, ...others, "--", ...mounts.flat(), "--"];
 }
 
 /**
- * The folders in which a confined session of root has root's rights: real paths, its storage first. A path in a system
- * folder is none, whoever named it, but for /var/tmp: there it reads what everybody may. Where only root gets into a folder
- * above one of them, it is that one.
+ * The directories in which a confined session of root has root's rights: real paths, its storage first. A path in a
+ * system directory is never included, except in /var/tmp: there the session reads what everybody may. If a parent of a
+ * path is accessible only to root, the outermost such parent is returned instead.
  *
  * @param storage The session's storage directory.
- * @param others Paths that may be there, and that nobody has asked for.
- * @param named Paths from a request. A symlink on the way of one of these does not count if it leads out of all `others`: a
- *   program of an earlier namespace can have put it there, to get root's rights where it leads. Only what stands in "/"
- *   it cannot have made.
+ * @param others Paths that may exist, and that no request names.
+ * @param named Paths from a request. A path with a symlink that leads out of all `others` is left out: a program of an
+ * earlier namespace may have made the symlink to get root's rights at its target. Such a program cannot make symlinks
+ * directly in "/".
  */
 export function ownFolders(storage: string, others: readonly string[], named: readonly string[] = []): string[] {
   const known = others.flatMap((path) => realPathOf(path) ?? []);
@@ -311,7 +310,7 @@ function realPathOf(path: string): string | undefined {
   }
 }
 
-/** The path with no other symlink followed than one in "/". */
+/** The path with only a symlink in "/" followed. */
 function fromTop(path: string): string | undefined {
   const [, top, ...below] = path.split("/");
   const real = realPathOf(`/${top}`);
@@ -322,7 +321,7 @@ function isSystems(path: string): boolean {
   return systemFolderOf(path) !== undefined && !isAtOrIn(path, "/var/tmp");
 }
 
-/** The outermost of the folders above a path that not everybody may search; the path itself if there is none. */
+/** The outermost parent of a path that not everybody may search; the path itself if there is none. */
 function outermostClosed(path: string): string {
   const folder = dirname(path);
   if (folder === "/") return path;

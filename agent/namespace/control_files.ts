@@ -1,16 +1,16 @@
 /**
- * Files by which the agent and its session's programs exchange what they must, in a folder that both can write in. The
- * agent holds the folder open and reaches nothing outside of it, and reads regular files only, up to a limit.
+ * Files by which the agent and its session's programs exchange data, in a directory that both can write. The agent
+ * holds the directory open, reaches nothing outside of it, and reads only regular files up to a limit.
  */
 import { Buffer } from "node:buffer";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { readFile } from "../../proto/tree/files.ts";
 import type { Beneath } from "../files/beneath.ts";
 
-/** Of a larger file, which is none of what is exchanged here, this much is read. Bytes. */
+/** Only this much of a file is read; legitimate files are smaller. Bytes. */
 const MAX_BYTES = 1 << 20;
 
-/** Makes the folder anew: what a former session has left, and where it leads, means nothing. */
+/** Recreates the directory, so that leftovers and symlinks of a former session have no effect. */
 export function makeControlFolder(path: string): void {
   try {
     Deno.removeSync(path, { recursive: true });
@@ -20,7 +20,7 @@ export function makeControlFolder(path: string): void {
   Deno.mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-/** Writes a file for the session alone; in the place of whatever is there. Throws an RbsError. */
+/** Writes a file that only the session can read, replacing anything at its path. Throws an RbsError. */
 export function writeControlFile(folder: Beneath, name: string, text: string): void {
   try {
     removeControlFile(folder, name);
@@ -34,7 +34,7 @@ export function writeControlFile(folder: Beneath, name: string, text: string): v
   }
 }
 
-/** What is in a file, as far as it is regular; empty if it is not there, or is none. */
+/** The content of a regular file; empty if there is none. */
 export function readControlFile(folder: Beneath, name: string, maxBytes = MAX_BYTES): string {
   try {
     return Buffer.from(readFile(folder, name, maxBytes)).toString();
@@ -43,7 +43,7 @@ export function readControlFile(folder: Beneath, name: string, maxBytes = MAX_BY
   }
 }
 
-/** Removes whatever is there. Throws an Error when it cannot be removed. */
+/** Removes whatever is at a path. Throws an Error if that fails. */
 export function removeControlFile(folder: Beneath, name: string): void {
   try {
     folder.remove(name, { recursive: true });

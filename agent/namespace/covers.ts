@@ -1,35 +1,35 @@
-/** What a session must not see of the machine that it is on, and how it is kept from seeing it. */
+/** What a session must not see of its machine, and the mounts that hide it. */
 import { basename, dirname } from "node:path";
 import { type AbsolutePath, isAtOrIn } from "../../proto/base/absolute_path.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { SESSION_MARK } from "../../proto/bazel/local_jdk.ts";
 import { realPath } from "../../proto/base/real_path.ts";
 
-/** Mounts by which a namespace hides something, in the order in which they are made. Real paths, none of them "/". */
+/** Mounts by which a namespace hides paths, in the order in which they are made. Real paths, none of them "/". */
 export interface Covers {
   /**
-   * Folders above what is covered, the outer ones first: as mount points of their own they can be neither moved nor
-   * removed, so that the next session finds what it must cover where it was.
+   * Parents of what is covered, outermost first. As mount points they can be neither moved nor removed, so the next
+   * session finds what it must cover in the same place.
    */
   readonly pinned: readonly string[];
-  /** Folders that are empty. */
+  /** Directories that appear empty. */
   readonly folders: readonly string[];
   /** Files that cannot be read. */
   readonly files: readonly string[];
-  /** The session's own folders in the covered ones, which are shown, */
+  /** The session's own directories below covered ones, which stay visible. */
   readonly shown: readonly string[];
-  /** and the folders in between, the outer ones first. */
+  /** The directories between the covered ones and {@link shown}, outermost first. */
   readonly ways: readonly string[];
 }
 
-/** No covers at all. */
+/** No covers. */
 export const NO_COVERS: Covers = { pinned: [], folders: [], files: [], shown: [], ways: [] };
 
 /**
  * The covers of a session.
  *
- * @param hidden What must not be seen; what is not there needs no cover. Absolute.
- * @param own The session's own storage. Nothing that a request names may be among it. Absolute.
+ * @param hidden Absolute paths that must not be seen. Missing ones need no cover.
+ * @param own Absolute paths of the session's own storage. They must not come from a request.
  */
 export function coversOf(hidden: readonly string[], own: readonly string[]): Covers {
   const there = unique(hidden.map(existing)).filter((path) => path !== "/");
@@ -47,8 +47,8 @@ export function coversOf(hidden: readonly string[], own: readonly string[]): Cov
 }
 
 /**
- * The covers, and one for the file by which `<javabase>/bin/java` knows that it runs in a session. It hides nothing: a
- * session that moves it away only finds itself asked for another session.
+ * Adds a cover for the file by which `<javabase>/bin/java` knows that it runs in a session. It protects nothing: a
+ * session that moves the file away is only asked for another session.
  */
 export function withSessionMark(covers: Covers, javabase: string | undefined): Covers {
   const mark = javabase?.startsWith("/") ? existing(`${javabase}/${SESSION_MARK}`) : undefined;
@@ -58,8 +58,8 @@ export function withSessionMark(covers: Covers, javabase: string | undefined): C
 }
 
 /**
- * Refuses a path of a request that is, or lies in, what no session may see, by its name or by where it leads now. Where it
- * leads later does not matter: nothing is taken from the covers for it. Throws an RbsError.
+ * Refuses a path of a request that is or lies in a hidden path, by its name or its present real path. Later changes of
+ * symlinks do not matter, since no cover depends on the path. Throws an RbsError.
  *
  * @param what What the path is, for the message: "workspace".
  */
@@ -81,13 +81,13 @@ export function refuseHidden(what: string, path: AbsolutePath, hidden: readonly 
   );
 }
 
-/** All folders above a path but "/". */
+/** All parents of a path except "/". */
 function above(path: string): string[] {
   const folder = dirname(path);
   return folder === "/" ? [] : [...above(folder), folder];
 }
 
-/** The path without symlinks of what is there; undefined: nothing is. */
+/** The real path; undefined if it does not exist. */
 function existing(path: string): string | undefined {
   try {
     return Deno.realPathSync(path);

@@ -2,20 +2,20 @@ import { ROOTS_UNSHARE, USER_NAMESPACE } from "./confined_root.ts";
 import { mountTable } from "../files/processes.ts";
 
 /**
- * What makes a session's namespace, started before it is known for which session: the programs that come first run
- * already, and wait on their standard input for the rest of the command. A warm agent saves their starts.
+ * A maker of a session's namespace that is started before the session is known, to save time for a warm agent. Its
+ * first programs already run, and wait on standard input for the rest of the command:
  *
  *     how many bytes follow, in 10 digits
  *     the words of the command, a NUL behind each
  *
- * Its standard input is the first process's afterwards: not a byte more is read from it. Who waits ends when that ends,
- * which it does however the agent dies.
+ * Standard input later belongs to the namespace's first process, so not a byte more is read from it. A waiting maker
+ * exits when standard input is closed, which happens however the agent dies.
  */
 export class HeldMaker implements Disposable {
-  /** What the command must begin with: that runs already. */
+  /** The start of the command, which already runs. */
   readonly #prefix: readonly string[];
   readonly #process: Deno.ChildProcess;
-  /** What was mounted when the process began: of what was mounted since, it may see nothing. */
+  /** The mounts when the process started; it may not see later ones. */
   readonly #mounts = mountTable();
   #taken = false;
   #hasEnded = false;
@@ -33,21 +33,21 @@ export class HeldMaker implements Disposable {
     this.ended = this.#process.status.then(() => void (this.#hasEnded = true));
   }
 
-  /** For sessions of root that are confined, see confined_root.ts: all namespaces are there, and Perl waits for its program. */
+  /** For confined sessions of root, see confined_root.ts: all namespaces exist, and Perl waits for its program. */
   static ofRoot(): HeldMaker {
     return new HeldMaker([...ROOTS_UNSHARE, "perl", "-e"], [...ROOTS_UNSHARE, "perl", "-e", PERL]);
   }
 
-  /** For any others: bash waits. */
+  /** For other sessions: bash waits. */
   static ofAnyone(): HeldMaker {
     return new HeldMaker([], ["bash", "-c", BASH, "bash"]);
   }
 
   /**
-   * Has it execute a command. It is used up then.
+   * Makes it execute a command. It can be taken once.
    *
-   * @returns its process; undefined if it cannot: it has ended, the command begins in another way or holds what no
-   *   argument can, or something was mounted or unmounted meanwhile
+   * @returns its process. Undefined if it cannot execute the command: it has ended, the command starts differently or
+   * has a NUL in an argument, or the mounts have changed.
    */
   take(command: readonly string[]): { process: Deno.ChildProcess; stdin: WritableStreamDefaultWriter } | undefined {
     const isLike = this.#prefix.every((word, index) => word === command[index]);
@@ -57,7 +57,7 @@ export class HeldMaker implements Disposable {
     const words = new TextEncoder().encode(command.slice(this.#prefix.length).map((word) => `${word}\0`).join(""));
     const stdin = this.#process.stdin.getWriter();
     const length = new TextEncoder().encode(String(words.length).padStart(10, "0"));
-    // Who reads no more has ended, and that is noticed.
+    // A write fails if the process has ended, which is noticed elsewhere.
     for (const part of [length, words]) stdin.write(part).catch(() => {});
     return { process: this.#process, stdin };
   }
@@ -71,7 +71,7 @@ export class HeldMaker implements Disposable {
   }
 }
 
-/** The first word is the program. It finds its user namespace made. */
+/** The first word is the Perl program. Its user namespace exists already. */
 const PERL = String.raw`
 ${USER_NAMESPACE}
 sub take {
@@ -85,7 +85,7 @@ pop @rest;
 eval "$program; 1" or do { print STDERR $@; exit 255 };
 `;
 
-/** Reads byte by byte, as bash does from a pipe, and so not one too many. */
+/** Reads byte by byte, as bash does from a pipe, so never too many. */
 const BASH = String.raw`
 words=()
 take() {

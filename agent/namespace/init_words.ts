@@ -1,20 +1,22 @@
 /**
- * What comes out of the first process of a session's namespace. Programs of the session can open its pipes and write
- * there too, as much and as fast as they like: it is read in small pieces, and counted.
+ * Reads the output of a namespace's first process. The session's programs can open its pipes and write there too, in
+ * any amount: the output is read in small pieces and counted.
  */
 import { Buffer } from "node:buffer";
 
-/** No line of ours is longer. Bytes. */
+/** Maximum length of our own lines, in bytes. */
 const MAX_LINE_BYTES = 4096;
-/** Of what is no word of ours, so much is taken within a {@link WINDOW_MS}. Bytes. */
+/**
+ * Bytes other than our own words that are tolerated per {@link WINDOW_MS}, on standard output and on standard error.
+ */
 const MAX_GARBAGE_BYTES = 64 << 10, MAX_NOISE_BYTES = 1 << 20;
 const WINDOW_MS = 60_000;
-/** What of the noise is passed on within a window: lines, and characters of each. */
+/** What is logged per window: number of lines, and characters of each. */
 const MAX_LINES = 100, MAX_SHOWN = 500;
 
 const NEWLINE = 0x0a;
 
-/** What is taken within a window. */
+/** A limit per window. */
 class Budget {
   #left: number;
   #since = performance.now();
@@ -23,14 +25,14 @@ class Budget {
     this.#left = limit;
   }
 
-  /** @returns whether it is within the limit */
+  /** @returns whether the amount is within the limit */
   take(amount: number): boolean {
     this.renews();
     this.#left -= amount;
     return this.#left >= 0;
   }
 
-  /** Whether a new window has begun. */
+  /** Starts a new window if it is time. */
   renews(): boolean {
     if (performance.now() - this.#since < WINDOW_MS) return false;
     this.#since = performance.now();
@@ -39,13 +41,15 @@ class Budget {
   }
 }
 
-/** Lines of a stream, none longer than `MAX_LINE_BYTES`: of a longer one the rest is dropped. */
+/** Reads lines of a stream. What exceeds `MAX_LINE_BYTES` in a line is dropped. */
 class Lines {
   readonly #rest: Buffer = Buffer.alloc(MAX_LINE_BYTES);
   #filled = 0;
   #reader?: ReadableStreamDefaultReader<Uint8Array>;
 
-  /** Reads to the end, or until it is closed. @param onLine Gets the line, and all its bytes. */
+  /**
+   * Reads to the end, or until closed. @param onLine Gets the line and its full length in bytes; returns false to stop.
+   */
   async read(stream: ReadableStream<Uint8Array>, onLine: (line: string, bytes: number) => boolean): Promise<void> {
     const reader = this.#reader = stream.getReader();
     let dropped = 0;
@@ -60,7 +64,7 @@ class Lines {
           this.#filled += room;
           dropped += stop - at - room;
           at = stop + 1;
-          // A line without an end is told of in pieces.
+          // A line without an end is reported in pieces.
           if (end < 0 && dropped < MAX_LINE_BYTES) continue;
           const bytes = this.#filled + dropped + 1;
           const line = this.#rest.toString("utf8", 0, this.#filled);
@@ -69,7 +73,7 @@ class Lines {
         }
       }
     } catch {
-      // It was closed.
+      // The stream was closed.
     } finally {
       this.close();
     }
@@ -86,13 +90,13 @@ export class InitWords {
   readonly #budget = new Budget(MAX_GARBAGE_BYTES);
 
   /**
-   * @param hear Says whether the line is a word of ours.
-   * @param onFlood There is too much that is none; nothing more is heard.
+   * @param hear Returns whether a line is one of our words.
+   * @param onFlood Called when there are too many others; reading then stops.
    */
   constructor(readonly hear: (line: string) => boolean, readonly onFlood: () => void) {}
 
   async read(stream: ReadableStream<Uint8Array>): Promise<void> {
-    // Of each word, the newline before it.
+    // Each word is preceded by a newline.
     let newlines = 0;
     await this.#lines.read(stream, (line, bytes) => {
       if (line === "" && bytes === 1 && newlines === 0) {
@@ -116,13 +120,13 @@ export class InitWords {
 
 /** Options of {@link Noise}. */
 export interface NoiseOptions {
-  /** Takes a line. */
+  /** Logs a line. */
   log(line: string): void;
-  /** There is too much of it; nothing more is read. */
+  /** Called when there is too much output; reading then stops. */
   onFlood(): void;
 }
 
-/** What the session says on the error output of its first process: for the log, in small doses. */
+/** Passes the error output of the session's first process to the log, within limits. */
 export class Noise {
   readonly #lines = new Lines();
   readonly #bytes = new Budget(MAX_NOISE_BYTES);

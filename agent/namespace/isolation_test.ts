@@ -1,4 +1,4 @@
-/** What a build of one session finds of other sessions, and of the orchestrator, on the machine that they share. */
+/** What a session's build can see of other sessions and of the orchestrator on the same machine. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { SESSION_KINDS, TestAgent, type TestAgentOptions, TestWorkspace } from "../test_agent.ts";

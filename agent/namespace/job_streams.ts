@@ -1,19 +1,20 @@
 /**
- * A job's standard input, output and error: three fifos in the control directory, and the process that carries them.
+ * A job's standard input, output and error: three fifos in the control directory, and a process that carries their
+ * bytes.
  *
  *     agent ── pipes ── carrier ══ fifos ══ job
  *
- * The agent makes and opens the fifos beneath the folder that it holds, so that nothing else is opened in their place,
- * and nobody is waited for; the carrier inherits them. Deno itself would block a thread of its pool for each.
+ * The agent makes and opens the fifos beneath the directory that it holds open, so that no other file is opened instead
+ * and no open blocks. The carrier inherits them. In Deno itself, each would block a thread of the pool.
  */
 import type { Beneath } from "../files/beneath.ts";
 import { close, makeInheritable, O } from "../files/libc.ts";
 
 const SUFFIXES = ["in", "out", "err"] as const;
 
-/** See the file's head. */
+/** The fifos of one job. */
 export class JobStreams implements Disposable {
-  /** Of the job's input: a reader too, since a fifo without one cannot be opened for writing. */
+  /** A reader of the job's input: without a reader a fifo cannot be opened for writing. */
   #reader: number;
   readonly #ends: number[] = [];
 
@@ -32,8 +33,8 @@ export class JobStreams implements Disposable {
   }
 
   /**
-   * Starts the carrier; its standard streams are the job's. Call it when the job has opened its ends: what nobody has
-   * opened yet looks like what everybody has closed. Disposes of this.
+   * Starts the carrier, whose standard streams are the job's, and disposes of this object. Call it after the job has
+   * opened its ends: a fifo that is not yet opened looks like one that was closed.
    */
   carry(): Deno.ChildProcess {
     const [input, output, error] = this.#ends;
@@ -59,7 +60,7 @@ export class JobStreams implements Disposable {
   }
 }
 
-/** Each part holds its own descriptors only, so that an end is the end. */
+/** Each part holds only its own descriptors, so that each end of file is passed on. */
 const carrier = (input: number, output: number, error: number) =>
   `trap 'kill $(jobs -p) 2>/dev/null' TERM
 exec 3<&0 </dev/null

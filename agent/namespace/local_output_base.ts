@@ -5,7 +5,9 @@ import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import { Beneath } from "../files/beneath.ts";
 import { openIfThere, openOrMake } from "../files/open_or_make.ts";
 
-/** What of the real output base is shown in the developer's own; of `external` only the repositories themselves. */
+/**
+ * The names in the real output base that the developer's links to. Of `external`, only the repositories are linked.
+ */
 export const LINKED_NAMES = [
   "execroot",
   "command.log",
@@ -13,32 +15,37 @@ export const LINKED_NAMES = [
   "java.log",
 ] as const;
 
-/** Those of them that are links in the real one, perhaps. */
+/** Those that may be symlinks in the real output base. */
 const LOGS = ["command.profile.gz", "java.log"];
-/** By what a Bazel server knows outputs, and where its repositories are. */
+/** By the first a Bazel server trusts outputs; the second holds its repositories. */
 const ACTIONS = "action_cache", REPOSITORIES = "external";
-/** Times of files come in steps of the kernel's clock, up to 10 ms, and later on a busy machine. Milliseconds. */
+/** File times advance in steps of the kernel's clock, up to 10 ms, and lag more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
-/** What an older RBS has linked as well. */
+/** A link that older RBS versions made. */
 const SANDBOX = "sandbox";
-/** What stood in a link's place before. */
+/** Suffix for what a link replaced. */
 const BEFORE = ".before-rbs";
 
-/** Parts of a {@link LocalOutputBase}. */
+/** Options of {@link LocalOutputBase}. */
 export interface LocalOutputBaseOptions {
-  /** The developer's output base, outside of the namespace; undefined: there is none. */
+  /** The developer's output base, outside of the namespace; undefined if there is none. */
   outputBase?: string;
-  /** Knows the session's output base in its storage. A synced session's developer has his output base elsewhere. */
+  /**
+   * Knows the session's output base in its storage. In a synced session the developer's output base is on another
+   * machine.
+   */
   namespace: {
     readonly storageOutputBase: string;
     readonly synced?: boolean;
-    /** The session's own folder, and where the output base is in it. @default the output base is opened by its path */
+    /**
+     * The session's own directory, and the output base's path in it. @default the output base is opened by its path
+     */
     readonly storage?: Beneath;
     readonly storageOutputBaseName?: string;
-    /** Folders outside of which nothing is changed, open; undefined: the session may itself do all that the agent may. */
+    /** Open directories outside of which nothing is changed. Undefined if the session has the agent's rights. */
     readonly own?: readonly Beneath[];
   };
-  /** Folders in which nothing is changed, whatever leads there. Absolute. @default none */
+  /** Directories in which nothing is changed, whatever leads there. Absolute paths. @default none */
   hidden?: readonly string[];
 }
 
@@ -48,18 +55,18 @@ export interface LocalOutputBaseOptions {
  *     execroot, command.log, …  -> storage/…
  *     external/REPOSITORY       -> storage/external/REPOSITORY
  *
- * A Bazel server of the developer's own may come to stand there one day, be it that all of RBS was killed. It must not
- * believe what is behind the links: it knows repositories by `external/@REPOSITORY.marker`, which is not shown, and
- * outputs by `action_cache`, which is put aside.
+ * A local Bazel server may start there later, even after all of RBS was killed. It must not trust what is behind the
+ * links: it knows repositories by `external/@REPOSITORY.marker`, which is not linked, and outputs by `action_cache`,
+ * which is put aside.
  *
- * Programs of the session can write in the folders above it. So it is opened anew each time, looked at where it is then,
- * and changed beneath what was opened.
+ * The session's programs can write in the directories above. So each time, the output base is opened again, checked
+ * where it is then, and changed beneath the opened directory.
  */
 export class LocalOutputBase {
   readonly #options: LocalOutputBaseOptions;
-  /** The hidden folders, as they were before a program of the session ran. */
+  /** The hidden directories, opened before any program of the session ran. */
   #hidden?: Beneath[];
-  /** How both folders of repositories looked when the links were made. */
+  /** The stats of both `external` directories when the links were made. */
   #repositories?: string;
 
   constructor(options: LocalOutputBaseOptions) {
@@ -67,8 +74,8 @@ export class LocalOutputBase {
   }
 
   /**
-   * Makes the links that are missing. What stood there before (an output base used without RBS) is kept as
-   * `<name>.before-rbs`. Costs a look at each link when nothing is to be done. Rejects with an RbsError.
+   * Makes missing links. What they replace (of an output base used without RBS) is kept as `<name>.before-rbs`. Costs
+   * one look per link if nothing has to be done. Rejects with an RbsError.
    */
   // deno-lint-ignore require-await
   async ensure(): Promise<void> {
@@ -82,14 +89,14 @@ export class LocalOutputBase {
         else remove(files, name);
         files.symlink(this.#target(name), name);
       }
-      // Servers since 7 use sandboxes that an earlier one has left.
+      // Servers since Bazel 7 reuse sandboxes of an earlier server.
       if (lookFor(files, SANDBOX)?.kind === "symlink") files.remove(SANDBOX);
       if (lookFor(files, ACTIONS)) putAside(files, ACTIONS);
       this.#linkRepositories(files);
     });
   }
 
-  /** Takes the links away and puts back what stood there before: the developer's client will use a local server. */
+  /** Removes the links and restores what they replaced, for a local server of the developer's client. */
   // deno-lint-ignore require-await
   async restore(): Promise<void> {
     const { outputBase } = this.#options;
@@ -132,19 +139,19 @@ export class LocalOutputBase {
     }
   }
 
-  /** What the server's log and profile are links to: `bazel info server_log` names the one. */
+  /** The files to which the server's log and profile are links: `bazel info server_log` names the first. */
   #logs(): string[] {
     using storage = openIfThere(this.#options.namespace.storageOutputBase);
     const targets = LOGS.map((name) => storage && lookFor(storage, name)?.target?.split("/").at(-1));
     return targets.filter((name) => name !== undefined && isServerLog(name) && !LOGS.includes(name)) as string[];
   }
 
-  /** Shows the session's repositories, and nothing that says where they come from. */
+  /** Links the session's repositories, but nothing that says where they come from. */
   #linkRepositories(files: Beneath): void {
     using storage = openIfThere(this.#options.namespace.storageOutputBase);
     const theirs = () => storage && lookOf(storage);
     if (this.#repositories !== undefined && this.#repositories === shown(lookOf(files), theirs())) return;
-    // Before they are listed: one that comes meanwhile is linked the next time.
+    // Taken before the listing: a repository that appears meanwhile is linked next time.
     const before = theirs();
     const there = lookFor(files, REPOSITORIES);
     if (there?.kind === "symlink") files.remove(REPOSITORIES);
@@ -163,12 +170,12 @@ export class LocalOutputBase {
       if (!linked.has(name)) files.symlink(this.#target(path), path);
     }
     const after = lookOf(files);
-    // What changes once more in the same moment would not look changed.
+    // A further change in the same clock step would not show.
     const settled = [before, after].every((look) => look === undefined || Date.now() - look.mtimeMs > TICK_MS);
     this.#repositories = settled ? shown(after, before) : undefined;
   }
 
-  /** Whether nothing but links to repositories of this user's sessions is in the developer's folder of them. */
+  /** Whether the developer's `external` contains only links to repositories of this user's sessions. */
   #isOurs(files: Beneath): boolean {
     return files.names(REPOSITORIES).every((name) => {
       const path = `${REPOSITORIES}/${name}`;
@@ -177,7 +184,7 @@ export class LocalOutputBase {
     });
   }
 
-  /** Whether it is a link into the storage beside this session's: what had the output base before, under another name. */
+  /** Whether it is a link into another storage beside this session's, which had the output base before. */
   #wasLink(path: string, there: { kind: string; target?: string }): boolean {
     const { storageOutputBase } = this.#options.namespace;
     const storage = dirname(storageOutputBase);
@@ -194,7 +201,7 @@ export class LocalOutputBase {
     return there.kind === "symlink" && there.target === this.#target(name);
   }
 
-  /** Does something in the output base; makes it, if it is not there and shall be. Throws an RbsError. */
+  /** Opens the output base, creating it if `make` is set, and changes it. Throws an RbsError. */
   #change(outputBase: string, make: boolean, act: (files: Beneath) => void): void {
     try {
       using files = this.#open(outputBase, make);
@@ -214,7 +221,7 @@ export class LocalOutputBase {
       if (folder.isIn(this.#hidden ??= openAll(this.#options.hidden ?? []))) {
         throw new Error("it leads to where sessions have no business");
       }
-      // The agent is root, and the session is not, where a symlink of the session's may lead.
+      // The agent is root and the session is not, and a symlink of the session may lead anywhere.
       const { own } = this.#options.namespace;
       if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
     });
@@ -226,13 +233,16 @@ function openAll(folders: readonly string[]): Beneath[] {
     try {
       return [Beneath.open(folder)];
     } catch {
-      // What is not there, or is no folder, holds nothing.
+      // Nothing can be in what does not exist or is not a directory.
       return [];
     }
   });
 }
 
-/** How a folder of repositories looks: a name that is made in it, or goes, changes that. Undefined if there is none. */
+/**
+ * The stat of the `external` directory, which changes when an entry is added or removed. Undefined if it does not
+ * exist.
+ */
 function lookOf(outputBase: Beneath): RawInfo | undefined {
   const there = lookFor(outputBase, REPOSITORIES);
   return there?.kind === "directory" ? there : undefined;
@@ -242,7 +252,7 @@ function shown(...looks: (RawInfo | undefined)[]): string {
   return looks.map((look) => look && `${look.ino}@${look.mtimeMs}`).join(" ");
 }
 
-/** Repositories that are there: not what a server remembers them by. */
+/** The repositories in `external`, without a server's records of them. */
 function repositoriesIn(outputBase: Beneath): string[] {
   return outputBase.names(REPOSITORIES).filter((name) => {
     if (name.startsWith("@") || name.endsWith(".marker") || name.endsWith(".recorded_inputs")) return false;
@@ -251,7 +261,7 @@ function repositoriesIn(outputBase: Beneath): string[] {
   });
 }
 
-/** An older copy from before RBS is worth less than the present one. */
+/** The present entry replaces an older copy from before RBS. */
 function putAside(files: Beneath, name: string): void {
   remove(files, name + BEFORE);
   files.rename(name, name + BEFORE);

@@ -16,16 +16,16 @@ import { mustNotBeMounted, openStorage, storageFolder, syncedRoot } from "./stor
 import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
 /**
- * How the developer's absolute paths are made inside of the session:
+ * The ways to provide the developer's absolute paths in a session:
  *
- * | kind    | needs                                           | output base by name     |
- * |---------|-------------------------------------------------|-------------------------|
+ * | kind    | needs                                            | output base by name     |
+ * |---------|--------------------------------------------------|-------------------------|
  * | bwrap   | bubblewrap, and user namespaces unless it's root | the developer's         |
- * | unshare | root, and util-linux                            | the developer's         |
- * | none    | nothing                                         | the one in the storage  |
+ * | unshare | root, and util-linux                             | the developer's         |
+ * | none    | nothing                                          | the one in the storage  |
  *
- * A synced session sees the developer's files under the developer's paths, so for it there is no `none`; nor is there
- * for one with a network of its own, for which `unshare` needs iproute2.
+ * A synced session sees the developer's files under the developer's paths, so `none` is not possible for it; nor for a
+ * session with its own network, for which `unshare` needs iproute2.
  */
 export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
 
@@ -40,31 +40,31 @@ export interface NamespaceBind {
   storage: string;
   /** The developer's output base. Undefined: nothing is bound. */
   outputBase?: string;
-  /** Where agent and session exchange files: a mount point, so that it stays where it is. @default none */
+  /** Where agent and session exchange files. Made a mount point, so that it cannot be moved. @default none */
   controlDirectory?: string;
   /** @default none */
   covers?: Covers;
-  /** As root: where the session has root's rights, see ownFolders. Undefined: everywhere. */
+  /** Only as root: where the session has root's rights, see ownFolders. Undefined: everywhere. */
   own?: readonly string[];
   /** Whether the session runs in a control group, which it must not change. */
   limited?: boolean;
-  /** Whether it has a network of its own. @default false */
+  /** Whether it has its own network. @default false */
   unshareNet?: boolean;
 }
 
 /**
- * The program and arguments that make a namespace of `kind`; the command that shall run in it comes after them.
+ * The program and arguments that make a namespace of `kind`. The command to run in it follows.
  *
- * Everything of the host is there under its own name, since flags may name any file, as with a local Bazel server.
- * /tmp is a mount of its own because linux-sandbox binds it (mount(2) gives EINVAL when it is none).
+ * Everything on the host is visible under its own name, since flags may name any file, as with a local Bazel server.
+ * /tmp is a separate mount because linux-sandbox binds it (mount(2) gives EINVAL otherwise).
  *
- * Root needs another /proc than others: bubblewrap covers parts of a /proc that it mounts for root, and then the kernel
- * refuses linux-sandbox its own. So util-linux makes the pid namespace and mounts /proc, and bubblewrap binds it. The
- * numbers in /proc are those of the pid namespace in any case: a Bazel client inside finds its server by them.
+ * Root needs another /proc: bubblewrap covers parts of a /proc that it mounts for root, and the kernel then refuses
+ * linux-sandbox its own. So util-linux makes the pid namespace and mounts /proc, and bubblewrap binds it. In any case
+ * the numbers in /proc are those of the pid namespace: a Bazel client inside finds its server by them.
  */
 export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: NamespaceBind): string[] {
   const { storage, outputBase, controlDirectory, covers = NO_COVERS, limited, unshareNet = false } = bind;
-  // Both kinds alike, and faster. But bubblewrap needs no iproute2 for a network of its own.
+  // The same for both kinds, and faster. But bubblewrap needs no iproute2 for a separate network.
   if (root && bind.own !== undefined && kind !== "none" && !(kind === "bwrap" && unshareNet)) {
     const mounts: ConfinedMount[] = [
       ["bind", "/tmp", "/tmp"],
@@ -117,9 +117,9 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
 }
 
 /**
- * Does as root what bubblewrap does. $1: the output base in the storage. $2: by the developer's name, or empty. $3: the
- * control directory, or empty. Then the parts of {@link Covers}, pinned, folders, files and shown, with an empty argument
- * behind each; then the command.
+ * Does as root what bubblewrap does. $1: the output base in the storage. $2: the developer's output base, or empty. $3:
+ * the control directory, or empty. Then the parts of {@link Covers}: pinned, folders, files and shown, with an empty
+ * argument after each. Then the command.
  */
 const UNSHARED = String.raw`
 storage=$1 output_base=$2 control=$3 pinned=() folders=() files=() shown=() held=()
@@ -146,20 +146,20 @@ exec "$@"
 
 interface User {
   isRoot: boolean;
-  /** The home folder, and the one for caches; empty if there is none. */
+  /** The home directory and the cache directory; an empty string for a missing one. */
   folders: string[];
 }
 
 let user: Promise<User> | undefined;
 
-/** As whom this process runs. Asked of bash, once, because Deno wants a permission for it. */
+/** The user that runs this process. Asks bash once, since Deno would need a permission for it. */
 function whoami(): Promise<User> {
   return user ??= shell(`printf '%s\\0' "$EUID" "$HOME" "$XDG_CACHE_HOME"`).then(({ code, stdout, stderr }) => {
     if (code !== 0) throw new RbsError(`bash cannot tell as whom it runs (exit code ${code}): ${stderr.trim()}`);
     const [uid, ...folders] = stdout.split("\0");
     return { isRoot: uid === "0", folders };
   }).catch((e) => {
-    // No memory or no process was left, say: who asks next may be told.
+    // A transient failure, for example no memory or no process left: the next caller may succeed.
     user = undefined;
     throw e;
   });
@@ -170,41 +170,46 @@ export async function isRoot(): Promise<boolean> {
   return (await whoami()).isRoot;
 }
 
-/** Parts of a {@link SessionNamespace}. */
+/** Options of {@link SessionNamespace}. */
 export interface SessionNamespaceOptions {
   /** `auto` takes the first kind that works here. */
   kind: NamespaceKind | "auto";
-  /** The session's own folder: holds `out`, `ctl`, and the `root` of a synced session. */
+  /** The session's own directory: contains `out`, `ctl`, and the `root` of a synced session. */
   storageDirectory: string;
-  /** The developer's output base, if it is known. */
+  /** The developer's output base, if known. */
   outputBase?: string;
-  /** The developer's workspace: absolute. @default unknown */
+  /** The developer's workspace, absolute. @default unknown */
   workspace?: string;
-  /** What a synced session sees; undefined: laptop and agent share their disk, and the session sees all of it, */
+  /** What a synced session sees. Undefined: laptop and agent share their disk, and the session sees it. */
   synced?: SyncedView;
-  /** but for these, which are others' business: keys, and the storage of other sessions. @default none */
+  /** Paths that a session that is not synced does not see, such as keys and other sessions' storage. @default none */
   hidden?: readonly string[];
-  /** The folder that the client's `--server_javabase` names: its SESSION_MARK is covered. @default none */
+  /** The directory of the client's `--server_javabase`: its SESSION_MARK is covered. @default none */
   javabase?: string;
-  /** Folders that the request names: as root, a session that is not synced has root's rights in them. @default none */
+  /**
+   * Directories that the request names: as root, a session that is not synced has root's rights in them. @default none
+   */
   named?: readonly string[];
-  /** Whether a session of root may have all of root's rights, where it cannot be confined or not. @default false */
+  /** Whether a session of root may have all of root's rights, confined or not. @default false */
   allowRootSessions?: boolean;
   /** @default none */
   limits?: ResourceLimits;
-  /** Whether the session has a network of its own, with nothing but a loopback interface. @default false */
+  /** Whether the session has its own network, with only a loopback interface. @default false */
   unshareNet?: boolean;
-  /** What was started ahead to make it: used if the namespace begins so. The namespace ends it. @default nothing was */
+  /**
+   * A maker that was started ahead, used if the namespace's command starts like it. The namespace disposes of it.
+   * @default none
+   */
   held?: HeldMaker;
 }
 
-/** Starts what will make a namespace for a session that is not known yet, see {@link SessionNamespaceOptions.held}. */
+/** Starts a maker for a session that is not known yet, see {@link SessionNamespaceOptions.held}. */
 export async function holdMaker({ allowRootSessions }: Pick<SessionNamespaceOptions, "allowRootSessions">) {
   const { isRoot } = await whoami();
   return isRoot && !allowRootSessions ? HeldMaker.ofRoot() : HeldMaker.ofAnyone();
 }
 
-/** The namespace of a session: made on demand, and made again when it was killed. */
+/** The namespace of a session: made on demand, and made again after it was killed. */
 export class SessionNamespace {
   readonly #options: SessionNamespaceOptions;
   #kind: NamespaceKind | undefined;
@@ -219,13 +224,13 @@ export class SessionNamespace {
     this.#options = options;
   }
 
-  /** The kind that was chosen, once {@link init} has resolved. */
+  /** The chosen kind, once {@link init} has resolved. */
   get kind(): NamespaceKind {
     if (this.#kind === undefined) throw new TypeError("the namespace was not started yet");
     return this.#kind;
   }
 
-  /** Why the session is not kept to its limits, for the developer; undefined: it is. */
+  /** Why the session's limits are not fully enforced, for the developer; undefined if they are. */
   get limitsWarning(): string | undefined {
     return this.#limitsWarning;
   }
@@ -235,7 +240,7 @@ export class SessionNamespace {
     return this.#options.synced !== undefined;
   }
 
-  /** The way to what listens on the session's loopback interface; undefined: it is this machine's. */
+  /** Connects to the session's loopback interface; undefined if that is this machine's. */
   get dial(): Dial | undefined {
     if (!this.#options.unshareNet) return undefined;
     return async (host, port, signal) => {
@@ -246,27 +251,30 @@ export class SessionNamespace {
   }
 
   /**
-   * Where a confined session of root may write, as these folders were before any of its programs ran; undefined: it is not
-   * confined, or was not started yet.
+   * Where a confined session of root may write, opened before any of its programs ran. Undefined if it is not confined,
+   * or was not started yet.
    */
   get own(): readonly Beneath[] | undefined {
     return this.#own;
   }
 
-  /** Whether the output base has the developer's own name inside. */
+  /** Whether the output base has the developer's path inside. */
   get samePaths(): boolean {
     return this.kind !== "none" && (this.synced || !this.mustNotBeMounted);
   }
 
-  /** See {@link mustNotBeMounted}: a synced session has its output base in its root, others by the storage's name. */
+  /**
+   * See {@link mustNotBeMounted}. Then a synced session has its output base in its root, and others use the storage's
+   * path.
+   */
   get mustNotBeMounted(): boolean {
     const { workspace, outputBase } = this.#options;
     return workspace !== undefined && mustNotBeMounted(workspace, outputBase);
   }
 
   /**
-   * The session's own folder, open: the agent reaches what the session's programs can write through it. It is made if it is
-   * not there. Throws an RbsError.
+   * The session's own directory, open: through it the agent reaches what the session's programs can write. Created if
+   * missing. Throws an RbsError.
    */
   get storage(): Beneath {
     try {
@@ -288,17 +296,17 @@ export class SessionNamespace {
     }
   }
 
-  /** The same, relative to {@link storage}: with that it is opened, since programs of the session may change what is there. */
+  /** The same relative to {@link storage}. Open it that way, since the session's programs may change what is there. */
   get storageOutputBaseName(): string {
     return relative(this.#options.storageDirectory, this.storageOutputBase);
   }
 
-  /** The output base by its name inside of the namespace. Call it after {@link init}. */
+  /** The output base's path inside the namespace. Call it after {@link init}. */
   get outputBase(): string {
     return this.samePaths && this.#options.outputBase !== undefined ? this.#options.outputBase : this.storageOutputBase;
   }
 
-  /** The first process of the namespace; starts it if it is not there. Rejects with an RbsError. */
+  /** The first process of the namespace; starts it if necessary. Rejects with an RbsError. */
   init(): Promise<SessionInit> {
     if (this.#closed) return Promise.reject(new RbsError("This session's agent is stopping: run the command again."));
     if (!this.#init) {
@@ -313,8 +321,8 @@ export class SessionNamespace {
   }
 
   /**
-   * The first process of a namespace in which no program of the session has run; ends all that run now. Until it is
-   * disposed of, commands that are to run wait. Rejects with an RbsError.
+   * The first process of a namespace in which no program of the session has run; ends those that run now. Commands wait
+   * until the result is disposed of. Rejects with an RbsError.
    */
   async quiet(): Promise<{ init: SessionInit } & Disposable> {
     for (;;) {
@@ -328,12 +336,12 @@ export class SessionNamespace {
     }
   }
 
-  /** The first process of the namespace if it is there; makes none. */
+  /** The first process of the namespace, if it exists. */
   async running(): Promise<SessionInit | undefined> {
     return await this.#init?.catch(() => undefined);
   }
 
-  /** Ends everything in the namespace; no new one is made. */
+  /** Ends everything in the namespace, for good. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#options.held?.[Symbol.dispose]();
@@ -356,7 +364,7 @@ export class SessionNamespace {
       ...synced,
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
-    // Of its own storage it sees what is its own: not the agent's lock and notes.
+    // Of its own storage, the session sees only its part: not the agent's lock and notes.
     const covers = synced ? NO_COVERS : withSessionMark(
       coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]),
       this.#options.javabase,
@@ -370,7 +378,7 @@ export class SessionNamespace {
     const limited = limits !== undefined && isLimited(limits);
     const confined = limited ? confinedCommand(limits, { storageDirectory }) : [];
     const { held } = this.#options;
-    // What was started ahead may have been stopped or killed: that says nothing of the kind.
+    // A maker that was started ahead may have been killed, which says nothing about the kind.
     const attempts = candidates.flatMap((kind, index) => index === 0 && held ? [{ kind, held }, { kind }] : [{ kind }]);
     for (const { kind, held } of attempts) {
       try {
@@ -409,7 +417,7 @@ export class SessionNamespace {
     );
   }
 
-  /** The kinds to try, in their order. Throws an RbsError when there is none. */
+  /** The kinds to try, in order. Throws an RbsError if none is possible. */
   #candidates(root: boolean): readonly NamespaceKind[] {
     const wanted = this.#kind ?? this.#options.kind;
     if (wanted === "none" && this.#needsNamespace) {
@@ -421,7 +429,7 @@ export class SessionNamespace {
       );
     }
     if (wanted !== "auto") return [wanted];
-    // Nobody has chosen that all that root may do is open to builds.
+    // Builds get all of root's rights only if that was explicitly allowed.
     const isNoneAllowed = !this.#needsNamespace && (!root || this.#options.allowRootSessions);
     return NAMESPACE_KINDS.filter((kind) => kind === "unshare" ? root : kind !== "none" || isNoneAllowed);
   }
@@ -441,9 +449,9 @@ function unwritable(storage: string, cause: unknown): RbsError {
 }
 
 /**
- * Makes the session's folders, and the developer's output base as a mount point.
+ * Makes the session's directories, and the developer's output base as a mount point.
  *
- * @param own Once a program of the session has run: where it may write, as it was before.
+ * @param own Where the session may write, as opened before; undefined before its first program.
  */
 function prepare(
   storage: Beneath,
@@ -464,7 +472,7 @@ function prepare(
   }
   if (outputBase === undefined) return;
   try {
-    // It is there, mostly. LocalOutputBase finds out whether it can be written.
+    // The output base mostly exists. LocalOutputBase finds out whether it can be written.
     openOrMake(outputBase, true, (folder) => {
       if (own && !folder.isIn(own)) throw new Error("it leads out of the folders in which the session may write");
     })![Symbol.dispose]();

@@ -10,14 +10,14 @@ import { JobStreams } from "./job_streams.ts";
 import { log } from "../log.ts";
 
 /**
- * The first program in the session's namespace. It starts scripts from the control directory and reports their ends;
- * when its standard input ends, which it does however the agent dies, everything that runs in the session ends too.
+ * The first program in the session's namespace. It starts scripts from the control directory and reports their ends.
+ * When its standard input ends, which happens however the agent dies, everything in the session ends too.
  *
  * $1: the control directory. $2: empty in a pid namespace (whose processes the kernel kills with this one); otherwise
  * the Bazel server's directory in the output base.
  *
- * Its lines hold ids and numbers only: never a path, since paths may hold newlines. Each begins with a newline, since
- * programs of the session can open its output as well, and leave half a line there.
+ * Its lines contain only ids and numbers, never paths, which may contain newlines. Each line begins with a newline,
+ * since the session's programs can open its output too, and leave half a line there.
  */
 const INIT = String.raw`
 cd -- "$1" || exit 1
@@ -65,14 +65,16 @@ done
 exit 0
 `;
 
-/** The beginning of each script: tells who it is, and is then alone with its own file descriptors. */
+/** The start of each script: reports its process id, then closes the inherited descriptor. */
 const PREAMBLE = (id: number) => `echo $$ >./${id}.pid; printf '\\nstarted ${id} %s\\n' $$ >&9; exec 9>&-\n`;
 
 /** A script that runs, or ran, in the session's namespace. */
 export interface Job {
   readonly id: number;
-  /** Its process, which leads a session of its own; the number is the one inside of the namespace. Resolves with 0
-   * when the job ended before it began. */
+  /**
+   * The id of its process in the namespace; the process leads a session of its own. Resolves with 0 when the job ended
+   * before it began.
+   */
   readonly started: Promise<number>;
   /** 0 to 255; 128 + N when it ended by signal N, or 137 when the whole namespace ended. Never rejects. */
   readonly exit: Promise<number>;
@@ -86,7 +88,7 @@ export interface StreamedJob extends Job {
   readonly carrier: Deno.ChildProcess;
 }
 
-/** A bash script, or what makes it for the job's id. */
+/** A bash script, or a function that makes it for the job's id. */
 export type Script = string | ((id: number) => string);
 
 interface JobState extends Job {
@@ -96,21 +98,21 @@ interface JobState extends Job {
   isStarted: boolean;
 }
 
-/** How a session's first process is started. */
+/** Options of {@link SessionInit.start}. */
 export interface SessionInitOptions {
-  /** The program and arguments that come before `bash init.sh …`: they make the namespace. */
+  /** The program and arguments before `bash init.sh …`, which make the namespace. */
   command: readonly string[];
-  /** The session's own directory for scripts: absolute, of the same name inside of the namespace. It exists. */
+  /** The session's directory for scripts: absolute, with the same path in the namespace. Must exist. */
   controlDirectory: string;
-  /** Executes the command, if it can; else a new process does. @default a new process */
+  /** A maker started ahead, which executes the command if it can. @default a new process */
   held?: HeldMaker;
-  /** The Bazel server's directory in the output base: only where the namespace has no pid namespace. */
+  /** The Bazel server's directory in the output base: only without a pid namespace. */
   serverDirectory?: string;
-  /** How long to wait for the first sign of life. Milliseconds. @default 10000 */
+  /** Timeout for the first process to say hello. Milliseconds. @default 10000 */
   timeoutMs?: number;
   /** How often it is asked what runs. Milliseconds. @default 5000 */
   askMs?: number;
-  /** After how long without an answer it is taken for lost, with all that runs. Milliseconds. @default 60000 */
+  /** Without an answer for this long, the namespace is ended. Milliseconds. @default 60000 */
   patienceMs?: number;
 }
 
@@ -125,12 +127,11 @@ function spawn(command: readonly string[]) {
 }
 
 /**
- * The agent's hold on the first process of the session's namespace.
+ * The agent's control of the first process of the session's namespace.
  *
  * The session's programs can do to that process what its user can: stop it, write into its pipes and read from them. So
- * what it says is believed for what is the session's own (whether a job has ended), and what a program spoils are its
- * own session's jobs: too much noise ends the namespace, and so does silence. Its end the agent makes by itself, from
- * outside.
+ * its messages are trusted only for the session's own matters (whether a job has ended), and a program can only harm
+ * its own session's jobs: too much output or silence ends the namespace. The agent does that itself, from outside.
  */
 export class SessionInit {
   readonly #options: SessionInitOptions;
@@ -151,11 +152,11 @@ export class SessionInit {
   /** Resolves when commands may run. */
   #quiet?: PromiseWithResolvers<void>;
   #fault?: string;
-  /** When it was asked what was not answered yet. */
+  /** The unanswered question, and when it was asked. */
   #asked?: { number: number; at: number };
   #questions = 0;
   #asking?: ReturnType<typeof setInterval>;
-  /** Where the scripts are. */
+  /** The directory of the scripts. */
   readonly controlDirectory: string;
 
   private constructor(options: SessionInitOptions) {
@@ -173,15 +174,15 @@ export class SessionInit {
   }
 
   /**
-   * Starts the namespace and waits for its first process to say hello.
-   * Rejects with an RbsError that carries what the namespace's maker said.
+   * Starts the namespace and waits for its first process to say hello. Rejects with an RbsError that contains the
+   * maker's last message.
    */
   static async start(options: SessionInitOptions): Promise<SessionInit> {
     const init = new SessionInit(options);
     const timer = setTimeout(() => init.#kill(), options.timeoutMs ?? 10_000);
     try {
       await init.#hello.promise;
-      // No program of the session runs yet: what is seen now is what was made.
+      // No program of the session runs yet, so what is seen now is genuine.
       init.#namespace = pidNamespaceOf(init.pid);
       if (init.#namespace) init.#first = new HeldProcess(init.#namespace.first);
       init.#asking = setInterval(() => init.#ask(), options.askMs ?? 5_000);
@@ -192,7 +193,7 @@ export class SessionInit {
     }
   }
 
-  /** The process that was started to make the namespace, as the agent counts. */
+  /** The process that was started to make the namespace, by its id outside. */
   get pid(): number {
     return this.#process.pid;
   }
@@ -202,22 +203,22 @@ export class SessionInit {
     return this.#gone.signal;
   }
 
-  /** Why the agent has ended the namespace, in one sentence; undefined: it has not, or was told to. */
+  /** Why the agent has ended the namespace, in one sentence. Undefined if it has not, or was told to. */
   get fault(): string | undefined {
     return this.#fault;
   }
 
-  /** Whether programs of the session may have run in here, and may still. */
+  /** Whether programs of the session may have run here. */
   get used(): boolean {
     return this.#used;
   }
 
-  /** Says that programs of the session may run from now on. */
+  /** Records that programs of the session may run from now on. */
   use(): void {
     this.#used = true;
   }
 
-  /** Lets commands wait until it is disposed of. */
+  /** Makes commands wait until it is disposed of. */
   hold(): Disposable {
     const quiet = this.#quiet = Promise.withResolvers<void>();
     return {
@@ -228,7 +229,10 @@ export class SessionInit {
     };
   }
 
-  /** A process of the session as the machine counts, held; undefined if it is not there. @param pid Its number in the session. */
+  /**
+   * A held process of the session, with its id outside; undefined if it does not exist. @param pid Its id in the
+   * session.
+   */
   find(pid: number): { pid: number; held: HeldProcess } | undefined {
     const found = findProcess(this.pid, this.#namespace, pid);
     try {
@@ -239,7 +243,7 @@ export class SessionInit {
   }
 
   /**
-   * Runs a bash script of the agent's own with its standard input empty. Its outputs are in {@link output}, until
+   * Runs one of the agent's own bash scripts with empty standard input. Its outputs are in {@link output} until
    * {@link forget}.
    */
   run(script: Script): Job {
@@ -247,8 +251,8 @@ export class SessionInit {
   }
 
   /**
-   * Runs a command of the session, whose standard input, output and error are the carrier's. Resolves when it has begun,
-   * or ended. Rejects with an RbsError.
+   * Runs a command of the session, whose standard streams are the carrier's. Resolves when the command has begun or
+   * ended. Rejects with an RbsError.
    */
   async stream(script: Script): Promise<StreamedJob> {
     while (this.#quiet) await this.#quiet.promise;
@@ -259,7 +263,7 @@ export class SessionInit {
       script,
       (id) => streams = new JobStreams(this.#files, id),
     );
-    // There is no namespace any more.
+    // The namespace is gone.
     if (!streams) throw this.gone.reason;
     try {
       await started;
@@ -274,12 +278,12 @@ export class SessionInit {
     if (pid > 1) this.#send(`signal ${pid} ${name}`);
   }
 
-  /** What a finished job of {@link run} wrote. */
+  /** The output of a finished job of {@link run}. */
   output(job: Job): { stdout: string; stderr: string } {
     return { stdout: this.read(job, "out"), stderr: this.read(job, "err") };
   }
 
-  /** What is in one of a job's files; empty if there is none. */
+  /** The content of one of a job's files; empty if there is none. */
   read(job: Job, suffix: string): string {
     return readControlFile(this.#files, `${job.id}.${suffix}`);
   }
@@ -295,12 +299,12 @@ export class SessionInit {
       try {
         removeControlFile(this.#files, `${job.id}.${suffix}`);
       } catch {
-        // It is the session's own to keep.
+        // The session keeps it.
       }
     }
   }
 
-  /** Runs a script to its end. */
+  /** Runs a script and waits for its end. */
   async call(script: string): Promise<{ code: number; stdout: string; stderr: string }> {
     const job = this.run(script);
     const code = await job.exit;
@@ -309,10 +313,10 @@ export class SessionInit {
     return { code, ...output };
   }
 
-  /** Ends everything in the namespace and waits for it. */
+  /** Ends all processes in the namespace, and resolves when they have ended. */
   async close(): Promise<void> {
     this.#writer.close().catch(() => {});
-    // Whatever became of the process that ought to notice it: the kernel ends the others with the first one.
+    // The kernel ends all processes with the first one, even if the process that should notice does not.
     this.#first?.signal("KILL");
     const timer = setTimeout(() => this.#kill(), 2_000);
     await this.#exited.promise;
@@ -340,7 +344,7 @@ export class SessionInit {
       this.#over(job, 137);
       return job;
     }
-    // Scripts hold the developer's environment: nobody else may read them.
+    // Scripts contain the developer's environment, so nobody else may read them.
     writeControlFile(this.#files, `${id}.sh`, PREAMBLE(id) + script);
     try {
       prepare?.(id);
@@ -365,7 +369,7 @@ export class SessionInit {
     this.#writer.write(new TextEncoder().encode(line + "\n")).catch(() => {});
   }
 
-  /** Ends the namespace for a reason that is said once. */
+  /** Ends the namespace. Only the first reason is reported. */
   #end(why: string): void {
     if (this.#fault !== undefined || this.gone.aborted) return;
     this.#fault = why;
@@ -381,7 +385,7 @@ export class SessionInit {
     }
   }
 
-  /** Asks which jobs run: an exit may be lost, and whoever tells them may be held. */
+  /** Asks which jobs run: an exit message may be lost, or the process that sends it may be stopped. */
   #ask(): void {
     if (this.#jobs.size === 0 && !this.#asked) return;
     const patience = this.#options.patienceMs ?? 60_000;
@@ -412,7 +416,7 @@ export class SessionInit {
     });
     const heard = Promise.all([words.read(this.#process.stdout), noise.read(this.#process.stderr)]);
     const { code } = await this.#process.status;
-    // A program that outlives the namespace, where that can be, may hold the pipes.
+    // A program that outlives the namespace, where possible, may hold the pipes open.
     let timer: ReturnType<typeof setTimeout> | undefined;
     await Promise.race([heard, new Promise((resolve) => timer = setTimeout(resolve, 500))]);
     clearTimeout(timer);
@@ -432,7 +436,7 @@ export class SessionInit {
     this.#exited.resolve();
   }
 
-  /** @returns whether it is something that could be said now */
+  /** @returns whether the line is a valid message at this time */
   #hear(line: string): boolean {
     const [verb, id, ...more] = line.split(" ");
     if (verb === "hello" && !this.#greeted) {
@@ -442,7 +446,7 @@ export class SessionInit {
     }
     if (verb === "running" && this.#asked?.number === Number(id)) {
       this.#asked = undefined;
-      // Each exit is told before its job is missing here.
+      // Each exit is reported before its job is missing here.
       const running = new Set(more.map(Number));
       for (const job of [...this.#jobs.values()]) if (job.isStarted && !running.has(job.id)) this.#over(job, 137);
       return true;

@@ -1,4 +1,4 @@
-/** What a session's programs try with the first process of their namespace, and what becomes of it. */
+/** What a session's programs try with the first process of their namespace, and what comes of it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { eventually } from "../../proto/testing/pipe.ts";

@@ -1,31 +1,31 @@
 /**
- * What a session may use of its machine. The kernel keeps to it by a control group, where there is one to be had: cgroup
- * v2, or v1. Otherwise each process of the session is limited by itself, as far as that goes.
+ * Limits what a session may use of its machine. The kernel enforces them by a control group if possible: cgroup v2, or
+ * v1. Otherwise each process of the session is limited by itself, as far as possible.
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { log } from "../log.ts";
 import { shell } from "./shell.ts";
 
-/** 0: no limit. */
+/** 0 means no limit. */
 export interface ResourceLimits {
   memoryBytes: number;
   /** Thousandths of a processor. */
   cpuMillis: number;
-  /** Processes and threads. */
+  /** Number of processes and threads. */
   pids: number;
 }
 
-/** Files in the session's storage, where its programs see neither. The control groups of a session: one to a line. */
+/** Files in the session's storage, invisible to its programs. The session's control groups, one per line. */
 const GROUPS = "cgroups";
-/** What could not be limited as it should: one sentence to a line. */
+/** What could not be limited as requested, one sentence per line. */
 const SHORTFALLS = "limits";
 
 /**
- * Puts itself under the limits, and executes the command after them. $1: a folder with `cgroup` and `mountinfo` as in
- * /proc/self. $2: the name of the group. $3: bytes. $4: thousandths of a processor. $5: processes. 0: no limit. $6: the
- * folder in which it says how far it came. RBS_CGROUP in the environment names a cgroup v2 that holds no processes and is
- * this user's to divide (systemd: Delegate=yes); by default it is the agent's own.
+ * Puts itself under the limits, then executes the command. $1: a directory with `cgroup` and `mountinfo` as in
+ * /proc/self. $2: the group's name. $3: bytes. $4: thousandths of a processor. $5: processes. 0: no limit. $6: the
+ * directory for its report. RBS_CGROUP in the environment names a cgroup v2 without processes that this user may divide
+ * (systemd: Delegate=yes); by default it is the agent's own.
  */
 const CONFINE = String.raw`
 proc=$1 name=$2 memory=$3 cpus=$4 pids=$5 told=$6
@@ -114,16 +114,16 @@ fi
 exec "$@"
 `;
 
-/** Whether there is anything to limit. */
+/** Whether there is any limit. */
 export function isLimited({ memoryBytes, cpuMillis, pids }: ResourceLimits): boolean {
   return memoryBytes > 0 || cpuMillis > 0 || pids > 0;
 }
 
 /**
- * The program and arguments that put a command under limits; the command comes after them.
+ * The program and arguments that put a command under limits; the command follows.
  *
- * @param storageDirectory The session's; exists. Another agent of the same session gets the same group.
- * @param proc Stands in for /proc/self.
+ * @param storageDirectory The session's; must exist. Another agent of the same session gets the same group.
+ * @param proc Replaces /proc/self; for tests.
  */
 export function confinedCommand(
   { memoryBytes, cpuMillis, pids }: ResourceLimits,
@@ -134,13 +134,16 @@ export function confinedCommand(
   return ["bash", "-c", CONFINE, "bash", proc, name, ...numbers, storageDirectory];
 }
 
-/** What the session that was just started is not kept to: a sentence for the developer; undefined: nothing. */
+/**
+ * Which limits of the session that was just started are not enforced: a sentence for the developer; undefined if all
+ * are.
+ */
 export function limitsWarning(storageDirectory: string): string | undefined {
   let shortfalls: string[] = [];
   try {
     shortfalls = Deno.readTextFileSync(join(storageDirectory, SHORTFALLS)).split("\n").filter((line) => line !== "");
   } catch {
-    // It was not started under limits.
+    // The session was not started under limits.
   }
   if (shortfalls.length === 0) return undefined;
   return `This session is not kept to its limits as it should be, since the agent's machine gives it no control group: ${
@@ -150,7 +153,7 @@ export function limitsWarning(storageDirectory: string): string | undefined {
 
 /** Removes the control groups of a session whose processes are gone. */
 export async function removeGroups(storageDirectory: string): Promise<void> {
-  // The last process may be gone a moment after its parent.
+  // The last process may end a moment after its parent.
   const script = `while read -r group; do
   for attempt in 1 2 3 4 5; do rmdir -- "$group" 2>/dev/null && break; sleep 0.1; done
   [[ ! -d $group ]] || echo "$group"

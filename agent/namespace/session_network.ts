@@ -1,12 +1,12 @@
 /**
- * A session's own network: a loopback interface and nothing else, so that a build reaches neither what listens on this
- * machine nor other machines. The agent stays outside, and reaches the session's Bazel server by a splice: a process on
- * the machine's side of all namespaces but this one, which no program of the session can see, stop or connect to.
+ * A session's own network: only a loopback interface, so that a build can reach neither this machine's ports nor other
+ * machines. The agent stays outside, and reaches the session's Bazel server by a splice: a process that is outside of
+ * all namespaces but this one, so that no program of the session can see it, stop it or connect to it.
  */
 import { RbsError } from "../../proto/base/errors.ts";
 import type { Transport } from "../../proto/transport/http2/connection.ts";
 
-/** util-linux's `unshare` leaves the loopback interface down, unlike bubblewrap. The command comes after it. */
+/** Brings up the loopback interface, which util-linux's `unshare` does not, unlike bubblewrap. The command follows. */
 export const LOOPBACK_UP = [
   ...[
     "bash",
@@ -17,10 +17,10 @@ export const LOOPBACK_UP = [
 ];
 
 /**
- * Joins its standard input and output to a port. $1: the process that was started to make the namespaces; it or one of
- * its descendants is in the network. $2: an IP address. $3: the port. It says "+" when it is connected.
+ * Connects its standard input and output to a port. $1: the process that was started to make the namespaces; the
+ * process or one of its descendants is in the network. $2: an IP address. $3: the port. Prints "+" when connected.
  *
- * The connection is the last `cat`'s, which is this very process: it ends with the connection, and the connection with it.
+ * The connection belongs to the last `cat`, which is this process: each ends with the other.
  */
 const SPLICE = String.raw`
 own=$(readlink /proc/self/ns/net)
@@ -46,8 +46,7 @@ exec nsenter --target "$pid" "${"${user[@]}"}" --net -- bash -c '
 `;
 
 /**
- * Connects to what listens in a session's network. Rejects with an RbsError when nothing does, or with the signal's
- * reason.
+ * Connects to a port in a session's network. Rejects with an RbsError if nothing listens, or with the signal's reason.
  *
  * @param pid The process that was started to make the session's namespaces.
  * @param host An IP address (v6 without brackets).
@@ -76,19 +75,19 @@ export async function connectInside(pid: number, host: string, port: number, sig
   }
 }
 
-/** A process's standard input and output. */
+/** A process's standard input and output as a transport. */
 class PipeTransport implements Transport {
   readonly #process: Deno.ChildProcess;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  /** What was received and not read yet. */
+  /** Received bytes that were not read yet. */
   #rest: Uint8Array = new Uint8Array();
 
   constructor(process: Deno.ChildProcess) {
     this.#process = process;
     this.#reader = process.stdout.getReader();
     this.#writer = process.stdin.getWriter();
-    // Who writes gets told.
+    // The writes report the error.
     this.#writer.closed.catch(() => {});
     void process.status.then(() => this.#writer.close().catch(() => {}));
   }
@@ -116,7 +115,7 @@ class PipeTransport implements Transport {
     } catch {
       // It has ended.
     }
-    // Also what it has written already: nobody reads it any more.
+    // Drops what is still buffered, since it will not be read.
     this.#reader.cancel().catch(() => {});
     this.#writer.close().catch(() => {});
   }

@@ -1,4 +1,4 @@
-/** Sessions with a network of their own: what a build reaches there, and how the agent reaches its Bazel server. */
+/** Sessions with their own network: what a build reaches there, and how the agent reaches its Bazel server. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";

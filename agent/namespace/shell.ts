@@ -1,17 +1,17 @@
 import { RbsError } from "../../proto/base/errors.ts";
 
-/** `text` as one word of a bash script, whatever it holds. Throws an RbsError for a NUL, which no argument can hold. */
+/** Quotes any text as one word of a bash script. Throws an RbsError for a NUL, which no argument can contain. */
 export function quote(text: string): string {
   if (text.includes("\0")) throw new RbsError("An argument holds a NUL byte: leave it out.", { culprit: "caller" });
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** The words of a command, quoted and joined. */
+/** Quotes and joins the words of a command. */
 export function quoteAll(words: readonly string[]): string {
   return words.map(quote).join(" ");
 }
 
-/** What a script said. */
+/** The result of a script. */
 export interface ShellResult {
   code: number;
   stdout: string;
@@ -19,8 +19,8 @@ export interface ShellResult {
 }
 
 /**
- * Runs a bash script outside of the session's namespace and waits for it. bash is the only program that the agent
- * starts by itself: whatever else it needs is found by bash on PATH.
+ * Runs a bash script outside of the session's namespace and waits for it. The agent starts no program but bash, which
+ * finds others on PATH.
  *
  * @param args The script's $1, $2, …
  */

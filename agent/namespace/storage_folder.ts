@@ -6,16 +6,16 @@ import { Beneath } from "../files/beneath.ts";
 
 /** The file that says which output base has `out`. */
 const OWNER = "out.belongs-to";
-/** Of a file that is larger, and so none of ours. Bytes. */
+/** Maximum bytes read of it; a larger file is not ours. */
 const MAX_OWNER_BYTES = 64 << 10;
 
 /**
- * The folder of a session's storage in which an output base lives. The first output base of a workspace gets `out`. A
- * developer who uses another one for the same workspace (`--output_base`) gets another folder for it, for good: what is
- * in an output base holds its absolute path (runfiles, external repositories) and is wrong under any other.
+ * The directory in a session's storage for an output base. The first output base of a workspace gets `out`. Another one
+ * for the same workspace (`--output_base`) permanently gets another directory: an output base contains its own absolute
+ * path (runfiles, external repositories), and is invalid under any other.
  *
- * @param storageDirectory The session's own folder, absolute; is made if it is not there.
- * @param outputBase By the developer's own name, absolute; undefined if there is none.
+ * @param storageDirectory The session's own directory, absolute; created if missing.
+ * @param outputBase The developer's absolute path; undefined if there is none.
  */
 export function storageFolder(storageDirectory: string, outputBase: string | undefined): string {
   const first = join(storageDirectory, "out");
@@ -33,8 +33,8 @@ export function storageFolder(storageDirectory: string, outputBase: string | und
 }
 
 /**
- * Whether an output base can be no mount: Bazel before 5 has its sandbox bind a workspace below /tmp onto itself, which the
- * kernel refuses where something is mounted in it (a non-recursive bind would show what is beneath).
+ * Whether an output base cannot be a mount: Bazel before 5 makes its sandbox bind a workspace below /tmp onto itself.
+ * The kernel refuses that if something is mounted inside (a non-recursive bind would show what is beneath).
  *
  * @param workspace, outputBase Absolute paths.
  */
@@ -43,17 +43,17 @@ export function mustNotBeMounted(workspace: string, outputBase: string | undefin
 }
 
 /**
- * Opens the session's own folder: the agent reaches all that the session's programs can write through it. Makes it if it
- * is not there. Throws Deno's errors.
+ * Opens the session's own directory, through which the agent reaches all that the session's programs can write. Creates
+ * it if missing. Throws Deno's errors.
  *
- * @param storageDirectory Absolute, below a folder in which no session can write.
+ * @param storageDirectory Absolute, below a directory in which no session can write.
  */
 export function openStorage(storageDirectory: string): Beneath {
   Deno.mkdirSync(storageDirectory, { recursive: true, mode: 0o700 });
   return Beneath.open(storageDirectory);
 }
 
-/** The folder of a session's storage that a synced session sees as `/`. */
+/** The directory in a session's storage that a synced session sees as `/`. */
 export const SYNCED_ROOT = "root";
 
 /** The same as an absolute path. */

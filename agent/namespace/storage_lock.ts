@@ -3,27 +3,27 @@ import { RbsError, sentence } from "../../proto/base/errors.ts";
 
 /** Options of {@link lockStorage}. */
 export interface StorageLockOptions {
-  /** How long to wait for whoever has it. Milliseconds. */
+  /** How long to wait for the present holder. Milliseconds. */
   timeoutMs: number;
-  /** Called once if there is somebody to wait for. */
+  /** Called once if the lock is held. */
   onWait(): void;
 }
 
 /**
- * Takes a session's storage for this process, until it is disposed of or the process ends in whatever way.
+ * Locks a session's storage for this process, until it is disposed of or the process ends in any way.
  *
- * An agent that an orchestrator lost sight of (killed while the agent started) runs on for its lease, and the session may
- * have another one by then: without the lock both would run a Bazel server in the same output base. Rejects with an
- * RbsError when it takes too long.
+ * An agent that its orchestrator lost sight of (killed while the agent started) continues until its lease ends, and the
+ * session may have another agent by then: without the lock both would run a Bazel server in the same output base.
+ * Rejects with an RbsError on timeout.
  *
- * @param directory The session's storage; is made if it is not there.
+ * @param directory The session's storage; created if missing.
  */
 export async function lockStorage(directory: string, { timeoutMs, onWait }: StorageLockOptions): Promise<Disposable> {
   let file: Deno.FsFile;
   try {
     await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
     const path = join(directory, "agent.lock");
-    // Of a fifo, nobody would ever be done with the opening.
+    // Opening a fifo would block forever.
     if (!await isFileOrNothing(path)) await Deno.remove(path, { recursive: true });
     file = await Deno.open(path, { write: true, create: true, mode: 0o600 });
   } catch (cause) {
@@ -36,7 +36,7 @@ export async function lockStorage(directory: string, { timeoutMs, onWait }: Stor
   onWait();
   const timeout = Promise.withResolvers<false>();
   const timer = setTimeout(() => timeout.resolve(false), timeoutMs);
-  // The system call cannot be taken back, but its thread ends with the process.
+  // The system call cannot be cancelled, but its thread ends with the process.
   const locked = await Promise.race([file.lock(true).then(() => true), timeout.promise]);
   clearTimeout(timer);
   if (locked) return file;

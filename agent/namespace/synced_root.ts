@@ -9,49 +9,51 @@ import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { lookFor } from "../../proto/tree/files.ts";
 import { SYSTEM_FOLDERS, systemFolderOf } from "../../proto/base/system_folders.ts";
 
-/** What a synced session gets, beside the agent machine's system folders and its own storage. */
+/** What a synced session sees, beside the system directories of the agent's machine and its own storage. */
 export interface SyncedView {
   /** The workspace's absolute path on the developer's machine. */
   workspace: string;
-  /** What else of the agent's machine it sees, read-only: absolute paths, and names of programs on the PATH. */
+  /** What else of the agent's machine is visible, read-only: absolute paths, and names of programs on the PATH. */
   visible: readonly string[];
-  /** Folders and files of the agent's machine that it must not see, also where they lie in a system folder. Absolute. */
+  /** What of the agent's machine must not be visible, even in a system directory. Absolute paths. */
   hidden: readonly string[];
-  /** The folder that the developer's `--server_javabase` names; undefined: the client named none. */
+  /** The directory of the developer's `--server_javabase`; undefined if the client named none. */
   javabase?: string;
 }
 
-/** One mount in a synced session's namespace, whose root is the session's own folder. */
+/** A mount in a synced session's namespace, whose root is the session's own directory. */
 export interface Mount {
   how: "writable" | "read-only" | "devices" | "processes" | "empty" | "unreadable";
-  /** On the agent's machine; the same as `to` for an `empty` folder and an `unreadable` file. Absolute. */
+  /** Absolute path on the agent's machine; equals `to` for `empty` and `unreadable`. */
   from: string;
-  /** In the session. Absolute. */
+  /** Absolute path in the session. */
   to: string;
 }
 
-/** Where a {@link SyncedView} comes from. Absolute paths. */
+/** Options of {@link prepareSyncedRoot}. Absolute paths. */
 export interface SyncedRootOptions extends SyncedView {
   storageDirectory: string;
-  /** The same folder, open. */
+  /** The storage directory, open. */
   storage: Beneath;
   controlDirectory: string;
-  /** The session's output base in its storage, */
+  /** The session's output base in its storage. */
   storageOutputBase: string;
-  /** and by the developer's name. */
+  /** The developer's path of the output base. */
   outputBase?: string;
 }
 
-/** Folders of a session's own, wherever the developer's files are. linux-sandbox wants /tmp to be a mount. */
+/**
+ * Directories that belong to the session, wherever the developer's files are. linux-sandbox needs /tmp to be a mount.
+ */
 const OWN_FOLDERS = ["/home", "/root", "/tmp", "/var/tmp"];
 const OWN_MOUNTS = ["/tmp", "/var/tmp"];
 
-/** Where a root's new root is mounted first: a folder of the storage, beside the session's root. */
+/** Where root's new root is mounted first: a directory of the storage, beside the session's root. */
 const MOUNT_POINT = "mount";
 
 /**
- * Makes the root of a synced session: the folder in its storage that stands for `/`, with all mount points. What the
- * developer's proxy sends to any other top-level name, now or later, is there at once.
+ * Makes the root of a synced session: the directory in its storage that is its `/`, with all mount points. What the
+ * developer's proxy sends to any other top-level name, now or later, appears there at once.
  *
  * | in the session                            | comes from                                   |
  * |-------------------------------------------|----------------------------------------------|
@@ -60,11 +62,13 @@ const MOUNT_POINT = "mount";
  * |                                           | not be a mount                               |
  * | `visible`: install bases, a JDK           | the agent's machine; read-only               |
  * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
- * | they lie in one of the above              |                                              |
+ * | they are in one of the above              |                                              |
  * | `javabase`                                | made: it starts the session's own JDK        |
  * | everything else, /tmp and /home too       | `root` in the storage                        |
  *
- * No program of the session may run. @returns the mounts, in their order: the deeper path wins. Rejects with an RbsError.
+ * No program of the session may run meanwhile. Rejects with an RbsError.
+ *
+ * @returns the mounts in order: the deeper path wins
  */
 export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mount[]> {
   const { storageDirectory, storage, controlDirectory, storageOutputBase, workspace, outputBase, javabase } = options;
@@ -72,7 +76,7 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   if (outputBase !== undefined) refuse("output base", outputBase, "name another with bazel --output_base");
 
   const root = `${storageDirectory}/${SYNCED_ROOT}`;
-  // Here, since root itself can make nothing where the session's numbers count.
+  // Made here, since root cannot create anything where the session's ids apply.
   storage.clearWay(MOUNT_POINT, 0o700);
   const { folders, links, visible, hidden } = await surroundings(options);
   const mounts: Mount[] = [
@@ -100,7 +104,7 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   const isShownElsewhere = (path: string) =>
     [workspace, ...mounts.filter(({ how, to }) => how !== "read-only" && !OWN_MOUNTS.includes(to)).map(({ to }) => to)]
       .some((folder) => path === folder || isBelow(path, folder)) || visible.some((shown) => isBelow(path, shown.path));
-  // What the developer's proxy sends is the proxy's to make.
+  // What the developer's proxy sends is left to the proxy.
   const java = javabase !== undefined && javabase === posix.resolve(javabase) && inRoot(javabase) &&
       !isShownElsewhere(javabase)
     ? `${SYNCED_ROOT}${javabase}/bin/java`
@@ -129,7 +133,7 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   return mounts;
 }
 
-/** Throws an RbsError for a path that cannot be the developer's in a session. */
+/** Throws an RbsError for a path that the developer cannot have in a session. */
 function refuse(what: string, path: string, remedy: string): void {
   const folder = systemFolderOf(path);
   if (folder === undefined) return;
@@ -152,17 +156,17 @@ function depth(path: string): number {
 }
 
 interface Surroundings {
-  /** System folders that this machine has, */
+  /** System directories of this machine, and links to outside of them. */
   folders: string[];
-  /** and those that are links into others: /bin to usr/bin. */
+  /** System directories that are links into others: /bin to usr/bin. */
   links: { path: string; target: string }[];
   visible: { path: string; isFile: boolean }[];
   hidden: { path: string; isFile: boolean }[];
 }
 
 /**
- * Looks around on the agent's machine. $1: names of top-level folders. $2: how many of the others are to be visible.
- * Prints NUL-ended triples. bash does it, because it knows the environment and may look at /proc.
+ * Examines the agent's machine. $1: names of top-level directories. $2: how many of the following arguments are to be
+ * visible; the rest is hidden. Prints NUL-ended triples. In bash, which has the environment and may read /proc.
  */
 const SURROUNDINGS = String.raw`
 set -f
@@ -203,14 +207,14 @@ async function surroundings({ visible, hidden }: SyncedView): Promise<Surroundin
     if (path === "/") continue;
     if (what === "hidden") found.hidden.push({ path, isFile: more === "file" });
     else if (what === "visible") found.visible.push({ path, isFile: more === "file" });
-    // A link to somewhere else would lead nowhere in the session.
+    // A link to anywhere else would be dangling in the session.
     else if (what === "link" && systemFolderOf(posix.resolve("/", more))) found.links.push({ path, target: more });
     else found.folders.push(path);
   }
   return found;
 }
 
-/** Makes a file that another one can be mounted on. */
+/** Makes a file that serves as a mount point. */
 function makeFile(storage: Beneath, path: string): void {
   storage.clearWay(path.slice(0, path.lastIndexOf("/")));
   const there = lookFor(storage, path);
@@ -229,8 +233,8 @@ function makeLink(storage: Beneath, path: string, target: string): void {
 /**
  * The program and arguments that make a namespace of these mounts over `root`, see namespaceCommand.
  *
- * @param options.unshareNet Whether it has a network of its own. @default false
- * @param options.own As root: where it has root's rights, see ownFolders. Undefined: everywhere.
+ * @param options.unshareNet Whether it has its own network. @default false
+ * @param options.own Only as root: where it has root's rights, see ownFolders. Undefined: everywhere.
  */
 export function syncedNamespaceCommand(
   kind: "bwrap" | "unshare",
@@ -276,7 +280,7 @@ export function syncedNamespaceCommand(
   ];
 }
 
-/** Does as root what bubblewrap does: $1 the root, then triples of a {@link Mount}, `--`, and the command. */
+/** Does as root what bubblewrap does. $1: the root. Then triples of a {@link Mount}, `--`, and the command. */
 const PIVOT = String.raw`
 read_only() {
   local point

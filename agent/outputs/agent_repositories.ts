@@ -1,21 +1,22 @@
 import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { isRaw } from "../../proto/tree/names.ts";
 
-/** Where {@link AgentRepositories} are looked for. */
+/** Options of {@link AgentRepositories}. */
 export interface AgentRepositoriesOptions {
-  /** By the developer's name, absolute. */
+  /** The developer's absolute path. */
   outputBase: string;
-  /** What the session's files are read with. */
+  /** The session's files. */
   files: Files;
-  /** Where something of the developer's is in it. */
+  /** Where a developer's path is in `files`. */
   storagePath(path: string): string | undefined;
-  /** Whether the developer has what is at a path outside of the output base: it was sent from there. */
+  /** Whether a path outside the output base was sent from the developer's machine. */
   isDevelopers(path: string): boolean;
 }
 
 /**
- * External repositories that lie outside of the output base, in a folder that only the agent has: Bazel 8.3 keeps them in
- * a cache and makes `external/NAME` a symlink to there. To the developer such a repository is a folder in `external`.
+ * External repositories outside the output base, in a directory that only the agent has: Bazel 8.3 keeps repositories
+ * in a cache, and makes `external/NAME` a symlink to it. The developer gets such a repository as a directory in
+ * `external`.
  */
 export class AgentRepositories {
   readonly #options: AgentRepositoriesOptions;
@@ -25,10 +26,11 @@ export class AgentRepositories {
   }
 
   /**
-   * The folder behind `external/NAME`; undefined: the repository is where Bazel used to make it, or the developer has it.
+   * The directory behind `external/NAME`. Undefined if the repository is where older Bazels make it, or the developer
+   * has it.
    *
-   * @param path A path of the developer's that is, or lies in, a repository.
-   * @returns the repository's path, the folder that it leads to, and where that is in the storage
+   * @param path A developer's path that is or is in a repository.
+   * @returns the repository's path, the directory that it leads to, and where that is in the storage
    */
   find(path: string): { repository: string; folder: string; here: string } | undefined {
     const { outputBase, files, storagePath, isDevelopers } = this.#options;
@@ -41,7 +43,7 @@ export class AgentRepositories {
       if (kind !== "symlink" || !target?.startsWith("/") || isRaw(target)) return undefined;
       if (target.startsWith(`${outputBase}/`) || isDevelopers(target)) return undefined;
       const here = storagePath(target);
-      // What a program of the session has put behind a link is no repository.
+      // A program of the session may have put something else behind the link.
       return here !== undefined && files.look(here).kind === "directory"
         ? { repository, folder: target, here }
         : undefined;
@@ -50,7 +52,7 @@ export class AgentRepositories {
     }
   }
 
-  /** All of them. */
+  /** All such repositories. */
   *all(): Generator<{ repository: string; folder: string; here: string }> {
     const { outputBase, files, storagePath } = this.#options;
     let names: string[] = [];
@@ -65,7 +67,7 @@ export class AgentRepositories {
     }
   }
 
-  /** Where something in such a repository is in the storage; undefined: it is in none. */
+  /** Where a path in such a repository is in the storage; undefined if it is in none. */
   storagePath(path: string): string | undefined {
     const found = this.find(path);
     return found && found.here + path.slice(found.repository.length);

@@ -1,8 +1,8 @@
 /**
- * What a build says of its own outputs: the build event protocol, as `--build_event_binary_file` writes it (each event
- * after its length). Field numbers from Bazel's `build_event_stream.proto` (4.2.3, in Debian's package
- * bazel-bootstrap-source); 2.1.0 and 7.7.1 have the same, and more. OutputGroup.inline_files is from HEAD of 2026, where
- * `--experimental_build_event_output_group_mode` asks for it.
+ * Reads what a build says of its outputs: the build event protocol, as written by `--build_event_binary_file` (each
+ * event after its length). Field numbers are those of Bazel's `build_event_stream.proto` (4.2.3, in Debian's package
+ * bazel-bootstrap-source); 2.1.0 and 7.7.1 have the same and more. OutputGroup.inline_files is from HEAD of 2026, where
+ * `--experimental_build_event_output_group_mode` enables it.
  */
 import { Buffer } from "node:buffer";
 import { normalize } from "node:path";
@@ -20,31 +20,34 @@ const TestResult = { output: 2 };
 const WorkspaceConfig = { execRoot: 1 };
 const File = { name: 1, uri: 2, pathPrefix: 4 };
 
-/** What the events of a command tell. All paths are the developer's, absolute and normal, in the order of the events. */
+/**
+ * The content of a command's events. All paths are the developer's, absolute and normalized, in the order of the
+ * events.
+ */
 export interface BuildEvents {
-  /** Undefined: the build did not get that far. */
+  /** Undefined if the build did not get that far. */
   execRoot?: string;
-  /** The outputs of the targets that were named, of all output groups that were asked for. Also source files. */
+  /** Outputs of the named targets, of all requested output groups. Includes source files. */
   files: string[];
-  /** Outputs that are folders (tree artifacts). Bazel before 4.x names only the files in them. */
+  /** Outputs that are directories (tree artifacts). Bazel before 4.x names only the files in them. */
   folders: string[];
-  /** The labels of the targets that were named, and are completed. */
+  /** Labels of the named targets that are completed. */
   labels: Set<string>;
-  /** Logs and other files of the tests that ran, or whose result was there already. */
+  /** Logs and other files of tests, whether they ran or their results were cached. */
   testOutputs: string[];
-  /** False if the file ends in the middle of an event, or holds something else. */
+  /** False if the file ends within an event, or is malformed. */
   whole: boolean;
 }
 
-/** An event of Bazel's is smaller: what it prints comes in pieces, and large sets of files in several. Bytes. */
+/** Maximum size of an event in bytes. Bazel's are smaller, since it splits output and large sets of files. */
 const MAX_EVENT_BYTES = 32 << 20;
-/** What of the events is kept until the last one was read: a hundred thousand files are 20 MB. Bytes. */
+/** Maximum bytes kept until the last event was read. A hundred thousand files take 20 MB. */
 const MAX_KEPT_BYTES = 128 << 20;
 
 /**
- * Reads all events. Never throws for what they hold: what is none ends the reading, and so does more than can be kept.
+ * Reads all events. Never throws for their content: a malformed event or too much content ends the reading.
  *
- * @param pieces The file's bytes, in order, cut anywhere. One is done with when the next is asked for.
+ * @param pieces The file's bytes in order, split anywhere. A piece is no longer used when the next is requested.
  */
 export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<BuildEvents> {
   const events: BuildEvents = { files: [], folders: [], labels: new Set(), testOutputs: [], whole: true };
@@ -54,7 +57,7 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
   const pace = new Pace();
   let kept = 0;
   const keep = (value: Uint8Array) => {
-    // Beside the bytes, an array's own.
+    // The constant is for the array itself.
     if ((kept += value.length + 100) > MAX_KEPT_BYTES) throw new WireError("there are too many files");
     return value.slice();
   };
@@ -98,7 +101,7 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
     for (const folder of folders) add(events.folders, folder);
     for (const test of tests) add(events.testOutputs, test);
     for (const file of inline) add(events.files, file);
-    // Sets share sets: each is looked into once.
+    // Sets share sets, so each is read once.
     const seen = new Set<string>(wanted);
     for (const name of seen) {
       if (pace.due) await pace.rest();
@@ -118,17 +121,17 @@ export async function readBuildEvents(pieces: Iterable<Uint8Array>): Promise<Bui
 }
 
 /**
- * The messages of a file in which each stands after its length; each is good until the next one is asked for. Throws a
- * WireError when the file ends within one.
+ * Yields the messages of a file in which each follows its length. A message is valid until the next is requested.
+ * Throws a WireError if the file ends within a message.
  */
 function* delimited(pieces: Iterable<Uint8Array>): Generator<Uint8Array> {
   let rest: Uint8Array = new Uint8Array();
-  // Of the message at the beginning of `rest`, once all of its length is there.
+  // Bounds of the message at the start of `rest`, once its length is complete.
   let message: { start: number; end: number } | undefined;
   const parts: Uint8Array[] = [];
   let waiting = 0;
   for (const piece of pieces) {
-    // A message that goes over many pieces is put together once.
+    // The pieces of a long message are joined once.
     if (message && rest.length + waiting + piece.length < message.end) {
       parts.push(piece.slice());
       waiting += piece.length;
@@ -149,7 +152,7 @@ function* delimited(pieces: Iterable<Uint8Array>): Generator<Uint8Array> {
   if (rest.length > 0 || waiting > 0) throw new WireError("an event is cut short");
 }
 
-/** Where the message begins and ends whose length stands at `at`; undefined: the length is not all there yet. */
+/** The bounds of the message whose length is at `at`; undefined if the length is incomplete. */
 function lengthAt(bytes: Uint8Array, at: number): { start: number; end: number } | undefined {
   let length = 0, scale = 1;
   for (; at < bytes.length; scale *= 128) {
@@ -184,7 +187,7 @@ function nested(message: Uint8Array | undefined, outer: number, inner: number): 
   return message && text(bytesOf(message, outer), inner);
 }
 
-/** Where a File may be on this disk: at one path, at either of two, or nowhere. */
+/** The paths where a File may be on this disk: none, one, or two alternatives. */
 function filePaths(file: Uint8Array, execRoot: string | undefined): string[] {
   let uri = "", name = "";
   const prefix: string[] = [];
@@ -196,7 +199,7 @@ function filePaths(file: Uint8Array, execRoot: string | undefined): string[] {
   const local = localPath(uri);
   const plain = (paths: string[]) => paths.map(absolute).filter((path) => path !== undefined);
   if (local !== undefined) return plain(meanings(local));
-  // Folders have no URI, and that of a file in a remote cache (bytestream://) says nothing of its place.
+  // Directories have no URI, and the URI of a file in a remote cache (bytestream://) does not contain its path.
   if (execRoot === undefined || prefix.length === 0 || name === "") return [];
   return plain(meanings([...prefix, name].join("/")).map((path) => `${execRoot}/${path}`));
 }
@@ -212,8 +215,8 @@ function localPath(uri: string): string | undefined {
 }
 
 /**
- * Bazel keeps the bytes of names as characters of latin-1, and writes these as UTF-8 (2.1.0 everywhere, 4.2.3 in URIs):
- * "ö" comes as "Ã¶". Where those bytes are not UTF-8, only what is there tells which of two names is meant.
+ * Bazel stores the bytes of names as latin-1 characters, and writes these as UTF-8 (2.1.0 everywhere, 4.2.3 in URIs):
+ * "ö" comes as "Ã¶". If the bytes are not UTF-8, only the disk tells which of the two names is meant.
  */
 function meanings(path: string): string[] {
   if (!/[\x80-\xff]/.test(path) || /[^\0-\xff]/.test(path)) return [path];
@@ -221,7 +224,7 @@ function meanings(path: string): string[] {
   return isRaw(name) ? [path, name] : [name];
 }
 
-/** `path` if it is absolute and says where it leads: without "..", NUL and the like. */
+/** `path` without a trailing slash, if it is absolute, normalized and without NUL; otherwise undefined. */
 function absolute(path: string): string | undefined {
   return path.startsWith("/") && normalize(path) === path && !path.includes("\0") ? path.replace(/\/$/, "") : undefined;
 }

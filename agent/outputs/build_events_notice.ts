@@ -2,27 +2,30 @@ import { Buffer } from "node:buffer";
 import { patchFields } from "../../proto/base/protobuf_fields.ts";
 
 const STANDARD_ERROR = 3;
-/** A larger piece of output is none of Bazel's own lines. */
+/** A larger piece of output is not one of Bazel's own lines. Bytes. */
 const MAX_BYTES = 4096;
-/** With or without colors; the second for a command that was refused before it began. */
+/** With or without colors. The second form is for a command that was refused before it began. */
 const NOTICE = new RegExp(
   String.raw`(?:\x1b\[\d+m)*(?:INFO: (?:\x1b\[0m)?Build Event Protocol files produced successfully\.` +
     String.raw`|WARNING: (?:\x1b\[0m)?BES was not properly closed)\r?\n`,
 );
-/** What 7.7.1 prints for a progress bar while it waits for the events to be written. */
+/** An empty progress bar, which 7.7.1 prints while it waits for the events to be written. */
 // deno-lint-ignore no-control-regex
 const EMPTY_BAR = /^(?:(?:\x1b\[\d+m)*(?:INFO|FAILED):(?:\x1b\[0m)? \r?\n)+$/;
-/** Takes a progress bar away on a terminal. */
+/** Moves up to erase a progress bar on a terminal. */
 const CURSOR_UP = "\x1b[1A";
 
 /**
- * Takes away what Bazel prints only because it writes build events: one line, and in 7.7.1 an empty progress bar. Bazel
- * flushes each of its lines, so that none stands in two responses.
+ * Removes what Bazel prints only because it writes build events: one line and, in 7.7.1, an empty progress bar. Bazel
+ * flushes each of its lines, so none is split over two responses.
  */
 export class BuildEventsNotice {
   #hasBars = false;
 
-  /** @param response An encoded RunResponse. @returns what the client shall get instead; undefined: the same */
+  /**
+   * @param response An encoded RunResponse.
+   * @returns the response to send instead; undefined if unchanged
+   */
   filter(response: Uint8Array): Uint8Array | undefined {
     let changed = false;
     const pieces = patchFields(response, (field) => {
@@ -31,7 +34,7 @@ export class BuildEventsNotice {
         .toString("latin1");
       this.#hasBars ||= text.includes(CURSOR_UP);
       let rest = text.replace(NOTICE, "");
-      // On a terminal the next thing printed wipes the bar away, and would wipe another line.
+      // On a terminal the next output erases the bar; without the bar it would erase another line.
       if (!this.#hasBars && EMPTY_BAR.test(rest)) rest = "";
       if (rest === text) return;
       changed = true;

@@ -1,38 +1,40 @@
-/** The symlinks that Bazel leaves in the workspace, or where `--symlink_prefix` says: `bazel-bin` and its like. */
+/**
+ * Finds the symlinks that Bazel makes in the workspace, or where `--symlink_prefix` says: `bazel-bin` and the like.
+ */
 import { basename, dirname, normalize, resolve } from "node:path";
 import type { Files, RawInfo } from "../../proto/tree/files.ts";
 import type { Looks } from "../../proto/tree/stat_snapshot.ts";
 
-/** Absolute paths, the developer's. */
+/** Both paths are the developer's and absolute. */
 export interface ConvenienceSymlink {
   path: string;
   target: string;
   info: RawInfo;
 }
 
-/** Where to look. */
+/** Options of {@link findConvenienceSymlinks}. */
 export interface ConvenienceSymlinkSearch {
-  /** The workspace by the developer's name, absolute. */
+  /** The developer's absolute path. */
   workspace: string;
-  /** The developer's output base, absolute. */
+  /** The developer's absolute path. */
   outputBase: string;
-  /** What the names begin with: `bazel-`, `out/`, `/home/ann/out-`. */
+  /** Prefix of the names: `bazel-`, `out/`, `/home/ann/out-`. */
   prefix: string;
-  /** The session's own folder. */
+  /** The session's own directory. */
   storage: Files;
-  /** Where in it a path of the developer's is kept. */
+  /** Where a developer's path is stored. */
   storagePath(path: string): string | undefined;
-  /** Remembers what was looked at. */
+  /** Records what was looked at. */
   looks: Looks;
 }
 
 /**
- * The links that stand there and lead to outputs: those with the prefix, and `bazel-out`, which older Bazels make beside
- * any (4.2.3; not 7.7.1).
+ * The existing links that lead to outputs: those with the prefix, and `bazel-out`, which older Bazels make with any
+ * prefix (4.2.3; not 7.7.1).
  */
 export function findConvenienceSymlinks(search: ConvenienceSymlinkSearch): ConvenienceSymlink[] {
   const { workspace, prefix } = search;
-  // With a name, since the prefix may end in "/".
+  // With a name appended, since the prefix may end in "/".
   const example = resolve(workspace, `${prefix}bin`);
   const found = linksIn(dirname(example), (name) => name.startsWith(basename(example).slice(0, -"bin".length)), search);
   const known = new Set(found.map(({ path }) => path));

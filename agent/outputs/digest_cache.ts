@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { Files, OpenFile, RawInfo } from "../../proto/tree/files.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 
-/** What stays the same as long as a file's content does. */
+/** The part of a stat that stays the same while a file's content does. */
 export interface Stat {
   ino: number;
   size: number;
@@ -14,38 +14,38 @@ export interface Stat {
 
 interface Known extends Stat {
   digest: Uint8Array;
-  /** The file was changed in the second in which it was read: it may have been changed once more in it. */
+  /** The file changed in the second in which it was read, and may have changed again in it. */
   racy: boolean;
 }
 
 const CHUNK_BYTES = 1 << 20;
-/** A file that grew by so much since it was looked at is still being written. Bytes. */
+/** A file that grows by this much while it is read is still being written. Bytes. */
 const MAX_GROWTH = 64 << 20;
-/** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
+/** The kernel's clock for files lags behind ours by a tick, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
-/** Digests of outputs that are long gone are forgotten all together. */
+/** At this number all digests are forgotten, to drop those of removed outputs. */
 const MAX_KNOWN = 1_000_000;
 
-/** SHA-256 of files, computed anew only where a file may have changed. */
+/** SHA-256 of files, computed again only when a file may have changed. */
 export class DigestCache {
   readonly #files: Files;
   readonly #known = new Map<string, Known>();
 
-  /** @param files What the paths are of. */
+  /** @param files The files to which the paths refer. */
   constructor(files: Files) {
     this.#files = files;
   }
 
-  /** The digest of a file, if it was made when the file looked as it looks now. */
+  /** The digest of a file, if it was computed for this stat. */
   known(path: string, stat: Stat): Uint8Array | undefined {
     const known = this.#known.get(path);
     return known && !known.racy && isSame(known, stat) ? known.digest : undefined;
   }
 
   /**
-   * The digest of a file, or undefined if it is gone or goes on changing.
+   * The digest of a file; undefined if the file is gone or keeps changing.
    *
-   * @param stat As it was just looked at; afterwards as it was when the digest was made.
+   * @param stat The present stat; updated to the one for which the digest was computed.
    */
   async digest(path: string, stat: Stat): Promise<Uint8Array | undefined> {
     const known = this.known(path, stat);
@@ -72,10 +72,10 @@ function isSame(a: Stat, b: Stat): boolean {
   return a.ino === b.ino && a.size === b.size && a.mtimeMs === b.mtimeMs && a.ctimeMs === b.ctimeMs;
 }
 
-/** Filled and emptied without a pause: all use the same. */
+/** Shared, since each use is synchronous. */
 const buffer = new Uint8Array(CHUNK_BYTES);
 
-/** The digest of a file and what it looked like afterwards, by one descriptor. */
+/** The digest of a file and its stat afterwards, through one descriptor. */
 async function digestOf(
   files: Files,
   path: string,
@@ -93,7 +93,7 @@ async function digestOf(
   let bytes = 0;
   for (let read = file.read(buffer); read > 0; read = file.read(buffer)) {
     hash.update(buffer.subarray(0, read));
-    // Something writes it as fast as it is read, perhaps.
+    // The file may grow as fast as it is read.
     if ((bytes += read) > size + MAX_GROWTH) return undefined;
     if (pace.due) await pace.rest();
   }

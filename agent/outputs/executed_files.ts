@@ -1,4 +1,7 @@
-/** What `bazel run` executes on the developer's machine: the ExecRequest for the client, or a `--script_path` file. */
+/**
+ * Finds the files that `bazel run` executes on the developer's machine, from the ExecRequest for the client or from a
+ * `--script_path` file.
+ */
 import { join, normalize } from "node:path";
 import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { decodeName } from "../../proto/tree/names.ts";
@@ -6,10 +9,10 @@ import { decodeName } from "../../proto/tree/names.ts";
 /** Field numbers of ExecRequest in command_server.proto, and of its EnvironmentVariable. */
 const ExecRequest = { workingDirectory: 1, argv: 2, environmentVariable: 3 };
 const EnvironmentVariable = { value: 2 };
-/** `--run_under` puts one shell command into another. */
+/** Maximum nesting of shell commands: `--run_under` puts one into another. */
 const MAX_NESTING = 4;
 
-/** Absolute paths that an ExecRequest may use, in no order; most of them are none of files. */
+/** Absolute paths that an ExecRequest may use, in no order. Most of them are not files. */
 export function executedFiles(execRequest: Uint8Array): Set<string> {
   let workingDirectory = "/";
   const texts: string[] = [];
@@ -26,18 +29,18 @@ export function executedFiles(execRequest: Uint8Array): Set<string> {
       });
     }
   });
-  // `bazel run` of a test works in the execroot, and names files relative to it.
+  // `bazel run` of a test runs in the execroot, and names files relative to it.
   return paths(workingDirectory, [workingDirectory, ...texts]);
 }
 
-/** As {@link executedFiles}, of a shell script. */
+/** Like {@link executedFiles}, for a shell script. */
 export function filesOfScript(script: string): Set<string> {
   return paths("/", [script]);
 }
 
 function paths(workingDirectory: string, texts: readonly string[], found = new Set<string>(), nesting = 0) {
   for (const text of texts) {
-    // A path with spaces that stands by itself, and what may be a shell's command line.
+    // The text may be a path with spaces, or a shell command line.
     const words = nesting < MAX_NESTING ? shellWords(text) : [];
     for (const word of new Set([text, ...words])) {
       for (const path of [word, word.slice(word.indexOf("=") + 1)]) {
@@ -52,7 +55,7 @@ function paths(workingDirectory: string, texts: readonly string[], found = new S
   return found;
 }
 
-/** The words of a shell's command line, without quotes. */
+/** The words of a shell command line, without quotes. */
 function shellWords(text: string): string[] {
   const words: string[] = [];
   let word: string | undefined;

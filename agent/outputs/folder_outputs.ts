@@ -1,6 +1,6 @@
 /**
- * Outputs that were declared as files and are folders. Bazel before 6 only warns of them, when it makes them, and its build
- * events pass them over:
+ * Finds outputs that were declared as files but are directories. Bazel before 6 only warns about them when it makes
+ * them, and does not list them in its build events:
  *
  *     WARNING: /ws/p/BUILD:1:8: output 'p/tree' of //p:it is a directory; dependency checking of directories is unsound
  */
@@ -9,19 +9,21 @@ import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 
 const STANDARD_ERROR = 3;
-/** A larger piece of output is none of Bazel's own lines. Bytes. */
+/** A larger piece of output is not one of Bazel's own lines. Bytes. */
 const MAX_BYTES = 64 << 10;
-/** More are forgotten, the oldest first. */
+/** Maximum number remembered; the oldest are forgotten first. */
 const MAX_FOLDERS = 10_000;
 const UNSOUND = " is a directory; dependency checking of directories is unsound";
 const WARNING = new RegExp(String.raw`output '([^'\n]+)' of (\S+)${UNSOUND}`, "g");
 
-/** See the file's head. Serves one session. */
+/** The directory outputs of one session. */
 export class FolderOutputs {
-  /** The rule's label, by the path below `bin`. */
+  /** The rule's label for each path below `bin`. */
   readonly #labels = new Map<string, string>();
 
-  /** Reads what an encoded RunResponse prints: Bazel flushes each of its lines, so that none stands in two. */
+  /**
+   * Reads the output of an encoded RunResponse. Bazel flushes each of its lines, so none is split over two responses.
+   */
   read(response: Uint8Array): void {
     scanFields(response, (field) => {
       if (field.number !== STANDARD_ERROR || field.wireType !== 2 || field.end - field.valueStart > MAX_BYTES) return;
@@ -40,7 +42,7 @@ export class FolderOutputs {
     });
   }
 
-  /** The paths below `bin` of those that targets with these labels have made. */
+  /** The paths below `bin` that targets with these labels have made. */
   of(labels: ReadonlySet<string>): string[] {
     return [...this.#labels].filter(([, label]) => labels.has(label)).map(([path]) => path);
   }

@@ -1,6 +1,6 @@
 /**
- * Files that a command's options name, while it writes them: the developer's machine gets what is new of them again and
- * again, as a Bazel server beside it would write it. Somebody may be reading along, or there is a pipe and no file.
+ * Sends the files that a command's options name while the command writes them, part by part, as a local Bazel server
+ * would write them. A user may be reading along, or the file is a pipe.
  */
 import { unref } from "../../proto/base/timers.ts";
 import { type Files, type OpenFile } from "../../proto/tree/files.ts";
@@ -8,34 +8,34 @@ import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import type { NamedFile } from "./named_files.ts";
 
-/** How often is looked for what is new. Milliseconds. */
+/** Interval between two looks for new content. Milliseconds. */
 const STEP_MS = 100;
-/** The rest of a larger file that was not begun comes with the outputs. Bytes. */
+/** A larger file of which nothing was sent yet comes with the outputs. Bytes. */
 const SMALL_BYTES = 1 << 20;
-/** In one message. Bytes. */
+/** Maximum content of one message. Bytes. */
 const PART_BYTES = 256 << 10;
 
 /** Field numbers of NamedPart in command.proto. */
 const NamedPart = { path: 1, offset: 2, content: 3 } as const;
 
-/** Takes an encoded NamedPart; what it returns is waited for. */
+/** Takes an encoded NamedPart. A returned promise is awaited. */
 export type TakePart = (part: Uint8Array) => Promise<void> | undefined;
 
-/** See the file's head. */
+/** Follows the named files of one command. */
 export class FollowedFiles {
   readonly #files: Files;
   readonly #find: (path: string) => NamedFile | undefined;
   readonly #paths: readonly string[];
   readonly #pipes: ReadonlySet<string>;
-  /** Files that were begun, and how many bytes were sent. They are held open, so that no other gets their numbers. */
+  /** Files of which something was sent, and how many bytes. Held open, so that no other file gets their inodes. */
   readonly #sent = new Map<string, { file: OpenFile; ino: number; bytes: number }>();
   #working: Promise<void> = Promise.resolve();
   #timer?: ReturnType<typeof setTimeout>;
   #ended = false;
 
   /**
-   * @param paths The developer's, absolute.
-   * @param pipes Those of them that are pipes there: all of them is sent.
+   * @param paths The developer's absolute paths.
+   * @param pipes Those that are pipes on the laptop: their whole content is sent.
    * @param find Finds a file that the command has written.
    */
   constructor(
@@ -52,7 +52,7 @@ export class FollowedFiles {
     this.#find = find;
   }
 
-  /** Begins to send what is new, until {@link finish}. */
+  /** Sends new content until {@link finish}. */
   begin(take: TakePart): void {
     if (this.#paths.length === 0) return;
     const step = () => {
@@ -66,7 +66,10 @@ export class FollowedFiles {
     unref(this.#timer);
   }
 
-  /** The command has ended: sends the rest of what was begun, of pipes, and what is small. Never rejects. */
+  /**
+   * Call it when the command has ended: sends the rest of files that were begun, of pipes, and small files. Never
+   * rejects.
+   */
   async finish(take: TakePart): Promise<void> {
     this.#ended = true;
     clearTimeout(this.#timer);
@@ -76,16 +79,16 @@ export class FollowedFiles {
     this.#sent.clear();
   }
 
-  /** @param most More of a file that is not begun is not sent, unless it is for a pipe. Bytes */
+  /** @param most A larger file of which nothing was sent is skipped, unless it is for a pipe. Bytes. */
   async #send(paths: readonly string[], take: TakePart, most = Infinity): Promise<void> {
     for (const path of paths) {
       const found = this.#find(path);
       if (!found) continue;
       let sent = this.#sent.get(path);
       const { ino, size } = found.info;
-      // The next command has begun the file anew, and in a pipe nothing can be taken back.
+      // The next command writes the file again from its start, and what was written to a pipe cannot be taken back.
       if (sent && this.#pipes.has(path) && (sent.ino !== ino || size < sent.bytes)) continue;
-      // Another file, or the same from its beginning.
+      // Another file, or the same from its start.
       if (!sent || sent.ino !== ino || size < sent.bytes) {
         if (!sent && size > most && !this.#pipes.has(path)) continue;
         const file = this.#open(found.here);
@@ -96,7 +99,7 @@ export class FollowedFiles {
       const { file } = sent;
       file.seek(sent.bytes);
       const buffer = new Uint8Array(PART_BYTES);
-      // Not without end: something may write as fast as it is read.
+      // Bounded by the size seen: a program may write as fast as this reads.
       while (sent.bytes < size) {
         const read = file.read(buffer);
         if (read === 0) break;

@@ -1,36 +1,36 @@
 /**
- * What the developer's machine has of earlier commands: outputs that no command names any more, and that another one may
- * have made anew on its way.
+ * Knows which outputs of earlier commands the developer's machine has. A later command may make one again without
+ * naming it:
  *
- *     build //:gen       gen.h goes home
- *     build //:app       makes gen.h anew, and names app alone: gen.h has to go home as well
+ *     build //:gen       gen.h is copied to the developer
+ *     build //:app       makes gen.h again, but names only app: gen.h must be copied too
  *
- * The last look at each is kept. A command may have changed what looks otherwise afterwards.
+ * For each output the last stat is kept; if it differs after a command, the output may have changed.
  */
 import { type Files, type LookedLike, looksLike } from "../../proto/tree/files.ts";
 import { OutermostFolders } from "../../proto/tree/outermost.ts";
 import type { Found, OutputTree } from "./output_tree.ts";
 
-/** As many looks in a row. */
+/** Number of looks without a break. */
 const TURN_LOOKS = 1_000;
-/** More are not made while others wait. */
+/** Maximum number of looks while a command waits. */
 const MAX_LOOKS = 10_000;
 
-/** How something looked when it was told; of a folder that is an output, all that is in it. Undefined: it never was. */
+/** The stats of an output when it was told; for a directory output, of everything in it. Undefined if it never was. */
 type Seen = ReadonlyMap<string, LookedLike> | undefined;
 
-/** See the file's head. Paths are the developer's, absolute. */
+/** The outputs on the developer's machine. Paths are the developer's, absolute. */
 export class HomeOutputs {
   readonly #files: Files;
   readonly #here: (path: string) => string;
-  /** The folder of external repositories, with a slash at its end. */
+  /** The directory of external repositories, with a trailing slash. */
   readonly #external: string;
   readonly #seen = new Map<string, Seen>();
   readonly #trees = new Set<string>();
 
   /**
-   * @param files The session's, and
-   * @param here where in them something of the output base is.
+   * @param files The session's files.
+   * @param here Where a path of the output base is in them.
    */
   constructor(outputBase: string, files: Files, here: (path: string) => string) {
     this.#external = `${outputBase}/external/`;
@@ -38,12 +38,12 @@ export class HomeOutputs {
     this.#here = here;
   }
 
-  /** Whether what is at a path is at home as it is here. */
+  /** Whether the developer's machine has a path as it is here. */
   isSame(path: string): boolean {
     return this.#isSame(this.#files, this.#seen.get(path));
   }
 
-  /** Takes over what the developer's machine says that it has. All of that counts as changed. */
+  /** Sets what the developer's machine says that it has. All of it counts as changed. */
   reset({ leaves, trees }: { leaves: Iterable<string>; trees: Iterable<string> }): void {
     this.#seen.clear();
     this.#trees.clear();
@@ -54,15 +54,16 @@ export class HomeOutputs {
     }
   }
 
-  /** The outputs are gone there, as they are here. @param folder What is elsewhere stays. Absolute */
+  /** The outputs below a directory are removed there, as here. @param folder Absolute. */
   cleaned(folder: string): void {
     for (const path of this.#seen.keys()) if (path.startsWith(`${folder}/`)) this.forget(path);
   }
 
   /**
-   * What is at home and looks otherwise than when it was told; undefined now and then, for others to have their turn.
+   * Yields outputs whose stat differs from when they were told, and from time to time undefined, so that other work can
+   * run.
    *
-   * @param isOwn What is not looked at, since the command itself has made it.
+   * @param isOwn Paths that the command itself has made, which are skipped.
    */
   *changed(isOwn: (path: string) => boolean): Generator<{ path: string; isTree: boolean } | undefined> {
     using files = this.#files.keeping();
@@ -79,24 +80,24 @@ export class HomeOutputs {
     }
   }
 
-  /** Whether nothing is {@link changed}; false where that would take long to say. */
+  /** Whether nothing is {@link changed}; false if the answer would take long. */
   same(isOwn: (path: string) => boolean): boolean {
     let turns = 0;
     for (const change of this.changed(isOwn)) if (change || ++turns > MAX_LOOKS / TURN_LOOKS) return false;
     return true;
   }
 
-  /** It is not at home any more. */
+  /** The developer's machine no longer has the output. */
   forget(path: string): void {
     this.#seen.delete(path);
     this.#trees.delete(path);
   }
 
   /**
-   * Entries were told, as they look now.
+   * Records that entries were told, with their present stats.
    *
-   * @param untold Paths of those among them that were not, after all.
-   * @returns what of {@link changed} they are
+   * @param untold Paths of those that were not told after all.
+   * @returns the keys of these entries in {@link changed}
    */
   told(tree: OutputTree, entries: Iterable<Found>, untold: ReadonlySet<string>): ReadonlySet<string> {
     const before = this.#trees.size;
@@ -107,7 +108,7 @@ export class HomeOutputs {
     const doubtful = new Set<string>();
     for (const entry of entries) {
       const root = outermost.of(entry.path) ?? entry.path;
-      // A folder alone says nothing of what is in it.
+      // A directory alone does not say what is in it.
       if (entry.kind === "directory" && !this.#trees.has(root)) continue;
       let seen = roots.get(root);
       if (!seen) roots.set(root, seen = new Map());
@@ -124,8 +125,8 @@ export class HomeOutputs {
   }
 
   /**
-   * What of a whole repository is looked at: Bazel makes all of it anew, and the file by which it knows it. Its sources
-   * may be as many as all outputs.
+   * The stats that represent a whole repository: Bazel recreates it as a whole, together with its marker file. Its
+   * sources may be as many as all outputs.
    */
   #repository(root: string, seen: ReadonlyMap<string, LookedLike>): Seen {
     const name = root.startsWith(this.#external) ? root.slice(this.#external.length) : "/";

@@ -1,31 +1,31 @@
 import { dirname } from "node:path";
 import { type Files, lookFor, type RawInfo } from "../../proto/tree/files.ts";
 
-/** The most symlinks that a path may lead through, as in Linux. */
+/** Maximum number of symlinks in the resolution of a path, as in Linux. */
 const MAX_LINKS = 40;
 
-/** Where the developer's files are here. */
+/** How the developer's paths are found. */
 export interface NamedFileSearch {
-  /** The session's own folder. */
+  /** The session's own directory. */
   storage: Files;
-  /** Where in it a path of the developer's is kept; undefined: nowhere. */
+  /** Where a developer's path is stored; undefined if it is not. */
   storagePath(path: string): string | undefined;
-  /** Folders that are there whatever stands above them: they are mounted. Absolute. */
+  /** Directories that exist whatever is above them, since they are mounted. Absolute paths. */
   mounts: readonly string[];
 }
 
 /** A file by its path after all symlinks. */
 export interface NamedFile {
-  /** The developer's. */
+  /** The developer's path. */
   path: string;
-  /** In the storage. */
+  /** The path in the storage. */
   here: string;
   info: RawInfo;
 }
 
 /**
- * Finds a file of the session by the developer's path: `bazel-bin/report.json` is one in the output base. The symlinks
- * on the way lead to the developer's paths, so the operating system must not follow them here.
+ * Finds a file of the session by the developer's path, for example `bazel-bin/report.json` in the output base. Symlinks
+ * on the way lead to developer's paths, so the operating system must not follow them here.
  */
 export function findNamedFile(path: string, { storage, storagePath, mounts }: NamedFileSearch): NamedFile | undefined {
   let at = "";

@@ -3,13 +3,14 @@ import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { TreeWriter } from "../../proto/tree/writer.ts";
 
 /**
- * Makes the folders that a command's flags name, or in which they have it write files, where the session does not have
- * them: they are there on the developer's machine. By the tree writer, since something in the session may have put a symlink on the way.
+ * Makes directories that a command's flags name, or in which its flags name files, where the session lacks them: they
+ * exist on the developer's machine. Uses the tree writer, since the session's programs may have put a symlink on the
+ * way.
  *
- * @param files, folders Absolute paths of the developer's.
- * @param storage The session's own folder,
- * @param root and in it what the session sees as `/`.
- * @param isKept Whether the session keeps the path, and not the machine.
+ * @param files, folders The developer's absolute paths.
+ * @param storage The session's own directory.
+ * @param root The directory in it that the session sees as `/`.
+ * @param isKept Whether a path belongs to the session, and not to the machine.
  */
 export function makeNamedFolders(
   { files, folders }: { files: readonly string[]; folders: readonly string[] },
@@ -31,7 +32,7 @@ export function makeNamedFolders(
     try {
       writer.apply({ entry: { path: folder.slice(1), kind: "directory", mode: 0o755, size: 0, mtimeMs: 0 } });
     } catch (e) {
-      // Bazel will say that it cannot write there.
+      // Bazel will report that it cannot write there.
       log(`the folder ${folder} cannot be made: ${sentence(e)}`);
     }
   }

@@ -7,69 +7,69 @@ import { Pace } from "../../proto/base/time_slice.ts";
 import type { Looks } from "../../proto/tree/stat_snapshot.ts";
 import { isWholeOutput } from "../../proto/bazel/whole_output.ts";
 
-/** A file, folder or symlink for the developer. Its path is the developer's, absolute, and leads through no symlink. */
+/** A file, directory or symlink for the developer. Its path is the developer's, absolute, and free of symlinks. */
 export interface Found extends Entry {
-  /** With size and mtime, what tells one content of a file from the next. */
+  /** With size and mtime, identifies the content of a file. */
   ino: number;
   ctimeMs: number;
-  /** Where it is in the storage, if not where its path says. */
+  /** Where it is in the storage, if its path does not say. */
   here?: string;
 }
 
-/** Parts of an {@link OutputTree}. */
+/** Options of {@link OutputTree}. */
 export interface OutputTreeOptions {
-  /** The output base by the developer's name, absolute. */
+  /** The developer's absolute path. */
   outputBase: string;
-  /** What the session's files are read with, */
+  /** The session's files. */
   files: Files;
-  /** and where the output base is among them. */
+  /** The output base's path in `files`. */
   storage: string;
-  /** The most entries. */
+  /** Maximum number of entries. */
   limit: number;
-  /** Remembers what was looked at. */
+  /** Records what was looked at. */
   looks: Looks;
-  /** Repositories that lie elsewhere. @default none */
+  /** Repositories outside the output base. @default none */
   repositories?: AgentRepositories;
 }
 
-/** Of an output base: where outputs are, and the external repositories that runfiles lead to. */
+/** The directories of an output base with outputs, and with the external repositories that runfiles lead to. */
 const OUTPUTS = ["execroot", "external"];
-/** A path with "..", "." or nothing among its names. */
+/** Matches a path with "..", "." or an empty name. */
 const NOT_NORMAL = /\/\.{0,2}(\/|$)/;
-/** The most symlinks that a path may lead through, as in Linux. */
+/** Maximum number of symlinks in the resolution of a path, as in Linux. */
 const MAX_LINKS = 40;
-/** The most folders within folders, those counted that symlinks on the way lead through. */
+/** Maximum depth of directories, including those that symlinks on the way lead through. */
 const MAX_DEPTH = 1000;
-/** Of names that are not UTF-8, each costs the laptop a program that can name it, some milliseconds long. */
+/** Maximum number of names that are not UTF-8: for each, the laptop starts a program, which takes milliseconds. */
 const MAX_RAW_NAMES = 1000;
 /** Larger runfiles manifests are not read. Bytes. */
 const MAX_MANIFEST_BYTES = 64 << 20;
 
 /**
- * Gathers outputs and all that they lead to, as long as that is an output too, or in an external repository: what is
- * elsewhere, the developer has already or shall not get.
+ * Collects outputs and everything that they lead to, as long as that is an output or in an external repository.
+ * Anything else the developer already has, or must not get.
  *
  *     …/bin/tool.runfiles/ws/lib.so -> …/bin/_solib_k8/lib.so -> …/bin/lib.so
  *
- * Symlinks lead to the developer's paths. So the operating system must not follow them here: each name of a path is
- * looked at by itself.
+ * Symlinks lead to developer's paths, so the operating system must not follow them here: each name of a path is looked
+ * at separately.
  */
 export class OutputTree {
   readonly #options: OutputTreeOptions;
   readonly #pace = new Pace();
   readonly #entries = new Map<string, Found>();
-  /** By the path that was asked for: the folder's real path, or undefined where is none. */
+  /** By requested path: the directory's real path, or undefined if it is not a directory. */
   readonly #folders = new Map<string, string | undefined>();
-  /** Folders of which all is gathered. */
+  /** Directories that were collected completely. */
   readonly #whole = new Set<string>();
   /** Those of them that are outputs, or in one. */
   readonly #trees = new Set<string>();
-  /** Paths that are still to be added. */
+  /** Paths that still have to be added. */
   readonly #pending: string[] = [];
   readonly #names = new Map<string, ReadonlySet<string>>();
-  /** By the repository's path; looked for when the first path needs them. */
+  /** By the repository's path. Filled when the first path needs it. */
   #moved?: Map<string, { folder: string; here: string }>;
-  /** Of the names among what was gathered that are not UTF-8. */
+  /** Number of collected names that are not UTF-8. */
   #rawNames = 0;
   #full = false;
   #depth = 0;
@@ -79,32 +79,32 @@ export class OutputTree {
     this.#folders.set(options.outputBase, options.outputBase);
   }
 
-  /** What was gathered, in no order. */
+  /** The collected entries, in no order. */
   get entries(): Iterable<Found> {
     return this.#entries.values();
   }
 
-  /** The folders among them that are outputs, with all that is in them. */
+  /** The collected directories that are outputs, with everything in them. */
   get trees(): ReadonlySet<string> {
     return this.#trees;
   }
 
-  /** Whether something was gathered at just this path. */
+  /** Whether exactly this path was collected. */
   has(path: string): boolean {
     return this.#entries.has(path);
   }
 
-  /** What is at just this path, no symlink followed; undefined: nothing. */
+  /** The kind of a path, without following a symlink; undefined if it does not exist. */
   kindAt(path: string): RawInfo["kind"] | undefined {
     return this.#lstat(path)?.kind;
   }
 
-  /** Whether there was more than the limit. */
+  /** Whether the limit was exceeded. */
   get full(): boolean {
     return this.#full;
   }
 
-  /** One sentence for each kind of thing that does not come home. */
+  /** One sentence for each reason why something is not copied. */
   get warnings(): string[] {
     const warnings: string[] = [];
     if (this.#full) {
@@ -121,7 +121,7 @@ export class OutputTree {
     return warnings;
   }
 
-  /** Adds what is at a path: a file, a folder with all that is in it, a symlink and what it leads to. */
+  /** Adds a path: a file, a directory with everything in it, or a symlink and what it leads to. */
   async add(path: string): Promise<void> {
     this.#pending.push(path);
     for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
@@ -129,7 +129,7 @@ export class OutputTree {
       const found = this.#resolve(next);
       if (!found || !this.#isOutput(found.path)) continue;
       this.#record(found.path, found.info);
-      // A link may lead to what nobody wants as a whole: all outputs of a configuration, all repositories.
+      // A link may lead to a directory that is not wanted as a whole: all outputs of a configuration, all repositories.
       const isWhole = isWholeOutput(found.path.slice(this.#options.outputBase.length + 1));
       if (found.info.kind !== "directory" || !isWhole) continue;
       this.#trees.add(found.path);
@@ -142,12 +142,12 @@ export class OutputTree {
     if (this.#resolve(path)?.info.kind === "file") await this.add(path);
   }
 
-  /** Adds the symlinks by which a path leads to something, and not that. */
+  /** Adds the symlinks on a path, but not what the path leads to. */
   addLinks(path: string): void {
     this.#resolve(path);
   }
 
-  /** Adds a folder and all that is in it, even if it holds the outputs of all targets. */
+  /** Adds a directory and everything in it, even if it holds the outputs of all targets. */
   async addAllIn(path: string): Promise<void> {
     const folder = this.#folder(path);
     if (folder === undefined || !this.#isOutput(folder)) return;
@@ -155,13 +155,13 @@ export class OutputTree {
     await this.add(folder);
   }
 
-  /** Adds a folder, and nothing of what is in it. */
+  /** Adds a directory without its contents. */
   addFolder(path: string): void {
     const found = this.#resolve(path);
     if (found?.info.kind === "directory" && this.#isOutput(found.path)) this.#record(found.path, found.info);
   }
 
-  /** Adds an output, and if it is an executable with runfiles, these. */
+  /** Adds an output and, if it is an executable with runfiles, those. */
   async addExecutable(path: string): Promise<void> {
     await this.add(path);
     const folder = this.#folder(dirname(path)), name = basename(path);
@@ -173,12 +173,12 @@ export class OutputTree {
     if (tree) await this.add(tree);
     if (!manifest) return;
     await this.add(manifest);
-    // Without a tree (--nobuild_runfile_links, --noenable_runfiles) a program goes by the manifest.
+    // Without a tree (--nobuild_runfile_links, --noenable_runfiles) a program uses the manifest.
     const hasTree = tree !== undefined && [...this.#namesIn(tree)].some((name) => name !== "MANIFEST");
     if (!hasTree) { for (const target of this.#manifestTargets(manifest)) await this.add(target); }
   }
 
-  /** What symlinks lead to becomes pending. */
+  /** The targets of symlinks become pending. */
   async #addAllIn(folder: string): Promise<void> {
     const folders = [folder];
     for (let next = folders.pop(); next !== undefined && !this.#full; next = folders.pop()) {
@@ -202,7 +202,7 @@ export class OutputTree {
     }
   }
 
-  /** What a path leads to in the end. Records the symlinks on the way. */
+  /** The final target of a path. Records the symlinks on the way. */
   #resolve(path: string): { path: string; info: RawInfo } | undefined {
     for (let links = 0; links <= MAX_LINKS; links++) {
       if (!this.#mayBeOutput(path)) return undefined;
@@ -217,11 +217,11 @@ export class OutputTree {
     }
   }
 
-  /** The real path of a folder. */
+  /** The real path of a directory. */
   #folder(path: string): string | undefined {
     if (this.#folders.has(path)) return this.#folders.get(path);
     if (this.#depth >= MAX_DEPTH) return undefined;
-    this.#folders.set(path, undefined); // For whoever comes here again by a loop of symlinks.
+    this.#folders.set(path, undefined); // Ends a loop of symlinks.
     this.#depth++;
     const found = this.#resolve(path);
     this.#depth--;
@@ -230,7 +230,7 @@ export class OutputTree {
     return folder;
   }
 
-  /** @returns what it leads to, absolute; undefined if it cannot be read */
+  /** @returns the symlink's target, absolute */
   #recordSymlink(path: string, info: RawInfo): string | undefined {
     const target = this.#entries.get(path)?.target ?? info.target!;
     const lead = resolve(dirname(path), target);
@@ -239,7 +239,7 @@ export class OutputTree {
     return shown;
   }
 
-  /** The name under which the developer has what is at a path, if that lies in a repository that is elsewhere here. */
+  /** The developer's path for a path that is in a repository outside the output base. */
   #shown(path: string): string {
     if (path.startsWith(`${this.#options.outputBase}/`)) return path;
     for (const [repository, { folder }] of this.#repositories()) {
@@ -253,7 +253,7 @@ export class OutputTree {
     this.#moved = new Map();
     for (const { repository, folder, here } of this.#options.repositories?.all() ?? []) {
       this.#moved.set(repository, { folder, here });
-      // Another link would be another answer.
+      // Another link would give another result.
       this.#options.looks.look(this.#options.storage + repository.slice(this.#options.outputBase.length));
     }
     return this.#moved;
@@ -261,7 +261,7 @@ export class OutputTree {
 
   #record(path: string, info: RawInfo, target?: string): void {
     const { kind } = info;
-    // Neither is a socket an output, nor does its name stand for one.
+    // Neither a socket nor its name is an output.
     if (kind === "other" || this.#entries.has(path)) return;
     if (this.#entries.size >= this.#options.limit) return void (this.#full = true);
     if ((isRaw(path) || target !== undefined && isRaw(target)) && ++this.#rawNames > MAX_RAW_NAMES) return;
@@ -270,7 +270,7 @@ export class OutputTree {
     this.#entries.set(path, { ...found(path, kind, info, target), ...isElsewhere && { here } });
   }
 
-  /** Whether to look there at all. */
+  /** Whether a path may be an output at all. */
   #mayBeOutput(path: string): boolean {
     const { outputBase } = this.#options;
     return OUTPUTS.some((name) => path === `${outputBase}/${name}` || path.startsWith(`${outputBase}/${name}/`)) &&
@@ -285,10 +285,11 @@ export class OutputTree {
   *#manifestTargets(path: string): Generator<string> {
     const info = this.#lstat(path);
     if (info?.kind !== "file" || info.size > MAX_MANIFEST_BYTES) return;
-    // "name target"; from 7.4 on, after a space, with escapes in both.
+    // "name target"; since 7.4, lines that start with a space have escapes in both.
     const unescape = { "\\s": " ", "\\n": "\n", "\\b": "\\" } as Record<string, string>;
     const text = new TextDecoder().decode(readFile(this.#options.files, this.#here(path), MAX_MANIFEST_BYTES));
-    // Line by line: the session can write millions of them, and a list of those is many times as large as the file.
+    // Line by line: the session can write millions of lines, and a list of them would be many times as large as the
+    // file.
     for (let at = 0, end; at < text.length && !this.#full; at = end + 1) {
       end = text.indexOf("\n", at);
       if (end < 0) end = text.length;
@@ -331,7 +332,7 @@ export class OutputTree {
   }
 }
 
-/** An entry of what was looked at. */
+/** An entry for a stat. */
 export function found(path: string, kind: Entry["kind"], info: RawInfo, target?: string): Found {
   const isFile = kind === "file";
   return {

@@ -1,5 +1,5 @@
 /**
- * What a finished command promised to have made, for the developer's machine: the manifest of command.proto.
+ * Collects what a finished command has made, for the developer's machine: the manifest of command.proto.
  *
  *     prepare(arguments) ──> Bazel runs ──> collect()
  *      │ has Bazel write       build events      │ outputs of the named targets, their runfiles, test logs
@@ -43,23 +43,23 @@ import { PrintedPaths } from "./printed_paths.ts";
 import type { ServerLogs } from "./server_logs.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 
-/** Parts of an {@link OutputsCollector}. */
+/** Options of {@link OutputsCollector}. */
 export interface OutputsCollectorOptions {
-  /** By the developer's name, absolute. */
+  /** The developer's absolute path. */
   outputBase: string;
-  /** By the developer's name, absolute. */
+  /** The developer's absolute path. */
   workspace: string;
-  /** The session's own folder. */
+  /** The session's own directory. */
   storage: Files;
-  /** Where in it a path of the developer's is kept; undefined: nowhere. */
+  /** Where a developer's path is stored; undefined if it is not. */
   storagePath(path: string): string | undefined;
-  /** Repositories that lie outside of the output base. @default none */
+  /** Repositories outside the output base. @default none */
   repositories?: AgentRepositories;
   /** The server's own logs. @default none */
   logs?: ServerLogs;
-  /** Digests that were made already. @default none */
+  /** Digests that were computed before. @default none */
   digests?: DigestCache;
-  /** The most entries of a manifest. @default 500000 */
+  /** Maximum number of entries of a manifest. @default 500000 */
   limit?: number;
 }
 
@@ -75,31 +75,31 @@ export interface PreparedOutputs extends Disposable {
   /** The arguments for the server. */
   args: readonly string[];
   /**
-   * Looks at an encoded RunResponse on its way to the client.
-   * @returns what the client shall get instead; undefined: the same
+   * Inspects an encoded RunResponse on its way to the client.
+   * @returns the response to send instead; undefined if unchanged
    */
   filter?(response: Uint8Array): Uint8Array | undefined;
-  /** The files that options name, while the command writes them. */
+  /** Follows the files that options name, while the command writes them. */
   followed?: FollowedFiles;
-  /** Those of them that the command has written and that {@link collect} has told, as they looked then. */
+  /** Those that the command has written and {@link collect} has told, with their stats at that time. */
   named?: readonly Found[];
-  /** The manifest as encoded Outputs messages; none if there is nothing to say. Call it once. */
+  /** The manifest as encoded Outputs messages; none if there is nothing to tell. Call it once. */
   collect(end: CommandEnd): Promise<Uint8Array[]>;
 }
 
-/** Entries in one message. Bytes. */
+/** Bytes of entries in one message. */
 const PART_BYTES = 512 << 10;
-/** Larger files of build events are not read, and others in pieces. Bytes. */
+/** Build event files up to the first size are read, in pieces of the second. Bytes. */
 const MAX_EVENTS_BYTES = 512 << 20, EVENTS_PIECE_BYTES = 256 << 10;
-/** Who pressed Ctrl-C does not wait longer for digests. Milliseconds. */
+/** After Ctrl-C, time limit for computing digests. Milliseconds. */
 const INTERRUPTED_MS = 1_000;
-/** After Ctrl-C, no larger file is read for its digest. Bytes. */
+/** After Ctrl-C, larger files are not digested. Bytes. */
 const INTERRUPTED_BYTES = 64 << 20;
-/** A longer file is no script. Bytes. */
+/** A larger file is not a script. Bytes. */
 const MAX_SCRIPT_BYTES = 1 << 20;
-/** More outputs are collected anew each time. */
+/** With more looks, the next command collects all its outputs again. */
 const MAX_LOOKS = 10_000;
-/** In an output base: ours, and Bazel's own for which no flag is meant. */
+/** Entries of an output base that no flag can mean: RBS's and Bazel's own. */
 const NO_NAMED_FILES = ["server", "install", "lock", "rbs", "action_cache"];
 
 /** A command that has ended, and what is known of it. */
@@ -109,40 +109,40 @@ interface EndedCommand {
   request: OutputsRequest;
   written: WrittenFiles;
   events: BuildEvents | undefined;
-  /** There should be some. */
+  /** Build events were expected. */
   wantsEvents: boolean;
-  /** Gets the named files that are told. */
+  /** Receives the named files that are told. */
   named: Found[];
-  /** When it began, by Date.now(). */
+  /** Start of the command, by Date.now(). */
   began: number;
 }
 
-/** A command that has not ended, perhaps waiting for others at the server. */
+/** A command that has not ended. It may wait for others at the server. */
 interface PendingCommand {
   readonly names: ReadonlySet<string>;
   readonly written: WrittenFiles;
 }
 
-/** What was collected. */
+/** The result of a collection. */
 interface Collected {
   /** Encoded Outputs messages. */
   parts: Uint8Array[];
-  /** The manifest's id, if it says all that there is. */
+  /** The manifest's id, if it covers everything. */
   manifest?: Buffer;
-  /** Whether it would be the same again. */
+  /** Tells whether the result would be the same again. */
   looks: Looks;
   policy: OutputsPolicy;
-  /** Its own outputs, as {@link HomeOutputs} knows them. */
+  /** Its own outputs, by the keys of {@link HomeOutputs}. */
   own?: ReadonlySet<string>;
-  /** What was told. */
+  /** The paths that were told. */
   paths?: ReadonlySet<string>;
 }
 
-/** See the file's head. Serves one session; commands may overlap. */
+/** Collects the outputs of one session's commands, which may overlap. */
 export class OutputsCollector {
   readonly #options: OutputsCollectorOptions;
   readonly #files: Files;
-  /** Where the output base is in the storage. */
+  /** The output base's path in the storage. */
   readonly #storage: string;
   readonly #digests: DigestCache;
   readonly #home: HomeOutputs;
@@ -152,13 +152,13 @@ export class OutputsCollector {
   #commands = 0;
   #prepared = 0;
   /**
-   * The last command, if it was a build that succeeded. The same build of the same files makes the same outputs: where
-   * they are need not be told again, and Bazel's events cost more than all else of a build with nothing to do. What they
-   * are is looked at each time.
+   * The last command, if it was a build that succeeded. The same build of the same files makes the same outputs, so
+   * their places need not be told again; Bazel's events cost more than all the rest of a build with nothing to do. The
+   * outputs themselves are looked at each time.
    */
   #lastBuild?: { key: string; events: BuildEvents; collected: Collected };
 
-  /** Where repositories are that lie outside of the output base, by their paths; as of the last command. */
+  /** For repositories outside the output base: their places in the storage by their paths, as of the last command. */
   readonly #moved = new Map<string, string>();
 
   constructor(options: OutputsCollectorOptions) {
@@ -170,10 +170,10 @@ export class OutputsCollector {
   }
 
   /**
-   * Call it when a command is about to be given to the server.
+   * Call it before a command is sent to the server.
    *
    * @param args One character per byte.
-   * @param start.workspaceGeneration Stands for the files that the command sees.
+   * @param start.workspaceGeneration Identifies the files that the command sees.
    * @param sources What the command has written into the developer's sources, by absolute paths. @default nothing
    */
   prepare(
@@ -189,7 +189,8 @@ export class OutputsCollector {
       return Promise.resolve({ args, collect: () => Promise.resolve([]), [Symbol.dispose]() {} });
     }
     if (outputs.home) this.#home.reset(absolute(outputs.home, outputBase));
-    // Of an agent that was killed. Not earlier: a former agent may be at work until this one gets commands.
+    // Leftovers of an agent that was killed. Not removed earlier: a former agent may still be working until this one
+    // gets commands.
     if (this.#commands === 0) this.#remove(`${this.#storage}/rbs`);
     const eventsFile = `rbs/build_events.${++this.#commands}`;
     const key = workspaceGeneration && args[0] === "build" ? buildKey(args, workspaceGeneration) : undefined;
@@ -222,7 +223,7 @@ export class OutputsCollector {
       named,
       [Symbol.dispose]: () => this.#over(pending),
       collect: async (end) => {
-        // It has not run: what was written is the other's that it waited for.
+        // The command did not run: what was written belongs to the command for which it waited.
         if (end.exitCode === ExitCode.LOCK_HELD || end.exitCode === ExitCode.INTERRUPTED) {
           for (const path of names) if (this.#isAnothers(path, pending)) written.leaveOut(path);
         }
@@ -231,7 +232,7 @@ export class OutputsCollector {
           const events = repeated?.events ?? await this.#events(injected?.files ?? [], written);
           const command = { args, end, request: outputs, written, events, wantsEvents, named, began };
           const collected = (repeated && this.#again(command, repeated.collected)) ?? await this.#collect(command);
-          // Unless another command waits behind it, or runs beside it.
+          // Not if another command waits for it, or runs beside it.
           const isLast = number === this.#prepared;
           if (isLast && key !== undefined && events?.whole && end.exitCode === 0) {
             this.#lastBuild = { key, events, collected: { ...collected, parts: [], paths: undefined } };
@@ -245,7 +246,7 @@ export class OutputsCollector {
             ...await besides("The sources that this command wrote", () => this.#writtenSources(sources)),
           ];
         } catch (e) {
-          // The command has ended, and its result is not to be lost.
+          // The command has ended; its result must not be lost.
           const warning = `The outputs of this command were not copied (${sentence(e)}): run it again.`;
           return [encodeFields([[Outputs.warnings, warning]])];
         } finally {
@@ -255,7 +256,7 @@ export class OutputsCollector {
     });
   }
 
-  /** Whether a file is one that a command before this one writes, which this one waits for. */
+  /** Whether an earlier command, for which this one waits, writes the file. */
   #isAnothers(path: string, pending: PendingCommand): boolean {
     if (!this.#pending.has(pending)) return false;
     for (const other of this.#pending) {
@@ -265,7 +266,7 @@ export class OutputsCollector {
     return false;
   }
 
-  /** A command has ended: what others find that it has written is none of theirs. */
+  /** A command has ended: what it has written does not count for the others. */
   #over(pending: PendingCommand): void {
     let isLater = false;
     for (const other of this.#pending) {
@@ -275,7 +276,7 @@ export class OutputsCollector {
     this.#pending.delete(pending);
   }
 
-  /** What the same command gave the last time, if the caller has that and nothing looks otherwise than then. */
+  /** The same command's last result, if the caller has it and nothing has changed since. */
   #again({ end, request, written }: EndedCommand, { manifest, looks, policy, own }: Collected): Collected | undefined {
     if (!manifest || !manifest.equals(request.knownManifest) || policy !== request.policy) return undefined;
     if (end.exitCode !== 0 || end.execRequest || !looks.same) return undefined;
@@ -284,7 +285,7 @@ export class OutputsCollector {
     return { manifest, looks, policy, own, parts: [unchanged(manifest)] };
   }
 
-  /** Files outside of any target. */
+  /** Files that belong to no target. */
   #promisedFiles({ namedFiles }: OutputsRequest): string[] {
     return [...new Set([...namedFiles.map(decodeName), `${this.#options.workspace}/MODULE.bazel.lock`])];
   }
@@ -313,7 +314,7 @@ export class OutputsCollector {
       if (!file) continue;
       const [below] = isBelow(file.path, outputBase) ? file.path.slice(outputBase.length + 1).split("/") : [];
       if (below && NO_NAMED_FILES.includes(below)) continue;
-      // One that is reached through bazel-bin goes where that leads: an output may not go through a symlink.
+      // A file behind bazel-bin is told by its real path: an output may not be behind a symlink.
       entries.push(found(below ? file.path : path, "file", file.info));
       scripts.push(file);
       if (!below) outside.add(path);
@@ -363,7 +364,7 @@ export class OutputsCollector {
     if (home) {
       for await (const { encoded } of this.#encodeEach(home.entries, untold, until)) homeParts.add(encoded);
     }
-    // From here on nothing fails: what is told now is told.
+    // Nothing fails from here on: what is recorded as told is told.
     if (cleaned) this.#home.cleaned(`${outputBase}/execroot`);
     if (home) {
       for (const path of home.gone) this.#home.forget(path);
@@ -375,14 +376,14 @@ export class OutputsCollector {
     const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
     const paths = new Set([...entries, ...home?.entries ?? []].map(({ path }) => path));
     for (const path of home?.gone ?? []) paths.add(path);
-    // What such a file looks like is known to those only who saw it before the command.
+    // The manifest does not cover these files, which were compared with their state before the command.
     const manifest = scripts.length === 0 ? encoded.manifest : undefined;
     return { parts: encoded.parts, manifest, looks, policy: request.policy, own, paths };
   }
 
   /**
-   * What the developer asks for beside the outputs: files whose paths the command has printed, the server's logs with the
-   * output base's, and the sources of external repositories.
+   * What the developer asks for beside the outputs: files whose paths the command has printed, the server's logs when
+   * the output base was printed, and the sources of external repositories.
    */
   async #askedFor(
     { args, request }: EndedCommand,
@@ -431,7 +432,7 @@ export class OutputsCollector {
     return parts.finish(written.gone.map((path) => [Outputs.sourcesGone, encodeName(path)]));
   }
 
-  /** The names of the external repositories among the wanted ones that are here. */
+  /** The names of the requested external repositories that are here. */
   *#wantedSources(wanted: readonly string[]): Generator<string> {
     if (wanted.length === 0) return;
     const { outputBase } = this.#options;
@@ -454,7 +455,7 @@ export class OutputsCollector {
     for (const { repository, here } of this.#options.repositories?.all() ?? []) this.#moved.set(repository, here);
   }
 
-  /** Where outputs of named targets may be that are folders, and of which the events say nothing. */
+  /** Where directory outputs of named targets may be that the events do not list. */
   #folderOutputs({ execRoot, labels }: BuildEvents): string[] {
     const paths = execRoot === undefined ? [] : this.#folders.of(labels);
     if (paths.length === 0) return [];
@@ -464,7 +465,7 @@ export class OutputsCollector {
     );
   }
 
-  /** The folder for Bazel's events. What else stands there is in the way. */
+  /** Makes the directory for Bazel's events, replacing anything else there. */
   #makeFolder(): void {
     const folder = `${this.#storage}/rbs`;
     try {
@@ -480,7 +481,7 @@ export class OutputsCollector {
     try {
       this.#files.remove(path, { recursive: true });
     } catch {
-      // It was not there; or it stays, and does no harm.
+      // The path does not exist; or it stays, and does no harm.
     }
   }
 
@@ -492,7 +493,7 @@ export class OutputsCollector {
     }
   }
 
-  /** A file's bytes, as far as it was long when it was looked at. A piece is good until the next one. */
+  /** A file's bytes, up to its size at the last look. A piece is valid until the next is requested. */
   *#pieces(path: string, size: number): Generator<Uint8Array> {
     using file = this.#files.open(path);
     const buffer = new Uint8Array(EVENTS_PIECE_BYTES);
@@ -509,7 +510,9 @@ export class OutputsCollector {
     return findNamedFile(path, { storage, storagePath, mounts: [outputBase, workspace] });
   }
 
-  /** What the developer's machine has of earlier commands, if it is another now. @param tree, known This command's own. */
+  /**
+   * Outputs of earlier commands on the developer's machine that have changed. @param tree, known This command's own.
+   */
   async #homeOutputs(
     tree: OutputTree,
     known: ReadonlySet<string>,
@@ -532,7 +535,7 @@ export class OutputsCollector {
       if (!change || home.full) continue;
       const { path, isTree } = change;
       const kind = home.kindAt(path);
-      // A folder that stands where a file stood is wanted by nobody.
+      // A directory in the place of a file is not an output.
       if (kind !== undefined && kind !== "other" && (kind !== "directory" || isTree)) await home.add(path);
       if (home.has(path) || home.full) continue;
       gone.push(path);
@@ -540,7 +543,7 @@ export class OutputsCollector {
     return { tree: home, entries: [...home.entries].filter(({ path }) => !isOne(path)), gone };
   }
 
-  /** Where something below the output base is. */
+  /** Where a path of the output base is in the storage. */
   #here(path: string): string {
     const external = `${this.#options.outputBase}/external/`;
     if (this.#moved.size > 0 && path.startsWith(external)) {
@@ -574,10 +577,10 @@ export class OutputsCollector {
   }
 
   /**
-   * Encodes entries, with their digests.
+   * Encodes entries with their digests.
    *
-   * @param untold Gets the paths of those that do not come to rest: what is at home of them is another by now.
-   * @param until When to stop making digests, by Date.now().
+   * @param untold Receives the paths of files that keep changing: the developer's copies of them are outdated.
+   * @param until When to stop computing digests, by Date.now().
    */
   async *#encodeEach(
     entries: Found[],
@@ -595,7 +598,7 @@ export class OutputsCollector {
           : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
         const isLong = until < Infinity && (Date.now() > until || entry.size > INTERRUPTED_BYTES);
         entry.digest = isLong ? this.#digests.known(here, entry) : await this.#digests.digest(here, entry);
-        // It is gone, or does not come to rest: nothing of Bazel's.
+        // The file is gone or keeps changing: Bazel's outputs do not.
         if (!entry.digest) {
           untold.add(entry.path);
           continue;
@@ -606,14 +609,14 @@ export class OutputsCollector {
   }
 }
 
-/** Gathers encoded entries to Outputs messages of a reasonable size. */
+/** Packs encoded entries into Outputs messages of limited size. */
 class Parts {
   readonly #field: number;
   readonly #parts: Uint8Array[] = [];
   #part: Uint8Array[] = [];
   #bytes = 0;
 
-  /** @param field The number of the entries' field. */
+  /** @param field The entries' field number. */
   constructor(field: number) {
     this.#field = field;
   }
@@ -628,14 +631,14 @@ class Parts {
     this.#bytes = 0;
   }
 
-  /** All messages; the last one has these fields as well. None is empty. */
+  /** All messages; the last one also has these fields. None is empty. */
   finish(fields: [number, string | Uint8Array | boolean][]): Uint8Array[] {
     const last = Buffer.concat([...this.#part, encodeFields(fields)]);
     return last.length > 0 ? [...this.#parts, last] : this.#parts;
   }
 }
 
-/** What comes beside the outputs never keeps these from coming. @param what The beginning of a sentence. */
+/** Runs a collection beside the outputs; its failure becomes a warning. @param what The start of a sentence. */
 async function besides(what: string, collect: () => Promise<Uint8Array[]>): Promise<Uint8Array[]> {
   try {
     return await collect();
@@ -644,26 +647,26 @@ async function besides(what: string, collect: () => Promise<Uint8Array[]>): Prom
   }
 }
 
-/** What the developer's machine says that it has, as absolute paths. */
+/** Converts what the developer's machine says that it has to absolute paths. */
 function absolute({ leaves, trees }: HomeList, outputBase: string): { leaves: string[]; trees: string[] } {
   const paths = (names: readonly Uint8Array[]) => names.map((name) => `${outputBase}/${decodeName(name)}`);
   return { leaves: paths(leaves), trees: paths(trees) };
 }
 
-/** A manifest that the caller has. */
+/** The message for a manifest that the caller has. */
 function unchanged(manifest: Uint8Array): Uint8Array {
   return encodeFields([[Outputs.manifest, manifest], [Outputs.unchanged, true]]);
 }
 
-/** What the client says of itself in each command: how long it took to begin, and why it started a server. */
+/** What the client says of itself with each command: how long it took to start, and why it started a server. */
 const OF_THE_CLIENT = /^--(startup_time|command_wait_time|extract_data_time|restart_reason)=/;
 
-/** The same for the same build on the same files. */
+/** The same for the same build of the same files. */
 function buildKey(args: readonly string[], generation: string): string {
   return JSON.stringify([generation, ...args.filter((arg) => !OF_THE_CLIENT.test(arg))]);
 }
 
-/** What the build events promise. */
+/** Adds the outputs that the build events name. */
 async function addOutputs(
   tree: OutputTree,
   events: BuildEvents,
@@ -672,14 +675,16 @@ async function addOutputs(
 ): Promise<void> {
   for (const path of events.files) await tree.addExecutable(path);
   for (const path of events.folders) await tree.add(path);
-  // Beside a test's log are its other files, in folders for shards, runs and attempts.
+  // Beside a test's log are its other files, in directories for shards, runs and attempts.
   for (const folder of new Set(events.testOutputs.map(dirname))) await tree.add(folder);
   if (events.execRoot === undefined) return;
   if (command === "coverage") await tree.addAllIn(`${events.execRoot}/bazel-out/_coverage`);
   if (policy === OutputsPolicy.ALL) await tree.addAllIn(`${events.execRoot}/bazel-out`);
 }
 
-/** Files as they were before a command, to tell which of them it has written: others are the developer's to change. */
+/**
+ * The state of files before a command, to tell which of them it has written. The others are the developer's to change.
+ */
 class WrittenFiles {
   readonly #before = new Map<string, string | undefined>();
   readonly #leftOut = new Set<string>();
@@ -690,7 +695,7 @@ class WrittenFiles {
     for (const path of paths) this.#before.set(path, version(find(path)));
   }
 
-  /** Looks at a file again: the command begins only now. */
+  /** Records a file's state again, since the command begins only now. */
   again(path: string): void {
     this.#before.set(path, version(this.#find(path)));
   }
@@ -712,20 +717,20 @@ function version(file: NamedFile | undefined): string | undefined {
   return file && [file.info.ino, file.info.size, file.info.mtimeMs, file.info.ctimeMs].join();
 }
 
-/** The files that a script uses; none for a file that is no script. */
+/** The files that a script uses; empty if the file is not a script. */
 function readScript(storage: Files, { here, info }: NamedFile): string[] {
   if (info.size > MAX_SCRIPT_BYTES || (info.mode & 0o100) === 0) return [];
   const text = decodeName(readFile(storage, here, MAX_SCRIPT_BYTES));
   return text.startsWith("#!") ? [...filesOfScript(text)] : [];
 }
 
-/** Whether a path is that of something in an external repository. */
+/** Whether a path is in an external repository. */
 function isInRepository(path: string, outputBase: string): boolean {
   const [first, second, third] = path.slice(outputBase.length + 1).split("/", 3);
   return first === "external" && third !== undefined && isRepositoryName(second);
 }
 
-/** What follows on a word; empty if the name does not begin with it. */
+/** The rest of a name after a word; empty if the name does not start with it. */
 function afterName(name: string, word: string): string {
   return name.startsWith(word) ? name.slice(word.length) : "";
 }

@@ -1,6 +1,6 @@
 /**
- * Paths of the output base that a command prints: `bazel info server_log`, a query with `--output=location`, the log of a
- * test that failed. Whoever reads such a path opens it, and so it has to be there.
+ * Collects paths of the output base that a command prints: `bazel info server_log`, a query with `--output=location`,
+ * the log of a failed test. The user will open such a file, so it must be on the laptop.
  */
 import { Buffer } from "node:buffer";
 import { bytesValue, scanFields } from "../../proto/base/protobuf_fields.ts";
@@ -8,31 +8,31 @@ import { decodeName, encodeName } from "../../proto/tree/names.ts";
 
 /** Fields of RunResponse: the bytes of standard output and of standard error. */
 const STREAMS = [2, 3];
-/** What is printed beyond so many paths is a list that a program reads. */
+/** With more paths, the output is a list for a program. */
 const MAX_PATHS = 1_000;
-/** A longer one is none. Bytes. */
+/** Maximum length of a path, in bytes. */
 const MAX_PATH_BYTES = 4_096;
 const SLASH = 0x2f;
-/** Whether a byte ends a path in a text: white space, quotes, colons and what else stands behind one. */
+/** Whether a byte ends a path in a text: white space, quotes, colons and similar. */
 const ENDS = new Uint8Array(256);
 for (let byte = 0; byte <= 0x20; byte++) ENDS[byte] = 1;
 for (const byte of Buffer.from("\"'`<>|:;,()[]{}*?\\\x7f")) ENDS[byte] = 1;
-/** Whether a byte may belong to a path of which an output base's would only be the end. */
+/** Matches a character before the output base that makes it the end of a longer path. */
 const BEFORE = /[\w.~+@/-]/;
 
-/** See the file's head. */
+/** Collects the printed paths of one command. */
 export class PrintedPaths {
   readonly #outputBase: Buffer;
-  /** The end of what came of each stream, where a path may be cut. */
+  /** The end of each stream so far, where a path may be cut. */
   readonly #cut = new Map<number, Buffer>();
   readonly #found = new Set<string>();
 
-  /** @param outputBase By the developer's name, absolute. */
+  /** @param outputBase The developer's absolute path. */
   constructor(outputBase: string) {
     this.#outputBase = Buffer.from(encodeName(outputBase));
   }
 
-  /** Reads what an encoded RunResponse prints. */
+  /** Reads the output of an encoded RunResponse. */
   read(response: Uint8Array): void {
     if (this.#found.size >= MAX_PATHS) return;
     scanFields(response, ({ number, ...field }) => {
@@ -46,13 +46,13 @@ export class PrintedPaths {
     });
   }
 
-  /** All that were printed, the output base itself among them if it was: absolute, in no order. Call it once. */
+  /** All printed paths, including the output base itself; absolute, in no order. Call it once. */
   finish(): ReadonlySet<string> {
     for (const text of this.#cut.values()) this.#scan(Buffer.concat([text, Buffer.from("\n")]));
     return this.#found;
   }
 
-  /** @returns what has to be read again with what follows */
+  /** @returns the rest, which has to be read again with what follows */
   #scan(text: Buffer): Buffer {
     const { length } = this.#outputBase;
     let from = 0;
@@ -66,7 +66,7 @@ export class PrintedPaths {
       if (isBelow && end - at <= MAX_PATH_BYTES) this.#add(decodeName(text.subarray(at, end)));
       if (this.#found.size >= MAX_PATHS) return text.subarray(text.length);
     }
-    // A beginning of the output base's path may stand at the end.
+    // The text may end with the start of the output base's path.
     const last = Math.max(from, text.length - length);
     const slash = text.indexOf(SLASH, last);
     return text.subarray(slash < 0 ? text.length : Math.max(from, slash - 1));

@@ -1,4 +1,4 @@
-/** What each Bazel of this machine makes, and whether what the collector says of it is all that the developer needs. */
+/** What each Bazel on this machine makes, and whether the collector reports all that the developer needs. */
 import { create } from "@bufbuild/protobuf";
 import assert from "node:assert/strict";
 import { dirname, join } from "node:path";

@@ -1,18 +1,18 @@
-/** Logs of tests that ran when a command was interrupted: the build events name none of them. */
+/** Finds logs of tests that ran before a command was interrupted; the build events name none of them. */
 import type { Files } from "../../proto/tree/files.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 
-/** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
+/** The kernel's clock for files lags behind ours by a tick, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
-/** More names are not looked at: who pressed Ctrl-C waits. */
+/** Maximum number of names looked at: the user has pressed Ctrl-C and waits. */
 const MAX_NAMES = 20_000;
 
 /**
- * The folders of tests that were written to since a moment.
+ * The directories of tests that were written to since a moment.
  *
- * @param files What they are read with, and
- * @param bazelOut where bazel-out is among them.
- * @param since As of Date.now()
+ * @param files The files to search.
+ * @param bazelOut The path of bazel-out in `files`.
+ * @param since By Date.now().
  * @returns paths relative to bazel-out
  */
 export async function recentTests(files: Files, bazelOut: string, since: number): Promise<string[]> {

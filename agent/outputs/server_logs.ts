@@ -1,6 +1,6 @@
 /**
- * The Bazel server's own log and the profile of its last command, for the developer who asks where they are. The server
- * goes on writing them, so that copies are given out.
+ * Copies the Bazel server's log and the profile of its last command for a developer who asks where they are. The server
+ * continues to write them, so copies are sent.
  *
  *     java.log           -> java.log.HOST.USER.log.java.DATE.PID
  *     command.profile.gz -> command-ID.profile.gz               (a file itself before Bazel 8)
@@ -9,25 +9,28 @@ import { type Files, lookFor } from "../../proto/tree/files.ts";
 import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import { type Found, found } from "./output_tree.ts";
 
-/** By which of them the present ones are found. */
+/** The names that lead to the present files. */
 const PRESENT = ["java.log", "command.profile.gz"];
-/** Larger ones are not copied. Bytes. */
+/** Larger files are not copied. Bytes. */
 const MAX_BYTES = 256 << 20;
 
-/** See the file's head. */
+/** The logs of one session's server. */
 export class ServerLogs {
   readonly #options: { outputBase: string; files: Files; storage(): string };
 
   /**
-   * @param options.outputBase By the developer's name, absolute.
-   * @param options.files The session's, and
-   * @param options.storage where the output base is in them.
+   * @param options.outputBase The developer's absolute path.
+   * @param options.files The session's files.
+   * @param options.storage The output base's path in `files`.
    */
   constructor(options: { outputBase: string; files: Files; storage(): string }) {
     this.#options = options;
   }
 
-  /** Copies the present ones. @param more Names of others. @returns them by the developer's names */
+  /**
+   * Copies the present logs. @param more Names of others.
+   * @returns the copies, with the developer's paths
+   */
   copy(more: Iterable<string> = []): Found[] {
     const { outputBase, files } = this.#options;
     const storage = this.#options.storage();
@@ -51,14 +54,16 @@ export class ServerLogs {
           files.utime(here, info.mtimeMs);
           entries.set(name, { ...found(path, "file", files.lstat(here)), here });
         } catch {
-          // It was put aside by the server in this moment, or the disk is full: there is none.
+          // The server has just moved it, or the disk is full: no copy.
         }
       }
     }
     return [...entries.values()];
   }
 
-  /** Where the copy of one is in the storage, by its path on the developer's machine; undefined: it is none. */
+  /**
+   * Where the copy of a log is in the storage, by the developer's path; undefined if the path is not that of a log.
+   */
   storagePath(path: string): string | undefined {
     const { outputBase } = this.#options;
     const name = path.startsWith(`${outputBase}/`) ? path.slice(outputBase.length + 1) : "";

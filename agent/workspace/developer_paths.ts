@@ -2,31 +2,33 @@ import { isAbsolutePath } from "../../proto/base/absolute_path.ts";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { SYNCED_ROOT } from "../namespace/storage_folder.ts";
 
-/** A path of the developer's as it is kept on this machine. */
+/** Where a developer's path is stored on this machine. */
 export interface KeptPath {
-  /** The folder of the storage in which it lies, relative to the storage. */
+  /** The storage's directory that contains it, relative to the storage. */
   base: string;
-  /** The path in it, relative; empty for the folder itself. */
+  /** The path in `base`, relative; empty for `base` itself. */
   relative: string;
 }
 
-/** Where a synced session keeps what stands at the developer's absolute paths. */
+/** Maps the developer's absolute paths to places in a synced session's storage. */
 export class DeveloperPaths {
   readonly #outputBase: string;
   readonly #storageOutputBase: () => string;
-  /** What the session sees as `/`, relative to its storage. */
+  /** The directory that the session sees as `/`, relative to its storage. */
   readonly root = SYNCED_ROOT;
 
   /**
-   * @param options.outputBase By the developer's name.
-   * @param options.storageOutputBase Where it is in the storage, relative; asked for when it is needed.
+   * @param options.outputBase The developer's path of the output base.
+   * @param options.storageOutputBase Its place in the storage, relative. Called when needed.
    */
   constructor(options: { outputBase: string; storageOutputBase: () => string }) {
     this.#outputBase = options.outputBase;
     this.#storageOutputBase = options.storageOutputBase;
   }
 
-  /** Where `path` is kept here; undefined: it is this machine's own and none of the session's, or no path at all. */
+  /**
+   * Where `path` is stored. Undefined if it belongs to this machine and not to the session, or is not a valid path.
+   */
   locate(path: string): KeptPath | undefined {
     if (path === this.#outputBase) return { base: this.#storageOutputBase(), relative: "" };
     if (isBelow(path, this.#outputBase)) {
@@ -37,13 +39,13 @@ export class DeveloperPaths {
     return this.refusal(path) === undefined ? { base: this.root, relative: path.slice(1) } : undefined;
   }
 
-  /** The same in one piece: relative to the storage. What stands there may be a symlink, or lie behind one. */
+  /** The same as one path, relative to the storage. It may be, or be behind, a symlink. */
   storagePath(path: string): string | undefined {
     const kept = this.locate(path);
     return kept && (kept.relative === "" ? kept.base : `${kept.base}/${kept.relative}`);
   }
 
-  /** Why a root cannot be had in the session: one sentence, or undefined if it can. */
+  /** Why the session cannot have a root, as one sentence; undefined if it can. */
   refusal(path: string): string | undefined {
     if (path === "/") return "All of / cannot be sent to the agent: name the folder in it that is used.";
     if (!isAbsolutePath(path)) return `${JSON.stringify(path)} is no absolute path without "." and "..".`;

@@ -1,12 +1,13 @@
 /**
- * What others than the agent have changed in the developer's trees: the session's programs, which stock Bazel lets write
- * into the workspace. Unnoticed, the copy would not be one any more, and later builds would use what nobody has at home.
+ * Finds changes in the developer's trees that the agent did not make: those of the session's programs, which stock
+ * Bazel lets write into the workspace. Unnoticed, the copy would differ from the laptop's files, and later builds would
+ * use files that the developer does not have.
  *
- *     inotify of each folder ──paths──┬──> a look at each ──not as it is known──> the generation is over
- *     a sweep after each command ─────┘
+ *     inotify of each directory ──paths──┬──> a look at each ──differs from what is known──> the generation is over
+ *     a sweep after each command ────────┘
  *
- * Our own changes cause the same events; what they made is known, and looks so. A folder's watch hears nothing of what is
- * done by another name of a file, by a memory map, or before the folder was watched: a sweep over all files finds that.
+ * The agent's own changes cause the same events, but match what is known. A directory's watch does not report changes
+ * through another hard link, through a memory map, or from before the watch: a sweep over all files finds those.
  */
 import { dirname } from "node:path";
 import { sentence } from "../../proto/base/errors.ts";
@@ -18,7 +19,7 @@ import { lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type Root, UNSEEN } from "./root.ts";
 import type { SourcePlaces } from "./written_sources.ts";
 
-/** Tells of changes in folders, as agent/files/folder_watch.ts does, which says what each of these is. */
+/** Watches directories for changes; agent/files/folder_watch.ts describes each method. */
 export interface Watch extends Disposable {
   watches(path: string): boolean;
   add(path: string): boolean;
@@ -27,42 +28,45 @@ export interface Watch extends Disposable {
   take(changed: Set<string>): boolean;
 }
 
-/** Files that commands write and bring home: so many of the last ones are remembered. */
+/** Number of files written by the latest commands that are remembered. */
 const MAX_EXPECTED = 1_000;
 
-/** What others have changed. */
+/** Changes that the agent did not make. */
 export interface Found {
-  /** Absolute paths, the developer's. */
+  /** The developer's absolute paths. */
   changed: string[];
-  /** The same, of what is only to be brought home. */
+  /** Changes that only have to be copied back. The developer's absolute paths. */
   expected: string[];
 }
 
-/** Parts of {@link ForeignChanges}. */
+/** Options of {@link ForeignChanges}. */
 export interface ForeignChangesOptions {
   storage: Files;
-  /** Where in the storage the session's `/` is. */
+  /** The directory of the storage that is the session's `/`. */
   top: string;
-  /** By the developer's name: symlinks that lead below it are Bazel's own. */
+  /** The developer's path. Symlinks that lead below it are Bazel's own. */
   outputBase: string;
-  /** Watches folders of the storage. */
+  /** Makes a watch for directories of the storage. */
   watch(): Watch;
   log(line: string): void;
 }
 
-/** See the file's head. */
+/** Finds foreign changes by a watch and by sweeps. */
 export class ForeignChanges implements Disposable {
   readonly #options: ForeignChangesOptions;
   #watch?: Watch;
-  /** Paths in the storage that are to be looked at. */
+  /** Paths in the storage that have to be looked at. */
   #changed = new Set<string>();
-  /** All that happens is noted. */
+  /** Every change is reported since the last full look. */
   #complete = true;
-  /** Nothing can be watched. */
+  /** Watching is impossible. */
   #blind = false;
-  /** Files that Bazel writes and that are brought home: the developer's, absolute. */
+  /** Files that Bazel writes and that are copied back. The developer's absolute paths. */
   readonly #expected = new Set<string>();
-  /** What commands are writing, and how many: files, and folders with all that is in them. The developer's, absolute. */
+  /**
+   * What running commands may write, with the number of commands: files, and directories with all below. The
+   * developer's absolute paths.
+   */
   readonly #written = new Map<string, number>();
   readonly #writtenFolders = new Map<string, number>();
 
@@ -71,12 +75,12 @@ export class ForeignChanges implements Disposable {
   }
 
   /**
-   * A command is about to write files of the developer's, which are brought home: they are no news, and those that it writes
-   * while it runs nothing at all until it has ended.
+   * Announces a command that may write the developer's files, which are then copied back. They are not foreign changes;
+   * while the command runs they are not looked at.
    *
-   * @param paths Those that are no news afterwards either.
-   * @param brought Others, which are made known when it has ended: what is written there later is news.
-   * @returns what says that it has
+   * @param paths Files that do not count as foreign changes afterwards either.
+   * @param brought Other places. After the command, what was told becomes known; later changes there are foreign.
+   * @returns call it when the command has ended
    */
   expect(paths: Iterable<string>, brought: SourcePlaces = { files: [], folders: [] }): () => void {
     const own = [...paths];
@@ -92,7 +96,7 @@ export class ForeignChanges implements Disposable {
     };
   }
 
-  /** Whether a command is writing what is at a path. */
+  /** Whether a running command may write a path. */
   #isWritten(path: string): boolean {
     if (this.#written.has(path)) return true;
     for (const folder of this.#writtenFolders.keys()) {
@@ -101,7 +105,7 @@ export class ForeignChanges implements Disposable {
     return false;
   }
 
-  /** Watches the folders of a root that are not watched yet, and its files that have several names. */
+  /** Watches the directories of a root that are not watched yet, and its files with several hard links. */
   async follow(root: Root): Promise<void> {
     const watch = this.#watching();
     if (!watch) return;
@@ -124,12 +128,12 @@ export class ForeignChanges implements Disposable {
     this.#options.log(`${folder} cannot be watched: all is looked at before each command`);
   }
 
-  /** A sweep finds what is missed of it. */
+  /** If this fails, a sweep finds the changes. */
   #addFile(watch: Watch, path: string): void {
     if (!watch.watches(path)) watch.addFile(path);
   }
 
-  /** Undefined where the system has no queue for one more: then all is looked at each time. */
+  /** The watch. Undefined if the system has no further inotify queue: then everything is looked at each time. */
   #watching(): Watch | undefined {
     if (this.#watch) return this.#watch;
     try {
@@ -145,15 +149,12 @@ export class ForeignChanges implements Disposable {
     return this.#watch;
   }
 
-  /** Takes what the kernel has noted, which keeps only so much. */
+  /** Reads the kernel's events, of which its queue holds only a limited number. */
   note(): void {
     if (this.#watch && !this.#watch.take(this.#changed)) this.#complete = false;
   }
 
-  /**
-   * What of known roots is not as it is known: the developer's absolute paths. What is only to be brought home is
-   * reported apart. Costs next to nothing where nothing happened.
-   */
+  /** Finds foreign changes in known roots. Very cheap if nothing has happened. */
   async find(roots: readonly Root[]): Promise<Found> {
     const found: Found = { changed: [], expected: [] };
     if (!this.#watch && !this.#blind) return found;
@@ -176,9 +177,11 @@ export class ForeignChanges implements Disposable {
     return found;
   }
 
-  /** Looks at all of known roots: what is not as it is known, {@link find} looks at again. Others may change it meanwhile. */
+  /**
+   * Looks at everything in known roots. {@link find} looks again at what differs. Programs may change files meanwhile.
+   */
   async sweep(roots: readonly Root[], signal: AbortSignal): Promise<void> {
-    // All is looked at before each command then.
+    // Then everything is looked at before each command anyway.
     if (!this.#watch || !this.#complete) return;
     const pace = new Pace(signal);
     const inner = innerRoots(roots);
@@ -196,13 +199,13 @@ export class ForeignChanges implements Disposable {
     this.#watch = undefined;
   }
 
-  /** The folder in the storage that a root's paths are relative to. */
+  /** The directory of the storage to which a root's paths are relative. */
   #base({ path, single }: Root): string {
     const folder = single ? dirname(path) : path;
     return folder === "/" ? this.#options.top : this.#options.top + folder;
   }
 
-  /** Paths that events or a sweep have named, by their roots, and what is below those that are other folders now. */
+  /** The paths from events and sweeps by root, with everything below directories that were replaced. */
   async #suspects(roots: readonly Root[]): Promise<Map<Root, Set<string>>> {
     const watch = this.#watch!, changed = this.#changed;
     this.#changed = new Set();
@@ -213,7 +216,7 @@ export class ForeignChanges implements Disposable {
       if (paths) paths.add(path);
       else suspects.set(root, new Set([path]));
     };
-    // Of a root that was moved away or removed, or that was with a folder above it, no folder is watched.
+    // If a root or a parent of it was moved or removed, none of the root's directories is watched.
     for (const root of roots) {
       const base = this.#base(root);
       if (changed.has(base) && !watch.watches(base)) suspect(root, root.single ? nameOf(root.path) : "");
@@ -229,15 +232,15 @@ export class ForeignChanges implements Disposable {
     return suspects;
   }
 
-  /** Watches those of a root's paths that are folders anew, and adds what below them does not look as it is known. */
+  /** Watches the given paths again that are directories, and adds what differs below them. */
   async #lookBelow(root: Root, paths: Set<string>, inner: InnerRoots): Promise<void> {
     const others = inner.get(root);
     const { storage } = this.#options, watch = this.#watch!, base = this.#base(root);
     const isNew = (path: string) => {
       const full = `${base}/${path}`, before = root.entries.get(path);
-      // Of what was none, it is news enough that it is a folder now.
+      // If it was not a directory before, that is a change in itself.
       if (path === "" || (before && before.kind !== "directory") || watch.watches(full)) return false;
-      // What is no folder is not watched.
+      // Adding fails for anything but a directory.
       this.#add(watch, full);
       return watch.watches(full);
     };
@@ -251,7 +254,7 @@ export class ForeignChanges implements Disposable {
         under: path,
         previous: root.entries,
         skip: (path) => this.#isInOutputBase(root, path) || (others?.has(path) ?? false),
-        // Each folder before it is listed, so that nothing comes unnoticed in between.
+        // Watched before it is listed, so that no change in between is missed.
         onFound: (entries) => {
           for (const entry of entries) if (entry.kind === "directory") this.#add(watch, `${base}/${entry.path}`);
           return undefined;
@@ -269,7 +272,7 @@ export class ForeignChanges implements Disposable {
     }
   }
 
-  /** Events were lost, or folders cannot be watched: all are watched anew, and then looked at. */
+  /** After lost events, or if a directory cannot be watched: sets all watches again, then looks at everything. */
   async #all(roots: readonly Root[]): Promise<Map<Root, Set<string>>> {
     this[Symbol.dispose]();
     this.#complete = true;
@@ -281,7 +284,7 @@ export class ForeignChanges implements Disposable {
     return differences;
   }
 
-  /** All that does not look as it is known, and all that is not known. */
+  /** Everything that differs from what is known. */
   async #differences(root: Root, inner: InnerRoots, signal?: AbortSignal): Promise<Set<string>> {
     const { storage } = this.#options, others = inner.get(root);
     const found = await scanTree(storage, this.#base(root), {
@@ -303,7 +306,7 @@ export class ForeignChanges implements Disposable {
     const before = entries.get(path), now = lookAt(storage, base, path);
     if (typeof now === "string") return before === undefined;
     if (now === undefined) return before === undefined;
-    // In a new folder that is watched there is nothing yet, or what there is is looked at by itself.
+    // A new directory that is watched is still empty, or its entries are looked at separately.
     if (before === undefined) return now.kind === "directory" || this.#isBazels(now);
     if (now.kind !== "file" || before.kind !== "file") {
       if (!sameEntry(before, now)) return false;
@@ -318,28 +321,28 @@ export class ForeignChanges implements Disposable {
     ) {
       return true;
     }
-    // A new name, or times that were set back.
+    // Another name, or its times were set back.
     if (!before.digest) return false;
     const read = await readQuietly(storage, base, path, now.size);
     if (!read?.digest || !sameDigest(read.digest, before.digest)) return false;
-    // Else it would be read each time.
+    // Otherwise it would be read each time.
     if (entries.get(path) === before) entries.set(path, read);
     return true;
   }
 
-  /** Whether it is, or lies in, the output base, or what that is mounted on. */
+  /** Whether a path is the output base's mount point, or below it. */
   #isInOutputBase(root: Root, path: string): boolean {
     const { outputBase } = this.#options, full = `${root.path}/${path}`;
     return full === outputBase || full.startsWith(`${outputBase}/`);
   }
 
-  /** Bazel's own links. */
+  /** Whether it is one of Bazel's own symlinks. */
   #isBazels({ kind, target }: ScannedEntry): boolean {
     return kind === "symlink" && target!.startsWith(`${this.#options.outputBase}/`);
   }
 }
 
-/** Notes one more of each path, or one less. */
+/** Adds `change` to the count of each path. */
 function count(counts: Map<string, number>, paths: Iterable<string>, change: 1 | -1): void {
   for (const path of paths) {
     const number = (counts.get(path) ?? 0) + change;
@@ -348,7 +351,7 @@ function count(counts: Map<string, number>, paths: Iterable<string>, change: 1 |
   }
 }
 
-/** Adds paths, the newest last: of an IDE each build has names of its own. */
+/** Adds paths as the newest. With an IDE, each build has its own file names. */
 function remember(known: Set<string>, paths: Iterable<string>): void {
   for (const path of paths) {
     known.delete(path);
@@ -360,7 +363,7 @@ function remember(known: Set<string>, paths: Iterable<string>): void {
   }
 }
 
-/** The root whose path this is, and its path there. @param path The developer's, absolute. */
+/** The root that contains a path, and the path in it. @param path The developer's absolute path. */
 function rootOf(path: string, roots: ReadonlyMap<string, Root>): { root: Root; path: string } | undefined {
   const own = roots.get(path);
   if (own) return own.single ? { root: own, path: nameOf(path) } : undefined;
@@ -371,7 +374,7 @@ function rootOf(path: string, roots: ReadonlyMap<string, Root>): { root: Root; p
   return undefined;
 }
 
-/** The roots that lie in another one, by that one: their paths in it. What is there is theirs alone. */
+/** For each root, the paths of other roots in it. What is there belongs to the inner root only. */
 type InnerRoots = ReadonlyMap<Root, ReadonlySet<string>>;
 
 function innerRoots(roots: readonly Root[]): InnerRoots {

@@ -1,4 +1,4 @@
-/** A proxy that wants more than the session's own files. It has the session's token, so that it is let in. */
+/** A hostile proxy tries to reach more than the session's own files. It has the session's token, so it is admitted. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { zstdCompressSync } from "node:zlib";

@@ -1,19 +1,19 @@
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 
-/** A caller that says nothing for so long, while somebody else waits, may be gone without our knowing. Milliseconds. */
+/** When others wait, a caller that is silent for this long is assumed to be gone. Milliseconds. */
 const QUIET_MS = 2_000;
 
-/** Who wants a turn. */
+/** A caller that wants a turn. */
 export interface Caller {
-  /** Of its takeover of the session. */
+  /** Epoch of the caller's takeover of the session. */
   epoch: number;
-  /** Aborted when its call is cut off. */
+  /** Aborted when the call is cut off. */
   gone: AbortSignal;
 }
 
 /**
- * One call at a time. The next one waits until the present one is over, its connection is lost, or it falls silent; a
- * call of a newer epoch does not wait for an older one to say more.
+ * Serializes calls. The next call waits until the present one is over, loses its connection or falls silent. A call of
+ * a newer epoch preempts an older one at once when that waits for its caller.
  */
 export class Turns {
   readonly #quietMs: number;
@@ -24,7 +24,7 @@ export class Turns {
     this.#quietMs = quietMs;
   }
 
-  /** Waits for its turn; dispose of it. Throws the reason of `caller.gone`. */
+  /** Waits for a turn, which the caller must dispose of. Throws the reason of `caller.gone`. */
   async take(caller: Caller): Promise<Turn> {
     const gone = Promise.withResolvers<void>();
     const leave = () => gone.resolve();
@@ -35,7 +35,7 @@ export class Turns {
         const present = this.#present;
         if (!present) return this.#present = new Turn(caller, () => this.#present = undefined);
         if (caller.epoch > present.caller.epoch || present.quietMs >= this.#quietMs) present.giveWay();
-        // It may fall silent later.
+        // The present caller may fall silent later.
         const { promise, resolve } = Promise.withResolvers<void>();
         const timer = setTimeout(resolve, present.givesWay ? 60_000 : this.#quietMs / 2);
         await Promise.race([present.over, gone.promise, promise]);
@@ -47,13 +47,13 @@ export class Turns {
   }
 }
 
-/** See {@link Turns}. */
+/** A turn of {@link Turns}. */
 export class Turn implements Disposable {
   readonly #end = Promise.withResolvers<void>();
   readonly #cut = Promise.withResolvers<never>();
   readonly #onEnd: () => void;
   #listeningSince?: number;
-  /** It was asked to end. */
+  /** Another call waits for this turn to end. */
   givesWay = false;
 
   /** @ignore */
@@ -67,12 +67,12 @@ export class Turn implements Disposable {
     return this.#end.promise;
   }
 
-  /** How long it has been waiting for its caller, in milliseconds. */
+  /** How long the turn has been waiting for its caller, in milliseconds. */
   get quietMs(): number {
     return this.#listeningSince === undefined ? 0 : performance.now() - this.#listeningSince;
   }
 
-  /** Waits for the caller's next message. Throws a {@link StatusError} (UNAVAILABLE) when another call has the turn. */
+  /** Waits for the caller's next message. Throws a {@link StatusError} (UNAVAILABLE) when another call preempts it. */
   async listen<T>(message: Promise<T>): Promise<T> {
     this.#listeningSince = performance.now();
     message.catch(() => {});
@@ -83,7 +83,7 @@ export class Turn implements Disposable {
     }
   }
 
-  /** Ends it as soon as it listens. */
+  /** Ends the turn as soon as it waits for its caller. */
   giveWay(): void {
     this.givesWay = true;
     this.#cut.reject(new StatusError(Status.UNAVAILABLE, "Another call took the place of this one, which was silent."));

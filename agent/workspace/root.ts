@@ -1,20 +1,20 @@
 import type { ScannedEntry } from "../../proto/tree/scan.ts";
 
-/** What is known of a tree of the developer's. */
+/** What is known of one of the developer's trees. */
 export interface Root {
-  /** Absolute, the developer's. */
+  /** The developer's absolute path. */
   readonly path: string;
   single: boolean;
   readOnly: boolean;
   entries: Map<string, ScannedEntry>;
-  /** Paths of files that were not looked at since they were written, see {@link UNSEEN}. */
+  /** Files that were written but not looked at since, see {@link UNSEEN}. */
   unseen: Set<string>;
-  /** Its entries are those of the present generation, as far as only we have written. */
+  /** The entries belong to the present generation, except for foreign changes. */
   known: boolean;
 }
 
 /**
- * The inode of a file that was written and not looked at yet: a hundred thousand looks can wait until nobody does. Its
- * ctimeMs is when it was written: what has a later one was changed by somebody else.
+ * Inode of a file that was written but not looked at yet: a hundred thousand stats can wait until no caller does. Its
+ * ctimeMs is the time of the write; a later ctime means that another program has changed it.
  */
 export const UNSEEN = -1;

@@ -6,30 +6,30 @@ import { type Files, isGone, type OpenFile, type RawInfo } from "../../proto/tre
 import { digestOf, PIECE_BYTES } from "../../proto/tree/read.ts";
 import type { DeveloperPaths } from "./developer_paths.ts";
 
-/** A file that the proxy wants. */
+/** A file that the proxy requests. */
 export interface WantedFile {
-  /** The developer's name for it: absolute. */
+  /** The developer's absolute path. */
   path: string;
-  /** SHA-256 of the content that is wanted. */
+  /** SHA-256 of the requested content. */
   digest: Uint8Array;
-  /** How many bytes of its beginning are there already. */
+  /** Number of bytes from the start that the proxy already has. */
   offset: number;
 }
 
-/** The content that was asked for is not there any more, or never was. */
+/** The requested content no longer exists, or never did. */
 export class NotThere extends Error {
   override readonly name = "NotThere";
 }
 
-/** Digests that were made already. */
+/** Digests that were computed before. */
 export interface KnownDigests {
-  /** The digest of a file of the storage, if it was made when the file looked so. */
+  /** The digest of a file in the storage, if it was computed for a file with this stat. */
   known(path: string, look: Pick<RawInfo, "ino" | "size" | "mtimeMs" | "ctimeMs">): Uint8Array | undefined;
 }
 
 /**
- * Reads files of a session as batches. What is given away lies in the session's own storage, behind no symlink, and is
- * what the caller knows already by its digest: not a byte is sent before that is proven.
+ * Reads files of a session as batches. Only files in the session's storage and not behind a symlink are sent, and only
+ * if they have the digest that the caller named: that is checked before the first byte is sent.
  */
 export class SessionFiles {
   readonly #storage: Files;
@@ -40,9 +40,9 @@ export class SessionFiles {
   readonly encoder = new BatchEncoder();
 
   /**
-   * @param storage The session's own folder.
-   * @param options.elsewhere Where a file of a repository is in the storage, if not where its path says.
-   * @param options.signal Aborted when nobody wants the files any more.
+   * @param storage The session's own directory.
+   * @param options.elsewhere Where a repository's file is in the storage, if its path does not say.
+   * @param options.signal Aborted when the files are no longer needed.
    */
   constructor(
     storage: Files,
@@ -60,7 +60,10 @@ export class SessionFiles {
     this.#pace = new Pace(signal);
   }
 
-  /** Encoded FileBatches, many small files in each. Throws {@link NotThere}, after the batches of the files before. */
+  /**
+   * Yields encoded FileBatches, each with many small files. Throws {@link NotThere} after the batches of the files
+   * before.
+   */
   async *read(files: Iterable<WantedFile>): AsyncGenerator<Uint8Array> {
     let missing: NotThere | undefined;
     for (const file of files) {
@@ -84,7 +87,7 @@ export class SessionFiles {
     const file = this.#open(here, path);
     let lent = false;
     try {
-      // By the descriptor: what takes the file's name from here on is another one.
+      // Through the descriptor: the name may belong to another file from now on.
       const info = file.stat();
       const { size, mtimeMs } = info;
       if (offset > size) throw changed(path);
@@ -104,7 +107,7 @@ export class SessionFiles {
     }
   }
 
-  /** Sends a file whose digest is known, as long as it looks as it did; closes it. */
+  /** Sends a file of known digest as long as its stat is unchanged. Closes the file. */
   *#known(file: OpenFile, entry: Entry, offset: number, look: RawInfo): Generator<Uint8Array> {
     using _ = file;
     const path = `/${entry.path}`;
@@ -114,14 +117,14 @@ export class SessionFiles {
     if (offset > 0) file.seek(offset);
     yield* this.#parts(entry, offset, (into, at) => {
       const isLast = at + into.length === entry.size;
-      // What goes out before the last look is known to be of this file.
+      // Parts are sent before the last check, so the file is checked before the first part, too.
       if (at === offset && !isLast) check();
       readExactly(file, into, path);
       if (isLast) check();
     });
   }
 
-  /** Reads a large file through one descriptor, for its digest and then to send it; closes it. */
+  /** Reads a large file twice through one descriptor: for its digest, then to send it. Closes the file. */
   async *#unknown(file: OpenFile, entry: Entry, offset: number): AsyncGenerator<Uint8Array> {
     using _ = file;
     await this.#prove(file, entry);
@@ -142,10 +145,10 @@ export class SessionFiles {
   }
 
   /**
-   * The records of a file from `offset` on: one for all of it, which is the least work for who gets it, unless it is large
-   * or takes its time on the way.
+   * The records of a file from `offset` on. One record for the whole file is the least work for the receiver; it is
+   * split if it is large or the link is slow.
    *
-   * @param read Fills memory with the file's bytes from `at` on. It is asked for them in their order.
+   * @param read Fills a buffer with the file's bytes from `at` on. Called in order.
    */
   *#parts(entry: Entry, offset: number, read: (into: Uint8Array, at: number) => void): Generator<Uint8Array> {
     const { size } = entry;
@@ -182,12 +185,12 @@ export class SessionFiles {
   }
 }
 
-/** Whether an open file looks as it looked before: then it was the same all the time. */
+/** Whether an open file has the same stat as before, so has not changed in between. */
 function isSame(now: RawInfo, { size, mtimeMs, ctimeMs }: RawInfo): boolean {
   return now.size === size && now.mtimeMs === mtimeMs && now.ctimeMs === ctimeMs;
 }
 
-/** Fills a buffer. */
+/** Fills the whole buffer. */
 function readExactly(file: OpenFile, buffer: Uint8Array, path: string): void {
   for (let filled = 0; filled < buffer.length;) {
     const n = file.read(buffer.subarray(filled) as Uint8Array<ArrayBuffer>);

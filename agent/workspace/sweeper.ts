@@ -1,29 +1,29 @@
-/** How long a command waits for a pass that can be done so quickly. Milliseconds. */
+/** The next command waits at most this long, for a pass as quick as this. Milliseconds. */
 import { unref } from "../../proto/base/timers.ts";
 const QUICK_MS = 100;
-/** After a longer pass there is none for so many times what it took: that is 5 % of a processor. */
+/** After a longer pass the pause is this multiple of its duration: 5 % of a processor. */
 const PAUSE = 20;
-/** How long after a command the pass begins: what the command has made comes home first. Milliseconds. */
+/** Delay of the pass after a command, whose outputs are copied first. Milliseconds. */
 const AFTER_MS = 20;
 
-/** Does something in the background after each command, and so that the next one finds it done if it is quick. */
+/** Runs a pass in the background after each command. The next command waits for a pass that is quick. */
 export class Sweeper implements Disposable {
   readonly #pass: (signal: AbortSignal) => Promise<void>;
   #due = false;
   #running?: Promise<void>;
-  /** Resolves when no pass is due or under way. */
+  /** Resolves when no pass is due or running. */
   #over?: PromiseWithResolvers<void>;
   #timer?: ReturnType<typeof setTimeout>;
   #tookMs = 0;
   #endedAt = -Infinity;
   readonly #closed = new AbortController();
 
-  /** @param pass What is done. An error of it is as good as its end. */
+  /** @param pass The work. Its errors are ignored. */
   constructor(pass: (signal: AbortSignal) => Promise<void>) {
     this.#pass = pass;
   }
 
-  /** A command has ended: a pass that begins from now on is due. Resolves when none is any more. */
+  /** Makes a pass due, after a command has ended. Resolves when no pass is due or running. */
   soon(): Promise<void> {
     if (this.#closed.signal.aborted) return Promise.resolve();
     this.#due = true;
@@ -38,7 +38,7 @@ export class Sweeper implements Disposable {
     unref(this.#timer);
   }
 
-  /** Resolves when no pass is due or under way; soon in any case. */
+  /** Resolves when no pass is due or running, or after QUICK_MS. */
   async settled(): Promise<void> {
     const until = performance.now() + QUICK_MS;
     while (this.#tookMs <= QUICK_MS && (this.#due || this.#running)) {

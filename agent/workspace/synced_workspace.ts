@@ -1,11 +1,12 @@
 /**
- * The developer's files as a synced session has them: trees below the folder that the session sees as `/`, what is known
- * of them, and a generation that changes with them.
+ * The developer's files in a synced session: trees below the directory that the session sees as `/`, what is known of
+ * them, and a generation that changes with them.
  *
  *     open ──looks at all of a root, reads what it does not know──> manifest
  *     apply ──records──> TreeWriter ──> files in place, and known by their digests ──> workspace.index, for the next agent
  *
- * What is known saves reading, no more: the session's own programs can write here too, so each manifest is made by a look.
+ * What is known only saves reading: the session's own programs can write here too, so each manifest is based on a new
+ * look.
  */
 import { dirname } from "node:path";
 import { unref } from "../../proto/base/timers.ts";
@@ -28,32 +29,32 @@ import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./preemptible_lock.ts";
 import { knownIn, type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
 
-/** In the storage: where files are received, */
+/** The staging directory in the storage. */
 export const STAGING = "staging";
-/** and what is known of them between agents. */
+/** The index in the storage, for the next agent. */
 const INDEX = "workspace.index";
-/** Between two looks at what happens in the trees while they are changed: of so many events the kernel keeps all. */
+/** Number of records between two reads of the kernel's events, so that its queue does not overflow. */
 const RECORDS_BETWEEN_NOTES = 256;
-/** Files that a sentence names. */
+/** Number of files that a sentence names. */
 const NAMED_FILES = 3;
-/** How long after a change what is known is written down, in milliseconds. */
+/** Delay between a change and saving the index, in milliseconds. */
 const SAVE_MS = 2_000;
-/** The same while changes come in: what a short one brings is read again as fast as it is written down. Milliseconds. */
+/** The delay while changes arrive: after a short transfer, reading again is as fast as saving. Milliseconds. */
 const SAVE_MEANWHILE_MS = 10_000;
-/** What of the time may go into that, as a divisor, while a large tree comes in. */
+/** While a large tree arrives, saving takes at most this fraction of the time, as a divisor. */
 const SAVE_SHARE = 20;
-/** The most files, folders and symlinks of a root. */
+/** Maximum number of entries of a root. */
 const MAX_ENTRIES = 5_000_000;
 
-/** Parts of a {@link SyncedWorkspace}. */
+/** Options of {@link SyncedWorkspace}. */
 export interface SyncedWorkspaceOptions {
-  /** The session's own folder. */
+  /** The session's own directory. */
   storage: Files;
   paths: DeveloperPaths;
-  /** By the developer's name: symlinks that lead below it are Bazel's own, and no part of a tree. */
+  /** The developer's path. Symlinks that lead below it are Bazel's own, and not part of a tree. */
   outputBase: string;
   log(line: string): void;
-  /** Watches folders of the storage. */
+  /** Makes a watch for directories of the storage. */
   watch(): Watch;
   /** @default 5,000,000 entries in a root */
   limit?: number;
@@ -62,67 +63,64 @@ export interface SyncedWorkspaceOptions {
   saveMs?: number;
 }
 
-/** What is here of a root. */
+/** The content of a root. */
 export interface OpenedRoot {
   path: string;
-  /** Why it cannot be had: a sentence. */
+  /** Why the session cannot have the root: a sentence. */
   refusal?: string;
-  /** Undefined: it is not there. */
+  /** Undefined if it does not exist. */
   kind?: "file" | "directory";
-  /** Sorted by path; files with their digests, but for those that nobody can read. */
+  /** Sorted by path. Files have digests, except unreadable ones. */
   entries: Entry[];
 }
 
-/** Says of which root the records after it are. */
+/** Names the root of the records that follow. */
 export interface RootStart {
-  /** The generation that the changes were computed against. */
+  /** The generation on which the changes are based. */
   generation: string;
-  /** Absolute, the developer's. */
+  /** The developer's absolute path. */
   path: string;
-  /** A root that is a single file is the one entry of a tree, whose root is the folder that it is in. */
+  /** The root is a single file: a tree with one entry, relative to the directory that contains it. */
   single: boolean;
-  /** Nothing that is written there comes back to the developer. */
+  /** What is written there is not copied back to the developer. */
   readOnly: boolean;
-  /** There must be nothing in it. */
+  /** The root must be empty. */
   fresh: boolean;
 }
 
 /** A part of a change. */
 export type ApplyStep = { start: RootStart } | { records: readonly TreeRecord[] };
 
-/** What a change did. */
+/** The result of a change. */
 export interface Applied {
   generation: string;
-  /** Files, folders and symlinks that are in place now. */
+  /** Number of files, directories and symlinks that were put in place. */
   files: number;
-  /** Of their content. */
+  /** Number of bytes of their content. */
   bytes: number;
 }
 
-/** A file that a command has written, as it looked when its digest was made. */
+/** A file that a command has written, with its stat when the digest was computed. */
 export type WrittenFile = Pick<ScannedEntry, "path" | "size" | "mtimeMs" | "ino" | "ctimeMs" | "digest">;
 
-/** Files that a command is writing. */
+/** Files that a command may write. */
 export interface ExpectedFiles extends Disposable {
   /**
-   * What it has written, until now, into the places of a root that were named, compared with what was known of them when it
-   * began. Throws an RbsError when that was nothing.
+   * Compares the named places of a root with their state at the command's start. Throws an RbsError if that state is
+   * unknown.
    */
   written(): Promise<WrittenSources>;
-  /**
-   * Those that it has written were told to who brings them home: they are known now, and so is what {@link written} found.
-   * Absolute paths.
-   */
+  /** The proxy was told these files: they are known now, and so is what {@link written} found. Absolute paths. */
   told(files: Iterable<WrittenFile>): void;
 }
 
 /** Where in a root a command may write. */
 export interface RootPlaces extends SourcePlaces {
-  /** The root's path, absolute. */
+  /** The root's absolute path. */
   root: string;
 }
 
-/** See the file's head. Throws {@link StatusError}s, and what is said at each method. */
+/** The developer's files in one session. Methods throw {@link StatusError}s, and what each of them says. */
 export class SyncedWorkspace {
   readonly #options: SyncedWorkspaceOptions;
   readonly #top: string;
@@ -133,12 +131,12 @@ export class SyncedWorkspace {
   #roots?: Map<string, Root>;
   readonly #foreign: ForeignChanges;
   readonly #sweeper: Sweeper;
-  /** What commands have written into the sources and was told, by root: the next caller finds it known. */
+  /** Sources written by commands, and told to the proxy, by root. They become known on the next call. */
   readonly #toldSources: { root: string; written: WrittenSources }[] = [];
   #saveTimer?: ReturnType<typeof setTimeout>;
   #saveTookMs = 0;
   #applying = false;
-  /** Raised when a save begins: one that is under way in slices gives up. */
+  /** Incremented when a save begins; an earlier save in slices then stops. */
   #saves = 0;
 
   constructor(options: SyncedWorkspaceOptions) {
@@ -151,11 +149,11 @@ export class SyncedWorkspace {
   }
 
   /**
-   * A command is about to write these files of the developer's, which are brought home. Dispose of what is returned when it
+   * Announces a command that may write these files, which are then copied back. Dispose of the result when the command
    * has ended.
    *
-   * @param paths Absolute.
-   * @param brought Where what it writes comes home besides, when it has ended.
+   * @param paths Absolute paths.
+   * @param brought Other places whose changes are copied back at the end.
    */
   expect(paths: Iterable<string>, brought?: RootPlaces): ExpectedFiles {
     const ended = this.#foreign.expect(paths, brought);
@@ -180,14 +178,14 @@ export class SyncedWorkspace {
   }
 
   /**
-   * Makes known what commands have written into the sources, unless it was changed since: who asks next what is here learns
-   * of it. Whoever calls it has the turn, since nobody's look may be under way.
+   * Makes known what commands have written into the sources, unless it has changed since. The caller must have the
+   * turn, so that no look is in progress.
    */
   async #takeTold(): Promise<void> {
     const pace = new Pace();
     for (let told = this.#toldSources.shift(); told; told = this.#toldSources.shift()) {
       const root = this.#known().get(told.root);
-      // Whether or not it comes home: the caller has another workspace than this now.
+      // Whether or not it is copied back, the proxy's view of the workspace is outdated.
       this.#touch();
       if (!root?.known) continue;
       const base = this.#top + root.path, start = root.path.length + 1;
@@ -195,7 +193,7 @@ export class SyncedWorkspace {
         if (pace.due) await pace.rest();
         const path = entry.path.slice(start), now = lookAt(this.#storage, base, path);
         if (typeof now !== "object" || !isTheSame({ ...entry, path }, now)) continue;
-        // Bazel's own.
+        // Bazel's own symlinks.
         if (now.kind === "symlink" && isBelow(now.target!, this.#options.outputBase)) continue;
         root.entries.set(path, { ...now, digest: entry.digest });
         root.unseen.delete(path);
@@ -207,7 +205,7 @@ export class SyncedWorkspace {
     }
   }
 
-  /** Makes files known as they were told, unless they were changed since. */
+  /** Makes files known as they were told, unless they have changed since. */
   #told(files: Iterable<WrittenFile>): void {
     for (const { path, digest, ...told } of files) {
       const root = [...this.#known().values()]
@@ -228,10 +226,10 @@ export class SyncedWorkspace {
   }
 
   /**
-   * Finds out whether the session's programs have changed what is here since the last time: then the generation is over,
-   * and who asks next what is here learns of it.
+   * Checks whether the session's programs have changed files. If so, the generation is over; the next {@link open}
+   * tells what is there.
    *
-   * @returns a sentence for the developer, if there is something that nobody expects
+   * @returns a sentence for the developer if a change is unexpected
    */
   async check(caller: Caller): Promise<string | undefined> {
     if (!this.#roots) return undefined;
@@ -241,7 +239,7 @@ export class SyncedWorkspace {
     const roots = this.#watched();
     const { changed, expected } = await this.#foreign.find(roots);
     if (changed.length + expected.length === 0) return undefined;
-    // Until somebody asks what is there, which is the only way to the next generation.
+    // Only {@link open} leads to the next generation.
     for (const root of roots) root.known = false;
     this.#touch();
     if (changed.length === 0) return undefined;
@@ -254,8 +252,8 @@ export class SyncedWorkspace {
   }
 
   /**
-   * Programs of the session have run: what they wrote where no watch hears it is found in the background. The next check
-   * waits for it if it is quick. Resolves when it is done.
+   * The session's programs have run: a background pass looks for changes that no watch reports. The next check waits
+   * for it if it is quick. Resolves when the pass is done.
    */
   ran(): Promise<void> {
     return this.#sweeper.soon();
@@ -265,17 +263,17 @@ export class SyncedWorkspace {
     return [...this.#roots?.values() ?? []].filter(({ known }) => known);
   }
 
-  /** Stands for all roots as they are now. It is another one from the first record of a change on, and for each agent. */
+  /** Names the present state of all roots. It changes from the first record of a change on, and with each agent. */
   get generation(): string {
     return `${this.#life}.${this.#changes}`;
   }
 
-  /** The roots from which nothing comes back. Absolute, the developer's. */
+  /** The roots from which nothing is copied back. The developer's absolute paths. */
   get readOnlyRoots(): string[] {
     return [...this.#known().values()].filter(({ readOnly }) => readOnly).map(({ path }) => path);
   }
 
-  /** Looks at roots. The generation is the one that what was seen belongs to. @param paths Absolute. */
+  /** Looks at roots. Returns the generation of what was seen. @param paths Absolute. */
   async open(
     paths: readonly string[],
     caller: Caller,
@@ -289,12 +287,12 @@ export class SyncedWorkspace {
   }
 
   /**
-   * Changes roots. What was applied when it throws stays applied, and the generation tells. Throws a {@link TreeError}
-   * for what no honest proxy sends, and an RbsError if the disk does not take it.
+   * Changes roots. If it throws, what was applied stays applied, under a new generation. Throws a {@link TreeError} for
+   * what no honest proxy sends, and an RbsError if the disk refuses a write.
    */
   async apply(steps: AsyncIterable<ApplyStep>, caller: Caller): Promise<Applied> {
     const iterator = steps[Symbol.asyncIterator]();
-    // Nobody waits for one who has nothing to say.
+    // A caller that has sent nothing yet takes no turn.
     let step = await iterator.next();
     using turn = await this.#turns.take(caller);
     const change = new Change(this.#top, this.#options, caller.gone);
@@ -322,7 +320,7 @@ export class SyncedWorkspace {
         }
       }
       change.close();
-      // The caller has it all: nobody will go on with the beginning of a file.
+      // The transfer is complete, so no partial file is resumed.
       this.#clear(STAGING, () => true);
       for (const root of changedRoots) await this.#follow(root);
       return { generation: this.generation, files: change.files, bytes: change.bytes };
@@ -333,14 +331,14 @@ export class SyncedWorkspace {
     }
   }
 
-  /** Watches no more. */
+  /** Saves the index and stops watching. */
   close(): void {
     this.save();
     this.#sweeper[Symbol.dispose]();
     this.#foreign[Symbol.dispose]();
   }
 
-  /** Writes down what is known, so that the next agent need not read every file. */
+  /** Saves the index, so that the next agent need not read every file. */
   save(): void {
     clearTimeout(this.#saveTimer);
     this.#saveTimer = undefined;
@@ -361,7 +359,7 @@ export class SyncedWorkspace {
     for (const root of readIndex(this.#storage, INDEX)?.roots ?? []) {
       this.#roots.set(root.path, { ...root, unseen: new Set(), known: false });
     }
-    // What a former agent was about when it was killed. Large files are gone on with.
+    // Leftovers of an agent that was killed. Large files are resumed.
     this.#clear(STAGING, (name) => !name.startsWith("partial-"));
     this.#clear("", (name) => name.startsWith(`${INDEX}.`));
     return this.#roots;
@@ -399,19 +397,19 @@ export class SyncedWorkspace {
         "rbs-reason": "not-empty",
       });
     }
-    // There was nothing, so that all there is is what came.
+    // It was empty, so it contains exactly what arrives.
     if (fresh) root.known = true;
     return root;
   }
 
-  /** Watches a root, after what happened until now was noted: folders that are gone are watched no more. */
+  /** Watches a root. The events so far are read first, so that removed directories are no longer watched. */
   async #follow(root: Root | undefined): Promise<void> {
     if (!root?.known) return;
     this.#foreign.note();
     await this.#foreign.follow(root);
   }
 
-  /** Says that the present generation is over. */
+  /** Ends the present generation. */
   #touch(): void {
     this.#changes++;
     this.#saveSoon();
@@ -425,7 +423,7 @@ export class SyncedWorkspace {
     const root = this.#root(path);
     const kind = kindOf(this.#storage, `${this.#top}${path}`);
     const found = await this.#look(root, kind, signal);
-    // Somebody else was here: what a proxy knows by the generation is not so any more.
+    // A foreign change: what a proxy knows by the generation is no longer true.
     if (root.known && !sameTree(root.entries, found)) this.#changes++;
     root.single = kind === "file";
     root.entries = found;
@@ -433,7 +431,7 @@ export class SyncedWorkspace {
     return { path, kind, entries: [...found.values()].sort((a, b) => a.path < b.path ? -1 : 1) };
   }
 
-  /** Everything in a root. Files that look as they did when they were read are not read again. */
+  /** Everything in a root. A file with an unchanged stat is not read again. */
   async #look(root: Root, kind: OpenedRoot["kind"], signal: AbortSignal): Promise<Map<string, ScannedEntry>> {
     if (kind === undefined) return new Map();
     const single = kind === "file";
@@ -446,7 +444,7 @@ export class SyncedWorkspace {
     const found = await scanTree(this.#storage, base, {
       under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
-      // Bazel's own: its links, and what the output base is mounted on.
+      // Bazel's own symlinks, and the mount point of the output base.
       skip: (path, kind, target) => kind === "symlink" ? isBelow(target!, outputBase) : path === mounted,
       signal,
       onProgress: (entries) => {
@@ -465,7 +463,7 @@ export class SyncedWorkspace {
         if (now) found.set(path, now);
         else found.delete(path);
       } catch (e) {
-        // The caller sends it again if it has another one, or just does not know.
+        // The proxy sends it again if its file differs.
         if (!(e instanceof RbsError)) throw e;
       }
       if (pace.due) await pace.rest();
@@ -477,9 +475,9 @@ export class SyncedWorkspace {
     return found;
   }
 
-  // --- what stays
+  // --- storage
 
-  /** What is kept of large files. */
+  /** The large files that are kept for resumption. */
   #partials(): PartialContent[] {
     const writer = new TreeWriter({ files: this.#storage, root: this.#top, staging: STAGING });
     try {
@@ -489,7 +487,7 @@ export class SyncedWorkspace {
     }
   }
 
-  /** Removes what is left over in a folder. */
+  /** Removes entries of a directory. */
   #clear(folder: string, wants: (name: string) => boolean): void {
     try {
       for (const name of this.#storage.names(folder)) {
@@ -521,10 +519,10 @@ export class SyncedWorkspace {
     unref(this.#saveTimer);
   }
 
-  /** Entries are never changed, only replaced: they can be written while others work. */
+  /** Entries are never changed, only replaced, so they can be written while others work. */
   *#writing(options: { digests: boolean } = { digests: false }): Generator<void> {
     for (const root of this.#roots!.values()) yield* this.#settle(root, options);
-    // What came meanwhile is for the next time.
+    // What arrives meanwhile is saved next time.
     const seen = ({ entries }: Root) => [...entries.values()].filter(({ ino }) => ino !== UNSEEN);
     const roots = [...this.#roots!.values()].map((root) => ({ ...root, entries: seen(root) }));
     yield* writeIndex(this.#storage, INDEX, { generation: "", roots });
@@ -533,7 +531,7 @@ export class SyncedWorkspace {
   /**
    * Looks at the files that were written since the last time, in slices.
    *
-   * @param options.digests Those that came without one get theirs, which takes reading. It can wait until nobody waits.
+   * @param options.digests Also compute missing digests, which requires reading. That can wait until no caller does.
    */
   *#settle({ path, single, entries, unseen }: Root, options: { digests: boolean }): Generator<void> {
     const folder = single ? dirname(path) : path;
@@ -545,7 +543,7 @@ export class SyncedWorkspace {
       const now = options.digests && !entry.digest
         ? readQuietly(this.#storage, base, path)
         : lookAt(this.#storage, base, path);
-      // What was changed since is another file, which has to be read.
+      // A file that has changed since has to be read.
       const same = typeof now === "object" && sameEntry({ ...now, digest: entry.digest }, entry) &&
         now.ctimeMs <= entry.ctimeMs;
       if (same) entries.set(path, { ...now, digest: entry.digest ?? now.digest });
@@ -559,25 +557,25 @@ export class SyncedWorkspace {
   }
 }
 
-/** Records on their way into the storage. */
+/** Applies records to the storage. */
 class Change {
   readonly #storage: Files;
   readonly #top: string;
   readonly #writer: TreeWriter;
   readonly #limit: number;
-  /** The output base below the session's `/`. */
+  /** The output base, relative to the session's `/`. */
   readonly #outputBase: string;
-  /** The file whose parts are coming. */
+  /** The file whose parts are arriving. */
   #receiving?: Entry;
-  /** Roots in which there was nothing before: no program works in them. */
+  /** Roots that were empty at the start: no program uses them. */
   readonly #unused = new Set<Root>();
-  /** Folders that are gone, by root: what was known below them is to be forgotten. */
+  /** Directories that were removed, by root. What is known below them has to be forgotten. */
   readonly #gone = new Map<Root, Set<string>>();
   changes = 0;
   files = 0;
   bytes = 0;
 
-  /** @param signal Ends a record that takes long. */
+  /** @param signal Aborts a record that takes long. */
   constructor(
     top: string,
     { storage, outputBase, limit = MAX_ENTRIES }: SyncedWorkspaceOptions,
@@ -585,30 +583,30 @@ class Change {
   ) {
     this.#storage = storage;
     this.#top = top;
-    // It is the proxy's tree: whatever it sends is what there is.
+    // The tree is the proxy's, so its files need no digests.
     this.#writer = new TreeWriter({ files: storage, root: top, staging: STAGING, signal, digests: "optional" });
     this.#outputBase = outputBase.slice(1);
     this.#limit = limit;
   }
 
-  /** The session's own programs may have put a symlink in the place of a folder since the last message. */
+  /** Forgets checked directories: the session's programs may have replaced one by a symlink since the last message. */
   doubt(): void {
     this.#writer.doubt();
   }
 
-  /** Begins with a root. */
+  /** Starts with a root. */
   begin(root: Root): void {
     const folder = root.single ? dirname(root.path) : root.path;
     this.#makeWay(folder);
     if (!root.single && isEmpty(this.#storage, this.#top + folder)) this.#unused.add(root);
   }
 
-  /** Whether there was nothing in a root. */
+  /** Whether a root was empty. */
   isUnused(root: Root): boolean {
     return this.#unused.has(root);
   }
 
-  /** Makes sure that a folder is there, and each folder on the way to it is one. @param path Absolute. */
+  /** Ensures that a directory and all its parents exist and are directories. @param path Absolute. */
   #makeWay(path: string): void {
     const relative = path.slice(1);
     if (relative === "" || kindOf(this.#storage, `${this.#top}/${relative}`) === "directory") return;
@@ -617,7 +615,7 @@ class Change {
       const folder = slash < 0 ? relative : relative.slice(0, slash);
       const info = lookAt(this.#storage, this.#top, folder);
       if (info === undefined) break;
-      // Somebody's file or symlink, of another root perhaps, which is not so any more.
+      // A file or symlink, perhaps of another root, that is outdated.
       if (typeof info === "string" || info.kind !== "directory") this.#writer.apply({ remove: folder });
     }
     this.#writer.apply({ entry: { path: relative, kind: "directory", mode: 0o755, size: 0, mtimeMs: 0 } });
@@ -625,15 +623,16 @@ class Change {
   }
 
   /**
-   * Throws TreeErrors and RbsErrors; nothing of this record is in place then.
+   * Applies one record. Throws TreeErrors and RbsErrors; nothing of this record is then in place.
    *
-   * @returns undefined when it is in place; a promise for the few large files that take long, as {@link TreeWriter.apply}
+   * @returns undefined when it is in place; a promise for the few large files that take long, like
+   * {@link TreeWriter.apply}
    */
   apply(root: Root, record: TreeRecord): Promise<void> | undefined {
     const { entry, remove, copyFrom } = record;
     const own = (path: string) => this.#own(root, path);
     if (remove !== undefined) {
-      // A folder that has become a single file lost what was in it.
+      // A directory became a single file; its contents are gone already.
       if (root.single && remove !== nameOf(root.path)) return;
       this.#remove(own(remove));
       this.changes++;
@@ -654,7 +653,7 @@ class Change {
     this.#applied(root, record);
   }
 
-  /** Takes into account what the writer has taken. */
+  /** Records what the writer has applied. */
   #applied(root: Root, record: TreeRecord): void {
     const { entry } = record;
     this.changes++;
@@ -666,14 +665,14 @@ class Change {
     this.#know(root, done, record.digest);
   }
 
-  /** Ends it; call it also when apply has thrown. */
+  /** Ends the change. Call it also when {@link apply} has thrown. */
   close(): void {
     this.#writer.close();
     for (const [root, gone] of this.#gone) forgetBelow(root.entries, gone);
     this.#gone.clear();
   }
 
-  /** A path below the session's `/`. */
+  /** The path of a root's entry, relative to the session's `/`. */
   #own({ path, single }: Root, name: string): string {
     if (!single) return `${path.slice(1)}/${name}`;
     if (name !== nameOf(path)) {
@@ -682,7 +681,7 @@ class Change {
     return path.slice(1);
   }
 
-  /** Throws when an entry would take the place of the output base, or of a folder on the way to it. */
+  /** Throws if an entry would replace the output base's mount point or a parent of it. */
   #protect(full: string, kind: EntryKind): void {
     const base = this.#outputBase;
     if (isAtOrBelow(full, base) || (kind !== "directory" && isBelow(base, full))) {
@@ -690,7 +689,7 @@ class Change {
     }
   }
 
-  /** Removes what is at a path, but not the folder that the output base is mounted on. */
+  /** Removes what is at a path, except the output base's mount point and its parents. */
   #remove(full: string): void {
     const base = this.#outputBase;
     if (!isAtOrBelow(base, full)) return void this.#writer.apply({ remove: full });
@@ -698,7 +697,7 @@ class Change {
     for (const name of this.#storage.names(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
   }
 
-  /** What is in place now. */
+  /** Records an entry that is in place. */
   #know(root: Root, entry: Entry, digest: Uint8Array | undefined): void {
     const { entries } = root, { path } = entry;
     if (entry.kind !== "directory" && entries.get(path)?.kind === "directory") this.#forget(root, path);
@@ -719,10 +718,10 @@ class Change {
   }
 }
 
-/** Only files are recognized by it. */
+/** Only files are recognized by their stat. */
 const NO_STAT = { ino: 0, ctimeMs: 0, racy: false };
 
-/** What a path is: undefined if it is nothing, something else, or lies behind a symlink. */
+/** The kind of a path. Undefined if it does not exist, is something else, or is behind a symlink. */
 function kindOf(files: Files, path: string): "file" | "directory" | undefined {
   try {
     const { kind } = files.lstat(path);
@@ -737,7 +736,7 @@ function isEmpty(files: Files, folder: string): boolean {
   return files.names(folder).length === 0;
 }
 
-/** A small file as it is, with its digest; undefined if that cannot be had. */
+/** The present state of a small file with its digest; undefined if it cannot be read. */
 function readQuietly(files: Files, root: string, path: string): ScannedEntry | undefined {
   try {
     return readSmall(files, root, path)?.entry;
@@ -747,7 +746,7 @@ function readQuietly(files: Files, root: string, path: string): ScannedEntry | u
   }
 }
 
-/** Forgets what is below folders that are gone. What came there anew is but looked at once more. */
+/** Forgets what is below removed directories. New entries there are only looked at once more. */
 function forgetBelow(entries: Map<string, ScannedEntry>, gone: ReadonlySet<string>): void {
   for (const path of entries.keys()) {
     for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
@@ -758,7 +757,7 @@ function forgetBelow(entries: Map<string, ScannedEntry>, gone: ReadonlySet<strin
   }
 }
 
-/** Whether nobody has changed what was seen, not even without a trace in its content. */
+/** Whether a file is unchanged, also by inode and ctime. */
 function isTheSame(before: ScannedEntry, now: ScannedEntry): boolean {
   if (before.kind !== "file" || now.kind !== "file") return sameEntry(before, now);
   return before.mode === now.mode && before.size === now.size && before.mtimeMs === now.mtimeMs &&

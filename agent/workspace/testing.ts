@@ -1,4 +1,4 @@
-/** For tests: a session's storage with its Workspace service, and a proxy that may say to it what it likes. */
+/** For tests: a session's storage with its Workspace service, and a proxy that can send it anything. */
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
 import {
@@ -27,16 +27,16 @@ import { SyncedWorkspace } from "./synced_workspace.ts";
 import { Turns } from "./preemptible_lock.ts";
 import { WorkspaceService } from "./workspace_service.ts";
 
-/** The workspace, by the developer's name. */
+/** The developer's path of the workspace. */
 export const WS = "/home/ann/ws";
-/** The output base, by the developer's name. */
+/** The developer's path of the output base. */
 export const OUTPUT_BASE = "/home/ann/.cache/bazel/_bazel_ann/0123";
 
 /** A storage that outlives its agents. */
 export class Storage implements Disposable {
-  /** The session's own folder. */
+  /** The session's own directory. */
   readonly path: string;
-  /** As the agent has it. */
+  /** The agent's access to it. */
   readonly files: Beneath;
   readonly #owned: boolean;
 
@@ -46,12 +46,12 @@ export class Storage implements Disposable {
     this.files = openStorage(this.path);
   }
 
-  /** Where something of the developer's is kept. */
+  /** Where a developer's path is stored. */
   at(path: string): string {
     return `${this.path}/root${path}`;
   }
 
-  /** Waits until the kernel gives changes a later time than all that were made before: its clock goes in steps. */
+  /** Waits until the kernel gives new changes a later time than all earlier ones; its clock advances in steps. */
   async tick(): Promise<void> {
     const now = Date.now(), probe = `${this.path}/tick`;
     do {
@@ -63,7 +63,10 @@ export class Storage implements Disposable {
     Deno.removeSync(probe);
   }
 
-  /** Makes a file, folders and all. @returns its digest */
+  /**
+   * Makes a file and its parents.
+   * @returns its digest
+   */
   write(path: string, content: string | Uint8Array): Uint8Array {
     const bytes = Buffer.from(content as string);
     Deno.mkdirSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
@@ -83,15 +86,15 @@ export interface Manifest {
   entries: Entry[];
 }
 
-/** What Open said. */
+/** The answer to Open. */
 export interface Opened {
   generation: string;
   manifests: Manifest[];
-  /** Bytes that are there, by digest in hex. */
+  /** Bytes received of partial files, by digest in hex. */
   partials: Map<string, number>;
 }
 
-/** A part of an Apply call, as it is sent. */
+/** A part of an Apply call. */
 export type Part =
   | { start: Omit<MessageInitShape<typeof ApplyStartSchema>, "root" | "$typeName"> & { root?: string } }
   | { records: TreeRecord[] }
@@ -129,17 +132,17 @@ export class TestService implements Disposable {
     this.connection = this.connect();
   }
 
-  /** Another connection. */
+  /** Makes another connection. */
   connect(): Connection {
     return new Connection("127.0.0.1", this.#server.port);
   }
 
-  /** Begins a call. */
+  /** Starts a call. */
   async call(method: string, connection = this.connection): Promise<OutgoingCall> {
     return await connection.call(`/rbs.v1.Workspace/${method}`, { "rbs-epoch": String(this.epoch) });
   }
 
-  /** What the agent has. @param roots The developer's names. */
+  /** Calls Open. @param roots The developer's paths. */
   async open(...roots: string[]): Promise<Opened> {
     const call = await this.call("Open");
     void call.send(toBinary(OpenRequestSchema, create(OpenRequestSchema, { roots: roots.map(encodeName) })));
@@ -173,12 +176,12 @@ export class TestService implements Disposable {
     );
   }
 
-  /** Changes the workspace, or another root, from what it is now. */
+  /** Changes the workspace, or another root, from its present state. */
   async change(records: TreeRecord[], start: Extract<Part, { start: unknown }>["start"] = {}) {
     return await this.apply({ start }, { records });
   }
 
-  /** An Apply call. */
+  /** Makes an Apply call. */
   async apply(...parts: Part[]) {
     const call = await this.call("Apply");
     for (const part of parts) await this.send(call, part);
@@ -206,7 +209,10 @@ export class TestService implements Disposable {
     }
   }
 
-  /** Fetches files. @returns their contents by path, from their offset on */
+  /**
+   * Fetches files.
+   * @returns their contents by path, from their offset on
+   */
   async fetch(...files: { path: string; digest: Uint8Array; offset?: number }[]): Promise<Map<string, Buffer>> {
     const call = await this.call("Fetch");
     const request = create(FetchRequestSchema, {
@@ -229,7 +235,7 @@ export class TestService implements Disposable {
     return contents;
   }
 
-  /** Ends like an agent that is killed: nothing is written down. */
+  /** Ends like an agent that is killed: nothing is saved. */
   kill(): void {
     this.connection.close();
     this.#server.close();
@@ -260,7 +266,7 @@ export function batchMessage(batch: Uint8Array): Uint8Array {
   return Buffer.concat([lengthPrefix(2, batch.length), batch]);
 }
 
-/** The answer of an Apply call. */
+/** The response of an Apply call. */
 export async function answer(call: OutgoingCall) {
   for await (const message of call.responses()) {
     const { generation, files, bytes } = fromBinary(ApplyResponseSchema, message);
@@ -297,7 +303,7 @@ export function pieces(path: string, content: Uint8Array, offset = 0, step = 256
   return records;
 }
 
-/** A folder. */
+/** A directory. */
 export function folder(path: string, mode = 0o755): TreeRecord {
   return { entry: { path, kind: "directory", mode, size: 0, mtimeMs: 0 } };
 }
@@ -307,7 +313,7 @@ export function link(path: string, target: string): TreeRecord {
   return { entry: { path, kind: "symlink", mode: 0, size: 0, mtimeMs: 0, target } };
 }
 
-/** Whether an error is a status with this code, and a sentence like this. */
+/** Checks that an error is a status with this code, and a message that matches. */
 export function status(code: number, like = /./): (e: unknown) => boolean {
   return (e) => {
     if (e instanceof StatusError && e.code === code && like.test(e.message)) return true;

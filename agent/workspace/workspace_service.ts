@@ -33,9 +33,9 @@ import { type KnownDigests, NotThere, SessionFiles } from "./session_files.ts";
 import type { ApplyStep, SyncedWorkspace } from "./synced_workspace.ts";
 import type { Caller } from "./preemptible_lock.ts";
 
-/** The largest message of Apply: a proxy sends what is larger than a piece in pieces, and a batch is full at 1 MiB. */
+/** Maximum size of an Apply message, in bytes. A proxy splits larger files, and its batches are full at 1 MiB. */
 const MAX_MESSAGE_BYTES = 4 << 20;
-/** The largest request that names roots or files. */
+/** Maximum size of a request that names roots or files, in bytes. */
 const MAX_REQUEST_BYTES = 16 << 20;
 const MAX_ROOTS = 10_000;
 /** Bytes of entries in one message. */
@@ -43,7 +43,7 @@ const ENTRIES_BYTES = 512 << 10;
 /** Field numbers. */
 const Request = { start: 1, batch: 2 }, Response = { entries: 3 }, RootEntries = { entries: 1 };
 
-/** See the file's head. Callers are admitted before. */
+/** The Workspace service. Callers have been admitted before. */
 export class WorkspaceService {
   readonly #storage: Files;
   readonly #workspace: SyncedWorkspace;
@@ -52,9 +52,9 @@ export class WorkspaceService {
   readonly #elsewhere?: (path: string) => string | undefined;
 
   /**
-   * @param storage The session's own folder.
-   * @param elsewhere Where a file of a repository is in the storage, if not where its path says.
-   * @param digests Of files that are asked for; what they say need not be found out again.
+   * @param storage The session's own directory.
+   * @param elsewhere Where a repository's file is in the storage, if its path does not say.
+   * @param digests Digests of requested files, which need not be computed again.
    */
   constructor(
     storage: Files,
@@ -158,10 +158,10 @@ async function* entryMessages(entries: readonly Entry[], pace: Pace): AsyncGener
   if (bytes > 0) yield message();
 }
 
-/** What the messages of an Apply call say. */
+/** Decodes the messages of an Apply call. */
 async function* applySteps(messages: AsyncIterable<Uint8Array>): AsyncGenerator<ApplyStep> {
   for await (const message of messages) {
-    // Of a oneof the last one counts. Many batches in one message would be a bomb.
+    // The last field of a oneof counts. Decoding all batches of one message would allow a bomb.
     let last: Field | undefined;
     scanFields(message, (field) => {
       if (field.wireType === 2 && (field.number === Request.start || field.number === Request.batch)) last = field;
@@ -176,7 +176,7 @@ async function* applySteps(messages: AsyncIterable<Uint8Array>): AsyncGenerator<
   }
 }
 
-/** Decodes a message. Throws a StatusError if it is none. */
+/** Decodes a message. Throws a StatusError if it is malformed. */
 function parsed<S extends DescMessage>(schema: S, bytes: Uint8Array): MessageShape<S> {
   try {
     return fromBinary(schema, bytes);
@@ -185,7 +185,7 @@ function parsed<S extends DescMessage>(schema: S, bytes: Uint8Array): MessageSha
   }
 }
 
-/** Has errors become statuses. */
+/** Converts errors to statuses. */
 async function explained(serve: () => Promise<void>): Promise<void> {
   try {
     await serve();
@@ -201,7 +201,7 @@ async function explained(serve: () => Promise<void>): Promise<void> {
   }
 }
 
-/** ENOSPC and EDQUOT, for which Deno has no classes. */
+/** ENOSPC and EDQUOT, for which Deno has no error classes. */
 function isDiskFull(cause: unknown): boolean {
   return /No space left|os error (28|122)\b/.test(sentence(cause));
 }

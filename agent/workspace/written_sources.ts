@@ -1,25 +1,25 @@
-/** What a command has written into the developer's sources, in places where it may: it goes home. */
+/** Finds what a command has written into the developer's sources, where it may. That is copied back. */
 import type { Files } from "../../proto/tree/files.ts";
 import { sameEntry } from "../../proto/tree/entry.ts";
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import { type Root, UNSEEN } from "./root.ts";
 
-/** Where a command may write. Absolute paths, the developer's. */
+/** Where a command may write. The developer's absolute paths. */
 export interface SourcePlaces {
   files: readonly string[];
-  /** Of these, all that is in them. */
+  /** Directories with everything below them. */
   folders: readonly string[];
 }
 
-/** What is another than the developer has it. Absolute paths, the developer's. */
+/** What differs from the developer's files. The developer's absolute paths. */
 export interface WrittenSources {
   entries: ScannedEntry[];
   gone: string[];
 }
 
 /**
- * What is known of some places of a root, as it is now: a command that writes there is compared with it, whatever others
- * find there meanwhile.
+ * A copy of what is known of places in a root at the command's start. The result of the command is compared with it,
+ * whatever other looks find in the meantime.
  */
 export function knownIn(root: Root, { files, folders }: SourcePlaces): Pick<Root, "path" | "entries"> {
   const entries = new Map<string, ScannedEntry>();
@@ -37,11 +37,11 @@ export function knownIn(root: Root, { files, folders }: SourcePlaces): Pick<Root
 }
 
 /**
- * Compares what is in some places of a root with what was known of them. Bazel's own links are among what is found, since
- * nobody ever sent them.
+ * Compares places of a root with what was known of them. The result includes Bazel's own symlinks, since no proxy has
+ * sent them.
  *
- * @param base Where the root is in the storage.
- * @param root What {@link knownIn} gave for these places.
+ * @param base The root's directory in the storage.
+ * @param root The result of {@link knownIn} for these places.
  */
 export async function writtenSources(
   storage: Files,
@@ -64,7 +64,7 @@ export async function writtenSources(
     const path = below(root.path, file);
     if (path === undefined) continue;
     const now = lookAt(storage, base, path);
-    // What is neither file nor folder is nobody's source.
+    // Special files are not sources.
     if (typeof now !== "string") note(path, now);
   }
   for (const folder of folders) {
@@ -79,12 +79,14 @@ export async function writtenSources(
   return written;
 }
 
-/** A path relative to a folder; undefined if it does not lie in it. */
+/** A path relative to a directory; undefined if it is not below it. */
 function below(folder: string, path: string): string | undefined {
   return path.startsWith(`${folder}/`) ? path.slice(folder.length + 1) : undefined;
 }
 
-/** Whether a file looks as it is known. What was written and not looked at since is known by when that was. */
+/**
+ * Whether a file matches what is known. A file not looked at since it was written is compared by the time of the write.
+ */
 function looksAsKnown(before: ScannedEntry, now: ScannedEntry): boolean {
   if (before.mode !== now.mode) return false;
   if (before.ino !== UNSEEN) return isUnchanged(before, now);

@@ -10,32 +10,34 @@ export interface IdleReaperOptions {
   readonly store: SessionStore;
   /** Milliseconds. */
   readonly idleTimeoutMs: number;
-  /** The same for sessions beside a main one, counted from their last command: see second_servers.ts. Milliseconds. */
+  /** The same for sessions beside a main one, since their last command: see second_servers.ts. Milliseconds. */
   readonly secondIdleTimeoutMs: number;
   readonly log: Log;
-  /** This machine's clock, for tests: milliseconds since 1970. @default Date.now */
+  /** The clock, for tests: milliseconds since 1970. @default Date.now */
   now?(): number;
-  /** Whether the session is for this orchestrator to end: others look after their own. A failure is anybody's. */
+  /**
+   * Whether this orchestrator may end the session. Other orchestrators look after their own; any may end a FAILED one.
+   */
   isOurs(session: Session): boolean;
   /** Whether a command runs in the session. */
   isBusy(session: Session): boolean;
-  /** When a command last began or ended in the session, as far as is known. Milliseconds since 1970. */
+  /** When a command last began or ended in the session, if known. Milliseconds since 1970. */
   lastCommand(session: Session): number | undefined;
-  /** Begins to end a session that is READY, or FAILED; does not wait for its agent's end. */
+  /** Starts to end a READY or FAILED session; does not wait for its agent's end. */
   expire(session: Session): Promise<void>;
 }
 
-/** The longest delay that a timer takes, in milliseconds. */
+/** Maximum delay of a timer, in milliseconds. */
 const LONGEST = 2 ** 31 - 1;
 
 /**
- * Ends sessions that nobody has used for a while. There is one timer, for the nearest expiry; whoever is heard of in
- * the meantime is found alive when it fires.
+ * Ends idle sessions. There is one timer, for the nearest expiry; a session that was used in the meantime is found
+ * alive when it fires.
  */
 export class IdleReaper {
   readonly #options: IdleReaperOptions;
   #timer?: ReturnType<typeof setTimeout>;
-  /** When it fires. Milliseconds since 1970. */
+  /** When the timer fires. Milliseconds since 1970. */
   #at = Infinity;
   #stopped = false;
   readonly #now: () => number;
@@ -45,14 +47,14 @@ export class IdleReaper {
     this.#now = options.now ?? Date.now;
   }
 
-  /** Looks at what the store holds, and goes on from there. */
+  /** Examines the store's sessions, and schedules the next look. */
   async start(): Promise<void> {
     await this.#reap();
   }
 
-  /** Sees to it that a session which just began will be looked at. */
+  /** Ensures that a new session will be examined. */
   schedule(session: Session): void {
-    // It may be one that ends early, and is not looked for here.
+    // Whether it expires early is decided when the timer fires.
     const at = session.lastHeartbeat + Math.min(this.#options.idleTimeoutMs, this.#options.secondIdleTimeoutMs);
     if (at < this.#at) this.#schedule(at);
   }
@@ -67,7 +69,7 @@ export class IdleReaper {
     clearTimeout(this.#timer);
     this.#at = at;
     this.#timer = setTimeout(() => this.#reap(), Math.min(Math.max(at - this.#now(), 0), LONGEST));
-    // The timer alone is no reason for the program to go on.
+    // The timer alone must not keep the program running.
     unref(this.#timer);
   }
 
@@ -90,7 +92,7 @@ export class IdleReaper {
         if (expiry > this.#now()) nearest = Math.min(nearest, expiry);
         else if (!this.#stopped) expired.push(session);
       }
-      // All at once; one that cannot be ended now is no reason for the others to go on.
+      // All at once; a failure must not keep the others alive.
       await Promise.all(expired.map((session) =>
         expire(session).catch((e) => {
           log(`session ${keyText(session)}, which is idle, could not be ended: ${sentence(e)}`);

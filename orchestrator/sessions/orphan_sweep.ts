@@ -8,19 +8,19 @@ import type { SessionStore } from "../store/session_store.ts";
 /** Options of {@link OrphanSweep}. */
 export interface OrphanSweepOptions {
   readonly store: SessionStore;
-  /** Milliseconds from the end of a sweep to the next. */
+  /** Pause between two sweeps, in milliseconds. */
   readonly intervalMs: number;
   readonly log: Log;
-  /** Moves a session on that nobody serves; any other one is left alone. */
+  /** Recovers a session if its agent is not served; leaves others alone. */
   mend(session: Session): Promise<void>;
   /** Has what agents left behind. */
   readonly compute: Pick<ComputeService, "sweep">;
 }
 
 /**
- * Looks again and again for sessions whose agent nobody serves, so that they need not wait for their next caller: an
- * agent's end that could not be written (a full disk) would keep its room for ever, and be listed as a server. What agents
- * that are gone have left is removed, too.
+ * Looks periodically for sessions whose agent is not served, so that they do not wait for their next caller. Otherwise
+ * an agent's end that could not be written (a full disk) would occupy its room forever, and be listed as a server. Also
+ * removes what agents that are gone have left.
  */
 export class OrphanSweep {
   readonly #options: OrphanSweepOptions;
@@ -31,7 +31,7 @@ export class OrphanSweep {
     this.#options = options;
   }
 
-  /** What agents have left is removed now; sessions are looked for one interval from now. */
+  /** Starts: removes what agents have left now, and looks for sessions one interval from now. */
   start(): void {
     void this.#clearUp();
     this.#schedule();
@@ -40,7 +40,7 @@ export class OrphanSweep {
   #schedule(): void {
     if (this.#stopped) return;
     this.#timer = setTimeout(() => this.#sweep(), this.#options.intervalMs);
-    // The timer alone is no reason for the program to go on.
+    // The timer alone must not keep the program running.
     unref(this.#timer);
   }
 

@@ -3,9 +3,9 @@ import { startupOption } from "../../proto/bazel/startup_options.ts";
 import { machineOf, type Session } from "../store/session.ts";
 
 /**
- * The sessions beside a developer's main server for a workspace, such as an IDE's for its queries, which has an output base
- * of its own. Main is, of those for one workspace on one machine, the one with the client's default output base (which is
- * named by the RepoHash), else the oldest. Of a session without a ServerId no machine is known: it is beside none.
+ * The sessions beside a developer's main server for a workspace, such as an IDE's with its own output base. Of the
+ * sessions for one workspace on one machine, the main one has the client's default output base (named by the RepoHash);
+ * else it is the oldest. A session of an unknown machine, without a ServerId, is never a second one.
  */
 export function secondServers(sessions: readonly Session[]): Set<Session> {
   const groups = Map.groupBy(
@@ -21,7 +21,7 @@ export function secondServers(sessions: readonly Session[]): Set<Session> {
   return seconds;
 }
 
-/** Whether a server has the output base that a client chooses by itself. */
+/** Whether a server has the client's default output base. */
 export function hasDefaultOutputBase(
   { startupOptions, repoHash }: { readonly startupOptions: readonly string[]; readonly repoHash: string },
 ): boolean {

@@ -22,19 +22,22 @@ import type { AgentLimits } from "../store/agent_limits.ts";
 import type { SessionChange } from "../store/session_store.ts";
 import type { WarmPool } from "../agents/warm_pool.ts";
 
-/** What a caller wants a server for; already checked, see request_checks.ts. */
+/** A request for a server, already validated by request_checks.ts. */
 export interface ServerRequest extends SessionKey {
   readonly sessionId: string;
   readonly sourcePath: string;
   readonly startupOptions: readonly string[];
   readonly region: string;
-  /** The ServerId of whom a session without one is to serve. @default nobody's: the session has the caller's own key */
+  /**
+   * The ServerId of the caller that a session without one is to serve. @default none: the session has the caller's own
+   * key
+   */
   readonly adopts?: string;
 }
 
 /**
- * What happens when a proxy asks for a server of the right kind whose session another life of a proxy owns: the new one
- * takes the warm agent over, or the agent is ended and the new one gets another.
+ * What happens when a proxy asks for a matching server whose session another proxy process owns: the new one takes over
+ * the warm agent, or the agent is ended and the new one gets another.
  */
 export type OnBounce = "takeover" | "replace";
 
@@ -42,111 +45,114 @@ export type OnBounce = "takeover" | "replace";
 export interface SessionServiceOptions extends Omit<AgentRunnerOptions, "steps" | "lease" | "pool" | "compute"> {
   readonly compute: ComputeChoice;
   readonly leases: LeaseStore;
-  /** Agents that were started ahead. @default none */
+  /** Agents started ahead. @default none */
   readonly pool?: WarmPool;
-  /** How this orchestrator shares the store with others. @default alone, at no address, with a lease of 10 s */
+  /** How this orchestrator shares the store with others. @default alone, without an address, with a lease of 10 s */
   readonly orchestrator?: Pick<OwnLeaseOptions, "address" | "durationMs" | "isGone">;
-  /** Whether new sessions share no files with the developer; those of the other kind are replaced. */
+  /** Whether new sessions share no files with the developer; sessions of the other kind are replaced. */
   readonly synced: boolean;
-  /** A session without heartbeat and without running command for this long is ended. Milliseconds. */
+  /** A session without heartbeats and commands for this long is ended. Milliseconds. */
   readonly idleTimeoutMs: number;
   /**
-   * The same for a session beside the main one of a workspace, such as an IDE's, counted from its last command. Milliseconds.
+   * The same for a session beside a workspace's main one, such as an IDE's, since its last command. Milliseconds.
    * @default 900_000
    */
   readonly secondIdleTimeoutMs?: number;
-  /** What running commands get when their agent is ended. Milliseconds. */
+  /** How long running commands get when their agent is ended. Milliseconds. */
   readonly stopGraceMs: number;
   /** @default "takeover" */
   readonly onBounce?: OnBounce;
-  /** Who wants an agent beyond these waits. @default no limits */
+  /** Callers beyond these limits queue. @default no limits */
   readonly limits?: AgentLimits;
   /** See StartQueueOptions. */
   readonly lookAgainMs?: number;
-  /** How often sessions are looked for whose agent nobody serves. Milliseconds. @default 60_000 */
+  /** Interval at which sessions without a served agent are looked for. Milliseconds. @default 60_000 */
   readonly sweepIntervalMs?: number;
-  /** The time between attempts to start an agent, for tests. */
+  /** The clock between attempts to start an agent, for tests. */
   readonly backoffClock?: BackoffClock;
 }
 
-/** An owner that was noted so shortly before need not be noted again. Milliseconds. */
+/** A heartbeat that was recorded this recently need not be recorded again. Milliseconds. */
 const NOTED_MS = 1_000;
-/** What an agent of another orchestrator gets to take an epoch. Milliseconds. */
+/** How long an agent of another orchestrator may take to accept an epoch. Milliseconds. */
 const RAISE_EPOCH_MS = 2_000;
-/** What starts get, when the orchestrator ends, until others can find their agents. Milliseconds. */
+/** When the orchestrator ends: how long starts get until others can find their agents. Milliseconds. */
 const HAND_OVER_MS = 10_000;
-/** So many sessions of others are adopted at the same time. */
+/** Number of sessions adopted concurrently. */
 const ADOPTED_AT_ONCE = 20;
-/** Why a caller that waited for a start got no server, when the session went away under it. */
+/** Why a caller that waited for a start got no server when the session vanished. */
 const RELEASED = "was released while its agent started; run the command again.";
 const LOST = "The agent was lost while it started or while the orchestrator was restarted; run the command again.";
 const ENDING = "The orchestrator is being stopped; start it again.";
 
-/** What {@link SessionServiceOptions.secondIdleTimeoutMs} is unless it is given. Milliseconds. */
+/** The default of {@link SessionServiceOptions.secondIdleTimeoutMs}. */
 const SECOND_IDLE_TIMEOUT_MS = 900_000;
 
-/** How often a start is tried again for a caller when it failed for a transient reason. */
+/** How often a start is retried for a caller after transient failures. */
 const RETRIES = 2;
 
-/** Someone who waits in {@link SessionService.getServer}. */
+/** A caller that waits in {@link SessionService.getServer}. */
 interface Caller {
   readonly request: ServerRequest;
-  /** Whoever has the smaller number came first. */
+  /** Lower numbers came first. */
   readonly arrival: number;
-  /** The caller is gone, or the orchestrator is ending. */
+  /** Aborted when the caller is gone, or the orchestrator is ending. */
   readonly signal: AbortSignal;
-  /** The epoch of the start that the caller has been waiting for, if any. */
+  /** The epoch of the start that the caller waits for, if any. */
   joined?: number;
-  /** The session's former agent was ended for this caller: once, since two who replace each other would go on for ever. */
+  /**
+   * The session's former agent was ended for this caller. Only once: two callers that replace each other would never
+   * stop.
+   */
   hasReplaced?: true;
-  /** How often a start has been tried again for this caller. */
+  /** How often a start was retried for this caller. */
   retries: number;
-  /** The waits before that. */
+  /** The backoff between retries. */
   readonly backoff: Backoff;
-  /** The caller has its answer. */
+  /** Aborted when the caller has its answer. */
   readonly over: AbortController;
-  /** Tells the caller, and nobody else, what happens. */
+  /** Reports progress to this caller only. */
   say?(step: string): void;
-  /** Where the caller waits for an agent to be allowed. */
+  /** The caller's place in the queue for agents. */
   place?: Place;
 }
 
-/** Why the agent of a session does not do for a caller. */
+/** Why a session's agent does not suit a caller. */
 interface Misfit {
-  /** What the former server is, for the person who waits: "which …". */
+  /** Describes the former server to the user: "which …". */
   readonly which: string;
-  /** For the operator, and for whoever asks the session. */
+  /** For the operator, and for later callers of the session. */
   readonly reason: string;
-  /** What a caller is told who waited for one agent and finds another: "was replaced …". */
+  /** For a caller that waited for one agent and finds another: "was replaced …". */
   readonly replaced: string;
 }
 
-/** One look at a session on behalf of a caller that wants its server. */
+/** The result of one look at a session for a caller that wants its server. */
 type Decision =
-  /** It is there. */
+  /** The server is ready. */
   | { server: Session }
-  /** Something must happen first: to the session, or what `until` stands for. Then it is looked at again. */
+  /** Something must happen first: to the session, or `until` must settle. Then look again. */
   | { until?: Promise<unknown> };
 
 /**
- * Decides who starts an agent and who waits for it, keeps sessions alive and ends them. Nobody polls: those who wait
- * are woken by the store's changes. All that matters is in the store; what is in memory dies with this object.
+ * Decides who starts an agent and who waits for it, keeps sessions alive and ends them. Nothing polls: the store's
+ * changes wake those who wait. All state that matters is in the store; memory is lost with this object.
  */
 export class SessionService {
   readonly #options: SessionServiceOptions;
   readonly #steps = new StepBoard();
   readonly #mutex = new KeyedMutex();
   readonly #runners = new Map<string, AgentRunner>();
-  /** The keys of STOPPING sessions that {@link #finishStop} will see to the end. */
+  /** Keys of STOPPING sessions that {@link #finishStop} is finishing. */
   readonly #finishing = new Set<string>();
   readonly #lease: OwnLease;
   readonly #now: () => number;
   readonly #reaper: IdleReaper;
   readonly #sweep: OrphanSweep;
-  /** Undefined: no limits. */
+  /** Undefined if there are no limits. */
   readonly #queue?: StartQueue<Caller>;
   #arrivals = 0;
-  /** Whether other orchestrators are to have the agents when this one ends. */
+  /** Whether other orchestrators get the agents when this one ends. */
   #hasHeirs = false;
   readonly #hurry = Promise.withResolvers<void>();
   readonly #ending = new AbortController();
@@ -193,8 +199,9 @@ export class SessionService {
   }
 
   /**
-   * Takes over what orchestrators that are gone have left: agents that answer go on, what was being ended is ended, and
-   * starts that nobody can finish have failed. Resolves when the store was read; agents are heard in the background.
+   * Starts, and adopts what orchestrators that are gone have left: agents that answer continue, ending agents are
+   * ended, and starts that cannot finish fail. Resolves when the store was read; agents are contacted in the
+   * background.
    */
   async adopt(): Promise<void> {
     await this.#lease.begin();
@@ -205,15 +212,16 @@ export class SessionService {
   }
 
   /**
-   * Answers when the session has an agent that answered; starts one if needed, and again if the start failed for a
-   * transient reason. Throws an RpcError with UNAVAILABLE or FAILED_PRECONDITION when it cannot have one.
+   * Resolves when the session has an agent that answered. Starts one if necessary, and again after a transient failure.
+   * Throws an RpcError with UNAVAILABLE or FAILED_PRECONDITION if it cannot have one.
    *
-   * @param signal The caller is gone; a start that it caused goes on.
+   * @param signal Aborted when the caller is gone; a start that it caused continues.
    * @param onStep Called with the latest step of the start and with each that follows.
    */
   async getServer(request: ServerRequest, signal: AbortSignal, onStep?: (step: string) => void): Promise<Session> {
     let last: string | undefined;
-    // The board is wiped between two starts, and when the last of the queue has left: the same again is no news.
+    // The board is cleared between two starts, and when the last caller has left the queue; a repeated step is not
+    // reported.
     const say = onStep && ((step: string) => void (step !== last && onStep(last = step)));
     const stopReading = say && this.#steps.read(request, say);
     const arrival = this.#arrivals++;
@@ -232,7 +240,7 @@ export class SessionService {
     }
   }
 
-  /** The caller's own server, if nothing has to be done or noted for that: nearly every call's case. */
+  /** The caller's own server, if nothing has to be changed or recorded: the case of nearly every call. */
   async #warm(request: ServerRequest): Promise<Session | undefined> {
     if (this.#ending.signal.aborted) return undefined;
     const session = await this.#options.store.get(request);
@@ -247,13 +255,13 @@ export class SessionService {
   }
 
   /**
-   * Whose session is asked for. It is the one of the request's own key, unless there is none yet and a session without a
-   * ServerId, of a proxy before there were any, has the same output base: as a Bazel server is one of an output base, and the
-   * laptop has just been given a newer proxy, its warm server is the one that the developer expects. It goes to the first
-   * who asks, since another who asks as well is another machine.
+   * The request with the key of the session that serves it. That is the request's own key, with one exception: there is
+   * no such session yet, and a session without a ServerId, of an old proxy, has the same output base. A Bazel server
+   * belongs to an output base, and the laptop has just got a newer proxy, so the developer expects that warm server.
+   * The first caller gets it, since a second one is another machine.
    *
-   * Where all share a disk, an output base is one folder, and its server is ended that has another key (the machine is
-   * another by name than it was), or does not do for the caller: two would be in each other's way.
+   * On a shared disk an output base is one directory. A server of it that has another key (the machine was renamed), or
+   * does not suit the caller, is ended: two servers would conflict.
    */
   async #resolved(request: ServerRequest, say?: (step: string) => void): Promise<ServerRequest> {
     const { store, synced } = this.#options;
@@ -273,7 +281,7 @@ export class SessionService {
     return request;
   }
 
-  /** The key of the session that serves who asks for this one, see {@link #resolved}. */
+  /** The key of the session that serves this key, see {@link #resolved}. */
   async #servedBy(key: SessionKey): Promise<SessionKey> {
     const { store } = this.#options;
     if (key.serverId === "" || await store.get(key)) return key;
@@ -281,7 +289,7 @@ export class SessionService {
     return (await store.get(former))?.adoptedBy === key.serverId ? former : key;
   }
 
-  /** Decides, and waits, until the caller has its server. */
+  /** Decides and waits until the caller has its server. */
   async #untilServed(
     request: ServerRequest,
     arrival: number,
@@ -306,7 +314,7 @@ export class SessionService {
       for (;;) {
         either.throwIfAborted();
         const changed = Promise.withResolvers<void>();
-        // Watched before it is looked at, so that nothing is missed in between.
+        // Watched before the look, so that no change in between is missed.
         const stopWatching = this.#options.store.watch(request, changed.resolve);
         try {
           const decision = await this.#mutex.run(keyText(request), () => this.#decide(caller));
@@ -323,14 +331,14 @@ export class SessionService {
     }
   }
 
-  /** There were sessions of the other mode when this orchestrator began. */
+  /** There were sessions of the other mode when this orchestrator started. */
   #hasOtherMode = false;
 
   /**
-   * Notes that the session's owner is there. Throws an RpcError: NOT_FOUND when there is no such session (any more),
-   * FAILED_PRECONDITION when it has another owner or no agent.
+   * Records that the session's owner is alive. Throws an RpcError: NOT_FOUND if there is no such session,
+   * FAILED_PRECONDITION if it has another owner or no agent.
    *
-   * @returns Milliseconds until the next heartbeat is due.
+   * @returns milliseconds until the next heartbeat is due
    */
   async heartbeat(of: SessionKey, sessionId: string): Promise<number> {
     const { store, idleTimeoutMs } = this.#options;
@@ -349,7 +357,7 @@ export class SessionService {
       );
     }
     if (this.#hasOtherMode && (await store.get(key))?.synced === !this.#options.synced) {
-      // Its client goes on with the agent that it has until it asks again, and then gets one of this mode.
+      // Its client continues with its agent until it asks again, and then gets one of this mode.
       throw new RpcError(
         Code.FAILED_PRECONDITION,
         "The orchestrator was started in another mode; ask for the server again.",
@@ -359,10 +367,10 @@ export class SessionService {
   }
 
   /**
-   * Ends a session and its agent; resolves when it has ended.
+   * Ends a session and its agent. Resolves when it has ended.
    *
-   * @param sessionId Only if the session has this id; empty: whatever id it has.
-   * @returns Whether this call ended something.
+   * @param sessionId Requires this id; empty for any.
+   * @returns whether this call ended something
    */
   async release(of: SessionKey, sessionId: string, reason = "The session was released."): Promise<boolean> {
     const { store } = this.#options;
@@ -400,8 +408,8 @@ export class SessionService {
   }
 
   /**
-   * Refuses whoever waits or comes, and leaves the sessions to other orchestrators; where there are none, ends all
-   * sessions and their agents. Resolves when that is done.
+   * Refuses all callers, and leaves the sessions to other orchestrators; if there are none, ends all sessions and their
+   * agents. Resolves when that is done.
    */
   async stop(): Promise<void> {
     this.#ending.abort(new RpcError(Code.UNAVAILABLE, ENDING));
@@ -412,7 +420,7 @@ export class SessionService {
     await pool;
   }
 
-  /** @param pool Resolves when the agents that wait have ended. */
+  /** @param pool Resolves when the waiting warm agents have ended. */
   async #endAll(pool?: Promise<void>): Promise<void> {
     const { store, log } = this.#options;
     for (let isHandedOver = false;;) {
@@ -426,13 +434,13 @@ export class SessionService {
           Promise.all([...this.#runners.values()].map((one) => one.findable())),
         ]);
         clearTimeout(timer);
-        // Others that end at this moment have done the same before they looked who is there.
+        // Other orchestrators that end at this moment have done the same before they looked for others.
         await pool;
         await this.#lease.end();
         isHandedOver = true;
         continue;
       }
-      // Once more, if a start was on its way while the first ones were looked up.
+      // Repeated, in case a start was in progress during the last look.
       this.#hasHeirs = false;
       const sessions = (await store.list()).filter((session) => session.status !== "FAILED");
       if (sessions.length === 0 && this.#runners.size === 0) {
@@ -446,7 +454,7 @@ export class SessionService {
     }
   }
 
-  /** Ends a session, whoever held it: nobody else is there. */
+  /** Ends a session of any holder: there is no other orchestrator. */
   async #endAlone(session: Session): Promise<void> {
     const text = keyText(session);
     if (session.status !== "STOPPING") return void await this.release(session, "", ENDING);
@@ -458,7 +466,7 @@ export class SessionService {
     await this.#finishStop(session, runner ?? this.#run(session, AgentRunner.adopt));
   }
 
-  /** Ends all agents of this orchestrator at once, unless others are to have them, so that {@link stop} comes to its end. */
+  /** Kills all agents of this orchestrator, unless others get them, so that {@link stop} finishes. */
   kill(): void {
     this.#hurry.resolve();
     if (this.#hasHeirs) return;
@@ -519,12 +527,13 @@ export class SessionService {
   }
 
   /**
-   * Why the agent of a PENDING or READY session does not do for `request`; undefined: it does.
+   * Why the agent of a PENDING or READY session does not suit `request`; undefined if it does.
    *
-   * Only who names startup options, a proxy, can be a bounce: its session id is one life's, and with "replace" no life
-   * gets the server of another. Who takes any server (jbazel) names the id that it found in ListSessions, or one of its
-   * own when it found none. If a proxy was faster meanwhile, the ids differ, and jbazel must not end the proxy's server,
-   * nor own it, for then the proxy's next request would be the bounce: see {@link #own}.
+   * Only a proxy names startup options, and only its request can be a bounce: its session id belongs to one process,
+   * and with "replace" no process gets another's server. A client that takes any server (jbazel) names the id that it
+   * found in ListSessions, or a new one if it found none. If a proxy was faster meanwhile, the ids differ. Then jbazel
+   * must neither end nor own the proxy's server, for then the proxy's next request would be the bounce: see
+   * {@link #own}.
    */
   #misfit(session: Session, request: ServerRequest): Misfit | undefined {
     if (session.synced !== this.#options.synced) {
@@ -555,15 +564,15 @@ export class SessionService {
   }
 
   /**
-   * Whether the caller, who waited for the start that failed, gets another attempt. Not after one that took long: a start
-   * that hangs until --start-timeout would try the caller's patience three times.
+   * Whether a caller that waited for a failed start gets another attempt. Not after a long one: a start that hangs
+   * until --start-timeout would cost three times that.
    */
   #mayRetry(caller: Caller, failed: Session): boolean {
     const tookLong = this.#now() - failed.createdAt > this.#options.startTimeoutMs / 2;
     return failed.failureTransient && caller.retries < RETRIES && !tookLong;
   }
 
-  /** For some time, unless another caller is faster; then the session's start is the caller's own again. */
+  /** Waits before a retry, unless another caller is faster. Then the session's start is the caller's own again. */
   #beforeRetry(caller: Caller, failed: Session): Decision {
     caller.retries++;
     caller.joined = undefined;
@@ -571,15 +580,15 @@ export class SessionService {
     return { until: caller.backoff.wait(caller.over.signal) };
   }
 
-  /** For a change of the session, or the end of its agent. */
+  /** Waits for a change of the session, or the end of its agent. */
   #wait(key: SessionKey): Decision {
     return { until: this.#runners.get(keyText(key))?.gone };
   }
 
-  /** Starts the agent that the caller waits for from now on, unless another caller is faster, or when there is room. */
+  /** Starts the agent for the caller, unless another caller is faster; with limits, queues for it. */
   async #begin(caller: Caller, failed: Session | undefined): Promise<Decision> {
     if (this.#queue) {
-      // Whoever waits there already keeps the place.
+      // A caller that already queues keeps its place.
       caller.place = this.#queue.join(caller);
       return { until: caller.place.started };
     }
@@ -587,7 +596,7 @@ export class SessionService {
     return this.#wait(caller.request);
   }
 
-  /** Starts the agent that `callers` wait for. @returns false when the store says that there is no room */
+  /** Starts the agent for queued `callers`. @returns false if the store has no room */
   #startQueued(callers: ReadonlySet<Caller>): Promise<boolean> {
     const [{ request: key }] = callers;
     return this.#mutex.run(keyText(key), async () => {
@@ -606,8 +615,8 @@ export class SessionService {
   }
 
   /**
-   * Gives a caller the READY session of another orchestrator. That one goes on holding the agent: whoever raises the epoch
-   * tells the agent so. If it cannot be told, the caller's own first call does, which carries the epoch.
+   * Gives a caller a READY session of another orchestrator, which continues to hold the agent. Whoever raises the epoch
+   * tells the agent. If that fails, the caller's own first call does, since it carries the epoch.
    */
   async #takeFrom(caller: Caller, session: Session): Promise<Decision> {
     const mine = await this.#own(session, caller.request);
@@ -623,8 +632,8 @@ export class SessionService {
   }
 
   /**
-   * Moves a session on that nobody serves: its orchestrator is gone; or it is ours, and what the store was asked for
-   * happened without our hearing of it, or could not be written (a full disk).
+   * Recovers a session that is not served: its orchestrator is gone; or it is ours, and a write took effect without our
+   * knowledge, or failed (a full disk). Call it with the key's mutex.
    */
   async #mendOrphan(session: Session): Promise<void> {
     const text = keyText(session);
@@ -636,7 +645,7 @@ export class SessionService {
     else await this.#serve(session);
   }
 
-  /** Serves a session that is ours by what is known of its agent, which may be gone. */
+  /** Serves a session of ours based on what is known of its agent, which may be gone. */
   async #serve(session: Session): Promise<void> {
     // Its agent is unknown, and ends by its lease.
     if (!endpointOf(session)) return await this.#giveUp(session);
@@ -645,7 +654,7 @@ export class SessionService {
     else this.#reaper.schedule(session);
   }
 
-  /** The agent of a session that is ours is gone. */
+  /** Records that the agent of a session of ours is gone. */
   async #giveUp(session: Session): Promise<void> {
     const expected = { ...session, state: session.status };
     if (session.status === "STOPPING") await this.#options.store.transition(expected, "stopped");
@@ -653,20 +662,20 @@ export class SessionService {
     this.#lookForRoom();
   }
 
-  /** Takes a session over whose orchestrator is gone, unless another is faster. */
+  /** Adopts a session whose orchestrator is gone, unless another is faster. */
   async #adopt(session: Session): Promise<void> {
     const { store, log } = this.#options;
     const holder = await this.#holder();
     const mine = await store.transition({ ...session, state: session.status }, "adopt", { holder });
-    // Another was faster, or the own lease was lost.
+    // Another was faster, or our lease was lost.
     if (!mine) return await this.#lease.refresh();
     if (endpointOf(mine)) log(`session ${keyText(mine)}: adopting its agent on port ${mine.agentPort}`);
     await this.#serve(mine);
-    // While there was no orchestrator nobody could be heard of.
+    // Without an orchestrator no heartbeat could be recorded.
     await store.touch(mine, undefined, this.#now()).catch((e) => log(sentence(e)));
   }
 
-  /** Takes over what orchestrators that are gone have left. */
+  /** Adopts what orchestrators that are gone have left. */
   async #adoptOrphans(): Promise<void> {
     if (this.#ending.signal.aborted) return;
     const { synced, log } = this.#options;
@@ -689,7 +698,7 @@ export class SessionService {
     await this.#options.pool?.adopt();
   }
 
-  /** Leaves all agents to others: their sessions are not ours any more. */
+  /** Leaves all agents to others: their sessions no longer belong to this orchestrator. */
   #letGo(): void {
     this.#options.pool?.letGo();
     for (const runner of this.#runners.values()) runner.letGo();
@@ -697,7 +706,7 @@ export class SessionService {
     this.#finishing.clear();
   }
 
-  /** Who holds what begins or changes hands now; undefined: nobody, since this orchestrator ends. */
+  /** The holder for what begins or changes hands now; undefined while this orchestrator ends. */
   async #holder(): Promise<string | undefined> {
     if (this.#lease.isOver) return undefined;
     await this.#lease.begin();
@@ -705,7 +714,10 @@ export class SessionService {
     return this.#lease.id;
   }
 
-  /** The same for a session as it was a moment ago: a start whose agent is about to be ours is not disturbed. */
+  /**
+   * {@link #mendOrphan} for a stale copy of a session: takes the key's mutex and reads again. Does not disturb a start
+   * that has a runner.
+   */
   async #mendIfOrphan(session: Session): Promise<void> {
     if (session.status === "FAILED") return;
     if (this.#runners.has(keyText(session)) && session.status !== "STOPPING") return;
@@ -715,16 +727,16 @@ export class SessionService {
     });
   }
 
-  /** Whether the owner was noted a moment ago. */
+  /** Whether a heartbeat was recorded a moment ago. */
   #wasNoted(session: Session): boolean {
     const since = this.#now() - session.lastHeartbeat;
     return since >= 0 && since < NOTED_MS;
   }
 
   /**
-   * Makes the caller the owner of a READY session that does for it; with "replace" a caller with another id is its guest.
+   * Makes the caller the owner of a READY session that suits it; with "replace" a caller with another id stays a guest.
    *
-   * @returns the session, or undefined if it has changed meanwhile
+   * @returns the session; undefined if it has changed meanwhile
    */
   async #own(session: Session, request: ServerRequest): Promise<Session | undefined> {
     const { store, onBounce } = this.#options;
@@ -733,13 +745,13 @@ export class SessionService {
       const change = { sessionId: request.sessionId, lastHeartbeat: now, adoptedBy: request.adopts };
       return await store.transition({ ...session, state: "READY" }, "takeOver", change);
     }
-    // A thousand callers of one moment need not write a thousand times.
+    // A thousand concurrent callers need not write a thousand times.
     if (this.#wasNoted(session)) return session;
     return await store.touch(session, session.sessionId, now) ? session : undefined;
   }
 
   /**
-   * Starts an agent, if no one else does. Throws when the orchestrator is ending.
+   * Starts an agent, unless another caller does. Throws if the orchestrator is ending.
    *
    * @returns the epoch of the start; undefined if another was faster, or there is no room
    */
@@ -797,8 +809,8 @@ export class SessionService {
   }
 
   /**
-   * Before there were ServerIds a workspace's storage had the name that a session without one has. The server with the
-   * client's default output base, which it most likely was made for, goes on with it.
+   * Before ServerIds, a workspace's storage had the name that a session without one has. The server with the client's
+   * default output base, for which it was most likely made, inherits it.
    */
   async #inherit(request: ServerRequest, compute: ComputeService): Promise<void> {
     const { store, log } = this.#options;
@@ -821,11 +833,11 @@ export class SessionService {
   }
 
   /**
-   * Begins to end a PENDING or READY session.
+   * Starts to end a PENDING or READY session.
    *
-   * @param transient Whether those who wait for it may try again.
-   * @param successor What is started in its place, whether its caller is still there or not.
-   * @returns `done` resolves when the agent has ended; undefined if the session has changed meanwhile.
+   * @param transient Whether waiting callers may try again.
+   * @param successor The request to start in its place, whether its caller is still there or not.
+   * @returns `done` resolves when the agent has ended; undefined if the session has changed meanwhile
    */
   async #stop(
     session: Session,
@@ -859,10 +871,10 @@ export class SessionService {
     const { store, stopGraceMs, log } = this.#options;
     this.#finishing.add(keyText(session));
     if (await runner?.stop(stopGraceMs) === false) return void this.#finishing.delete(keyText(session));
-    // One decision: nobody who waits can come in between with a start of another kind.
+    // Under one lock, so that no waiting caller can start an agent of another kind in between.
     await this.#mutex.run(keyText(session), async () => {
       this.#finishing.delete(keyText(session));
-      // Those who wait for an agent come after the one that is replaced.
+      // The successor gets the freed room before queued callers.
       using _room = successor && this.#queue?.hold(session);
       const stopped = await store.transition({ ...session, state: "STOPPING" }, "stopped");
       if (stopped && successor && !this.#ending.signal.aborted) await this.#start(successor, undefined);
@@ -870,7 +882,7 @@ export class SessionService {
     this.#lookForRoom();
   }
 
-  /** Agents have ended: there may be room for others, first for those who wait. */
+  /** Call it when agents have ended: there may be room for others, queued callers first. */
   #lookForRoom(): void {
     this.#queue?.look();
     this.#options.pool?.look();
@@ -881,7 +893,7 @@ export class SessionService {
     else await this.#stop(session, "The session was idle for too long.", true);
   }
 
-  /** Resolves when `holds` is true of the key's session. */
+  /** Resolves when `holds` is true for the key's session. */
   async #until(key: SessionKey, holds: (session: Session | undefined) => boolean): Promise<void> {
     for (;;) {
       const changed = Promise.withResolvers<void>();
@@ -896,16 +908,16 @@ export class SessionService {
   }
 }
 
-/** The session without a ServerId has become another's, or is gone: who wanted it gets one of its own. */
+/** The session without a ServerId has another owner or is gone: its caller gets a session of its own. */
 class NotToBeAdopted extends Error {}
 
-/** Whether a session can serve whoever has this ServerId in place of one of its own. */
+/** Whether a session can serve the caller with this ServerId. */
 function mayAdopt(session: Session | undefined, serverId: string): boolean {
   return session?.status === "READY" && session.serverId === "" &&
     (session.adoptedBy === "" || session.adoptedBy === serverId);
 }
 
-/** A failure's sentence as a part of a step: without the advice at its end, which is for those who get no server. */
+/** A failure's sentence as part of a step: without the advice at its end, which is for callers that get no server. */
 function asStep(failure: string): string {
   return failure.replace(/(; [^;()"]*)?\.$/, "").replace(/^The /, "the ");
 }

@@ -7,10 +7,10 @@ import type { StepBoard } from "../agents/start_progress.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";
 import type { SessionStore } from "../store/session_store.ts";
 
-/** Someone who waits for an agent of the key's session. */
+/** A caller that waits for an agent of the key's session. */
 export interface Queued {
   readonly request: SessionKey;
-  /** Whoever has the smaller number came first. */
+  /** Lower numbers came first. */
   readonly arrival: number;
 }
 
@@ -21,47 +21,49 @@ export interface StartQueueOptions<Caller extends Queued> {
   readonly log: Log;
   readonly limits: AgentLimits;
   /**
-   * Starts an agent for the first of `callers`, who all want the same session; there is one at least, and all may leave any time.
+   * Starts an agent for the first of `callers`, who all want the same session. There is at least one; all may leave at
+   * any time.
    *
-   * @returns false when the store says that there is no room; true: nothing is left to do.
+   * @returns false if the store has no room; true if nothing is left to do
    */
   start(callers: ReadonlySet<Caller>): Promise<boolean>;
   /**
-   * How often to look at the store without a reason of our own, in milliseconds: another orchestrator may have ended an
-   * agent. @default 5000
+   * Interval at which the store is read without a local reason, in milliseconds: another orchestrator may have ended an
+   * agent.
+   * @default 5000
    */
   readonly lookAgainMs?: number;
 }
 
 /** A place in the queue. */
 export interface Place {
-  /** Resolves when the session was started, rejects when it could not be. */
+  /** Resolves when the session was started; rejects if it could not be. */
   readonly started: Promise<void>;
-  /** Gives the place up; without effect on others of the same session. May be called again. */
+  /** Gives up the place, without effect on others of the same session. May be called again. */
   leave(): void;
 }
 
-/** All who wait for the same session. */
+/** All callers for the same session. */
 interface Entry<Caller> {
   readonly key: SessionKey;
-  /** Of the first of them. */
+  /** The lowest arrival number of its callers. */
   arrival: number;
   readonly callers: Set<Caller>;
   readonly started: PromiseWithResolvers<void>;
 }
 
 /**
- * Starts agents in the order in which they were asked for, as many as {@link AgentLimits} allow, and tells those who
- * wait why and for how many others. A user whose own limit is reached is passed over and holds nobody up.
+ * Starts agents in order of arrival, as many as {@link AgentLimits} allow, and tells waiting callers why they wait and
+ * how many are before them. A user at its own limit is skipped and blocks nobody.
  *
- * How many agents there are is the store's business alone: it is asked anew at each {@link look}, and it has the last
- * word at each start. The queue itself is only in memory; after a restart its callers ask again.
+ * The store alone knows how many agents there are: it is read at each {@link look}, and decides at each start. The
+ * queue is only in memory; after a restart its callers ask again.
  */
 export class StartQueue<Caller extends Queued> {
   readonly #options: StartQueueOptions<Caller>;
-  /** In the order of arrival. */
+  /** In order of arrival. */
   readonly #entries: Entry<Caller>[] = [];
-  /** The keys whose agent is being replaced: its room is the next one's. */
+  /** Keys whose agent is being replaced: its room is reserved for the successor. */
   readonly #held = new Map<string, SessionKey>();
   #looking = false;
   #lookAgain = false;
@@ -71,17 +73,17 @@ export class StartQueue<Caller extends Queued> {
     this.#options = options;
   }
 
-  /** Waits for a start of the caller's session, with those who wait for it already. */
+  /** Queues for a start of the caller's session, together with other callers for it. */
   join(caller: Caller): Place {
     const wanted = keyText(caller.request);
     let entry = this.#entries.find(({ key }) => keyText(key) === wanted);
     if (!entry) {
       entry = { key: caller.request, arrival: caller.arrival, callers: new Set(), started: Promise.withResolvers() };
-      // Those who are not there any more need not hear of it.
+      // Callers that have left need not handle the error.
       entry.started.promise.catch(() => {});
       this.#insert(entry);
     } else if (caller.arrival < entry.arrival) {
-      // Back from a start that failed.
+      // A caller that returns after a failed start keeps its arrival number.
       this.#remove(entry);
       entry.arrival = caller.arrival;
       this.#insert(entry);
@@ -91,7 +93,7 @@ export class StartQueue<Caller extends Queued> {
     return { started: entry.started.promise, leave: () => this.#leave(entry, caller) };
   }
 
-  /** Keeps the room of a session whose agent is about to be replaced, until it is disposed of. */
+  /** Reserves the room of a session whose agent is being replaced, until it is disposed of. */
   hold(key: SessionKey): Disposable {
     this.#held.set(keyText(key), key);
     return {
@@ -102,7 +104,7 @@ export class StartQueue<Caller extends Queued> {
     };
   }
 
-  /** Something has changed: starts whose turn it is, and tells the others how it stands. */
+  /** Call it when something has changed: starts agents if possible, and updates the messages of the rest. */
   look(): void {
     this.#lookAgain = true;
     if (!this.#looking) void this.#lookUntilQuiet();
@@ -119,7 +121,7 @@ export class StartQueue<Caller extends Queued> {
     this.#entries.splice(next < 0 ? this.#entries.length : next, 0, entry);
   }
 
-  /** @returns whether it was still there */
+  /** @returns whether it was still queued */
   #remove(entry: Entry<Caller>): boolean {
     const at = this.#entries.indexOf(entry);
     if (at >= 0) this.#entries.splice(at, 1);
@@ -147,13 +149,13 @@ export class StartQueue<Caller extends Queued> {
   async #serve(): Promise<void> {
     const { limits } = this.#options;
     const running = await this.#running();
-    /** Nobody is started any more when the first of the queue cannot be. */
+    /** Once the first of the queue cannot be started, no later one is. */
     let isFull = false;
     let before = 0;
     const beforeOfUser = new Map<string, number>();
     for (const entry of [...this.#entries]) {
       const { userId } = entry.key;
-      // Its callers have left, or hear from the store that there is nothing to wait for.
+      // Its callers have left, or learn from the store that they need not wait.
       if (entry.callers.size === 0 || running.has(entry.key)) continue;
       const { count } = running;
       if (limits.agentsPerUser > 0 && !count.isSecond(entry.key) && count.of(userId) >= limits.agentsPerUser) {
@@ -176,25 +178,25 @@ export class StartQueue<Caller extends Queued> {
   }
 
   #tell(entry: Entry<Caller>, step: string): void {
-    // Nothing is to be left on the board for who has left meanwhile.
+    // Nothing may stay on the board for callers that have left.
     if (entry.callers.size > 0) this.#options.steps.publish(entry.key, step);
   }
 
-  /** @returns false when there is no room */
+  /** @returns false if there is no room */
   async #start(entry: Entry<Caller>): Promise<boolean> {
     try {
       if (!await this.#options.start(entry.callers)) return false;
       entry.started.resolve();
     } catch (e) {
       entry.started.reject(e);
-      // It was counted as one that runs.
+      // The session was counted as running.
       this.#lookAgain = true;
     }
     this.#remove(entry);
     return true;
   }
 
-  /** The sessions that have an agent, or are to have one without waiting. */
+  /** The sessions that have an agent, or will get one without queueing. */
   async #running() {
     const keys = new Map(this.#held);
     for (const session of await this.#options.store.list()) {
@@ -212,7 +214,7 @@ export class StartQueue<Caller extends Queued> {
   }
 }
 
-/** How it stands, for the person who waits. */
+/** The state of the queue, for a waiting user. */
 function standing(running: number, limit: number, before: number): string {
   const others = before === 0 ? "you are next" : before === 1 ? "1 is before you" : `${before} are before you`;
   return `${running} of ${limit} run, ${others}`;

@@ -7,14 +7,14 @@ export interface AgentEndpoint {
   readonly commandPort: number;
 }
 
-/** An endpoint as sessions and warm agents have it: an empty host and ports 0 stand for none. */
+/** An endpoint in the fields of sessions and warm agents: an empty host and ports 0 mean that there is none. */
 export interface EndpointFields {
   readonly host: string;
   readonly agentPort: number;
   readonly commandPort: number;
 }
 
-/** Where the agent of a session, or a warm agent, listens; undefined: it does not, as far as the store knows. */
+/** Where an agent listens; undefined if it does not, as far as the store knows. */
 export function endpointOf({ host, agentPort, commandPort }: EndpointFields): AgentEndpoint | undefined {
   return agentPort === 0 ? undefined : { host, port: agentPort, commandPort };
 }

@@ -1,4 +1,4 @@
-/** What every Store must make of AgentLimits when sessions start, as tests: see store_contract.ts. */
+/** How every Store must apply AgentLimits when sessions start, as tests: see store_contract.ts. */
 import assert from "node:assert/strict";
 import { KEY, lead, start } from "../testing/contract_sessions.ts";
 import { fields } from "../testing/session_fields.ts";

@@ -1,8 +1,8 @@
-/** Tells those who wait for a key that something happened to it. */
+/** Notifies listeners of a key. */
 export class ChangeFeed {
   readonly #listeners = new Map<string, Set<() => void>>();
 
-  /** Calls `listener` at each {@link changed} of the key, in the order of watching. @returns the end of it */
+  /** Calls `listener` at each {@link changed} of the key, in the order of registration. @returns stops that */
   watch(key: string, listener: () => void): () => void {
     const entry = () => listener();
     const listeners = this.#listeners.get(key) ?? new Set();

@@ -1,46 +1,51 @@
 import { ChangeFeed } from "./change_feed.ts";
 
-/** What tells one moment of a life from another, of a session or of what else others may wait for. */
+/** Identifies a state of a session, or of anything else that others wait for. */
 export interface Moment {
   readonly status: string;
   /** 0 for NONE. */
   readonly epoch: number;
 }
 
-/** The moment of a row, or of no row. */
+/** The moment of a row; NONE without a row. */
 export function momentOf(row: { readonly status: string; readonly epoch: number } | undefined): Moment {
   return row ? { status: row.status, epoch: row.epoch } : { status: "NONE", epoch: 0 };
 }
 
 /** Options of {@link SharedChanges}. */
 export interface SharedChangesOptions<Key> {
-  /** A key as one string, different for each. */
+  /** A key as a unique string. */
   readonly text: (key: Key) => string;
-  /** What the database says of each of these keys now, in their order. May throw: it is asked again after the interval. */
+  /**
+   * Reads the present moments of these keys from the database, in their order. May throw: it is called again after the
+   * interval.
+   */
   readonly look: (keys: readonly Key[]) => Promise<readonly Moment[]> | readonly Moment[];
-  /** Milliseconds between two looks. @default 250 */
+  /** Interval between two looks, in milliseconds. @default 250 */
   readonly intervalMs?: number;
 }
 
 interface Watched<Key> {
   readonly key: Key;
   listeners: number;
-  /** What those who watch were last shown; undefined: nothing yet. */
+  /** The moment that the listeners know; undefined if none yet. */
   shown: Moment | undefined;
-  /** Own transitions of the key that are under way. */
+  /** Number of own transitions of the key in progress. */
   writing: number;
-  /** Counts what was heard of the key beside the looks: a look that is older is worth nothing. */
+  /** Incremented by news of the key from elsewhere: the result of an older look is then dropped. */
   news: number;
 }
 
 /**
- * The ChangeFeed of a database that several orchestrators share. Own transitions wake at once. Those of others are
- * found by looking at (epoch, status) of all watched keys together, once per interval and only while somebody watches.
- * That is a decision: people wait for a start for seconds, so that a quarter of one is little, and one small query is
- * cheap. Spanner's change streams would say the same unasked, but each reader has to follow the partitions of the
- * stream by a standing query each, and SQLite has nothing like them.
+ * The ChangeFeed of a database that several orchestrators share. Own transitions notify at once. Those of others are
+ * found by reading (epoch, status) of all watched keys together, once per interval and only while there are listeners.
  *
- * Several changes between two looks are one; a change that leaves epoch and status alone wakes nobody elsewhere.
+ * Decision: users wait seconds for a start, so a quarter of one is little, and one small query is cheap. Spanner's
+ * change streams would report the changes themselves, but each reader has to follow every partition of the stream by a
+ * standing query, and SQLite has no equivalent.
+ *
+ * Several changes between two looks count as one. A change that leaves epoch and status alone notifies nobody
+ * elsewhere.
  */
 export class SharedChanges<Key> {
   readonly #feed = new ChangeFeed();
@@ -57,7 +62,7 @@ export class SharedChanges<Key> {
     this.#intervalMs = intervalMs;
   }
 
-  /** Calls `listener` after each change that is found from what is {@link show}n next. @returns the end of it */
+  /** Calls `listener` after each change compared with what was last {@link show}n. @returns stops that */
   watch(key: Key, listener: () => void): () => void {
     const text = this.#text(key);
     const watched = this.#watched.get(text) ?? { key, listeners: 0, shown: undefined, writing: 0, news: 0 };
@@ -75,7 +80,7 @@ export class SharedChanges<Key> {
     };
   }
 
-  /** Notes what a caller is about to be told of a key. */
+  /** Records the moment that a caller is about to see. */
   show(key: Key, moment: Moment): void {
     const watched = this.#watched.get(this.#text(key));
     if (!watched) return;
@@ -84,9 +89,9 @@ export class SharedChanges<Key> {
   }
 
   /**
-   * Runs an own transition, and wakes the key's listeners when it happened.
+   * Runs an own transition, and notifies the key's listeners if it happened.
    *
-   * @param write Resolves with whether it happened, and the key's moment after it or instead of it.
+   * @param write Resolves with whether it happened, and with the key's moment afterwards.
    */
   async write<T extends { happened: boolean; moment: Moment }>(key: Key, write: () => Promise<T>): Promise<T> {
     const before = this.#watched.get(this.#text(key));
@@ -113,7 +118,7 @@ export class SharedChanges<Key> {
     return result;
   }
 
-  /** Ends the looking. Resolves when no look is under way. */
+  /** Stops polling. Resolves when no look is in progress. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#watched.clear();
     this.#cancel();
@@ -151,7 +156,7 @@ export class SharedChanges<Key> {
     try {
       if (before.length > 0) moments = await this.#look(before.map(({ watched }) => watched.key));
     } catch {
-      return; // Whoever uses the store hears of it there.
+      return; // Users of the store get the error themselves.
     }
     before.forEach(({ watched, news }, i) => {
       if (watched.news === news && watched.writing === 0) this.#compare(watched, moments[i]);

@@ -2,7 +2,7 @@ import type { Store } from "./store.ts";
 
 /** An empty database for one test. */
 export interface TestDatabase extends AsyncDisposable {
-  /** A store on it. Each is one orchestrator's; the test closes it. */
+  /** Opens a store on it, for one orchestrator. The test closes it. */
   open(): Promise<Store> | Store;
 }
 

@@ -1,32 +1,30 @@
-/** What an enrolment token stands for. */
+/** The meaning of an enrolment token. */
 export interface Enrolment {
   /** The SPIFFE URI that the certificate will have. */
   readonly uri: string;
-  /** After that the token is worth nothing. Milliseconds since 1970. */
+  /** Afterwards the token is invalid. Milliseconds since 1970. */
   readonly expiresAt: number;
 }
 
 /**
- * Tokens that have not been used, and users who are locked out. Of a token only its SHA-256 is kept (as hex): whoever
- * reads the store cannot become anybody.
+ * Unused tokens, and users who are locked out. Only a token's SHA-256 is stored (as hex), so that a reader of the store
+ * cannot enrol.
  *
  * Every method throws an RbsError when the storage fails.
  */
 export interface IdentityStore {
-  /** Keeps a token. Those that have expired by `now` go. Milliseconds since 1970. */
+  /** Stores a token, and removes those that have expired by `now`. Milliseconds since 1970. */
   addToken(tokenHash: string, enrolment: Enrolment, now: number): Promise<void>;
-  /**
-   * Takes a token out, so that of any number of callers one gets it. @returns undefined: it is not there, or has expired
-   */
+  /** Removes a token, so that only one caller gets it. @returns undefined if it does not exist or has expired */
   takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined>;
   /**
-   * Locks a user out, or (`at` undefined) lets in again. Tokens of a user who is locked out go.
+   * Locks a user out and removes the user's tokens, or (`at` undefined) ends the lock-out.
    *
    * @param at Milliseconds since 1970.
-   * @returns how many tokens went
+   * @returns how many tokens were removed
    */
   revoke(userId: string, uri: string, at: number | undefined): Promise<number>;
-  /** Whether a user is locked out. What other orchestrators' stores decided is known within a second. */
+  /** Whether a user is locked out. Decisions of other orchestrators' stores are known within a second. */
   isRevoked(userId: string): Promise<boolean>;
   /** All users who are locked out. */
   revokedUsers(): Promise<string[]>;

@@ -1,37 +1,37 @@
 /**
- * The right of one life of an orchestrator to hold what others could hold as well: it has it for as long as its row is in
- * the store. Whoever sees that it was not renewed for its duration may end it, and then adopt what it held.
+ * The right of one orchestrator process to hold sessions and agents: it lasts while its row is in the store. Another
+ * orchestrator that sees no renewal for the lease's duration may end it, and then adopt what it held.
  */
 export interface OrchestratorLease {
   /** Random; 32 lowercase hex digits. */
   readonly id: string;
-  /** Where it listens: "HOST:PORT". */
+  /** Its "HOST:PORT". */
   readonly address: string;
-  /** How long it lasts if it is not renewed. Milliseconds. */
+  /** Duration without a renewal, in milliseconds. */
   readonly durationMs: number;
   /**
-   * When it ends if it is not renewed, by the clock of its own orchestrator. Milliseconds since 1970. Others, whose clocks
-   * may differ, only compare it with what they saw before.
+   * End without a renewal, by the clock of its own orchestrator. Milliseconds since 1970. Others, whose clocks may
+   * differ, only compare it with earlier values.
    */
   readonly expiresAt: number;
 }
 
 /** The leases of all orchestrators. Every method throws an RbsError when the storage fails. */
 export interface LeaseStore {
-  /** Begins an orchestrator's lease. */
+  /** Starts an orchestrator's lease. */
   begin(lease: OrchestratorLease): Promise<void>;
   /**
-   * Renews an orchestrator's lease, and so its hold on all that names it as its holder, in one write.
+   * Renews an orchestrator's lease, and with it the hold on everything that names it as holder, in one write.
    *
-   * @returns false: it was ended, and what it held may be others'.
+   * @returns false if the lease was ended, and others may hold what it held
    */
   renew(lease: OrchestratorLease): Promise<boolean>;
   /**
-   * Ends a lease, if it was not renewed since it was read.
+   * Ends a lease, unless it was renewed since it was read.
    *
-   * @returns Whether this call ended it.
+   * @returns whether this call ended it
    */
   end(lease: OrchestratorLease): Promise<boolean>;
-  /** All leases that nobody has ended, whether they have run out or not, by id. */
+  /** All leases that were not ended, whether expired or not, by id. */
   list(): Promise<OrchestratorLease[]>;
 }

@@ -1,4 +1,6 @@
-/** What every LeaseStore must do, and sessions that name a lease as their holder, as tests: see store_contract.ts. */
+/**
+ * What every LeaseStore must do, also for sessions that name a lease as their holder, as tests: see store_contract.ts.
+ */
 import assert from "node:assert/strict";
 import { KEY, lead, WAY_TO } from "../testing/contract_sessions.ts";
 import { fields } from "../testing/session_fields.ts";

@@ -3,7 +3,7 @@ import { keyText, type Session, type SessionKey } from "./session.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { Expected, SessionChange, SessionStore } from "./session_store.ts";
 
-/** A SessionStore that tells the operator of each transition that happened. */
+/** A SessionStore that logs each transition. */
 export class LoggingSessionStore implements SessionStore {
   constructor(readonly store: SessionStore, readonly log: Log) {}
 

@@ -1,12 +1,12 @@
 /**
- * What leads the tables of one part of a store to the schema versions that change them, by version. A database has one
- * version for all its parts; the first one is 1.
+ * The steps of one part of a store that change its tables, by schema version. A database has one version for all parts,
+ * starting at 1.
  */
 export type Migrations<Step> = Readonly<Record<number, Step>>;
 
 /**
- * The steps of all parts to each version, from 1 on; within a version they go in the order of the parts. Throws a TypeError
- * when a version has none: a fault of our own.
+ * The steps of all parts for each version, from 1 on, in the order of the parts. Throws a TypeError, for a bug, if a
+ * version has no step.
  */
 export function stepsOf<Step>(parts: readonly Migrations<Step>[]): readonly (readonly Step[])[] {
   const newest = Math.max(...parts.flatMap((part) => Object.keys(part).map(Number)));

@@ -1,4 +1,4 @@
-/** How sessions, leases and warm agents stand in rows of their tables, the same in each store. */
+/** Converts sessions, leases and warm agents to and from rows, equally for each store. */
 import type { Session, SessionFields, SessionStatus } from "./session.ts";
 import type { OrchestratorLease } from "./lease_store.ts";
 import type { SessionChange } from "./session_store.ts";
@@ -54,14 +54,14 @@ export function changedColumns(change: SessionChange): Row {
   );
 }
 
-/** The same for the event "start". Throws a TypeError when a field is missing: a fault of our own. */
+/** The same for the event "start". Throws a TypeError, for a bug, if a field is missing. */
 export function startColumns(change: SessionChange): Row {
   const missing = FIELDS.filter((field) => change[field] === undefined);
   if (missing.length > 0) throw new TypeError(`a session starts without ${missing.join(", ")}`);
   return { ...changedColumns(change), ...UNUSED };
 }
 
-/** The session of a whole row. */
+/** The session in a complete row. */
 export function toSession(row: Row): Session {
   const fields = Object.fromEntries(FIELDS.map((field) => [field, row[COLUMNS[field]]]));
   return {
@@ -80,7 +80,7 @@ export function toSession(row: Row): Session {
   };
 }
 
-/** The lease of a whole row of Orchestrators. */
+/** The lease in a complete row of Orchestrators. */
 export function toLease(row: Row): OrchestratorLease {
   return {
     id: row.Id as string,
@@ -95,7 +95,7 @@ function toColumn(value: SessionFields[keyof SessionFields]): string | number {
   return Array.isArray(value) ? JSON.stringify(value) : value;
 }
 
-/** The columns of {@link WarmAgent}. */
+/** The columns of {@link WarmAgent}'s fields. */
 const WARM: Readonly<Record<keyof WarmAgent, string>> = {
   id: "Id",
   owner: "Owner",
@@ -121,14 +121,14 @@ export function warmColumns(agent: WarmChange): Row {
   return Object.fromEntries(Object.entries(agent).map(([field, value]) => [WARM[field as keyof WarmAgent], value]));
 }
 
-/** The warm agent of a whole row. */
+/** The warm agent in a complete row. */
 export function toWarmAgent(row: Row): WarmAgent {
   return Object.fromEntries(
     Object.entries(WARM).map(([field, column]) => [field, row[column]]),
   ) as unknown as WarmAgent;
 }
 
-/** What a session has from the warm agent that it takes, by column: both tables name it alike. */
+/** The columns that a session gets from a warm agent that it takes; they have the same names in both tables. */
 export function claimedColumns(row: Row): Row {
   const { ProcessId, PodIP, AgentPort, CommandPort, ControlToken } = row;
   return { ProcessId, PodIP, AgentPort, CommandPort, ControlToken };

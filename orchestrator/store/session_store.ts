@@ -3,31 +3,31 @@ import type { Session, SessionFields, SessionKey } from "./session.ts";
 import type { SessionEvent, SessionState } from "./state_machine.ts";
 import type { WarmClaim } from "./warm_agent_store.ts";
 
-/** What a transition expects to find; if the store holds anything else, nothing is changed. */
+/** The state that a transition requires; otherwise nothing is changed. */
 export interface Expected extends SessionKey {
   readonly state: SessionState;
   /** Ignored for NONE. */
   readonly epoch: number;
-  /** Only if this orchestrator holds it. Ignored for NONE. @default whoever does */
+  /** Requires this orchestrator as the holder. Ignored for NONE. @default any holder */
   readonly holder?: string;
   /**
-   * For "start" only: that there is room for one more agent. Looked at in the same transaction as the rest, so that any
-   * number of starts at once, also of several orchestrators, never exceed it. @default no limits
+   * For "start" only: requires room for one more agent. Checked in the same transaction, so that concurrent starts,
+   * also of several orchestrators, never exceed the limits. @default no limits
    */
   readonly limits?: AgentLimits;
   /**
-   * For "start" only: a warm agent of these is taken in the same transaction, if there is one, rather one that waits than
-   * one that is being started. Its endpoint and id are the session's then, whatever the change says.
+   * For "start" only: takes a matching warm agent in the same transaction, if there is one; a waiting one is preferred
+   * to one that is being started. The session gets the agent's endpoint and id, whatever the change says.
    */
   readonly claim?: WarmClaim;
 }
 
-/** The values that a transition sets. */
+/** The fields that a transition sets. */
 export type SessionChange = Partial<SessionFields>;
 
 /**
- * The sessions, and the only truth about them. Each change is a compare-and-swap on (key, epoch, status) that follows
- * the state machine, so that any number of callers may race for it.
+ * The sessions, and the only truth about them. Each change is a compare-and-swap on (key, epoch, status) along the
+ * state machine, so any number of callers may race.
  *
  * Every method throws an RbsError when the storage fails.
  */
@@ -37,29 +37,29 @@ export interface SessionStore {
   /** All sessions, or those of a user, oldest first. */
   list(userId?: string): Promise<Session[]>;
   /**
-   * Lets `event` happen to the session, if it still is what is expected, and durably so.
+   * Applies `event` to the session durably, if it is in the expected state.
    *
-   * @param change Must be complete for the event "start". A `holder` raises the term unless it is the same as before. One
-   *   that is not empty must have a lease, or nothing happens.
-   * @returns The session after it (for an event that leads to NONE: as it last was); undefined if another was faster, or
-   *   there is no room, or a holder is not what it must be.
+   * @param change Must be complete for the event "start". A `holder` raises the term unless it stays the same. A holder
+   * that is not empty must have a lease, or nothing happens.
+   * @returns the session afterwards (for an event that leads to NONE: before it). Undefined if another caller was
+   * faster, there is no room, or a holder is not as required.
    */
   transition(expected: Expected, event: SessionEvent, change?: SessionChange): Promise<Session | undefined>;
   /**
-   * Notes that a PENDING or READY session is in use.
+   * Records that a PENDING or READY session is in use.
    *
-   * @param sessionId Only if the session has this id; undefined: whatever id it has.
-   * @param at Milliseconds since 1970; an older time than the noted one changes nothing.
-   * @returns Whether there is such a session.
+   * @param sessionId Requires this id; undefined for any.
+   * @param at Milliseconds since 1970; an older time has no effect.
+   * @returns whether there is such a session
    */
   touch(key: SessionKey, sessionId: string | undefined, at: number): Promise<boolean>;
   /**
-   * Calls `listener` after each transition of the key's session (not for touches), whichever store on the same database
-   * made it. Transitions that other stores make are noticed within a second, compared with what {@link get} said last:
-   * whoever watches first and then looks misses nothing. Several of them may be one call, and those that change neither
-   * status nor epoch none.
+   * Calls `listener` after each transition of the key's session (not after touches), made by any store on the same
+   * database. Transitions of other stores are noticed within a second, compared with the last {@link get}: watch first
+   * and then look, and nothing is missed. Several transitions may cause one call, and those that change neither status
+   * nor epoch cause none.
    *
-   * @returns the end of it
+   * @returns stops watching
    */
   watch(key: SessionKey, listener: () => void): () => void;
 }

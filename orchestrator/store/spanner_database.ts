@@ -11,27 +11,26 @@ import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.
 
 /** Options of {@link SpannerDatabase.open}. */
 export interface SpannerOptions {
-  /** What each method may take, with all its retries. Milliseconds. @default 10000 */
+  /** Timeout of each method with all its retries, in milliseconds. @default 10000 */
   readonly timeoutMs?: number;
-  /** What changes to the schema may take. Milliseconds. @default 300000 */
+  /** Timeout of schema changes, in milliseconds. @default 300000 */
   readonly schemaTimeoutMs?: number;
 }
 
 /**
- * A Cloud Spanner database, which several orchestrators may use at once. Each change is one read-write transaction, which is
- * run again when Spanner aborts it.
+ * A Cloud Spanner database, which several orchestrators may use at once. Each change is one read-write transaction,
+ * repeated when Spanner aborts it.
  *
- * A method that fails at its deadline may have happened nevertheless, as with every store behind a network: the next
- * look tells.
+ * A method that fails at its deadline may still have taken effect, as with every networked store; the next read tells.
  */
 export class SpannerDatabase implements AsyncDisposable {
   readonly #spanner: Spanner;
   readonly #database: Database;
   readonly #name: string;
   readonly #timeoutMs: number;
-  /** For each call of the library. */
+  /** Options for each call of the library. */
   readonly #call: CallOptions;
-  /** Spares racers of this process an aborted transaction each. */
+  /** Spares concurrent callers in this process an aborted transaction each. */
   readonly #mutex = new KeyedMutex();
   readonly #changes: AsyncDisposable[] = [];
 
@@ -44,8 +43,9 @@ export class SpannerDatabase implements AsyncDisposable {
   }
 
   /**
-   * Opens the database, and brings its tables to the newest version. Throws an RbsError when the database is not there, of
-   * a newer version, or out of reach. SPANNER_EMULATOR_HOST in the environment ("HOST:PORT") names an emulator.
+   * Opens the database, and updates its tables to the newest version. Throws an RbsError if the database does not
+   * exist, has a newer version, or is out of reach. SPANNER_EMULATOR_HOST in the environment ("HOST:PORT") names an
+   * emulator.
    *
    * @param name "projects/P/instances/I/databases/D".
    * @param parts The migrations of all parts; the table SchemaVersion counts them.
@@ -60,7 +60,7 @@ export class SpannerDatabase implements AsyncDisposable {
     if (!projectId) throw new TypeError(`not a database's name: ${name}`);
     const spanner = await connect(name, projectId);
     const database = spanner.instance(instance).database(id, { min: 1, acquireTimeout: timeoutMs });
-    database.on("error", () => {}); // Whoever uses the store hears of it there.
+    database.on("error", () => {}); // Users of the store get the error themselves.
     const opened = new SpannerDatabase(spanner, database, name, timeoutMs);
     try {
       await opened.#within(timeoutMs, database.run({ sql: "SELECT 1", gaxOptions: opened.#call }));
@@ -73,7 +73,7 @@ export class SpannerDatabase implements AsyncDisposable {
     }
   }
 
-  /** The rows of a query outside of a transaction. Throws an RbsError. */
+  /** Runs a query outside of a transaction. Throws an RbsError. */
   async query(sql: string, params: Record<string, string | string[]>): Promise<Row[]> {
     const [rows] = await this.#within(
       this.#timeoutMs,
@@ -83,8 +83,8 @@ export class SpannerDatabase implements AsyncDisposable {
   }
 
   /**
-   * A read-write transaction, run as often as Spanner aborts it, and committed if something happened in it. It comes after
-   * those of this process with the same turn. Throws an RbsError.
+   * Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. Runs
+   * after earlier ones of this process with the same `turn`. Throws an RbsError.
    */
   async transaction<T extends { happened: boolean }>(
     turn: string,
@@ -98,7 +98,10 @@ export class SpannerDatabase implements AsyncDisposable {
     return await this.#within(this.#timeoutMs, this.#mutex.run(turn, decide));
   }
 
-  /** The row of a key in a transaction; undefined: there is none. It stays so until the transaction has ended. */
+  /**
+   * Reads a key's row in a transaction; undefined if there is none. The result stays valid until the transaction has
+   * ended.
+   */
   async read(
     transaction: Transaction,
     table: string,
@@ -110,13 +113,13 @@ export class SpannerDatabase implements AsyncDisposable {
     return rows[0] as unknown as Row | undefined;
   }
 
-  /** The rows of a query in a transaction. What it looks at stays so until the transaction has ended. */
+  /** Runs a query in a transaction. The result stays valid until the transaction has ended. */
   async select<T = Row>(transaction: Transaction, sql: string, params: Record<string, string> = {}): Promise<T[]> {
     const [rows] = await transaction.run({ sql, params, json: true, gaxOptions: this.#call });
     return rows as unknown as T[];
   }
 
-  /** Finds changes that other orchestrators make, for as long as the database is open. */
+  /** Finds changes made by other orchestrators while the database is open. */
   changes<Key>(options: SharedChangesOptions<Key>): SharedChanges<Key> {
     const changes = new SharedChanges(options);
     this.#changes.push(changes);
@@ -125,12 +128,12 @@ export class SpannerDatabase implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const changes of this.#changes) await changes[Symbol.asyncDispose]();
-    // They give the server's sessions back, which end by themselves if that fails.
+    // These return the server-side sessions, which otherwise expire by themselves.
     await this.#within(this.#timeoutMs, this.#database.close()).catch(() => {});
     await this.#within(this.#timeoutMs, Promise.resolve(this.#spanner.close())).catch(() => {});
   }
 
-  /** Waits for the library, but not longer than `timeoutMs`, and makes its errors ours. */
+  /** Waits for the library up to `timeoutMs`, and converts its errors. */
   async #within<T>(timeoutMs: number, result: Promise<T>): Promise<T> {
     const late = Promise.withResolvers<never>();
     const timer = setTimeout(() => late.reject(new Error("no answer in time")), timeoutMs);
@@ -144,7 +147,7 @@ export class SpannerDatabase implements AsyncDisposable {
   }
 }
 
-/** The library, ready for a project. It sends nothing yet. */
+/** Loads and configures the library. Sends nothing yet. */
 async function connect(name: string, projectId: string): Promise<Spanner> {
   const { Spanner } = await loadSpanner().catch((cause) => {
     throw new RbsError(
@@ -153,18 +156,18 @@ async function connect(name: string, projectId: string): Promise<Spanner> {
       { cause },
     );
   });
-  // The other way to retry, which is the default, also repeats reads of aborted transactions, after two seconds each. It
-  // is an option of the calls below that SpannerOptions does not name.
+  // The default way of retrying also repeats reads of aborted transactions, after two seconds each. This is an option
+  // of the calls below that SpannerOptions does not declare.
   const retries = { gaxServerStreamingRetries: true };
   try {
     return new Spanner({ projectId, disableBuiltInMetrics: true, ...retries });
   } catch (cause) {
-    throw failure(name, cause); // SPANNER_EMULATOR_HOST is no "HOST:PORT".
+    throw failure(name, cause); // SPANNER_EMULATOR_HOST is not "HOST:PORT".
   }
 }
 
 function failure(name: string, cause: unknown): RbsError {
-  // The library's own deadline hides what it ran into.
+  // The library's own deadline error hides the actual error.
   const [hidden = cause] = (cause as { errors?: unknown[] } | undefined)?.errors ?? [];
   const message = sentence(hidden).replace(/[.:\s]+$/, "");
   const code = (cause as { code?: unknown } | undefined)?.code;

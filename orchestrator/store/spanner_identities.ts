@@ -2,7 +2,7 @@ import type { Enrolment, IdentityStore } from "./identity_store.ts";
 import type { SpannerDatabase } from "./spanner_database.ts";
 import type { SpannerMigrations } from "./spanner_migrations.ts";
 
-/** How long a look at who is locked out counts. Milliseconds. */
+/** How long a list of locked-out users stays valid. Milliseconds. */
 const LOOK_MS = 1_000;
 
 /** The tables of a {@link SpannerIdentities}. */
@@ -22,7 +22,7 @@ export const IDENTITY_MIGRATIONS: SpannerMigrations = {
   },
 };
 
-/** The {@link IdentityStore} of a SpannerStore. Who is locked out is looked up at most once a second. */
+/** The {@link IdentityStore} of a SpannerStore. Reads the locked-out users at most once a second. */
 export class SpannerIdentities implements IdentityStore {
   readonly #database: SpannerDatabase;
   #revoked?: { at: number; users: Promise<Set<string>> };
@@ -81,7 +81,7 @@ export class SpannerIdentities implements IdentityStore {
         at: now,
         users: this.revokedUsers().then((users) => new Set(users)),
       };
-      // Whoever failed to look has not looked.
+      // A failed read does not count.
       looked.users.catch(() => {
         if (this.#revoked === looked) this.#revoked = undefined;
       });

@@ -19,7 +19,7 @@ export const LEASE_MIGRATIONS: SpannerMigrations = {
   },
 };
 
-/** Whether an orchestrator has a lease. It stays so until the transaction has ended. */
+/** Whether an orchestrator has a lease. The result stays valid until the transaction has ended. */
 export async function hasLease(database: SpannerDatabase, transaction: Transaction, id: string): Promise<boolean> {
   return await database.read(transaction, "Orchestrators", ["Id"], [id]) !== undefined;
 }

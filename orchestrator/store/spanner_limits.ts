@@ -1,16 +1,19 @@
-/** The limits of agents in Spanner's transactions, which count sessions and warm agents. */
+/** AgentLimits in Spanner's transactions, which count sessions and warm agents. */
 import type { Transaction } from "@google-cloud/spanner";
 import { counted } from "./agent_count.ts";
 import type { AgentLimits } from "./agent_limits.ts";
 import { machineOf, type SessionKey } from "./session.ts";
 import type { SpannerDatabase } from "./spanner_database.ts";
 
-/** The turn of what looks at all agents: each would abort the others. No key's, since those hold a slash. */
+/**
+ * The turn of transactions that read all agents, which would abort each other. Differs from every key, since keys
+ * contain a slash.
+ */
 export const ALL_AGENTS = "shared";
 
 /**
- * Whether there is room for one more agent of a user, whose second server of a workspace on a machine is not counted. What
- * it counts stays so until the transaction has ended.
+ * Whether there is room for one more agent of a user, whose second server of a workspace on a machine is not counted.
+ * The result stays valid until the transaction has ended.
  */
 export async function hasRoom(
   database: SpannerDatabase,
@@ -28,7 +31,7 @@ export async function hasRoom(
     { userId },
   );
   const all = groups.reduce((sum, { Agents }) => sum + Number(Agents), 0);
-  // Those of other users are one group, without a name.
+  // Other users' agents are one group, with a null name.
   const own = groups.filter(({ RepoHash }) => RepoHash !== null);
   const ofUser = own.reduce((sum, { Agents }) => sum + counted(Number(Agents)), 0);
   const here = own.find(({ RepoHash, Machine }) => RepoHash === repoHash && Machine === machineOf(serverId));
@@ -36,7 +39,10 @@ export async function hasRoom(
   return (agents === 0 || all < agents) && (agentsPerUser === 0 || isSecond || ofUser < agentsPerUser);
 }
 
-/** Whether there is room for one more warm agent, beside all sessions and warm agents. The same holds of what it counts. */
+/**
+ * Whether there is room for one more warm agent, beside all sessions and warm agents. The result stays valid until the
+ * transaction has ended.
+ */
 export async function hasRoomForWarm(
   database: SpannerDatabase,
   transaction: Transaction,

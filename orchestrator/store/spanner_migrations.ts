@@ -1,30 +1,32 @@
-/** How the tables of a SpannerDatabase come to their newest version. */
+/** Updates the tables of a SpannerDatabase to the newest version. */
 import type { Database } from "@google-cloud/spanner";
 import { pause } from "../../proto/base/timers.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import type { Migrations } from "./migrations.ts";
 import { readWrite } from "./spanner_transaction.ts";
 
-/** What leads to a schema version. Each statement may run twice, as Spanner changes a schema outside of transactions. */
+/**
+ * A step to a schema version. Each statement may run twice, since Spanner changes a schema outside of transactions.
+ */
 export interface SpannerStep {
-  /** Rows to be moved into other tables before the statements, which may drop the former ones. @default none */
+  /** Rows to move to other tables before the statements, which may drop the old ones. @default none */
   readonly moves?: readonly Move[];
   readonly statements: readonly string[];
 }
 
-/** Rows that change their table. */
+/** A move of rows to another table. */
 export interface Move {
-  /** The former table, whose key is UserId and RepoHash. */
+  /** The old table, with the key UserId and RepoHash. */
   readonly from: string;
   readonly to: string;
-  /** The columns that the former table does not have. */
+  /** Values of the columns that the old table lacks. */
   readonly more: Readonly<Record<string, string>>;
 }
 
 /** The steps of a part. */
 export type SpannerMigrations = Migrations<SpannerStep>;
 
-/** The table that counts versions; it is the database's own. */
+/** The table that counts versions; it belongs to the database itself. */
 export const VERSION_MIGRATIONS: SpannerMigrations = {
   1: {
     statements: [
@@ -36,19 +38,19 @@ export const VERSION_MIGRATIONS: SpannerMigrations = {
   },
 };
 
-/** So many rows are moved in one transaction, which may change 80,000 values. */
+/** Number of rows moved in one transaction, which may change 80,000 values. */
 const MOVED_AT_ONCE = 500;
 
-/** Another orchestrator changes the same schema at this moment. Milliseconds until the next look. */
+/** Pause while another orchestrator changes the same schema. Milliseconds. */
 const CONCURRENT_CHANGE_MS = 200;
 
 /**
- * Brings a database to the newest schema; several orchestrators may do so at once. Throws an RbsError when it is of a
+ * Updates a database to the newest schema; several orchestrators may do so at once. Throws an RbsError if it has a
  * newer version.
  *
- * @param store What the message calls it.
+ * @param store Its name in messages.
  * @param versions The steps to each version, from 1 on.
- * @param timeoutMs What one transaction may take. Milliseconds.
+ * @param timeoutMs Timeout of one transaction, in milliseconds.
  */
 export async function migrate(
   database: Database,
@@ -77,7 +79,7 @@ export async function migrate(
       continue;
     }
     await readWrite(database, timeoutMs, async (transaction) => {
-      // Not lowered, should a newer orchestrator have come by meanwhile.
+      // Never lowered, in case a newer orchestrator has raised it meanwhile.
       const [rows] = await transaction.read("SchemaVersion", { keys: [["1"]], columns: ["Version"], json: true });
       const now = Number((rows[0] as unknown as { Version: number } | undefined)?.Version ?? 0);
       transaction.upsert("SchemaVersion", { Id: 1, Version: Math.max(now, version + 1) });
@@ -87,8 +89,8 @@ export async function migrate(
 }
 
 /**
- * Moves all rows into another table, each in one transaction: whoever writes the former table meanwhile finds it there, or
- * gone. What was there before stays, if somebody is faster.
+ * Moves all rows to another table, up to MOVED_AT_ONCE per transaction: a concurrent writer of the old table finds each
+ * row either there or gone.
  */
 async function moveRows(
   database: Database,
@@ -108,12 +110,12 @@ async function moveRows(
       }));
     }
   } catch (e) {
-    // It was dropped, perhaps by an orchestrator that then ended before it could say so.
+    // The table was dropped, perhaps by an orchestrator that ended before it could record that.
     if (!/table not found/i.test(String(e))) throw e;
   }
 }
 
-/** 0: the tables were never made. */
+/** The schema version; 0 if there are no tables. */
 async function schemaVersion(database: Database): Promise<number> {
   const [tables] = await database.run(
     "SELECT 1 FROM information_schema.tables WHERE table_schema = '' AND table_name = 'SchemaVersion'",

@@ -32,7 +32,7 @@ export const SESSION_MIGRATIONS: SpannerMigrations = {
        LastHeartbeat INT64 NOT NULL,
        CONSTRAINT KnownStatus CHECK (Status IN ('PENDING', 'READY', 'STOPPING', 'FAILED')),
      ) PRIMARY KEY (UserId, RepoHash)`,
-      // The highest epoch of keys whose session is gone: a fencing token must never be given out twice.
+      // The highest epoch of keys whose session is gone: a fencing token must never be used twice.
       `CREATE TABLE IF NOT EXISTS SessionEpochs (
        UserId STRING(MAX) NOT NULL,
        RepoHash STRING(MAX) NOT NULL,
@@ -47,7 +47,7 @@ export const SESSION_MIGRATIONS: SpannerMigrations = {
       `ALTER TABLE BuildSessions ADD COLUMN IF NOT EXISTS Term INT64 NOT NULL DEFAULT (0)`,
     ],
   },
-  // Several servers of a user for one workspace: a primary key cannot be altered.
+  // Several servers of a user for one workspace. A primary key cannot be altered, so the tables are new.
   5: {
     statements: [
       `CREATE TABLE IF NOT EXISTS ServerSessions (
@@ -90,7 +90,7 @@ export const SESSION_MIGRATIONS: SpannerMigrations = {
      ) PRIMARY KEY (UserId, RepoHash, ServerId)`,
     ],
   },
-  // An orchestrator of before that still runs on the database hears that its tables are gone, and leaves its agents alone.
+  // An older orchestrator that still runs on the database learns that its tables are gone, and leaves its agents alone.
   6: {
     moves: [
       { from: "SessionEpochs", to: "ServerEpochs", more: { ServerId: "" } },

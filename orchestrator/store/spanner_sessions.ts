@@ -9,16 +9,16 @@ import { ALL_AGENTS, hasRoom } from "./spanner_limits.ts";
 import { takeWarm } from "./spanner_warm_agents.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 
-/** What came of a transition. */
+/** The result of a transition. */
 interface Outcome {
   readonly happened: boolean;
-  /** After it, or instead of it. */
+  /** The moment afterwards. */
   readonly moment: Moment;
-  /** The session after it, or as it last was. */
+  /** The session afterwards; for an event that leads to NONE, before it. */
   readonly row?: Row;
 }
 
-/** The {@link SessionStore} of a SpannerStore; its transactions look at leases and warm agents, too. */
+/** The {@link SessionStore} of a SpannerStore; its transactions also read leases and warm agents. */
 export class SpannerSessions implements SessionStore {
   readonly #database: SpannerDatabase;
   readonly #changes: SharedChanges<SessionKey>;
@@ -126,7 +126,7 @@ export class SpannerSessions implements SessionStore {
     return keys.map((key) => moments.get(keyText(key)) ?? momentOf(undefined));
   }
 
-  /** The epoch of the key's last session that is gone; 0: there was none. */
+  /** The epoch of the key's last session; 0 if there was none. */
   async #lastEpoch(transaction: Transaction, key: SessionKey): Promise<number> {
     const row = await this.#row(transaction, "ServerEpochs", ["Epoch"], key);
     return Number(row?.Epoch ?? 0);
@@ -142,7 +142,7 @@ export class SpannerSessions implements SessionStore {
   }
 }
 
-/** The columns that are a session's key, in its order, with their values. */
+/** The columns of a session's key, in its order, with their values. */
 function keyColumns(
   { userId, repoHash, serverId }: SessionKey,
 ): { UserId: string; RepoHash: string; ServerId: string } {

@@ -15,7 +15,7 @@ export const MIGRATIONS: readonly SpannerMigrations[] = [
   IDENTITY_MIGRATIONS,
 ];
 
-/** A {@link Store} in a Cloud Spanner database. The tables are those of a SqliteStore. */
+/** A {@link Store} in a Cloud Spanner database. Its tables are those of a SqliteStore. */
 export class SpannerStore implements Store {
   readonly sessions: SpannerSessions;
   readonly leases: SpannerLeases;
@@ -32,8 +32,8 @@ export class SpannerStore implements Store {
   }
 
   /**
-   * Opens the store, and makes its tables where there are none. Throws an RbsError when the database is not there, of a
-   * newer version, or out of reach. SPANNER_EMULATOR_HOST in the environment ("HOST:PORT") names an emulator.
+   * Opens the store, and creates missing tables. Throws an RbsError if the database does not exist, has a newer
+   * version, or is out of reach. SPANNER_EMULATOR_HOST in the environment ("HOST:PORT") names an emulator.
    *
    * @param name "projects/P/instances/I/databases/D".
    */

@@ -3,10 +3,10 @@ import type { ServiceError } from "@grpc/grpc-js";
 import { pause } from "../../proto/base/timers.ts";
 import { Code } from "../../proto/transport/rpc/client.ts";
 
-/** How the library makes one call. */
+/** The library's options for one call. */
 export type CallOptions = NonNullable<Parameters<Transaction["rollback"]>[0]>;
 
-/** Calls that find nobody are made again soon, and until the deadline. The library's own limit is ten minutes. */
+/** Retries unavailable calls soon, and until the deadline. The library's own limit is ten minutes. */
 export function callOptions(timeoutMs: number): CallOptions {
   return {
     timeout: timeoutMs,
@@ -26,10 +26,10 @@ export function callOptions(timeoutMs: number): CallOptions {
 }
 
 /**
- * Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. Throws what
- * the library throws.
+ * Runs a read-write transaction, as often as Spanner aborts it, and commits it if something happened in it. Throws the
+ * library's errors.
  *
- * @param timeoutMs Nothing is begun after it. Milliseconds.
+ * @param timeoutMs No attempt starts after this time. Milliseconds.
  */
 export async function readWrite<T extends { happened: boolean }>(
   database: Database,
@@ -43,7 +43,7 @@ export async function readWrite<T extends { happened: boolean }>(
     if (timeout <= 0) throw new Error("no answer in time");
     const result = await database.runTransactionAsync<T | undefined>({ timeout }, async (transaction) => {
       try {
-        // Left to the first read, it is also tried after a read that failed, and what then fails is caught by nobody.
+        // Explicitly: left to the first read, it is also tried after a failed read, and that error is not caught.
         if (!transaction.id) await transaction.begin(call);
         const result = await work(transaction);
         if (result.happened) await transaction.commit({ gaxOptions: call });
@@ -60,8 +60,8 @@ export async function readWrite<T extends { happened: boolean }>(
 }
 
 /**
- * Spanner says when an aborted transaction is to be tried again, and the library does it. The emulator does not, and then
- * the library waits for seconds.
+ * Spanner says when to retry an aborted transaction, and the library does. The emulator does not, and then the library
+ * waits for seconds.
  */
 function wasAbortedWithoutAdvice(thrown: unknown): boolean {
   const { code, metadata } = thrown as Partial<ServiceError>;

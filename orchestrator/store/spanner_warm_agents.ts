@@ -26,7 +26,7 @@ export const WARM_AGENT_MIGRATIONS: SpannerMigrations = {
   },
 };
 
-/** Takes a warm agent in a transaction. @returns what the session has from it; undefined: there is none */
+/** Takes a warm agent in a transaction. @returns the session's columns from it; undefined if there is none */
 export async function takeWarm(
   database: SpannerDatabase,
   transaction: Transaction,

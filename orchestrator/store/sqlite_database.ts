@@ -4,12 +4,12 @@ import { SharedChanges, type SharedChangesOptions } from "./change_poller.ts";
 import { type Migrations, stepsOf } from "./migrations.ts";
 import type { Row } from "./rows.ts";
 
-/** Statements for each version, all of which end with a semicolon. */
+/** Statements for each version; each ends with a semicolon. */
 export type SqliteMigrations = Migrations<string>;
 
 /**
- * One SQLite file, which several orchestrators may use at once. Each change is on the disk when the statement, or the
- * transaction around it, has ended (WAL, synchronous FULL). The file holds tokens, so only its owner may read it.
+ * One SQLite file, which several orchestrators may use at once. Each change is on disk when the statement, or the
+ * transaction around it, has ended (WAL, synchronous FULL). The file contains tokens, so only its owner may read it.
  */
 export class SqliteDatabase implements AsyncDisposable {
   readonly #file: string;
@@ -23,8 +23,8 @@ export class SqliteDatabase implements AsyncDisposable {
   }
 
   /**
-   * Opens the file, makes it when there is none, and brings its tables to the newest version. Throws an RbsError when the
-   * file is damaged, of a newer version or not to be written; it is never replaced.
+   * Opens or creates the file, and updates its tables to the newest version. Throws an RbsError if the file is damaged,
+   * has a newer version or is not writable; it is never replaced.
    *
    * @param file Absolute; its directory exists.
    * @param parts The migrations of all parts; `PRAGMA user_version` counts them.
@@ -32,9 +32,9 @@ export class SqliteDatabase implements AsyncDisposable {
   static open(file: string, parts: readonly SqliteMigrations[]): SqliteDatabase {
     let database: DatabaseSync | undefined;
     try {
-      // Made here, since SQLite would make it readable for others; the -wal and -shm files take over its mode.
+      // Created here, since SQLite would make it readable for others; the -wal and -shm files get its mode.
       Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
-      // One that was made by hand, or copied.
+      // The file may have been made by hand, or copied.
       if (((Deno.statSync(file).mode ?? 0) & 0o077) !== 0) Deno.chmodSync(file, 0o600);
       database = new DatabaseSync(file);
       database.exec("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL");
@@ -49,7 +49,7 @@ export class SqliteDatabase implements AsyncDisposable {
     }
   }
 
-  /** Runs a statement. Throws an RbsError when it fails. @returns its rows */
+  /** Runs a statement. Throws an RbsError if it fails. @returns its rows */
   run(sql: string, ...values: SQLInputValue[]): Row[] {
     try {
       let statement = this.#statements.get(sql);
@@ -63,7 +63,7 @@ export class SqliteDatabase implements AsyncDisposable {
     }
   }
 
-  /** Does all of it, or nothing when `work` throws or returns undefined. */
+  /** Runs `work` in a transaction, which is rolled back when `work` throws or returns undefined. */
   transaction<T>(work: () => T | undefined): T | undefined {
     this.run("BEGIN IMMEDIATE");
     try {
@@ -76,7 +76,7 @@ export class SqliteDatabase implements AsyncDisposable {
     }
   }
 
-  /** Finds changes that other orchestrators make, for as long as the database is open. */
+  /** Finds changes made by other orchestrators while the database is open. */
   changes<Key>(options: SharedChangesOptions<Key>): SharedChanges<Key> {
     const changes = new SharedChanges(options);
     this.#changes.push(changes);
@@ -90,7 +90,7 @@ export class SqliteDatabase implements AsyncDisposable {
   }
 }
 
-/** Does what SQLite refuses at once while another process does the same, for five seconds at most. */
+/** Repeats work that SQLite refuses while another process does the same, for at most five seconds. */
 function inTurn(work: () => void): void {
   for (const until = Date.now() + 5_000;;) {
     try {

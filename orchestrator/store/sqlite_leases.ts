@@ -13,9 +13,9 @@ export const LEASE_MIGRATIONS: SqliteMigrations = {
    ) STRICT, WITHOUT ROWID;`,
 };
 
-/** A condition with one value, given twice: this orchestrator has a lease, or is none. */
+/** Condition: this orchestrator has a lease. The placeholder's value is given twice; an empty id passes. */
 export const HAS_LEASE = "(? = '' OR EXISTS (SELECT 1 FROM Orchestrators WHERE Id = ?))";
-/** A condition: the holder that a row names has no lease. */
+/** Condition: the row's holder has no lease. */
 export const IS_ORPHAN = "NOT EXISTS (SELECT 1 FROM Orchestrators WHERE Id = Holder)";
 
 /** The {@link LeaseStore} of a SqliteStore. */

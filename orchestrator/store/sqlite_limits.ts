@@ -1,18 +1,21 @@
-/** The limits of agents as conditions of SQLite statements, which count sessions and warm agents. */
+/** AgentLimits as conditions of SQLite statements, which count sessions and warm agents. */
 import type { SQLInputValue } from "node:sqlite";
 import type { AgentLimits } from "./agent_limits.ts";
 import { machineOf, type SessionKey } from "./session.ts";
 
-/** A condition and the values of its placeholders, in their order. */
+/** A condition and the values of its placeholders, in order. */
 export interface Condition {
   readonly sql: string;
   readonly values: readonly SQLInputValue[];
 }
 
-/** How many sessions have an agent; the parenthesis is open for one more condition. */
+/** Number of sessions with an agent. The parenthesis is left open for a further condition. */
 const AGENTS = "(SELECT count(*) FROM ServerSessions WHERE Status <> 'FAILED'";
 
-/** There is room for one more agent of this user, whose second server of a workspace on a machine is not counted. */
+/**
+ * Condition: there is room for one more agent of this user, whose second server of a workspace on a machine is not
+ * counted.
+ */
 export function roomFor({ userId, repoHash, serverId }: SessionKey, limits?: AgentLimits): Condition {
   const room = { sql: "TRUE", values: [] as SQLInputValue[] };
   if (limits?.agents) {
@@ -30,7 +33,7 @@ export function roomFor({ userId, repoHash, serverId }: SessionKey, limits?: Age
   return room;
 }
 
-/** There is room for one more warm agent, beside all sessions and warm agents. */
+/** Condition: there is room for one more warm agent, beside all sessions and warm agents. */
 export function roomForWarm(limits?: AgentLimits): Condition {
   const agents = limits?.agents ?? 0;
   return { sql: `(? = 0 OR ${AGENTS}) + (SELECT count(*) FROM WarmAgents) < ?)`, values: [agents, agents] };

@@ -40,8 +40,8 @@ export const SESSION_MIGRATIONS: SqliteMigrations = {
   // Several orchestrators on one file.
   5: `ALTER TABLE BuildSessions ADD COLUMN Holder TEXT NOT NULL DEFAULT '';
    ALTER TABLE BuildSessions ADD COLUMN Term INTEGER NOT NULL DEFAULT 0;`,
-  // Several servers of a user for one workspace. The names are others, so that an orchestrator of before that still runs
-  // on the file hears that its tables are gone, and leaves its agents alone, instead of mixing sessions up.
+  // Several servers of a user for one workspace. The tables have new names, so that an older orchestrator that still
+  // runs on the file learns that its tables are gone, and leaves its agents alone instead of mixing up sessions.
   6: `CREATE TABLE ServerSessions (
      UserId TEXT NOT NULL,
      RepoHash TEXT NOT NULL,

@@ -8,7 +8,7 @@ import { roomFor } from "./sqlite_limits.ts";
 import { takeWarm } from "./sqlite_warm_agents.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 
-/** The {@link SessionStore} of a SqliteStore; its transactions look at leases and warm agents, too. */
+/** The {@link SessionStore} of a SqliteStore; its transactions also read leases and warm agents. */
 export class SqliteSessions implements SessionStore {
   readonly #database: SqliteDatabase;
   readonly #changes: SharedChanges<SessionKey>;
@@ -18,7 +18,7 @@ export class SqliteSessions implements SessionStore {
     this.#changes = database.changes({ text: keyText, look: (keys) => keys.map((key) => this.#moment(key)) });
   }
 
-  // The methods are async so that what SQLite throws becomes a rejection, as it is with a store behind a network.
+  // The methods are async so that what SQLite throws becomes a rejection, as with a networked store.
 
   // deno-lint-ignore require-await
   async get(key: SessionKey): Promise<Session | undefined> {
@@ -155,7 +155,7 @@ export class SqliteSessions implements SessionStore {
   }
 }
 
-/** A condition with the values of a key. */
+/** Condition for a key. */
 const IS_KEY = "UserId = ? AND RepoHash = ? AND ServerId = ?";
 
 function values({ userId, repoHash, serverId }: SessionKey): [string, string, string] {

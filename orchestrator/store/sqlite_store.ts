@@ -23,8 +23,8 @@ export class SqliteStore implements Store {
   }
 
   /**
-   * Opens the store, and makes it when there is none. Throws an RbsError when the file is damaged, of a newer version
-   * or not to be written; it is never replaced.
+   * Opens or creates the store. Throws an RbsError if the file is damaged, has a newer version or is not writable; it
+   * is never replaced.
    *
    * @param file Absolute; its directory exists.
    */

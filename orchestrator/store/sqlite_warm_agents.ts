@@ -20,7 +20,7 @@ export const WARM_AGENT_MIGRATIONS: SqliteMigrations = {
    ) STRICT, WITHOUT ROWID;`,
 };
 
-/** Takes a warm agent in a transaction. @returns what the session has from it; undefined: there is none */
+/** Takes a warm agent in a transaction. @returns the session's columns from it; undefined if there is none */
 export function takeWarm(database: SqliteDatabase, { owner, computeService }: WarmClaim): Row | undefined {
   const [agent] = database.run(
     `DELETE FROM WarmAgents WHERE Id = (

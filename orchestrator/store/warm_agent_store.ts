@@ -1,6 +1,6 @@
 import type { AgentLimits } from "./agent_limits.ts";
 
-/** An agent that was started ahead, or is about to be. Its row is its room under {@link AgentLimits}. */
+/** An agent that was, or is about to be, started ahead. Its row reserves room under {@link AgentLimits}. */
 export interface WarmAgent {
   /** 32 lowercase hex digits. */
   readonly id: string;
@@ -8,7 +8,7 @@ export interface WarmAgent {
   readonly owner: string;
   /** The name of the ComputeService that runs it. */
   readonly computeService: string;
-  /** By this the ComputeService finds it again. Empty until it waits for a session. */
+  /** The ComputeService's handle. Empty until it waits for a session. */
   readonly handle: string;
   /** Where it listens, see {@link endpointOf}. Empty until it waits for a session. */
   readonly host: string;
@@ -16,7 +16,7 @@ export interface WarmAgent {
   readonly agentPort: number;
   /** Port of command_server.CommandServer; 0 until it waits for a session. */
   readonly commandPort: number;
-  /** Names it in its certificate. Different for each agent, and the session's when one takes it. */
+  /** Its id in its certificate, different for each agent. A session that takes the agent gets this id. */
   readonly agentId: string;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
@@ -25,30 +25,34 @@ export interface WarmAgent {
 /** Whose warm agent a start may take. */
 export type WarmClaim = Pick<WarmAgent, "owner" | "computeService">;
 
-/** What changes of a warm agent. */
+/** The fields of a warm agent that can change. */
 export type WarmChange = Partial<Pick<WarmAgent, "owner" | "handle" | "host" | "agentPort" | "commandPort">>;
 
 /**
- * The agents of all warm pools, each until a session's start takes it: see Expected.claim. Every method throws an RbsError
- * when the storage fails.
+ * The agents of all warm pools, each until a session's start takes it: see Expected.claim. Every method throws an
+ * RbsError when the storage fails.
  */
 export interface WarmAgentStore {
   /**
-   * Makes room for a warm agent.
+   * Adds a warm agent, if there is room.
    *
-   * @returns false when there is none, beside all sessions and warm agents
+   * @returns false if there is none, beside all sessions and warm agents
    */
   add(agent: WarmAgent, limits?: AgentLimits): Promise<boolean>;
   /**
-   * @param owner Only if this orchestrator holds it. @default whoever does
-   * @returns whether it is still there: it may have been taken
+   * Changes a warm agent.
+   *
+   * @param owner Requires this orchestrator as the holder. @default any holder
+   * @returns whether it still exists: it may have been taken
    */
   change(id: string, change: WarmChange, owner?: string): Promise<boolean>;
   /**
-   * @param owner Only if this orchestrator holds it. @default whoever does
-   * @returns whether it was still there
+   * Removes a warm agent.
+   *
+   * @param owner Requires this orchestrator as the holder. @default any holder
+   * @returns whether it still existed
    */
   remove(id: string, owner?: string): Promise<boolean>;
-  /** All, oldest first. */
+  /** All warm agents, oldest first. */
   list(): Promise<WarmAgent[]>;
 }

@@ -1,4 +1,4 @@
-/** What every WarmAgentStore must do, and starts that take of its agents, as tests: see store_contract.ts. */
+/** What every WarmAgentStore must do, also when starts take its agents, as tests: see store_contract.ts. */
 import assert from "node:assert/strict";
 import { KEY, lead, start } from "../testing/contract_sessions.ts";
 import { fields } from "../testing/session_fields.ts";

@@ -3,16 +3,16 @@ import { Buffer } from "node:buffer";
 declare const checked: unique symbol;
 
 /**
- * An absolute path in normal form: it begins with a slash and does not end with one, none of its components is empty, "."
- * or "..", it holds no NUL, and it is no longer than Linux takes. So it says by its text alone where it leads, symlinks
- * apart. "/" itself is none. Only {@link isAbsolutePath} and {@link absolutePath} make one.
+ * An absolute path in normal form: it starts with a slash and does not end with one; no component is empty, "." or
+ * ".."; it has no NUL and is not too long for Linux. So, apart from symlinks, the text alone determines its place. "/"
+ * itself is excluded. Only {@link isAbsolutePath} and {@link absolutePath} make one.
  */
 export type AbsolutePath = string & { readonly [checked]: true };
 
-/** The longest path that Linux takes, in bytes. */
+/** Maximum length of a path in Linux, in bytes. */
 const PATH_MAX = 4095;
 
-/** Why `text` is no {@link AbsolutePath}, to be read after its name: "must be …"; undefined if it is one. */
+/** Why `text` is not an {@link AbsolutePath}, to follow its name: "must be …"; undefined if it is one. */
 export function pathFault(text: string): string | undefined {
   if (text.includes("\0")) return "holds a NUL byte";
   if (Buffer.byteLength(text) > PATH_MAX) return `is longer than ${PATH_MAX} bytes`;
@@ -21,23 +21,23 @@ export function pathFault(text: string): string | undefined {
   return isNormal ? undefined : `must be a path without "." and "..", and without needless slashes`;
 }
 
-/** Whether `text` is one as it stands. */
+/** Whether `text` is an {@link AbsolutePath}. */
 export function isAbsolutePath(text: string): text is AbsolutePath {
   return pathFault(text) === undefined;
 }
 
-/** `text`, checked. Throws a RangeError that says what is wrong with it. */
+/** Checks `text`. Throws a RangeError that says what is wrong. */
 export function absolutePath(text: string): AbsolutePath {
   if (!isAbsolutePath(text)) throw new RangeError(`The path ${quoted(text)} ${pathFault(text)}.`);
   return text;
 }
 
-/** Whether `path` is `folder`, or lies in it, by their names. */
+/** Whether `path` is `folder` or below it, by name. */
 export function isAtOrIn(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
 }
 
-/** A value of somebody else's as it stands in a message: quoted, and not longer than a line. */
+/** Quotes a foreign value for a message, cut to the length of a line. */
 export function quoted(value: string): string {
   return JSON.stringify(value.length > 100 ? value.slice(0, 100) + "…" : value);
 }

@@ -1,19 +1,19 @@
-/** Waits between attempts: 100 ms at first, each twice as long as the one before up to 5 s, of random length around that. */
+/** Waits between attempts: at first 100 ms, doubling up to 5 s, each randomized. */
 
-/** How often a wait looks whether this machine has slept. Milliseconds. */
+/** Interval at which a wait checks whether this machine has slept. Milliseconds. */
 const LOOK_MS = 250;
-/** The wall clock is so far ahead only after a sleep. Milliseconds. */
+/** A lead of the wall clock that only sleep explains. Milliseconds. */
 const SLEPT_MS = 2_000;
 
-/** Where a {@link Backoff} finds time and chance. Times are in milliseconds. */
+/** The clock of a {@link Backoff}, in milliseconds, with its source of randomness. */
 export interface BackoffClock {
-  /** Goes on while this machine is awake, and only then. */
+  /** Steady clock, which stops while this machine sleeps. */
   now(): number;
-  /** The wall clock, which goes on in sleep. */
+  /** Wall clock, which continues during sleep. */
   wall(): number;
   /** From 0 to below 1. */
   random(): number;
-  /** Calls `wake` once after so long. @returns what prevents that */
+  /** Calls `wake` once after this time. @returns cancels it */
   timer(wake: () => void, milliseconds: number): () => void;
 }
 
@@ -27,7 +27,7 @@ const CLOCK: BackoffClock = {
   },
 };
 
-/** See the file's head. */
+/** An exponential backoff with jitter. */
 export class Backoff {
   readonly #least: number;
   readonly #most: number;
@@ -36,9 +36,9 @@ export class Backoff {
   #next: number;
 
   /**
-   * @param options.least The first wait's greatest length, in milliseconds. @default 100
-   * @param options.most The same for the longest. @default 5_000
-   * @param options.factor How many times as long as the one before each wait is. @default 2
+   * @param options.least Maximum of the first wait, in milliseconds. @default 100
+   * @param options.most Maximum of the longest wait, in milliseconds. @default 5_000
+   * @param options.factor Growth from one wait to the next. @default 2
    * @param options.clock For tests.
    */
   constructor(options: { least?: number; most?: number; factor?: number; clock?: BackoffClock } = {}) {
@@ -48,18 +48,18 @@ export class Backoff {
     this.#clock = options.clock ?? CLOCK;
   }
 
-  /** Begins with the shortest wait again: an attempt went well. */
+  /** Starts again with the shortest wait, after a success. */
   reset(): void {
     this.#next = this.#least;
   }
 
   /**
-   * Waits for the next attempt's time. Ends early when the signal is aborted, and when this machine wakes from sleep: what
-   * was unreachable then may be reachable now. Never rejects.
+   * Waits until the next attempt. Ends early when the signal is aborted, and when this machine wakes from sleep, since
+   * the peer may be reachable now. Never rejects.
    */
   async wait(signal?: AbortSignal): Promise<void> {
     const clock = this.#clock;
-    // Half to once the length, so that many who lost the same peer don't come back at once.
+    // A random half to full length, so that many callers that lost the same peer do not return at once.
     const milliseconds = this.#next * (0.5 + clock.random() / 2);
     this.#next = Math.min(this.#next * this.#factor, this.#most);
     if (signal?.aborted) return;

@@ -1,14 +1,14 @@
-/** What several holders may hold together, counted before they hold it. */
+/** A limit on bytes that several holders share. Bytes are counted before they are held. */
 
 /** Counts bytes. */
 export interface Meter {
-  /** Counts more bytes. False: there is no room, and nothing was counted. */
+  /** Counts more bytes. Returns false, and counts nothing, if there is no room. */
   take(bytes: number): boolean;
-  /** Says that bytes are not held any more. */
+  /** Returns bytes that are no longer held. */
   give(bytes: number): void;
 }
 
-/** See the file's head. */
+/** A budget that all holders share. */
 export class ByteBudget implements Meter {
   readonly #limit: number;
   #held = 0;
@@ -17,7 +17,7 @@ export class ByteBudget implements Meter {
     this.#limit = limit;
   }
 
-  /** The bytes that are held. */
+  /** Number of bytes held. */
   get held(): number {
     return this.#held;
   }
@@ -33,7 +33,7 @@ export class ByteBudget implements Meter {
   }
 }
 
-/** The part of one holder, which can give back all of it. */
+/** One holder's share, which can be returned as a whole. */
 export class Holding implements Meter {
   readonly #meter: Meter;
   #held = 0;
@@ -55,7 +55,7 @@ export class Holding implements Meter {
     this.#meter.give(bytes);
   }
 
-  /** Nothing is held any more, nor can be. */
+  /** Returns everything; nothing more can be taken. */
   release(): void {
     this.give(this.#held);
     this.#released = true;

@@ -1,19 +1,19 @@
-/** Whose turn it is after an error: retries and breakers depend on it. */
+/** Who has to act on an error: retries and breakers depend on it. */
 export type Culprit = "caller" | "infrastructure";
 
 /** Options of {@link RbsError}. */
 export interface RbsErrorOptions {
-  /** What went wrong underneath. */
+  /** The underlying error. */
   cause?: unknown;
   /** @default "infrastructure" */
   culprit?: Culprit;
-  /** The exit code of a program that ends because of it. @default 1 */
+  /** Exit code of a program that ends with this error. @default 1 */
   exitCode?: number;
 }
 
 /**
- * An error that a person reads: `message` is one sentence that says what failed, on what, and what to do.
- * Everything else that is known goes into `cause`.
+ * An error for the user: `message` is one sentence that says what failed, on what, and what to do. Further details are
+ * in `cause`.
  */
 export class RbsError extends Error {
   override readonly name = "RbsError";
@@ -27,7 +27,7 @@ export class RbsError extends Error {
   }
 }
 
-/** The one sentence of anything that was thrown: an error's first line, without a stack trace. */
+/** One sentence for anything thrown: the first line of an error's message, without a stack trace. */
 export function sentence(thrown: unknown): string {
   const text = thrown instanceof Error ? thrown.message || thrown.name : String(thrown);
   return text.split("\n", 1)[0];

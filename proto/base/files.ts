@@ -1,6 +1,6 @@
-/** Small questions about this program's own files. What cannot be looked at is not there. */
+/** Questions about this program's own files. A path that cannot be examined counts as missing. */
 
-/** Whether something is at a path, also a symlink that leads nowhere. */
+/** Whether a path exists, including dangling symlinks. */
 export function exists(path: string): boolean {
   return lookAt(Deno.lstatSync, path) !== undefined;
 }
@@ -10,7 +10,7 @@ export function isFile(path: string): boolean {
   return lookAt(Deno.statSync, path)?.isFile ?? false;
 }
 
-/** Whether a path leads to a folder. */
+/** Whether a path leads to a directory. */
 export function isFolder(path: string): boolean {
   return lookAt(Deno.statSync, path)?.isDirectory ?? false;
 }

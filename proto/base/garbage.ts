@@ -1,23 +1,23 @@
 /**
- * Collects what strangers have left behind: their connections, and the buffers in which their bytes came. V8 does so by
- * itself when buffers outside of its heap have grown by 64 MB, and not at all when nothing more comes.
+ * Collects the garbage of strangers: their connections, and the buffers of their bytes. By itself V8 does so when
+ * buffers outside of its heap have grown by 64 MB, and never if nothing more arrives.
  */
 import { unref } from "./timers.ts";
 
-/** A collection stops the program for 20 to 40 ms, so that there is one in this time at most. Milliseconds. */
+/** Minimum interval of full collections, each of which stops the program for 20 to 40 ms. Milliseconds. */
 const PAUSE_MS = 400;
-/** Fewer connections are not worth it. */
+/** Number of ended connections that is worth a collection. */
 const WORTH = 20;
 /**
- * After so many bytes what is young is collected: one to two milliseconds, and some 20 where a full collection is under way,
- * which it completes. Not more often than each so many milliseconds, so that nobody has this program collect all the time.
+ * After this many bytes the young generation is collected. That takes one to two milliseconds, or about 20 if it
+ * completes a full collection that is in progress. The interval keeps strangers from causing collections all the time.
  */
 const WORTH_BYTES = 4 << 20, YOUNG_PAUSE_MS = 50;
 
-/** The engine's collector: of all, or of what is young. */
+/** The engine's collector, of everything or of the young generation. */
 type Collect = (options?: { type: "minor" }) => void;
 
-/** Counts connections that have ended and bytes that have come, and collects when it is worth it. */
+/** Counts ended connections and received bytes, and collects when it is worth it. */
 export class Garbage {
   #ended = 0;
   #due = false;
@@ -28,7 +28,7 @@ export class Garbage {
   readonly #now: () => number;
 
   /**
-   * @param collect For tests. @default the engine's own, which is there if it was started with --expose-gc
+   * @param collect For tests. @default the engine's own, which exists if it was started with --expose-gc
    * @param now For tests: milliseconds.
    */
   constructor(collect = (globalThis as { gc?: Collect }).gc, now = () => performance.now()) {
@@ -36,7 +36,7 @@ export class Garbage {
     this.#now = now;
   }
 
-  /** So many bytes have come. */
+  /** Counts received bytes. */
   received(bytes: number): void {
     this.#bytes += bytes;
     if (!this.#collect || this.#bytes < WORTH_BYTES) return;
@@ -47,7 +47,7 @@ export class Garbage {
     this.#collect({ type: "minor" });
   }
 
-  /** A connection has ended. */
+  /** Counts a connection that has ended. */
   add(): void {
     this.#ended++;
     if (!this.#collect || this.#due || this.#ended < WORTH) return;

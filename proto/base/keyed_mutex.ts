@@ -1,11 +1,11 @@
 /**
- * Lets one decision per key happen at a time. The store's compare-and-swap is what makes decisions safe; this only
- * spares a thousand callers of one key a thousand lost races each.
+ * Serializes decisions per key. The store's compare-and-swap makes decisions safe; the mutex only spares a thousand
+ * callers of one key a thousand lost races each.
  */
 export class KeyedMutex {
   readonly #tails = new Map<string, Promise<unknown>>();
 
-  /** Runs `decide` after those that came before it for the key, whether they threw or not. */
+  /** Runs `decide` after earlier calls for the key have settled. */
   async run<T>(key: string, decide: () => Promise<T>): Promise<T> {
     const before = this.#tails.get(key) ?? Promise.resolve();
     const mine = before.then(decide, decide);

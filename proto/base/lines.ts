@@ -1,7 +1,7 @@
-/** No honest line is longer: startup options are a few kilobytes. Bytes. */
+/** Maximum length of a line, in bytes. Startup options are a few kilobytes. */
 const MAX_LINE_BYTES = 8 << 20;
 
-/** The lines that a program is told on its standard input. */
+/** Reads the lines of a program's standard input. */
 export class InputLines {
   readonly #reader: ReadableStreamDefaultReader<string>;
   #text = "";
@@ -10,7 +10,7 @@ export class InputLines {
     this.#reader = input.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
   }
 
-  /** The next line, or all there is; empty at the end. What is too long is cut off there. */
+  /** The next line, or the rest; empty at the end. A line that is too long is cut off. */
   async next(): Promise<string> {
     for (;;) {
       const end = this.#text.indexOf("\n");

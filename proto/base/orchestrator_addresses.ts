@@ -1,35 +1,35 @@
-/** A host that is this machine, whatever else its network does. */
+/** Matches hosts that are always this machine. */
 const LOOPBACK = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/;
 
-/** Orchestrators that serve the same sessions, any of which will do, and which of them is asked. */
+/** The addresses of equivalent orchestrators, and which of them is in use. */
 export class OrchestratorAddresses {
-  /** Each "HOST:PORT". */
+  /** Each is "HOST:PORT". */
   readonly all: readonly string[];
   #at = 0;
   #tried = 1;
 
-  /** @param text What RBS_ORCHESTRATOR_ADDR holds: one "HOST:PORT", or several with commas between them. */
+  /** @param text The value of RBS_ORCHESTRATOR_ADDR: one "HOST:PORT", or several separated by commas. */
   constructor(text: string) {
     const all = text.split(",").map((address) => address.trim()).filter((address) => address !== "");
     this.all = all.length > 0 ? all : [text];
   }
 
-  /** The one that is asked. */
+  /** The address in use. */
   get current(): string {
     return this.all[this.#at];
   }
 
-  /** Whether all of them are on this machine. */
+  /** Whether all addresses are on this machine. */
   get areLocal(): boolean {
     return this.all.every((address) => LOOPBACK.test(address.replace(/:\d+$/, "")));
   }
 
-  /** The one that is asked has answered: if it is lost, all of them are tried again. */
+  /** Records an answer: if the orchestrator is lost later, all are tried again. */
   answered(): void {
     this.#tried = 1;
   }
 
-  /** The one that is asked does not answer: goes on to the next. @returns false: all have been tried by now */
+  /** Moves to the next address after a failure. @returns false if all have been tried */
   next(): boolean {
     this.#at = (this.#at + 1) % this.all.length;
     if (this.#tried++ < this.all.length) return true;
@@ -38,8 +38,8 @@ export class OrchestratorAddresses {
   }
 
   /**
-   * Whether it is certain that nothing listens: all of them are on this machine, which refuses connections at once. A
-   * refusal elsewhere may come from a machine that is starting, or from a forwarder whose target is.
+   * Whether certainly nothing listens: all addresses are on this machine, which refuses connections at once. Elsewhere
+   * a refusal may come from a machine that is starting, or from a forwarder whose target is.
    */
   async areRefused(): Promise<boolean> {
     for (const address of this.all) {
@@ -55,7 +55,7 @@ export class OrchestratorAddresses {
     return true;
   }
 
-  /** For people. */
+  /** For messages. */
   toString(): string {
     return this.all.join(" or ");
   }

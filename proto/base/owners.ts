@@ -1,14 +1,14 @@
 import { dirname } from "node:path";
 
-/** Owner of what nobody in this user namespace owns. */
+/** The user id shown for owners outside of this user namespace. */
 const OVERFLOW_UID = 65534;
 const STICKY = 0o1000;
 
 /**
- * Why what is at `path` may be another user's work: somebody else than this user and root owns it, or one of the folders
- * above it, or may write there and so put something else in its place. To be read behind the path's name: "belongs to …".
- * Undefined: it is in nobody else's hands. Folders above it that this program has no permission of Deno's to look at
- * are left out. Throws what Deno throws when it cannot look at the path itself.
+ * Why another user may control what is at `path`: the path or a parent belongs to a user other than this one or root,
+ * or others may write in a parent and so replace it. The text follows the path's name: "belongs to …". Undefined if
+ * nobody else controls it. Parents that this program has no Deno permission to read are skipped. Throws Deno's errors
+ * if the path itself cannot be read.
  *
  * @param path Absolute; symlinks are followed.
  */
@@ -22,7 +22,8 @@ export function foreignHand(path: string): string | undefined {
     const { mode, uid, gid } = found;
     const owner = uid === OVERFLOW_UID ? undefined : foreignOwner(uid);
     if (owner !== undefined) return `lies in ${at}, which belongs to ${owner}`;
-    // A group of its own is how many systems make a user's files; in a sticky folder all have their own.
+    // Many systems give each user a group with the same number. In a sticky directory users cannot replace others'
+    // files.
     const others = gid === uid ? 0o002 : 0o022;
     if (((mode ?? 0) & others) !== 0 && ((mode ?? 0) & STICKY) === 0) {
       return `lies in ${at}, which other users can write (mode ${(mode! & 0o7777).toString(8)})`;
@@ -41,8 +42,8 @@ function look(folder: string): Deno.FileInfo | undefined {
 }
 
 /**
- * Names the owner of a file if it is neither this user nor root. Undefined as well while this program does not know which
- * user it is: it has no permission of Deno's to ask, and has made no file to see it by.
+ * Names the owner of a file unless it is this user or root. Also undefined while this program does not know its user:
+ * it has no Deno permission to ask, and has made no file yet.
  */
 export function foreignOwner(uid: number | null): string | undefined {
   const own = ownUid();
@@ -51,7 +52,7 @@ export function foreignOwner(uid: number | null): string | undefined {
 
 let known: number | undefined;
 
-/** Tells which user this program is by a file that it has just made. */
+/** Learns this program's user from a file that it has just made. */
 export function learnOwnUid(file: string): void {
   known ??= Deno.lstatSync(file).uid ?? undefined;
 }

@@ -1,16 +1,16 @@
-/** A timer for peers that must say something in time. */
+/** A timer for peers that must send something in time. */
 import { unref } from "./timers.ts";
 
-/** What peers get after the time is over, in milliseconds: what came before is read meanwhile. */
+/** Extra time after the deadline, in milliseconds, to read what has already arrived. */
 const GRACE_MS = 200;
-/** The grace that ends so much later than it was due is given again: this program was kept from reading. */
+/** If the extra time ends this much late, the program was busy and grants it again. Milliseconds. */
 const LATE_MS = 200;
 
 /**
- * Calls `then` after some milliseconds, and a little grace in which this program was not too busy to hear what its peers have
- * said in time. Does not keep the program from its end.
+ * Calls `then` after some milliseconds plus extra time in which the program was free to read what arrived before the
+ * deadline. Does not keep the program alive.
  *
- * @returns stops it
+ * @returns stops the timer
  */
 export function patientTimer(then: () => void, milliseconds: number): () => void {
   let timer: ReturnType<typeof setTimeout>;

@@ -1,7 +1,6 @@
 /**
- * Reading and patching encoded protobuf messages without a schema. Messages of Bazel are never decoded and encoded again
- * with a schema of ours, since that would drop what newer Bazels added; we look at known top-level fields and replace
- * the bytes of a few.
+ * Reads and patches encoded protobuf messages without a schema. Bazel's messages are never decoded and encoded again,
+ * since that would drop fields of newer Bazels. Known top-level fields are read, and the bytes of a few are replaced.
  *
  *     message = field*      field = tag value      tag = varint(number << 3 | wire type)
  */
@@ -12,7 +11,7 @@ export class WireError extends Error {
   override readonly name = "WireError";
 }
 
-/** One top-level field: where its tag begins, where its value begins (after a length, if it has one) and where it ends. */
+/** A top-level field: offsets of its tag, of its value (after a length, if there is one), and of its end. */
 export interface Field {
   number: number;
   /** 0 varint, 1 fixed64, 2 length-delimited, 5 fixed32. */
@@ -22,10 +21,10 @@ export interface Field {
   end: number;
 }
 
-/** Visits each top-level field in order. Throws {@link WireError} on what is not a protobuf message. */
+/** Visits each top-level field in order. Throws {@link WireError} for a malformed message. */
 export function scanFields(message: Uint8Array, visit: (field: Field) => void): void {
   let at = 0;
-  // Reads a varint at `at`. Values above 2^53 lose low bits, which no field that we use has.
+  // Reads a varint at `at`. Values above 2^53 lose low bits; no field used here has such values.
   const varint = (): number => {
     let value = 0, scale = 1;
     for (let i = 0; i < 10; i++) {
@@ -103,8 +102,8 @@ export function lengthPrefix(number: number, length: number): Uint8Array {
 }
 
 /**
- * Encodes a message of top-level fields: text and bytes become length-delimited fields, numbers and booleans varints.
- * In the order of the fields given; undefined, empty text, 0 and false are left out, as proto3 does.
+ * Encodes a message of top-level fields, in the given order: text and bytes as length-delimited fields, numbers and
+ * booleans as varints. Undefined, empty text, 0 and false are left out, as in proto3.
  */
 export function encodeFields(
   fields: [number: number, value: string | Uint8Array | number | boolean | undefined][],
@@ -121,9 +120,9 @@ export function encodeFields(
 }
 
 /**
- * The message with some length-delimited top-level fields replaced, as pieces that follow each other (views of `message`
- * where nothing changed). `replace` gets each field and returns its new value, or undefined to keep it; only
- * length-delimited fields can be replaced.
+ * Replaces some length-delimited top-level fields. Returns consecutive pieces (views of `message` where nothing
+ * changed). `replace` gets each field and returns its new value, or undefined to keep it; fields of other wire types
+ * always stay.
  */
 export function patchFields(
   message: Uint8Array,

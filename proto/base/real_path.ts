@@ -1,11 +1,11 @@
 import { dirname, join, resolve } from "node:path";
 
-/** As many symlinks as Linux follows in one path. */
+/** Maximum number of symlinks that Linux follows in a path. */
 const SYMLINKS_MAX = 40;
 
 /**
- * Where a path leads, although it may not be there yet: the symlinks of what is there are followed, also of one whose
- * target is missing; the rest stays as it is. Throws what Deno throws when it may not look.
+ * The real path of a path that may not exist yet: existing symlinks are followed, including dangling ones; the rest is
+ * kept. Throws Deno's errors if it may not read something.
  *
  * @param path Absolute.
  */

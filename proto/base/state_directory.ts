@@ -2,12 +2,12 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { join } from "node:path";
 import { RbsError } from "./errors.ts";
 
-/** Where clients look for the orchestrator unless they are told otherwise: "host:port". */
+/** The orchestrator's default address: "host:port". */
 export const DEFAULT_ORCHESTRATOR_ADDR = "localhost:50051";
 
 /**
- * The state directory: sessions, storage and keys. `RBS_STATE_DIR`, else `rbs` in `XDG_STATE_HOME`, else
- * `~/.local/state/rbs`. Absolute. Reads the environment.
+ * The state directory, with sessions, storage and keys: `RBS_STATE_DIR`, else `rbs` in `XDG_STATE_HOME`, else
+ * `~/.local/state/rbs`. Absolute. Reads the environment. Throws an RbsError for a relative path.
  */
 export function stateDirectory(): string {
   const explicit = Deno.env.get("RBS_STATE_DIR");
@@ -22,7 +22,7 @@ export function stateDirectory(): string {
   return directory;
 }
 
-/** The user that local mode works for: the name of the operating system's user. */
+/** The user of local mode: the operating system's user name. */
 export function localUserId(): string {
   return Deno.env.get("USER") || Deno.env.get("LOGNAME") || `uid-${Deno.uid() ?? 0}`;
 }

@@ -1,26 +1,26 @@
 import { setImmediate } from "node:timers";
 
-/** How long the event loop may be kept from other work. Milliseconds. */
+/** Maximum time without a break for other work. Milliseconds. */
 const SLICE_MS = 8;
 
 /**
- * Cuts long synchronous work into slices, so that a Ping or a Ctrl-C is answered meanwhile:
+ * Cuts long synchronous work into slices, so that a Ping or a Ctrl-C is answered in between:
  * `if (pace.due) await pace.rest();`. Synchronous calls for small files are ten times cheaper than promises.
  */
 export class Pace {
   #until = performance.now() + SLICE_MS;
   #calls = 0;
 
-  /** @param signal Ends the work: {@link rest} throws its reason. */
+  /** @param signal Aborts the work: {@link rest} throws its reason. */
   constructor(readonly signal?: AbortSignal) {}
 
-  /** True when others should have their turn. */
+  /** Whether other work should run now. */
   get due(): boolean {
-    // The clock costs more than most of what stands between two looks at it.
+    // Reading the clock costs more than most work between two calls.
     return (++this.#calls & 7) === 0 && performance.now() >= this.#until;
   }
 
-  /** Lets others have their turn. */
+  /** Lets other work run. */
   async rest(): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
     this.signal?.throwIfAborted();

@@ -1,14 +1,14 @@
-/** A timer, as setTimeout and setInterval give it. */
+/** A timer of setTimeout or setInterval. */
 export type Timer = ReturnType<typeof setTimeout>;
 
-/** Lets the program end although the timer has not gone off. @returns the timer */
+/** Lets the program end although the timer is pending. @returns the timer */
 export function unref(timer: Timer): Timer {
-  // Of a number in Deno, whatever Node's types make of it.
+  // In Deno it is a number, despite Node's types.
   Deno.unrefTimer(timer as unknown as number);
   return timer;
 }
 
-/** Resolves after so many milliseconds, or as soon as the signal is aborted. Never rejects. */
+/** Resolves after this time, or as soon as the signal is aborted. Never rejects. */
 export function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (signal?.aborted) return resolve();

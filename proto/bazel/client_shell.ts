@@ -1,12 +1,12 @@
 /**
- * What a Bazel server inherits from the shell in which its client was called: limits, umask and locale. It travels among
- * the server's startup options, as properties that no JVM knows; the agent takes them out again.
+ * What a Bazel server inherits from the shell of its client: limits, umask and locale. The values are sent among the
+ * server's startup options, as properties that no JVM knows; the agent removes them again.
  */
 
-/** Begins each of those options. */
+/** Prefix of these options. */
 const PREFIX = "-Drbs.client-shell.";
 
-/** `ulimit`'s letters: size of core files, of the stack, number of open files. */
+/** Letters of `ulimit`: size of core files, size of the stack, number of open files. */
 const LIMITS = ["c", "s", "n"] as const;
 
 /** A limit in the unit of `ulimit`, or "unlimited". */
@@ -16,24 +16,24 @@ export interface Limit {
   readonly hard: string;
 }
 
-/** See the file's head. */
+/** What a server inherits from the client's shell. */
 export interface ClientShell {
   readonly limits: readonly Limit[];
   /** Octal, as `umask` prints it. */
   readonly umask?: string;
-  /** LANG, LANGUAGE and LC_…, as far as they are set; undefined: nothing is known of them. */
+  /** LANG, LANGUAGE and LC_…, as far as they are set; undefined if unknown. */
   readonly locale?: Readonly<Record<string, string>>;
 }
 
-/** The variables that make a locale. */
+/** The variables of a locale. */
 const LOCALE = /^(LANG|LANGUAGE|LC_[A-Z]+)$/;
 const LIMIT = /^(unlimited|\d{1,18})$/;
 
 /**
- * The options that say it.
+ * The options for these values.
  *
- * @param limits What a launcher has found: soft and hard limits for c, s and n, then the umask, with spaces between them.
- *   Empty: there was no launcher.
+ * @param limits From a launcher: soft and hard limits for c, s and n, then the umask, separated by spaces. Empty if
+ * there was no launcher.
  */
 export function clientShellOptions(limits: string, environment: Readonly<Record<string, string>>): string[] {
   const words = limits.split(" ");
@@ -46,12 +46,12 @@ export function clientShellOptions(limits: string, environment: Readonly<Record<
   ];
 }
 
-/** Whether a startup option is one of those: no server gets it, and it is no reason for another one. */
+/** Whether a startup option is one of these. No server gets them, and a change needs no restart. */
 export function isClientShellOption(option: string): boolean {
   return option.startsWith(PREFIX);
 }
 
-/** What the options say. What is not of their form is left out: they come from anybody. */
+/** Reads the options. Malformed ones are ignored, since anybody may send them. */
 export function readClientShell(options: readonly string[]): ClientShell {
   const limits: Limit[] = [];
   const locale: Record<string, string> = {};

@@ -1,4 +1,4 @@
-/** Bazel's exit codes that RBS itself uses or understands (Bazel 4.2.3 `ExitCode.java`). */
+/** Bazel's exit codes that RBS uses or understands (Bazel 4.2.3 `ExitCode.java`). */
 export const ExitCode = {
   /** A mistake on the command line. */
   COMMAND_LINE_ERROR: 2,
@@ -6,8 +6,8 @@ export const ExitCode = {
   INTERRUPTED: 8,
   /** Another command is running, and the caller did not want to wait. */
   LOCK_HELD: 9,
-  /** Something around the build is not as it should be; nothing was run. */
+  /** A problem in the environment of the build; nothing was run. */
   LOCAL_ENVIRONMENTAL_ERROR: 36,
-  /** The server died, or was lost in mid-command. */
+  /** The server died or was lost during the command. */
   INTERNAL_ERROR: 37,
 } as const;

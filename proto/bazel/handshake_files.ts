@@ -10,15 +10,17 @@
 /** The files that the server writes. */
 export const HANDSHAKE_FILES = ["server_info.rawproto", "command_port", "request_cookie", "response_cookie"];
 
-/** By what a client and its server know each other. */
+/** The secrets by which a client and its server recognize each other. */
 export interface Cookies {
-  /** What the client shows with each call. */
+  /** Sent by the client with each call. */
   requestCookie: string;
-  /** What the server answers with. */
+  /** Sent by the server with each response. */
   responseCookie: string;
 }
 
-/** The address in `command_port` or `server_info.rawproto`, always of the loopback interface. Undefined: it is none. */
+/**
+ * The address in `command_port` or `server_info.rawproto`, always a loopback address. Undefined if it is malformed.
+ */
 export function serverAddress(text: string): { host: "127.0.0.1" | "::1"; port: number } | undefined {
   const match = /^(?:\[(?:::1|0:0:0:0:0:0:0:1)\]|(127\.0\.0\.1)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[2]);

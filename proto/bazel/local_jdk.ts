@@ -1,17 +1,17 @@
-/** The part of `<server_javabase>/bin/java` that hands over to a real JDK, in shell. */
+/** The shell part of `<server_javabase>/bin/java`, which starts a real JDK where necessary. */
 
-/** What Deno 2.9.6 reserves when it starts is between 32 and 48 million kB. */
+/** Deno 2.9.6 reserves between 32 and 48 million kB when it starts. */
 const ADDRESS_SPACE_KB = 48_000_000;
 
 /**
- * A file beside `bin` in the folder that `--server_javabase` names. Inside of a session the null device is mounted over it,
- * so that bin/java knows where it runs, also in the clean environment of a test.
+ * A file beside `bin` in the directory of `--server_javabase`. In a session the null device is mounted over it, so that
+ * bin/java knows where it runs, even in the clean environment of a test.
  */
 export const SESSION_MARK = "rbs-session";
 
 /**
- * The first part of bin/java: hands over to the real JDK where Bazel's client (`--batch`, or no workspace) or RBS itself
- * (inside a session) wants a real one, and returns otherwise.
+ * The first part of bin/java: executes the real JDK if Bazel's client (`--batch`, or no workspace) or RBS itself (in a
+ * session) needs it. Otherwise execution continues after it.
  */
 export const LOCAL_JDK = `\
 batch= install_base= default_javabase= output_base=
@@ -82,5 +82,5 @@ if [ -n "$batch$here\${RBS_IN_SESSION-}" ]; then
 fi
 `;
 
-/** All of bin/java where nothing else than a session's own servers is started. */
+/** The whole bin/java where only a session's own servers are started. */
 export const SESSIONS_JAVA = `#!/bin/sh\nRBS_IN_SESSION=1\n${LOCAL_JDK}`;

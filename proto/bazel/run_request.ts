@@ -1,4 +1,4 @@
-/** An encoded command_server.RunRequest: what it asks for, and its arguments changed while all other fields stay. */
+/** Reads an encoded command_server.RunRequest, and changes its arguments while all other fields stay. */
 import { Buffer } from "node:buffer";
 import { bytesValue, encodeFields, lengthPrefix, scanFields, textValue, varintValue } from "../base/protobuf_fields.ts";
 
@@ -16,21 +16,21 @@ export const RequestField = {
 /** Field numbers of StartupOption. */
 const StartupField = { option: 1, source: 2 };
 
-/** How the client describes itself when it ends a server in order to start another (4.2.3 `blaze.cc`, KillRunningServer). */
+/** Ends the client's description when it stops a server to start another (4.2.3 `blaze.cc`, KillRunningServer). */
 const FOR_SHUTDOWN = " (for shutdown)";
 
-/** What a Run request asks for. */
+/** The content of a Run request. */
 export interface RunRequest {
   /** "build", "shutdown", …; empty if there is none. */
   command: string;
   args: Buffer[];
   startupOptions: { option: Uint8Array; source: string }[];
   blockForLock: boolean;
-  /** How long it may wait for other commands, in milliseconds (`--block_for_lock=<duration>`). */
+  /** How long the command may wait for others, in milliseconds (`--block_for_lock=<duration>`). */
   lockTimeoutMs: number;
-  /** `--quiet`: nothing but errors is shown. */
+  /** `--quiet`: only errors are shown. */
   quiet: boolean;
-  /** "pid=N", or with " (for shutdown)". */
+  /** "pid=N", possibly followed by " (for shutdown)". */
   client: string;
 }
 
@@ -46,7 +46,7 @@ export function readRunRequest(message: Uint8Array): RunRequest {
     client: "",
   };
   scanFields(message, (f) => {
-    // Of another wire type it is a field that Bazel does not know, and so do we not.
+    // With another wire type, Bazel treats the field as unknown, and so does RBS.
     const isBytes = f.wireType === 2, isNumber = f.wireType === 0;
     if (f.number === RequestField.arg && isBytes) request.args.push(Buffer.from(bytesValue(message, f)));
     else if (f.number === RequestField.blockForLock && isNumber) request.blockForLock = varintValue(message, f) !== 0;
@@ -70,24 +70,24 @@ function startupOption(pair: Uint8Array): RunRequest["startupOptions"][number] {
   return startup;
 }
 
-/** Whether it is the shutdown that a client asks for by itself: other startup options, say, or RBS was switched off. */
+/** Whether the client itself asks for a shutdown: for other startup options, or because RBS was disabled. */
 export function isForShutdown({ client }: Pick<RunRequest, "client">): boolean {
   return client.endsWith(FOR_SHUTDOWN);
 }
 
-/** What is another in a request that is passed on. */
+/** The changes in a request that is passed on. */
 export interface RunChanges {
   cookie: string;
-  /** @default as they are */
+  /** @default unchanged */
   args?: readonly Uint8Array[];
-  /** What is left of the time in which it may wait for other commands, in milliseconds. @default as it is */
+  /** The remaining time in which the command may wait for others, in milliseconds. @default unchanged */
   lockTimeoutMs?: number;
 }
 
-/** The request with changes; all other fields stay, those of later Bazels too. Throws a WireError. */
+/** Applies changes; all other fields stay, including those of later Bazels. Throws a WireError. */
 export function changeRun(run: Uint8Array, { cookie, args, lockTimeoutMs }: RunChanges): Buffer {
   const dropped = new Set<number>([RequestField.cookie]);
-  // Written when it is empty, too: agents of former versions replace it, and add none.
+  // Written even if empty: agents of former versions replace it, but do not add it.
   const pieces: Uint8Array[] = [lengthPrefix(RequestField.cookie, Buffer.byteLength(cookie)), Buffer.from(cookie)];
   if (args) {
     dropped.add(RequestField.arg);

@@ -15,7 +15,7 @@ export const ResponseField = {
   commandExtensions: 10,
 } as const;
 
-/** Whether it is a command's last. Throws a WireError. */
+/** Whether a response is a command's last. Throws a WireError. */
 export function isFinished(response: Uint8Array): boolean {
   let finished = false;
   scanFields(response, (f) => {

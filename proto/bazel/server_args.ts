@@ -1,21 +1,21 @@
-/** What the proxy needs of the argument vector that the Bazel client composed for the server's JVM. */
+/** The proxy's view of the arguments that the Bazel client composed for the server's JVM. */
 export interface ServerArgs {
-  /** All of it, after argv[0], unchanged: what the real server is started with. */
+  /** All arguments after argv[0], unchanged: the real server is started with them. */
   argv: string[];
-  /** What the real server is to inherit, see {@link clientShellOptions}. @default nothing is known of it */
+  /** What the real server inherits, see {@link clientShellOptions}. @default unknown */
   clientShell?: string[];
-  /** Absolute. */
+  /** Absolute path. */
   outputBase: string;
-  /** Absolute; empty outside of a workspace. */
+  /** Absolute path; empty outside of a workspace. */
   workspace: string;
-  /** Seconds without a command after which the server ends; 0: never. */
+  /** Seconds without a command after which the server ends; 0 means never. */
   maxIdleSeconds: number;
 }
 
 /**
- * Reads a server's arguments. The server's own options follow the jar or the main class, where JVMs of different builds
- * differ (Debian's Bazel 7 has no `-jar`); their names are unlike any JVM option's, so they are looked up by name.
- * A repeated option's last value counts, as in Bazel.
+ * Reads a server's arguments. The server's own options follow the jar or the main class, which depends on the build
+ * (Debian's Bazel 7 has no `-jar`). No JVM option has such a name, so they are found by name. The last value of a
+ * repeated option counts, as in Bazel.
  */
 export function parseServerArgs(argv: string[]): ServerArgs {
   const option = (name: string) => argv.findLast((a) => a.startsWith(`--${name}=`))?.slice(name.length + 3) ?? "";

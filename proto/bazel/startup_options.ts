@@ -2,7 +2,7 @@ import { isClientShellOption } from "./client_shell.ts";
 import { pathFault, quoted } from "../base/absolute_path.ts";
 
 /**
- * Options that a Bazel client ignores when it decides whether a running server can be kept. Bazel 4.2.3 `blaze.cc`,
+ * Options that a Bazel client ignores when it decides whether to keep a running server. Bazel 4.2.3 `blaze.cc`,
  * `AreStartupOptionsDifferent`; the last two since 9.0.
  */
 const VOLATILE = [
@@ -16,8 +16,9 @@ const VOLATILE = [
 ];
 
 /**
- * The value of the last `--name=value` in a Bazel server's argument vector, or undefined. Where the server's own options
- * begin is not looked for: `-jar` marks it upstream, `-cp … Main` in Debian's packages, and no JVM option has such a name.
+ * The value of the last `--name=value` in a Bazel server's arguments, or undefined. The start of the server's own
+ * options is not determined: `-jar` marks it upstream, `-cp … Main` in Debian's packages, and no JVM option has such a
+ * name.
  */
 export function startupOption(options: readonly string[], name: string): string | undefined {
   const prefix = `--${name}=`;
@@ -25,17 +26,17 @@ export function startupOption(options: readonly string[], name: string): string 
 }
 
 /**
- * The options that decide whether a warm server can be kept, sorted: their order does not matter to a client, how often
- * each stands there does.
+ * The options that decide whether a warm server can be kept, sorted: a client ignores their order, but counts
+ * repetitions.
  */
 export function decisiveOptions(options: readonly string[]): string[] {
-  // A server that runs keeps what it has inherited, as with stock Bazel.
+  // A running server keeps what it has inherited, as with stock Bazel.
   const decides = (option: string) =>
     !isClientShellOption(option) && !VOLATILE.some((prefix) => option.startsWith(prefix));
   return options.filter(decides).sort();
 }
 
-/** Options of a Bazel server that name a path. */
+/** Server options that name a path. */
 const PATH_OPTIONS = [
   "output_base",
   "output_user_root",
@@ -45,13 +46,13 @@ const PATH_OPTIONS = [
   "default_system_javabase",
 ];
 
-/** Those that a client passes on as its user wrote them, with a slash at the end perhaps, or empty. */
+/** Those that a client passes as its user wrote them: possibly empty, or with a trailing slash. */
 const AS_WRITTEN = ["output_user_root", "default_system_javabase"];
 
 /**
- * Why a path that a Bazel server's options name is none of normal form: one sentence, or undefined. Every occurrence is
- * looked at, although the last one counts. A value that is an argument of its own is refused: a Bazel server would read it,
- * and {@link startupOption} does not.
+ * Why a path in a server's options is not in normal form: one sentence, or undefined. Every occurrence is checked,
+ * although the last one counts. A value in a separate argument is refused: a Bazel server would read it, but
+ * {@link startupOption} does not.
  */
 export function startupPathFault(options: readonly string[]): string | undefined {
   for (const name of PATH_OPTIONS) {

@@ -1,10 +1,10 @@
 /**
- * Whether a folder is an output, or a part of an external repository, and comes home with all that is in it: a tree
- * artifact, runfiles, a test's outputs. Others hold the outputs of many targets, those of earlier commands among them:
+ * Whether a directory is an output, or part of an external repository, and so is copied with everything in it: a tree
+ * artifact, runfiles, a test's outputs. Other directories hold the outputs of many targets, and of earlier commands:
  *
  *     execroot/<workspace>/bazel-out/<configuration>/bin
  *
- * The agent names all of such a folder or nothing; so what it does not name of one is not there any more.
+ * The agent names everything in such a directory or nothing. So what is missing from its list no longer exists.
  *
  * @param path Relative to the output base.
  */

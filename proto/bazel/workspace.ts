@@ -2,15 +2,15 @@ import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { isFile } from "../base/files.ts";
 
-/** The files that mark a workspace's root, as Bazel's client looks for them; any one of them will do. */
+/** Files that mark a workspace's root for Bazel's client; one of them is enough. */
 export const WORKSPACE_MARKERS = ["MODULE.bazel", "REPO.bazel", "WORKSPACE.bazel", "WORKSPACE"] as const;
 
 /**
- * Finds the workspace that holds `directory`: the nearest one upwards, itself included, in which a marker is a file.
- * A folder named WORKSPACE is no marker.
+ * Finds the workspace of `directory`: the nearest directory upwards, itself included, in which a marker is a file. A
+ * directory named WORKSPACE is not a marker.
  *
  * @param directory Absolute.
- * @returns The workspace's absolute path, or undefined outside of any.
+ * @returns the workspace's absolute path, or undefined
  */
 export function findWorkspace(directory: string): string | undefined {
   for (let at = directory;; at = dirname(at)) {
@@ -20,8 +20,8 @@ export function findWorkspace(directory: string): string | undefined {
 }
 
 /**
- * The RepoHash of a workspace: MD5 of its absolute path's UTF-8 bytes, as 32 lowercase hex digits. With the user it is
- * a session's key. (Bazel names the default output base by the same digest.)
+ * The RepoHash of a workspace: MD5 of its absolute path's UTF-8 bytes, as 32 lowercase hex digits. Part of a session's
+ * key, with the user. (Bazel names the default output base by the same digest.)
  *
  * @param workspace Absolute, without a trailing slash.
  */

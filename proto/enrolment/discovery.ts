@@ -1,11 +1,11 @@
-/** How somebody who trusts nobody yet finds the authority whose SHA-256 is known: the orchestrator shows it. */
+/** Gets the authority's certificate, whose SHA-256 is known, from an orchestrator that is not trusted yet. */
 import { createHash } from "node:crypto";
 import { connect, type DetailedPeerCertificate } from "node:tls";
 import { parseHostPort } from "../base/host_port.ts";
 import { RbsError, sentence } from "../base/errors.ts";
 import { SERVER_NAMES } from "../transport/tls/channel_credentials.ts";
 
-/** More certificates than this stand above no other. */
+/** Maximum length of a certificate chain. */
 const DEPTH = 8;
 
 /** SHA-256 of a certificate, as hex. @param der X.509. */
@@ -14,8 +14,8 @@ export function fingerprint(der: Uint8Array): string {
 }
 
 /**
- * Asks who listens at `address` for its certificates, and takes of them the one with that fingerprint: nothing else is
- * believed, and nothing is told. Throws an RbsError.
+ * Connects to `address` and returns the certificate with that fingerprint from the peer's chain. Nothing else is
+ * trusted, and nothing is sent. Throws an RbsError.
  *
  * @returns PEM
  */
@@ -33,7 +33,7 @@ export async function discoverAuthority(address: string, wanted: string, timeout
     port: at?.port ?? NaN,
     servername: SERVER_NAMES.orchestrator,
     ALPNProtocols: ["h2"],
-    // Nothing is trusted before its fingerprint was compared, and nothing but certificates is looked at.
+    // Nothing is trusted before its fingerprint is compared, and only certificates are read.
     rejectUnauthorized: false,
     minVersion: "TLSv1.2",
   });

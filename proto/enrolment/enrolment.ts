@@ -1,4 +1,4 @@
-/** How a program gets its certificate from the orchestrator: the first for a token, the next ones for the one before. */
+/** How a program gets its certificates from the orchestrator: the first by a token, later ones by the one before. */
 import { create } from "@bufbuild/protobuf";
 import {
   Identity as IdentityService,
@@ -10,11 +10,11 @@ import type { ClientTls } from "../transport/tls/channel_credentials.ts";
 import { type NewKey, newKey } from "../identity/certificate_request.ts";
 import type { Credentials } from "../identity/credentials.ts";
 
-/** Who gives certificates. */
+/** The issuer of certificates. */
 export interface Issuer {
   /** "host:port". */
   readonly address: string;
-  /** What it may take. Milliseconds. @default 10000 */
+  /** Timeout in milliseconds. @default 10000 */
   readonly timeoutMs?: number;
 }
 
@@ -22,9 +22,9 @@ const TIMEOUT_MS = 10_000;
 const EXPECTED = { kind: "orchestrator" } as const;
 
 /**
- * Gets a certificate for a token. The key is made here, and stays here. Rejects as `ask` does.
+ * Gets a certificate for a token. The private key is made here, and never leaves this program. Rejects as `ask` does.
  *
- * @param ask Asks who gives certificates.
+ * @param ask Sends the request to the issuer.
  */
 export async function enrolBy(
   ask: (request: IssueCertificateRequest) => Promise<Pick<IssueCertificateResponse, "certificate" | "authorities">>,
@@ -36,7 +36,7 @@ export async function enrolBy(
   return received(key, await ask(request), trustDomain);
 }
 
-/** The same by a call. Throws an RpcError. */
+/** The same by a gRPC call. Throws an RpcError. */
 export async function enrol(
   { address, timeoutMs = TIMEOUT_MS }: Issuer,
   trusted: Pick<Credentials, "authorities" | "trustDomain">,
@@ -46,7 +46,9 @@ export async function enrol(
   return await enrolBy((request) => client.issueCertificate(request, { timeoutMs }), trusted, token);
 }
 
-/** Gets a new certificate, for a new key, for the holder of `credentials`, which must be valid still. Throws an RpcError. */
+/**
+ * Gets a new certificate with a new key for the holder of `credentials`, which must still be valid. Throws an RpcError.
+ */
 export async function renew(
   { address, timeoutMs = TIMEOUT_MS }: Issuer,
   credentials: Credentials,
@@ -57,7 +59,7 @@ export async function renew(
   return received(key, answer, credentials.trustDomain);
 }
 
-/** Loads grpc-js when it is called: an agent needs it half an hour after its start, and would start 20 ms later with it. */
+/** Loads grpc-js only when called: an agent needs it half an hour after its start, which it would delay by 20 ms. */
 async function clientAt(address: string, credentials: ClientTls["credentials"]) {
   const { createRpcClient } = await import("../transport/rpc/client.ts");
   return createRpcClient(IdentityService, address, { tls: { credentials, expected: EXPECTED } });

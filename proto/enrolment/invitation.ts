@@ -1,10 +1,10 @@
 /**
- * What `orchestrator enrol` gives out, and `jbazel login` takes: where the orchestrator is, by what it is known, and a
- * token for one certificate. One word: `rbs1.` and base64url of JSON. A secret.
+ * The invitation that `orchestrator enrol` prints and `jbazel login` takes: the orchestrator's address, the authority's
+ * fingerprint, and a token for one certificate. One word: `rbs1.` and base64url of JSON. A secret.
  */
 import { Buffer } from "node:buffer";
 
-/** See the file's head. */
+/** The content of an invitation. */
 export interface Invitation {
   /** "host:port". */
   readonly address: string;
@@ -16,12 +16,12 @@ export interface Invitation {
 
 const PREFIX = "rbs1.";
 
-/** As one word. */
+/** Encodes an invitation as one word. */
 export function writeInvitation({ address, fingerprint, trustDomain, token }: Invitation): string {
   return PREFIX + Buffer.from(JSON.stringify([address, fingerprint, trustDomain, token])).toString("base64url");
 }
 
-/** Undefined if `word` is none. */
+/** Decodes an invitation; undefined if `word` is malformed. */
 export function readInvitation(word: string): Invitation | undefined {
   if (!/^rbs1\.[\w-]{1,4000}$/.test(word)) return undefined;
   let parts: unknown;

@@ -6,8 +6,8 @@ import type { Credentials } from "../identity/credentials.ts";
 import { enrolBy } from "./enrolment.ts";
 
 /**
- * Gets the agent's first certificate from whoever started it, over the pipes between them: see BlankAgent.enrols_by_pipe.
- * Throws an RbsError when that one says nothing.
+ * Gets the agent's first certificate from the process that started it, over the pipes between them: see
+ * BlankAgent.enrols_by_pipe. Throws an RbsError if that process does not answer.
  */
 export async function enrolByPipe(
   { trustDomain, bootstrapToken }: { trustDomain: string; bootstrapToken: string },

@@ -1,14 +1,14 @@
 import { renew } from "./enrolment.ts";
 import { type HeldCredentials, readValidCredentials, writeCredentials } from "../identity/key_directory.ts";
 
-/** Whether half of the life of a certificate is over. @param now Milliseconds since 1970. */
+/** Whether half of a certificate's life is over. @param now Milliseconds since 1970. */
 export function isDue({ notBefore, notAfter }: HeldCredentials, now: number): boolean {
   return now >= (notBefore.getTime() + notAfter.getTime()) / 2;
 }
 
 /**
- * Renews the user's certificate in `state` when half of its life is over, and keeps the new one there. Throws an RbsError
- * or an RpcError.
+ * Renews the user's certificate in `state` when half of its life is over, and stores the new one there. Throws an
+ * RbsError or an RpcError.
  *
  * @param address The orchestrator's "host:port".
  * @returns whether it was due

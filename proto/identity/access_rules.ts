@@ -1,24 +1,24 @@
 /**
- * Who may call what: each method of each service of RBS, in one table. Servers ask it before they look at a request, and
- * refuse a method that does not stand here.
+ * Who may call what: each method of each RBS service, in one table. Servers check it before they read a request, and
+ * refuse methods that are not listed.
  */
 import { AccessDenied } from "./access_denied.ts";
 import type { Identity } from "./spiffe.ts";
 
 /** Who may call a method. */
 export type Rule =
-  /** Users, for themselves: a request that names another user is refused by {@link actingUser}. */
+  /** Users, for themselves: {@link actingUser} refuses a request that names another user. */
   | "user"
-  /** The user whose session the agent serves; nobody else, other agents and the orchestrator included. */
+  /** Only the user whose session the agent serves; not other agents or the orchestrator. */
   | "owner"
   /** The orchestrator. */
   | "orchestrator"
-  /** Anybody, known or not: what the request shows decides. */
+  /** Anybody, known or not: the content of the request decides. */
   | "anyone"
-  /** Who has a certificate that runs out: a user or an agent, for itself. */
+  /** A user or an agent, for its own certificate. */
   | "holder";
 
-/** By path; `/*` stands for all methods of a service that is not ours. */
+/** By path; `/*` stands for all methods of a foreign service. */
 export const RULES: Readonly<Record<string, Rule>> = {
   "/rbs.v1.Orchestrator/GetServer": "user",
   "/rbs.v1.Orchestrator/GetServerStream": "user",
@@ -39,22 +39,22 @@ export const RULES: Readonly<Record<string, Rule>> = {
   "/command_server.CommandServer/*": "owner",
 };
 
-/** The rule of a method; undefined: there is none, and nobody may call it. */
+/** The rule of a method; undefined if there is none and nobody may call it. */
 export function ruleOf(path: string): Rule | undefined {
   return Object.hasOwn(RULES, path) ? RULES[path] : RULES[path.replace(/[^/]*$/, "*")];
 }
 
 /** What a server knows of a caller. */
 export interface Caller {
-  /** Who the caller has proved to be; undefined: nobody that is known here. */
+  /** The caller's proven identity; undefined if it is unknown here. */
   readonly identity?: Identity;
-  /** Why the caller is nobody: a clause. @default it shows no certificate */
+  /** Why the caller is unknown: a clause. @default it shows no certificate */
   readonly stranger?: string;
 }
 
 /**
- * Lets a caller pass, or throws an {@link AccessDenied}: "unauthenticated" for one that is nobody known, "forbidden" for
- * one that may not call this.
+ * Admits a caller, or throws an {@link AccessDenied}: "unauthenticated" for an unknown caller, "forbidden" for one that
+ * may not call this.
  *
  * @param owner At an agent: the user whose session it serves.
  */
@@ -89,7 +89,7 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
   }
 }
 
-/** The user that a call is made by. Throws an {@link AccessDenied} when the request names another one. */
+/** The user who makes a call. Throws an {@link AccessDenied} if the request names another one. */
 export function actingUser({ identity }: Caller, requested: string): string {
   if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may call this.");
   if (requested !== "" && requested !== identity.userId) {

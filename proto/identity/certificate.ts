@@ -1,13 +1,13 @@
 /**
- * Who a certificate says its holder is.
+ * Reads a certificate holder's identity.
  *
- * Read from its DER bytes, and not from what node:tls makes a text of ("URI:…, DNS:…"): in a text, a name that was
- * chosen well looks like two. Only that is read which is needed; whether the certificate is valid, and whose it is, TLS
- * has found out before.
+ * Reads the DER bytes, and not the text that node:tls makes of them ("URI:…, DNS:…"): in the text, a crafted name can
+ * look like two. Only the necessary parts are read; TLS has already verified that the certificate is valid and who its
+ * holder is.
  */
 import { type Identity, parseSpiffeUri } from "./spiffe.ts";
 
-/** ASN.1 tags, as they stand in DER. */
+/** ASN.1 tags in DER. */
 const Tag = {
   OCTET_STRING: 0x04,
   OID: 0x06,
@@ -22,8 +22,8 @@ const Tag = {
 const SUBJECT_ALT_NAME = "551d11";
 
 /**
- * The identity of a certificate's holder: it must have exactly one URI, which must be that of an identity in the trust
- * domain. Undefined for all else, bytes that are no certificate included.
+ * The identity of a certificate's holder: the certificate must have exactly one URI, which must be an identity in the
+ * trust domain. Undefined for everything else, including malformed certificates.
  *
  * @param der The certificate, X.509 in DER.
  */
@@ -37,10 +37,10 @@ export function certificateIdentity(der: Uint8Array, trustDomain: string): Ident
   }
 }
 
-/** The URIs in a certificate's subjectAltName. Throws a RangeError if its bytes are no certificate. */
+/** The URIs in a certificate's subjectAltName. Throws a RangeError if the certificate is malformed. */
 export function subjectUris(der: Uint8Array): string[] {
   const [certificate] = elements(der, 1);
-  // Certificate: the part that is signed, algorithm, signature. Of the part: … and, last, the extensions.
+  // Certificate: signed part, algorithm, signature. The signed part ends with the extensions.
   const signed = elements(expect(certificate, Tag.SEQUENCE))[0];
   const extensions = elements(expect(signed, Tag.SEQUENCE)).filter(({ tag }) => tag === Tag.EXTENSIONS);
   if (extensions.length === 0) return [];
@@ -49,7 +49,7 @@ export function subjectUris(der: Uint8Array): string[] {
   const uris: string[] = [];
   let found = false;
   for (const extension of elements(expect(list, Tag.SEQUENCE))) {
-    // Its OID, perhaps whether it is critical, its value.
+    // OID, optionally the critical flag, value.
     const parts = elements(expect(extension, Tag.SEQUENCE));
     if (parts.length < 2) throw new RangeError("an extension without a value");
     if (hex(expect(parts[0], Tag.OID)) !== SUBJECT_ALT_NAME) continue;
@@ -57,28 +57,27 @@ export function subjectUris(der: Uint8Array): string[] {
     found = true;
     const [names] = elements(expect(parts[parts.length - 1], Tag.OCTET_STRING), 1);
     for (const { tag, bytes } of elements(expect(names, Tag.SEQUENCE))) {
-      // Latin-1, so that no byte is lost: what is not ASCII is no URI of ours.
+      // Latin-1 loses no byte; a URI that is not ASCII is not one of RBS's.
       if (tag === Tag.URI) uris.push(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
     }
   }
   return uris;
 }
 
-/** Whom a certificate names, and who says so: each name (RDNSequence) as the DER that stands there, to the last byte. */
+/** A certificate's subject and issuer: each name (RDNSequence) as its exact DER bytes. */
 export interface CertificateNames {
   readonly issuer: Uint8Array;
   readonly subject: Uint8Array;
 }
 
 /**
- * A certificate's two names. TLS compares them as bytes, and one name can be written in several ways (as UTF8String, as
- * PrintableString, …), so that whoever passes a name on must pass on these. Throws a RangeError if the bytes are no
- * certificate.
+ * A certificate's two names. TLS compares them as bytes, and a name can be encoded in several ways (as UTF8String, as
+ * PrintableString, …), so these exact bytes must be passed on. Throws a RangeError if the certificate is malformed.
  */
 export function certificateNames(der: Uint8Array): CertificateNames {
   const [certificate] = elements(der, 1);
   const parts = elements(expect(elements(expect(certificate, Tag.SEQUENCE))[0], Tag.SEQUENCE));
-  // The version may be left out. Then: serial number, algorithm, issuer, validity, subject.
+  // The version is optional. Then: serial number, algorithm, issuer, validity, subject.
   const at = parts[0]?.tag === Tag.VERSION ? 3 : 2;
   expect(parts[at], Tag.SEQUENCE);
   expect(parts[at + 2], Tag.SEQUENCE);
@@ -87,13 +86,13 @@ export function certificateNames(der: Uint8Array): CertificateNames {
 
 interface Element {
   tag: number;
-  /** With its tag and length. */
+  /** Includes tag and length. */
   whole: Uint8Array;
-  /** Without. */
+  /** Excludes them. */
   bytes: Uint8Array;
 }
 
-/** DER's elements, one after the other, to the last byte; with `count`, so many. */
+/** Splits DER into consecutive elements; with `count`, exactly that many. */
 function elements(der: Uint8Array, count?: number): Element[] {
   const found: Element[] = [];
   for (let at = 0; at < der.length;) {

@@ -1,18 +1,18 @@
 /**
- * A key, and a request to have it certified (PKCS #10, RFC 2986). Written by hand, since nothing stands in it but the
- * key, and a library that makes them costs an agent a quarter of a second at its start.
+ * Makes a key and a certificate request (PKCS #10, RFC 2986). Written by hand, since the request contains only the key,
+ * and a library for it would add a quarter of a second to an agent's start.
  */
 import { Buffer } from "node:buffer";
 import { generateKeyPairSync, sign } from "node:crypto";
 
 /** ecdsa-with-SHA256, 1.2.840.10045.4.3.2, as an AlgorithmIdentifier. */
 const ECDSA_WITH_SHA256 = Buffer.from("300a06082a8648ce3d040302", "hex");
-/** Version 0; a name without parts. */
+/** Version 0; an empty name. */
 const VERSION = Buffer.from("020100", "hex"), NO_NAME = Buffer.from("3000", "hex");
-/** [0]: attributes, of which there are none. */
+/** [0]: no attributes. */
 const NO_ATTRIBUTES = Buffer.from("a000", "hex");
 
-/** A new key, and the request for it. */
+/** A new key and its certificate request. */
 export interface NewKey {
   /** PEM (PKCS #8). A secret. */
   readonly privateKey: string;

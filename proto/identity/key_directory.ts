@@ -2,10 +2,10 @@
  * The keys of a machine, in `keys/` of the state directory (0700):
  *
  *   ca.crt           the authorities that are trusted
- *   user.pem         whom the programs of this machine's user come as: private key, certificate and those above it
+ *   user.pem         for the programs of this machine's user: private key, certificate and those above it
  *   orchestrator.pem, authority.pem   the same of an orchestrator and of its own authority, where they run here
  *
- * Key and certificate are one file, so that a new pair takes the old one's place in one step.
+ * Key and certificate are in one file, so that a new pair replaces the old one in one step.
  */
 import { X509Certificate } from "node:crypto";
 import { join } from "node:path";
@@ -16,10 +16,10 @@ import { subjectUris } from "./certificate.ts";
 import type { Credentials } from "./credentials.ts";
 import { type Identity, parseSpiffeUri } from "./spiffe.ts";
 
-/** Whose credentials the directory holds. */
+/** Whose credentials the directory contains. */
 export type Holder = "user" | "orchestrator";
 
-/** Where the keys are. */
+/** The directory with the keys. */
 export function keyDirectory(state: string): string {
   return join(state, "keys");
 }
@@ -29,19 +29,19 @@ export function holderFile(state: string, holder: Holder): string {
   return join(keyDirectory(state), `${holder}.pem`);
 }
 
-/** The file with the authorities that are trusted. */
+/** The file with the trusted authorities. */
 export function authoritiesFile(state: string): string {
   return join(keyDirectory(state), "ca.crt");
 }
 
-/** Credentials, and what their certificate says. */
+/** Credentials with the content of their certificate. */
 export interface HeldCredentials extends Credentials {
   readonly identity: Identity;
   readonly notBefore: Date;
   readonly notAfter: Date;
 }
 
-/** Reads the credentials of `holder`. Throws an RbsError that says what to do when there are none that can be used. */
+/** Reads the credentials of `holder`. Throws an RbsError with a remedy if they are missing or unusable. */
 export function readCredentials(state: string, holder: Holder = "user"): HeldCredentials {
   const file = holderFile(state, holder);
   const authorities = readSecret(authoritiesFile(state));
@@ -75,7 +75,7 @@ export function readCredentials(state: string, holder: Holder = "user"): HeldCre
   }
 }
 
-/** The same, if their certificate is valid now. Throws an RbsError otherwise. */
+/** Reads the user's credentials. Throws an RbsError also if their certificate is not valid now. */
 export function readValidCredentials(state: string): HeldCredentials {
   const credentials = readCredentials(state);
   const now = Date.now();
@@ -96,13 +96,13 @@ export function readValidCredentials(state: string): HeldCredentials {
   return credentials;
 }
 
-/** Who the user of this machine is to the orchestrator. Throws an RbsError. */
+/** The user id in a user's credentials. Throws a TypeError for others. */
 export function userOf({ identity }: HeldCredentials): string {
   if (identity.kind !== "user") throw new TypeError("not a user's credentials");
   return identity.userId;
 }
 
-/** Writes the credentials of `holder` in place of those that are there. Throws an RbsError. */
+/** Replaces the credentials of `holder`. Throws an RbsError. */
 export function writeCredentials(state: string, holder: Holder, credentials: Credentials): void {
   makeKeyDirectory(state);
   replaceSecret(authoritiesFile(state), credentials.authorities);
@@ -128,7 +128,7 @@ export function makeKeyDirectory(state: string): void {
   }
 }
 
-/** Puts a file (0600) in the place of the one that is there, whole or not at all. Throws an RbsError. */
+/** Replaces a file (0600), completely or not at all. Throws an RbsError. */
 export function replaceSecret(file: string, text: string): void {
   const fresh = `${file}.${randomToken()}`;
   try {
@@ -141,13 +141,14 @@ export function replaceSecret(file: string, text: string): void {
 }
 
 /**
- * Makes a file (0600) unless it is there, whole or not at all. @returns what it holds then: another's, if that was faster
+ * Creates a file (0600) unless it exists, completely or not at all.
+ * @returns the file's content, which another process may have written
  */
 export function createSecret(file: string, text: string): string {
   const fresh = `${file}.${randomToken()}`;
   try {
     Deno.writeTextFileSync(fresh, text, { mode: 0o600, createNew: true });
-    // A link to a finished file appears whole or not at all, and never takes another's place.
+    // A link to a complete file appears completely or not at all, and never replaces another file.
     Deno.linkSync(fresh, file);
   } catch (cause) {
     if (!(cause instanceof Deno.errors.AlreadyExists)) throw unwritable(file, cause);
@@ -157,7 +158,7 @@ export function createSecret(file: string, text: string): string {
   return readSecret(file);
 }
 
-/** Reads a file that nobody else may own, or be able to read. Throws an RbsError that says what to do. */
+/** Reads a file that nobody else may own or read. Throws an RbsError with a remedy. */
 export function readSecret(file: string): string {
   let text: string, mode: number, owner: string | undefined;
   try {

@@ -1,22 +1,24 @@
 /**
- * Who somebody is: the SPIFFE URI that a certificate of RBS carries as its one URI in subjectAltName.
- * Source of the form: https://github.com/spiffe/spiffe, standards/SPIFFE-ID.md.
+ * Identities as SPIFFE URIs: the only URI in the subjectAltName of an RBS certificate. Source of the form:
+ * https://github.com/spiffe/spiffe, standards/SPIFFE-ID.md.
  */
 
 /** The holder of a certificate. */
 export type Identity =
   /** A developer. */
   | { readonly kind: "user"; readonly userId: string }
-  /** The agent of one session. `agentId` is its own, 32 lowercase hex digits; the URI has it in the place of a session's. */
+  /**
+   * The agent of one session. `agentId` is the agent's own id, 32 lowercase hex digits, in the URI's session segment.
+   */
   | { readonly kind: "agent"; readonly agentId: string }
   | { readonly kind: "orchestrator" };
 
-/** The longest SPIFFE ID, in bytes. */
+/** Maximum length of a SPIFFE ID, in bytes. */
 const SPIFFE_ID_MAX = 2048;
-/** A trust domain's name: lower-case letters, digits, dots, dashes and underscores. */
+/** The form of a trust domain: lower-case letters, digits, dots, dashes and underscores. */
 const TRUST_DOMAIN = /^[a-z0-9._-]{1,255}$/;
 
-/** The URI of `identity` in `trustDomain`. A user id may be any text: what a path segment cannot hold is escaped. */
+/** The URI of `identity` in `trustDomain`. A user id may be any text: it is escaped. */
 export function spiffeUri(trustDomain: string, identity: Identity): string {
   if (!TRUST_DOMAIN.test(trustDomain)) throw new TypeError(`${JSON.stringify(trustDomain)} is no trust domain.`);
   return `spiffe://${trustDomain}${path(identity)}`;
@@ -34,8 +36,8 @@ function path(identity: Identity): string {
 }
 
 /**
- * Who a URI of `trustDomain` names; undefined if it names nobody that RBS knows. There is exactly one URI for an
- * identity: another spelling of it (another case, an escape that was not needed) is nobody.
+ * The identity for a URI of `trustDomain`; undefined if it is not one of RBS's. Each identity has exactly one URI:
+ * other spellings (other case, an unnecessary escape) are refused.
  */
 export function parseSpiffeUri(trustDomain: string, uri: string): Identity | undefined {
   if (uri.length > SPIFFE_ID_MAX) return undefined;
@@ -59,15 +61,15 @@ function identityOf(parts: string[]): Identity | undefined {
 }
 
 /**
- * A path segment of a SPIFFE ID has letters, digits, dots, dashes and underscores only, and no percent-encoding; so all
- * else, and the underscore itself, is `_` and two hex digits for each byte of its UTF-8.
+ * A path segment of a SPIFFE ID contains only letters, digits, dots, dashes and underscores, without percent-encoding.
+ * So every other byte of the UTF-8, and the underscore itself, becomes `_` and two hex digits.
  */
 function escaped(text: string): string {
   const segment = Array.from(new TextEncoder().encode(text), (byte) => {
     const character = String.fromCharCode(byte);
     return /[A-Za-z0-9.-]/.test(character) ? character : `_${byte.toString(16).padStart(2, "0")}`;
   }).join("");
-  // These two are no segments, in whatever sense a reader of paths gives them.
+  // Readers of paths give these two a special meaning.
   return segment === "." || segment === ".." ? segment.replaceAll(".", "_2e") : segment;
 }
 

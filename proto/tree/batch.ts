@@ -1,5 +1,5 @@
 /**
- * Many changes of a tree in one message (FileBatch of proto/contract/rbs/v1/tree.proto):
+ * Packs many changes of a tree into one message (FileBatch of proto/contract/rbs/v1/tree.proto):
  *
  *     FileBatch { compression, unpacked_size, records: Records { Record { entry, content, … } Record … } }
  */
@@ -11,17 +11,17 @@ import { decodeEntry, type Entry, writeEntry } from "./entry.ts";
 import { checkPath, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 
-/** The most that the content of one record may be: a larger file comes in parts. Bytes. */
+/** Maximum content of one record, in bytes. A larger file is sent in parts. */
 export const MAX_CONTENT_BYTES = 8 << 20;
-/** The most that a batch may hold when it is unpacked, in bytes. */
+/** Maximum unpacked size of a batch, in bytes. */
 export const MAX_BATCH_BYTES = MAX_CONTENT_BYTES + (2 << 20);
-/** Bytes of records at which a batch is full. */
+/** A batch is full at this many bytes of records. */
 const FULL_BYTES = 1 << 20;
-/** The most records of a batch. */
+/** Maximum number of records in a batch. */
 const MAX_RECORDS = 100_000;
-/** How much memory a compressed batch may ask for to be unpacked: 8 MiB, what zstd's level 19 needs. */
+/** Maximum memory for unpacking a batch, as a power of two: 8 MiB, which zstd's level 19 needs. */
 const MAX_WINDOW_LOG = 23;
-/** Compression that saves less than a tenth is not worth its unpacking. */
+/** A batch is sent compressed only if that saves at least a tenth. */
 const WORTH = 0.9;
 const Compression = { none: 0, zstd: 1 };
 
@@ -36,40 +36,40 @@ export interface TreeRecord {
   copyFrom?: string;
 }
 
-/** Content that is not there yet. */
+/** Content that is read when it is encoded. */
 export interface ContentToRead {
   readonly length: number;
-  /** Fills memory of that length. */
+  /** Fills a buffer of `length` bytes. */
   read(into: Uint8Array): void;
 }
 
 /** A record to be encoded. */
 export type OutgoingRecord = Omit<TreeRecord, "content"> & { content?: Uint8Array | ContentToRead };
 
-/** What of a record is not path or content takes no more, in bytes. */
+/** Upper bound for a record without its path and content, in bytes. */
 const RECORD_EXTRA = 60;
-/** The fields of a FileBatch before its records, with the tag and length of these, take no more. Bytes. */
+/** Upper bound for the fields of a FileBatch before its records, with the records' tag and length. Bytes. */
 const HEADER_BYTES = 24;
 
-/** Gathers records into batches. */
+/** Encodes records into batches. */
 export class BatchEncoder {
   readonly #full: number;
   readonly #records: WireWriter;
   #count = 0;
-  /** Whether batches are compressed where that helps. */
+  /** Whether to compress batches where that helps. */
   compress = false;
 
-  /** @param options.bytes At which a batch is full. @default 1 MiB */
+  /** @param options.bytes Size at which a batch is full. @default 1 MiB */
   constructor(options: { bytes?: number } = {}) {
     this.#full = options.bytes ?? FULL_BYTES;
     this.#records = new WireWriter(this.#full + (1 << 16), HEADER_BYTES);
   }
 
   /**
-   * Adds a record, whose content is at most {@link MAX_CONTENT_BYTES} and copied, or read. Throws a {@link TreeError} for
-   * a path that is no string of names.ts, and what reading the content throws; nothing was added then.
+   * Adds a record. Its content, at most {@link MAX_CONTENT_BYTES}, is copied or read. Throws a {@link TreeError} for a
+   * path that names.ts cannot encode, and whatever reading the content throws; the record is then not added.
    *
-   * @returns an encoded FileBatch once one is full
+   * @returns an encoded FileBatch when one is full
    */
   add(record: OutgoingRecord): Uint8Array | undefined {
     const { entry, content } = record;
@@ -93,17 +93,17 @@ export class BatchEncoder {
     return ++this.#count >= MAX_RECORDS || this.#records.length >= this.#full ? this.flush() : undefined;
   }
 
-  /** Takes the memory of a batch back that nobody needs any more, to be used again. */
+  /** Takes back the memory of a batch that is no longer used, for the next batch. */
   reuse(batch: Uint8Array): void {
     this.#records.reuse(batch);
   }
 
-  /** The batch of what was gathered, if anything. */
+  /** Encodes the records added so far; undefined if there are none. */
   flush(): Uint8Array | undefined {
     const size = this.#records.length;
     if (size === 0) return undefined;
     this.#count = 0;
-    // Its header is put in front of the records, so that they are not copied once more.
+    // The header goes into the headroom before the records, which saves a copy.
     if (!this.compress) return this.#records.finish(header(Compression.none, size, size));
     const records = this.#records.finish();
     const packed = zstdCompressSync(records, { params: { [constants.ZSTD_c_compressionLevel]: 1 } });
@@ -116,12 +116,15 @@ export class BatchEncoder {
   }
 }
 
-/** A FileBatch up to its records, of which `length` bytes follow. */
+/** The fields of a FileBatch before its records, of which `length` bytes follow. */
 function header(compression: number, unpackedSize: number, length: number): Buffer {
   return Buffer.concat([encodeFields([[1, compression], [2, unpackedSize]]), lengthPrefix(3, length)]);
 }
 
-/** The records of an encoded FileBatch; contents are views. Throws a {@link TreeError} for what no honest peer sends. */
+/**
+ * Decodes the records of a FileBatch. Contents are views of the message. Throws a {@link TreeError} for a batch that no
+ * honest peer sends.
+ */
 export function decodeBatch(message: Uint8Array): TreeRecord[] {
   try {
     return decodeRecords(unpack(message));
@@ -144,7 +147,7 @@ function unpack(message: Uint8Array): Uint8Array {
   if (size > MAX_BATCH_BYTES) throw new TreeError(`a batch of ${size} bytes is larger than ${MAX_BATCH_BYTES} bytes`);
   if (compression === Compression.zstd) {
     try {
-      // One byte more than was said, so that a bomb ends there.
+      // One byte more than announced is enough to detect a decompression bomb.
       records = zstdDecompressSync(records, {
         maxOutputLength: size + 1,
         params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },

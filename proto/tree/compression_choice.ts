@@ -1,22 +1,22 @@
-/** How often the link is judged, in milliseconds. */
+/** How often the link is measured, in milliseconds. */
 const WINDOW_MS = 100;
-/** A link that takes more than this share of the time to take what is written has time for compression, */
+/** A link busy for no more than this share of the time is not worth compression. */
 const SLOW_SHARE = 0.5;
-/** unless it carries more bytes per second than compression makes. */
+/** Bytes per second that compression produces. A link that carries more is not worth compression. */
 const FAST_LINK = 60e6;
 
-/** What is known of a link. */
+/** What is measured of a link. */
 export interface ObservedLink {
   /**
-   * For how long it has been busy with taking what was written, in milliseconds. A receiver that is slow does not count: it
-   * would have to unpack as well.
+   * How long the link has been busy sending, in milliseconds. Time in which the receiver is the bottleneck does not
+   * count, since the receiver would have to unpack as well.
    */
   readonly writingMs: number;
-  /** Whether it was slow when it was judged last: what is sent next need not find that out anew. */
+  /** Whether the link was slow at the last measurement. The next call starts from this. */
   slow: boolean;
 }
 
-/** Decides by what a link does whether it pays to compress what goes over it. */
+/** Decides from a link's throughput whether compression pays. */
 export class CompressionChoice {
   readonly #link: ObservedLink;
   readonly #now: () => number;
@@ -32,12 +32,12 @@ export class CompressionChoice {
     this.#writingMs = link.writingMs;
   }
 
-  /** What to do with the next message. A link that nothing is known of is taken for a fast one. */
+  /** Whether to compress the next message. A link without measurements counts as fast. */
   get worth(): boolean {
     return this.#link.slow;
   }
 
-  /** Notes that a message of `bytes` was sent, and that the sender may send the next. */
+  /** Records that a message of `bytes` was sent and the sender may continue. */
   sent(bytes: number): void {
     this.#bytes += bytes;
     const elapsedMs = this.#now() - this.#began;

@@ -1,32 +1,32 @@
-/** Files, folders and symlinks of a tree, and how they are written on the wire (TreeEntry of proto/contract/rbs/v1/tree.proto). */
+/** Files, directories and symlinks of a tree, and their encoding (TreeEntry of proto/contract/rbs/v1/tree.proto). */
 import { WireError } from "../base/protobuf_fields.ts";
 import { checkPath, isLonger, TreeError } from "./names.ts";
 import { WireReader, WireWriter } from "./wire_codec.ts";
 
-/** What an entry is. Nothing else travels. */
+/** The kinds of entries. Nothing else is sent. */
 export type EntryKind = "file" | "directory" | "symlink";
 
-/** A file, folder or symlink. */
+/** A file, directory or symlink. */
 export interface Entry {
-  /** Relative to the tree's root; see names.ts for bytes that are not UTF-8. */
+  /** Relative to the tree's root. See names.ts for bytes that are not UTF-8. */
   path: string;
   kind: EntryKind;
-  /** Permission bits (0o7777) of files and folders; 0 of symlinks. */
+  /** Permission bits (0o7777) of files and directories; 0 for symlinks. */
   mode: number;
-  /** Of files, in bytes; else 0. */
+  /** Size of a file in bytes; otherwise 0. */
   size: number;
-  /** Of files, in whole milliseconds since 1970; else 0. */
+  /** Modification time of a file in whole milliseconds since 1970; otherwise 0. */
   mtimeMs: number;
-  /** Of symlinks: where they lead, as it stands there. */
+  /** Target of a symlink, unresolved. */
   target?: string;
-  /** Of files: SHA-256, where it is known. */
+  /** SHA-256 of a file, if known. */
   digest?: Uint8Array;
 }
 
 const KINDS: readonly EntryKind[] = ["file", "directory", "symlink"];
-/** The longest target of a symlink, in bytes. */
+/** Maximum length of a symlink's target, in bytes. */
 const MAX_TARGET_BYTES = 4095;
-/** Times beyond are no time of any file system (the year 144,000), and lose bits in a double when they are encoded. */
+/** No file system has later times (the year 144,000), and they lose bits in a double when encoded. */
 const MAX_MTIME_MS = 2 ** 52;
 const DIGEST_BYTES = 32;
 
@@ -36,7 +36,7 @@ export function writeEntry(out: WireWriter, entry: Entry): void {
   out.varint(2, KINDS.indexOf(entry.kind) + 1);
   out.varint(3, entry.mode);
   out.varint(4, entry.size);
-  // sint64: zigzag.
+  // sint64 is zigzag-encoded.
   const { mtimeMs } = entry;
   out.varint(5, mtimeMs >= 0 ? mtimeMs * 2 : -mtimeMs * 2 - 1);
   if (entry.target !== undefined) out.text(6, entry.target);
@@ -45,18 +45,18 @@ export function writeEntry(out: WireWriter, entry: Entry): void {
 
 const single = new WireWriter(1024);
 
-/** An encoded TreeEntry. Throws a {@link TreeError} for a path or target that is no string of names.ts. */
+/** Encodes a TreeEntry. Throws a {@link TreeError} for a path or target that names.ts cannot encode. */
 export function encodeEntry(entry: Entry): Uint8Array {
-  // What an error left there.
+  // Discards what an earlier error left.
   single.cut(0);
   writeEntry(single, entry);
   return single.take();
 }
 
 /**
- * Decodes a TreeEntry and checks all of it. Throws a {@link TreeError}.
+ * Decodes and validates a TreeEntry. Throws a {@link TreeError}.
  *
- * @param options.absolute The path begins with "/", as in an Outputs message.
+ * @param options.absolute The path must begin with "/", as in an Outputs message.
  */
 export function decodeEntry(bytes: Uint8Array, options: { absolute?: boolean } = {}): Entry {
   let path = "", kind = 0, mode = 0, size = 0, mtimeMs = 0;
@@ -121,7 +121,7 @@ export function decodeEntry(bytes: Uint8Array, options: { absolute?: boolean } =
   }
 }
 
-/** Whether two entries are the same; files by size, mode, mtime and, if both have one, digest. */
+/** Whether two entries are equal. Files are compared by size, mode, mtime and, if both have one, digest. */
 export function sameEntry(a: Entry, b: Entry): boolean {
   if (a.kind !== b.kind) return false;
   if (a.kind === "symlink") return a.target === b.target;
@@ -130,7 +130,7 @@ export function sameEntry(a: Entry, b: Entry): boolean {
   return a.size === b.size && a.mtimeMs === b.mtimeMs && (!a.digest || !b.digest || sameDigest(a.digest, b.digest));
 }
 
-/** Whether two digests are the same. */
+/** Whether two digests are equal. */
 export function sameDigest(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) return false;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;

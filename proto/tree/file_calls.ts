@@ -1,29 +1,29 @@
 /**
- * Listing folders and looking at files whatever bytes their names are of. Deno can name a file by UTF-8 only: it shows
- * other bytes as U+FFFD, and then finds no such file. What has such a name is listed, looked at, read and written by bash.
+ * File operations for names of any bytes. Deno can name a file only in UTF-8: it shows other bytes as U+FFFD and then
+ * cannot find the file. For such names, bash lists, stats, reads and writes.
  */
 import { Buffer } from "node:buffer";
 import type { RawInfo } from "./files.ts";
 import { decodeName, encodeName, isRaw } from "./names.ts";
 
-/** A file of such a name is read up to here, in bytes. */
+/** Maximum size of a file that bash reads, in bytes. */
 const MAX_CONTENT = 256 << 20;
-/** What a call of bash gets of names at most, in characters. Linux takes 2 MiB. */
+/** Maximum length of the names passed to bash in one call, in characters. Linux allows 2 MiB. */
 const MAX_ARGUMENTS = 1 << 20;
 
-/** The names in a folder. Throws Deno's errors. */
+/** The names in a directory. Throws Deno's errors. */
 export function readdirSync(folder: string): string[] {
   if (isRaw(folder)) return listByBash(folder);
   const names: string[] = [];
   for (const { name } of Deno.readDirSync(folder)) {
-    // Either a file's own name, or a sign of bytes that Deno cannot show.
+    // U+FFFD is either part of the name or stands for bytes that Deno cannot show.
     if (name.includes("\ufffd")) return listByBash(folder);
     names.push(name);
   }
   return names;
 }
 
-/** Looks at a file without following symlinks. Throws Deno's errors. */
+/** Stats a file without following symlinks. Throws Deno's errors. */
 export function lstatSync(path: string): RawInfo {
   if (isRaw(path)) {
     const info = lstatMany([path]).get(path);
@@ -35,7 +35,7 @@ export function lstatSync(path: string): RawInfo {
   return info;
 }
 
-/** What Deno tells of a file. */
+/** Converts Deno's file information. */
 export function infoOf(info: Deno.FileInfo): RawInfo {
   return {
     kind: info.isFile ? "file" : info.isDirectory ? "directory" : info.isSymlink ? "symlink" : "other",
@@ -54,23 +54,23 @@ function readlinkSync(path: string): string {
     const target = Deno.readLinkSync(path);
     if (!target.includes("\ufffd")) return target;
   } catch (e) {
-    // Deno 2.9.6 says so of a target with other bytes.
+    // Deno 2.9.6 throws this for a target with other bytes.
     if (!/not valid UTF-8/.test(String(e))) throw e;
   }
   return readlinkByBash(path);
 }
 
 /**
- * Runs a script of bash that finds names in `$1`, `$2`, …, each byte written as `\xHH`, for `printf %b`: arguments must
- * be UTF-8, and no name becomes a part of a script.
+ * Runs a bash script that gets names as `$1`, `$2`, …, with each byte written as `\xHH` for `printf %b`: arguments must
+ * be UTF-8, and no name may become part of the script.
  *
- * @returns its standard output; throws NotFound when it ends with 2, and an Error with what it said otherwise
+ * @returns its standard output. Throws NotFound for exit code 2, and for others an Error with the standard error.
  */
 function bash(script: string, ...names: string[]): Buffer {
   const { code, stdout, stderr } = new Deno.Command("bash", {
-    // Privileged: what the environment says of functions, globbing and scripts to begin with is none of ours.
+    // Privileged mode: bash then ignores functions, options and startup files from the environment.
     args: ["-p", "-c", script, "bash", ...names.map(escaped)],
-    // Bytes instead of characters.
+    // Bash then works on bytes instead of characters.
     env: { LC_ALL: "C" },
     stdin: "null",
   }).outputSync();
@@ -91,7 +91,7 @@ set -- *
   return split(bash(script, folder)).map(decodeName);
 }
 
-/** Looks at many files at once; what is not there is left out. */
+/** Stats many files at once. Missing files are left out. */
 export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
   const script = `printf '%b\\0' "$@" | xargs -0 stat --printf='%n\\0%f %s %.3Y %Z %i %d %h\\0' -- 2>/dev/null || true`;
   const infos = new Map<string, RawInfo>();
@@ -102,7 +102,7 @@ export function lstatMany(paths: readonly string[]): Map<string, RawInfo> {
   };
   for (const path of paths) {
     next.push(path);
-    // Four characters for each byte, of which a UTF-16 unit has at most three.
+    // Each byte takes four characters, and a UTF-16 unit is at most three bytes.
     if ((length += path.length * 12) > MAX_ARGUMENTS) ask();
   }
   ask();
@@ -134,12 +134,12 @@ function readlinkByBash(path: string): string {
   return decodeName(bash(`printf -v f %b "$1"; [[ -L $f ]] || exit 2; exec readlink -n -- "$f"`, path));
 }
 
-/** The content of a file. Throws Deno's errors. */
+/** Reads a file. Throws Deno's errors. */
 export function readFileSync(path: string): Uint8Array {
   return isRaw(path) ? readPartByBash(path, 0, MAX_CONTENT) : Deno.readFileSync(path);
 }
 
-/** At most `length` bytes of a file with such a name, from `offset` on. Throws Deno's errors. */
+/** Reads at most `length` bytes from `offset` of a file whose name is not UTF-8. Throws Deno's errors. */
 export function readPartByBash(path: string, offset: number, length: number): Uint8Array {
   const script = `printf -v f %b "$1"; [[ -f $f && ! -L $f ]] || exit 2
 exec < "$f" || exit 1
@@ -147,40 +147,40 @@ tail -c +${offset + 1} | head -c ${length}`;
   return bash(script, path);
 }
 
-/** Makes a folder. */
+/** Makes a directory. */
 export function mkdirSync(path: string): void {
   if (isRaw(path)) bash(`printf -v f %b "$1"; exec mkdir -m 0755 -- "$f"`, path);
   else Deno.mkdirSync(path, { mode: 0o755 });
 }
 
-/** Makes a symlink, which may lead anywhere. */
+/** Makes a symlink. The target is not checked. */
 export function symlinkSync(target: string, path: string): void {
   if (isRaw(path) || isRaw(target)) {
     bash(`printf -v t %b "$1"; printf -v f %b "$2"; exec ln -s -T -- "$t" "$f"`, target, path);
   } else Deno.symlinkSync(target, path);
 }
 
-/** Moves a file within a file system, over what is there. */
+/** Renames within a file system, replacing what is at `to`. */
 export function renameSync(from: string, to: string): void {
   if (isRaw(from) || isRaw(to)) {
     bash(`printf -v a %b "$1"; printf -v b %b "$2"; exec mv -f -T -- "$a" "$b"`, from, to);
   } else Deno.renameSync(from, to);
 }
 
-/** Copies a file's content to a name that is not taken. */
+/** Copies a file's content to a new name. */
 export function copyFileSync(from: string, to: string): void {
   if (isRaw(from) || isRaw(to)) {
     bash(`printf -v a %b "$1"; printf -v b %b "$2"; exec cp -T -- "$a" "$b"`, from, to);
   } else Deno.copyFileSync(from, to);
 }
 
-/** Sets the permission bits of a file or folder. */
+/** Sets the permission bits of a file or directory. */
 export function chmodSync(path: string, mode: number): void {
   if (isRaw(path)) bash(`printf -v f %b "$1"; exec chmod ${mode.toString(8)} -- "$f"`, path);
   else Deno.chmodSync(path, mode);
 }
 
-/** Removes a file, symlink or, with `recursive`, a folder and what is in it. */
+/** Removes a file, a symlink or, with `recursive`, a directory and its contents. */
 export function removeSync(path: string, options: { recursive?: boolean } = {}): void {
   if (isRaw(path)) {
     bash(
@@ -190,7 +190,7 @@ export function removeSync(path: string, options: { recursive?: boolean } = {}):
   } else Deno.removeSync(path, options);
 }
 
-/** The NUL-ended fields of what a script said; a rest without an end counts. */
+/** Splits a script's output at NULs. A last field without a NUL counts. */
 function split(output: Buffer): Buffer[] {
   const fields: Buffer[] = [];
   for (let start = 0; start < output.length;) {

@@ -1,9 +1,10 @@
 /**
- * The file operations that trees are read and changed with. There are two kinds: {@link localFiles} works by path, for a
- * program on its user's own files; the agent's works beneath a folder that it holds open, and follows no symlink.
+ * The file operations by which trees are read and changed. There are two implementations. {@link localFiles} works by
+ * path, for a program on its user's own files. The agent's works beneath a directory that it holds open, and follows no
+ * symlink.
  */
 
-/** What a look at a file shows. */
+/** The stat of a file. */
 export interface RawInfo {
   kind: "file" | "directory" | "symlink" | "other";
   /** All of st_mode. */
@@ -12,108 +13,114 @@ export interface RawInfo {
   size: number;
   /** Whole milliseconds. */
   mtimeMs: number;
-  /** Milliseconds; Deno knows whole seconds only. */
+  /** Milliseconds; Deno has only whole seconds. */
   ctimeMs: number;
   ino: number;
-  /** Of the file system. */
+  /** Device of the file system. */
   dev: number;
-  /** Of a symlink. */
+  /** Target of a symlink. */
   target?: string;
-  /** A file with another name beside this one; undefined where nobody looked. */
+  /** Whether a file has several hard links; undefined if unknown. */
   shared?: boolean;
 }
 
-/** What of a look is compared with a later one. */
+/** The part of a stat that is compared with a later one. */
 export type LookedLike = Pick<RawInfo, "kind" | "size" | "mtimeMs" | "ctimeMs" | "ino" | "shared"> & {
-  /** The permission bits alone. */
+  /** Only the permission bits. */
   mode: number;
 };
 
 /**
- * Paths are names as names.ts has them, joined by "/". No operation follows a symlink in its last name. All throw Deno's
- * errors: NotFound, NotADirectory, AlreadyExists, PermissionDenied and the like.
+ * File operations. Paths consist of names as in names.ts, joined by "/". No operation follows a symlink in the last
+ * name of a path. All throw Deno's errors: NotFound, NotADirectory, AlreadyExists, PermissionDenied and others.
  */
 export interface Files {
-  /** Looks at what is at a path. */
+  /** Stats a path, with a symlink's target. */
   lstat(path: string): RawInfo;
-  /** The same, without where a symlink leads. */
+  /** Stats a path, without a symlink's target. */
   look(path: string): RawInfo;
-  /** The names in a folder, in no order. */
+  /** The names in a directory, in no order. */
   names(folder: string): string[];
-  /** Opens a folder to look through it. */
+  /** Opens a directory to read its entries. */
   folder(path: string): Folder;
-  /** Opens a file for reading. What is no regular file is refused with an Error. */
+  /** Opens a file for reading. Throws an Error for anything but a regular file. */
   open(path: string): OpenFile;
-  /** Makes a file of just this mode and opens it for reading and writing; what is there already is AlreadyExists. */
+  /**
+   * Creates a file with exactly this mode, and opens it for reading and writing. Throws AlreadyExists if the path
+   * exists.
+   */
   create(path: string, mode: number): OpenFile;
-  /** Makes a file of just this mode and time, with a content, whole or not at all. */
+  /** Creates a file with exactly this mode, time and content, completely or not at all. */
   writeNew(path: string, content: Uint8Array<ArrayBuffer>, mode: number, mtimeMs: number): void;
-  /** Opens a file that is there for reading and writing. */
+  /** Opens an existing file for reading and writing. */
   update(path: string): OpenFile;
-  /** Makes a folder, of mode 0755 less the umask. */
+  /** Makes a directory with mode 0755 less the umask. */
   mkdir(path: string): void;
-  /** Makes a folder, and those on the way that are missing. */
+  /** Makes a directory and its missing parents. */
   makeWay(path: string, mode?: number): void;
-  /** Makes a symlink, which may lead anywhere. */
+  /** Makes a symlink. The target is not checked. */
   symlink(target: string, path: string): void;
-  /** Moves something within a file system, over what is there. */
+  /** Renames within a file system, replacing what is at `to`. */
   rename(from: string, to: string): void;
-  /** Sets the permission bits of a file or folder. */
+  /** Sets the permission bits of a file or directory. */
   chmod(path: string, mode: number): void;
-  /** Sets both times of a file. Milliseconds. */
+  /** Sets access and modification time of a file, in milliseconds. */
   utime(path: string, mtimeMs: number): void;
-  /** Copies a file's content to a name that is not taken, of the source's mode. */
+  /** Copies a file's content to a new name, with the source's mode. */
   copy(from: string, to: string): void;
-  /** The same without holding up this thread. */
+  /** Like {@link copy}, without blocking this thread. */
   copyLarge(from: string, to: string): Promise<void>;
-  /** Removes a file, symlink or, with `recursive`, a folder and what is in it. */
+  /** Removes a file, a symlink or, with `recursive`, a directory and its contents. */
   remove(path: string, options?: { recursive?: boolean }): void;
   /**
-   * The same files for many operations in a row: folders on the way may be held open from one to the next, until
+   * The same files, for many operations in a row: directories may be held open between operations, until
    * {@link KeptFiles.doubt}.
    */
   keeping(): KeptFiles;
 }
 
-/** See {@link Files.keeping}. */
+/** Files that may hold directories open, see {@link Files.keeping}. */
 export interface KeptFiles extends Files, Disposable {
-  /** Forgets what is held: somebody else may have moved a folder. */
+  /** Releases held directories, since another program may have moved one. */
   doubt(): void;
 }
 
-/** A folder that is being looked through. */
+/** A directory that is being read. */
 export interface Folder extends Disposable {
   readonly names: readonly string[];
-  /** {@link Files.lstat} of a name in it. */
+  /** {@link Files.lstat} of a name in the directory. */
   lstat(name: string): RawInfo;
-  /** Whether a file or folder in it looks as it did: an lstat that makes no object. */
+  /** Whether a file or directory in it has the same stat as before: an lstat without an object. */
   looksLike(name: string, before: LookedLike): boolean;
 }
 
 /** An open file. */
 export interface OpenFile extends Disposable {
-  /** As it is now. */
+  /** The present stat. */
   stat(): RawInfo;
-  /** Reads what comes next. @returns the bytes read; 0 at the end */
+  /**
+   * Reads at the position.
+   * @returns the number of bytes; 0 at the end
+   */
   read(into: Uint8Array<ArrayBuffer>): number;
-  /** Writes all of it at the position. */
+  /** Writes all bytes at the position. */
   write(bytes: Uint8Array<ArrayBuffer>): void;
-  /** The same without holding up this thread; the bytes are lent until it is done. */
+  /** Like {@link write}, without blocking this thread. Do not change `bytes` until it resolves. */
   writeLarge(bytes: Uint8Array<ArrayBuffer>): Promise<void>;
-  /** Sets the position, in bytes from the beginning. */
+  /** Sets the position, in bytes from the start. */
   seek(offset: number): void;
   truncate(size: number): void;
-  /** Sets both times. Milliseconds. */
+  /** Sets access and modification time, in milliseconds. */
   utime(mtimeMs: number): void;
   close(): void;
 }
 
-/** Whether something is not there, or stands behind what is no folder. */
+/** Whether an error means that the path does not exist, or that a parent is not a directory. */
 export function isGone(e: unknown): boolean {
   return e instanceof Deno.errors.NotFound || e instanceof Deno.errors.NotADirectory;
 }
 
-/** What is at a path; undefined if that is nothing. */
+/** The stat of a path; undefined if it does not exist. */
 export function lookFor(files: Files, path: string): RawInfo | undefined {
   try {
     return files.lstat(path);
@@ -123,7 +130,7 @@ export function lookFor(files: Files, path: string): RawInfo | undefined {
   }
 }
 
-/** Reads a file's content, or its first `limit` bytes if it has more. */
+/** Reads a file, at most its first `limit` bytes. */
 export function readFile(files: Files, path: string, limit: number): Uint8Array<ArrayBuffer> {
   using file = files.open(path);
   const buffer = new Uint8Array(Math.min(limit, file.stat().size + 1));
@@ -136,7 +143,7 @@ export function readFile(files: Files, path: string, limit: number): Uint8Array<
   return buffer.subarray(0, filled);
 }
 
-/** Whether two looks show the same. */
+/** Whether two stats are equal. */
 export function looksLike(now: RawInfo, before: LookedLike): boolean {
   if (now.kind !== before.kind || now.ino !== before.ino || (now.mode & 0o7777) !== before.mode) return false;
   if (now.ctimeMs !== before.ctimeMs) return false;

@@ -1,6 +1,6 @@
 /**
- * What a proxy knew of the workspace, for the next one: with it, a new proxy need not read each file again, nor ask the
- * agent what it has.
+ * The index file: what a proxy knew of the workspace, for the next proxy. With the index, a new proxy neither reads
+ * every file again nor asks the agent what it has.
  *
  *     "RBSINDX1" generation, roots; for each: path, what it is, count, entries (each: length, TreeEntry, inode, ctime, bits)
  *     SHA-256 of all that
@@ -15,21 +15,23 @@ import type { ScannedEntry } from "./scan.ts";
 
 const MAGIC = Buffer.from("RBSINDX1");
 const DIGEST_BYTES = 32;
-/** Of a larger one nothing is read. */
+/** A larger index is not read. Bytes. */
 const MAX_BYTES = 2 ** 31 - 1;
-/** Of what stands beside each entry. */
+/** Bytes beside each entry: inode, ctime, bits. */
 const EXTRA_BYTES = 17;
 
 let written = 0;
 
-/** What is kept. */
+/** The content of an index file. */
 export interface WorkspaceIndex {
-  /** The agent had exactly these entries in this generation; empty: unknown. */
+  /** The generation in which the agent had exactly these entries; empty if unknown. */
   generation: string;
   roots: { path: string; single: boolean; readOnly: boolean; entries: readonly ScannedEntry[] }[];
 }
 
-/** Writes an index whole or not at all. Yields now and then, so that others can work. Throws Deno's errors. */
+/**
+ * Writes an index completely or not at all. Yields from time to time, so that other work can run. Throws Deno's errors.
+ */
 export function* writeIndex(files: Files, path: string, index: WorkspaceIndex): Generator<void> {
   const fresh = `${path}.${Deno.pid}-${++written}`;
   if (path.includes("/")) files.makeWay(dirname(path));
@@ -75,7 +77,7 @@ export function* writeIndex(files: Files, path: string, index: WorkspaceIndex): 
   files.rename(fresh, path);
 }
 
-/** Reads an index. Undefined if there is none, or it is not whole: it only saves work. */
+/** Reads an index. Undefined if it is missing or damaged: the index only saves work. */
 export function readIndex(files: Files, path: string): { generation: string; roots: RestoredRoot[] } | undefined {
   try {
     const { buffer, byteLength } = readFile(files, path, MAX_BYTES);
@@ -116,7 +118,7 @@ export function readIndex(files: Files, path: string): { generation: string; roo
   }
 }
 
-/** A root as it was kept. */
+/** A root as read from an index. */
 export interface RestoredRoot {
   path: string;
   single: boolean;

@@ -1,4 +1,4 @@
-/** {@link Files} by absolute path, as Deno has them: for a program on the files of its own user. */
+/** {@link Files} by absolute path, through Deno: for a program on the files of its own user. */
 import type { Folder, KeptFiles, LookedLike, OpenFile, RawInfo } from "./files.ts";
 import { Pace } from "../base/time_slice.ts";
 import { isRaw } from "./names.ts";
@@ -17,10 +17,10 @@ import {
 } from "./file_calls.ts";
 import { copySparse, dataRanges, writeSparse } from "./sparse.ts";
 
-/** What bash reads at once, since it takes milliseconds to begin. Bytes. */
+/** Bytes that one call of bash reads, since bash takes milliseconds to start. */
 const RAW_PART_BYTES = 16 << 20;
 
-/** See the file's head. */
+/** {@link Files} by absolute path. */
 export const localFiles: KeptFiles = {
   lstat: lstatSync,
   look: (path) => isRaw(path) ? lstatSync(path) : infoOf(Deno.lstatSync(path)),
@@ -29,7 +29,7 @@ export const localFiles: KeptFiles = {
   open: (path) => isRaw(path) ? new RawFile(path) : new LocalFile(Deno.openSync(path)),
   create(path, mode) {
     const file = new LocalFile(Deno.openSync(path, { read: true, write: true, createNew: true, mode }));
-    // Whatever the umask.
+    // The umask may have removed bits.
     Deno.chmodSync(path, mode);
     return file;
   },
@@ -41,7 +41,7 @@ export const localFiles: KeptFiles = {
       } else Deno.writeFileSync(path, content, { createNew: true, mode });
       setTime(path, mtimeMs);
     } catch (e) {
-      // Half of it, perhaps.
+      // The file may be incomplete.
       if (!(e instanceof Deno.errors.AlreadyExists)) discard(path);
       throw e;
     }
@@ -57,7 +57,7 @@ export const localFiles: KeptFiles = {
     if (hasHoles(from)) Array.from(copyHoles(from, to));
     else copyFileSync(from, to);
   },
-  // By the system, which may share the blocks; not on this thread. Bash copies what Deno cannot name: it is rare.
+  // The kernel copies, may share blocks, and does not block this thread. For names that Deno cannot use, bash copies.
   async copyLarge(from, to) {
     if (hasHoles(from)) {
       const pace = new Pace();
@@ -71,9 +71,9 @@ export const localFiles: KeptFiles = {
   [Symbol.dispose]() {},
 };
 
-/** Whether a file takes less of the disk than it is long. The system would copy the zeros in its holes. */
+/** Whether a file uses fewer blocks than its size. The kernel would copy the zeros of its holes. */
 function hasHoles(path: string): boolean {
-  if (isRaw(path)) return false; // Bash copies it, which keeps them.
+  if (isRaw(path)) return false; // Bash copies it, with its holes.
   const { size, blocks } = Deno.lstatSync(path);
   return blocks !== null && blocks * 512 < size;
 }
@@ -85,7 +85,7 @@ function* copyHoles(from: string, to: string): Generator<void> {
 }
 
 function setTime(path: string, mtimeMs: number): void {
-  // Of seconds with a fraction, Deno loses a millisecond now and then.
+  // With fractional seconds, Deno sometimes loses a millisecond.
   const time = new Date(mtimeMs);
   Deno.utimeSync(path, time, time);
 }
@@ -99,7 +99,7 @@ function discard(path: string): void {
 class LocalFolder implements Folder {
   readonly names: readonly string[];
   readonly #path: string;
-  /** Of the names that Deno cannot name. */
+  /** Stats of the names that Deno cannot use. */
   readonly #raw?: Map<string, RawInfo>;
 
   constructor(path: string) {

@@ -1,25 +1,25 @@
 /**
- * Names of files. A file system's names are bytes, mostly UTF-8; ours are strings, in which a byte that is no part of
- * UTF-8 stands as a lone surrogate (U+DC80 to U+DCFF for 0x80 to 0xFF, as Python's "surrogateescape" has it). No UTF-8
- * text holds one, so that every name has one spelling and comes back as it was.
+ * Names of files as strings. A file system's names are bytes, mostly UTF-8. In our strings, a byte that is not part of
+ * UTF-8 is a lone surrogate (U+DC80 to U+DCFF for 0x80 to 0xFF, like Python's "surrogateescape"). UTF-8 text contains
+ * no lone surrogates, so every name has exactly one spelling and converts back unchanged.
  */
 import { Buffer } from "node:buffer";
 
-/** Something about a tree that no honest peer sends. The message is one sentence. */
+/** Error for tree data that no honest peer sends. The message is one sentence. */
 export class TreeError extends Error {
   override readonly name = "TreeError";
 }
 
-/** The longest name and path of Linux, in bytes. */
+/** Maximum length of a name and of a path in Linux, in bytes. */
 const MAX_NAME_BYTES = 255;
 const MAX_PATH_BYTES = 4095;
 
-/** What an escaped byte is counted from. */
+/** The code unit of an escaped byte is this plus the byte. */
 const ESCAPE = 0xdc00;
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** A name or path as a string. */
+/** Decodes a name or path. */
 export function decodeName(bytes: Uint8Array): string {
   try {
     return strict.decode(bytes);
@@ -28,7 +28,7 @@ export function decodeName(bytes: Uint8Array): string {
   }
 }
 
-/** Decodes what it can, sequence by sequence. */
+/** Decodes sequence by sequence, escaping invalid bytes. */
 function decodeRaw(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length;) {
@@ -39,7 +39,7 @@ function decodeRaw(bytes: Uint8Array): string {
   return text;
 }
 
-/** The character whose UTF-8 begins at `at`, if one does. */
+/** The code point whose UTF-8 begins at `at`; undefined if there is none. */
 function codePointAt(bytes: Uint8Array, at: number): number | undefined {
   const first = bytes[at];
   if (first < 0x80) return first;
@@ -47,7 +47,7 @@ function codePointAt(bytes: Uint8Array, at: number): number | undefined {
   if (following === 0) return undefined;
   let code = first & (0x3f >> following);
   for (let i = 1; i <= following; i++) {
-    // Beyond the end: undefined, which is not 0x80 either.
+    // Beyond the end this is undefined, which also differs from 0x80.
     if ((bytes[at + i] & 0xc0) !== 0x80) return undefined;
     code = code << 6 | bytes[at + i] & 0x3f;
   }
@@ -55,7 +55,7 @@ function codePointAt(bytes: Uint8Array, at: number): number | undefined {
   return code < least || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? undefined : code;
 }
 
-/** The bytes of a name or path. Throws a {@link TreeError} for a string that is none. */
+/** Encodes a name or path. Throws a {@link TreeError} for a string that stands for no bytes. */
 export function encodeName(name: string): Uint8Array {
   if (name.isWellFormed()) return Buffer.from(name, "utf8");
   const parts: Uint8Array[] = [];
@@ -74,7 +74,7 @@ function encodeText(text: string): Uint8Array {
   return Buffer.from(text, "utf8");
 }
 
-/** Whether the name holds bytes that are not UTF-8: no API of Deno can name such a file. */
+/** Whether a name has bytes that are not UTF-8. Deno cannot use such a name. */
 export function isRaw(name: string): boolean {
   return !name.isWellFormed();
 }
@@ -82,12 +82,15 @@ export function isRaw(name: string): boolean {
 function isEscape(name: string, i: number): boolean {
   const code = name.charCodeAt(i);
   if (code < ESCAPE + 0x80 || code > ESCAPE + 0xff) return false;
-  // Not the second half of a character beyond U+FFFF.
+  // The second half of a surrogate pair is not an escape.
   const before = i > 0 ? name.charCodeAt(i - 1) : 0;
   return !(before >= 0xd800 && before < 0xdc00);
 }
 
-/** Throws a {@link TreeError} unless `path` is relative, and each of its names is one of a file within its folder. */
+/**
+ * Throws a {@link TreeError} unless `path` is relative and every name in it is a valid file name other than "." and
+ * "..".
+ */
 export function checkPath(path: string): void {
   const wrong = (why: string): never => {
     throw new TreeError(`the path ${JSON.stringify(path.slice(0, 200))} ${why}`);
@@ -108,14 +111,14 @@ export function checkPath(path: string): void {
   if (path.includes("\0")) wrong("holds a NUL");
 }
 
-/** Whether a name or path, or a part of it, has more than `limit` bytes. */
+/** Whether a name or path, or the given part of it, is longer than `limit` bytes. */
 export function isLonger(name: string, limit: number, start = 0, end = name.length): boolean {
-  // One to three bytes for each UTF-16 unit: few names need counting.
+  // A UTF-16 unit is one to three bytes, so few names need counting.
   const units = end - start;
   return units > limit || (units * 3 > limit && encodeName(name.slice(start, end)).length > limit);
 }
 
-/** The path of the folder that holds `path`; "" of a name alone. */
+/** The parent directory of `path`; "" for a single name. */
 export function parent(path: string): string {
   return path.slice(0, Math.max(0, path.lastIndexOf("/")));
 }

@@ -1,4 +1,4 @@
-/** Reading files that somebody may be writing: a file that changes while it is read is read again. */
+/** Reads files that another program may be writing: a file that changes while it is read is read again. */
 import { Buffer } from "node:buffer";
 import { createHash, hash } from "node:crypto";
 import { RbsError, sentence } from "../base/errors.ts";
@@ -7,9 +7,9 @@ import type { Files } from "./files.ts";
 import { Pace } from "../base/time_slice.ts";
 import { lookAt, type ScannedEntry } from "./scan.ts";
 
-/** Files up to this size are read at once, in bytes; larger ones in pieces of it. */
+/** Files up to this size are read at once, larger ones in pieces of this size. Bytes. */
 export const PIECE_BYTES = 512 << 10;
-/** How often a file that keeps changing is read again. */
+/** How often a file that keeps changing is read. */
 const ATTEMPTS = 5;
 
 /** SHA-256 of bytes. */
@@ -17,14 +17,14 @@ export function digestOf(bytes: Uint8Array): Uint8Array {
   return hash("sha256", bytes, "buffer") as unknown as Uint8Array;
 }
 
-/** SHA-256 of a file's content, in one synchronous go. Throws Deno's errors. */
+/** SHA-256 of a file, synchronously. Throws Deno's errors. */
 export function digestFile(files: Files, path: string): Uint8Array {
   const sum = createHash("sha256");
   for (const piece of piecesOf(files, path, 0)) sum.update(piece);
   return sum.digest();
 }
 
-/** The pieces of a file, from `offset` on. Each is overwritten by the next. */
+/** The pieces of a file from `offset` on. Each piece is overwritten by the next. */
 function* piecesOf(files: Files, path: string, offset: number): Generator<Uint8Array> {
   using file = files.open(path);
   if (offset > 0) file.seek(offset);
@@ -34,14 +34,14 @@ function* piecesOf(files: Files, path: string, offset: number): Generator<Uint8A
 
 /** A small file as it was at one moment. */
 export interface StableFile {
-  /** As it was then, with its digest. */
+  /** Its state at that moment, with its digest. */
   entry: ScannedEntry;
   content: Uint8Array;
 }
 
 /**
- * Reads a file of at most {@link PIECE_BYTES}. Undefined if it is gone, or has become something else or larger: then it
- * must be looked at anew. Throws an RbsError for one that cannot be read or never stays the same.
+ * Reads a file of at most {@link PIECE_BYTES}. Undefined if it is gone, is no longer a file or is larger now: look at
+ * it again. Throws an RbsError if the file cannot be read or changes on every attempt.
  *
  * @param path Relative to the root.
  */
@@ -66,7 +66,7 @@ export function readSmall(files: Files, root: string, path: string): StableFile 
   throw restless(root, path);
 }
 
-/** A file's content, and a byte of what follows if it is larger than it was said to be. */
+/** Reads `size` bytes of a file, and one more if the file has grown. */
 function readWhole(files: Files, path: string, size: number): Uint8Array {
   using file = files.open(path);
   const buffer = new Uint8Array(size + 1);
@@ -75,15 +75,15 @@ function readWhole(files: Files, path: string, size: number): Uint8Array {
     const n = file.read(filled === 0 ? buffer : buffer.subarray(filled));
     if (n === 0) break;
     filled += n;
-    // That was all, as a look afterwards proves.
+    // This is the whole file if a later stat agrees.
     if (filled === size) break;
   }
   return buffer.subarray(0, filled);
 }
 
 /**
- * The digest of a large file, read in pieces with other work between them. Undefined if it is gone or no file any more.
- * The entry that comes back is as it was then. Throws an RbsError as {@link readSmall}.
+ * Computes the digest of a large file in pieces, with other work between them. Returns the entry for which the digest
+ * is valid; undefined if the file is gone or no longer a file. Throws an RbsError like {@link readSmall}.
  */
 export async function digestLarge(
   files: Files,
@@ -101,7 +101,7 @@ export async function digestLarge(
       for (const piece of piecesOf(files, `${root}/${path}`, 0)) {
         sum.update(piece);
         size += piece.length;
-        // Something writes it faster than it is read, perhaps.
+        // The file may grow faster than it is read.
         if (size > before.size) break;
         options.onBytes?.(piece.length);
         if (pace.due) await pace.rest();
@@ -121,8 +121,8 @@ export async function digestLarge(
 }
 
 /**
- * The pieces of a large file from `offset` on, copies that the caller may keep. Throws a {@link FileChanged} when it is not
- * what `entry` says any more, and an RbsError when it cannot be read.
+ * Yields the pieces of a large file from `offset` on. The caller may keep them. Throws a {@link FileChanged} when the
+ * file no longer matches `entry`, and an RbsError when it cannot be read.
  */
 export function* readLarge(files: Files, root: string, entry: ScannedEntry, offset = 0): Generator<Uint8Array> {
   let size = offset;
@@ -140,7 +140,7 @@ export function* readLarge(files: Files, root: string, entry: ScannedEntry, offs
   }
 }
 
-/** A file is not what it was when its digest was made. */
+/** A file has changed since its digest was computed. */
 export class FileChanged extends Error {
   override readonly name = "FileChanged";
 }

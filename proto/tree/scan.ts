@@ -1,51 +1,51 @@
-/** What is in a tree: listed and looked at by synchronous calls in short slices, which cost a tenth of asynchronous ones. */
+/** Scans a tree by synchronous calls in short slices, at a tenth of the cost of asynchronous ones. */
 import { RbsError, sentence } from "../base/errors.ts";
 import type { Entry, EntryKind } from "./entry.ts";
 import { Pace } from "../base/time_slice.ts";
 import { type Files, type Folder, isGone, looksLike, type RawInfo } from "./files.ts";
 
 /**
- * A file that was changed so shortly before it was looked at may change again without another time to show for it: file
- * systems give times in steps of the kernel's clock (up to 10 ms), and Deno cuts them to milliseconds.
+ * A file that changed so recently may change again without a new timestamp: file systems use steps of the kernel's
+ * clock (up to 10 ms), and Deno cuts times to milliseconds. Milliseconds.
  */
 const RACY_MS = 50;
 /**
- * A file server's clock may be ahead of ours by so much. A time further in the future was set by hand, as Bazel does in its
- * install base: the next change shows by another one.
+ * A file server's clock may be ahead of ours by this much. A later time was set by a program, as Bazel does in its
+ * install base, and the next change will show. Milliseconds.
  */
 const CLOCKS_APART_MS = 60_000;
 
-/** An entry as it was found, and what tells whether it has changed since. */
+/** An entry as it was found, with what shows whether it has changed since. */
 export interface ScannedEntry extends Entry {
   ino: number;
-  /** In whole seconds where Deno looked. */
+  /** Milliseconds, rounded to whole seconds if Deno made the stat. */
   ctimeMs: number;
-  /** Changed so shortly before it was looked at that its times prove nothing the next time. */
+  /** The file changed so shortly before the stat that its times prove nothing later. */
   racy: boolean;
-  /** A file with another name beside this one, by which it may be changed. */
+  /** The file has several hard links, by which it may be changed. */
   shared?: boolean;
 }
 
-/** How a tree is scanned. */
+/** Options of {@link scanTree}. */
 export interface ScanOptions {
-  /** Leaves an entry out, with all below it. The path is relative to the root. */
+  /** Returns true to leave out an entry with everything below it. The path is relative to the root. */
   skip?(path: string, kind: EntryKind, target?: string): boolean;
-  /** What was found before: of what looks the same, the very entry is found again, with its digest. */
+  /** The previous scan. An entry with an unchanged stat is taken from it, with its digest. */
   previous?: ReadonlyMap<string, ScannedEntry>;
-  /** Only what is at and below this path. @default the whole tree */
+  /** Scans only this path and what is below. @default the whole tree */
   under?: string;
   signal?: AbortSignal;
-  /** Told about what is neither file nor folder nor symlink, or cannot be read: a path, and what it is. */
+  /** Called for what is not a file, directory or symlink, or cannot be read. `what` says which. */
   onSkipped?(path: string, what: string): void;
-  /** Told now and then how many entries were found. */
+  /** Called from time to time with the number of entries found. */
   onProgress?(entries: number): void;
-  /** Told of each folder's entries once it was listed. A promise is waited for. */
+  /** Called with the entries of each directory. A returned promise is awaited. */
   onFound?(entries: ScannedEntry[]): Promise<void> | undefined;
 }
 
 /**
- * Finds everything below `root`, but not the root itself. What vanishes meanwhile is left out, a root that is
- * not there has nothing; throws an RbsError for one that cannot be read.
+ * Finds everything below `root`, without the root itself. Entries that vanish during the scan are left out; a missing
+ * root is empty. Throws an RbsError if the root cannot be read.
  */
 export async function scanTree(
   files: Files,
@@ -75,7 +75,7 @@ export async function scanTree(
   return found;
 }
 
-/** Whether no symlink or file is on the way from the root to `path`. */
+/** Whether all parents of `path` below the root are directories. */
 function isBelowFolders(files: Files, root: string, path: string): boolean {
   for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
     const folder = lookAt(files, root, path.slice(0, slash));
@@ -100,7 +100,7 @@ function list(
     within = files.folder(folder === "" ? root : `${root}/${folder}`);
   } catch (e) {
     if (isGone(e)) return listed;
-    // Nothing can be said about the tree then; that it is empty least of all.
+    // Nothing is known of the tree then; above all, it must not count as empty.
     if (folder === "") {
       throw new RbsError(`The folder ${root} cannot be read (${sentence(e)}): fix its permissions.`, { cause: e });
     }
@@ -127,12 +127,12 @@ function list(
   return listed;
 }
 
-/** Misses in a row after which a {@link Guess} that is out of step is of no more use. */
+/** After this many misses in a row a {@link Guess} stops adjusting its position. */
 const MAX_MISSES = 1_000;
 
 /**
- * Finds what was known of a path. Folders mostly list what they listed before, in the same order: the entry that follows
- * in the previous scan is tried first, which needs neither a path to be put together nor a look into a large map.
+ * Looks up entries of the previous scan. Directories mostly list the same names in the same order, so the next entry of
+ * the previous scan is tried first. That needs no concatenated path and no lookup in a large map.
  */
 class Guess {
   readonly #previous: ReadonlyMap<string, ScannedEntry>;
@@ -146,7 +146,7 @@ class Guess {
     this.#advance();
   }
 
-  /** What was known of `name` in the folder that all of `prefix` names. */
+  /** The previous entry of `name` in the directory `prefix`, which ends with "/" or is empty. */
   at(prefix: string, name: string): ScannedEntry | undefined {
     const next = this.#next;
     if (next && isAt(next.path, prefix, name)) {
@@ -155,7 +155,7 @@ class Guess {
       return next;
     }
     const before = this.#previous.get(prefix + name);
-    // The one that was tried has gone, perhaps.
+    // The entry that was tried may be gone.
     if (before && ++this.#misses < MAX_MISSES) {
       this.#advance();
       if (this.#next === before) this.#advance();
@@ -172,10 +172,7 @@ function isAt(path: string, prefix: string, name: string): boolean {
   return path.length === prefix.length + name.length && path.endsWith(name) && path.startsWith(prefix);
 }
 
-/**
- * Whether a file or folder looks as it did: what most do in most scans, and so without an entry of its own, that would
- * only be compared and thrown away.
- */
+/** Whether a file or directory has the same stat as before. This is the usual case, so no new entry is made for it. */
 function stillThere(folder: Folder, name: string, before: ScannedEntry): boolean {
   if (before.racy || before.kind === "symlink") return false;
   try {
@@ -185,12 +182,15 @@ function stillThere(folder: Folder, name: string, before: ScannedEntry): boolean
   }
 }
 
-/** Whether a file looks as it did when it was found, and did not change too shortly before that. */
+/** Whether a file has the same stat as before, and had not changed too recently then. */
 export function looksSame(before: ScannedEntry, now: RawInfo): boolean {
   return !before.racy && looksLike(now, before);
 }
 
-/** Looks at one entry. @returns it, if it is one that is wanted */
+/**
+ * Looks at one entry.
+ * @returns the entry, unless it is skipped
+ */
 function look(
   files: Files,
   root: string,
@@ -221,7 +221,7 @@ function take(
 }
 
 /**
- * An entry as it is now: undefined if there is none, a text that says why it cannot travel.
+ * The present entry at a path: undefined if nothing is there, or a text that says why it cannot be sent.
  *
  * @param path Relative to the root.
  */
@@ -250,7 +250,7 @@ function entryOf(lstat: () => RawInfo, path: string): ScannedEntry | string | un
   }
 }
 
-/** Whether a file looks as it did before, and did not change too shortly before it was looked at. */
+/** Whether a file has the same stat as before, and had not changed too recently then. The mode is not compared. */
 export function isUnchanged(before: ScannedEntry, now: ScannedEntry): boolean {
   return !before.racy && before.kind === now.kind && before.size === now.size && before.mtimeMs === now.mtimeMs &&
     before.ino === now.ino && before.ctimeMs === now.ctimeMs;

@@ -1,34 +1,34 @@
 /**
- * Files with holes: where content has long runs of zeros, nothing is written, so that a file of gigabytes that holds a
- * few kilobytes takes no more disk here than where it came from. Reading gives zeros in either case.
+ * Writes files with holes: long runs of zeros are not written, so that a file of gigabytes with a few kilobytes of data
+ * takes no more disk than at its source. Reading a hole gives zeros.
  */
 import { Buffer } from "node:buffer";
 import type { OpenFile } from "./files.ts";
 
-/** Zeros are looked for in pieces that file systems keep or leave out as a whole. Bytes. */
+/** Zeros are found in blocks of the size that file systems allocate. Bytes. */
 const BLOCK_BYTES = 4096;
-/** Shorter runs are written: a hole costs two more calls, and cuts a file into pieces on the disk. Bytes. */
+/** Shorter runs are written: a hole costs two more calls, and fragments the file. Bytes. */
 const HOLE_BYTES = 16 << 10;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
 
-/** A part of some content. */
+/** A range of bytes; `end` is exclusive. */
 export interface Range {
   start: number;
   end: number;
 }
 
 /**
- * The parts of some content that are to be written; what is between them, before and behind is zeros. Undefined, as for
- * nearly all content: all of it.
+ * The ranges of a content that have to be written; all else is zeros. Undefined, as for nearly all content, if all of
+ * it has to be written.
  *
- * @param at Where in its file the content begins, in bytes.
+ * @param at Offset of the content in its file, in bytes.
  */
 export function dataRanges(content: Uint8Array, at = 0): Range[] | undefined {
   const { length } = content;
   if (length < HOLE_BYTES) return undefined;
   const buffer = Buffer.from(content.buffer, content.byteOffset, length);
   let ranges: Range[] | undefined;
-  // Where data begins that is not in a range yet, and the zeros behind it.
+  // Start of the data that is in no range yet, and of the zeros after it.
   let data = 0, zeros = -1;
   const endOfZeros = (end: number) => {
     if (zeros < 0) return;
@@ -41,7 +41,7 @@ export function dataRanges(content: Uint8Array, at = 0): Range[] | undefined {
   };
   for (let start = 0; start < length;) {
     const end = Math.min(length, start + BLOCK_BYTES - (at + start) % BLOCK_BYTES);
-    // One byte says it of nearly all blocks.
+    // For most blocks the first byte decides.
     const isZero = content[start] === 0 && buffer.compare(ZEROS, 0, end - start, start, end) === 0;
     if (!isZero) endOfZeros(start);
     else if (zeros < 0) zeros = start;
@@ -52,7 +52,9 @@ export function dataRanges(content: Uint8Array, at = 0): Range[] | undefined {
   return ranges;
 }
 
-/** Writes what comes next of a file that ends at `at`, where its position is. Long runs of zeros become holes. */
+/**
+ * Writes content at the end of a file, which is at `at`, as is the file's position. Long runs of zeros become holes.
+ */
 export function writeSparse(file: OpenFile, content: Uint8Array<ArrayBuffer>, at: number): void {
   const ranges = dataRanges(content, at);
   if (!ranges) return file.write(content);
@@ -63,7 +65,7 @@ export function writeSparse(file: OpenFile, content: Uint8Array<ArrayBuffer>, at
   extend(file, at + content.length);
 }
 
-/** The same without holding up this thread; the content is lent until it is done. */
+/** Like {@link writeSparse}, without blocking this thread. Do not change `content` until it resolves. */
 export async function writeSparseLarge(file: OpenFile, content: Uint8Array<ArrayBuffer>, at: number): Promise<void> {
   const ranges = dataRanges(content, at);
   if (!ranges) return await file.writeLarge(content);
@@ -74,15 +76,15 @@ export async function writeSparseLarge(file: OpenFile, content: Uint8Array<Array
   extend(file, at + content.length);
 }
 
-/** A hole at the end is no write: the file's size says it. */
+/** A hole at the end needs the size to be set. */
 function extend(file: OpenFile, size: number): void {
   file.truncate(size);
   file.seek(size);
 }
 
 /**
- * Copies what a file has beyond the end of another, of `at` bytes, to there; long runs of zeros become holes. Others may
- * have their turn at each step.
+ * Copies the rest of `source` from offset `at` to a target of `at` bytes. Long runs of zeros become holes. Yields after
+ * each piece, so that other work can run.
  */
 export function* copySparse(source: OpenFile, target: OpenFile, at = 0): Generator<void> {
   const buffer = new Uint8Array(1 << 20);

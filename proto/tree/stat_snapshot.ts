@@ -1,23 +1,23 @@
 /**
- * What paths looked like, to see later and cheaply that nothing has happened there: an lstat each, and no more. It is for
- * work that is repeated on the same files again and again.
+ * Remembers the stats of paths, to see later by one lstat each that nothing has changed. For work that is repeated on
+ * the same files.
  */
 import type { Files, RawInfo } from "./files.ts";
 
-/** The kernel's clock for files is behind ours by a tick of its own, more on a busy machine. Milliseconds. */
+/** The kernel's clock for files lags behind ours by a tick, more on a busy machine. Milliseconds. */
 const TICK_MS = 100;
-/** Times of a change, as Deno tells them, are in whole seconds. Milliseconds. */
+/** Resolution of ctime in Deno. Milliseconds. */
 const CTIME_MS = 1000;
 
-/** How a path looked. */
+/** The stat of a path. */
 interface Seen {
   /** Undefined if nothing was there. */
   info: RawInfo | undefined;
-  /** A folder of which the names count as well. */
+  /** The names in the directory count as well. */
   listed: boolean;
 }
 
-/** See the file's head. Symlinks are not followed. */
+/** A snapshot of stats. Symlinks are not followed. */
 export class Looks {
   readonly #files: Files;
   readonly #seen = new Map<string, Seen>();
@@ -26,9 +26,9 @@ export class Looks {
   #steady = true;
 
   /**
-   * @param limit With more paths nothing is remembered: the looks would take longer than they save.
-   * @param since When the work began, by Date.now(). What was changed later or shortly before may have been changed
-   * after it was looked at, or may change once more without looking changed.
+   * @param limit With more paths nothing is remembered: the stats would take longer than they save.
+   * @param since When the work began, by Date.now(). A file with a later or slightly earlier change may have changed
+   * after its stat, or may change again with the same stat.
    */
   constructor(files: Files, limit: number, since: number = Date.now()) {
     this.#files = files;
@@ -36,14 +36,14 @@ export class Looks {
     this.#since = since;
   }
 
-  /** Looks at a path: a file's content counts, and where a symlink leads, but of a folder only that it is one. */
+  /** Stats and remembers a path: a file's content and a symlink's target count, of a directory only its identity. */
   look(path: string): RawInfo | undefined {
     const info = this.#lstat(path);
     this.#note(path, info, this.#seen.get(path)?.listed ?? false);
     return info;
   }
 
-  /** Notes that the names in a folder count. Call it before they are read. */
+  /** Remembers that the names in a directory count. Call it before they are read. */
   list(path: string): void {
     this.#note(path, this.#lstat(path), true);
   }
@@ -55,12 +55,12 @@ export class Looks {
     if (this.#steady) this.#seen.set(path, { info, listed });
   }
 
-  /** Whether {@link same} can be relied on. */
+  /** Whether {@link same} is reliable. */
   get steady(): boolean {
     return this.#steady;
   }
 
-  /** Looks again: whether all is as it was. False where that cannot be told. */
+  /** Stats all paths again: whether nothing has changed. False if that is unknown. */
   get same(): boolean {
     if (!this.#steady) return false;
     for (const [path, before] of this.#seen) if (!isSame(before, this.#look(path))) return false;

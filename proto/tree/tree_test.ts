@@ -1,4 +1,4 @@
-/** Trees that are made up, scanned, sent and written again; and senders that want more than the tree. */
+/** Random trees are scanned, sent and written again; and hostile senders try to reach beyond the tree. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { RbsError } from "../base/errors.ts";

@@ -1,28 +1,28 @@
-/** Writing and reading protobuf fields one by one, for messages of which there are a hundred thousand at a time. */
+/** Writes and reads protobuf fields one by one, for messages that come by the hundred thousand. */
 import { Buffer } from "node:buffer";
 import { WireError } from "../base/protobuf_fields.ts";
 import { decodeName, encodeName } from "./names.ts";
 
-/** Appends fields to a growing buffer. Zero, false and empty values are left out, as proto3 does. */
+/** Appends fields to a growing buffer. Zero, false and empty values are left out, as in proto3. */
 export class WireWriter {
   readonly #capacity: number;
-  /** Bytes left free at the buffer's beginning. */
+  /** Bytes left free at the start of the buffer. */
   readonly #headroom: number;
   #buffer = Buffer.alloc(0);
   #end: number;
-  /** What {@link reuse} gave back. */
+  /** The buffer that {@link reuse} returned. */
   #spare?: Buffer<ArrayBuffer>;
 
   /**
-   * @param capacity Bytes to begin with.
-   * @param headroom Bytes that can be put in front of it all in the end.
+   * @param capacity Initial size in bytes.
+   * @param headroom Bytes that {@link finish} can put before the fields.
    */
   constructor(capacity: number, headroom = 0) {
     this.#capacity = capacity;
     this.#headroom = this.#end = headroom;
   }
 
-  /** Bytes so far. */
+  /** Bytes written so far. */
   get length(): number {
     return this.#end - this.#headroom;
   }
@@ -37,14 +37,14 @@ export class WireWriter {
     return this.#buffer = larger;
   }
 
-  /** A varint field. */
+  /** Writes a varint field. */
   varint(field: number, value: number): void {
     if (value === 0) return;
     const buffer = this.#reserve(15);
     this.#end = putVarint(buffer, putVarint(buffer, this.#end, field * 8), value);
   }
 
-  /** A field of bytes. */
+  /** Writes a field of bytes. */
   bytes(field: number, value: Uint8Array): void {
     if (value.length === 0) return;
     const buffer = this.#reserve(15 + value.length);
@@ -53,7 +53,7 @@ export class WireWriter {
     this.#end = at + value.length;
   }
 
-  /** A field of `length` bytes that `fill` puts into the memory that it is given. */
+  /** Writes a field of `length` bytes, which `fill` writes into the given buffer. */
   filled(field: number, length: number, fill: (into: Uint8Array) => void): void {
     if (length === 0) return;
     const buffer = this.#reserve(15 + length);
@@ -62,7 +62,7 @@ export class WireWriter {
     this.#end = at + length;
   }
 
-  /** A field of a name's bytes, see names.ts. */
+  /** Writes a field with the bytes of a name, see names.ts. */
   text(field: number, value: string): void {
     const { length } = value;
     if (length === 0) return;
@@ -77,10 +77,10 @@ export class WireWriter {
   }
 
   /**
-   * A field that is a message, which `write` writes; it stands there even if it is empty.
+   * Writes a field that is a message, written by `write`. An empty message is written too.
    *
-   * @param expected Its length, as far as it is known: what was written is moved if the guess needs another number of
-   * bytes for the length.
+   * @param expected Estimated length. The content is moved if its length needs another number of bytes than the
+   * estimate.
    */
   message(field: number, write: (out: WireWriter) => void, expected = 0): void {
     const lengthAt = putVarint(this.#reserve(20), this.#end, field * 8 + 2);
@@ -94,12 +94,12 @@ export class WireWriter {
     this.#end = moved + length;
   }
 
-  /** Takes back what was written since `length` was so much. */
+  /** Discards what was written after `length` bytes. */
   cut(length: number): void {
     this.#end = this.#headroom + length;
   }
 
-  /** What was written, with `before` in front of it (at most the headroom). The writer begins anew. */
+  /** Returns what was written, preceded by `before` (at most the headroom), and starts over. */
   finish(before: Uint8Array = NOTHING): Buffer {
     const buffer = this.#reserve(0);
     const start = this.#headroom - before.length;
@@ -110,13 +110,13 @@ export class WireWriter {
     return done;
   }
 
-  /** Takes memory back that {@link finish} gave away and nobody needs any more: fresh memory costs more than its use. */
+  /** Takes back the memory of {@link finish} when it is no longer used: fresh memory costs more than filling it. */
   reuse(done: Uint8Array): void {
-    // Of Node's pool for small buffers others have a part.
+    // Small buffers share Node's pool with others.
     if (done.buffer.byteLength >= this.#capacity) this.#spare = Buffer.from(done.buffer as ArrayBuffer);
   }
 
-  /** A copy of what was written. The writer begins anew, with the same buffer. */
+  /** Returns a copy of what was written and starts over with the same buffer. */
   take(): Buffer {
     const done = Buffer.allocUnsafe(this.#end - this.#headroom);
     done.set(this.#buffer.subarray(this.#headroom, this.#end));
@@ -127,20 +127,22 @@ export class WireWriter {
 
 const NOTHING = new Uint8Array();
 
-/** Walks through a message's fields: `while (r.next()) switch (r.field) …`, each read or skipped. Throws WireErrors. */
+/**
+ * Iterates over a message's fields: `while (r.next()) switch (r.field) …`, reading or skipping each. Throws WireErrors.
+ */
 export class WireReader {
   readonly #message: Uint8Array;
   #at = 0;
-  /** The number of the present field. */
+  /** The number of the current field. */
   field = 0;
-  /** Its wire type. */
+  /** The wire type of the current field. */
   type = 0;
 
   constructor(message: Uint8Array) {
     this.#message = message;
   }
 
-  /** Goes on to the next field; false at the end. */
+  /** Moves to the next field; false at the end. */
   next(): boolean {
     if (this.#at >= this.#message.length) return false;
     const tag = this.#raw();
@@ -150,7 +152,7 @@ export class WireReader {
     return true;
   }
 
-  /** Values above 2^53 lose low bits. */
+  /** Reads a varint. Values above 2^53 lose low bits. */
   #raw(): number {
     const message = this.#message;
     let at = this.#at, value = 0, scale = 1;
@@ -167,13 +169,13 @@ export class WireReader {
     throw new WireError("a varint is longer than 10 bytes");
   }
 
-  /** The present field's number. */
+  /** The current field's varint. */
   varint(): number {
     if (this.type !== 0) throw new WireError(`field ${this.field} has wire type ${this.type}`);
     return this.#raw();
   }
 
-  /** Where the present field's bytes begin; goes on to what follows them. */
+  /** The offset of the current field's bytes. Moves past them. */
   #delimited(): number {
     if (this.type !== 2) throw new WireError(`field ${this.field} has wire type ${this.type}`);
     const length = this.#raw();
@@ -183,27 +185,27 @@ export class WireReader {
     return start;
   }
 
-  /** The present field's bytes: a view. */
+  /** The current field's bytes, as a view. */
   bytes(): Uint8Array {
     const start = this.#delimited();
     return this.#message.subarray(start, this.#at);
   }
 
-  /** A copy of the present field's bytes, which keeps nothing of the message in memory. */
+  /** A copy of the current field's bytes, which does not keep the message in memory. */
   copy(): Uint8Array {
     const start = this.#delimited();
-    // Many times faster than Buffer.from(bytes), in Deno 2.9.6.
+    // Many times faster than Buffer.from(bytes) in Deno 2.9.6.
     const copy = Buffer.allocUnsafe(this.#at - start);
     copy.set(this.#message.subarray(start, this.#at));
     return copy;
   }
 
-  /** The present field's bytes as a name. */
+  /** The current field's bytes, decoded as a name. */
   text(): string {
     return decodeName(this.bytes());
   }
 
-  /** Leaves the present field out. */
+  /** Skips the current field. */
   skip(): void {
     if (this.type === 0) this.#raw();
     else if (this.type === 2) this.#delimited();
@@ -213,9 +215,9 @@ export class WireReader {
   }
 }
 
-/** @returns where what follows it goes */
+/** Writes a varint. @returns the offset after it */
 function putVarint(buffer: Uint8Array, at: number, value: number): number {
-  // Bit operations see 32 bits only.
+  // Bit operations work on 32 bits only.
   while (value > 0x7fffffff) {
     buffer[at++] = (value % 128) | 128;
     value = Math.floor(value / 128);

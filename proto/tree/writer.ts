@@ -1,10 +1,10 @@
 /**
- * Changes a tree as records say, and nothing outside of it: whoever sends the records is not trusted.
+ * Changes a tree as records say, and nothing outside of it. The sender of the records is not trusted.
  *
- * - A path is relative, without "..", and every folder on its way is looked at and must be one: what would be written
- *   through a symlink is refused.
- * - A file is written to a staging folder that nobody else sees, its digest is checked, and only then it is renamed into
- *   place: there is never half of one. Only of a tree that nobody uses yet, small files are written into place.
+ * - A path is relative and without "..". Each directory on the way is checked: what would be written through a symlink
+ *   is refused.
+ * - A file is written to a private staging directory, its digest is checked, and only then is it renamed into place: no
+ *   file is ever half-written. Only in a tree that is not in use yet, small files are written in place.
  * - Long runs of zeros become holes.
  */
 import { Buffer } from "node:buffer";
@@ -18,23 +18,23 @@ import { type Files, type KeptFiles, lookFor, type OpenFile, type RawInfo } from
 import { digestFile, digestOf, PIECE_BYTES } from "./read.ts";
 import { writeSparse, writeSparseLarge } from "./sparse.ts";
 
-/** Larger files are copied with other work between the pieces. Bytes. */
+/** Larger files are copied in slices, with other work between them. Bytes. */
 const LONG_BYTES = 4 << 20;
-/** Larger files are kept when their sender is cut off, so that it can go on. Bytes. */
+/** Larger files are kept when their sender is cut off, so that the transfer can be resumed. Bytes. */
 const RESUMABLE_BYTES = 16 << 20;
 const PARTIAL = /^partial-([0-9a-f]{64})$/;
-/** How long something is kept in the staging folder that nobody goes on with, in milliseconds. */
+/** How long files stay in the staging directory, in milliseconds. */
 const STAGED_LIFE_MS = 7 * 24 * 3600_000;
 
-/** What is there of a large file whose sender was cut off. */
+/** The part of a large file that was received before its sender was cut off. */
 export interface PartialContent {
   /** SHA-256 of the whole file. */
   digest: Uint8Array;
-  /** Bytes from its beginning. */
+  /** Number of bytes from the start. */
   received: number;
 }
 
-/** See {@link TreeWriter}. */
+/** Options of {@link TreeWriter}; its constructor describes them. */
 export interface WriterOptions {
   files: Files;
   root: string;
@@ -43,11 +43,11 @@ export interface WriterOptions {
   digests?: "required" | "optional";
 }
 
-/** How a record is applied. */
+/** Options of {@link TreeWriter.apply}. */
 export interface ApplyOptions {
   /**
-   * Nobody uses the tree yet: a small file may be written where it belongs, which saves the renaming. One that was cut off
-   * by a kill stands there then, and its digest tells.
+   * The tree is not in use yet: small files may be written in place, which saves the rename. A file that a kill cut
+   * short then stays there, and its digest shows that.
    *
    * @default false
    */
@@ -63,31 +63,31 @@ interface Receiving {
   size: number;
 }
 
-/** See the file's head. */
+/** Writes the records of an untrusted sender into one tree. */
 export class TreeWriter {
   readonly #files: KeptFiles;
   readonly #root: string;
   readonly #staging: string;
   readonly #prefix = randomBytes(6).toString("hex");
   #count = 0;
-  /** Folders that were looked at and are ones. */
+  /** Paths that were checked to be directories. */
   readonly #real = new Set<string>();
-  /** Modes that folders get when nothing more is written into them. */
+  /** Modes that directories get at the end. */
   readonly #modes = new Map<string, number>();
-  /** The staging folder's path in the tree, if it lies there: nothing can be put into it or in its place. */
+  /** The staging directory's path in the tree, if it is there: nothing may be written into it or replace it. */
   readonly #closed?: string;
   readonly #signal?: AbortSignal;
   readonly #digestRequired: boolean;
   #receiving?: Receiving;
-  /** A record that takes long is under way. */
+  /** A record whose work is asynchronous is in progress. */
   #busy = false;
 
   /**
-   * @param options.files What the paths are of.
-   * @param options.root Is made if it is not there.
-   * @param options.staging On the root's file system, seen by nobody else; is made if it is not there.
-   * @param options.signal Ends a record that takes long: {@link apply} rejects with its reason.
-   * @param options.digests Whether each file must have one, or what comes without is taken as it comes. @default required
+   * @param options.files The file operations for the paths.
+   * @param options.root Created if missing.
+   * @param options.staging Private directory on the root's file system. Created if missing.
+   * @param options.signal Aborts long work: {@link apply} then rejects with the signal's reason.
+   * @param options.digests Whether every file must have a digest, or a file without one is accepted. @default required
    */
   constructor({ files, root, staging, signal, digests }: WriterOptions) {
     this.#files = files.keeping();
@@ -107,7 +107,7 @@ export class TreeWriter {
     }
   }
 
-  /** Removes what others left behind when they were killed. */
+  /** Removes what writers that were killed left behind. */
   #clean(): void {
     for (const name of this.#files.names(this.#staging)) {
       const path = `${this.#staging}/${name}`;
@@ -117,11 +117,11 @@ export class TreeWriter {
   }
 
   /**
-   * Makes one change. Throws a {@link TreeError} for what no honest sender asks for, and an RbsError if the disk does not
-   * take it; nothing of the file in question is in place then.
+   * Applies one record. Throws a {@link TreeError} for a record that no honest sender sends, and an RbsError if the
+   * disk refuses it; nothing of the file is then in place.
    *
-   * @returns undefined when it is done, as it is for nearly every record. For a large file that is gone on with, or copied,
-   * a promise, which rejects with the same errors: wait for it before anything else is asked of the writer.
+   * @returns undefined when the record is applied, as for nearly every record. A promise for a large file that is
+   * resumed or copied; it rejects with the same errors. Await it before any other call.
    */
   apply(record: TreeRecord, options: ApplyOptions = {}): Promise<void> | undefined {
     const { entry, remove } = record;
@@ -145,10 +145,10 @@ export class TreeWriter {
   }
 
   /**
-   * Puts a file in place of which all content is there: other threads digest and write it, and other records may be
-   * applied meanwhile. Rejects as {@link apply} throws.
+   * Puts a file with complete content in place. Other threads compute the digest and write it; other records may be
+   * applied meanwhile. Rejects with the errors of {@link apply}.
    *
-   * @param content Is lent until the promise is settled.
+   * @param content Must not change until the promise is settled.
    */
   async place(entry: Entry, content: Uint8Array<ArrayBuffer>): Promise<void> {
     this.#check(entry.path);
@@ -171,15 +171,15 @@ export class TreeWriter {
   }
 
   /**
-   * Forgets which folders were looked at: somebody else may have put a symlink in the place of one. Call it before each
-   * batch of records; within one a folder is looked at once.
+   * Forgets which directories were checked, since another program may have replaced one by a symlink. Call it before
+   * each batch of records; within a batch, each directory is checked once.
    */
   doubt(): void {
     this.#real.clear();
     this.#files.doubt();
   }
 
-  /** Ends: folders get their modes, and what was not received to its end is removed, or kept to be resumed. */
+  /** Ends the writer: directories get their modes; an incomplete file is removed, or kept for resumption. */
   close(): void {
     this.#abandon();
     this.doubt();
@@ -192,7 +192,7 @@ export class TreeWriter {
     this.doubt();
   }
 
-  /** What is kept of large files. */
+  /** The large files that are kept for resumption. */
   partials(): PartialContent[] {
     const partials: PartialContent[] = [];
     for (const name of this.#files.names(this.#staging)) {
@@ -208,7 +208,7 @@ export class TreeWriter {
     return path === "" ? this.#root : `${this.#root}/${path}`;
   }
 
-  /** Throws unless something may be changed at `path`. */
+  /** Throws unless `path` may be changed. */
   #check(path: string): void {
     checkPath(path);
     const closed = this.#closed;
@@ -221,7 +221,7 @@ export class TreeWriter {
     return `${this.#staging}/${this.#prefix}-${this.#count++}`;
   }
 
-  /** Has the disk's errors explained. */
+  /** Runs a change, and converts disk errors to RbsErrors. */
   #guard(path: string, change: () => Promise<void> | void): Promise<void> | undefined {
     try {
       const long = change();
@@ -246,9 +246,9 @@ export class TreeWriter {
     return e instanceof TreeError || e instanceof RbsError ? e : unwritable(this.#full(path), e);
   }
 
-  // --- folders on the way
+  // --- parent directories
 
-  /** Makes sure that the folder of `path` is there, is one, and can be written. */
+  /** Ensures that the parent of `path` exists, is a directory and is writable. */
   #parent(path: string): void {
     const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
     if (this.#real.has(parent)) return;
@@ -261,7 +261,7 @@ export class TreeWriter {
     this.#real.add(parent);
   }
 
-  /** The same when it may be long since these folders were looked at. */
+  /** Like {@link #parent}, but checks the parents again, since the last check may be long ago. */
   #parentAgain(path: string): void {
     for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
       this.#real.delete(path.slice(0, slash));
@@ -270,14 +270,14 @@ export class TreeWriter {
     this.#parent(path);
   }
 
-  /** Lets its owner write into a folder until the end. */
+  /** Makes a directory writable for its owner until the end. */
   #unlock(folder: string, { mode }: RawInfo): void {
     if ((mode & 0o300) === 0o300) return;
     if (!this.#modes.has(folder)) this.#modes.set(folder, mode & 0o7777);
     this.#files.chmod(this.#full(folder), mode & 0o7777 | 0o700);
   }
 
-  /** Whether the folder of `path` is there, without a symlink on the way. */
+  /** Whether the parent of `path` exists and no symlink is on the way. */
   #hasParent(path: string): boolean {
     for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
       const folder = path.slice(0, slash);
@@ -293,7 +293,7 @@ export class TreeWriter {
     return lookFor(this.#files, this.#full(path));
   }
 
-  /** Forgets what was known at and below `path`. */
+  /** Forgets what was known of `path` and everything below. */
   #forget(path: string): void {
     const below = `${path}/`;
     if (this.#real.delete(path)) {
@@ -305,13 +305,13 @@ export class TreeWriter {
   // --- changes
 
   #remove(path: string): void {
-    // What is in a folder that is not there needs no removing. Nor does what a symlink leads to.
+    // If the parent is missing or behind a symlink, there is nothing to remove.
     if (!this.#hasParent(path)) return;
     this.#parent(path);
     this.#removeAt(path);
   }
 
-  /** Removes what is at `path`, whose folder was looked at. */
+  /** Removes what is at `path`. Its parent must be checked. */
   #removeAt(path: string): void {
     this.#forget(path);
     const full = this.#full(path);
@@ -333,7 +333,7 @@ export class TreeWriter {
     const info = this.#look(path);
     if (info && info.kind !== "directory") this.#removeAt(path);
     if (info?.kind !== "directory") this.#files.mkdir(this.#full(path));
-    // Until the end, so that files can be made in it.
+    // The owner's bits are set until the end, so that files can be created in it.
     const now = mode | 0o700;
     if (now !== (info?.kind === "directory" ? info.mode & 0o7777 : -1)) this.#files.chmod(this.#full(path), now);
     if (now === mode) this.#modes.delete(path);
@@ -364,7 +364,10 @@ export class TreeWriter {
     }
   }
 
-  /** Writes a small file where it belongs. @returns false if something is there */
+  /**
+   * Writes a small file in place.
+   * @returns false if something is there
+   */
   #inPlace({ path, mode, mtimeMs }: Entry, content: Uint8Array): boolean {
     const full = this.#full(path);
     try {
@@ -381,7 +384,7 @@ export class TreeWriter {
     this.#check(from);
     const info = this.#hasParent(from) ? this.#look(from) : undefined;
     if (info?.kind !== "file") throw new TreeError(`${shown(from)} cannot be copied, since it is no file`);
-    // What cannot be right is not copied first.
+    // Refused before the copy, since the size cannot match.
     if (info.size !== entry.size) throw wrongSize(entry, info.size);
     this.#parent(entry.path);
     const staged = this.#stagedName();
@@ -415,7 +418,10 @@ export class TreeWriter {
     }
   }
 
-  /** Adds the rest of a file to a digest, in slices. @returns its bytes */
+  /**
+   * Adds the rest of a file to a digest, in slices.
+   * @returns the number of bytes
+   */
   async #digest(file: OpenFile, sum: Hash): Promise<number> {
     const pace = new Pace(this.#signal);
     const buffer = new Uint8Array(PIECE_BYTES);
@@ -447,14 +453,14 @@ export class TreeWriter {
     this.#continue(record);
   }
 
-  /** Reads what was kept of a large file, so that its digest can go on, and then its next part. */
+  /** Digests the received part of a large file, then continues with its next part. */
   async #resume(record: TreeRecord): Promise<void> {
     const { file, sum, size } = this.#receiving!;
     try {
       file.truncate(size);
       await this.#digest(file, sum);
     } catch (e) {
-      // Whoever was cut off in the middle of it comes again.
+      // A sender that was cut off may resume again.
       if (this.#signal?.aborted) this.#abandon();
       else this.#discardReceiving();
       throw e;
@@ -497,7 +503,9 @@ export class TreeWriter {
     });
   }
 
-  /** Throws unless a file is what it was said to be. @param digestOf Makes the digest of what came. */
+  /**
+   * Throws unless a file has the announced size and digest. @param digestOf Computes the digest of what was received.
+   */
   #prove(entry: Entry, size: number, digestOf: () => Uint8Array, said = entry.digest): void {
     if (size !== entry.size) throw wrongSize(entry, size);
     if (!said && !this.#digestRequired) return;
@@ -507,14 +515,14 @@ export class TreeWriter {
     }
   }
 
-  /** Gives a staged file its attributes, and puts it in place. */
+  /** Sets a staged file's attributes, and puts it in place. */
   #finish(staged: string, entry: Entry): void {
     this.#files.chmod(staged, entry.mode);
     this.#files.utime(staged, entry.mtimeMs);
     this.#place(staged, entry.path);
   }
 
-  /** Renames what is staged to `path`, whose folder was looked at, over whatever is there. */
+  /** Renames a staged file to `path`, replacing what is there. Its parent must be checked. */
   #place(staged: string, path: string): void {
     const full = this.#full(path);
     try {
@@ -539,7 +547,7 @@ export class TreeWriter {
     file.utime(mtimeMs);
   }
 
-  /** Gives the owner of a folder, and of each folder in it, the right to remove what is there. */
+  /** Gives the owner write permission for a directory and all directories below, so that they can be removed. */
   #makeWritable(folder: string): void {
     this.#files.chmod(folder, 0o700);
     for (const name of this.#files.names(folder)) {
@@ -575,7 +583,7 @@ function wrongSize({ path, size }: Entry, found: number): TreeError {
   return new TreeError(`${shown(path)} has ${found} bytes instead of ${size}`);
 }
 
-/** The error of a disk that does not take something. */
+/** The error for a disk that refuses a write. */
 function unwritable(path: string, cause: unknown): RbsError {
   const full = /No space left|os error 28\b|os error 122\b/.test(sentence(cause));
   return new RbsError(
@@ -586,7 +594,7 @@ function unwritable(path: string, cause: unknown): RbsError {
   );
 }
 
-/** What came over the wire is memory of its own, never shared. */
+/** Bytes from the network have memory of their own, never shared. */
 function own(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return bytes as Uint8Array<ArrayBuffer>;
 }

@@ -1,14 +1,14 @@
 /**
- * What an agent's answer may make the client do: an allow-list, by command. Whoever speaks for the agent (a build action
- * that has put itself in the Bazel server's place will do), the laptop does what was asked for:
+ * What an agent's response may make the client do: an allow-list per command. Whoever speaks for the agent (a build
+ * action may have taken the Bazel server's place), the laptop does only what the user asked for:
  *
  *     field of RunResponse         reaches the client
  *     output, exit code, details   always: they are data
  *     exec_request                 with the last response to `run`, and only as run_command.ts has it
  *     termination_expected         with the last response to `shutdown` and `clean --expunge`, and of a server that says it
  *                                  has crashed
- *     what this version does not   never: a client of tomorrow may do something about it
- *     know
+ *     fields unknown to this       never: a newer client may act on them
+ *     version
  *
  * Anything else ends the command with exit code 37.
  */
@@ -35,11 +35,11 @@ const WIRE_TYPES: Record<number, number> = {
   [ResponseField.commandExtensions]: BYTES,
 };
 
-/** The command whose answer it is, and where it was given. */
+/** The command that is answered, and where it was given. */
 export interface AnsweredCommand {
   /** The RunRequest's arguments, as the client sent them. */
   args: readonly Buffer[];
-  /** How the agent is called. */
+  /** The agent's name in messages. */
   agent: string;
   /** Absolute paths. */
   workspace: string;
@@ -49,16 +49,16 @@ export interface AnsweredCommand {
 /** Exit codes with which a server ends by itself: out of memory, and an internal error (`ExitCode.java`). */
 const CRASHED = [33, 37];
 
-/** A response that may reach the client, once {@link AnswerFilter.checkExecution} has said so. */
+/** A response that may reach the client after {@link AnswerFilter.checkExecution}. */
 export interface Answer {
-  /** What is passed on, in pieces. */
+  /** The pieces to pass on. */
   pieces: Uint8Array[];
   exitCode: number;
   terminates: boolean;
   execRequest?: Uint8Array;
 }
 
-/** See the file's head. Of one command. */
+/** Filters the responses of one command. */
 export class AnswerFilter {
   readonly #command: AnsweredCommand;
   readonly #name: string;
@@ -69,11 +69,11 @@ export class AnswerFilter {
   }
 
   /**
-   * Reads a response. Throws an RbsError with exit code 37 for one that wants what its command does not ask for, and a
-   * WireError for what is none.
+   * Reads a response. Throws an RbsError with exit code 37 if it wants what its command does not ask for, and a
+   * WireError if it is malformed.
    *
-   * @param last It is the last one.
-   * @param replace The new value of a field that is bytes; undefined keeps it.
+   * @param last Whether it is the last response.
+   * @param replace The new value of a field of bytes; undefined keeps it.
    */
   read(response: Uint8Array, last: boolean, replace: (field: Field) => Uint8Array | undefined): Answer {
     const answer: Answer = { pieces: [], exitCode: 0, terminates: false };
@@ -84,7 +84,7 @@ export class AnswerFilter {
       if (expected === undefined) return;
       if (expected !== wireType) throw this.#wants(`something by a field ${number} of the wire type ${wireType}`);
       if (number !== ResponseField.commandExtensions) {
-        // Clients merge two of them, or take the last: what was looked at must be what they see.
+        // Clients merge repeated fields or take the last: what was checked must be what they see.
         if (seen & (1 << number)) throw this.#wants(`something by a field ${number} that is there twice`);
         seen |= 1 << number;
       }
@@ -92,7 +92,7 @@ export class AnswerFilter {
       else if (number === ResponseField.execRequest) answer.execRequest = bytesValue(response, field);
       else if (number === ResponseField.terminationExpected) {
         terminates = varintValue(response, field) !== 0;
-        return; // Below, when all is known.
+        return; // Added below, when everything is known.
       }
       const value = expected === BYTES ? replace(field) : undefined;
       if (value) answer.pieces.push(lengthPrefix(number, value.length), value);
@@ -114,10 +114,10 @@ export class AnswerFilter {
   }
 
   /**
-   * Looks at what is to be executed on this machine, if anything is. Throws an RbsError with exit code 37 if it must not be.
+   * Checks what is to be executed on this machine, if anything. Throws an RbsError with exit code 37 if it must not be.
    *
-   * @param isHome Whether a path came home, or is a folder in which something did; undefined where laptop and agent share
-   *   a disk.
+   * @param isHome Whether a path was copied here, or contains something that was; undefined where laptop and agent
+   * share a disk.
    */
   checkExecution({ execRequest }: Answer, isHome?: (path: string) => boolean): void {
     if (!execRequest) return;
@@ -163,7 +163,7 @@ function sharedOutputBases(outputBase: string): string[] {
   return [outputBase];
 }
 
-/** Text as the bytes that it is in a message. */
+/** Text as the bytes of its UTF-8 encoding, one character per byte. */
 function inLatin1(text: string): string {
   return Buffer.from(text).toString("latin1");
 }

@@ -1,16 +1,16 @@
 /**
- * ExecRequest, the message by which a server has the client execute a program: what stock clients would make of its bytes,
- * or nothing. Clients merge fields that are there twice, and skip what they do not know; here both are an error.
+ * Decodes ExecRequest, the message by which a server makes the client execute a program, exactly as stock clients do,
+ * or not at all. Clients merge repeated fields and skip unknown ones; here both are errors.
  */
 import { Buffer } from "node:buffer";
 import { scanFields } from "../../proto/base/protobuf_fields.ts";
 
-/** A decoded ExecRequest. All text is latin1, one character for each byte. */
+/** A decoded ExecRequest. All text is latin1, one character per byte. */
 export interface ExecRequest {
   workingDirectory: string;
   argv: string[];
   environment: { name: string; value: string }[];
-  /** Names of variables that the program shall not have. */
+  /** Names of variables to remove from the program's environment. */
   cleared: string[];
   /** Bazel 8: a script that the client writes, and its content. */
   script?: { path: string; contents: string };
@@ -18,14 +18,14 @@ export interface ExecRequest {
   replaced: { type: number; value: string }[];
 }
 
-/** What is no ExecRequest that we know. */
+/** The message is not an ExecRequest of a known form. */
 export class ExecRequestError extends Error {
   override readonly name = "ExecRequestError";
 }
 
 const VARINT = 0, BYTES = 2;
 
-/** How a field of a message is encoded, and whether it may be there more than once. */
+/** The encoding of each field, and whether it may be repeated. */
 type Shape = Record<number, { wireType: number; repeated?: true }>;
 
 /** command_server.proto: up to 3 in Bazel 2, 4 and 5 since 7, 6 and 7 since 8. */
@@ -41,7 +41,7 @@ const EXEC_REQUEST: Shape = {
 const TWO_TEXTS: Shape = { 1: { wireType: BYTES }, 2: { wireType: BYTES } };
 const PATH_TO_REPLACE: Shape = { 1: { wireType: VARINT }, 2: { wireType: BYTES } };
 
-/** Decodes one. Throws an {@link ExecRequestError} or WireError. */
+/** Decodes an ExecRequest. Throws an {@link ExecRequestError} or WireError. */
 export function readExecRequest(bytes: Uint8Array): ExecRequest {
   const request: ExecRequest = { workingDirectory: "", argv: [], environment: [], cleared: [], replaced: [] };
   read(bytes, EXEC_REQUEST, {
@@ -60,7 +60,7 @@ export function readExecRequest(bytes: Uint8Array): ExecRequest {
     },
     7(value) {
       const replaced = { type: 0, value: "" };
-      // A type is one byte as long as there are fewer than 128.
+      // A type is one byte while there are fewer than 128 types.
       read(value, PATH_TO_REPLACE, { 1: (v) => replaced.type = v[0], 2: (v) => replaced.value = latin1(v) });
       request.replaced.push(replaced);
     },
@@ -68,7 +68,7 @@ export function readExecRequest(bytes: Uint8Array): ExecRequest {
   return request;
 }
 
-/** Visits the fields of a message; any other than those of its shape is an error. */
+/** Visits the fields of a message. Throws for any field not in `shape`. */
 function read(message: Uint8Array, shape: Shape, visit: Record<number, (value: Uint8Array) => void>): void {
   const seen = new Set<number>();
   scanFields(message, ({ number, wireType, valueStart, end }) => {
@@ -81,7 +81,7 @@ function read(message: Uint8Array, shape: Shape, visit: Record<number, (value: U
   });
 }
 
-/** A C string ends at a zero byte, wherever the message's string ends. */
+/** Refuses a zero byte, at which a C string would end. */
 function latin1(bytes: Uint8Array): string {
   if (bytes.includes(0)) throw new ExecRequestError("it has a zero byte in a text");
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("latin1");

@@ -1,11 +1,11 @@
-/** What a command reports that can come of a home folder, or a repository, that the agent's machine does not have. */
+/** Finds reports of a command that may come from a missing home directory or a missing .git at the agent. */
 import { Buffer } from "node:buffer";
 
-/** Which report gets which sentence, and what that sentence tells to use: who was told so already needs none. */
+/** The reports, the sentence for each, and its remedy. A user who was already told the remedy needs no hint. */
 const HINTS: readonly { reports: readonly string[]; remedy: string; sentence: string }[] = [
   {
     remedy: "RBS_HOME_FILES",
-    // Bazel's downloader, what it says of a registry, and git, curl and ssh that repository rules run.
+    // Messages of Bazel's downloader, of registries, and of git, curl and ssh in repository rules.
     reports: [
       "401 Unauthorized",
       "returned 401",
@@ -27,19 +27,19 @@ const HINTS: readonly { reports: readonly string[]; remedy: string; sentence: st
   },
 ];
 
-/** Of a report that is cut in two, this much is kept for the next part. Bytes. */
+/** Bytes kept of each part, since a report may be split. */
 const KEPT = Math.max(...HINTS.flatMap(({ reports }) => reports.map(({ length }) => length))) - 1;
 
-/** Finds reports in what commands print, and knows which sentences were said. */
+/** Finds reports in the output of commands. Each sentence is shown once. */
 export class HomeHints {
   #left = [...HINTS];
   readonly #tails = new Map<string, Buffer>();
 
   /**
-   * Looks at a part of a command's standard error.
+   * Reads a part of a command's standard error.
    *
    * @param command Its id.
-   * @returns the sentences that are to be said after it: each once
+   * @returns the sentences to show after it
    */
   read(command: string, part: Uint8Array): string {
     if (this.#left.length === 0) return "";
@@ -50,7 +50,7 @@ export class HomeHints {
     return found.map(({ sentence }) => sentence).join("");
   }
 
-  /** Something else was said to the developer: what it tells to use needs no hint any more. */
+  /** Something was shown to the developer: hints with the same remedy are dropped. */
   said(text: string): void {
     this.#left = this.#left.filter(({ remedy }) => !text.includes(remedy));
   }

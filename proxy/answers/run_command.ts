@@ -1,5 +1,5 @@
 /**
- * What `bazel run` may execute on this machine: an output of the agent's, as the user's own command line asks for it, and
+ * What `bazel run` may execute on this machine: an output of the agent, as the user's command line asks for it, and
  * nothing else. The forms are those of Bazel 2.1 to HEAD of 2026 (`RunCommand.java`, `RunCommandLine.java`):
  *
  *     [output, word…]
@@ -7,9 +7,9 @@
  *     [SHELL, "-c", "SHELL -c 'PREFIX output word…'"]     --run_under=PREFIX; since 8 without the outer shell
  *     [SHELL, "-c", "external/bazel_tools/tools/test/test-setup.sh word…"]     a test, in the execroot
  *
- * An output is what lies in the execroot or an external repository of this output base and came home. Who executes it
- * executes what the agent likes: that is what `run` is for. But it is the output that is executed, in the place and under
- * the command that the user chose, and in nobody else's environment.
+ * An output is a file in the execroot or an external repository of this output base that was copied here. Its content
+ * is the agent's choice: that is what `run` is for. But only the output is executed, in the place and under the command
+ * that the user chose, and with the user's environment.
  */
 import type { Buffer } from "node:buffer";
 import { normalize } from "node:path";
@@ -27,28 +27,31 @@ import { quoted } from "./refusal.ts";
 import { clientCwd, RunEnvironment } from "./run_environment.ts";
 import { shellWords, wordsAfterPrefix } from "./shell_words.ts";
 
-/** The shell of `run`, where no option names another (`ShToolchain`, `ShellConfiguration`). */
+/** The shell of `run` without an option for it (`ShToolchain`, `ShellConfiguration`). */
 const DEFAULT_SHELL = "/bin/bash";
 
-/** What executes a test, relative to the execroot; since bzlmod, and with siblings, the repository has other names. */
+/**
+ * The program that executes a test, relative to the execroot. With bzlmod, and with siblings, the repository has other
+ * names.
+ */
 const TEST_SETUP = /^(external\/|\.\.\/)bazel_tools[+~]?\/tools\/test\/(test-setup|generate-xml|collect_coverage)\.sh$/;
 
 /** What is known of a `run` command on this machine. */
 export interface RunOptions {
   /** The RunRequest's arguments, as the client sent them. */
   args: readonly Buffer[];
-  /** Absolute; in latin1, as all paths here. */
+  /** Absolute path in latin1, like all paths here. */
   workspace: string;
-  /** The session's output base by all its names: this machine's, and without a mount namespace the storage as well. */
+  /** The session's output base by all its paths: this machine's, and without a mount namespace also the storage's. */
   outputBases: readonly string[];
-  /** Whether a path in the execroot or an external repository came home, or is a folder in which something did. */
+  /** Whether a path in the execroot or an external repository was copied here, or contains something that was. */
   isHome(path: string): boolean;
 }
 
 /**
- * Why a request must not reach the client; undefined if it may. Completes "wants …".
+ * Why a request must not reach the client, completing "wants …"; undefined if it may.
  *
- * @returns `remedy`: what the user can do about it, if it may be an honest agent's.
+ * @returns `remedy`: what the user can do about it, if the agent may be honest.
  */
 export function objection(request: ExecRequest, options: RunOptions): { what: string; remedy?: string } | undefined {
   return new RunCommand(request, options).objection();
@@ -106,7 +109,7 @@ class RunCommand {
     if (odd) return { what: `${quoted(odd.value)} replaced in a command line` };
   }
 
-  /** A folder of outputs; or where the user is, for a file that has no runfiles. */
+  /** A directory of outputs; or the user's working directory or the workspace, for a file without runfiles. */
   #isPlace(folder: string): boolean {
     if (folder === this.#cwd || folder === this.#options.workspace) return true;
     return this.#isOutput(folder);
@@ -129,7 +132,7 @@ class RunCommand {
     return this.#isUnder(text);
   }
 
-  /** The command line of `--run_under`: the user's command, or an executable, before the executable. */
+  /** The command line of `--run_under`: the user's command, or an executable, followed by the executable. */
   #isUnder(text: string): boolean {
     const prefix = this.#runUnder!;
     if (!isLabel(prefix)) {
@@ -161,7 +164,7 @@ class RunCommand {
       this.#options.isHome(normalize(`${workingDirectory}/${word}`));
   }
 
-  /** `bazel run //tools:deploy.sh` executes the file itself. */
+  /** `bazel run //tools:deploy.sh` executes the source file itself. */
   #isTarget(path: string): boolean {
     const { args, workspace } = this.#options;
     if (!isNormal(path) || !isWithin(path, workspace)) return false;
@@ -182,7 +185,7 @@ class RunCommand {
       resolvePath(script, this.#cwd, workspace) === resolvePath(named, this.#cwd, workspace);
   }
 
-  /** Bazel names folders: of the output base, of the workspace and in it, and of test logs in the execroot. */
+  /** Bazel names directories: of the output base, of the workspace and in it, and of test logs in the execroot. */
   #isReplaceable(value: string): boolean {
     const { outputBases, workspace } = this.#options;
     return outputBases.includes(value) || value === this.#cwd || isNormal(value) && isWithin(value, workspace) ||
@@ -190,12 +193,12 @@ class RunCommand {
   }
 }
 
-/** `--run_under` takes a target rather than a command. */
+/** Whether `--run_under` names a target rather than a command. */
 function isLabel(runUnder: string): boolean {
   return /^(\/\/|@)/.test(runUnder.trimStart().replace(/^['"]/, ""));
 }
 
-/** An absolute path without ".", ".." or a slash too many. */
+/** Whether a path is absolute and normalized. */
 function isNormal(path: string): boolean {
   return path.startsWith("/") && normalize(path) === path && !path.endsWith("/");
 }

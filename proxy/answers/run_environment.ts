@@ -1,13 +1,13 @@
 /**
- * Which variables an agent may give to the program that `bazel run` executes on this machine:
+ * Which variables an agent may set for the program that `bazel run` executes on this machine:
  *
- * - what Bazel itself sets for `run`, and for tests (see {@link BAZELS_OWN});
- * - what the user's own options say, or the user's environment has already: with that very value;
- * - what RBS_CLIENT_ENV names, and what options name (`--test_env=NAME`): those are the user's choice;
- * - what a target's own `env` says: any other name, for a program that is an output itself. Before a command of the user's
- *   (`--run_under`) it is none of the agent's.
+ * - those that Bazel itself sets for `run`, and for tests (see {@link BAZELS_OWN});
+ * - those in the user's options or environment, with exactly that value;
+ * - those that RBS_CLIENT_ENV or options name (`--test_env=NAME`): the user chose them;
+ * - those of a target's own `env`: any other name, for a program that is an output itself. A command of the user
+ *   (`--run_under`) gets none of them.
  *
- * By no target's word: variables that make a shell, a linker or an interpreter load code ({@link LOADS_CODE}).
+ * A target may not set variables that make a shell, a linker or an interpreter load code ({@link LOADS_CODE}).
  *
  * Text is latin1.
  */
@@ -22,10 +22,10 @@ import {
   startsWith,
 } from "../arguments/run_arguments.ts";
 
-/** Options that name a variable, or say NAME=value. HEAD's `=NAME` takes one away. */
+/** Options that name a variable, or set NAME=value. HEAD's `=NAME` removes one. */
 const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
 
-/** `RunCommand`, `StandaloneTestStrategy`, `TestPolicy` and `TestRunnerAction`, from 2.1 to HEAD of 2026. */
+/** From `RunCommand`, `StandaloneTestStrategy`, `TestPolicy` and `TestRunnerAction`, from 2.1 to HEAD of 2026. */
 const BAZELS_OWN = new RegExp(
   "^(" + [
     "BUILD_EXECROOT|BUILD_ID|RUNFILES_DIR|RUNFILES_MANIFEST_FILE|RUNFILES_MANIFEST_ONLY|JAVA_RUNFILES|PYTHON_RUNFILES",
@@ -35,10 +35,12 @@ const BAZELS_OWN = new RegExp(
   ].join("|") + ")$",
 );
 
-/** Bazel's own search path, where it takes none from the client (`BazelRuleClassProvider`). */
+/** Bazel's default search path, used if it takes none from the client (`BazelRuleClassProvider`). */
 const DEFAULT_PATHS = ["/bin:/usr/bin:/usr/local/bin", "/bin:/usr/bin"];
 
-/** What makes the dynamic linker, the C library, a shell, an interpreter or a tool load or execute something. */
+/**
+ * Variables that make the dynamic linker, the C library, a shell, an interpreter or a tool load or execute something.
+ */
 const LOADS_CODE = new RegExp(
   "^(" + [
     "(LD|DYLD|BASH|LUA)_.*|GLIBC_TUNABLES|GCONV_PATH|LOCPATH|NLSPATH",
@@ -51,7 +53,7 @@ const LOADS_CODE = new RegExp(
   "s",
 );
 
-/** No name of a variable that a shell knows; bash takes some for functions. */
+/** The names that a shell accepts; bash treats some others as functions. */
 const IS_NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /** Where a command is given. */
@@ -61,18 +63,18 @@ export interface RunPlace {
   cwd: string;
 }
 
-/** See the file's head. Of one command. */
+/** Decides about the variables of one command. */
 export class RunEnvironment {
   readonly #args: readonly Buffer[];
   readonly #place: RunPlace;
-  /** What options say: NAME=value. */
+  /** NAME=value from options. */
   readonly #given = new Set<string>();
-  /** What options name. */
+  /** Names in options. */
   readonly #named = new Set<string>();
-  /** What RBS_CLIENT_ENV names, and the beginnings of names there. */
+  /** Names in RBS_CLIENT_ENV, possibly with "*" at the end. */
   readonly #allowed: readonly string[];
 
-  /** @param args Of the RunRequest, as the client sent them. */
+  /** @param args The RunRequest's arguments, as the client sent them. */
   constructor(args: readonly Buffer[], place: RunPlace) {
     this.#args = args;
     this.#place = place;
@@ -81,12 +83,15 @@ export class RunEnvironment {
       if (value.includes("=", 1)) this.#given.add(value);
       this.#named.add(value.replace(/^=/, "").replace(/=.*$/s, ""));
     }
-    // "*" alone sends everything there; that does not mean that everything may come from there.
+    // "*" alone sends everything to the agent; it does not accept everything from there.
     this.#allowed = (clientVariable(args, "RBS_CLIENT_ENV") ?? "").split(",").map((name) => name.trim())
       .filter((name) => name !== "" && name !== "*");
   }
 
-  /** Whether the program may have this variable. @param forUsersCommand It reaches `--run_under`'s command first. */
+  /**
+   * Whether the program may get this variable. @param forUsersCommand The variable reaches `--run_under`'s command
+   * first.
+   */
   maySet({ name, value }: { name: string; value: string }, forUsersCommand: boolean): boolean {
     if (!IS_NAME.test(name)) return false;
     const { workspace, cwd } = this.#place;
@@ -100,13 +105,15 @@ export class RunEnvironment {
     return this.#named.has(name) || !forUsersCommand;
   }
 
-  /** Whether a variable of the user's may be taken from the program: Bazel clears those of an outer `run` or test. */
+  /**
+   * Whether a variable may be removed from the program's environment: Bazel clears those of an outer `run` or test.
+   */
   mayClear(name: string): boolean {
     return BAZELS_OWN.test(name) || this.#named.has(name);
   }
 }
 
-/** Where the user called the client; in latin1. */
+/** Where the user called the client, in latin1. */
 export function clientCwd(args: readonly Buffer[]): string | undefined {
   const found = splitArguments(args).own.findLast((arg) => startsWith(arg, "--client_cwd="));
   return found && latin1(found, "--client_cwd=".length);

@@ -1,19 +1,19 @@
 /**
- * The shell command lines that Bazel composes, read back. Bazel quotes each word by itself (`ShellEscaper`, `ShellUtils`),
- * so that no shell finds anything in it but words; what is written in any other way is nothing that Bazel wrote:
+ * Parses the shell command lines that Bazel composes. Bazel quotes each word separately (`ShellEscaper`, `ShellUtils`),
+ * so a shell finds only words in it. Any other syntax was not written by Bazel:
  *
  *     word   = plain | quoted            one space between words
  *     plain  = letters, digits, @%-_+:,./
- *     quoted = '…' (\' '…')*             all between the quotes stands for itself
+ *     quoted = '…' (\' '…')*             everything between the quotes is literal
  *
- * Text is latin1, one character for each byte.
+ * Text is latin1, one character per byte.
  */
 
-/** `ShellUtils` takes Java's letters for plain as well: those of latin1. */
+/** `ShellUtils` also treats Java's letters as plain: those of latin1. */
 const PLAIN = String.raw`[\w@%+:,./\-\xaa\xb5\xba\xc0-\xd6\xd8-\xf6\xf8-\xff]+`;
 const QUOTED = String.raw`'[^']*'(?:\\''[^']*')*`;
 
-/** The words of a command line; undefined if it is none of Bazel's. */
+/** The words of a command line; undefined if Bazel did not compose it. */
 export function shellWords(text: string): string[] | undefined {
   if (text.includes("\0")) return undefined;
   const words: string[] = [];
@@ -30,8 +30,8 @@ export function shellWords(text: string): string[] | undefined {
 }
 
 /**
- * The same of what follows `--run_under`'s command, where Bazel up to 7 leaves the first word, a path, without quotes,
- * and a space at the end if there is no other. Of such a path, no character may mean anything to a shell.
+ * The same for what follows `--run_under`'s command. Up to 7, Bazel leaves the first word, a path, unquoted, with a
+ * space after it if there is no other word. No character of such a path may have a meaning in a shell.
  */
 export function wordsAfterPrefix(text: string): string[] | undefined {
   const line = text.endsWith(" ") ? text.slice(0, -1) : text;

@@ -1,33 +1,34 @@
 /**
- * The developer's environment is not shipped to the build server blindly, since it holds secrets. A client sends all of it
- * with each command, as `--client_env`; what goes on is:
+ * Decides which variables of the developer's environment go to the build server; it contains secrets. A client sends
+ * all of them with each command, as `--client_env`. Passed on are:
  *
  * - what the user names: `--action_env=NAME`, `--host_action_env=NAME`, `--test_env=NAME`, `--repo_env=NAME` and
- *   `--run_env=NAME`, on the command line or in rc files. `NAME=value` asks for that value, whatever the environment has,
- *   so the environment's own stays here;
- * - what RBS_CLIENT_ENV names: `AWS_PROFILE,GO*`, where `*` stands at the end of a name; `*` alone means all. It is there
- *   for what BUILD files and repository rules ask for by themselves (`env_inherit`, `environ`, `os.environ`);
+ *   `--run_env=NAME`, on the command line or in rc files. `NAME=value` sets that value regardless of the environment,
+ *   so the environment's value is not sent;
+ * - what RBS_CLIENT_ENV names: `AWS_PROFILE,GO*`, where `*` may end a name; `*` alone means all. It is for what BUILD
+ *   files and repository rules request themselves (`env_inherit`, `environ`, `os.environ`);
  * - {@link ALWAYS}.
  *
- * What is not shipped although Bazel's server looks at it: TMPDIR (where local actions keep temporary files: a folder of
- * the laptop; without it they get /tmp), HOME (unless RBS_HOME_FILES asks for files in it) and NETRC (to find .netrc, which is not there), JAVA_HOME and BAZEL_SH
- * (programs of the laptop), http_proxy and the like (the laptop's way out, often with a password), DOCKER_* and so on for
- * programs that the server starts. `bazel run` executes on the laptop, with the client's whole environment.
+ * Not sent, although Bazel's server reads them: TMPDIR (where local actions keep temporary files: a directory of the
+ * laptop; without it they get /tmp), HOME (unless RBS_HOME_FILES asks for files in it) and NETRC (to find .netrc, which
+ * is not there), JAVA_HOME and BAZEL_SH (programs of the laptop), http_proxy and similar (the laptop's proxy, often
+ * with a password), DOCKER_* and others for programs that the server starts. `bazel run` executes on the laptop, with
+ * the client's whole environment.
  */
 import type { Buffer } from "node:buffer";
 import { clientVariable, latin1, parseRunArguments, splitArguments, startsWith } from "./run_arguments.ts";
 
-/** Options whose value is NAME, which takes NAME's value from the client's environment, or NAME=value. */
+/** Options with a value of NAME, which takes the value from the client's environment, or NAME=value. */
 export const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
 
-/** What Bazel itself takes from the client's environment without being told to, where that decides what is built. */
+/** Variables that Bazel itself takes from the client's environment by default, and that affect what is built. */
 export const ALWAYS = [
   // Bazel's own --action_env, unless there is --incompatible_strict_action_env: both are in each action's environment,
-  // and so in its key (4.2.3, BazelRuleClassProvider). A search path that leads nowhere does no harm.
+  // and so in its key (4.2.3, BazelRuleClassProvider). A search path with missing directories does no harm.
   "PATH",
   "LD_LIBRARY_PATH",
-  // Which compiler is used, and how: what the C++ toolchain's detection declares to read (tools/cpp/cc_configure.bzl), but
-  // for other systems' variables and the user's name. `CC=clang bazel build` must not quietly build with gcc.
+  // Which compiler is used, and how: what the C++ toolchain's detection declares to read (tools/cpp/cc_configure.bzl),
+  // without other systems' variables and the user's name. `CC=clang bazel build` must not silently build with gcc.
   "ABI_LIBC_VERSION",
   "ABI_VERSION",
   "BAZEL_COMPILER",
@@ -49,25 +50,27 @@ export const ALWAYS = [
   "CC_TOOLCHAIN_NAME",
   "CPLUS_INCLUDE_PATH",
   "GCOV",
-  // Which versions of modules Bazel 6 and later take although their registry has withdrawn them (YankedVersionsUtil).
+  // Which versions of modules Bazel 6 and later accept although their registry has withdrawn them (YankedVersionsUtil).
   "BZLMOD_ALLOW_YANKED_VERSIONS",
   // The build's timestamp, for reproducible builds (BazelWorkspaceStatusModule).
   "SOURCE_DATE_EPOCH",
-  // Ids that a wrapper chose, so that it finds its build again (CommandEnvironment).
+  // Ids chosen by a wrapper, so that it finds its build again (CommandEnvironment).
   "BAZEL_INTERNAL_INVOCATION_ID",
   "BAZEL_INTERNAL_BUILD_REQUEST_ID",
 ];
 
-/** Names files of the home folder, relative to it, that an agent elsewhere gets: ".netrc:.gitconfig". */
+/**
+ * Names files of the home directory, relative to it, that an agent without a shared disk gets: ".netrc:.gitconfig".
+ */
 export const HOME_FILES = "RBS_HOME_FILES";
 
 const PREFIX = "--client_env=";
 
 /**
- * A RunRequest's arguments without the variables that stay here. All else is as it was, byte for byte and in its order;
- * so is what the user typed, which may look the same.
+ * A RunRequest's arguments without the variables that are not sent. Everything else is unchanged, byte for byte and in
+ * order, including what the user typed, even if it looks the same.
  *
- * @param allow What RBS_CLIENT_ENV says. @default its value in the client's environment
+ * @param allow The value of RBS_CLIENT_ENV. @default its value in the client's environment
  */
 export function filterClientEnv(
   args: Buffer[],
@@ -75,7 +78,7 @@ export function filterClientEnv(
 ): Buffer[] {
   const allowed = new Set(ALWAYS);
   for (const { value } of parseRunArguments(args, NAMING).options) if (!value.includes("=")) allowed.add(value);
-  // They are looked for in it.
+  // The server looks for these files in HOME.
   if (clientVariable(args, HOME_FILES)) allowed.add("HOME");
   const beginnings: string[] = [];
   for (const name of allow.split(",").map((name) => name.trim()).filter((name) => name !== "")) {
@@ -84,7 +87,7 @@ export function filterClientEnv(
   }
   const passes = (arg: Buffer) => {
     if (!startsWith(arg, PREFIX)) return true;
-    // Up to the first "=" after the first character: a name may begin with one, as in some shells on other systems.
+    // The name ends at the first "=" after the first character: it may start with one, as in shells on other systems.
     const variable = latin1(arg, PREFIX.length);
     const equals = variable.indexOf("=", 1);
     const name = equals < 0 ? variable : variable.slice(0, equals);

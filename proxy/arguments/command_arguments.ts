@@ -1,7 +1,7 @@
 /**
- * All that the arguments of a command mean for two machines. A developer gives the same command again and again, with a
- * thousand arguments most of which are the environment: what was understood of them once is kept as long as they, and the
- * files that were looked at for them, are the same.
+ * Everything that a command's arguments mean for two machines. A developer repeats the same command, with a thousand
+ * arguments that are mostly the environment. So the result is kept while the arguments, and the files that were read
+ * for them, are the same.
  */
 import type { Buffer } from "node:buffer";
 import { withoutExpunge } from "../../proto/bazel/clean_expunge.ts";
@@ -18,39 +18,41 @@ import { fallsBack } from "./fallback_policy.ts";
 import { clientVariable, latin1, parseRunArguments, startsWith } from "./run_arguments.ts";
 import { type WrittenSources, writtenSources } from "./written_sources.ts";
 
-/** What the client says of itself, other in each command: how long it took to begin, and why it started a server. */
+/**
+ * What the client says of itself, different in each command: how long it took to start, and why it started a server.
+ */
 const OF_THE_CLIENT = ["--startup_time=", "--command_wait_time=", "--extract_data_time=", "--restart_reason="];
 
-/** A command, understood. */
+/** A command, parsed. */
 export interface CommandArguments {
-  /** "build". */
+  /** For example "build". */
   command: string;
-  /** What the server gets: the arguments without the variables that stay here. */
+  /** The arguments for the server, without the variables that are not sent. */
   sent: Buffer[];
   policy: OutputsPolicy;
-  /** External repositories whose sources are to be here. */
+  /** External repositories whose sources are to be copied here. */
   externalSources: string[];
   /** Sources that it may write. */
   writes: WrittenSources;
   /** Files that its options make the server write. */
   namedFiles: NamedOutput[];
-  /** Absolute paths of folders that have to exist where it runs. */
+  /** Directories that must exist at the agent. Absolute paths. */
   folders: string[];
   /** What it uses outside of the workspace. */
   outside: OutsideRoots;
-  /** The user's home folder, in latin1. */
+  /** The user's home directory, in latin1. */
   home?: string;
   /** The user's PATH, in latin1. */
   searchPath: string;
-  /** What is to be done with the convenience symlinks. */
+  /** What to do with the convenience symlinks. */
   symlinks: ConvenienceSymlinks;
   /** `clean --expunge`. */
   expunge: boolean;
-  /** Who would rather run here than wait: RBS_FALLBACK=local. */
+  /** Whether the user prefers this machine to waiting: RBS_FALLBACK=local. */
   fallsBack: boolean;
 }
 
-/** See the file's head. Serves one workspace. */
+/** Parses the arguments of one workspace's commands. */
 export class ArgumentReader {
   readonly #place: Place;
   readonly #files: Files;
@@ -61,16 +63,16 @@ export class ArgumentReader {
     this.#files = files;
   }
 
-  /** Whether the files that the last arguments were understood by are the same still. */
+  /** Whether the files that the last result depends on are unchanged. */
   look(): boolean {
     return this.#last?.files.same ?? false;
   }
 
   /**
-   * Understands the arguments of a RunRequest.
+   * Parses the arguments of a RunRequest.
    *
-   * @param looked Since the caller wants it, {@link look} has said yes. @default false
-   * @throws RbsError with exit code 2 for an RBS_OUTPUTS that names no policy, or an RBS_EXTERNAL_SOURCES that names none.
+   * @param looked {@link look} has returned true since the caller wants the command. @default false
+   * @throws RbsError with exit code 2 for an invalid RBS_OUTPUTS, RBS_EXTERNAL_SOURCES or RBS_FALLBACK.
    */
   read(args: readonly Buffer[], looked = false): CommandArguments {
     const last = this.#last;
@@ -110,7 +112,7 @@ function understand(args: Buffer[], { workspace, outputBase }: Place, files: Fil
   };
 }
 
-/** As an object whose methods may be taken out of it. */
+/** As an object whose methods can be used without it. */
 function recording(files: Files): Files {
   return {
     readFile: (path) => files.readFile(path),
@@ -119,7 +121,7 @@ function recording(files: Files): Files {
   };
 }
 
-/** The same, but for what the client says of itself. */
+/** Whether two commands are equal, apart from what the client says of itself. */
 function sameCommand(a: readonly Buffer[], b: readonly Buffer[]): boolean {
   return a.length === b.length && a.every((arg, index) => {
     const other = b[index];

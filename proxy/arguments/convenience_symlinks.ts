@@ -1,12 +1,12 @@
-/** What a command does with the convenience symlinks: `bazel-bin` and its like. */
+/** What a command does with the convenience symlinks: `bazel-bin` and the like. */
 import type { Buffer } from "node:buffer";
 import { allValues, fileName, parseRunArguments } from "./run_arguments.ts";
 
-/** See the file's head. */
+/** A command's options for convenience symlinks. */
 export interface ConvenienceSymlinks {
-  /** What their names begin with, relative to the workspace or absolute; undefined: it leaves them alone. */
+  /** The prefix of their names, relative to the workspace or absolute; undefined if the command leaves them alone. */
   prefix?: string;
-  /** It only removes them. */
+  /** The command only removes them. */
   clean: boolean;
 }
 
@@ -15,7 +15,7 @@ export function convenienceSymlinks(args: readonly Buffer[]): ConvenienceSymlink
   const { options } = parseRunArguments(args, ["symlink_prefix", "experimental_convenience_symlinks"]);
   const mode = allValues(options, "experimental_convenience_symlinks").at(-1)?.toLowerCase() ?? "normal";
   const prefix = fileName(allValues(options, "symlink_prefix").at(-1) || "bazel-");
-  // "/" stands for no links at all.
+  // "/" means no links.
   if (prefix === "/" || mode === "ignore" || mode === "log_only") return { clean: false };
   return { prefix, clean: mode === "clean" };
 }

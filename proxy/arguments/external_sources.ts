@@ -1,16 +1,17 @@
 import { RbsError } from "../../proto/base/errors.ts";
 import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
 
-/** Bazel's exit code for a command line that it does not understand. */
+/** Bazel's exit code for an invalid command line. */
 const USAGE = 2;
-/** The longest list that makes sense. Characters. */
+/** Maximum length of the list, in characters. */
 const MAX_LENGTH = 10_000;
 
 /**
- * The external repositories whose sources an editor wants here, as RBS_EXTERNAL_SOURCES in the client's environment says:
- * names with commas between them, `*` for all that the agent has. A name counts with what Bazel adds to that of a module.
+ * The external repositories whose sources an editor needs here, from RBS_EXTERNAL_SOURCES in the client's environment:
+ * names separated by commas, or `*` for all that the agent has. A name also matches with the suffix that Bazel adds to
+ * a module's name.
  *
- * @throws RbsError with exit code 2 if it says anything else.
+ * @throws RbsError with exit code 2 for anything else.
  */
 export function externalSources(value = ""): string[] {
   const names = value.slice(0, MAX_LENGTH + 1).split(/[\s,]+/).filter((name) => name !== "").map((name) =>

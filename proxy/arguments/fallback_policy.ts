@@ -1,13 +1,13 @@
 import { RbsError } from "../../proto/base/errors.ts";
 
-/** Bazel's exit code for a command line that it does not understand. */
+/** Bazel's exit code for an invalid command line. */
 const USAGE = 2;
 
 /**
- * Whether the user wants to run on this machine what no agent can be had for.
+ * Whether the user wants commands to run on this machine when there is no agent.
  *
  * @param value RBS_FALLBACK in the client's environment.
- * @throws RbsError with exit code 2 if it says anything else than "local" and "error".
+ * @throws RbsError with exit code 2 for anything but "local" and "error".
  */
 export function fallsBack(value = "error"): boolean {
   if (value === "local") return true;

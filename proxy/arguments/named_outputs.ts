@@ -1,25 +1,25 @@
 /**
- * Files for the server to write. Some options' files are opened by the server's own working directory, which is the
- * workspace; others know the client's.
+ * Finds files that a command's options make the server write. The server opens some relative to its own working
+ * directory, which is the workspace, others relative to the client's.
  */
 import type { Buffer } from "node:buffer";
 import { type Base, optionsFor, type OutOption, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 
-/** Names of what each process has of its own, or each machine alike: Bazel's server opens them where it is. */
+/** Names that exist for each process, or on every machine: Bazel's server opens its own. */
 const OF_THE_SERVER = /^\/(dev\/(null|zero|full|stdin|stdout|stderr|fd(\/.*)?)|proc\/self\/.*)$/s;
 
 /** A file that a command is to write. */
 export interface NamedOutput {
   /** Absolute. */
   path: string;
-  /** The command's result does not depend on whether it can be written. */
+  /** The command succeeds even if the file cannot be written. */
   secondary: boolean;
 }
 
 /**
- * The files that a command's options make the server write, from the command line and rc files: absolute paths, each once.
- * Where the server did not write one, it is not there. What the server has itself, such as /dev/stdout, is left out.
+ * The files that a command's options make the server write, from the command line and rc files: absolute paths, each
+ * once. The server may not write all of them. The server's own files, such as /dev/stdout, are left out.
  *
  * @param cwd Where the user called the client.
  * @param workspace, outputBase All absolute.

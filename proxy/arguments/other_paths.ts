@@ -1,20 +1,23 @@
-/** Options that name paths which neither go nor come: folders that must exist, what stays, and what nobody here knows. */
+/**
+ * Options with paths that are neither sent nor copied back: directories that must exist, files that stay, and unknown
+ * options.
+ */
 import type { Buffer } from "node:buffer";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { optionsFor, PATH_OPTIONS, pathOption } from "./path_options.ts";
 import { clientVariable, fileName, isWithin, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
 
-/** What {@link otherPaths} finds. */
+/** The result of {@link otherPaths}. */
 export interface OtherPaths {
-  /** Folders that have to exist at the agent. Absolute. */
+  /** Directories that must exist at the agent. Absolute paths. */
   folders: string[];
-  /** Sentences that the developer should read once. */
+  /** Sentences that the developer should see once. */
   warnings: string[];
 }
 
 const OUTPUT_OF_THE_SERVER = /^\/(dev\/(stdout|stderr)|(dev|proc\/self)\/fd\/[12])$/;
 
-/** Finds them among a command's options. Never throws. */
+/** Finds these paths in a command's options. Never throws. */
 export function otherPaths({ args, workspace, outputBase }: {
   args: readonly Buffer[];
   workspace: string;

@@ -8,14 +8,14 @@ const POLICIES: Record<string, OutputsPolicy> = {
   none: OutputsPolicy.MINIMAL,
 };
 
-/** Bazel's exit code for a command line that it does not understand. */
+/** Bazel's exit code for an invalid command line. */
 const USAGE = 2;
 
 /**
- * Which outputs come home, as RBS_OUTPUTS in the client's environment says: `toplevel` (default), `all`, `minimal`, or
- * `none`, which is the same.
+ * Which outputs are copied back, from RBS_OUTPUTS in the client's environment: `toplevel` (default), `all`, `minimal`,
+ * or `none`, which equals `minimal`.
  *
- * @throws RbsError with exit code 2 if it says anything else.
+ * @throws RbsError with exit code 2 for anything else.
  */
 export function outputsPolicy(value: string | undefined): OutputsPolicy {
   if (!value) return OutputsPolicy.TOPLEVEL;
@@ -26,7 +26,7 @@ export function outputsPolicy(value: string | undefined): OutputsPolicy {
   );
 }
 
-/** Short, and without control characters. */
+/** Shortened, and without control characters. */
 function printable(value: string): string {
   const text = value.replace(/[^\x20-\x7e]/g, "?");
   return text.length > 40 ? `${text.slice(0, 40)}…` : text;

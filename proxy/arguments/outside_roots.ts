@@ -1,15 +1,18 @@
 /**
- * What a command uses outside of the workspace, so that it can be synced, read-only, to the same absolute path.
+ * Finds what a command uses outside of the workspace, so that it can be synced, read-only, to the same absolute path.
  *
- * Not looked for, because the client itself reads it on the laptop and sends what it says: the system's, the
- * workspace's, the user's and `--bazelrc`'s rc files, and what they import, `%workspace%` included (4.2.3
- * `option_processor.cc`; 2.1 and 7.7 send the same). Nor what the server writes for itself and finds again on its own
- * machine: `--repository_cache`, `--disk_cache`, `--sandbox_base`, `--test_tmpdir`, `--vendor_dir`.
+ * Not looked for are rc files, which the client itself reads on the laptop and sends: the system's, the workspace's,
+ * the user's and `--bazelrc`'s, with what they import, also by `%workspace%` (4.2.3 `option_processor.cc`; 2.1 and 7.7
+ * send the same). Nor what the server writes for itself and finds again on its own machine: `--repository_cache`,
+ * `--disk_cache`, `--sandbox_base`, `--test_tmpdir`, `--vendor_dir`.
  *
- * What cannot be synced gets a sentence: what lies in a system folder (`/usr`, `/etc`, …) is the agent machine's own; a
- * folder so large that it can only be meant by mistake stays here; so does what is hidden in the home folder, unless an
- * option names it; and a program that looks for credentials finds neither the home folder nor the environment of its
- * owner. What is not there gets none: Bazel will say so itself.
+ * What cannot be synced gets a sentence:
+ * - a path in a system directory (`/usr`, `/etc`, …), which belongs to the agent's machine;
+ * - a directory that is far too large for a build;
+ * - what is hidden in the home directory, unless an option names it;
+ * - a credential helper, which finds neither its owner's home directory nor environment.
+ *
+ * What does not exist gets no sentence, since Bazel reports it.
  */
 import type { Buffer } from "node:buffer";
 import { basename, dirname, join } from "node:path";
@@ -28,31 +31,31 @@ import {
 import { type InOption, optionsFor, pathOption } from "./path_options.ts";
 import { readStarlark } from "./starlark_paths.ts";
 
-/** A folder or file outside of the workspace. */
+/** A directory or file outside of the workspace. */
 export interface OutsideRoot {
-  /** Absolute. */
+  /** Absolute path. */
   path: string;
   /** What names it: "--override_repository", "local_repository in WORKSPACE". */
   why: string;
-  /** The workspace and the output base, where they lie in it: they are not part of it. Absolute. */
+  /** The workspace and the output base, if they are in it: they do not belong to it. Absolute paths. */
   leaveOut: string[];
 }
 
-/** What is there, and what the developer should read once. */
+/** The roots of a command, and warnings for the developer. */
 export interface OutsideRoots {
-  /** None lies in another, in the workspace or in the output base. */
+  /** None is in another, in the workspace or in the output base. */
   roots: OutsideRoot[];
-  /** Sentences. */
+  /** Sentences to show once. */
   warnings: string[];
 }
 
-/** The developer's file system, as far as it is looked at. */
+/** The parts of the developer's file system that are used here. */
 export interface Files {
-  /** The text of a file; undefined if it is none, or cannot be read. */
+  /** The text of a file; undefined if it is not a readable file. */
   readFile(path: string): string | undefined;
   /** Follows symlinks. */
   exists(path: string): boolean;
-  /** Without symlinks; undefined if it is not there. */
+  /** The path without symlinks; undefined if it does not exist. */
   realPath(path: string): string | undefined;
 }
 
@@ -60,14 +63,14 @@ export interface Files {
 export interface Place {
   workspace: string;
   outputBase: string;
-  /** What lies here is the same on the agent's machine. */
+  /** What is in it is the same on the agent's machine. */
   installBase?: string;
 }
 
 /** Options of the form PATH or HOST=PATH. */
 const HELPERS = ["credential_helper", "experimental_credential_helper"];
 
-/** Reads more than a few files of rules only if somebody wants to keep us busy. */
+/** Maximum number of files with rules that are read. */
 const MAX_STARLARK_FILES = 200;
 
 /** Finds what a command uses outside of its workspace. Never throws. */
@@ -82,7 +85,7 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
   for (const { name, row: { base, path: pathIn, secret }, value } of counting(read.options)) {
     const path = pathIn ? pathIn(value) : value;
     if (name === "workspace_status_command") {
-      // A program of the workspace is no outside one, and a script all the same.
+      // The program itself may be in the workspace; it is still examined as a stamping script.
       const [word] = value.trim().split(/\s+/);
       stampingScript(finder, resolve(word.replaceAll(/["']/g, ""), workspace), workspace);
     }
@@ -102,7 +105,7 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
       "--google_default_credentials are those of the build server's machine: name yours with --google_credentials.",
     );
   }
-  // Its operands are files.
+  // The operands of `analyze-profile` are files.
   if (read.command === "analyze-profile") {
     for (const name of read.residue) finder.add(resolve(name, cwd), "analyze-profile");
   }
@@ -111,7 +114,7 @@ export function findOutsideRoots(options: Place & Files & { args: readonly Buffe
   return finder.found();
 }
 
-/** Says of a stamping script that runs git, by its text, that the repository stays home. */
+/** Warns if a stamping script seems to run git, since .git is not synced. */
 function stampingScript(finder: Finder, script: string, workspace: string): void {
   const { files } = finder;
   if (basename(script) !== "git" && !/\bgit\b/.test(files.readFile(script) ?? "")) return;
@@ -123,7 +126,7 @@ function stampingScript(finder: Finder, script: string, workspace: string): void
   );
 }
 
-/** What RBS_HOME_FILES names, "NAME:NAME", within the home folder. */
+/** Adds what RBS_HOME_FILES ("NAME:NAME") names in the home directory. */
 function homeFiles(finder: Finder, args: readonly Buffer[]): void {
   const { home } = finder;
   const names = (clientVariable(args, HOME_FILES) ?? "").split(":").filter((name) => name !== "");
@@ -143,34 +146,34 @@ function homeFiles(finder: Finder, args: readonly Buffer[]): void {
 export interface SourceLink {
   /** Absolute. */
   path: string;
-  /** As it stands in the link. */
+  /** The target, unresolved. */
   target: string;
 }
 
-/** How much a folder may hold, at all depths. */
+/** Maximum content of a directory, at all depths. */
 export interface FolderLimit {
-  /** Files, folders and links. */
+  /** Files, directories and links. */
   entries: number;
   bytes: number;
 }
 
-/** What the workspace's symlinks lead to. */
+/** The targets of the workspace's symlinks. */
 export interface LinkedRoots extends OutsideRoots {
-  /** Absolute paths that they lead to, and where nothing is. */
+  /** Targets that do not exist. Absolute paths. */
   missing: string[];
 }
 
 /**
- * The folders and files outside of the workspace that symlinks lead to: those in the workspace and in other roots, and
- * those in what these lead to, to any depth. The links themselves are synced as links, and Bazel follows them, so what
- * they lead to must be there as well. Links into system folders lead to the agent machine's own files; links into the
- * output base are convenience symlinks. A folder or file behind a link is no clear wish: what is beyond the limit stays
- * here, and a sentence says how to ask for it.
+ * The directories and files outside of the workspace that symlinks lead to: from the workspace, from other roots, and
+ * from the targets, to any depth. The links are synced as links, and Bazel follows them, so their targets must exist at
+ * the agent too. Links into system directories lead to the agent machine's files; links into the output base are
+ * convenience symlinks. A link does not clearly ask for its target: what exceeds the limit is not sent, and a sentence
+ * says how to ask for it.
  *
  * @param from The workspace, and other trees. Absolute.
- * @param options.links The links in a tree; none, if it was not looked at yet.
- * @param options.holdsMore Whether what is at a path holds more than a limit.
- * @param options.readLink The target of a link that does not lead to a folder; undefined if there is no such link.
+ * @param options.links The links in a tree; none if the tree was not looked at yet.
+ * @param options.holdsMore Whether a path holds more than a limit.
+ * @param options.readLink The target of a link that does not lead to a directory; undefined if there is no such link.
  * @param options.limit @default 20,000 entries, 1 GB
  */
 export async function linkedRoots(
@@ -191,12 +194,12 @@ export async function linkedRoots(
   const follow = async (link: SourceLink) => {
     const { path } = link;
     let lead: string | undefined = leadOf(link);
-    // Another workspace's convenience symlinks, in a folder of this one.
+    // Convenience symlinks of another workspace in a directory of this one.
     if (/\/bazel-[^/]+$/.test(path) && link.target.includes("/execroot/")) return;
-    // A file may be a link again, and what that leads to is needed as well.
+    // A file may be a link again, whose target is needed as well.
     while (lead !== undefined && !seen.has(lead)) {
       if (isWithin(lead, workspace) || isWithin(lead, outputBase)) break;
-      // Such links (a Python environment's, for example) are many, and mean the machine that they are on.
+      // There are many such links (in a Python environment, for example), and they mean the machine that they are on.
       if (systemFolderOf(lead)) break;
       seen.add(lead);
       const why = `the link ${path}`;
@@ -217,7 +220,7 @@ export async function linkedRoots(
       }
       finder.add(lead, why, false);
       trees.add(lead);
-      // A worktree's folder names the one that it has in common with others.
+      // A worktree's git directory names the one that it shares with others.
       const common: string | undefined = path.endsWith("/.git")
         ? options.readFile(`${lead}/commondir`)?.trim() || undefined
         : undefined;
@@ -226,18 +229,18 @@ export async function linkedRoots(
     }
   };
   let tooMany: string | undefined;
-  // It grows as they lead to others.
+  // The set grows while it is iterated.
   for (const tree of trees) for (const link of options.links(tree)) await follow(link);
   if (tooMany) finder.warn(tooMany);
   return { ...finder.found(), missing: [...missing] };
 }
 
-/** Where a link leads. Absolute. */
+/** The target of a link. Absolute path. */
 function leadOf({ path, target }: SourceLink): string {
   return join(target.startsWith("/") ? "/" : dirname(path), target).replace(/(?<=.)\/$/, "");
 }
 
-/** Values that count: all, the last, or the last for each name. */
+/** The values that count: all, the last, or the last for each name. */
 function counting(options: readonly Option[]): { name: string; row: InOption; value: string }[] {
   const found = new Map<string, { name: string; row: InOption; value: string }>();
   for (const [index, { name, value }] of options.entries()) {
@@ -251,8 +254,8 @@ function counting(options: readonly Option[]): { name: string; row: InOption; va
 }
 
 /**
- * The programs of `--credential_helper`. The server runs them: what is named by its path or lies on the client's PATH
- * goes there.
+ * Adds the programs of `--credential_helper`. The server runs them: a program named by a path or found on the client's
+ * PATH is sent.
  */
 function credentialHelpers(
   finder: Finder,
@@ -276,7 +279,7 @@ function credentialHelpers(
   }
 }
 
-/** What WORKSPACE and MODULE.bazel files name, and the files of the workspace that these load. */
+/** Adds what WORKSPACE and MODULE.bazel files name, and what the workspace's files that they load name. */
 function starlarkFiles(finder: Finder, { workspace, readFile }: { workspace: string } & Files): void {
   const files = ["WORKSPACE", "WORKSPACE.bazel", "WORKSPACE.bzlmod", "MODULE.bazel"];
   const seen = new Set(files);
@@ -296,7 +299,7 @@ function starlarkFiles(finder: Finder, { workspace, readFile }: { workspace: str
   }
 }
 
-/** The file that a label means, relative to the workspace; undefined if it is in another repository. */
+/** The file of a label, relative to the workspace; undefined if it is in another repository. */
 function fileOf(label: string, from: string): string | undefined {
   const [, repository, folder, name] = /^(@@?[^/]*)?(?:\/\/([^:]*))?:?([^]*)$/.exec(label) ?? [];
   if (repository !== undefined && !/^@@?$/.test(repository)) return undefined;
@@ -305,7 +308,7 @@ function fileOf(label: string, from: string): string | undefined {
   return name ? join(folder, name) : join(folder, folder.split("/").at(-1) ?? "");
 }
 
-/** What was found so far. */
+/** Collects roots and warnings. */
 class Finder {
   readonly #place: Place;
   readonly #roots = new Map<string, OutsideRoot>();
@@ -316,7 +319,7 @@ class Finder {
     this.#place = files;
   }
 
-  /** How many roots there are. */
+  /** Number of roots. */
   get count(): number {
     return this.#roots.size;
   }
@@ -326,9 +329,9 @@ class Finder {
   }
 
   /**
-   * Whether a path is outside of the workspace, there, and may be synced. If it should but cannot, that is told.
+   * Whether a path is outside of the workspace, exists and may be synced. Warns if it should be synced but cannot.
    *
-   * @param asked Whether an option names it, and not a file or link of the workspace, which may be anybody's.
+   * @param asked Whether an option names it, rather than a file or link of the workspace, which may come from anyone.
    */
   canGo(path: string, why: string, asked: boolean): boolean {
     const { workspace, outputBase, installBase } = this.#place;
@@ -344,7 +347,7 @@ class Finder {
       this.warn(`${path} (${why}) is not synced, since it holds far more than a build needs: name a folder in it.`);
       return false;
     }
-    // Keys and tokens live there: ~/.ssh, ~/.aws, ~/.config.
+    // Keys and tokens are there: ~/.ssh, ~/.aws, ~/.config.
     if (!asked && home && real.startsWith(`${home}/.`)) {
       this.warn(
         `${path} (${why}) is not synced, since it is hidden in your home folder: name it in an option to send it.`,
@@ -354,7 +357,7 @@ class Finder {
     return true;
   }
 
-  /** Adds a root, if it can go. @returns its path if so */
+  /** Adds a root if it may be synced. @returns its path if so */
   add(path: string, why: string, asked = true): string | undefined {
     if (!this.canGo(path, why, asked)) return undefined;
     const { workspace, outputBase } = this.#place;
@@ -363,7 +366,7 @@ class Finder {
     return path;
   }
 
-  /** Whether a folder above it is a root. */
+  /** Whether a parent is a root. */
   #isInRoot(path: string): boolean {
     for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
       if (this.#roots.has(path.slice(0, slash))) return true;
@@ -391,8 +394,8 @@ class Finder {
   }
 }
 
-/** So many places behind symlinks are synced: an agent takes 10,000 roots. */
+/** Maximum number of link targets that are synced: an agent accepts 10,000 roots. */
 const MAX_LINKED = 5_000;
 
-/** Folders that hold everybody's everything. */
+/** Directories that are never synced as a whole. */
 const TOO_MUCH = ["/", "/home", "/Users", "/root", "/tmp", "/mnt", "/media"];

@@ -1,42 +1,42 @@
 /**
- * Every option of Bazel's commands that names a path, and what becomes of the path where laptop and agent share no disk.
- * `deno task path-options` prints those of a Bazel that stand nowhere here.
+ * Every option of Bazel's commands that names a path, and what happens to the path where laptop and agent share no
+ * disk. `deno task path-options` prints those of a Bazel that are missing here.
  *
- * Rows hold for each generation in which the option is there: with 2.1.0, 4.2.3 and 7.7.1 each was seen, except where a
- * comment says so. An option that is newer than this table, and whose value is an absolute path, is said once.
+ * Rows apply to each generation with the option: verified with 2.1.0, 4.2.3 and 7.7.1, except where a comment says
+ * otherwise. An unknown, newer option whose value is an absolute path causes one warning.
  */
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { filePath } from "./starlark_paths.ts";
 
-/** Where a relative path starts: the server's working directory is the workspace. */
+/** The base of a relative path. The server's working directory is the workspace. */
 export type Base = "workspace" | "cwd" | "either" | "output base";
 
-/** A file or folder that the server reads: it goes to the agent, and nothing comes back. */
+/** A file or directory that the server reads: it is sent to the agent, and nothing is copied back. */
 export interface InOption {
   use: "in";
   /** @default "workspace" */
   base?: "cwd" | "workspace";
-  /** The path in the value; undefined if there is none. @default all of it */
+  /** The path in the value; undefined if there is none. @default the whole value */
   path?(value: string): string | undefined;
   /** Of several values only the last counts. */
   last?: boolean;
-  /** Said once, if the file goes: it is a secret. */
+  /** The file is a secret: the user is told once if it is sent. */
   secret?: boolean;
-  /** The value is NAME=PATH. The last for each name counts, and an empty path takes it back. */
+  /** The value is NAME=PATH. The last for each name counts, and an empty path removes it. */
   named?: boolean;
 }
 
-/** A file that the server writes: it comes home. */
+/** A file that the server writes: it is copied back. */
 export interface OutOption {
   use: "out";
   base: Base;
-  /** Bazel goes on without it if it cannot be written, and so do we. */
+  /** Bazel continues if it cannot be written, and so does RBS. */
   secondary?: boolean;
-  /** Older and newer names of one option: the last of them counts. */
+  /** The name of another option with the same meaning: the last of them counts. */
   same?: string;
 }
 
-/** A folder that has to exist: it is made at the agent, empty, and what is in it stays where it is. */
+/** A directory that must exist: it is made empty at the agent, and its contents are not copied. */
 export interface FolderOption {
   use: "folder";
 }
@@ -44,38 +44,40 @@ export interface FolderOption {
 /** What the server writes for itself and finds again on its own machine, or a program of that machine. */
 export interface StaysOption {
   use: "stays";
-  /** Said once when it is used. The option and its value go before it. */
+  /** Shown once when the option is used, after the option and its value. */
   warning?: string;
-  /** The warning is for paths outside of the workspace. @default for all */
+  /** The warning applies only to paths outside of the workspace. @default to all */
   outside?: boolean;
 }
 
-/** Names no path, though its name or its description may look like it, or its value. */
+/** Names no path, although its name, description or value may look like one. */
 export interface NoPathOption {
   use: "none";
 }
 
-/** What an option's path is for. */
+/** How an option's path is used. */
 export type PathOption = InOption | OutOption | FolderOption | StaysOption | NoPathOption;
 
 const file: InOption = { use: "in", last: true };
 const folders: InOption = { use: "in" };
 const secret: InOption = { use: "in", last: true, secret: true };
 const fromCwd: InOption = { use: "in", last: true, base: "cwd" };
-/** A command with arguments, perhaps: the program counts, if it is not one of the PATH's. */
+/** A command, possibly with arguments: its program counts if it has an absolute path. */
 const command: InOption = { use: "in", last: true, path: program };
 const override: InOption = { use: "in", base: "cwd", named: true };
-/** The programs of `--credential_helper`: PROGRAM or HOST=PROGRAM, on the client's PATH perhaps. See outside_roots.ts. */
+/**
+ * The programs of `--credential_helper`: PROGRAM or HOST=PROGRAM, possibly on the client's PATH. See outside_roots.ts.
+ */
 const helper: StaysOption = { use: "stays" };
 const stays: StaysOption = { use: "stays" };
-/** `unix:/path` is a socket, of which there is one machine. */
+/** `unix:/path` is a socket, which exists on one machine only. */
 const socket: StaysOption = { use: "stays", warning: "names a socket of the build server's machine, not of this one." };
 const folder: FolderOption = { use: "folder" };
 const none: NoPathOption = { use: "none" };
 const out = (base: Base, same?: string): OutOption => ({ use: "out", base, same });
 const secondary = (base: Base): OutOption => ({ use: "out", base, secondary: true });
 
-/** See the file's head. Names are without dashes. */
+/** The table. Names have no dashes. */
 export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
   // in
   adb: command, // of `mobile-install`, until 7
@@ -108,7 +110,7 @@ export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
   target_pattern_file: fromCwd, // since 4
   tls_certificate: file,
   tls_client_certificate: file, // since 4
-  // The server makes the connection, so without the key there is none. Who names it wants it used.
+  // The server makes the connection, and needs the key for it. A user who names the key wants it used.
   tls_client_key: secret, // since 4
   workspace_status_command: command,
 
@@ -172,7 +174,7 @@ export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
     outside: true,
   },
 
-  // no paths of this machine: words for tools and tests, patterns, labels, and the client's own
+  // not paths of this machine: words for tools and tests, patterns, labels, and the client's own options
   ...Object.fromEntries(
     (`
     action_env android_manifest_merger_order aspects base_module binary_path build_event_binary_file_upload_mode
@@ -205,12 +207,12 @@ export const PATH_OPTIONS: Readonly<Record<string, PathOption>> = {
   ),
 };
 
-/** The names of the options in the table for a use. */
+/** The names of the options with a given use. */
 export function optionsFor(use: PathOption["use"]): string[] {
   return Object.entries(PATH_OPTIONS).filter(([, option]) => option.use === use).map(([name]) => name);
 }
 
-/** An option's row; undefined if it has none for this use. */
+/** An option's row; undefined if it has none with this use. */
 export function pathOption<U extends PathOption["use"]>(
   name: string,
   use: U,
@@ -219,7 +221,7 @@ export function pathOption<U extends PathOption["use"]>(
   return option?.use === use ? option as Extract<PathOption, { use: U }> : undefined;
 }
 
-/** The program of a command line, if it is named by its absolute path. */
+/** The program of a command line, if it has an absolute path. */
 function program(value: string): string | undefined {
   const word = /^\s*(?:"([^"]*)"|'([^']*)'|(\S+))/.exec(value)?.slice(1).find((text) => text !== undefined);
   return word?.startsWith("/") && !word.startsWith("//") ? word : undefined;

@@ -1,6 +1,6 @@
 import type { Files } from "./outside_roots.ts";
 
-/** Notes what was found in a file system, to see later whether the same would be found again. */
+/** Records what was found in a file system, to see later whether the same would be found again. */
 export class RecordedFiles implements Files {
   readonly #files: Files;
   readonly #found = new Map<string, () => boolean>();
@@ -21,7 +21,7 @@ export class RecordedFiles implements Files {
     return this.#note("realPath", path);
   }
 
-  /** Looks again: whether all is as it was. */
+  /** Looks again: whether everything is unchanged. */
   get same(): boolean {
     for (const isSame of this.#found.values()) if (!isSame()) return false;
     return true;
@@ -31,7 +31,7 @@ export class RecordedFiles implements Files {
     const look = () => this.#files[method](path) as ReturnType<Files[K]>;
     const found = look();
     const key = `${method} ${path}`;
-    // What is found otherwise than a moment ago is not the same then, either.
+    // The first result counts: if a later one differs, `same` becomes false.
     if (!this.#found.has(key)) this.#found.set(key, () => look() === found);
     return found;
   }

@@ -1,6 +1,6 @@
 /**
- * The arguments of a RunRequest, as far as the proxy must understand them. What a stock client sends (seen with 2.1.0,
- * 4.2.3 and 7.7.1, which differ in nothing but timings and order):
+ * The arguments of a RunRequest, as far as the proxy has to understand them. A stock client sends (seen with 2.1.0,
+ * 4.2.3 and 7.7.1, which differ only in timings and order):
  *
  *     build                                     the command
  *     --startup_time=… --binary_path=…          the client's own additions
@@ -10,8 +10,8 @@
  *     --client_cwd=/home/ann/ws/sub             the last of its own
  *     --config dbg //:all -- -//:not_this       what the user typed
  *
- * Arguments are bytes. Here they are strings of latin1, one character for each byte, so that nothing is lost; what names
- * a file becomes text by {@link fileName}.
+ * Arguments are bytes. Here they are latin1 strings, one character per byte, so that nothing is lost. File names are
+ * converted to text by {@link fileName}.
  */
 import { Buffer } from "node:buffer";
 import { join, normalize } from "node:path";
@@ -20,21 +20,21 @@ import { decodeName } from "../../proto/tree/names.ts";
 const CLIENT_CWD = "--client_cwd=";
 const OVERRIDE = "--default_override=";
 
-/** A RunRequest's arguments in their three parts, which put together are all of it. */
+/** A RunRequest's arguments in three parts, which together are all of them. */
 export interface ArgumentParts {
   command: Buffer | undefined;
-  /** What the client adds by itself. */
+  /** What the client adds. */
   own: Buffer[];
   /** What the user typed after the command. */
   typed: Buffer[];
 }
 
-/** Takes a RunRequest's arguments apart. */
+/** Splits a RunRequest's arguments. */
 export function splitArguments(args: readonly Buffer[]): ArgumentParts {
   const rest = args.slice(1);
   const cwd = rest.findIndex((arg) => startsWith(arg, CLIENT_CWD));
-  // No client that is known leaves it out. Without it, rather too much is taken for the client's own (and filtered) than
-  // too little.
+  // All known clients send it. Without it, some of the user's arguments may count as the client's own and be filtered,
+  // rather than the reverse.
   const typed = rest.findIndex((arg) => !startsWith(arg, "--") || arg.length === 2);
   const end = cwd >= 0 ? cwd + 1 : typed >= 0 ? typed : rest.length;
   return { command: args[0], own: rest.slice(0, end), typed: rest.slice(end) };
@@ -48,14 +48,14 @@ export function latin1(arg: Buffer, start = 0): string {
 /** Whether an argument begins with these ASCII characters. */
 export function startsWith(arg: Buffer, prefix: string): boolean {
   if (arg.length < prefix.length) return false;
-  // Each of a thousand arguments is asked, and a string of each would take longer than all the rest.
+  // Called for each of a thousand arguments, for which strings would cost more than all the rest.
   for (let i = 0; i < prefix.length; i++) if (arg[i] !== prefix.charCodeAt(i)) return false;
   return true;
 }
 
 /**
- * A variable of the environment in which the user called the client, in latin1; undefined if it was not set there. What
- * the user typed is not looked at: `bazel run //x -- --client_env=A=B` sets nothing.
+ * A variable of the environment in which the user called the client, in latin1; undefined if it was not set. What the
+ * user typed does not count: `bazel run //x -- --client_env=A=B` sets nothing.
  */
 export function clientVariable(args: readonly Buffer[], name: string): string | undefined {
   const prefix = `--client_env=${name}=`;
@@ -63,37 +63,37 @@ export function clientVariable(args: readonly Buffer[], name: string): string | 
   return found && latin1(found, prefix.length);
 }
 
-/** An option that counts for a command. */
+/** An option that applies to a command. */
 export interface Option {
   /** Without dashes. */
   name: string;
   /** In latin1. */
   value: string;
-  /** How a person would write it: `--name=value`. */
+  /** As a user would write it: `--name=value`. */
   text: string;
 }
 
-/** What a command was told. */
+/** A parsed command line. */
 export interface RunArguments {
-  /** "build"; empty if there is none. */
+  /** For example "build"; empty if there is none. */
   command: string;
   /** Where the user called the client: absolute, in latin1; empty if unknown. */
   cwd: string;
   /**
-   * Those options that were asked for, in the order in which Bazel applies them: rc files' first, configs where they are
-   * asked for. Of an option that takes one value the last counts.
+   * The requested options, in the order in which Bazel applies them: rc files' first, configs at the place of their
+   * `--config`. For an option with one value the last counts.
    */
   options: Option[];
-  /** The same of options that were not looked for, where an absolute path is their value, or perhaps it is. */
+  /** Other options whose value is, or may be, an absolute path. In the same order. */
   others: Option[];
-  /** The user's words that are no options, in latin1; those after `--` as well. */
+  /** The user's words that are not options, in latin1, including those after `--`. */
   residue: string[];
 }
 
 /**
- * What each command takes over from others' lines in rc files: the `inherits` of Bazel's command classes, the same in
- * 2.1, 4.2 and 7.7 but for `fetch` and `canonicalize-flags`, where the newer is taken. A command that is not named here
- * (`query`, `mod`) has its own lines only.
+ * Whose rc file lines a command inherits: `inherits` of Bazel's command classes. The same in 2.1, 4.2 and 7.7 except
+ * for `fetch` and `canonicalize-flags`, where the newer is used. Other commands (`query`, `mod`) have only their own
+ * lines.
  */
 const INHERITS: Record<string, string> = {
   test: "build",
@@ -111,7 +111,7 @@ const INHERITS: Record<string, string> = {
   vendor: "test",
 };
 
-/** Takes the lines of config "linux" as well. */
+/** With this switch, lines of config "linux" apply as well. */
 const PLATFORM_CONFIG = "enable_platform_specific_config";
 
 /** The options that are looked for. */
@@ -120,21 +120,21 @@ interface Names {
   switches: ReadonlySet<string>;
 }
 
-/** More options than any rc file holds: configs that name each other could give any number. */
+/** Limit for configs that name each other; no rc file has so many options. */
 const MAX_OPTIONS = 100_000;
 
-/** A word of an rc file's line, for one command and perhaps one config. */
+/** A word of an rc file's line, for one command and possibly one config. */
 interface RcWord {
-  /** "build", "build:dbg". */
+  /** "build" or "build:dbg". */
   section: string;
   word: string;
 }
 
 /**
- * Reads a RunRequest's arguments.
+ * Parses a RunRequest's arguments.
  *
- * Which options take a value only Bazel knows. That matters for `--name value`, so the caller names those that it wants:
- * others are passed over, and their values may be taken for residue.
+ * Only Bazel knows which options take a value, which matters for `--name value`. So the caller names the options it
+ * wants; others are skipped, and their values may count as residue.
  *
  * @param values Names of options that take a value, without dashes.
  * @param switches Names of options that are on or off: their value is "1" or "0".
@@ -162,7 +162,7 @@ export function parseRunArguments(
     for (const option of found) {
       if (options.length + others.length >= MAX_OPTIONS) return;
       (isKnown(option, names) ? options : others).push(option);
-      // Bazel refuses a config that contains itself; we only have to survive it.
+      // Bazel refuses a config that contains itself; here it only must not loop.
       if (option.name !== "config" || expanding.includes(option.value)) continue;
       expanding.push(option.value);
       add(readOptions(inSections(option.value), names).options);
@@ -181,23 +181,23 @@ export function parseRunArguments(
   };
 }
 
-/** The values of an option that may be given more than once. */
+/** All values of an option. */
 export function allValues(options: readonly Option[], name: string): string[] {
   return options.filter((option) => option.name === name).map((option) => option.value);
 }
 
-/** Whether a switch is on. @param name One that {@link parseRunArguments} was given as such. */
+/** Whether a switch is on. @param name One of the `switches` of {@link parseRunArguments}. */
 export function isOn(options: readonly Option[], name: string): boolean {
   return options.findLast((option) => option.name === name)?.value === "1";
 }
 
-/** The command and those that it inherits from, the most general first. */
+/** The command and those from which it inherits, the most general first. */
 function inheritance(command: string): string[] {
   const base = Object.hasOwn(INHERITS, command) ? INHERITS[command] : undefined;
   return base === undefined ? [command] : [...inheritance(base), command];
 }
 
-/** The words of all rc files by section, in their order. */
+/** The words of all rc files by section, in order. */
 function rcWords(own: readonly Buffer[]): Map<string, string[]> {
   const words = new Map<string, string[]>();
   const files = own.filter((arg) => startsWith(arg, "--rc_source=")).length;
@@ -215,12 +215,12 @@ function rcWords(own: readonly Buffer[]): Map<string, string[]> {
 function readOverride(text: string, files: number): RcWord | undefined {
   const equals = text.indexOf("=");
   const colon = text.indexOf(":");
-  // Bazel passes over a file that it was not told about.
+  // Bazel ignores a file that was not announced.
   if (colon < 1 || equals < colon || !(Number(text.slice(0, colon)) < files)) return undefined;
   return { section: text.slice(colon + 1, equals), word: text.slice(equals + 1) };
 }
 
-/** Finds options among words, as Bazel's own parser does. */
+/** Finds options among words, like Bazel's parser. */
 function readOptions(words: readonly string[], names: Names): { options: Option[]; residue: string[] } {
   const options: Option[] = [];
   const residue: string[] = [];
@@ -239,7 +239,7 @@ function readOptions(words: readonly string[], names: Names): { options: Option[
     const name = word.slice(2, equals < 0 ? undefined : equals);
     const given = equals < 0 ? undefined : word.slice(equals + 1);
     if (names.values.has(name)) {
-      // Bazel will say that a value is missing.
+      // Bazel will report the missing value.
       if (given === undefined && i + 1 >= words.length) continue;
       const value = given ?? words[++i];
       options.push({ name, value, text: `--${name}=${value}` });
@@ -248,7 +248,7 @@ function readOptions(words: readonly string[], names: Names): { options: Option[
     } else if (name.startsWith("no") && names.switches.has(name.slice(2))) {
       options.push({ name: name.slice(2), value: "0", text: word });
     } else {
-      // Whether the next word is its value only Bazel knows.
+      // Only Bazel knows whether the next word is its value.
       const value = given ?? words[i + 1];
       if (value?.startsWith("/")) options.push({ name, value, text: `--${name}=${value}` });
     }
@@ -265,15 +265,15 @@ function isTrue(value: string): boolean {
   return ["1", "true", "yes", "t", "y"].includes(value.toLowerCase());
 }
 
-/** Latin1 as the name of a file: text, with a lone surrogate for each byte that is not UTF-8. */
+/** Converts latin1 to a file name: text, with a lone surrogate for each byte that is not UTF-8. */
 export function fileName(latin1: string): string {
   return decodeName(Buffer.from(latin1, "latin1"));
 }
 
 /**
- * The absolute path that an option names. `~/` and `%workspace%` at its beginning are expanded, as Bazel does.
+ * The absolute path that an option names. A leading `~/` or `%workspace%` is expanded, as in Bazel.
  *
- * @param base Where a relative path starts: absolute.
+ * @param base The base of a relative path: absolute.
  */
 export function resolvePath(path: string, base: string, workspace: string, home?: string): string {
   if (path.startsWith("~/") && home) return plain(join(home, path.slice(1)));
@@ -281,13 +281,13 @@ export function resolvePath(path: string, base: string, workspace: string, home?
   return plain(path.startsWith("/") ? path : join(base, path));
 }
 
-/** A path without ".", ".." and a slash at its end. */
+/** A path without ".", ".." and a trailing slash. */
 function plain(path: string): string {
   const normal = normalize(path);
   return normal.length > 1 && normal.endsWith("/") ? normal.slice(0, -1) : normal;
 }
 
-/** Whether a path is the folder or below it. Both absolute and normalized. */
+/** Whether a path is `folder` or below it. Both are absolute and normalized. */
 export function isWithin(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder === "/" ? folder : `${folder}/`);
 }

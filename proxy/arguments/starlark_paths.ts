@@ -1,17 +1,17 @@
 /**
- * What WORKSPACE and MODULE.bazel files say about folders on this machine, as far as a reader of text can tell: Starlark is
- * not executed, so a path that is put together from pieces is not found.
+ * Finds paths of this machine in WORKSPACE and MODULE.bazel files. Starlark is read as text and not executed, so a
+ * computed path is not found.
  */
 
-/** A path that a file names. */
+/** A path in a file. */
 export interface NamedPath {
-  /** As it stands there: absolute, or relative to the workspace. */
+  /** As written: absolute, or relative to the workspace. */
   path: string;
-  /** The rule or directive that it is given to. */
+  /** The rule or directive that it is passed to. */
   rule: string;
 }
 
-/** What a file says. */
+/** The paths and loads of a file. */
 export interface StarlarkFile {
   paths: NamedPath[];
   /** Labels of the files that it loads or includes. */
@@ -20,12 +20,15 @@ export interface StarlarkFile {
 
 type Token = { kind: "name" | "string" | "sign"; text: string };
 
-/** Functions whose first argument is the label of a file with more of the same. */
+/** Functions whose first argument is the label of a file to read as well. */
 const LOADING = new Set(["load", "include", "use_extension", "use_repo_rule"]);
-/** What takes folders of this machine: local_repository, local_path_override, git_repository, http_archive, maybe(…). */
+/**
+ * Functions that take paths of this machine: local_repository, local_path_override, git_repository, http_archive,
+ * maybe(…).
+ */
 const RULE = /(repository|override|archive|file|jar|maybe)$/;
 
-/** Reads a WORKSPACE, MODULE.bazel or .bzl file. Never throws, whatever the text is. */
+/** Reads a WORKSPACE, MODULE.bazel or .bzl file. Never throws. */
 export function readStarlark(text: string): StarlarkFile {
   const tokens = tokenize(text);
   const found: StarlarkFile = { paths: [], loads: [] };
@@ -49,7 +52,7 @@ export function readStarlark(text: string): StarlarkFile {
   return found;
 }
 
-/** The path of a file:// URL on this machine; undefined if it is none. */
+/** The path of a file:// URL on this machine; undefined for anything else. */
 export function filePath(url: string): string | undefined {
   if (!/^file:\/\/(localhost)?\//i.test(url)) return undefined;
   const path = url.replace(/^file:\/\/(localhost)?/i, "").replace(/[?#].*$/s, "");
@@ -60,10 +63,10 @@ export function filePath(url: string): string | undefined {
   }
 }
 
-/** Blanks, a comment, a name, or one sign, with which a string may begin. */
+/** White space, a comment, a name, or a single character, which may start a string. */
 const TOKEN = /\s+|#[^\n]*|([A-Za-z_]\w*)|([^])/y;
 
-/** The tokens of a Starlark file, comments left out. */
+/** The tokens of a Starlark file, without comments. */
 function tokenize(text: string): Token[] {
   const tokens: Token[] = [];
   TOKEN.lastIndex = 0;
@@ -84,7 +87,7 @@ function tokenize(text: string): Token[] {
   return tokens;
 }
 
-/** Reads a string that begins at `start`: its value, and where it ends. One that does not end ends with its line. */
+/** Reads the string at `start`: its value and its end. An unterminated string ends with its line. */
 function readString(text: string, start: number, raw: boolean): [string, number] {
   const quote = text.startsWith(text[start].repeat(3), start) ? text[start].repeat(3) : text[start];
   let value = "";

@@ -1,7 +1,7 @@
 /** RunRequests as stock clients send them. */
 import { Buffer } from "node:buffer";
 
-/** What a request is made of. */
+/** The parts of a request. */
 export interface Request {
   /** @default "build" */
   command?: string;
@@ -39,7 +39,7 @@ export function request({ command = "build", rc = [], env = [], cwd = "/home/ann
   ].map((arg) => Buffer.from(arg, "latin1"));
 }
 
-/** Any bytes, but rather those that mean something to a parser of arguments. @param random From 0 to below 1. */
+/** Random bytes, mostly those that matter to a parser of arguments. @param random Returns 0 to below 1. */
 export function oddArguments(random: () => number): Buffer[] {
   const pieces = [
     ..."--client_env= --client_cwd= --default_override= --rc_source= --config= --profile --action_env= -- - = : 0 1 no"
@@ -56,7 +56,7 @@ export function oddArguments(random: () => number): Buffer[] {
   });
 }
 
-/** Numbers that are the same in each run. */
+/** A reproducible sequence of numbers. */
 export function seeded(seed: number): () => number {
   let state = seed;
   return () => (state = (state * 1103515245 + 12345) % 2147483648) / 2147483648;

@@ -1,13 +1,14 @@
 /**
- * Which of the developer's sources a command may write: a Bazel server beside them changes these, and so what it writes
- * there comes home. What a session's programs write elsewhere in the sources is undone.
+ * Which of the developer's sources a command may write: a local Bazel server would change these, so what is written
+ * there is copied back. Other changes that a session's programs make to the sources are undone.
  *
  *     mod tidy       MODULE.bazel, and the files that it includes
  *     vendor         the folder of --vendor_dir
  *     any other      VENDOR.bazel in that folder
  *     any            MODULE.bazel.lock, see allowed_paths.ts
  *
- * A folder outside of the workspace stays where the server is. What `bazel run` executes runs here anyway.
+ * A directory outside of the workspace stays on the server's machine. `bazel run` executes its program on the laptop
+ * anyway.
  */
 import type { Buffer } from "node:buffer";
 import { dirname, join } from "node:path";
@@ -16,11 +17,11 @@ import { allValues, clientVariable, fileName, isWithin, parseRunArguments, resol
 /** Absolute paths. */
 export interface WrittenSources {
   files: string[];
-  /** Of these, all that is in them. */
+  /** Directories with everything below them. */
   folders: string[];
 }
 
-/** What is looked at beside the command line. Absolute paths. */
+/** What is read beside the command line. Absolute paths. */
 export interface WrittenSourcesOptions {
   args: readonly Buffer[];
   workspace: string;
@@ -28,21 +29,21 @@ export interface WrittenSourcesOptions {
   readFile(path: string): string | undefined;
 }
 
-/** What a command may write. */
+/** The sources that a command may write. */
 type Writes = (options: WrittenSourcesOptions, parsed: { residue: string[]; vendorFolder?: string }) => WrittenSources;
 
 const NOTHING: WrittenSources = { files: [], folders: [] };
 
-/** By command; others are in the file's head. */
+/** By command; for others see the file's head. */
 const COMMANDS: Readonly<Record<string, Writes>> = {
   mod: (options, { residue }) => residue.includes("tidy") ? { files: moduleFiles(options), folders: [] } : NOTHING,
   vendor: (_, { vendorFolder }) => ({ files: [], folders: vendorFolder === undefined ? [] : [vendorFolder] }),
 };
 
-/** More included files than any module has. */
+/** Maximum number of included files. */
 const MAX_FILES = 200;
 
-/** See the file's head. Never throws. */
+/** The sources that a command may write. Never throws. */
 export function writtenSources(options: WrittenSourcesOptions): WrittenSources {
   const { command, residue, options: given } = parseRunArguments(options.args, ["vendor_dir"]);
   const { workspace, outputBase } = options;

@@ -1,6 +1,6 @@
 /**
- * The command server that the Bazel client sees: answers everything but Run itself and at once, takes Run and Cancel apart
- * as far as needed, and passes every other method on.
+ * The command server that the Bazel client sees. Answers everything except Run at once, parses Run and Cancel as far as
+ * necessary, and passes other methods on.
  */
 import { sentence } from "../../proto/base/errors.ts";
 import type { Http2Connection, Stream } from "../../proto/transport/http2/connection.ts";
@@ -13,27 +13,27 @@ import type { Commands } from "../commands/commands.ts";
 import { CookieCheck } from "./cookie_check.ts";
 
 /**
- * The largest request that is taken, in bytes. A command line holds at most a few MB (the kernel's limit, and the client's
- * own environment); who sends more is not a Bazel client.
+ * Maximum size of a request, in bytes. A command line is at most a few MB (limited by the kernel, and including the
+ * client's environment).
  */
 const MAX_REQUEST_BYTES = 64 << 20;
 
 /**
- * Connections that have said nothing, and those that have not shown the cookie. Every program of this machine can make some;
- * a client shows its cookie a few milliseconds after it has connected, and must not be sent away before by others who
- * connect as fast as they can.
+ * Maximum number of connections that have sent nothing, and of those that have not shown the cookie. Every program on
+ * this machine can make some. A client shows its cookie a few milliseconds after it has connected, and must not be
+ * displaced before by programs that connect as fast as they can.
  */
 const MAX_SILENT = 3072, MAX_STRANGERS = 512;
-/** How long either may stay so, in milliseconds: a machine that is busy with a build lets clients, and this program, wait. */
+/** Timeout for both kinds, in milliseconds: on a machine busy with a build, clients and this program may be slow. */
 const SILENT_MS = 60_000;
-/** With more of them, who connects is not believed to have a command. */
+/** With more strangers than this, a new connection does not start the work ahead of a command. */
 const FEW_STRANGERS = 4;
 
 const SERVICE = "/command_server.CommandServer/";
 
 /**
- * Starts to listen on a free loopback port. `commands` may come later (its code is loaded after the first Ping): calls
- * other than Ping wait for it. `onPing` is called after each answered Ping.
+ * Listens on a free loopback port. `commands` may resolve later (its code is loaded after the first Ping): calls other
+ * than Ping wait for it. `onPing` is called after each answered Ping.
  */
 export function startCommandServer(
   cookies: Cookies,
@@ -61,25 +61,25 @@ export function startCommandServer(
       case "Ping":
         call.write(encodeFields([[1, cookies.responseCookie]]));
         call.end();
-        // After the answer has left: what the owner does now may keep the thread for a while.
+        // After the answer was sent, since the owner's work may block the thread for a while.
         setTimeout(onPing, 0);
         return;
       case "Run":
         return await (await commands).run(request, headers, call);
       case "Cancel":
-        // Acknowledged before anything else: the client must never wait for the network here.
+        // Acknowledged first: the client must never wait for the network here.
         call.write(encodeFields([[1, cookies.responseCookie]]));
         call.end();
         return (await commands).cancel(request);
       default:
-        // As soon: clients have one thread for these, and the user's Ctrl-C waits until this is answered (Bazel 9.3, which
-        // tells of each new size of the terminal).
+        // Acknowledged first as well: clients have one thread for these, and Ctrl-C waits until this is answered (Bazel
+        // 9.3, which reports each change of the terminal's size).
         call.write(encodeFields([[1, cookies.responseCookie]]));
         call.end();
         return (await commands).forward(path, request, headers);
     }
   };
-  // Every Bazel client accepts "127.0.0.1:"; "[::1]:" is not there on every machine.
+  // Every Bazel client accepts "127.0.0.1:"; "[::1]:" does not exist on every machine.
   const listener = new TcpListener({
     hostname: "127.0.0.1",
     limits: {
@@ -92,7 +92,7 @@ export function startCommandServer(
   });
   let ready: Commands | undefined;
   void commands.then((loaded) => ready = loaded);
-  // The client takes some milliseconds from its connection to its command, but waits for our first frames.
+  // A client takes some milliseconds between its connection and its command, but waits for our first frames.
   const onConnection = (by: Http2Connection) =>
     void setTimeout(() => listener.admission.strangers <= FEW_STRANGERS && ready?.expect(by), 0);
   return listenForCalls(listener, serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });

@@ -1,32 +1,32 @@
 /**
- * Looks for the cookie in the first bytes of a request, so that nothing is gathered for somebody who does not know it. In
- * every request of Bazel's command server it is field 1, and a client sends fields in the order of their numbers.
+ * Checks the cookie in the first bytes of a request, so that nothing is collected for a caller that does not know it.
+ * In every request of Bazel's command server the cookie is field 1, and clients send fields in order of their numbers.
  */
 import { Buffer } from "node:buffer";
 import { scanFields, textValue, WireError } from "../../proto/base/protobuf_fields.ts";
 import { sameSecret } from "../../proto/base/state_directory.ts";
 
-/** Where in a request the cookie must have come to its end, in bytes. */
+/** The cookie must end within this many bytes of a request. */
 const MOST = 4 << 10;
-/** What stands in front of a gRPC message: flags, and its length. */
+/** Length of a gRPC message's prefix: flags and length. */
 const PREFIX = 5;
 
-/** See the file's head. */
+/** Checks the cookie of one request. */
 export class CookieCheck {
   readonly #cookie: string;
   #seen: Buffer = Buffer.alloc(0);
   #shown?: boolean;
 
-  /** @param cookie The right one. */
+  /** @param cookie The expected cookie. */
   constructor(cookie: string) {
     this.#cookie = cookie;
   }
 
   /**
-   * Looks at the next bytes of a call, from its gRPC prefix on, which stay the caller's. Throws a {@link WireError} on what
-   * is no message.
+   * Reads the next bytes of a call, from its gRPC prefix on. Does not keep them. Throws a {@link WireError} for a
+   * malformed message.
    *
-   * @returns whether the request shows the cookie; undefined while that cannot be said
+   * @returns whether the request has the cookie; undefined while that is unknown
    */
   push(chunk: Uint8Array): boolean | undefined {
     if (this.#shown !== undefined) return this.#shown;
@@ -40,7 +40,7 @@ export class CookieCheck {
         if (f.number === 1 && f.wireType === 2) cookie ??= textValue(message, f);
       });
     } catch (e) {
-      // Cut short it may be, while more is to come.
+      // An error may mean only that the rest is still missing.
       if (!(e instanceof WireError) || this.#seen.length >= end) throw e;
     }
     if (cookie === undefined && this.#seen.length < Math.min(end, MOST)) return undefined;

@@ -4,19 +4,19 @@ import { randomToken } from "../../proto/base/state_directory.ts";
 import { HANDSHAKE_FILES } from "../../proto/bazel/handshake_files.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 
-/** A published handshake. */
+/** A proxy's handshake files. */
 export class Handshake {
-  /** What the client proves itself with, and what we prove ourselves with. */
+  /** The secrets by which client and proxy recognize each other. */
   readonly requestCookie: string = randomToken();
   readonly responseCookie: string = randomToken();
   readonly #directory: string;
 
-  /** @param outputBase Absolute; its `server` folder exists (the client made it). */
+  /** @param outputBase Absolute; its `server` directory exists (the client made it). */
   constructor(outputBase: string) {
     this.#directory = join(outputBase, "server");
   }
 
-  /** Makes the server known. Each file appears whole; the two with the address come last. */
+  /** Writes the files. Each appears completely; the two with the address come last. */
   publish(port: number): void {
     const address = `127.0.0.1:${port}`;
     this.#write("request_cookie", this.requestCookie);
@@ -28,7 +28,7 @@ export class Handshake {
     this.#write("command_port", address);
   }
 
-  /** True while the output base is still there and names this process as its server. */
+  /** Whether the output base still exists and names this process as its server. */
   isOurs(): boolean {
     try {
       return Deno.readTextFileSync(join(this.#directory, "server.pid.txt")) === String(Deno.pid);
@@ -37,7 +37,7 @@ export class Handshake {
     }
   }
 
-  /** Removes the files, unless a later server has put its own there. */
+  /** Removes the files, unless a later server has written its own. */
   withdraw(): void {
     try {
       if (Deno.readTextFileSync(join(this.#directory, "request_cookie")) !== this.requestCookie) return;
@@ -54,7 +54,7 @@ export class Handshake {
 
   #write(name: string, content: string | Uint8Array): void {
     const file = join(this.#directory, name), temporary = `${file}.${Deno.pid}.tmp`;
-    // The cookies are secrets of this user.
+    // The cookies are this user's secrets.
     if (typeof content === "string") Deno.writeTextFileSync(temporary, content, { mode: 0o600 });
     else Deno.writeFileSync(temporary, content, { mode: 0o600 });
     Deno.renameSync(temporary, file);

@@ -2,26 +2,26 @@ import { join } from "node:path";
 import { makeOurs } from "../outputs/server_state.ts";
 
 /**
- * `command.log` in the output base: what the last command printed. A Bazel server writes it beside itself, which is on
- * another machine here, so the proxy does.
+ * `command.log` in the output base: the output of the last command. A Bazel server writes it locally; here the server
+ * is on another machine, so the proxy writes it.
  */
 export class CommandLog implements Disposable {
   readonly #outputBase: string;
   #file?: Deno.FsFile;
   #begun = false;
 
-  /** Begins a new one with the first output, when the command is on its way. */
+  /** The file is replaced at the first output, when the command is on its way. */
   constructor(outputBase: string) {
     this.#outputBase = outputBase;
   }
 
-  /** A disk that is full is no reason to fail a command: then there is none. */
+  /** Errors are ignored: a full disk must not fail the command. */
   #begin(): void {
     if (this.#begun) return;
     this.#begun = true;
     const path = join(this.#outputBase, "command.log");
     try {
-      // Not over the old file, which somebody may have open, nor through a link that another mode has left.
+      // A new file, since a program may have the old one open, and the path may be a link of another mode.
       const fresh = join(makeOurs(this.#outputBase), `command.log.${Deno.pid}`);
       this.#file = Deno.openSync(fresh, { write: true, create: true, truncate: true, mode: 0o644 });
       Deno.renameSync(fresh, path);
@@ -30,7 +30,7 @@ export class CommandLog implements Disposable {
     }
   }
 
-  /** Appends what the command printed. */
+  /** Appends output of the command. */
   write(text: Uint8Array): void {
     this.#begin();
     try {
@@ -41,7 +41,7 @@ export class CommandLog implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    // Of a command that printed nothing, it is empty.
+    // The log of a command without output is empty.
     this.#begin();
     this.#close();
   }

@@ -1,5 +1,5 @@
 /**
- * The commands of one proxy: each Run that the Bazel client sent, from its first response to its last.
+ * The commands of one proxy: each Run of the Bazel client, from its first response to its last.
  *
  *     client                proxy                                agent
  *       │ Run                │                                     │
@@ -45,52 +45,55 @@ import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 import type { AgentLink, Session } from "../session/session.ts";
 import type { ReadyCommand, TwoMachines } from "./synced_commands.ts";
 
-/** The agent puts the real server's cookie in; ours stays between the client and us. */
+/** The agent inserts the real server's cookie; ours is only for the client and the proxy. */
 const NO_COOKIE = Buffer.alloc(0);
 
 /**
- * How long `shutdown` looks for an agent when the one that was known has gone, in milliseconds: there may be no server any
- * more, and a client that wants to start another one waits.
+ * How long `shutdown` looks for an agent when the known one is gone, in milliseconds: there may be no server any
+ * longer, and a client that wants to start another one waits.
  */
 const SHUTDOWN_PATIENCE_MS = 2_000;
 
-/** A call that the client has its answer to, and the real server does not know of. */
+/** A call that was already answered to the client, and that the real server has not received. */
 interface Unsent {
   message: Uint8Array;
-  /** The client's own. */
+  /** The client's own headers. */
   headers: Headers;
 }
 
 /** A command in flight. */
 interface Command {
   readonly id: string;
-  /** By performance.now(). */
+  /** Start, by performance.now(). */
   readonly began: number;
   readonly request: RunRequest;
   readonly cancelled: AbortController;
-  /** Why it waits for other commands no longer. */
+  /** Why it no longer waits for other commands. */
   gaveUp?: string;
-  /** The id that the real server gave it, once known, and the link that it runs on. */
+  /** The id from the real server, once known, and the link to its agent. */
   remoteId?: string;
   link?: AgentLink;
-  /** Calls about it for the real server, by their method's path. */
+  /** Calls about this command that the real server still has to get, by the path of their method. */
   readonly unsent: Map<string, Unsent>;
   isSendingOn: boolean;
-  /** Shows an error to the person who waits for the command. */
+  /** Shows an error to the user. */
   fail(text: string): void;
-  /** Shows what goes on, unless nothing but errors is wanted. */
+  /** Shows progress, unless the client wants only errors. */
   say(text: string): void;
 }
 
-/** What {@link Commands} tells its owner. */
+/** Events of {@link Commands}. */
 export interface CommandEvents {
   /** The number of commands in flight changed. */
   onActivity(running: number): void;
-  /** The server was told to end, and the last response is on its way: end soon. */
+  /** The server was told to end, and the last response was sent: the proxy ends soon. */
   onTermination(): void;
 }
 
-/** What is left of the time in which a command may wait for others; undefined where there is no such time. Milliseconds. */
+/**
+ * The remaining time in which a command may wait for others, in milliseconds; undefined if there is no limit, or no
+ * wait.
+ */
 function lockTimeLeft({ request: { lockTimeoutMs }, began }: Command): number | undefined {
   if (lockTimeoutMs === 0 || lockTimeoutMs === Infinity) return undefined;
   return Math.max(1, Math.round(lockTimeoutMs - (performance.now() - began)));
@@ -102,21 +105,21 @@ function clocksDiffer({ name, orchestratorTime }: AgentLink, why: string): strin
   return `The agent at ${name} is not trusted because the clocks differ: ${why}${there}; correct the clock that is wrong.`;
 }
 
-/** A timer that is set for longer goes off at once. */
+/** setTimeout fires at once for longer times. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
-/** See the file's head. */
+/** Runs the client's commands at the session's agent. */
 export class Commands {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #cookies: Cookies;
   readonly #session: Pick<Session, "asks" | "connected" | "link" | "lost" | "isCurrent">;
   readonly #events: CommandEvents;
-  /** Loaded when the first agent turns out to share no disk with us. */
+  /** Loaded for the first agent that shares no disk with this machine. */
   #twoMachines?: Promise<TwoMachines>;
   readonly #running = new Map<string, Command>();
   readonly #hints = new HomeHints();
 
-  /** @param server Whose place we take. */
+  /** @param server The arguments of the server that this proxy replaces. */
   constructor(
     server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">,
     cookies: Cookies,
@@ -129,14 +132,14 @@ export class Commands {
     this.#events = events;
   }
 
-  /** One line for each command in flight, for the log. */
+  /** One line per command in flight, for the log. */
   describe(): string[] {
     return [...this.#running.values()].map((c) =>
       `${c.request.command} (${c.request.client}), ${c.remoteId ? `command id ${c.remoteId}` : "not at the server yet"}`
     );
   }
 
-  /** Cancels everything, as if the user had pressed Ctrl-C, and says why. @returns whether there was something */
+  /** Cancels everything, as if the user had pressed Ctrl-C, with a message. @returns whether a command was running */
   cancelAll(why: string): boolean {
     for (const command of this.#running.values()) {
       command.fail(`rbs: ${why}\n`);
@@ -145,7 +148,7 @@ export class Commands {
     return this.#running.size > 0;
   }
 
-  /** The oldest command before this one that is not at the server yet: there, the server's own lock decides. */
+  /** The oldest command before this one that is not at the server yet. Once there, the server's own lock decides. */
   #held({ id }: Command): Command | undefined {
     for (const command of this.#running.values()) {
       if (command.id === id) return undefined;
@@ -153,7 +156,7 @@ export class Commands {
     }
   }
 
-  /** A client has connected, and will most likely have a command run: what can be done before is done now. */
+  /** A client has connected and will probably send a command: starts the work that can be done before. */
   expect(by: Http2Connection): void {
     if (this.#running.size === 0) {
       this.#twoMachines?.then((both) => both.expect(by), () => {/* the command says what is wrong */});
@@ -198,18 +201,18 @@ export class Commands {
     /** Ends a command that the server has not ended. */
     const conclude = async (exitCode: number, text: string, fields: [number, Uint8Array | boolean][] = []) => {
       if (name !== "shutdown" || exitCode === ExitCode.INTERRUPTED) return finish(exitCode, text, ...fields);
-      // Whatever has become of the real server: a client that wants another one waits a minute for the end of this one.
+      // In any case: a client that wants another server waits a minute for this one to end.
       finish(exitCode, text, [ResponseField.terminationExpected, true]);
       await call.closed();
       await this.#handBack(command);
       this.#events.onTermination();
     };
     if (held && !blockForLock) {
-      // What the real server would say, had the other command reached it already.
+      // The real server would say this if the other command had reached it.
       return finish(ExitCode.LOCK_HELD, `Another command (${held.request.client}) is running. Exiting immediately.\n`);
     }
     if (name === "shutdown" && !this.#session.connected) {
-      // There is no server to end: starting one for that would be silly.
+      // There is no server to end, and none is started for that.
       finish(0, "", [ResponseField.terminationExpected, true]);
       await call.closed();
       await this.#handBack(command);
@@ -222,7 +225,7 @@ export class Commands {
     call.gone.addEventListener("abort", left);
     if (call.gone.aborted) left();
     const { lockTimeoutMs } = command.request;
-    // A command that has reached the server waits there, for what is left of the time.
+    // After that the command waits at the server, for the remaining time.
     const enough = setTimeout(() => {
       const before = this.#held(command);
       if (!before || command.remoteId !== undefined || command.cancelled.signal.aborted) return;
@@ -249,10 +252,10 @@ export class Commands {
       if (!(e instanceof RbsError)) console.error(e);
     } finally {
       clearTimeout(enough);
-      // Also when it failed: the client goes on, and ends this process by force.
+      // Also after a failure: the client continues, and ends this process by force.
       await this.#handBack(command);
       call.gone.removeEventListener("abort", left);
-      // Who ends the process when nothing runs must not cut off the last words of a command.
+      // The owner may end the process once nothing runs; that must not cut off the end of a command.
       if (call.ended) await call.closed();
       this.#running.delete(command.id);
       this.#events.onActivity(this.#running.size);
@@ -260,8 +263,8 @@ export class Commands {
   }
 
   /**
-   * Before a client that ends this server to start another one may do so: that may be one of this machine's own, without
-   * RBS, and must not find what the agent has made.
+   * Puts the agent's outputs aside before a client that ends this server starts another one. That may be a local
+   * server, without RBS, which must not find them.
    */
   async #handBack({ request }: Command): Promise<void> {
     if (!isForShutdown(request)) return;
@@ -284,7 +287,7 @@ export class Commands {
     const { signal } = command.cancelled;
     const { say } = command;
     const isShutdown = command.request.command === "shutdown";
-    // The environment of this command, not of the one that happened to start the proxy.
+    // From this command's environment, not from that of the command that started the proxy.
     const local = fallsBack(clientVariable(command.request, "RBS_FALLBACK")) && !isShutdown;
     for (let attempt = 1;; attempt++) {
       let link: AgentLink;
@@ -307,17 +310,17 @@ export class Commands {
       command.link = link;
       const { outcome, terminationExpected } = await this.#attempt(command, link, message, headers, call);
       if (outcome.kind === "stale" && outcome.generation && attempt < 5) {
-        // An agent that was started anew, or another proxy's work: what it has is asked for again.
+        // A restarted agent, or another proxy's changes: the next attempt asks what the agent has.
         if (outcome.changed) say(`rbs: warning: ${escaped(outcome.why)} Your files are restored there.\n`);
         (await this.#twoMachines)?.forget();
         continue;
       }
       if (outcome.kind === "stale" && isForShutdown(command.request)) {
-        // Whoever has the session now, the client does not want it: it is about to start another server.
+        // The client does not need the session: it is about to start another server.
         return { exitCode: 0, text: "" };
       }
       if (outcome.kind === "stale" && attempt < 5) {
-        // Another proxy or jbazel took the session over, or the agent is gone: ask for it anew. Nothing was run yet.
+        // Another proxy or jbazel took over the session, or the agent is gone: ask for one again. Nothing was run yet.
         this.#session.lost(link, outcome.why);
         command.link = undefined;
         command.remoteId = undefined;
@@ -329,7 +332,7 @@ export class Commands {
         return { exitCode: ExitCode.INTERRUPTED, text: "" };
       }
       if (outcome.kind === "no server" || outcome.kind === "refused" || outcome.kind === "stale") {
-        // There is none to end.
+        // There is no server to end.
         if (isShutdown && outcome.kind === "no server") return { exitCode: 0, text: "" };
         const why = outcome.kind === "refused"
           ? clocksDiffer(link, outcome.why)
@@ -346,7 +349,7 @@ export class Commands {
       this.#session.lost(link, outcome.why);
       return {
         exitCode: ExitCode.INTERNAL_ERROR,
-        // Who ends an agent may be about to end as well.
+        // Whoever ended the agent may also end the orchestrator.
         text: outcome.ended
           ? `rbs: ${outcome.why} Run it again; if the orchestrator has ended as well, start that first.\n`
           : `rbs: ${outcome.why} The next command starts a new one.\n`,
@@ -354,7 +357,7 @@ export class Commands {
     }
   }
 
-  /** The error of a session that cannot be had, where this proxy asks somewhere else than its command's user wants. */
+  /** Explains a failure to get a session if this proxy uses another orchestrator than its user now wants. */
   #withAddress(e: unknown, { request }: Command): unknown {
     const wanted = clientVariable(request, "RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
     if (!(e instanceof RbsError) || this.#session.asks(wanted)) return e;
@@ -383,7 +386,7 @@ export class Commands {
     const filter = new AnswerFilter({ args: command.request.args, agent: link.name, workspace, outputBase });
     let terminationExpected = false;
     let ready: ReadyCommand | undefined;
-    /** Said at the command's end: where the report is, a line may not be at its end. */
+    /** Printed at the command's end, since the report may be in the middle of a line. */
     let hint = "";
     const read = (response: Uint8Array, last: boolean) =>
       filter.read(response, last, (f: Field) => {
@@ -420,13 +423,13 @@ export class Commands {
     }
     const outcome = await runRemotely({
       id: command.id,
-      // Our cookie stays between the client and us: the agent puts the real server's in.
+      // Our cookie is only for the client and the proxy: the agent inserts the real server's.
       request: changeRun(message, { cookie: "", args: ready?.args, lockTimeoutMs: lockTimeLeft(command) }),
       link,
       headers,
       workspaceGeneration: ready?.generation,
       outputs: ready?.outputs,
-      // A client that wants another server shall not wait until this one's agent is back.
+      // A client that wants another server must not wait until this one's agent is back.
       graceMs: command.request.command === "shutdown" ? 0 : undefined,
       cancelled: command.cancelled.signal,
       gone: call.gone,
@@ -439,7 +442,7 @@ export class Commands {
           filter.checkExecution(answer, ready?.isHome);
           if (last && hint !== "") command.say(hint);
           const drained = call.write(Buffer.concat(answer.pieces));
-          // In the same write: the client waits for both.
+          // In the same write, since the client waits for both.
           if (last) call.end();
           return drained;
         };
@@ -457,13 +460,13 @@ export class Commands {
   #synced(): Promise<TwoMachines> {
     return this.#twoMachines ??= import("./synced_commands.ts").then(({ TwoMachines }) => new TwoMachines(this.#server))
       .catch((e) => {
-        // A disk that was full, say: the next command tries it again.
+        // A transient failure, such as a full disk: the next command tries again.
         this.#twoMachines = undefined;
         throw e;
       });
   }
 
-  /** Takes a Cancel request: known id, unknown id (the command has ended) and all. */
+  /** Handles a Cancel request, also for an unknown id (the command has ended). */
   cancel(message: Uint8Array): void {
     let id = "";
     scanFields(message, (f) => {
@@ -473,9 +476,9 @@ export class Commands {
   }
 
   /**
-   * Passes a method on that this version does not know, when its client has its answer already: cookie and command ids are
-   * patched, the rest stays as it is. What is about a command that the real server does not know yet waits for that, and
-   * of several such calls of a method the last one counts.
+   * Passes on a method that this version does not know, and that was already answered to the client. Cookie and command
+   * ids are patched; everything else is unchanged. A call about a command that the real server does not know yet waits
+   * for that; of several calls of one method, the last counts.
    */
   forward(path: string, message: Uint8Array, headers: Headers): void {
     let about: Command | undefined;
@@ -487,11 +490,11 @@ export class Commands {
       this.#sendOn(about);
     } else if (this.#session.connected) {
       this.#session.link({ signal: new AbortController().signal, say: () => {} })
-        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* nobody waits for it */});
+        .then((link) => this.#pass(path, { message, headers }, link)).catch(() => {/* no caller waits for it */});
     }
   }
 
-  /** Sends on what is about a command, one call after the other, if it has got to the real server. */
+  /** Sends waiting calls about a command one after the other, once it is at the real server. */
   #sendOn(command: Command): void {
     const { link, remoteId, unsent } = command;
     const [next] = unsent;
@@ -505,7 +508,7 @@ export class Commands {
     });
   }
 
-  /** What comes back is nobody's business: an answer of the agent makes no client do what we do not know. */
+  /** Passes a call on. Its response is dropped, so that the agent cannot make a client do something unknown. */
   async #pass(path: string, { message, headers }: Unsent, link: AgentLink): Promise<void> {
     const request = Buffer.concat(patchFields(message, (f) => {
       if (f.wireType !== 2) return;

@@ -1,9 +1,9 @@
 /**
- * RBS_FALLBACK=local: the command runs on this machine, because no agent can be had.
+ * RBS_FALLBACK=local: the command runs on this machine because there is no agent.
  *
- * The client executes whatever a finished response asks for (that is how `bazel run` works), so we ask for the client
- * itself with the same command line, but a real JDK and an output base beside the usual one. That server stays warm next
- * to this proxy; the proxy needs no permission to run anything; and once an agent can be had again, the next command goes
+ * The client executes whatever a finished response asks for (`bazel run` works that way). So the response asks for the
+ * client itself with the same command line, but with a real JDK and another output base. That server stays warm beside
+ * this proxy, and the proxy needs no permission to run anything. Once an agent is available, the next command goes
  * there.
  */
 import { Buffer } from "node:buffer";
@@ -12,23 +12,23 @@ import { encodeFields, lengthPrefix } from "../../proto/base/protobuf_fields.ts"
 /** The part of a Run request that is needed to run it again. */
 export interface LocalCommand {
   command: string;
-  /** As the client sent them: the command, what the client adds by itself, then what the user typed. */
+  /** As the client sent them: the command, the client's additions, then what the user typed. */
   args: Uint8Array[];
   startupOptions: { option: Uint8Array; source: string }[];
 }
 
-/** How the Run is answered instead. */
+/** The response that replaces the command's. */
 export interface Instead {
   exitCode: number;
   text: string;
   fields: [number, Uint8Array | boolean][];
 }
 
-/** RunResponse.exec_request, and the fields of an ExecRequest. */
+/** Field number of RunResponse.exec_request, and those of an ExecRequest. */
 const EXEC_REQUEST = 8;
 const Exec = { workingDirectory: 1, argv: 2, environmentVariable: 3, shouldExec: 5 };
 
-/** A variable of the environment in which the user called the client; undefined if it was not set there. */
+/** A variable of the environment in which the user called the client; undefined if it was not set. */
 export function clientVariable(request: { args: Uint8Array[] }, name: string): string | undefined {
   const prefix = `--client_env=${name}=`;
   return request.args.map((a) => Buffer.from(a).toString()).findLast((a) => a.startsWith(prefix))?.slice(prefix.length);
@@ -36,14 +36,14 @@ export function clientVariable(request: { args: Uint8Array[] }, name: string): s
 
 /** The output base of commands that run on this machine. */
 export function localOutputBase(outputBase: string): string {
-  // Within the usual one: a server there takes links into its own output base for convenience symlinks, and does not look
-  // for packages behind them.
+  // Inside the usual one: a server there recognizes links into its own output base as convenience symlinks, and does
+  // not look for packages behind them.
   return `${outputBase}/local`;
 }
 
 /**
- * Takes away the convenience symlinks that lead to the session's outputs, which the local server would take for folders
- * with packages (it makes its own at the end), and becomes the client.
+ * Removes the convenience symlinks to the session's outputs, which the local server would treat as directories with
+ * packages (it makes its own at the end). Then executes the client.
  */
 const SCRIPT = `outputs=$1 workspace=$2; shift 2
 for link in "$workspace"/bazel-*; do
@@ -61,12 +61,12 @@ export function runLocally(request: LocalCommand, outputBase: string, workspace:
   const args = request.args.map((a) => Buffer.from(a));
   const own = (name: string) =>
     args.find((a) => a.toString("latin1").startsWith(`--${name}=`))?.subarray(name.length + 3);
-  // What the user typed follows the client's own additions, the last of which is the working directory.
+  // What the user typed follows the client's additions, the last of which is the working directory.
   const typed = args.findIndex((a) => a.toString("latin1").startsWith("--client_cwd=")) + 1;
   const argv: Uint8Array[] = [
     ...["/bin/sh", "-c", SCRIPT, "sh", `${outputBase}/execroot`, workspace].map((a) => Buffer.from(a)),
     own("binary_path") ?? Buffer.from("bazel"),
-    // Options of rc files have a source, and are read again.
+    // Options from rc files have a source, and are read again.
     ...request.startupOptions.filter((o) => o.option.length > 0 && o.source === "").map((o) => o.option),
     Buffer.from(`--output_base=${localOutputBase(outputBase)}`),
     args[0] ?? Buffer.from("help"),
@@ -74,9 +74,9 @@ export function runLocally(request: LocalCommand, outputBase: string, workspace:
   ];
   const exec = Buffer.concat([
     encodeFields([[Exec.workingDirectory, own("client_cwd")]]),
-    // An empty argument is an argument: encodeFields would leave it out.
+    // An empty argument is kept, which encodeFields would leave out.
     ...argv.flatMap((a) => [lengthPrefix(Exec.argv, a.length), a]),
-    // The javabase's bin/java then executes the JDK that the client would have taken by itself.
+    // With it, the javabase's bin/java executes the JDK that the client would have chosen.
     encodeFields([[Exec.environmentVariable, encodeFields([[1, "RBS_IN_SESSION"], [2, "1"]])], [
       Exec.shouldExec,
       true,

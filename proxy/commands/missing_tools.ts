@@ -1,38 +1,38 @@
 /**
- * Tools that a command does not find at the agent, and that are here: in a folder of the PATH below the developer's home
- * (pyenv's, asdf's, `~/.local/bin`), which stays on this machine. The message of the shell alone sounds as if the tool
- * was not installed.
+ * Finds tools that a command misses at the agent but that exist here: in a directory of the PATH below the developer's
+ * home (pyenv's, asdf's, `~/.local/bin`), which is not synced. The shell's message alone sounds as if the tool was not
+ * installed.
  */
 import { Buffer } from "node:buffer";
 import { isWithin, shown } from "../outputs/allowed_paths.ts";
 
-/** How a shell, env(1) and Bazel say it. Names have no slash: what is called by its path is not looked for. */
+/** Messages of shells, env(1) and Bazel. Names contain no slash: tools called by a path are not looked for. */
 const NOT_FOUND =
   /(?:^|[\s:"'‘`(])(\w[\w.+-]{0,63})["'’`]?: (?:command not found|not found|No such file or directory)|"(\w[\w.+-]{0,63})": executable file not found/gm;
-/** Without one of these, there is nothing to look for. */
+/** The pattern matches only text with one of these. */
 const SIGNS = ["not found", "No such file"].map((sign) => Buffer.from(sign));
-/** More tools of one command are not looked for. */
+/** Maximum number of tools per command. */
 const MAX_TOOLS = 20;
-/** More of one piece of output is not looked at. Bytes. */
+/** Maximum bytes examined of one piece of output. */
 const MAX_TEXT = 1 << 20;
 
-/** What {@link MissingTools} go by. Paths are absolute. */
+/** Where {@link MissingTools} look. Paths are absolute. */
 export interface ToolPlace {
   /** The developer's PATH. */
   searchPath: string;
-  /** The developer's home folder. */
+  /** The developer's home directory. */
   home: string;
-  /** Folders that the agent has as well. */
+  /** Directories that the agent also has. */
   synced: readonly string[];
-  /** Whether there is something at a path of this machine. */
+  /** Whether a path exists on this machine. */
   exists(path: string): boolean;
 }
 
-/** See the file's head. For one command. */
+/** The missing tools of one command. */
 export class MissingTools {
   readonly #names = new Set<string>();
 
-  /** Takes what the command printed. */
+  /** Reads the command's output. */
   read(text: Uint8Array): void {
     const bytes = Buffer.from(text.buffer, text.byteOffset, Math.min(text.length, MAX_TEXT));
     if (this.#names.size >= MAX_TOOLS || !SIGNS.some((sign) => bytes.includes(sign))) return;
@@ -41,7 +41,7 @@ export class MissingTools {
     }
   }
 
-  /** A sentence on the tools that are here alone, if there are any. */
+  /** A sentence about the tools that only this machine has, if any. */
   warning({ searchPath, home, synced, exists }: ToolPlace): string | undefined {
     if (this.#names.size === 0) return undefined;
     const folders = new Set(

@@ -1,6 +1,6 @@
 /**
- * One command at the agent, over as many connections as it takes: its responses have sequence numbers, and a new connection
- * goes on where the last one broke.
+ * Runs one command at the agent, over as many connections as necessary: its responses have sequence numbers, and a new
+ * connection continues where the last one broke.
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
@@ -17,46 +17,49 @@ import { AgentPatience } from "../session/agent_patience.ts";
 import type { AgentLink } from "../session/session.ts";
 
 const EXECUTE = "/rbs.v1.Command/Execute";
-/** Bytes of responses after which the agent is told that they have arrived. */
+/** Bytes of responses after which an acknowledgement is sent. */
 const ACKNOWLEDGE_BYTES = 1 << 20;
-/** The same for few bytes, in milliseconds. */
+/** Delay of the acknowledgement for fewer bytes, in milliseconds. */
 const ACKNOWLEDGE_MS = 100;
-/** A wait that is shorter stays silent. */
+/** Shorter interruptions are not reported. Milliseconds. */
 const SILENCE_MS = 1_000;
 
-/** A command, as {@link runRemotely} needs it. */
+/** A command for {@link runRemotely}. */
 export interface RemoteCommand {
   id: string;
   /** A RunRequest with an empty cookie. */
   request: Uint8Array;
   link: AgentLink;
-  /** The client's own. */
+  /** The client's own headers. */
   headers: Headers;
-  /** Where laptop and agent share no disk. */
+  /** Only where laptop and agent share no disk. */
   workspaceGeneration?: string;
   outputs?: OutputsRequest;
-  /** How long the command is looked for at an agent that cannot be reached. @default as long as the agent keeps it */
+  /** How long an unreachable agent is retried, in milliseconds. @default as long as the agent keeps the command */
   graceMs?: number;
-  /** The user pressed Ctrl-C. */
+  /** Aborted when the user presses Ctrl-C. */
   cancelled: AbortSignal;
-  /** Nobody waits for the command any more. */
+  /** Aborted when the client is gone. */
   gone: AbortSignal;
-  /** Whether the agent is, as far as anybody knows, still the session's. */
+  /** Whether the agent still belongs to the session, as far as is known. */
   isCurrent(): boolean;
   say(text: string): void;
-  /** Takes a RunResponse, in the end the last one; what it returns is waited for before the next. */
+  /** Takes a RunResponse; `last` marks the last one. A returned promise is awaited before the next. */
   onResponse(response: Buffer, last: boolean): Promise<void> | undefined;
   /** Takes an encoded Outputs message. */
   onOutputs(outputs: Buffer): void;
-  /** Takes an encoded NamedPart; what it returns is waited for before what comes next. */
+  /** Takes an encoded NamedPart. A returned promise is awaited before the next message. */
   onNamed(part: Buffer): Promise<void> | undefined;
 }
 
 /**
- * How it ended. refused: there is no trust because of the clocks, so that to ask anew does not help. stale: the agent has
- * run nothing, and is the wrong one (`generation`: or has another workspace). no server: it has run nothing, because it
- * cannot have a Bazel server. broken: it has, perhaps, and then something died (`ended`: the agent was told to end).
- * finished: the last response was taken.
+ * How the command ended.
+ * - finished: the last response was taken.
+ * - cancelled: the user pressed Ctrl-C, or the client is gone.
+ * - refused: the certificates are not trusted because the clocks differ; another attempt does not help.
+ * - stale: the agent has run nothing, and is the wrong one, or has another workspace (`generation`).
+ * - no server: the agent has run nothing, since it cannot start a Bazel server.
+ * - broken: the agent may have run it, and then something failed (`ended`: the agent was told to end).
  */
 export type RemoteOutcome =
   | { kind: "finished" }
@@ -119,7 +122,7 @@ export async function runRemotely(command: RemoteCommand): Promise<RemoteOutcome
   }
 }
 
-/** One connection's part of a command, whose start was sent. */
+/** One connection's part of a command. The start was sent with the call. */
 async function listen(
   call: OutgoingCall,
   command: RemoteCommand,
@@ -139,7 +142,7 @@ async function listen(
   };
   const cancel = () => {
     void call.send(encode({ case: "cancel", value: {} }));
-    // Who pressed Ctrl-C on a dead link shall not wait for the keep-alive.
+    // After Ctrl-C on a dead link the user must not wait for the keep-alive.
     link.connection.probe();
   };
   const cut = () => call.cancel();
@@ -167,7 +170,7 @@ async function listen(
       if (finished || unacknowledged >= ACKNOWLEDGE_BYTES) acknowledge();
       else timer ??= setTimeout(acknowledge, ACKNOWLEDGE_MS);
       if (finished) {
-        // The agent ends the call when it knows that all has arrived; the client need not wait for that.
+        // The agent ends the call when it knows that everything has arrived; the client does not wait for that.
         call.end();
         return { received, over: { kind: "finished" } };
       }
@@ -183,7 +186,7 @@ async function listen(
       };
     }
     if (!(e instanceof StatusError)) {
-      // Nobody reads any more: the agent would keep the command, and what it says, as long as there is a connection.
+      // Nothing reads from here on: the agent would keep the command and its responses while the connection exists.
       call.cancel();
       throw e;
     }
@@ -197,18 +200,18 @@ async function listen(
   }
 }
 
-/** Whether the two machines do not believe each other's certificates because of their clocks. */
+/** Whether the machines refuse each other's certificates because of their clocks. */
 export function isClocks(e: unknown): boolean {
   return e instanceof ConnectError && e.reason === "clocks";
 }
 
-/** Whether it was the connection that ended, while the command goes on. */
+/** Whether only the connection ended, while the command continues. */
 function isLost(e: StatusError): boolean {
   return e.details["grpc-status"] === undefined && e.cause instanceof StreamError &&
     (e.cause.lost !== undefined || e.cause.refused);
 }
 
-/** What a status from the agent, or its end of the call, means. */
+/** The outcome for a status from the agent, or for its end of the call. */
 function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: number): RemoteOutcome {
   if (e.code === Status.CANCELLED && cancelled.aborted) return { kind: "cancelled" };
   if (received === 0 && (e.code === Status.FAILED_PRECONDITION || e.code === Status.UNAUTHENTICATED)) {
@@ -226,7 +229,7 @@ function refused(e: StatusError, { cancelled, link }: RemoteCommand, received: n
   };
 }
 
-/** Tells an agent that could not be reached that nobody waits for the command any more. */
+/** Tells an agent that was unreachable to cancel the command. */
 async function deliverCancel(command: RemoteCommand, received: number): Promise<void> {
   const patience = new AgentPatience({ isCurrent: command.isCurrent, connected: true });
   for (;;) {
@@ -266,7 +269,7 @@ function start(command: RemoteCommand, received: number, attach = received > 0):
       commandId: command.id,
       received: BigInt(received),
       attach,
-      // An agent that has the command has its request, too.
+      // An agent that has the command also has its request.
       runRequest: attach ? new Uint8Array() : command.request,
       workspaceGeneration: command.workspaceGeneration,
       outputs: attach ? undefined : command.outputs,
@@ -281,7 +284,7 @@ interface Decoded {
   named?: Buffer;
 }
 
-/** An ExecuteResponse; its bytes are views. Throws a WireError. */
+/** Decodes an ExecuteResponse; bytes are views. Throws a WireError. */
 function decode(message: Buffer): Decoded {
   const decoded: Decoded = { sequence: 0 };
   scanFields(message, (f) => {

@@ -1,6 +1,6 @@
 /**
- * A command whose agent shares no disk with this machine: what the developer has is sent there before it runs, and what it
- * made is brought home before the client hears that it has ended.
+ * Commands at an agent that shares no disk with this machine: the developer's files are sent before a command runs, and
+ * its outputs are copied back before the client learns that it has ended.
  */
 import { create } from "@bufbuild/protobuf";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
@@ -31,59 +31,59 @@ import { MountWatch } from "../workspace/mount_watch.ts";
 import { PATIENCE_MS } from "../session/agent_patience.ts";
 import { WorkspaceSync } from "../workspace/workspace_sync.ts";
 
-/** Who pressed it waits no longer for what was made until then. Milliseconds. */
+/** How long outputs are copied after Ctrl-C. Milliseconds. */
 const INTERRUPTED_MS = 2_000;
 
-/** After this time a connection is none whose command is about to come. Milliseconds. */
+/** After this time a connection is no longer expected to bring a command. Milliseconds. */
 const AHEAD_MS = 100;
-/** A look that takes longer than this is no quick one: who waits for the command sees why. Milliseconds. */
+/** A look that takes longer is not waited for; the barrier repeats it and shows progress. Milliseconds. */
 const QUICK_MS = 20;
 
-/** Of the paths that symlinks lead to and where nothing is: how many are looked at again before each command. */
+/** Number of missing symlink targets that are checked again before each command. */
 const MISSING_LOOKS = 100;
 
-/** Who waits for a command. */
+/** The client that waits for a command. */
 export interface Waiting {
   link: AgentLink;
-  /** The client's connection: the person waits at least since it was made. */
+  /** The client's connection: the user waits at least since it was made. */
   by: object;
-  /** Whether the agent is, as far as anybody knows, still the session's. */
+  /** Whether the agent still belongs to the session, as far as is known. */
   isCurrent(): boolean;
-  /** Ctrl-C. */
+  /** Aborted by Ctrl-C. */
   signal: AbortSignal;
   /** Shows a line (with its newline). */
   say(line: string): void;
 }
 
-/** A command that may be sent: the agent has what it needs. Dispose of it when it has ended, however it did. */
+/** A command for which the agent has everything. Dispose of it when the command has ended, however it did. */
 export interface ReadyCommand extends Disposable {
-  /** The RunRequest's arguments that go there. */
+  /** The RunRequest's arguments to send. */
   args: readonly Uint8Array[];
   generation: string;
   outputs: OutputsRequest;
-  /** Takes what the command prints. */
+  /** Takes the command's output. */
   onPrinted(text: Uint8Array, where: "stdout" | "stderr"): void;
-  /** Takes an encoded Outputs message, of those that come before the last response. Throws an RbsError for too many. */
+  /** Takes an encoded Outputs message before the last response. Throws an RbsError if there are too many. */
   onOutputs(part: Uint8Array): void;
   /** Takes an encoded NamedPart while the command runs. Throws an RbsError for one that no honest agent sends. */
   onNamed(part: Uint8Array): Promise<void> | undefined;
-  /** Has all of it here when it resolves. Throws an RbsError. */
+  /** Resolves when all outputs are here. Throws an RbsError. */
   bringHome(exitCode: number): Promise<void>;
-  /** Whether a path is, since {@link bringHome}, that of an output that came home, or of a folder in which one did. */
+  /** After {@link bringHome}: whether a path is an output that was copied here, or contains one. */
   isHome(path: string): boolean;
 }
 
-/** Both ways, for one workspace. */
+/** Syncs one workspace's files and outputs around its commands. */
 export class TwoMachines implements Disposable {
   readonly #server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">;
   readonly #sync: WorkspaceSync;
   readonly #home: OutputsHome;
   readonly #arguments: ArgumentReader;
-  /** What symlinks lead to, as they were when they were last looked at: in these trees, in these versions. */
+  /** The targets of symlinks at the last look, with the trees that were looked at and the versions of their links. */
   #linked?: LinkedRoots & { trees: string[]; versions: (number | undefined)[]; home?: string };
-  /** A look at this machine's files for the command that a connection will bring: whether nothing was found changed. */
+  /** A look at this machine's files ahead of a connection's command: resolves whether nothing has changed. */
   #ahead?: { by: object; began: number; nothingNew: Promise<boolean>; stop: AbortController };
-  /** Said once. */
+  /** Warnings that were already shown. */
   readonly #warned = new Set<string>();
 
   constructor(server: Pick<ServerArgs, "outputBase" | "workspace" | "argv">) {
@@ -94,7 +94,7 @@ export class TwoMachines implements Disposable {
     this.#arguments = new ArgumentReader(server, FILES);
   }
 
-  /** Keeps what is known for the next proxy, and stops watching. */
+  /** Writes the index for the next proxy, and stops watching. */
   [Symbol.dispose](): void {
     this.#sync.close();
   }
@@ -105,21 +105,22 @@ export class TwoMachines implements Disposable {
   }
 
   /**
-   * Looks at this machine's files before a command comes, while its client is busy with connecting: the developer started
-   * it after he had saved them. If it comes soon, it need not look again.
+   * Looks at this machine's files while the client is still connecting; the developer saved them before starting the
+   * client. A command that comes soon need not look again.
    *
-   * @param by The connection that it will come by: no other command may rely on the look, which others began before.
+   * @param by The command's connection. Other commands must not rely on this look, which may be older than their
+   * clients.
    */
   expect(by: object): void {
     const now = performance.now();
-    // Who connects again and again does not have us look all the time.
+    // At most one look per AHEAD_MS, however often clients connect.
     if (this.#ahead && now - this.#ahead.began < AHEAD_MS) return;
     const stop = new AbortController();
     const nothingNew = this.#sync.look(stop.signal).then((same) => same && this.#arguments.look());
     this.#ahead = { by, began: now, nothingNew, stop };
   }
 
-  /** Whether what a command uses is as the last one saw it, found out since its client connected. */
+  /** Whether what a command uses is unchanged since the last one, as found out since its client connected. */
   async #nothingNew(by: object): Promise<boolean> {
     const ahead = this.#ahead;
     if (ahead?.by !== by) return false;
@@ -134,8 +135,8 @@ export class TwoMachines implements Disposable {
   }
 
   /**
-   * Makes the agent have everything that the command uses. Throws an RbsError, or a StatusError (UNAVAILABLE) when the
-   * agent cannot be reached.
+   * Ensures that the agent has everything that the command uses. Throws an RbsError, or a StatusError (UNAVAILABLE)
+   * when the agent cannot be reached.
    *
    * @param args The RunRequest's arguments, as the client sent them.
    */
@@ -157,11 +158,11 @@ export class TwoMachines implements Disposable {
       return this.#sync.barrier({ ...waiting, outside, patienceMs, looked });
     };
     const named = roots.map(({ path }) => path);
-    // What only ends the server uses none of them, and shall not wait for them.
+    // `shutdown` uses no files, and must not wait for them.
     const needsFiles = command.command !== "shutdown";
     let linked = needsFiles ? await this.#followLinks(named, home, waiting) : [];
     let generation = needsFiles ? (await barrier(linked)).generation : "";
-    // Where links lead is known when they were looked at, and what is there may have links again.
+    // The targets of links are known after a look at the links, and may contain further links.
     while (needsFiles) {
       const before = new Set(linked.map(({ path }) => path));
       linked = await this.#followLinks(named, home, waiting);
@@ -171,7 +172,7 @@ export class TwoMachines implements Disposable {
     const asksForOutputs = changesOutputs(command.command) || command.externalSources.length > 0;
     const told = asksForOutputs ? await this.#home.tell(waiting.link) : undefined;
     const written = targets.filter(({ real }) => real !== undefined).flatMap(({ path, real }) => [path, real!]);
-    // What `mod tidy` writes: another command's barrier would put the former file back.
+    // `mod tidy` writes these: another command's barrier would restore the old file.
     const tidied = command.command === "mod" ? command.writes.files : [];
     const held = this.#sync.hold(
       needsFiles ? [...written, `${this.#server.workspace}/MODULE.bazel.lock`, ...tidied] : [],
@@ -182,14 +183,14 @@ export class TwoMachines implements Disposable {
     const parts = new ManifestParts();
     const streams = new NamedStreams(targets, waiting.signal);
     const missingTools = new MissingTools(), missingInputs = new MissingInputs();
-    // What the agent takes for told is with OutputsHome.take, which knows whether it came.
+    // OutputsHome.take knows whether what the agent counts as told has arrived.
     let cameHome = false;
-    // As Bazel's CleanCommand, which would remove the file that it writes to.
+    // Like Bazel's CleanCommand, which would remove the file that it writes to.
     const log = command.command === "clean" ? undefined : new CommandLog(this.#server.outputBase);
     return {
       onPrinted(text, where) {
         log?.write(text);
-        // The answer of a query says nothing of what is missing, and may be long.
+        // A query's standard output says nothing about missing files, and may be long.
         if (where === "stdout" && !changesOutputs(command.command)) return;
         missingTools.read(text);
         missingInputs.read(text);
@@ -242,11 +243,11 @@ export class TwoMachines implements Disposable {
         cameHome = parts.length > 0 || told === undefined;
         if (parts.length === 0) held.arrived([]);
         if (exitCode === 0 && command.expunge) return await this.#home.expunge(options);
-        // Tools look into it after their first command, which may be a query.
+        // Tools look into the output base after their first command, which may be a query.
         if (parts.length === 0) return needsFiles ? await this.#home.own() : undefined;
         if (exitCode !== ExitCode.INTERRUPTED) {
           return void await this.#home.take(parts, options).catch((e) => {
-            // Of a query the developer has seen all, and went: `bazel info | head`.
+            // After a query the developer has seen everything and left: `bazel info | head`.
             if (!waiting.signal.aborted || changesOutputs(command.command)) throw e;
           });
         }
@@ -254,7 +255,7 @@ export class TwoMachines implements Disposable {
         try {
           await this.#home.take(parts, { ...options, signal, interrupted: true });
         } catch (e) {
-          // It comes with the next command, and the exit code is that of Ctrl-C.
+          // The outputs come with the next command, and the exit code is that of Ctrl-C.
           if (!signal.aborted) waiting.say(`rbs: ${sentence(e)}\n`);
         }
       },
@@ -268,15 +269,16 @@ export class TwoMachines implements Disposable {
     };
   }
 
-  /** The agent has another workspace than we thought: the next {@link prepare} asks what it has. */
+  /** The agent's workspace differs from what is known: the next {@link prepare} asks what it has. */
   forget(): void {
     this.#sync.forget();
   }
 
   /**
-   * What symlinks lead to. As long as they are the same, and what was missing still is, it costs nothing.
+   * The targets of symlinks outside the workspace. Costs almost nothing while the links are unchanged and missing
+   * targets are still missing.
    *
-   * @param named What the command names outside of the workspace. Absolute.
+   * @param named What the command names outside of the workspace. Absolute paths.
    */
   async #followLinks(named: readonly string[], home: string | undefined, waiting: Waiting): Promise<OutsideRoot[]> {
     const { workspace, outputBase } = this.#server;
@@ -286,7 +288,7 @@ export class TwoMachines implements Disposable {
       before.trees.every((tree, i) => this.#sync.linksVersion(tree) === before.versions[i]) &&
       !before.missing.slice(0, MISSING_LOOKS).some(FILES.exists);
     if (isSame) return before.roots;
-    // As they were when their links were asked for: others may look, and find new ones, while this one waits.
+    // The versions at the time of each look: other commands may look and find new links meanwhile.
     const versions = new Map<string, number | undefined>();
     const found = await linkedRoots(from, {
       workspace,
@@ -298,7 +300,7 @@ export class TwoMachines implements Disposable {
         versions.set(root, this.#sync.linksVersion(root));
         return this.#sync.links(root);
       },
-      // What went once goes on, however large it grows.
+      // A target that was sent once is kept, however large it grows.
       holdsMore: async (path, limit) =>
         !before?.roots.some((root) => root.path === path) &&
         await holdsMore(path, limit, [workspace, outputBase], waiting.signal),
@@ -316,7 +318,7 @@ export class TwoMachines implements Disposable {
   }
 }
 
-/** This machine's file system, as far as arguments are concerned. */
+/** This machine's file system, as the arguments' readers use it. */
 const FILES = {
   readFile(path: string): string | undefined {
     try {
@@ -342,7 +344,7 @@ const FILES = {
   },
 };
 
-/** The target of a link that does not lead to a folder; undefined if there is no such link. */
+/** The target of a link that does not lead to a directory; undefined if there is no such link. */
 function readLink(path: string): string | undefined {
   try {
     if (!Deno.lstatSync(path).isSymlink || Deno.statSync(path).isDirectory) return undefined;
@@ -352,7 +354,7 @@ function readLink(path: string): string | undefined {
   }
 }
 
-/** Whether what is at a path holds more than a limit, without the folders of `leaveOut`. Symlinks in it are not followed. */
+/** Whether a path holds more than a limit, not counting `leaveOut`. Symlinks in it are not followed. */
 async function holdsMore(
   path: string,
   limit: FolderLimit,
@@ -369,7 +371,7 @@ async function holdsMore(
       if (!isDirectory) bytes -= size;
       else for (const { name } of Deno.readDirSync(at)) waiting.push(`${at}/${name}`);
     } catch {
-      // It is gone, or cannot be read, and then the sync says so.
+      // It is gone; or it is unreadable, which the sync reports.
     }
     if (--entries < 0 || bytes < 0 || entries < waiting.length) return true;
     if (pace.due) await pace.rest();

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { dirname, resolve } from "node:path";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 
-/** Follows symbolic links to the file that they mean, which need not be there. Absolute. */
+/** Follows symlinks to their final target, which need not exist. Absolute path. */
 export function followLinks(path: string): string {
   let at = resolve(path);
   for (let i = 0; i < 40; i++) {
@@ -15,7 +15,10 @@ export function followLinks(path: string): string {
   throw new RbsError(`${path} is a loop of symbolic links: fix it.`, { culprit: "caller" });
 }
 
-/** A text file's content; undefined when it is not there. Throws an RbsError for one that would not survive a rewrite. */
+/**
+ * A text file's content; undefined if it does not exist. Throws an RbsError for a file that would not survive a
+ * rewrite.
+ */
 export function readText(path: string): string | undefined {
   let bytes: Uint8Array;
   try {
@@ -35,8 +38,8 @@ export function readText(path: string): string | undefined {
 }
 
 /**
- * Replaces a file's content whole or not at all. Keeps its mode and, where permitted, its owner. A link stays a link:
- * its target is replaced.
+ * Replaces a file's content completely or not at all. Keeps its mode and, where permitted, its owner. If the path is a
+ * symlink, its target is replaced.
  */
 export function replaceText(path: string, text: string): void {
   const target = followLinks(path);
@@ -57,7 +60,7 @@ export function replaceText(path: string, text: string): void {
       if (old.uid !== made.uid || old.gid !== made.gid) {
         try {
           Deno.chownSync(fresh, old.uid, old.gid);
-        } catch { /* only root may; a user's own file that another made becomes the user's */ }
+        } catch { /* only root may; otherwise the file now belongs to the user */ }
       }
     }
     Deno.renameSync(fresh, target);
@@ -78,7 +81,7 @@ export function replaceText(path: string, text: string): void {
   }
 }
 
-/** Removes a file; a link to it stays. */
+/** Removes a file. If the path is a symlink, its target is removed. */
 export function removeFile(path: string): void {
   try {
     Deno.removeSync(followLinks(path));

@@ -15,29 +15,29 @@ import { findStartupOptions } from "./startup_options.ts";
 import { type CommandIo, runRemoteCommand, StaleServer } from "./remote_command.ts";
 import { type Settings, usage } from "./settings.ts";
 
-/** How often a server that turned out to be gone is asked for anew, and the pause before it in milliseconds. */
+/** Pauses before each new request for a server after the last one was gone, in milliseconds. */
 const RETRY_PAUSES_MS = [100, 500, 1500];
 
-/** Where a Bazel command happens. */
+/** Options of {@link runBazelCommand}. */
 export interface BazelCommandOptions {
   settings: Settings;
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
-  /** The user's. */
+  /** The user's environment. */
   env: Record<string, string>;
   io: CommandIo;
   progress: ProgressOutput;
-  /** Where RBS's proxy is: the javabase for a local Bazel client. Asked for only where one is needed. */
+  /** The directory of RBS's proxy, as the javabase for a local Bazel client. Called only when needed. */
   javabase(): string;
-  /** What the local Bazel calls itself; asked for only where an rc line depends on it. @default asks it */
+  /** The local Bazel's version label. Called only if an rc line depends on it. @default asks the local Bazel */
   bazelLabel?(): Promise<string | undefined>;
 }
 
 /**
- * Runs a Bazel command line on the workspace's build server, from any directory of the workspace: in the session itself,
- * or through the local client and our proxy where the session has only a copy of the workspace.
+ * Runs a Bazel command line on the workspace's build server, from any directory of the workspace: in the session
+ * itself, or through the local client and the proxy if the session has only a copy of the workspace.
  *
- * @param args What follows `bazel`.
+ * @param args The arguments after `bazel`.
  * @returns Bazel's exit code
  */
 export async function runBazelCommand(args: string[], options: BazelCommandOptions): Promise<number> {
@@ -45,7 +45,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   const say = (line: string) => options.progress.write(`${line}\n`);
   const locally = (reason: string) => runLocalBazel(args, reason, { say, signals: io.signals });
 
-  // Deno has put a replacement character where bytes were no UTF-8; Bazel would act on another name than was meant.
+  // Deno replaces bytes that are not UTF-8. Bazel would act on another name than the user's.
   const mangled = args.find((a) => a.includes("\ufffd"));
   if (mangled !== undefined) {
     throw usage(`The argument ${JSON.stringify(mangled)} is not valid UTF-8, which jbazel cannot pass on.`);
@@ -84,7 +84,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
     }
     const heartbeats = new AbortController();
     try {
-      // The command's start is what the user waits for; the first heartbeat goes out beside it.
+      // The user waits for the command's start, so the first heartbeat is not awaited.
       orchestrator.heartbeat(server.response.session!, heartbeats.signal);
       orchestrator.renewKeys();
       return await runRemoteCommand(
@@ -115,7 +115,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
     }
   }
 
-  /** Only when no server could be had; never for a command that may have begun. */
+  /** Only when there is no server; never for a command that may have begun. */
   async function fallBack(thrown: unknown): Promise<number> {
     const e = await explainUnreachable(thrown, settings, installCommand(options.javabase(), settings.orchestrator));
     if (
@@ -125,7 +125,7 @@ export async function runBazelCommand(args: string[], options: BazelCommandOptio
   }
 }
 
-/** The output base that the stock client would use for this command line, so that both find the same server. */
+/** The output base of the stock client for this command line, so that both find the same server. */
 async function stockOutputBase(workspace: string, args: string[], options: BazelCommandOptions): Promise<string> {
   const command = args.findIndex((a) => !a.startsWith("-"));
   const typed = args.slice(0, command < 0 ? args.length : command).map((option) => ({ option, file: "" }));
@@ -138,7 +138,7 @@ async function stockOutputBase(workspace: string, args: string[], options: Bazel
   return outputBase(workspace, [...found, ...typed], (n) => options.env[n]);
 }
 
-/** Asks for the server while the user sees why it takes time, and may leave. */
+/** Requests the server while the user sees progress, and can interrupt. */
 async function waitForServer(
   options: BazelCommandOptions,
   request: (onStep: (description: string) => void, signal: AbortSignal) => Promise<BuildServer | "synced">,

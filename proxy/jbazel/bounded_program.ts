@@ -10,28 +10,28 @@ export interface BoundedResult {
   stderr: string;
 }
 
-/** Where it runs. */
+/** Options of {@link runBounded}. */
 export interface BoundedOptions {
-  /** Absolute. */
+  /** Absolute path. */
   cwd: string;
-  /** Beside the environment of a local Bazel. */
+  /** Added to the environment of a local Bazel. */
   env?: Record<string, string>;
   timeoutMs: number;
   signals: SignalSource;
-  /** Hears each line of the error output as it comes. */
+  /** Called with each line of the error output. */
   onErrorLine(line: string): void;
 }
 
-/** Of what a program writes, the last so many characters are kept. */
+/** Number of characters kept of each output, from its end. */
 const KEPT = 1 << 20;
-/** A program that was asked to end has this long. Milliseconds. */
+/** How long a program has to end after SIGTERM. Milliseconds. */
 const GRACE_MS = 5_000;
-/** What a program has left running may hold its outputs open. Milliseconds. */
+/** How long to wait for processes that hold the program's outputs open after its end. Milliseconds. */
 const DRAIN_MS = 500;
 
 /**
- * Runs a program without input to its end, for some time at most; a signal ends it sooner. It never outlives the call.
- * Throws what Deno throws for a program that cannot be started.
+ * Runs a program without input until it ends or times out; a signal ends it sooner. The program never outlives the
+ * call. Throws Deno's errors if it cannot be started.
  */
 export async function runBounded(program: string, args: string[], options: BoundedOptions): Promise<BoundedResult> {
   const child = new Deno.Command(program, {
@@ -67,7 +67,7 @@ export async function runBounded(program: string, args: string[], options: Bound
   return { outcome, code, stdout: out.text, stderr: err.text };
 }
 
-/** What a program has written last. */
+/** Collects the end of a program's output. */
 class Collected {
   text = "";
   readonly end: Promise<void>;

@@ -1,4 +1,4 @@
-/** What can be wrong on a machine, one function each, and how to fix it. */
+/** What can be wrong on a machine, one function per check, and how to fix it. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { X509Certificate } from "node:crypto";
 import { statfsSync } from "node:fs";
@@ -27,36 +27,36 @@ import type { Standing } from "./standing.ts";
 import { findStartupOptions } from "./startup_options.ts";
 import type { Settings } from "./settings.ts";
 
-/** What a check found out. */
+/** The result of a check. */
 export interface Finding {
-  /** "skip": there was nothing to look at yet, or what is wrong there is said by another check. */
+  /** "skip": there was nothing to check yet, or another check reports the problem. */
   level: "ok" | "warn" | "FAIL" | "skip";
   text: string;
-  /** What to do about it. */
+  /** How to fix it. */
   fix?: string;
-  /** The command line that does it, as a person can type it. */
+  /** The command line for that, as a user can type it. */
   command?: string;
 }
 
-/** What the checks look at. */
+/** The input of the checks. */
 export interface DoctorContext {
   settings: Settings;
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
-  /** The javabase that belongs to this jbazel. Absolute. */
+  /** The javabase that belongs to this jbazel. Absolute path. */
   javabase: string;
   env(name: string): string | undefined;
   run: RunProgram;
-  /** @default those of this machine */
+  /** @default this machine's */
   systemRcFiles?: string[];
   /** The effective user. */
   uid: number | null;
-  /** How a person calls jbazel here. */
+  /** The command by which the user calls jbazel. */
   self: string;
   standing: Standing;
 }
 
-/** A name and a check. A check that throws has failed. */
+/** A name and a check. A check that throws counts as failed. */
 type Check = [name: string, check: (context: DoctorContext) => Promise<Finding> | Finding];
 
 const ok = (text: string): Finding => ({ level: "ok", text });
@@ -158,7 +158,7 @@ function diskSpace({ settings }: DoctorContext): Finding {
 }
 
 const DAY_MS = 86_400_000;
-/** Programs renew certificates long before. */
+/** Programs renew certificates long before this. */
 const EXPIRY_WARNING_DAYS = 5;
 
 function key({ settings, standing, self }: DoctorContext): Finding {
@@ -195,16 +195,16 @@ function key({ settings, standing, self }: DoctorContext): Finding {
   }
 }
 
-/** How a sentence goes on that says what to do. */
+/** Matches a sentence that ends with what to do. */
 const DEED = /^(.*?)(?:: |\. )((?:ask|correct|make|remove|run|see|set|start|use)\b.*?)\.?$/is;
 
-/** The finding of an error that says what is wrong and, mostly, what to do. */
+/** The finding for an error, split into the problem and, mostly, the remedy. */
 function unusable(e: unknown): Finding {
   const [, what, fix] = DEED.exec(sentence(e)) ?? [];
   return fail(what ?? sentence(e), fix);
 }
 
-/** Nobody renews an authority: a person has to. */
+/** An authority is not renewed automatically. */
 const AUTHORITY_WARNING_DAYS = 30;
 
 function authority({ settings, standing }: DoctorContext): Finding {
@@ -222,7 +222,7 @@ function authority({ settings, standing }: DoctorContext): Finding {
     : "ask the orchestrator's operator for a new authority and a token, then run jbazel login";
   let ends: number;
   try {
-    // While one takes another's place there are both.
+    // While an authority is being replaced, there are two.
     const all = text.match(/-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----/gs) ?? [];
     if (all.length === 0) return fail(`${file} holds no certificate`, fix);
     ends = Math.max(...all.map((pem) => new X509Certificate(pem).validToDate.getTime()));
@@ -299,7 +299,7 @@ function clock({ settings, javabase }: DoctorContext): Finding {
   return ok(new Date().toISOString());
 }
 
-/** The version of a Bazel by what `--version` prints; 0 for what tells none, as Debian's build. */
+/** The major version in the output of `--version`; 0 if there is none, as for Debian's build. */
 const majorVersion = (text: string): number => Number(/(\d+)\.\d+/.exec(text)?.[1] ?? 0);
 
 async function bazel({ run, uid }: DoctorContext): Promise<Finding> {
@@ -315,7 +315,7 @@ async function bazel({ run, uid }: DoctorContext): Promise<Finding> {
   return ok(name === "bazel no_version" ? "a bazel that does not tell its version, such as Debian's" : name);
 }
 
-/** Where Bazel's own files lie: its embedded JDK and its sandbox. */
+/** The directory of Bazel's own files: its embedded JDK and its sandbox. */
 async function installBase(context: DoctorContext): Promise<string | undefined> {
   const { workspace, options } = await rcOptions(context);
   const explicit = lastOption(options, "install_base")?.value;
@@ -345,7 +345,7 @@ async function jdk(context: DoctorContext): Promise<Finding> {
   const { outcome, stderr } = await context.run("java", ["-version"]);
   if (outcome !== "ran") {
     if (home) return ok(`${home}, by JAVA_HOME`);
-    // A Bazel from its makers brings its own JDK and unpacks it when it first runs.
+    // An upstream Bazel brings its own JDK and unpacks it on its first run.
     return base
       ? fail(
         "there is no JDK for Bazel",
@@ -362,7 +362,7 @@ async function jdk(context: DoctorContext): Promise<Finding> {
     : ok(text);
 }
 
-/** How a session's mount namespace is made, as nearly as a test can be without one: by root and by others. */
+/** The command that makes a session's mount namespace, as nearly as a test can, for root and for others. */
 function namespaceCommand(uid: number | null, program: string[]): [string, string[]] {
   const mounts = ["--die-with-parent", "--dev-bind", "/", "/", "--bind", "/tmp", "/tmp"];
   return uid === 0
@@ -436,7 +436,7 @@ async function javabase(context: DoctorContext): Promise<Finding> {
   if (state !== "ours") {
     return fail(`${program} is ${state}`, 'make it with "deno task compile", or set RBS_JAVABASE', compile);
   }
-  // Without a Bazel client's arguments it says what it is.
+  // Without a Bazel client's arguments it prints what it is.
   const { outcome, stdout, stderr } = await context.run(program, []);
   if (outcome === "missing") return warn(`${program} is there, but this jbazel may not run it`);
   if (outcome === "timeout") return fail(`${program} does not answer`, anew, compile);
@@ -489,7 +489,7 @@ function workspaceFound({ workingDirectory }: DoctorContext): Finding {
 
 async function leftovers(context: DoctorContext): Promise<Finding> {
   const { workspace, options } = await rcOptions(context);
-  // A proxy ends when its workspace vanishes; one that has not is worth a look.
+  // A proxy ends when its workspace vanishes; one that has not is a leftover.
   const { stdout } = await context.run("ps", ["-A", "-ww", "-o", "pid=,args="]);
   const stale = stdout.split("\n").flatMap((line) => {
     const pid = /^\s*(\d+)/.exec(line)?.[1];
@@ -518,12 +518,12 @@ function isDirectory(path: string): boolean {
   try {
     return Deno.statSync(path).isDirectory;
   } catch (e) {
-    // What may not be looked at may well be there.
+    // What may not be read may still exist.
     return !(e instanceof Deno.errors.NotFound);
   }
 }
 
-/** All of them, in the order in which a person fixes things. */
+/** All checks, in the order in which a user fixes problems. */
 export const CHECKS: Check[] = [
   ["loopback", loopback],
   ["localhost", localhost],

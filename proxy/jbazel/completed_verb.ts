@@ -1,17 +1,17 @@
 /** An option of a verb. */
 export interface CompletedOption {
-  /** With the dashes. */
+  /** With dashes. */
   names: string[];
   description: string;
-  /** What follows it. */
+  /** The kind of its value. */
   value: "none" | "file" | "directory" | "other";
 }
 
-/** A verb of jbazel's own. */
+/** One of jbazel's own verbs. */
 export interface CompletedVerb {
   name: string;
   description: string;
   options: CompletedOption[];
-  /** What may follow that is no option. */
+  /** The possible arguments. */
   words: readonly string[];
 }

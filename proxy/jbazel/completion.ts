@@ -1,10 +1,10 @@
-/** What there is to complete of jbazel's own command lines; everything else is completed as Bazel's. */
+/** Completion of jbazel's own command lines; everything else is completed as Bazel's. */
 import type { CompletedVerb } from "./completed_verb.ts";
 import { bashCompletion } from "./completion_bash.ts";
 import { fishCompletion } from "./completion_fish.ts";
 import { zshCompletion } from "./completion_zsh.ts";
 
-/** The shells that completions can be printed for. */
+/** Shells with completion scripts. */
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 export type Shell = typeof SHELLS[number];
 
@@ -14,7 +14,7 @@ const GENERATORS: Record<Shell, (verbs: CompletedVerb[]) => string> = {
   fish: fishCompletion,
 };
 
-/** The script that a shell reads, so that it completes jbazel's command lines. Without a newline at its end. */
+/** The completion script for a shell, without a newline at its end. */
 export function completionScript(shell: Shell, verbs: CompletedVerb[]): string {
   return GENERATORS[shell](verbs).trimEnd();
 }

@@ -59,7 +59,7 @@ function wordsOf({ options, words }: CompletedVerb): string {
   return [...words, ...options.flatMap((o) => o.names)].join(" ");
 }
 
-/** What follows an option that takes a value. */
+/** The values of options. */
 function valueCases(verbs: CompletedVerb[]): string {
   const actions = { file: "-f", directory: "-d" } as const;
   return verbs.flatMap(({ name, options }) =>

@@ -1,6 +1,6 @@
 import type { CompletedOption, CompletedVerb } from "./completed_verb.ts";
 
-/** The script for zsh: to be sourced, or to be a file \`_jbazel\` of the fpath. */
+/** The script for zsh: to be sourced, or saved as a file \`_jbazel\` of the fpath. */
 export function zshCompletion(verbs: CompletedVerb[]): string {
   return `\
 #compdef jbazel

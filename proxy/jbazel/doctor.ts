@@ -4,14 +4,14 @@ import { type NamedFinding, nextStep, renderReport } from "./doctor_report.ts";
 import { Progress, type ProgressOutput } from "./progress.ts";
 import { findStanding } from "./standing.ts";
 
-/** Where the doctor works. */
+/** Options of {@link runDoctor}. */
 export interface DoctorOptions extends Omit<DoctorContext, "standing"> {
   json: boolean;
   say(line: string): void;
   progress: ProgressOutput;
 }
 
-/** Runs every check and shows what it found. @returns the exit code: 1 if anything failed */
+/** Runs all checks and shows the findings. @returns the exit code: 1 if a check failed */
 export async function runDoctor(options: DoctorOptions): Promise<number> {
   const { say } = options;
   const findings = withoutRepetitions(await runChecks(options));
@@ -37,7 +37,7 @@ async function runChecks(options: DoctorOptions): Promise<NamedFinding[]> {
       return { name, ...unexpected(e) };
     } finally {
       pending.delete(name);
-      // Where lines stay, one is enough.
+      // Where lines are not redrawn, one is enough.
       const isRedrawn = options.progress.columns() !== undefined;
       if (isRedrawn && pending.size > 0) progress.step(`checking ${[...pending].join(", ")}`);
     }
@@ -49,7 +49,7 @@ function unexpected(e: unknown): Finding {
   return { level: "FAIL", text: sentence(e), fix };
 }
 
-/** Says each cause once: who finds what an earlier check has found only refers to it. */
+/** Reports each cause once: a finding with the same text as an earlier one only refers to it. */
 function withoutRepetitions(findings: NamedFinding[]): NamedFinding[] {
   return findings.map((f, i) => {
     const first = findings.findIndex((other) => other.level === f.level && other.text === f.text);

@@ -6,15 +6,15 @@ import { renderTable } from "./table.ts";
 /** A finding with the name of its check. */
 export type NamedFinding = Finding & { name: string };
 
-/** What a person does next. */
+/** The user's next step. */
 export interface NextStep {
-  /** What must be done by hand before; null: nothing. */
+  /** What must be done by hand first; null if nothing. */
   first: string | null;
   /** The command line to run. */
   command: string;
 }
 
-/** The one thing to do next: what fixes the first failure, or a build where nothing failed. */
+/** The next step: what fixes the first failure, or a build if nothing failed. */
 export function nextStep(
   findings: NamedFinding[],
   { self, workingDirectory }: { self: string; workingDirectory: string },
@@ -55,7 +55,7 @@ function rows(findings: NamedFinding[]): string[] {
   return renderTable(findings.map((f) => [f.name, oneLine(f.text)]));
 }
 
-/** The findings by what is to be done about them: one deed may fix several. */
+/** Groups the findings by remedy, since one remedy may fix several. */
 function groups(title: string, findings: NamedFinding[]): string[] {
   if (findings.length === 0) return [];
   const byDeed = Map.groupBy(findings, (f) => f.command ?? f.fix ?? f.name);

@@ -1,12 +1,12 @@
-/** What our launcher sets for Deno, and not the user for Bazel. */
+/** Variables that the launcher sets for Deno, and not the user for Bazel. */
 const LAUNCHER_VARIABLES = new Set(["DENO_DIR", "DENO_NO_UPDATE_CHECK"]);
-/** Before the names of the user's variables that a launcher hides from Deno, such as NODE_EXTRA_CA_CERTS. */
+/** Prefix of the user's variables that a launcher hides from Deno, such as NODE_EXTRA_CA_CERTS. */
 export const HIDDEN_PREFIX = "RBS_USER_ENV_";
 
 /**
- * The environment that a Bazel command gets: the user's whole one, since actions, repository rules and programs under
- * `bazel run` may look at any of it, but without what steers RBS itself. (Variables whose names or values are not UTF-8
- * cannot be read by Deno and are left out.)
+ * The environment of a Bazel command: the user's whole environment, since actions, repository rules and programs under
+ * `bazel run` may read any of it, without RBS's own variables. (Deno cannot read variables whose names or values are
+ * not UTF-8; they are left out.)
  */
 export function commandEnvironment(env: Record<string, string>): Record<string, string> {
   const entries = Object.entries(env);
@@ -18,8 +18,7 @@ export function commandEnvironment(env: Record<string, string>): Record<string, 
 }
 
 /**
- * The environment for a local program. Deno lets no program start with the dynamic linker's variables unless it may run
- * every program.
+ * The environment for a local program. Deno passes the dynamic linker's variables only if it may run every program.
  */
 export function withoutLinkerVariables(env: Record<string, string>): Record<string, string> {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !isLinkerVariable(name)));

@@ -26,7 +26,7 @@ import type { SignalSource } from "./signals.ts";
 export type Responses = AsyncIterable<MessageInitShape<typeof ExecuteCommandResponseSchema>>;
 export type Behaviour = (requests: AsyncIterator<ExecuteCommandRequest>, context: CallContext) => Responses;
 
-/** A temporary folder with a workspace and a state directory in it; removed by scope. */
+/** A temporary directory with a workspace and a state directory; removed with the scope. */
 export class TestPlace implements Disposable {
   readonly root = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "jbazel test " }));
   readonly workspace = `${this.root}/ws`;
@@ -43,13 +43,13 @@ export class TestPlace implements Disposable {
   }
 }
 
-/** Names the agent in its certificate. */
+/** The agent id in its certificate. */
 const AGENT_ID = "a".repeat(32);
 
-/** An agent that does with a command what `behaviour` says. */
+/** An agent that handles commands by `behaviour`. */
 export class FakeAgent implements AsyncDisposable {
   readonly server: RpcServer;
-  /** Calls below it are refused. */
+  /** Calls with a lower epoch are refused. */
   epoch = 1;
   calls = 0;
 
@@ -85,13 +85,13 @@ export class FakeAgent implements AsyncDisposable {
   }
 }
 
-/** An orchestrator whose sessions are all served by one agent. The place's user is "ada" to it. */
+/** An orchestrator whose sessions are all served by one agent. Its user is "ada". */
 export class FakeOrchestrator implements AsyncDisposable {
   readonly requests: GetServerRequest[] = [];
   readonly heartbeats: string[] = [];
   sessions: MessageInitShape<typeof SessionSchema>[] = [];
   warnings: string[] = [];
-  /** Whether its agents have copies of workspaces only. */
+  /** Whether its agents have only copies of workspaces. */
   synced = false;
   /** Runs before the answer to GetServerStream. */
   before: (
@@ -183,7 +183,7 @@ export class TestSignals implements SignalSource {
     return () => set.delete(listener);
   }
 
-  /** @returns how many listened */
+  /** @returns how many listeners there were */
   send(signal: Deno.Signal): number {
     const listeners = [...this.#listeners.get(signal) ?? []];
     for (const listener of listeners) listener();
@@ -191,7 +191,7 @@ export class TestSignals implements SignalSource {
   }
 }
 
-/** A command's surroundings, as a test sees them. */
+/** A command's surroundings in a test. */
 export class TestIo implements CommandIo {
   readonly signals = new TestSignals();
   readonly #input = new TransformStream<Uint8Array, Uint8Array>();

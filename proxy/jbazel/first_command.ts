@@ -13,36 +13,36 @@ import type { SignalSource } from "./signals.ts";
 import { findStanding } from "./standing.ts";
 import { findStartupOptions } from "./startup_options.ts";
 
-/** What `jbazel setup` knows when the settings are written. */
+/** Input of {@link tryFirstCommand}. */
 export interface FirstCommandContext {
   settings: Settings;
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
-  /** The javabase that was set up. Absolute. */
+  /** The javabase that was set up. Absolute path. */
   javabase: string;
   env(name: string): string | undefined;
   say(line: string): void;
   warn(sentence: string): void;
   progress: ProgressOutput;
   signals: SignalSource;
-  /** @default those of this machine */
+  /** @default this machine's */
   systemRcFiles?: string[];
   /** @default the one on the PATH */
   bazel?: string;
-  /** How long the command may take. @default 3 minutes */
+  /** Timeout of the command. @default 3 minutes */
   timeoutMs?: number;
 }
 
-/** Cheap, changes nothing, and needs the build server: Bazel's own answer comes from there. */
+/** Cheap, changes nothing, and needs the build server, which answers it. */
 const COMMAND = ["info", "release"];
 const SHOWN = `bazel ${COMMAND.join(" ")}`;
 const TIMEOUT_MS = 180_000;
 const STAYS = "The settings stay written";
 
 /**
- * Proves that the stock bazel works through RBS, by a first command. Says why where that cannot be tried yet.
+ * Shows by a first command that the stock bazel works through RBS. Says why if it cannot be tried yet.
  *
- * @throws {RbsError} when it was tried and does not work
+ * @throws {RbsError} if it was tried and does not work
  */
 export async function tryFirstCommand(context: FirstCommandContext): Promise<void> {
   const { workingDirectory, javabase, env, say, warn, systemRcFiles } = context;
@@ -77,7 +77,7 @@ export async function tryFirstCommand(context: FirstCommandContext): Promise<voi
   say("Next: `bazel build //...`");
 }
 
-/** Why a first command makes no sense yet; undefined where it does. */
+/** Why a first command makes no sense yet; undefined if it does. */
 async function obstacle(
   { settings, javabase }: FirstCommandContext,
   options: RcStartupOption[],
@@ -97,11 +97,11 @@ async function runFirstCommand(workspace: string, context: FirstCommandContext):
   try {
     return await runBounded(context.bazel ?? "bazel", COMMAND, {
       cwd: workspace,
-      // What was built on this machine instead would prove nothing.
+      // A local build would prove nothing.
       env: { RBS_FALLBACK: "error" },
       timeoutMs: context.timeoutMs ?? TIMEOUT_MS,
       signals: context.signals,
-      // The proxy's lines end in its own time.
+      // The proxy's lines end with their own time.
       onErrorLine: (line) => progress.step(`${SHOWN}: ${line.replace(/^rbs: /, "").replace(/ \d+\.\ds$/, "")}`),
     });
   } catch (cause) {
@@ -114,7 +114,7 @@ async function runFirstCommand(workspace: string, context: FirstCommandContext):
   }
 }
 
-/** Throws unless the command has done its work. */
+/** Throws unless the command succeeded. */
 function judge({ outcome, code, stderr }: BoundedResult, workspace: string, timeoutMs: number): void {
   if (outcome === "interrupted") {
     throw new RbsError(`Interrupted while \`${SHOWN}\` was tried. ${STAYS}: --remove takes them out.`, {
@@ -137,7 +137,7 @@ function judge({ outcome, code, stderr }: BoundedResult, workspace: string, time
   }
 }
 
-/** The line of Bazel's output that tells most. */
+/** The most informative line of Bazel's output. */
 function why(stderr: string): string {
   const lines = stderr.split("\n").map((line) => oneLine(line).trim()).filter((line) => line !== "");
   const telling = lines.findLast((line) => /^(rbs: |ERROR: |FATAL: )/.test(line)) ?? lines.at(-1);

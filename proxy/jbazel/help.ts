@@ -3,10 +3,10 @@ import { DEVELOPER_VARIABLES } from "./variables.ts";
 /** jbazel's own version; `jbazel version` is Bazel's. */
 export const VERSION = "0.1.0";
 
-/** The column at which the explanation of a variable begins, and the last one of a line. */
+/** The column of a variable's explanation, and the width of a line. */
 const COLUMN = 25, WIDTH = 120;
 
-/** A paragraph in lines of at most {@link WIDTH} characters, all but the first one indented. */
+/** Wraps a paragraph at {@link WIDTH} characters, with all lines but the first indented. */
 function paragraph(text: string): string {
   const lines = [""];
   for (const word of text.split(" ")) {
@@ -21,7 +21,7 @@ const VARIABLES = DEVELOPER_VARIABLES.map(({ name, what, standard }) =>
   `  ${name.padEnd(COLUMN - 2)}${paragraph(`${what} (default: ${standard})`)}`
 ).join("\n");
 
-/** What `jbazel --help` prints. */
+/** The output of `jbazel --help`. */
 export const HELP = `jbazel: runs Bazel on a warm build server
 
 New here? "jbazel doctor" looks at this machine and ends with the one command to run next.

@@ -1,8 +1,8 @@
-/** The verbs that are jbazel's own; everything else is Bazel's. */
+/** jbazel's own verbs; everything else is Bazel's. */
 export const VERBS = ["setup", "login", "status", "doctor", "completion"] as const;
 export type Verb = typeof VERBS[number];
 
-/** What a command line asks for. */
+/** A parsed command line. */
 export type Invocation =
   | { kind: "help" }
   | { kind: "version" }
@@ -10,8 +10,8 @@ export type Invocation =
   | { kind: "bazel"; args: string[] };
 
 /**
- * Tells jbazel's own command lines from Bazel's, which are never looked into any further: only the first word decides,
- * so that startup options, commands of coming Bazel versions and everything after `--` pass untouched.
+ * Separates jbazel's own command lines from Bazel's. Only the first word decides, so that startup options, commands of
+ * future Bazel versions and everything after `--` pass unchanged.
  */
 export function parseInvocation(args: string[]): Invocation {
   const [first, ...rest] = args;
@@ -21,16 +21,16 @@ export function parseInvocation(args: string[]): Invocation {
   return verb ? { kind: "verb", verb, args: rest } : { kind: "bazel", args };
 }
 
-/** Commands of which the Bazel client never reads its standard input. */
+/** Commands for which the Bazel client never reads standard input. */
 const DEAF_COMMANDS = new Set(
   ("analyze-profile aquery build canonicalize-flags clean config coverage cquery dump fetch help info license " +
     "mobile-install mod print_action query shutdown sync test vendor version").split(" "),
 );
 
 /**
- * Whether a Bazel command line may read its standard input: `run` does, for the program that it starts. For the others
- * it stays unread, as with the stock client: it is the rest of a shell loop's list, or what the user types for the next
- * prompt. A command that is not known counts as reading.
+ * Whether a Bazel command line may read standard input: `run` does, for the program that it starts. For the others it
+ * stays unread, as with the stock client: it may be the rest of a shell loop's list, or input for the next prompt.
+ * Unknown commands count as reading.
  */
 export function readsStdin(args: string[]): boolean {
   const command = args.find((a) => !a.startsWith("-"));

@@ -1,9 +1,9 @@
 import { join, resolve } from "node:path";
 
-/** How far a javabase is what it should be. */
+/** The state of a javabase. */
 export type JavabaseState = "ours" | "missing" | "not executable" | "another program";
 
-/** What stands in our launcher near its beginning; a JDK's `java` has it nowhere near. */
+/** A text near the start of our launcher; a JDK's `java` does not have it there. */
 const LAUNCHER_MARK = "rbs";
 
 /**
@@ -21,7 +21,7 @@ export function defaultJavabase(program: string): string {
   return real.endsWith(".ts") ? resolve(real, "../../../dist/javabase") : resolve(real, "../javabase");
 }
 
-/** Looks at `<javabase>/bin/java`, without running it. */
+/** Examines `<javabase>/bin/java` without running it. */
 export function inspectJavabase(javabase: string): JavabaseState {
   const program = join(javabase, "bin", "java");
   try {
@@ -32,7 +32,7 @@ export function inspectJavabase(javabase: string): JavabaseState {
     using file = Deno.openSync(program);
     const length = file.readSync(head) ?? 0;
     const text = new TextDecoder("latin1").decode(head.subarray(0, length));
-    // A launcher is a script that names us; a compiled program cannot be told apart by a look.
+    // A launcher is a script that contains our name; compiled programs cannot be distinguished.
     return text.startsWith("#!") && !text.toLowerCase().includes(LAUNCHER_MARK) ? "another program" : "ours";
   } catch {
     return "missing";

@@ -4,17 +4,17 @@ import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { inspectJavabase } from "./javabase.ts";
 import type { SignalSource } from "./signals.ts";
 
-/** Where a local Bazel runs. */
+/** The surroundings of a local Bazel. */
 export interface LocalIo {
-  /** Shows the user a line. */
+  /** Shows a line to the user. */
   say(line: string): void;
   signals: SignalSource;
 }
 
 /**
- * Runs the Bazel of this machine in place of the build server's, connected to our own input and outputs.
+ * Runs this machine's Bazel instead of the build server's, connected to jbazel's own input and outputs.
  *
- * @param reason Why; the user reads it.
+ * @param reason Shown to the user.
  * @returns Bazel's exit code
  */
 export async function runLocalBazel(args: string[], reason: string, io: LocalIo): Promise<number> {
@@ -30,9 +30,10 @@ export async function runLocalBazel(args: string[], reason: string, io: LocalIo)
 }
 
 /**
- * Runs the Bazel client of this machine with RBS's proxy as its server. @returns Bazel's exit code
+ * Runs this machine's Bazel client with RBS's proxy as its server.
  *
- * @param javabase Where the proxy is.
+ * @param javabase The directory of the proxy.
+ * @returns Bazel's exit code
  */
 export async function runThroughProxy(args: string[], javabase: string, io: LocalIo): Promise<number> {
   if (inspectJavabase(javabase) === "missing") {
@@ -43,7 +44,7 @@ export async function runThroughProxy(args: string[], javabase: string, io: Loca
   }
   const { env, without } = localEnvironment();
   if (without) io.say(`rbs: running bazel${without}.`);
-  // The first of the startup options: one of the user's own still counts.
+  // First among the startup options, so that one of the user's still overrides it.
   const all = [`--server_javabase=${javabase}`, ...args];
   return await run(all, env, io, NO_CLIENT);
 }
@@ -52,9 +53,9 @@ const NO_CLIENT =
   "There is no bazel on PATH, and with --workspace=synced at the orchestrator jbazel needs one to send your workspace: " +
   "install Bazel or Bazelisk on this machine.";
 
-/** What a local Bazel gets of our environment, and " (without …)" where that is not all. */
+/** The environment for a local Bazel, and " (without …)" if variables are left out. */
 export function localEnvironment(): { env: Record<string, string>; without: string } {
-  // The local Bazel may meet the proxy, by the user's bazelrc: RBS's own variables are for it.
+  // A local Bazel may use the proxy through the user's bazelrc, which needs RBS's own variables.
   const all = Deno.env.toObject();
   const own = Object.entries(all).filter(([name]) => name.startsWith("RBS_") && !name.startsWith(HIDDEN_PREFIX));
   const env = { ...commandEnvironment(all), ...Object.fromEntries(own) };
@@ -65,7 +66,7 @@ export function localEnvironment(): { env: Record<string, string>; without: stri
   };
 }
 
-/** @param missing The sentence for when there is no bazel. */
+/** @param missing The error if there is no bazel. */
 async function run(args: string[], env: Record<string, string>, io: LocalIo, missing: string): Promise<number> {
   let child: Deno.ChildProcess;
   try {
@@ -86,7 +87,7 @@ async function run(args: string[], env: Record<string, string>, io: LocalIo, mis
     );
   }
   using cleanup = new DisposableStack();
-  // The terminal's keys reach the child by themselves; a signal to this process alone does not.
+  // The child gets the terminal's keys itself, but not a signal to this process alone.
   for (const signal of ["SIGINT", "SIGQUIT"] as const) cleanup.defer(io.signals.on(signal, () => {}));
   for (const signal of ["SIGTERM", "SIGHUP"] as const) {
     cleanup.defer(io.signals.on(signal, () => {

@@ -6,18 +6,19 @@ import { holderFile, readCredentials, userOf, writeCredentials } from "../../pro
 import { orchestratorError } from "./orchestrator_session.ts";
 import { usage } from "./settings.ts";
 
-/** Where it happens. */
+/** Input of {@link runLogin}. */
 export interface LoginContext {
-  /** Absolute. */
+  /** Absolute path. */
   stateDirectory: string;
-  /** Reads the token: a line that was typed or piped in. Undefined: there is none. */
+  /** Reads the token: a line that was typed or piped in. Undefined if there is none. */
   readToken(): Promise<string | undefined>;
   say(line: string): void;
 }
 
 /**
- * Makes this machine's user known to an orchestrator: a key is made here, and certified for a token of `orchestrator
- * enrol`. @returns the exit code. Throws an RbsError.
+ * Enrols this machine's user at an orchestrator: makes a key, and gets a certificate for a token of `orchestrator
+ * enrol`. Throws an RbsError.
+ * @returns the exit code
  */
 export async function runLogin({ stateDirectory, readToken, say }: LoginContext): Promise<number> {
   const typed = (await readToken() ?? "").trim();
@@ -42,7 +43,7 @@ export async function runLogin({ stateDirectory, readToken, say }: LoginContext)
   } catch (e) {
     throw orchestratorError(e, address);
   }
-  // What the answer says to trust is the authority that the token names, and no other.
+  // Trust only the authority that the token names, whatever the answer says.
   writeCredentials(stateDirectory, "user", { ...credentials, authorities });
   const held = readCredentials(stateDirectory);
   if (held.identity.kind !== "user") throw new RbsError("login: the orchestrator has certified something else.");

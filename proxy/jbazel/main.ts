@@ -1,4 +1,4 @@
-/** jbazel: the command that a person types to set up, inspect and drive RBS, and to run Bazel on its build server. */
+/** jbazel: sets up, inspects and drives RBS, and runs Bazel on its build server. */
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { runBazelCommand } from "./bazel_command.ts";
 import { HELP, VERSION } from "./help.ts";
@@ -11,7 +11,7 @@ import { readSettings, usage } from "./settings.ts";
 import { processSignals } from "./signals.ts";
 import { openTerminal } from "./terminal.ts";
 
-/** Where this jbazel is. */
+/** The path or URL of this jbazel. */
 const program = () => Deno.build.standalone ? Deno.execPath() : import.meta.url;
 /** The javabase that belongs to it. */
 const ownJavabase = () => defaultJavabase(program());
@@ -31,7 +31,7 @@ async function main(args: string[]): Promise<number> {
       writeTextSync(Deno.stdout, `jbazel ${VERSION}\n`);
       return 0;
     case "verb": {
-      // Loaded only when needed: a Bazel command should not wait for it.
+      // Loaded only when needed, so that a Bazel command does not wait for it.
       const { runVerb } = await import("./verbs.ts");
       return await runVerb(invocation.verb, invocation.args, {
         workingDirectory: workingDirectory(),
@@ -89,5 +89,5 @@ try {
   if (Deno.env.get("RBS_DEBUG")) console.error(e);
   exitCode = e instanceof RbsError ? e.exitCode : 1;
 }
-// Open connections and a pending read of standard input must not keep it.
+// Open connections and a pending read of standard input must not keep the process alive.
 Deno.exit(exitCode);

@@ -3,24 +3,24 @@ import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.t
 import { installCommand, orchestratorProgram, portOf } from "./orchestrator_program.ts";
 import type { RunProgram } from "./programs.ts";
 
-/** What `jbazel setup` knows when it is done. */
+/** Input of {@link offerOrchestrator}. */
 export interface OfferContext {
-  /** "HOST:PORT", or several with commas between them. */
+  /** "HOST:PORT", or several separated by commas. */
   orchestrator: string;
-  /** The javabase that was set up; the orchestrator lies beside it. Absolute. */
+  /** The javabase that was set up, with the orchestrator beside it. Absolute path. */
   javabase: string;
   run: RunProgram;
   say(line: string): void;
-  /** Asks a person; undefined when there is none. */
+  /** Asks the user; undefined without a terminal. */
   ask?(question: string): string | null;
 }
 
-/** How long its start may take, and the end of one that was installed before. Milliseconds. */
+/** Timeout for the start, including the end of an earlier installation. Milliseconds. */
 const INSTALL_MS = 120_000;
 
 /**
- * Where nothing listens that the stock client could use, offers to start an orchestrator in the background; says how where
- * there is nobody to be asked. Throws an RbsError when the start fails.
+ * If certainly no orchestrator listens, offers to start one in the background; without a terminal, says how. Throws an
+ * RbsError if the start fails.
  */
 export async function offerOrchestrator({ orchestrator, javabase, run, say, ask }: OfferContext): Promise<void> {
   const addresses = new OrchestratorAddresses(orchestrator);

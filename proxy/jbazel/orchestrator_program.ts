@@ -3,22 +3,22 @@ import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.t
 import { DEFAULT_ORCHESTRATOR_ADDR } from "../../proto/base/state_directory.ts";
 import { shellWord } from "./shell_word.ts";
 
-/** The orchestrator that belongs to a javabase: it lies beside it. */
+/** The orchestrator program that belongs to a javabase: it is beside it. */
 export function orchestratorProgram(javabase: string): string {
   return join(dirname(javabase), "orchestrator");
 }
 
 /**
- * The command line that starts an orchestrator in the background of this machine, as a person can type it.
+ * The command line that starts an orchestrator in the background on this machine, as a user can type it.
  *
- * @param address Where it is to listen: "HOST:PORT", or several with commas between them.
+ * @param address Where it shall listen: "HOST:PORT", or several separated by commas.
  */
 export function installCommand(javabase: string, address: string): string {
   const port = portOf(address);
   return `${programName(javabase)} install${port === portOf(DEFAULT_ORCHESTRATOR_ADDR) ? "" : ` --port=${port}`}`;
 }
 
-/** The port of the first of the addresses. */
+/** The port of the first address. */
 export function portOf(address: string): string | undefined {
   return /:(\d+)$/.exec(new OrchestratorAddresses(address).current)?.[1];
 }

@@ -26,25 +26,25 @@ import { wantedRegion } from "../session/region.ts";
 import { serverId } from "../session/server_id.ts";
 import type { Settings } from "./settings.ts";
 
-/** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */
+/** An orchestrator that has not answered a simple call by then counts as down. Milliseconds. */
 const ANSWER_TIMEOUT_MS = 10_000;
 
-/** A session's server, as the orchestrator gave it. */
+/** A session's server, as returned by the orchestrator. */
 export interface BuildServer {
   response: GetServerResponse;
-  /** The session was there and ready before: what there is to say about it has been said. */
+  /** The session was READY before, so its warnings were already shown. */
   joined: boolean;
 }
 
-/** jbazel's side of the orchestrator. Every method throws an RbsError whose sentence says what to do. */
+/** jbazel's connection to the orchestrator. Every method throws an RbsError with a remedy. */
 export class OrchestratorSession implements Disposable {
   readonly #settings: Settings;
-  /** The user's. */
+  /** The user's credentials. */
   readonly credentials: HeldCredentials;
   readonly #addresses: OrchestratorAddresses;
   #client: RpcClient<typeof Orchestrator>;
 
-  /** Reads the keys; connects with the first call. */
+  /** Reads the keys; connects on the first call. */
   constructor(settings: Settings) {
     this.#settings = settings;
     try {
@@ -62,7 +62,7 @@ export class OrchestratorSession implements Disposable {
     });
   }
 
-  /** Who the caller is, as its certificate says. */
+  /** The user in the caller's certificate. */
   get userId(): string {
     return userOf(this.credentials);
   }
@@ -77,8 +77,8 @@ export class OrchestratorSession implements Disposable {
   }
 
   /**
-   * Renews the user's certificate in the background when it is time: who builds now and then never has to log in again.
-   * What fails is tried again by the next command.
+   * Renews the user's certificate in the background when it is due, so that regular use needs no new login. A failure
+   * is retried by the next command.
    */
   renewKeys(): void {
     renewIfDue(this.#settings.stateDirectory, this.#addresses.current).catch(() => {});
@@ -112,13 +112,13 @@ export class OrchestratorSession implements Disposable {
   }
 
   /**
-   * Asks for the server of `workspace`, and waits until it is ready.
+   * Requests the server of `workspace`, and waits until it is ready.
    *
-   * A session that is there already is joined by its own id, not taken over: a proxy that holds it keeps its epoch, and
-   * any number of commands can run side by side.
+   * An existing session is joined by its own id, not taken over: a proxy that has it keeps its epoch, and any number of
+   * commands can run side by side.
    *
-   * @returns "synced" where agents share no disk with those who build: there a command must come through the proxy,
-   *   which sends the workspace along, and no server is asked for.
+   * @returns "synced" if agents and users share no disk: a command must then use the proxy, which sends the workspace,
+   * and no server is requested.
    */
   async requestServer(
     workspace: string,
@@ -126,13 +126,13 @@ export class OrchestratorSession implements Disposable {
   ): Promise<BuildServer | "synced"> {
     const { signal } = options;
     const key = { repoHash: repoHash(workspace), serverId: this.serverId(options.outputBase) };
-    // This also finds an orchestrator that is down or hangs, which the call that may take minutes could not tell.
+    // This call also detects an orchestrator that is down or hangs; the next one may take minutes.
     const { sessions, synced } = await this.#list(signal, ANSWER_TIMEOUT_MS);
     if (synced) return "synced";
     const live = sessions.filter((s) =>
       s.repoHash === key.repoHash && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
     );
-    // One without a server id is of a proxy before there were any: if it has the same output base, it is the one.
+    // A session without a server id belongs to an old proxy. With the same output base it is the right one.
     const present = live.find((s) => s.serverId === key.serverId) ??
       live.find((s) => s.serverId === "" && s.outputBase === options.outputBase);
     try {
@@ -159,8 +159,8 @@ export class OrchestratorSession implements Disposable {
   }
 
   /**
-   * Says again and again that the caller is there, until `signal` aborts. Never fails: a command that runs counts as
-   * activity at its agent, so an orchestrator that is away for a while costs nothing.
+   * Sends heartbeats until `signal` is aborted. Never rejects: a running command counts as activity at its agent, so a
+   * short absence of the orchestrator has no effect.
    */
   async heartbeat(session: Session, signal: AbortSignal): Promise<void> {
     let seconds = 5;
@@ -171,11 +171,11 @@ export class OrchestratorSession implements Disposable {
         seconds = Math.min(Math.max(answer.intervalSeconds, 1), 600);
       } catch (e) {
         const { code } = RpcError.from(e);
-        // The session has another owner now, who sends heartbeats of its own.
+        // The session has another owner, who sends heartbeats.
         if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return;
         if (code === Code.UNAVAILABLE && !signal.aborted) {
           this.#addresses.next();
-          // A channel whose server was restarted does not come back reliably under Deno; a new one does.
+          // In Deno, a channel whose server was restarted does not recover reliably; a new one does.
           this.#client.close();
           this.#client = this.#connect();
         }
@@ -186,12 +186,12 @@ export class OrchestratorSession implements Disposable {
   }
 }
 
-/** Whether a call failed because nobody answered, as opposed to somebody who answered that it is unavailable. */
+/** Whether a call failed because no server answered, rather than by an answer that something is unavailable. */
 export function neverConnected(error: RpcError): boolean {
   return error.code === Code.UNAVAILABLE && /^(No connection established|Name resolution failed)/.test(error.message);
 }
 
-/** Whether a call failed because its connection broke off, as opposed to an answer that something is unavailable. */
+/** Whether a call failed because its connection broke, rather than by an answer that something is unavailable. */
 export function isConnectionLoss(error: RpcError): boolean {
   return error.code === Code.UNAVAILABLE &&
     /^(Connection dropped|read E|write E|Stream removed|connect E|Socket closed)/.test(error.message);
@@ -266,7 +266,7 @@ export function orchestratorError(thrown: unknown, address: string): RbsError {
   }
 }
 
-/** What to do about an orchestrator that does not answer. One elsewhere cannot be started from here. */
+/** What to do about an orchestrator that does not answer. It can only be started on its own machine. */
 function remedy(address: string): string {
   return new OrchestratorAddresses(address.replaceAll(" or ", ",")).areLocal
     ? 'start one with "orchestrator install"'

@@ -4,8 +4,8 @@ import { serverAddress } from "../../proto/bazel/handshake_files.ts";
 import { lastOption, type RcStartupOption } from "./rc_options.ts";
 
 /**
- * The output base that the stock client uses for a workspace, as far as rc files and the environment tell (Bazel 4.2.3
- * `blaze_util_linux.cc`; later versions put XDG_CACHE_HOME before the home directory). Absolute.
+ * The stock client's output base for a workspace, from rc files and the environment (Bazel 4.2.3 `blaze_util_linux.cc`;
+ * later versions put XDG_CACHE_HOME before the home directory). Absolute path.
  */
 export function outputBase(
   workspace: string,
@@ -20,7 +20,7 @@ export function outputBase(
   return join(root, createHash("md5").update(workspace, "utf8").digest("hex"));
 }
 
-/** The name of this process's user in /etc/passwd: what Bazel's client takes where USER is not set. */
+/** This process's user name in /etc/passwd, which Bazel's client uses if USER is not set. */
 function passwdName(): string | undefined {
   try {
     const uid = String(Deno.uid());
@@ -31,17 +31,17 @@ function passwdName(): string | undefined {
   }
 }
 
-/** What stands in an output base about its server. */
+/** What an output base says about its server. */
 export interface LocalServer {
-  /** Absent: no server has left its traces. */
+  /** Undefined if no server has left a pid file. */
   pid?: number;
-  /** It accepts connections. */
+  /** Whether it accepts connections. */
   listening: boolean;
-  /** It was started as a javabase's `java`; undefined: Bazel's own JVM. */
+  /** The javabase from which it was started; undefined for Bazel's own JVM. */
   javabase?: string;
 }
 
-/** Looks for the server of an output base: by its files, and by a connection to its port. */
+/** Finds the server of an output base by its files and a connection to its port. */
 export async function findLocalServer(base: string): Promise<LocalServer> {
   const read = (name: string): string | undefined => {
     try {
@@ -58,7 +58,7 @@ export async function findLocalServer(base: string): Promise<LocalServer> {
     try {
       using _connection = await Deno.connect({ hostname: address.host, port: address.port });
       listening = true;
-    } catch { /* nobody there */ }
+    } catch { /* nothing listens */ }
   }
   return { pid, listening, javabase };
 }

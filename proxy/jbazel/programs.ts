@@ -2,18 +2,18 @@ import { withoutLinkerVariables } from "./environment.ts";
 
 /** How a program ended. */
 export interface ProgramResult {
-  /** "missing": there is no such program, or jbazel may not run it. */
+  /** "missing": the program does not exist, or jbazel may not run it. */
   outcome: "ran" | "missing" | "timeout";
-  /** 0 to 255; -1 unless it ran. */
+  /** 0 to 255; -1 if it did not start. */
   code: number;
   stdout: string;
   stderr: string;
 }
 
-/** Runs a program to its end, without input. Never throws. */
+/** Runs a program to its end, without input. Never rejects. */
 export type RunProgram = (program: string, args: string[], timeoutMs?: number) => Promise<ProgramResult>;
 
-/** {@link RunProgram} for real. */
+/** The real {@link RunProgram}. */
 export const runProgram: RunProgram = async (program, args, timeoutMs = 20_000) => {
   const signal = AbortSignal.timeout(timeoutMs);
   try {

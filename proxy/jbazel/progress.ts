@@ -2,14 +2,14 @@
 export interface ProgressOutput {
   write(text: string): void;
   /**
-   * A terminal's width: the line is redrawn in place. Undefined for what is no terminal: each step is written once, as a
-   * line of its own.
+   * The width of a terminal, where the line is redrawn in place. Undefined otherwise: each step is written once, as its
+   * own line.
    */
   columns(): number | undefined;
 }
 
 /**
- * Tells a waiting person why, and says nothing while there is nothing to wait for:
+ * Shows a waiting user what is going on, and nothing during a short wait:
  *
  *     rbs: agent starting (Bazel server) 2.1s
  */
@@ -23,8 +23,8 @@ export class Progress implements Disposable {
   #state: "quiet" | "showing" | "ended" = "quiet";
 
   /**
-   * @param step What is waited for at first.
-   * @param delayMs Nothing is shown before.
+   * @param step The first step.
+   * @param delayMs Nothing is shown before this time.
    */
   constructor(out: ProgressOutput, step: string, delayMs = 1000) {
     this.#out = out;
@@ -36,7 +36,7 @@ export class Progress implements Disposable {
     }, delayMs);
   }
 
-  /** What is waited for from now on. */
+  /** Sets the present step. */
   step(description: string): void {
     this.#step = oneLine(description);
     if (this.#state === "showing") this.#show();
@@ -60,9 +60,9 @@ export class Progress implements Disposable {
   }
 }
 
-/** What could steer a terminal, or turn the direction of its text. */
+/** Control characters, and those that change the direction of text. */
 // deno-lint-ignore no-control-regex
 export const UNSEEN = /[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+/g;
 
-/** Text from elsewhere, made harmless for one line of a terminal. */
+/** Makes foreign text safe for one line of a terminal. */
 export const oneLine = (text: string): string => text.replaceAll(UNSEEN, " ");

@@ -1,32 +1,32 @@
 import { dirname, join } from "node:path";
 import { followsConditional } from "./bazel_version.ts";
 
-/** A startup option as rc files give it. */
+/** A startup option from an rc file. */
 export interface RcStartupOption {
-  /** With the dashes and the value: `--server_javabase=/x`. */
+  /** With dashes and value: `--server_javabase=/x`. */
   option: string;
   /** The rc file. */
   file: string;
 }
 
-/** A `try-import-if-bazel-version` line of which nobody knows whether Bazel follows it. */
+/** A `try-import-if-bazel-version` line for a Bazel of unknown version. */
 export interface UndecidedImport {
-  /** The line's words, with single spaces between them. */
+  /** The line's words, separated by single spaces. */
   line: string;
-  /** The rc file that has the line. */
+  /** The rc file with the line. */
   file: string;
-  /** The startup options that the line would bring in. */
+  /** The startup options of the imported file. */
   options: RcStartupOption[];
 }
 
-/** What rc files say about Bazel's start. */
+/** The startup options in rc files. */
 export interface RcReading {
-  /** In the order in which Bazel reads them: the later wins. */
+  /** In the order in which Bazel reads them: the last wins. */
   options: RcStartupOption[];
   undecided: UndecidedImport[];
 }
 
-/** The startup options of rc files, without what depends on Bazel's version. */
+/** The startup options of rc files, without those that depend on Bazel's version. */
 export function readStartupOptions(files: string[], workspace?: string): RcStartupOption[] {
   return readRc(files, workspace).options;
 }
@@ -34,14 +34,14 @@ export function readStartupOptions(files: string[], workspace?: string): RcStart
 /**
  * Reads rc files.
  *
- * @param files Absolute; those that are not there are passed over.
- * @param bazel What Bazel calls itself, such as "8.7.0". Undefined: lines that depend on it stay undecided.
+ * @param files Absolute paths; missing files are skipped.
+ * @param bazel Bazel's label, such as "8.7.0". Undefined: lines that depend on it stay undecided.
  */
 export function readRc(files: string[], workspace?: string, bazel?: string): RcReading {
   const undecided: UndecidedImport[] = [];
   const reading: string[] = [];
   const read = (file: string, options: RcStartupOption[]) => {
-    // Bazel refuses an import loop; we only have to survive it.
+    // Bazel refuses an import loop; here it only must not loop.
     if (reading.includes(file) || reading.length > 30) return;
     let text: string;
     try {
@@ -80,13 +80,13 @@ export function readRc(files: string[], workspace?: string, bazel?: string): RcR
 /** `try-import-if-bazel-version CONDITION FILE`, of Bazel 8.7.0, and of 9.0.0 and later. */
 const CONDITIONAL = "try-import-if-bazel-version";
 
-/** The file that an rc line imports; undefined for lines that import none. */
+/** The file that an rc line imports; undefined for other lines. */
 function importedPath(command: string | undefined, words: string[]): string | undefined {
   if (command === CONDITIONAL) return words.length === 2 ? words[1] : undefined;
   return command === "import" || command === "try-import" ? words[0] || undefined : undefined;
 }
 
-/** The machine's rc files: Debian's package's, and everybody else's. */
+/** The machine's rc files: that of Debian's package, and the usual one. */
 export const SYSTEM_RC_FILES = ["/etc/bazel/bazelrc", "/etc/bazel.bazelrc"];
 
 /** The rc files that Bazel reads for a workspace: the system's, the workspace's, the user's. */
@@ -102,13 +102,13 @@ export function rcFiles(
   ];
 }
 
-/** The last value of `--name=value`, with the file that gave it. */
+/** The last value of `--name=value`, with its file. */
 export function lastOption(options: RcStartupOption[], name: string): { value: string; file: string } | undefined {
   const found = options.findLast(({ option }) => option.startsWith(`--${name}=`));
   return found && { value: found.option.slice(name.length + 3), file: found.file };
 }
 
-/** The words of an rc line, as Bazel 4.2.3 `strings.cc` splits it: quotes, backslashes, and comments anywhere. */
+/** Splits an rc line into words like Bazel 4.2.3 `strings.cc`: quotes, backslashes, and comments anywhere. */
 export function splitRcLine(line: string): string[] {
   const words: string[] = [];
   let word: string | undefined;

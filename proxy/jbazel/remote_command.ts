@@ -11,47 +11,48 @@ import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";
 import { InterruptCounter, type SignalSource } from "./signals.ts";
 import type { Terminal } from "./terminal.ts";
 
-/** A command for an agent. */
+/** A command to run at an agent. */
 export interface RemoteCommand {
   args: string[];
   env: Record<string, string>;
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
-  /** False: the command finds its standard input closed, and ours is not read. */
+  /** If false, the command's standard input is closed, and ours is not read. */
   readsStdin: boolean;
 }
 
-/** What a command is connected to on this side. */
+/** The local ends of a command's streams. */
 export interface CommandIo {
   /** Read only if the command reads its standard input. */
   stdin: ReadableStream<Uint8Array>;
-  /** Resolve when all of it is written. A Deno.errors.BrokenPipe means that the reader is gone. */
+  /** Both resolve when everything is written. Deno.errors.BrokenPipe means that the reader is gone. */
   writeStdout(bytes: Uint8Array): Promise<void>;
   writeStderr(bytes: Uint8Array): Promise<void>;
-  /** Present: the command gets a terminal too. */
+  /** If present, the command gets a terminal too. */
   terminal?: Terminal;
   signals: SignalSource;
 }
 
-/** The agent refused the call or was not there: nothing was run, and asking the orchestrator anew may help. */
+/** The agent refused the call or was gone: nothing was run, and asking the orchestrator again may help. */
 export class StaleServer extends Error {
   override readonly name = "StaleServer";
 }
 
-/** A hang-up leaves the command this long to end properly. Milliseconds. */
+/** How long a command may take to end after a hang-up. Milliseconds. */
 const HANGUP_GRACE_MS = 2_000;
 const CTRL_C = 0x03;
 
 /**
  * Runs a command at a session's agent, connected to `io`.
  *
- * Signals reach the command as if it ran here. With a terminal, a command that reads its standard input has the local one
- * raw meanwhile, so that Ctrl-C is a key like any other and the far terminal decides what it means. For the others the
- * local terminal stays as it is: what is typed waits for the shell.
+ * Signals reach the command as if it ran here. For a command that reads standard input, the local terminal is set to
+ * raw mode, so that the remote terminal interprets Ctrl-C like any other key. For other commands it stays unchanged:
+ * typed input waits for the shell.
  *
  * @param credentials The user's.
  * @returns the command's exit code
- * @throws {StaleServer} when nothing was run. @throws {RbsError} when the agent was lost.
+ * @throws {StaleServer} if nothing was run.
+ * @throws {RbsError} if the agent was lost.
  */
 export async function runRemoteCommand(
   server: GetServerResponse,
@@ -67,7 +68,7 @@ export async function runRemoteCommand(
   });
   using cleanup = new DisposableStack();
   const call = agent.executeCommand({ metadata: { "rbs-epoch": String(server.session!.epoch) } });
-  // Leaving by ourselves: the agent interrupts the command when the call ends.
+  // Leaves early: the agent interrupts the command when the call ends.
   const left = Promise.withResolvers<number>();
   const leave = (exitCode: number) => {
     left.resolve(exitCode);
@@ -109,7 +110,7 @@ export async function runRemoteCommand(
     if (raw) {
       cleanup.defer(() => terminal.restore());
       terminal.makeRaw();
-      // A shell that takes a stopped job to the foreground gives it a terminal in the shell's own mode.
+      // A shell that resumes a stopped job resets the terminal's mode.
       cleanup.defer(io.signals.on("SIGCONT", () => (terminal.makeRaw(), resize())));
     }
   }
@@ -122,7 +123,7 @@ export async function runRemoteCommand(
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
-        // The far side decides what Ctrl-C means. But if it answers nothing at all, the third one leaves.
+        // The remote side interprets Ctrl-C. But if no output comes, the third one leaves.
         const keys = raw ? value.filter((b) => b === CTRL_C).length : 0;
         for (let i = 0; i < keys; i++) {
           if (interrupts.interrupt() && lastOutput < interrupts.since!) return leave(ExitCode.INTERRUPTED);
@@ -130,10 +131,10 @@ export async function runRemoteCommand(
         await send({ case: "stdin", value });
       }
     }
-    // A terminal's input has no end, and without it Ctrl-C could not be typed any more.
+    // A terminal's input does not end; without it Ctrl-C could no longer be typed.
     if (!terminal) await send({ case: "stdinClosed", value: {} });
   };
-  // A local input that cannot be read any more has ended.
+  // Input that can no longer be read has ended.
   pump().catch(() => terminal ? undefined : send({ case: "stdinClosed", value: {} }));
 
   let answered = false;
@@ -149,7 +150,8 @@ export async function runRemoteCommand(
         }
       }
     } catch (e) {
-      // `| head` has seen enough: as the stock client, cancel the command and end as a broken pipe ends programs.
+      // For example `| head` has read enough: like the stock client, cancel the command and end as a broken pipe ends
+      // programs.
       if (e instanceof Deno.errors.BrokenPipe) return BROKEN_PIPE_EXIT;
       const error = RpcError.from(e);
       if (!(e instanceof RpcError)) {
@@ -164,7 +166,7 @@ export async function runRemoteCommand(
       }
       const refused = error.code === Code.UNAUTHENTICATED || error.code === Code.FAILED_PRECONDITION;
       if (!answered && (refused || neverConnected(error))) throw new StaleServer(error.message, { cause: error });
-      // The agent says so itself: it could not begin.
+      // The agent answered that it could not start the command.
       if (!answered && error.code === Code.UNAVAILABLE && !isConnectionLoss(error)) {
         throw new RbsError(`The command cannot be started on the build server: ${error.message}`, {
           cause: error,
@@ -180,7 +182,7 @@ export async function runRemoteCommand(
   return await Promise.race([left.promise, received]);
 }
 
-/** The agent is gone in mid-command. */
+/** The error for an agent that was lost during a command. */
 export function lostAgent(address: string, reason: string, cause?: unknown): RbsError {
   return new RbsError(
     `The agent at ${address} was lost while Bazel ran (${

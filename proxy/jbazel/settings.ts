@@ -3,23 +3,23 @@ import { RbsError } from "../../proto/base/errors.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../../proto/base/state_directory.ts";
 import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 
-/** What jbazel knows of its surroundings before it does anything. */
+/** jbazel's settings. */
 export interface Settings {
-  /** "host:port", or several with commas between them. */
+  /** "host:port", or several separated by commas. */
   orchestrator: string;
-  /** Absolute. */
+  /** Absolute path. */
   stateDirectory: string;
-  /** What to do with a Bazel command when no build server can be had. */
+  /** What to do with a Bazel command when there is no build server. */
   fallback: "local" | "error";
 }
 
-/** Settings that options on the command line gave; undefined ones come from the environment. */
+/** Settings from command line options; undefined ones come from the environment. */
 export interface SettingOptions {
   orchestrator?: string;
   stateDir?: string;
 }
 
-/** Reads the settings. Throws an RbsError (exit code 2) that names the variable whose value makes no sense. */
+/** Reads the settings. Throws an RbsError (exit code 2) that names the invalid variable. */
 export function readSettings(options: SettingOptions = {}): Settings {
   const orchestrator = options.orchestrator || Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR;
   const isAddress = (address: string) => {
@@ -43,7 +43,7 @@ export function readSettings(options: SettingOptions = {}): Settings {
   };
 }
 
-/** A mistake on the command line or in a variable: one sentence, exit code 2. */
+/** An error on the command line or in a variable: one sentence, exit code 2. */
 export function usage(message: string): RbsError {
   return new RbsError(message, { culprit: "caller", exitCode: ExitCode.COMMAND_LINE_ERROR });
 }

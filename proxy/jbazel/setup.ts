@@ -7,7 +7,7 @@ import { addBlock, hasBlock, removeBlock, renderBlock } from "./rc_block.ts";
 import { lastOption, readStartupOptions } from "./rc_options.ts";
 import { usage } from "./settings.ts";
 
-/** What `jbazel setup` was asked for. */
+/** Options of `jbazel setup`. */
 export interface SetupOptions {
   workspace?: boolean;
   home?: boolean;
@@ -18,18 +18,18 @@ export interface SetupOptions {
   javabase: string;
 }
 
-/** Where it happens. */
+/** The surroundings of {@link runSetup}. */
 export interface SetupContext {
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
   home: string | undefined;
   say(line: string): void;
-  /** Asks a person; undefined when there is none. */
+  /** Asks the user; undefined without a terminal. */
   ask?(question: string): string | null;
 }
 
 /**
- * Makes the stock `bazel` use RBS: writes the startup line into the rc file that the user chose, or takes it out.
+ * Makes the stock `bazel` use RBS: writes the startup line into the rc file of the user's choice, or removes it.
  *
  * @returns the exit code
  */
@@ -102,7 +102,7 @@ function remove(file: string, say: (line: string) => void): number {
   return 0;
 }
 
-/** Names the file in a sentence about what is in it. */
+/** Adds the file's name to errors about its content. */
 function withFile<T>(file: string, f: () => T): T {
   try {
     return f();
@@ -112,7 +112,7 @@ function withFile<T>(file: string, f: () => T): T {
   }
 }
 
-/** The rc file that is meant; undefined when the user has not said. Absolute. */
+/** The chosen rc file, absolute; undefined if the user has not chosen. */
 function chooseFile(options: SetupOptions, context: SetupContext): string | undefined {
   const chosen = [options.workspace && "--workspace", options.home && "--home", options.rc && "--rc"].filter(Boolean);
   if (chosen.length > 1) throw usage(`${chosen.join(" and ")} exclude each other: choose one rc file.`);

@@ -1,4 +1,4 @@
-/** What a shell reports for a program that a broken pipe ended (128 + SIGPIPE). */
+/** A shell's exit code for a program that a broken pipe ended (128 + SIGPIPE). */
 export const BROKEN_PIPE_EXIT = 141;
-/** What a shell reports for a program that the loss of its terminal ended (128 + SIGHUP). */
+/** A shell's exit code for a program that the loss of its terminal ended (128 + SIGHUP). */
 export const HANGUP_EXIT = 129;

@@ -1,6 +1,6 @@
 import { UNSEEN } from "./progress.ts";
 
-/** One word of a shell's command line, quoted only where it must be; it can be shown as well. */
+/** Quotes a word for a shell's command line, only where necessary. The result is also safe to print. */
 export function shellWord(word: string): string {
   if (/^[\w@%+=:,./-]+$/.test(word)) return word;
   if (word.search(UNSEEN) < 0) return `'${word.replaceAll("'", `'\\''`)}'`;

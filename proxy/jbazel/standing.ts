@@ -2,17 +2,17 @@ import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.t
 import { authoritiesFile, holderFile } from "../../proto/identity/key_directory.ts";
 import type { Settings } from "./settings.ts";
 
-/** How far this machine has come with an orchestrator. */
+/** The state of this machine's relation to its orchestrator. */
 export interface Standing {
-  /** The settings name an orchestrator of this machine. */
+  /** Whether the settings name an orchestrator on this machine. */
   local: boolean;
-  /** It is certain that nothing listens there. Never so for an orchestrator elsewhere. */
+  /** Certainly nothing listens there. Always false for an orchestrator elsewhere. */
   nothingListens: boolean;
-  /** The user has no key yet, or none that an orchestrator would know. */
+  /** The user has no key or no authority yet. */
   keyMissing: boolean;
 }
 
-/** Looks how far this machine has come. */
+/** Determines the state. */
 export async function findStanding({ orchestrator, stateDirectory }: Settings): Promise<Standing> {
   const addresses = new OrchestratorAddresses(orchestrator);
   return {

@@ -1,21 +1,21 @@
 import { rcFiles, type RcStartupOption, readRc, type UndecidedImport } from "./rc_options.ts";
 
-/** Where startup options are looked for. */
+/** Input of {@link findStartupOptions}. */
 export interface StartupOptionsContext {
   workspace: string | undefined;
   home: string | undefined;
-  /** @default those of this machine */
+  /** @default this machine's */
   systemRcFiles?: string[];
-  /** What Bazel calls itself; asked only where an rc line depends on it. Undefined: nobody knows. */
+  /** Bazel's label; called only if an rc line depends on it. Undefined if unknown. */
   bazelLabel(): Promise<string | undefined>;
-  /** Hears of a line that could not be followed though it matters. */
+  /** Called with a sentence about a relevant line that could not be followed. */
   warn(sentence: string): void;
 }
 
-/** The startup options that tell where the stock client's server is. */
+/** The startup options that determine the stock client's server. */
 const THAT_MATTER = ["output_base", "output_user_root", "server_javabase", "install_base"];
 
-/** The startup options that the stock client finds in the rc files of a workspace, in its order: the later wins. */
+/** The startup options that the stock client finds in a workspace's rc files, in its order: the last wins. */
 export async function findStartupOptions(context: StartupOptionsContext): Promise<RcStartupOption[]> {
   const { workspace, home, systemRcFiles, bazelLabel, warn } = context;
   const files = rcFiles(workspace, home, systemRcFiles);
@@ -28,7 +28,7 @@ export async function findStartupOptions(context: StartupOptionsContext): Promis
   return options;
 }
 
-/** The sentence about a line that was not followed; undefined if nothing here depends on it. */
+/** The sentence about a line that was not followed; undefined if it does not matter here. */
 function unfollowed({ line, file, options }: UndecidedImport): string | undefined {
   const names = THAT_MATTER.filter((name) => options.some(({ option }) => option.startsWith(`--${name}=`)));
   if (names.length === 0) return undefined;

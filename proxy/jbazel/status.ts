@@ -13,21 +13,21 @@ import { findStartupOptions } from "./startup_options.ts";
 import { explainUnreachable } from "./unreachable.ts";
 import { renderAge, renderTable } from "./table.ts";
 
-/** Where it happens. */
+/** Input of {@link runStatus}. */
 export interface StatusContext {
   settings: Settings;
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
   env(name: string): string | undefined;
   json: boolean;
   say(line: string): void;
-  /** Hears what is no part of the answer. */
+  /** Shows a sentence that is not part of the answer. */
   warn(sentence: string): void;
-  /** The command line that starts an orchestrator here. */
+  /** The command line that starts an orchestrator on this machine. */
   installCommand: string;
 }
 
-/** Shows the user's sessions, or says why none can be asked for. @returns the exit code */
+/** Shows the user's sessions, or explains why there is no answer. @returns the exit code */
 export async function runStatus(context: StatusContext): Promise<number> {
   try {
     return await showStatus(context);
@@ -36,7 +36,7 @@ export async function runStatus(context: StatusContext): Promise<number> {
   }
 }
 
-/** Shows the user's sessions, and how the workspace of the working directory stands. @returns the exit code */
+/** Shows the user's sessions, and the state of the working directory's workspace. @returns the exit code */
 async function showStatus(context: StatusContext): Promise<number> {
   const { say, settings } = context;
   const workspace = findWorkspace(context.workingDirectory);
@@ -130,7 +130,7 @@ function describe(session: Session) {
   };
 }
 
-/** Whether a session is the one that `bazel` uses here. One without a server id is of a proxy that knows none. */
+/** Whether a session is the one that `bazel` uses here. A session without a server id belongs to an old proxy. */
 function isHere(
   session: { repo_hash: string; server_id: string | null },
   here: { repo_hash: string; server_id: string } | undefined,

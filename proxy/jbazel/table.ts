@@ -1,4 +1,4 @@
-/** Aligns columns for a person's eyes; the last one is not padded. */
+/** Aligns columns with spaces; the last column is not padded. */
 export function renderTable(rows: string[][]): string[] {
   const widths = rows.reduce<number[]>((w, row) => row.map((cell, i) => Math.max(w[i] ?? 0, [...cell].length)), []);
   const pad = (cell: string, i: number, row: string[]) =>
@@ -6,7 +6,7 @@ export function renderTable(rows: string[][]): string[] {
   return rows.map((row) => row.map(pad).join("  ").trimEnd());
 }
 
-/** A time span in its largest fitting unit: "4 s", "12 min", "3 h", "5 d". */
+/** A time span in a suitable unit: "4 s", "12 min", "3 h", "5 d". */
 export function renderAge(milliseconds: number): string {
   const s = Math.max(0, Math.round(milliseconds / 1000));
   if (s < 120) return `${s} s`;

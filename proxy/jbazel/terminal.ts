@@ -2,13 +2,13 @@
 export interface Terminal {
   /** In characters. */
   size(): { columns: number; rows: number };
-  /** Every key goes to the command as it is, Ctrl-C too. Harmless when it is so already. */
+  /** Passes every key to the command unchanged, including Ctrl-C. May be called repeatedly. */
   makeRaw(): void;
-  /** As it was before. Harmless when it was never changed. */
+  /** Restores the former mode. May be called without a change. */
   restore(): void;
 }
 
-/** The terminal of this process, or undefined unless its input, output and error output are all one. */
+/** This process's terminal; undefined unless input, output and error output are all terminals. */
 export function openTerminal(): Terminal | undefined {
   if (!Deno.stdin.isTerminal() || !Deno.stdout.isTerminal() || !Deno.stderr.isTerminal()) return undefined;
   let raw = false;
@@ -20,7 +20,7 @@ export function openTerminal(): Terminal | undefined {
       Deno.stdin.setRaw(false);
     } catch { /* the terminal is gone */ }
   };
-  // Whatever ends the process, an uncaught error too: the user's shell must not inherit a raw terminal.
+  // However the process ends, also by an uncaught error: the user's shell must not inherit a raw terminal.
   globalThis.addEventListener("unload", restore);
   return {
     size() {
@@ -40,8 +40,8 @@ export function openTerminal(): Terminal | undefined {
 }
 
 /**
- * The far terminal has made "\r\n" of "\n" already, and full-screen programs mean a bare "\n". Deno's raw mode still
- * adds a "\r" (it leaves OPOST set, as of 2.9.6), so that is switched by `stty`, where it may be run.
+ * The remote terminal has already converted "\n" to "\r\n", and full-screen programs mean a bare "\n". Deno's raw mode
+ * still adds a "\r" (it leaves OPOST set, as of 2.9.6), so `stty` switches that off, where it may be run.
  */
 function postProcess(on: boolean): void {
   const env = Object.fromEntries(Object.entries(Deno.env.toObject()).filter(([k]) => !/^(LD|DYLD)_/.test(k)));

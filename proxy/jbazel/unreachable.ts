@@ -5,10 +5,10 @@ import type { Settings } from "./settings.ts";
 import { findStanding, type Standing } from "./standing.ts";
 
 /**
- * The error of a call that found no orchestrator or no key, in words for a person on this machine: there is none here yet,
- * it does not run, or it does not know the user. Any other error is returned as it is.
+ * Rewords the error of a call that found no orchestrator or no key: there is none here yet, it does not run, or it does
+ * not know the user. Returns other errors unchanged.
  *
- * @param install The command line that starts an orchestrator here.
+ * @param install The command line that starts an orchestrator on this machine.
  */
 export async function explainUnreachable(e: unknown, settings: Settings, install: string): Promise<unknown> {
   if (!(e instanceof RbsError) || e.exitCode !== ExitCode.LOCAL_ENVIRONMENTAL_ERROR) return e;

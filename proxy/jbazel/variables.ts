@@ -1,14 +1,14 @@
-/** The variables by which a developer steers RBS: `jbazel --help` and docs/settings.md are made from this table. */
+/** The variables for developers: `jbazel --help` and docs/settings.md are made from this table. */
 import { DEFAULT_ORCHESTRATOR_ADDR } from "../../proto/base/state_directory.ts";
 
 /** A variable of the laptop's environment. */
 export interface Variable {
   name: string;
-  /** What it is, without a full stop. */
+  /** Its meaning, without a full stop. */
   what: string;
-  /** As people read it. */
+  /** Its default, as text. */
   standard: string;
-  /** Who reads it: the proxy behind the stock bazel, jbazel, or both. */
+  /** Which program reads it: the proxy behind the stock bazel, jbazel, or both. */
   readBy: readonly ("proxy" | "jbazel")[];
 }
 

@@ -17,34 +17,37 @@ import { runSetup } from "./setup.ts";
 import type { SignalSource } from "./signals.ts";
 import { runStatus } from "./status.ts";
 
-/** What a verb works with. */
+/** The surroundings of a verb. */
 export interface VerbContext {
-  /** Absolute. */
+  /** Absolute path. */
   workingDirectory: string;
   env(name: string): string | undefined;
   /** The javabase that belongs to this jbazel. */
   defaultJavabase: string;
-  /** How a person calls this jbazel. */
+  /** How the user calls this jbazel. */
   self: string;
   say(line: string): void;
-  /** What is no part of the answer. */
+  /** Shows a sentence that is not part of the answer. */
   warn(sentence: string): void;
   progress: ProgressOutput;
   signals: SignalSource;
   /** Reads the token of `jbazel login`. */
   readToken(): Promise<string | undefined>;
-  /** Asks a person; undefined when there is none. */
+  /** Asks the user; undefined without a terminal. */
   ask?(question: string): string | null;
 }
 
-/** Runs one of jbazel's own verbs. @returns the exit code. Throws an RbsError (exit code 2) for a mistaken option. */
+/**
+ * Runs one of jbazel's own verbs. Throws an RbsError (exit code 2) for an invalid option.
+ * @returns the exit code
+ */
 export async function runVerb(verb: Verb, args: string[], context: VerbContext): Promise<number> {
   let exitCode = 0;
   const command = commandOf(verb, context, (code) => exitCode = code);
   try {
     await command.parseAsync(args, { from: "user" });
   } catch (e) {
-    // Bazel's own codes are for Bazel's commands: a script that asks for the status expects 0 or 1.
+    // Bazel's exit codes are for Bazel's commands: a script that asks for the status expects 0 or 1.
     if (e instanceof RbsError && e.exitCode === ExitCode.LOCAL_ENVIRONMENTAL_ERROR) {
       throw new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: 1 });
     }
@@ -60,7 +63,7 @@ export async function runVerb(verb: Verb, args: string[], context: VerbContext):
   return exitCode;
 }
 
-/** The verbs, each in a few words. */
+/** A summary of each verb. */
 const SUMMARIES: Record<Verb, string> = {
   setup: "make the stock bazel use the build server",
   login: "enrol at an orchestrator on another machine",
@@ -69,7 +72,7 @@ const SUMMARIES: Record<Verb, string> = {
   completion: "completion for bash, zsh or fish",
 };
 
-/** What `jbazel setup` takes, apart from the choice of a file. */
+/** The options of `jbazel setup`, apart from the choice of a file. */
 interface SetupFlags {
   javabase?: string;
   print?: boolean;
@@ -77,7 +80,7 @@ interface SetupFlags {
   try: boolean;
 }
 
-/** What a shell can complete, by the same definitions that the command lines are read by. */
+/** What a shell can complete, from the same definitions as the command lines. */
 function completedVerbs(context: VerbContext): CompletedVerb[] {
   return VERBS.map((name) => {
     const command = commandOf(name, context, () => {});
@@ -122,7 +125,7 @@ export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: num
   const javabase = () => option("--javabase <dir>", "RBS's javabase (default: beside jbazel)", "RBS_JAVABASE");
   const examples = (...lines: string[]) =>
     command.addHelpText("after", `\nExamples:\n${lines.map((l) => `  ${l}`).join("\n")}`);
-  /** A variable is set by having a value, but a flag on the command line overrules its rivals' variables. */
+  /** A variable counts if it has a value, but a flag on the command line overrides the variables of its rivals. */
   const chosen = (rivals: string[]) => {
     const source = (name: string) => command.getOptionValueSource(name);
     const byFlag = rivals.some((r) => source(r) === "cli");

@@ -1,5 +1,5 @@
 /**
- * Where the agent may have something written on the laptop, and nowhere else:
+ * The only places on the laptop that the agent may write to:
  *
  *     <output base>/execroot/…
  *     <output base>/external/REPOSITORY/…
@@ -8,8 +8,8 @@
  *     <workspace>/MODULE.bazel.lock
  *     files that the developer's flags named
  *
- * The agent names the paths, so each is checked before anything is written. Symlinks that it made earlier stand only
- * below the output base; there no link is ever followed. Links elsewhere are the developer's own.
+ * The agent names the paths, so each is checked before anything is written. Symlinks that the agent made earlier exist
+ * only below the output base, where no link is ever followed. Links elsewhere are the developer's own.
  */
 import { basename, dirname, join, resolve } from "node:path";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
@@ -19,49 +19,49 @@ import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { lookAt } from "./output_folders.ts";
 
-/** What stands in an output base that `clean --expunge` leaves: the client's, and a local server's own. */
+/** Entries of an output base that `clean --expunge` keeps: the client's, and those of a local server. */
 export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "local"];
 
-/** The same, what is RBS's, and what a local server believes or reads. */
+/** KEPT_NAMES, RBS's own directory, and what a local server trusts or reads. */
 const RESERVED_NAMES = [...KEPT_NAMES, "rbs", "action_cache", "javalog.properties"];
 
-/** The names of convenience symlinks after their prefix; the workspace's own folder name is one more. */
+/** Names of convenience symlinks after their prefix. The name of the workspace's directory is one more. */
 const LINK_NAMES = ["bin", "out", "testlogs", "genfiles"];
 
-/** The most symlinks that a path may lead through, as in Linux. */
+/** Maximum number of symlinks in the resolution of a path, as in Linux. */
 const MAX_LINKS = 40;
 
-/** Where an entry goes. */
+/** Where an entry is written. */
 export type Place =
-  | { where: "output base"; /** Relative to it. */ path: string }
-  | { where: "named file" | "convenience symlink"; /** Absolute. */ path: string };
+  | { where: "output base"; /** Relative to the output base. */ path: string }
+  | { where: "named file" | "convenience symlink"; /** Absolute path. */ path: string };
 
-/** What {@link AllowedPaths} depend on. */
+/** Options of {@link AllowedPaths}. */
 export interface AllowedPathsOptions {
   /** Absolute, without "." or "..". */
   outputBase: string;
   /** Absolute, without "." or "..". */
   workspace: string;
-  /** Absolute paths that flags of the command name. */
+  /** Absolute paths that the command's flags name. */
   namedFiles?: Iterable<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
-  /** The command leaves convenience symlinks alone: there are none. @default false */
+  /** The command leaves convenience symlinks alone, so it makes none. @default false */
   leavesSymlinks?: boolean;
 }
 
-/** What has no width, or turns the direction of what follows. */
+/** Characters that have no width, or change the direction of the text. */
 const UNSEEN = /[\p{Cf}\u2028\u2029]/u, UNSEEN_ALL = new RegExp(UNSEEN, "gu");
 const escaped = (character: string) => `\\u{${character.codePointAt(0)!.toString(16)}}`;
 
-/** A path as a person reads it: what could steer a terminal is escaped. */
+/** A path for display: what could steer a terminal is escaped. */
 export function shown(path: string): string {
   const text = path.length > 300 ? `${path.slice(0, 300)}…` : path;
   const isPlain = /^[\w\x20-\x7e\u00a1-\ud7ff]*$/u.test(text) && !UNSEEN.test(text);
   return isPlain ? text : JSON.stringify(text.toWellFormed()).replaceAll(UNSEEN_ALL, escaped);
 }
 
-/** The error of an agent that asks for what no honest agent asks for. */
+/** The error for a request that no honest agent makes. */
 export function refusal(path: string, why: string): RbsError {
   return new RbsError(
     `The agent sent ${
@@ -71,17 +71,17 @@ export function refusal(path: string, why: string): RbsError {
   );
 }
 
-/** True if `path` is `folder` or below it. Both absolute and without "." or "..". */
+/** Whether `path` is `folder` or below it. Both are absolute and without "." or "..". */
 export function isWithin(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
 }
 
 /**
- * Whether something other than a folder is to stand where a Bazel server has only folders, and works in them without a look:
- * a local one empties `execroot/WORKSPACE`, and writes in `execroot`, `bazel-out` and what is directly in it, wherever a
- * symlink there leads. Status files of `bazel-out` are files, never symlinks.
+ * Whether the entry is not a directory, but is at a path where a Bazel server has only directories and uses them
+ * without a check: a local server empties `execroot/WORKSPACE`, and writes in `execroot`, `bazel-out` and directly
+ * below, following symlinks. Status files in `bazel-out` may be files, but not symlinks.
  *
- * @param path Of an output, relative to the output base.
+ * @param path Path of an output, relative to the output base.
  */
 function isGround(path: string, kind: Entry["kind"]): boolean {
   const [first, , third, ...below] = path.split("/", 5);
@@ -91,24 +91,24 @@ function isGround(path: string, kind: Entry["kind"]): boolean {
 }
 
 /**
- * Whether an entry is a log of the server's or a profile. A server of this machine writes files of these names, so that no
- * symlink may lead from there to anything but such a file.
+ * Whether an entry is one of the server's logs or a profile. A server on this machine writes files of these names, so a
+ * symlink may lead only to another of them.
  */
 function isLog(path: string, { kind, target }: Entry): boolean {
   return isServerLog(path) && (kind === "file" || kind === "symlink" && isServerLog(target!));
 }
 
-/** See the file's head. */
+/** Decides where an agent's entries may be written. */
 export class AllowedPaths {
   readonly #outputBase: string;
-  /** The output base as it is called after its own symlinks, if it has any. */
+  /** The output base with its own symlinks resolved. */
   readonly #realOutputBase: string;
   readonly #workspace: string;
   readonly #named: Set<string>;
   readonly #links: Set<string>;
-  /** Those of them that have the command's prefix. */
+  /** Those of `#links` that have the command's prefix. */
   readonly #prefixed: Set<string>;
-  /** What other convenience symlinks begin with; undefined: there are none. */
+  /** Prefix of other convenience symlinks; undefined if there are none. */
   readonly #linkPrefix?: string;
 
   readonly #leavesSymlinks: boolean;
@@ -124,11 +124,11 @@ export class AllowedPaths {
     const names = leavesSymlinks
       ? []
       : [...LINK_NAMES, basename(workspace)].map((name) => resolve(workspace, symlinkPrefix + name));
-    // Older Bazels make the last beside any.
+    // Older Bazels make `bazel-out` with any prefix.
     this.#prefixed = new Set(names);
     const besides = leavesSymlinks ? [] : [join(workspace, "bazel-out")];
     this.#links = new Set([...names, ...besides].filter((path) => !this.#isOutputBase(path)));
-    // A prefix like "bazel-" tells the links from anything else; "out/" or "." would not.
+    // A prefix like "bazel-" identifies the links; "out/" or "." would not.
     if (/[^/]-$/.test(symlinkPrefix)) this.#linkPrefix = resolve(workspace, symlinkPrefix);
   }
 
@@ -138,9 +138,9 @@ export class AllowedPaths {
   }
 
   /**
-   * Whether a command that makes or removes the convenience symlinks removes the one that stands at `path`, where it makes
-   * none: as Bazel does, wherever it leads, be it to another output base. `bazel-out` beside another prefix may be the
-   * developer's own.
+   * Whether a command that makes or removes the convenience symlinks removes the one at `path`, if it makes none there.
+   * As in Bazel, its target does not matter, and may be in another output base. `bazel-out` beside another prefix may
+   * be the developer's own.
    *
    * @param path One of {@link convenienceSymlinks}.
    */
@@ -149,20 +149,20 @@ export class AllowedPaths {
     return target !== undefined && (this.#prefixed.has(path) || this.leadsToOutputs(target));
   }
 
-  /** Whether the innermost root that a path is in is the output base. */
+  /** Whether the innermost root that contains a path is the output base. */
   #isOutputBase(path: string): boolean {
     return isWithin(path, this.#outputBase) &&
       !(isWithin(this.#workspace, this.#outputBase) && isWithin(path, this.#workspace));
   }
 
-  /** Where an entry with an absolute path goes. Throws an RbsError that names it if it may go nowhere. */
+  /** Where an entry with an absolute path is written. Throws an RbsError with the path if it may not be written. */
   place(entry: Entry): Place {
     const { path, kind } = entry;
     if (this.#named.has(path)) {
       if (kind !== "file") throw refusal(path, `is to be a file and not a ${kind}`);
       return { where: "named file", path };
     }
-    // Of two roots of which one lies in the other, the inner one says what its files are.
+    // If one root lies in the other, the inner one decides.
     const inWorkspace = isWithin(path, this.#workspace) &&
       !(isWithin(this.#outputBase, this.#workspace) && isWithin(path, this.#outputBase));
     if (!inWorkspace && this.#isOutputBase(path)) {
@@ -172,7 +172,7 @@ export class AllowedPaths {
       if (isGround(below, kind)) throw refusal(path, `is a folder for outputs, and no ${kind}`);
       return { where: "output base", path: below };
     }
-    // The developer's own flag may say that links are to be elsewhere.
+    // The developer's own flag may move the links out of the workspace.
     if (kind !== "symlink" || !inWorkspace && !this.#links.has(path)) throw refusal(path, "is not a place for outputs");
     if (this.#leavesSymlinks) throw refusal(path, "is a symlink that this command leaves alone");
     if (!this.leadsToOutputs(entry.target!)) throw refusal(path, "does not lead to an output");
@@ -180,9 +180,9 @@ export class AllowedPaths {
   }
 
   /**
-   * Whether nothing of an agent's stands there: neither an output nor a file of an external repository. Of what a Bazel
-   * server believes of an earlier one (action_cache, external/@REPOSITORY.marker and what later versions call so), nothing
-   * is of that kind, and nothing that the client writes to.
+   * Whether a path in the output base is not for the agent: it is neither an output nor a file of an external
+   * repository. All names by which a Bazel server trusts earlier results (action_cache, external/@REPOSITORY.marker and
+   * their later names) and all that the client writes are kept.
    *
    * @param path Relative to the output base.
    */
@@ -190,20 +190,20 @@ export class AllowedPaths {
     const [first, second, ...below] = path.split("/", 3);
     if (second === undefined) return true;
     if (first === "execroot") return false;
-    // Repositories are folders, or symlinks to such; other names there are for what a server knows of them.
+    // Repositories are directories or symlinks to them. Other names there hold what a server knows of them.
     return first !== "external" || !isRepositoryName(second) || below.length === 0 && kind === "file";
   }
 
-  /** True for the target of a convenience symlink: an absolute path of an output, as it stands. */
+  /** Whether a convenience symlink may have this target: an absolute path of an output, in normal form. */
   leadsToOutputs(target: string): boolean {
     return resolve("/", target) === target && target !== this.#outputBase && isWithin(target, this.#outputBase) &&
       !this.isKept(`${target.slice(this.#outputBase.length + 1)}/`);
   }
 
   /**
-   * Why a convenience symlink cannot stand at `path`; undefined if it can. There may be nothing, or a symlink: where a
-   * name is just what the command gives, Bazel replaces any, and otherwise one that leads to outputs, be they another
-   * output base's.
+   * Why a convenience symlink cannot be made at `path`; undefined if it can. The path must be free or a symlink. Bazel
+   * replaces any symlink whose name the command gives exactly, and otherwise one that leads to outputs of any output
+   * base.
    */
   obstacle(path: string): string | undefined {
     const isExact = this.#links.has(path);
@@ -214,7 +214,7 @@ export class AllowedPaths {
     for (let folder = dirname(path); folder !== this.#workspace && folder !== "/"; folder = dirname(folder)) {
       const info = lookAt(folder);
       if (!info || info.kind === "directory") continue;
-      // The developer's own links lead where the developer wants, outside of what the agent writes.
+      // The developer's own links may lead anywhere outside of what the agent writes.
       const real = isWithin(path, this.#workspace) || info.kind !== "symlink" ? folder : realPath(folder);
       if (real === folder || isWithin(real, this.#realOutputBase)) return `${shown(folder)} is no folder`;
     }
@@ -227,8 +227,8 @@ export class AllowedPaths {
   }
 
   /**
-   * The path that a named file really has, after the developer's own symlinks. Throws an RbsError if it would lead
-   * through a link that the agent can have made, or to where no file can be.
+   * The real path of a named file, after the developer's own symlinks. Throws an RbsError if the path leads through a
+   * link that the agent may have made, or to a place where no file can be.
    */
   resolveNamed(named: string): Place {
     let at = "/";
@@ -244,7 +244,7 @@ export class AllowedPaths {
       const info = lookAt(next);
       if (info?.target !== undefined) {
         if (this.#belowOutputBase(next)) {
-          // The last name is replaced itself; a folder's is the agent's to choose, and may lead anywhere.
+          // The last name is replaced itself. A directory here is chosen by the agent, and may lead anywhere.
           if (rest.length > 0) throw unwritable(named, `it leads through ${shown(next)}, a symlink among the outputs`);
           at = next;
           continue;
@@ -265,7 +265,7 @@ export class AllowedPaths {
     return { where: "output base", path: below };
   }
 
-  /** A path relative to the output base, if it is below it. */
+  /** A path relative to the output base; undefined if it is not below it. */
   #belowOutputBase(path: string): string | undefined {
     for (const base of [this.#realOutputBase, this.#outputBase]) {
       if (path !== base && isWithin(path, base)) return path.slice(base.length + 1);
@@ -273,15 +273,15 @@ export class AllowedPaths {
   }
 }
 
-/** What nobody may name as a file for a command to write, either. @param path Relative to the output base. */
+/** Whether not even the developer may name this path as a file to write. @param path Relative to the output base. */
 function isReserved(path: string): boolean {
   const [first, second] = path.split("/", 2);
-  // A file system may take "SERVER" for "server".
+  // A file system may treat "SERVER" as "server".
   const name = first.normalize("NFKC").toLowerCase();
   return RESERVED_NAMES.includes(name) || name === "external" && !isRepositoryName(second ?? "");
 }
 
-/** The error of a file that the developer named and that cannot be written here. */
+/** The error for a file that the developer named and that cannot be written. */
 export function unwritable(path: string, why: string, cause?: unknown): RbsError {
   return new RbsError(`${shown(path)} cannot be written (${why}): name another file.`, {
     cause,

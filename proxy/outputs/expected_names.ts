@@ -1,6 +1,6 @@
 /**
- * What tools look for in an output base, and find after the first command where a server of this machine works: ibazel
- * reads `external`, editors open `java.log`, and what warns people off is there (Bazel 2 to 9 all make these).
+ * Entries that tools expect in an output base, and that exist after the first command with a local server: ibazel reads
+ * `external`, editors open `java.log`, and two files warn people off (Bazel 2 to 9 all make these).
  */
 import { mkdirSync, symlinkSync } from "../../proto/tree/file_calls.ts";
 import { lookAt } from "./output_folders.ts";
@@ -13,7 +13,7 @@ execroot. \`bazel info output_base\` brings the server's own java.log and the pr
 until then java.log is what the server's place-holder on this machine has said.
 `;
 
-/** Makes what is missing of them. Absolute paths. Throws Deno's errors. */
+/** Makes the missing entries. Absolute paths. Throws Deno's errors. */
 export function makeExpectedNames(outputBase: string, workspace: string): void {
   const at = (name: string) => `${outputBase}/${name}`;
   const file = (name: string, content: string) => {

@@ -1,4 +1,4 @@
-/** The content of outputs, from the agent: what was asked for, and not a byte more. */
+/** Fetches the content of outputs from the agent, and accepts only what was asked for. */
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -14,7 +14,9 @@ import type { AgentLink } from "../session/session.ts";
 import { refusal } from "./allowed_paths.ts";
 
 const FETCH = "/rbs.v1.Workspace/Fetch";
-/** What one request names: more would be a large message, fewer many round trips. */
+/**
+ * Maximum number of files and bytes of a request: larger ones would be large messages, smaller ones many round trips.
+ */
 const REQUEST_FILES = 4096;
 const REQUEST_BYTES = 1 << 20;
 const NOTHING = new Uint8Array();
@@ -27,40 +29,41 @@ export interface Wanted {
 /** A part of a file. */
 export interface Part extends Pick<TreeRecord, "offset"> {
   content: Uint8Array<ArrayBuffer>;
-  /** Whether it is the file's first. */
+  /** Whether this is the first part of the file. */
   first: boolean;
-  /** Whether others follow. */
+  /** Whether more parts follow. */
   more: boolean;
 }
 
-/** Surroundings of {@link fetchFiles}. */
+/** Options of {@link fetchFiles}. */
 export interface FetchOptions<W extends Wanted> {
   link: Pick<AgentLink, "connection" | "headers">;
   signal: AbortSignal;
-  /** Whether the agent is, as far as anybody knows, still the session's. */
+  /** Whether the agent still belongs to the session, as far as is known. */
   isCurrent?(): boolean;
-  /** Called before what a message holds is taken. */
+  /** Called before the content of a message is processed. */
   onMessage?(): void;
   /**
-   * Takes a part of a file's content: its first, or what follows on the part before. What it returns is waited for before
-   * the next. The content is lent until then, or, if `keep` is called, until what that returns is called.
+   * Takes a part of a file: its first, or the one after the previous part. A returned promise is awaited before the
+   * next call. The content is valid until then or, if `keep` is called, until the function that `keep` returns is
+   * called.
    */
   take(file: W, part: Part, keep: () => () => void): Promise<void> | undefined;
-  /** How many bytes of a file's beginning are here already. Asked at each new connection. */
+  /** Called on each new connection. Returns how many bytes from a file's start are already here. */
   received(): (file: W) => number;
   /** Shows why it takes longer. */
   note(text: string): void;
 }
 
 /**
- * Fetches files, over as many connections as it takes. Throws an RbsError: for an agent that is lost, and for one that
- * sends what it was not asked for.
+ * Fetches files, reconnecting as often as necessary. Throws an RbsError if the agent is lost, or sends what was not
+ * asked for.
  */
 export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: FetchOptions<W>): Promise<void> {
   const { link, signal, isCurrent } = options;
   const left = new Map<string, W>();
   for (const file of files) left.set(file.entry.path, file);
-  // A command was run there.
+  // The agent has just run a command, so it counts as reached.
   const patience = new AgentPatience({ isCurrent, connected: true });
   while (left.size > 0) {
     signal.throwIfAborted();
@@ -85,12 +88,12 @@ export async function fetchFiles<W extends Wanted>(files: Iterable<W>, options: 
   }
 }
 
-/** Begins a call. It may take seconds to find out that nobody answers: Ctrl-C does not wait for that. */
+/** Starts a call. Ctrl-C does not wait for a connection attempt, which may take seconds. */
 async function begin(
   { connection, headers }: FetchOptions<Wanted>["link"],
   signal: AbortSignal,
 ): Promise<OutgoingCall> {
-  const calling = connection.call(FETCH, headers(), { lends: true }); // What came is written at once.
+  const calling = connection.call(FETCH, headers(), { lends: true }); // Messages are written at once.
   const aborted = Promise.withResolvers<never>();
   const abort = () => aborted.reject(signal.reason);
   signal.addEventListener("abort", abort);
@@ -105,7 +108,7 @@ async function begin(
   }
 }
 
-/** One call: asks for the first of what is left, and takes it from `left` as it comes. */
+/** One call: requests the first of the remaining files, and removes each from `left` when it is complete. */
 async function receive<W extends Wanted>(
   call: OutgoingCall,
   left: Map<string, W>,
@@ -132,7 +135,7 @@ async function receive<W extends Wanted>(
     void call.send(request.take());
     call.end();
     const pace = new Pace(signal);
-    /** The file whose next part is due, and how many bytes of it were taken. */
+    /** The file whose next part is due, and how many of its bytes were taken. */
     let current: { file: W; at: number } | undefined;
     for await (const message of call.responses()) {
       onAlive();
@@ -186,7 +189,7 @@ function decoded(message: Uint8Array): TreeRecord[] {
   }
 }
 
-/** What a status of Fetch means. */
+/** Converts a status of Fetch. */
 function explain(e: StatusError): RbsError {
   const options = { cause: e, exitCode: ExitCode.INTERNAL_ERROR };
   switch (e.code) {

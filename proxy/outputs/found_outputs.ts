@@ -1,17 +1,17 @@
-/** What of an agent's outputs is on this machine, where no index says so. */
+/** Finds which of an agent's outputs are on this machine when there is no index. */
 import { Pace } from "../../proto/base/time_slice.ts";
 import { readdirSync } from "../../proto/tree/file_calls.ts";
 import { lookAt } from "./output_folders.ts";
 
-/** Folders of an output base in which outputs and what they lead to are. */
+/** Directories of an output base that hold outputs and what these lead to. */
 const FOLDERS = ["execroot", "external"];
 
 /**
- * Looks for all files and symlinks in the outputs' folders, and for runfiles. Which other folders were brought home with
- * all that is in them cannot be seen.
+ * Finds all files and symlinks in the outputs' directories, and runfiles. Which other directories were copied as a
+ * whole cannot be seen.
  *
- * @param folder Holds what else an output base holds. Absolute.
- * @returns paths relative to it
+ * @param folder Contains what an output base contains. Absolute.
+ * @returns paths relative to `folder`
  */
 export async function findOutputs(folder: string): Promise<{ leaves: string[]; trees: string[] }> {
   const leaves: string[] = [], trees: string[] = [];

@@ -1,4 +1,4 @@
-/** What the agent says that a command has made: its Outputs messages, checked before anything is done. */
+/** Reads and validates the manifest of a command: the agent's Outputs messages. */
 import { OUTPUTS_FIELDS as Field } from "../../proto/contract/outputs_fields.ts";
 import type { RbsError } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -7,65 +7,65 @@ import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { decodeName, parent } from "../../proto/tree/names.ts";
 import { type AllowedPaths, type Place, refusal, shown } from "./allowed_paths.ts";
 
-/** The most that a manifest may have, see {@link readManifest}. */
+/** Maximum size of a manifest, see {@link readManifest}. */
 const LIMITS = { entries: 1_000_000, bytes: 256 << 20 };
-/** What a message costs that has nothing in it. Bytes. */
+/** What an empty message counts for, in bytes. */
 const PART_BYTES = 256;
-/** Warnings that are shown to the developer. */
+/** Maximum number of warnings shown to the developer. */
 const MAX_WARNINGS = 20;
 const DIGEST_BYTES = 32;
-/** What of modes is kept: no agent makes something here that runs as somebody else, or that others may write. */
+/** Mode bits that are accepted: no setuid files, and nothing that others may write. */
 const MODE_MASK = 0o755;
-/** What of modes is always there, so that what was brought home can be compared and removed by its owner. */
+/** Mode bits that are always set, so that the owner can compare and remove what was copied. */
 const FILE_MODE = 0o400, FOLDER_MODE = 0o500;
 
-/** An output and where it goes. */
+/** An output and where it is written. */
 export interface Output {
   readonly place: Place;
-  /** With an absolute path. */
+  /** Has an absolute path. */
   readonly entry: Entry;
 }
 
-/** A whole manifest. */
+/** A complete manifest. */
 export interface Manifest {
-  /** Empty if the agent gave none. */
+  /** Empty if the agent sent none. */
   id: Uint8Array;
-  /** There are no outputs here: they are the last manifest's. */
+  /** The outputs are those of the last manifest, and not repeated here. */
   unchanged: boolean;
   /** The command has removed all outputs. */
   cleaned: boolean;
   outputs: Output[];
-  /** What is here of earlier commands, and is another at the agent now. */
+  /** Outputs of earlier commands that are here and have changed at the agent. */
   home: Output[];
-  /** The same that is not there any more: absolute paths. */
+  /** Outputs of earlier commands that no longer exist at the agent. Absolute paths. */
   gone: string[];
   /** What the command has written into the developer's sources. */
   sources: Entry[];
-  /** What it has removed there: absolute paths. */
+  /** Sources that the command has removed. Absolute paths. */
   sourcesGone: string[];
-  /** True for a path of an output, and for folders that outputs are in. Absolute. */
+  /** Whether a path is an output or a directory that contains one. Absolute path. */
   has(path: string): boolean;
-  /** Sentences, fit for a terminal. */
+  /** Sentences that are safe to print on a terminal. */
   warnings: string[];
 }
 
-/** Outputs messages that are kept until a command has ended: no more than {@link readManifest} takes. */
+/** Collects Outputs messages until a command has ended, within the bounds of {@link readManifest}. */
 export class ManifestParts implements Iterable<Uint8Array> {
   readonly #parts: Uint8Array[] = [];
   readonly #limit: number;
   #bytes = 0;
 
-  /** @param limit Bytes of all messages. */
+  /** @param limit Maximum size of all messages, in bytes. */
   constructor(limit = LIMITS.bytes) {
     this.#limit = limit;
   }
 
-  /** How many there are. */
+  /** Number of messages. */
   get length(): number {
     return this.#parts.length;
   }
 
-  /** Keeps one more. Throws an RbsError when there are too many for an honest agent. */
+  /** Adds a message. Throws an RbsError when no honest agent would send so many. */
   add(part: Uint8Array): void {
     this.#bytes += part.length + PART_BYTES;
     if (this.#bytes > this.#limit) {
@@ -85,12 +85,12 @@ function tooLarge(limit: number): RbsError {
 }
 
 /**
- * Reads a manifest. Throws an RbsError for what no honest agent sends, and a TreeError or WireError for what is no
- * message at all.
+ * Reads a manifest. Throws an RbsError for what no honest agent sends, and a TreeError or WireError for a malformed
+ * message.
  *
  * @param parts Encoded Outputs messages.
- * @param isSource Whether the command may write a source of this path.
- * @param limits Entries, and bytes of all messages.
+ * @param isSource Whether the command may write a source at this path.
+ * @param limits Maximum number of entries, and of bytes of all messages.
  */
 export async function readManifest(
   parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
@@ -180,9 +180,9 @@ export async function readManifest(
   if (manifest.unchanged && manifest.outputs.length > 0) {
     throw refusal("a list of outputs", "is unchanged and has entries");
   }
-  // A path must not lead through what the same manifest makes a file or symlink.
+  // A path must not lead through a file or symlink of the same manifest.
   const wholes = [...manifest.outputs, ...manifest.home]
-    // What the developer named may well lead through bazel-out.
+    // A file that the developer named may lead through bazel-out.
     .filter(({ place }) => place.where !== "named file").map(({ entry }) => entry);
   for (const { path } of [...wholes, ...manifest.sources]) {
     if (pace.due) await pace.rest();
@@ -196,9 +196,9 @@ export async function readManifest(
 }
 
 /**
- * A Bazel server takes a runfiles tree for what it should be if its MANIFEST has the content of the tool's own manifest
- * (`RunfilesTreeUpdater`), but not if it is a symlink. So it is one here, with the same content: a later server of this
- * machine must not execute what the agent has put into the tree.
+ * Replaces a runfiles MANIFEST by a symlink to the tool's own manifest, which has the same content. A Bazel server
+ * trusts a runfiles tree whose MANIFEST has the content of that manifest (`RunfilesTreeUpdater`), but not if it is a
+ * symlink. So a later server on this machine does not execute what the agent has put into the tree.
  */
 function withoutTrust(entry: Entry): Entry {
   const [, tree] = entry.kind === "file" ? /\/([^/]+\.runfiles)\/MANIFEST$/s.exec(entry.path) ?? [] : [];

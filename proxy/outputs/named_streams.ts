@@ -1,6 +1,6 @@
 /**
- * Files that a command's options name, written while the command runs: what the agent sends of them goes to the file that
- * is there already, so that who follows it sees it grow, and into pipes.
+ * Writes files that a command's options name, while the command runs. The content goes into the existing file, so that
+ * a reader sees it grow, and into pipes.
  */
 import { dirname } from "node:path";
 import type { RbsError } from "../../proto/base/errors.ts";
@@ -9,32 +9,32 @@ import { decodeName } from "../../proto/tree/names.ts";
 import { refusal, unwritable } from "./allowed_paths.ts";
 import type { NamedTarget } from "./named_targets.ts";
 
-/** Of what waits for the readers of pipes. More holds the command back. Bytes. */
+/** Bytes waiting for the readers of pipes at which the command is held back. */
 const MAX_WAITING = 32 << 20;
 
-/** A file that is being written, or a pipe. */
+/** A file or pipe that is being written. */
 interface Open {
   target: NamedTarget;
   at: number;
   file?: Deno.FsFile;
-  /** Nothing more is written: it could not be. */
+  /** Writing failed, and nothing more is written. */
   failed?: boolean;
-  /** Nothing more is to come. */
+  /** No more content comes. */
   ended?: boolean;
-  /** Of a pipe: it waits for a reader. */
+  /** Pipe only: opening it waits for a reader. */
   opening?: boolean;
-  /** Of a pipe: all that was taken is written. */
+  /** Pipe only: settles when everything taken so far is written. */
   written: Promise<void>;
 }
 
-/** See the file's head. */
+/** Writes the parts of named files as they arrive. */
 export class NamedStreams implements Disposable {
   readonly #open = new Map<string, Open>();
   readonly #signal: AbortSignal;
   #waiting = 0;
   #room?: PromiseWithResolvers<void>;
 
-  /** @param signal Ctrl-C: a pipe that nobody reads is not waited for any more. */
+  /** @param signal Aborted by Ctrl-C: then a pipe without a reader is no longer waited for. */
   constructor(targets: readonly NamedTarget[], signal: AbortSignal) {
     this.#signal = signal;
     for (const target of targets) {
@@ -43,8 +43,8 @@ export class NamedStreams implements Disposable {
   }
 
   /**
-   * Takes an encoded NamedPart. Throws an RbsError for one that no honest agent sends; a file that cannot be written is
-   * none: it comes at the end, and then its error does.
+   * Takes an encoded NamedPart. Throws an RbsError for a part that no honest agent sends. A file that cannot be written
+   * is not an error here: it comes again at the end, with its error.
    */
   take(part: Uint8Array): Promise<void> | undefined {
     let path = "", offset = 0, content: Uint8Array = new Uint8Array();
@@ -56,7 +56,7 @@ export class NamedStreams implements Disposable {
     const open = this.#open.get(path);
     if (!open) return;
     const { target } = open;
-    // The same file from its beginning; in a pipe nothing can be taken back.
+    // Offset 0 starts a file again. What was written to a pipe cannot be taken back.
     if (offset === 0 && target.kind === "file") this.#close(open);
     else if (offset !== open.at) throw refusal(path, `goes on at ${offset} and not at ${open.at}`);
     open.at = offset + content.length;
@@ -74,7 +74,10 @@ export class NamedStreams implements Disposable {
     }
   }
 
-  /** Waits until all is written. @returns the errors of pipes whose readers do not want more */
+  /**
+   * Waits until everything is written.
+   * @returns the errors of pipes whose readers have closed them
+   */
   async finish(): Promise<RbsError[]> {
     const errors: RbsError[] = [];
     for (const open of this.#open.values()) {
@@ -88,8 +91,8 @@ export class NamedStreams implements Disposable {
   }
 
   /**
-   * Ends without waiting what was not finished: of a command that broke, nothing more is written, and who reads a pipe of
-   * it sees its end.
+   * Ends without waiting for what is unfinished: after a failed command nothing more is written, and readers of pipes
+   * see the end.
    */
   [Symbol.dispose](): void {
     for (const open of this.#open.values()) this.#end(open);
@@ -108,7 +111,7 @@ export class NamedStreams implements Disposable {
     open.written = open.written.then(async () => {
       try {
         if (!open.failed && !open.ended && !open.file) {
-          // It waits for a reader, as a Bazel server does.
+          // Waits for a reader, as a Bazel server does.
           open.opening = true;
           open.file = await Deno.open(open.target.real!, { write: true }).finally(() => open.opening = false);
         }
@@ -127,7 +130,7 @@ export class NamedStreams implements Disposable {
     return this.#unlessAborted(this.#room.promise).then(() => {});
   }
 
-  /** @returns whether it has come to its end */
+  /** @returns whether the work has ended */
   async #unlessAborted(work: Promise<void>): Promise<boolean> {
     const { promise, resolve } = Promise.withResolvers<false>();
     const abort = () => resolve(false);
@@ -149,10 +152,10 @@ export class NamedStreams implements Disposable {
   }
 }
 
-/** Ends the wait for a pipe's reader, by being one until the wait is over: perhaps it has not even begun. */
+/** Unblocks the opening of a pipe by opening it for reading until then. The opening may not have begun yet. */
 function release({ target, written }: Open): void {
   try {
     const reader = Deno.openSync(target.real!, { read: true, write: true });
     void written.finally(() => reader.close());
-  } catch { /* it is not there any more */ }
+  } catch { /* it is gone */ }
 }

@@ -1,4 +1,4 @@
-/** Where the files that a command's options name really are on this machine, found out before the command runs. */
+/** Resolves the files that a command's options name to real paths on this machine, before the command runs. */
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import type { NamedOutput } from "../arguments/named_outputs.ts";
@@ -6,20 +6,23 @@ import { AllowedPaths, unwritable } from "./allowed_paths.ts";
 
 /** A file that a command is to write. */
 export interface NamedTarget extends NamedOutput {
-  /** `stream`: a pipe or device, which gets what is written and cannot be replaced. */
+  /** `stream`: a pipe or device, which is written to and cannot be replaced. */
   kind: "file" | "stream";
-  /** Absolute, after the developer's own symlinks; undefined: in the output base, where it comes with the outputs. */
+  /**
+   * Absolute path after the developer's own symlinks. Undefined if it is in the output base, where it comes with the
+   * outputs.
+   */
   real?: string;
 }
 
 /** What {@link namedTargets} finds. */
 export interface NamedTargets {
   targets: NamedTarget[];
-  /** Sentences about those that cannot be written, and without which the command goes well. */
+  /** Sentences about files that cannot be written, but without which the command succeeds. */
   warnings: string[];
 }
 
-/** Throws an RbsError with exit code 36 for a file that cannot be written and that the command is asked for. */
+/** Resolves all named files. Throws an RbsError with exit code 36 if one that the command needs cannot be written. */
 export function namedTargets(
   outputs: readonly NamedOutput[],
   place: { outputBase: string; workspace: string },
@@ -52,7 +55,7 @@ function target(output: NamedOutput, allowed: AllowedPaths): NamedTarget {
   const { where, path: real } = allowed.resolveNamed(path);
   if (info) {
     try {
-      // As it is: it may not be written after all.
+      // Opened without a change: the command may not write it after all.
       Deno.openSync(path, { append: true }).close();
     } catch (e) {
       throw unwritable(path, sentence(e));

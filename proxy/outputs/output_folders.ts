@@ -1,48 +1,48 @@
 /**
- * The output base on this machine, as far as outputs are made and removed there. No symlink below it is followed: the
- * agent made them. A link or file that stands where a folder must be gives way.
+ * The output base on this machine, where outputs are made and removed. No symlink below it is followed, since the agent
+ * made them. A link or file in the place of a directory is removed.
  */
 import { isRaw, parent } from "../../proto/tree/names.ts";
 import type { RawInfo } from "../../proto/tree/files.ts";
 import { chmodSync, lstatSync, mkdirSync, readdirSync, removeSync } from "../../proto/tree/file_calls.ts";
 
-/** What the owner needs to make and remove something in a folder. */
+/** The mode bits that the owner needs to change a directory's entries. */
 const WRITABLE = 0o700;
 
-/** See the file's head. Paths are relative to the output base. */
+/** The outputs' directories. Paths are relative to the output base. */
 export class LocalTree {
   readonly #root: string;
-  /** Whether a path is a folder: not a link to one, and not reached through one. */
+  /** Whether a path is a directory that is not a symlink and not behind one. */
   readonly #folders = new Map<string, boolean>([["", true]]);
-  /** The modes that folders shall have in the end. */
+  /** The final modes of directories. */
   readonly #modes = new Map<string, number>();
 
-  /** @param root The output base. Absolute; it must be there. */
+  /** @param root The output base. Absolute; must exist. */
   constructor(root: string) {
     this.#root = root;
   }
 
-  /** The absolute path of something in it. */
+  /** The absolute path for a path in the output base. */
   join(path: string): string {
     return `${this.#root}/${path}`;
   }
 
-  /** What stands at a path; undefined if there is nothing, or if a folder on the way is none. */
+  /** The stat of a path; undefined if it does not exist or a parent is not a directory. */
   look(path: string): RawInfo | undefined {
     return this.isFolder(parent(path)) ? lookAt(this.join(path)) : undefined;
   }
 
-  /** Where a symlink leads; undefined if there is none. Cheaper than a look. */
+  /** The target of a symlink; undefined if it is not a symlink. Cheaper than {@link look}. */
   readLink(path: string): string | undefined {
     return this.isFolder(parent(path)) ? readLink(this.join(path)) : undefined;
   }
 
-  /** The names in a folder. */
+  /** The names in a directory. */
   list(path: string): string[] {
     return this.isFolder(path) ? readdirSync(this.join(path)) : [];
   }
 
-  /** Whether a path is a folder, without any link on the way. */
+  /** Whether a path is a directory, without a symlink on the way. */
   isFolder(path: string): boolean {
     let known = this.#folders.get(path);
     if (known === undefined) {
@@ -52,7 +52,7 @@ export class LocalTree {
     return known;
   }
 
-  /** Makes a path a folder in which something can be made. */
+  /** Makes a path a directory in which entries can be made. */
   makeFolder(path: string): void {
     if (path === "" || this.#modes.has(path)) return;
     const above = parent(path);
@@ -70,14 +70,14 @@ export class LocalTree {
     this.#folders.set(path, true);
   }
 
-  /** Notes the mode that a folder shall have when all is written. */
+  /** Sets the mode that a directory gets at the end. */
   setMode(path: string, mode: number): void {
     this.#modes.set(path, mode);
   }
 
-  /** Gives folders their modes. */
+  /** Sets the modes of directories. */
   finish(): void {
-    // The deepest first: a folder's mode may forbid to go into it.
+    // The deepest first: a directory's mode may forbid access to what is below.
     for (const [path, mode] of [...this.#modes].sort(([a], [b]) => b.length - a.length)) {
       const info = this.look(path);
       if (info?.kind === "directory" && (info.mode & 0o7777) !== mode) chmodSync(this.join(path), mode);
@@ -85,7 +85,7 @@ export class LocalTree {
     this.#modes.clear();
   }
 
-  /** Removes what stands at a path, with all that is in it. */
+  /** Removes what is at a path, recursively. */
   async remove(path: string): Promise<void> {
     const info = this.look(path);
     if (!info) return;
@@ -98,7 +98,7 @@ export class LocalTree {
   }
 }
 
-/** Removes a file, link or folder with all that is in it, write-protected folders among them. */
+/** Removes a file, link or directory recursively, also from write-protected directories. */
 export async function removeTree(path: string): Promise<void> {
   const remove = () =>
     isRaw(path) ? Promise.resolve(removeSync(path, { recursive: true })) : Deno.remove(path, { recursive: true });
@@ -118,7 +118,7 @@ function unprotect(path: string): void {
   for (const name of readdirSync(path)) unprotect(`${path}/${name}`);
 }
 
-/** What stands at an absolute path, itself if it is a symlink; undefined if there is nothing. */
+/** The stat of an absolute path, without following a symlink; undefined if it does not exist. */
 export function lookAt(path: string): RawInfo | undefined {
   try {
     return lstatSync(path);
@@ -128,7 +128,7 @@ export function lookAt(path: string): RawInfo | undefined {
   }
 }
 
-/** Where a symlink leads; undefined if there is none. */
+/** The target of a symlink; undefined if it is not a symlink. */
 export function readLink(path: string): string | undefined {
   try {
     return Deno.readLinkSync(path);

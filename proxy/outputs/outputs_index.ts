@@ -1,12 +1,12 @@
 /**
- * What of the outputs on this machine is known to be the agent's, so that comparing costs a stat per file. A file that
- * was touched since looks different, and is looked at again.
+ * The index of the outputs on this machine that are known to equal the agent's, so that a comparison costs one stat per
+ * file. A file that was touched since has another stat, and is compared again.
  *
  *     magic line, then records, then SHA-256 of all before it
  *     record = kind (1 byte) + length of path (2 bytes) + path [+ digest (32) + size, mtime, inode (8 each)]
  *
- * Numbers are little endian. It says as well what else was brought home. While that changes there is no such file; where
- * there is none, or one that is not as it should be, nobody knows what is here: see {@link HomeIndex.lost}.
+ * Numbers are little endian. The index also lists symlinks and directories that were copied here. The file is removed
+ * while outputs change. If it is missing or damaged, what is here is unknown: see {@link HomeIndex.lost}.
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
@@ -20,7 +20,7 @@ const FILE = 1, LEAF = 2, TREE = 3;
 const DIGEST_BYTES = 32;
 const FILE_BYTES = DIGEST_BYTES + 3 * 8;
 
-/** A file as it was when it was brought home. */
+/** A file as it was when it was copied here. */
 export interface HomeFile {
   /** SHA-256. */
   digest: Uint8Array;
@@ -29,15 +29,15 @@ export interface HomeFile {
   ino: number;
 }
 
-/** How a file looks. */
+/** The part of a stat that identifies a file's state. */
 type Look = Pick<RawInfo, "size" | "mtimeMs" | "ino">;
 
-/** What stands in the output base itself is a log of the server's, which is another one after each command. */
+/** Files directly in the output base are the server's logs, which change with each command. */
 function isLog(path: string): boolean {
   return !path.includes("/");
 }
 
-/** See the file's head. */
+/** The index of the outputs on this machine. */
 export class HomeIndex {
   readonly #file: string;
   readonly #files = new Map<string, HomeFile>();
@@ -46,7 +46,7 @@ export class HomeIndex {
   #lost = false;
   #changed = false;
 
-  /** Reads the index of this path, if there is a good one. */
+  /** Reads the index from this path, if it is valid. */
   constructor(file: string) {
     this.#file = file;
     try {
@@ -57,18 +57,18 @@ export class HomeIndex {
     }
   }
 
-  /** Whether there was no good index: what is here is not known until {@link found} has told. */
+  /** Whether there was no valid index: what is here is unknown until {@link found} is called. */
   get lost(): boolean {
     return this.#lost;
   }
 
-  /** All that is here was looked for, and is in the index. */
+  /** Everything that is here was looked for and added to the index. */
   found(): void {
     this.#lost = false;
     this.#changed = true;
   }
 
-  /** Files and symlinks that were brought home, but for those in {@link trees}. */
+  /** Files and symlinks that were copied here, except those in {@link trees}. */
   *leaves(): Generator<string> {
     const outermost = new OutermostFolders(this.#trees);
     for (const paths of [this.#files.keys(), this.#leaves]) {
@@ -76,17 +76,17 @@ export class HomeIndex {
     }
   }
 
-  /** Folders that were brought home with all that is in them. */
+  /** Directories that were copied here as a whole. */
   get trees(): ReadonlySet<string> {
     return this.#trees;
   }
 
-  /** Whether something was brought home to just this path. */
+  /** Whether exactly this path was copied here. */
   has(path: string): boolean {
     return this.#files.has(path) || this.#leaves.has(path) || this.#trees.has(path);
   }
 
-  /** Notes a symlink, a file of which no more is known, or a folder with all that is in it. */
+  /** Adds a symlink, a file of unknown content, or a directory that was copied as a whole. */
   add(path: string, what: "leaf" | "tree"): void {
     const paths = what === "leaf" ? this.#leaves : this.#trees;
     if (paths.has(path) || isLog(path)) return;
@@ -94,21 +94,21 @@ export class HomeIndex {
     this.#changed = true;
   }
 
-  /** What is known of a file that looks like `info` now; undefined if it is not the one that was brought home. */
+  /** What is known of a file with this stat; undefined if it is not the file that was copied here. */
   get(path: string, info: Look): HomeFile | undefined {
     const file = this.#files.get(path);
     if (!file || file.ino !== info.ino || file.size !== info.size || file.mtimeMs !== info.mtimeMs) return;
     return file;
   }
 
-  /** Says what a file that looks like `info` now contains. */
+  /** Sets the digest of a file with this stat. */
   set(path: string, digest: Uint8Array, { size, mtimeMs, ino }: Look): void {
     if (isLog(path)) return;
     this.#files.set(path, { digest, size, mtimeMs, ino });
     this.#changed = true;
   }
 
-  /** Forgets what was brought home to a path, and to paths below it. */
+  /** Removes a path and, if it was copied as a whole, everything below. */
   delete(path: string): void {
     const isTree = this.#trees.has(path);
     for (const paths of [this.#files, this.#leaves, this.#trees]) {
@@ -117,7 +117,7 @@ export class HomeIndex {
     }
   }
 
-  /** Forgets all outputs. @param folder Only those below it. */
+  /** Removes all outputs. @param folder Only those below this directory. */
   clear(folder = ""): void {
     for (const paths of [this.#files, this.#leaves, this.#trees]) {
       for (const path of paths.keys()) if (folder === "" || path.startsWith(`${folder}/`)) paths.delete(path);
@@ -125,7 +125,7 @@ export class HomeIndex {
     this.#changed = true;
   }
 
-  /** What is here is about to change. If this process is killed meanwhile, nobody knows how far it came. */
+  /** Removes the index file before outputs change: if this process is killed, the state is unknown. */
   begin(): void {
     this.#changed = true;
     try {
@@ -133,7 +133,10 @@ export class HomeIndex {
     } catch { /* there is none */ }
   }
 
-  /** Writes what changed, whole or not at all. Without the index the next command only takes longer: no error. */
+  /**
+   * Writes the index if it has changed, completely or not at all. Errors are ignored: without the index, the next
+   * command only takes longer.
+   */
   save(): void {
     if (!this.#changed) return;
     const fresh = `${this.#file}.new`;

@@ -1,6 +1,6 @@
 /**
- * Brings home what a command has made: compares what the agent names with what is here, fetches what is missing, and
- * puts it where the developer expects it.
+ * Copies back what a command has made: compares the manifest with what is here, fetches what is missing, and puts it in
+ * place.
  *
  *     manifest ──checked──> compared ──missing──> fetched ──> <output base>/rbs/staging ──renamed──> in place
  *                              └─ a stat per entry, if nothing was touched
@@ -38,92 +38,92 @@ import { type SourcePlaces, SourcesHome } from "./sources_home.ts";
 import { WholeFiles } from "./parallel_writes.ts";
 import { type Manifest, type Output, readManifest } from "./manifest.ts";
 
-/** How long folders count as looked at while files come in, in milliseconds. */
+/** How long checked directories stay trusted while files arrive, in milliseconds. */
 const DOUBT_MS = 50;
-/** More outputs are compared each time. */
+/** With more outputs, no snapshot is kept, and each command compares them all. */
 const MAX_LOOKS = 10_000;
-/** A command is on its way to its agent after this time. Milliseconds. */
+/** Delay before outputs are checked for the next command, which is then on its way to the agent. Milliseconds. */
 const EXPECT_AFTER_MS = 5;
-/** More of earlier commands is not kept. */
+/** Maximum number of earlier outputs that are kept. */
 const MAX_HOME = 300_000;
-/** Larger files are digested in pieces, so that others have their turn. Bytes. */
+/** Larger files are digested in pieces, with other work between them. Bytes. */
 const LARGE_BYTES = 16 << 20;
 
-/** What {@link OutputsHome.take} needs to know of the command. */
+/** Options of {@link OutputsHome.take}. */
 export interface TakeOptions {
-  /** The way to the agent. */
+  /** Connection to the agent. */
   link: Pick<AgentLink, "connection" | "headers">;
   /** Absolute paths of files that the command's flags name. */
   namedFiles?: Iterable<string>;
-  /** Those of them without which the command goes well. */
+  /** Those of the named files without which the command succeeds. */
   secondaryFiles?: ReadonlySet<string>;
-  /** Those of them that are pipes or devices: they have got what was written already. */
+  /** Those of the named files that are pipes or devices; they were written while the command ran. */
   streams?: ReadonlySet<string>;
   /** The command's `--symlink_prefix`. @default "bazel-" */
   symlinkPrefix?: string;
-  /** The command is `clean`: of no other is it believed that it has removed the outputs. @default false */
+  /** The command is `clean`. No other command may claim to have removed the outputs. @default false */
   cleans?: boolean;
-  /** The command removes the convenience symlinks, */
+  /** The command removes the convenience symlinks (`cleansSymlinks`). @default false */
   cleansSymlinks?: boolean;
-  /** or leaves them alone. @default false, both */
+  /** The command leaves the convenience symlinks alone. @default false */
   leavesSymlinks?: boolean;
   /** Where the command may write sources. @default nowhere */
   sources?: SourcePlaces & {
-    /** Whether what is at an absolute path is what the agent had before the command. */
+    /** Whether an absolute path is in the state that the agent had before the command. */
     asSent(path: string): boolean;
-    /** It did write some, or removed some: the agent has others than it was sent. */
+    /** Called when the command has written or removed sources: the agent's copy differs from what it was sent. */
     onWritten(): void;
   };
-  /** Shows a line (with its newline) to the person who waits. */
+  /** Shows a line (with its newline) to the user. */
   say(line: string): void;
-  /** Stops it; no half file stays, and what has come stays. */
+  /** Aborts the transfer. What has arrived stays; no incomplete file does. */
   signal: AbortSignal;
-  /** Whether the agent is, as far as anybody knows, still the session's: it is not waited for when it is not. */
+  /** Whether the agent still belongs to the session, as far as is known. If not, it is not retried. */
   isCurrent?(): boolean;
-  /** What {@link OutputsHome.tell} gave for this command. */
+  /** The result of {@link OutputsHome.tell} for this command. */
   told?: Told;
-  /** What {@link OutputsHome.known} was when this command was sent: the agent may say that it is the same again. */
+  /** {@link OutputsHome.known} when this command was sent. The agent may refer to it. */
   known?: KnownManifest;
-  /** The user pressed Ctrl-C: what is to come may not come, and then what it is to replace is gone as well. */
+  /** The user pressed Ctrl-C: content may not arrive, so what it replaces is removed first. */
   interrupted?: boolean;
-  /** The command wants all outputs: a folder that comes is no output as such. */
+  /** The command wants all outputs: then a directory in the manifest is not by itself an output. */
   all?: boolean;
-  /** Told when all is here: which named files the command has written, with absolute paths. */
+  /** Called when everything is here, with the named files that the command has written. Absolute paths. */
   onArrived?(named: readonly Entry[]): void;
 }
 
-/** What an agent is told with a command of what is here. */
+/** What the agent is told with a command about the outputs here. */
 export interface Told {
-  /** What is here of earlier commands; undefined: it knows. */
+  /** Outputs of earlier commands that are here; undefined if the agent knows them. */
   home?: HomeOutputs;
 }
 
 /** A manifest that the agent may refer to by its id. */
 export type KnownManifest = Readonly<Manifest>;
 
-/** What came over the wire. */
+/** Files and bytes received from the agent. */
 export interface Transferred {
   files: number;
   bytes: number;
 }
 
-/** A file that is not here yet. */
+/** A file that is missing here. */
 interface Missing {
   readonly entry: Entry;
-  /** Where it is written first: relative to the output base. */
+  /** Where it is written first, relative to the output base. */
   readonly path: string;
-  /** The developer named it: it goes on to its own path. */
+  /** The developer named it: it is moved on to its own path. */
   readonly named: boolean;
-  /** It is one of the developer's sources, and goes on to its own path. */
+  /** It is one of the developer's sources, and is moved on to its own path. */
   readonly source?: boolean;
 }
 
-/** How the manifest differs from what is here. Paths are relative to the output base. */
+/** The difference between the manifest and what is here. Paths are relative to the output base. */
 interface Difference {
   files: Missing[];
-  /** Folders and symlinks that are missing; folders with a wrong mode. */
+  /** Missing directories and symlinks, and directories with a wrong mode. */
   others: Entry[];
-  /** Files that are as they should be. */
+  /** Files that match. */
   here: { path: string; entry: Entry }[];
   /** Whether there is anything to do. */
   changed: boolean;
@@ -133,33 +133,32 @@ interface Difference {
 export class OutputsHome {
   readonly #outputBase: string;
   readonly #workspace: string;
-  /** The output base holds no local server's outputs any more. */
+  /** The output base no longer holds a local server's outputs. */
   #isOurs = false;
   #index?: HomeIndex;
   #manifest?: Manifest;
-  /** All of the manifest was here, for a command with this symlink prefix, and looked like this. */
+  /** A manifest all of whose outputs were here, with the command's symlink prefix and a snapshot of their stats. */
   #settled?: { manifest: Manifest; symlinkPrefix?: string; looks: Looks };
-  /** What {@link expect} has found: whether that still looked so. */
+  /** Whether that snapshot still matched, as {@link expect} has found. */
   #expected?: { settled: object; same: boolean };
   #expecting?: ReturnType<typeof setTimeout>;
-  /** The agent that was told what is here, and those of its commands whose outputs have not come yet. */
+  /** The agent that knows what is here, and those of its commands whose outputs have not arrived yet. */
   #informed?: { link: TakeOptions["link"]; open: Set<Told> };
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** @param options Absolute paths without "." or ".."; the output base must be there. */
+  /** @param options Absolute paths without "." or "..". The output base must exist. */
   constructor(options: { outputBase: string; workspace: string }) {
     this.#outputBase = options.outputBase;
     this.#workspace = options.workspace;
   }
 
-  /** The last manifest, by whose id the agent may say that nothing changed. */
+  /** The last manifest. The agent may say by its id that nothing has changed. */
   get known(): KnownManifest | undefined {
     return this.#manifest;
   }
 
   /**
-   * Whether a path is that of an output of the last manifest, of a folder in which one is, or leads through a symlink that
-   * is one. Absolute.
+   * Whether an absolute path is an output of the last manifest, contains one, or leads through a symlink that is one.
    */
   isHome(path: string): boolean {
     if (this.#manifest?.has(path)) return true;
@@ -170,15 +169,15 @@ export class OutputsHome {
   }
 
   /**
-   * What an agent must be told of the outputs that are here, with a command that may change outputs. It knows what it sent
-   * itself; whether all of that has arrived, {@link take} finds out.
+   * What the agent must be told about the outputs here, with a command that may change outputs. The agent knows what it
+   * has sent; {@link take} finds out whether all of it has arrived.
    */
   tell(link: TakeOptions["link"]): Promise<Told> {
     return this.#inTurn(async () => {
       const told: Told = {};
       if (this.#informed?.link !== link || this.#informed.open.size > 0) {
         told.home = await this.#list();
-        // Whether what the others make arrives is not known yet.
+        // The outputs of other running commands may not arrive.
         const open = this.#informed?.link === link ? this.#informed.open : new Set<Told>();
         this.#informed = { link, open };
       }
@@ -188,14 +187,17 @@ export class OutputsHome {
   }
 
   /**
-   * What an agent has sent has not arrived, or nobody knows: the next command tells all that is here. Call it for a command
-   * that was sent, and whose outputs {@link take} did not get; a take that failed needs no such call.
+   * Makes the next command tell the agent everything that is here. Call it after a command that was sent and whose
+   * outputs {@link take} did not get. Not needed after a failed take.
    */
   forgetTold(): void {
     this.#informed = undefined;
   }
 
-  /** What is here of earlier commands. What is too much to be told is removed: nobody would see that it grows old. */
+  /**
+   * The outputs of earlier commands that are here. Removes what exceeds the limit, since it would become stale
+   * unnoticed.
+   */
   async #list(): Promise<HomeOutputs> {
     const folder = agentOutputs(this.#outputBase);
     const index = await this.#knownIndex();
@@ -209,8 +211,8 @@ export class OutputsHome {
   }
 
   /**
-   * A command is on its way: while it runs there, looks whether all that the last one made is still here, as a Bazel
-   * server does beside its files: what somebody removes later, it does not notice before the next command.
+   * Call it when a command was sent. While the command runs, checks whether the outputs of the last one are still here.
+   * What is removed later is noticed at the next command, as with a Bazel server and its files.
    */
   expect(): void {
     this.#expected = undefined;
@@ -223,9 +225,9 @@ export class OutputsHome {
   }
 
   /**
-   * Makes this machine have what a command has made. Resolves with what was transferred; a command that made nothing
-   * new transfers nothing. Throws an RbsError with an exit code: 37 for an agent that asks for what it must not or is
-   * lost, 36 for this machine (a full disk), 8 when the signal was aborted. What was fetched until then stays.
+   * Brings this machine up to date with what a command has made. Resolves with what was transferred. Throws an RbsError
+   * with an exit code: 37 if the agent is lost or sends what it must not, 36 for this machine (a full disk), 8 when the
+   * signal was aborted. What was fetched until then stays.
    *
    * @param parts Encoded Outputs messages.
    */
@@ -238,7 +240,7 @@ export class OutputsHome {
         const named: Entry[] = [];
         const transferred = await this.#take(parts, options, named);
         options.onArrived?.(named);
-        // Another agent, or this one, was told less than is here now.
+        // The agent was told less than is here now, or another agent was told.
         if (options.told && !this.#informed?.open.delete(options.told)) this.forgetTold();
         return transferred;
       } catch (e) {
@@ -250,7 +252,7 @@ export class OutputsHome {
     });
   }
 
-  /** Makes this machine's output base look as one does that a server has begun. Throws an RbsError. */
+  /** Makes the output base look like one that a server has started in. Throws an RbsError. */
   own(): Promise<void> {
     return this.#inTurn(() => this.#own(false).catch((e) => Promise.reject(this.#explain(e))));
   }
@@ -261,7 +263,7 @@ export class OutputsHome {
     this.#isOurs = true;
   }
 
-  /** Empties the output base, as `clean --expunge` does, but for what the client and its server need. */
+  /** Empties the output base like `clean --expunge`, except for what the client and its server need. */
   expunge(options: Pick<TakeOptions, "symlinkPrefix" | "leavesSymlinks" | "say">): Promise<void> {
     return this.#inTurn(async () => {
       this.#manifest = undefined;
@@ -283,14 +285,14 @@ export class OutputsHome {
     });
   }
 
-  /** One after the other: each begins with what the one before has left. */
+  /** Runs work in order: each starts from what the previous has left. */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => {});
     return done;
   }
 
-  /** @param named Gets the named files that the command has written. */
+  /** @param named Receives the named files that the command has written. */
   async #take(
     parts: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
     options: TakeOptions,
@@ -313,7 +315,7 @@ export class OutputsHome {
     const writesSources = written.length + sourcesGone.length > 0;
     for (const warning of manifest.warnings) say(`rbs: warning: ${warning}\n`);
     if (manifest.unchanged) {
-      // Not the last one here: another command may have ended meanwhile.
+      // `known` may differ from this.#manifest: another command may have ended in between.
       const { known } = options;
       if (!known || !sameDigest(manifest.id, known.id)) {
         throw refusal("a list of outputs", "is said to be one that was not sent");
@@ -329,13 +331,13 @@ export class OutputsHome {
     }
     for (const { entry, place } of manifest.outputs) if (place.where === "named file") named.push(entry);
     const isNamed = (path: string) => manifest.has(path) || has(path);
-    // A command that has nothing to do with outputs has not even a manifest.
+    // A command without any outputs sends no manifest.
     if (manifest.id.length > 0) this.#manifest = manifest;
     await this.#own(cleaned);
     const index = await this.#knownIndex();
     if (cleaned) await this.#clean(index);
 
-    // First of all: a named file may lead through one.
+    // Symlinks come first: a named file may lead through one.
     this.#makeSymlinks(manifest, allowed, options, cleaned);
     const tree = new LocalTree(this.#outputBase);
     try {
@@ -359,11 +361,11 @@ export class OutputsHome {
     }
   }
 
-  /** Removes what is here of earlier commands, and is not at the agent any more. */
+  /** Removes outputs of earlier commands that no longer exist at the agent. */
   async #removeGone(gone: readonly string[], tree: LocalTree, index: HomeIndex): Promise<void> {
     for (const path of gone) {
       const below = path.slice(this.#outputBase.length + 1);
-      // Nothing else is the agent's to remove.
+      // The agent may remove nothing else.
       if (!path.startsWith(`${this.#outputBase}/`) || !index.has(below)) continue;
       index.begin();
       await tree.remove(below);
@@ -371,7 +373,7 @@ export class OutputsHome {
     }
   }
 
-  /** Notes what will be here, apart from files, which are noted when they are. */
+  /** Adds directories and symlinks to the index. Files are added when they arrive. */
   #note(outputs: readonly Output[], index: HomeIndex, { all }: TakeOptions): void {
     for (const { entry: { kind }, place } of outputs) {
       if (place.where !== "output base" || kind === "file") continue;
@@ -380,17 +382,20 @@ export class OutputsHome {
     }
   }
 
-  /** Whether all of a manifest was here, and nothing has happened to it since. */
+  /** Whether all outputs of a manifest were here, and none has changed since. */
   #isSettled(manifest: Manifest, { namedFiles, symlinkPrefix, cleansSymlinks }: TakeOptions): boolean {
     if (cleansSymlinks) return false;
     const settled = this.#settled, expected = this.#expected;
     this.#expected = undefined;
-    // The same outputs with a new list of places are another manifest, see below.
+    // A manifest whose outputs got new places is another object.
     return settled !== undefined && settled.manifest === manifest && settled.symlinkPrefix === symlinkPrefix &&
       isEmpty(namedFiles) && (expected?.settled === settled ? expected.same : settled.looks.same);
   }
 
-  /** All of a manifest was here when it was compared, which began at `began`: looks at it for the next time. */
+  /**
+   * Takes a snapshot of a manifest all of whose outputs were here, for the next command. The comparison began at
+   * `began`.
+   */
   #settle(manifest: Manifest, { namedFiles, symlinkPrefix }: TakeOptions, began: number): void {
     this.#settled = undefined;
     if (manifest !== this.#manifest || manifest.outputs.length > MAX_LOOKS || !isEmpty(namedFiles)) return;
@@ -399,7 +404,7 @@ export class OutputsHome {
     for (const { place, entry } of manifest.outputs) {
       if (place.where === "named file" || isRaw(entry.path)) return;
       const path = place.where === "output base" ? join(this.#outputBase, place.path) : place.path;
-      // The symlink could not be made, or somebody was quicker than we.
+      // The symlink could not be made, or an output has already changed.
       if (looks.look(path)?.kind !== entry.kind) return;
       if (place.where === "convenience symlink" && readLink(path) !== entry.target) return;
       if (entry.kind === "directory" && place.where === "output base" && isWholeOutput(place.path)) looks.list(path);
@@ -416,7 +421,7 @@ export class OutputsHome {
     return this.#index ??= new HomeIndex(join(this.#outputBase, OURS, "outputs.index"));
   }
 
-  /** The index of all that is here. */
+  /** The index, after a search if it was lost. */
   async #knownIndex(): Promise<HomeIndex> {
     const index = this.#openIndex();
     if (!index.lost) return index;
@@ -428,7 +433,10 @@ export class OutputsHome {
     return index;
   }
 
-  /** Looks at each output once; what stands in the way of one, or in a tree where it does not belong, goes. */
+  /**
+   * Looks at each output once. Removes what is in the way of an output, and what does not belong into a whole
+   * directory.
+   */
   async #compare(
     manifest: Pick<Manifest, "outputs" | "has">,
     allowed: AllowedPaths,
@@ -461,7 +469,7 @@ export class OutputsHome {
         else difference.files.push({ entry, path, named: false });
         if (home) continue;
       } else if (entry.kind === "symlink") {
-        if (info?.target === entry.target) continue; // Perhaps a name that is not UTF-8.
+        if (info?.target === entry.target) continue; // The name may not be UTF-8.
         difference.others.push({ ...entry, path });
       } else {
         const isFolder = info?.kind === "directory";
@@ -485,7 +493,7 @@ export class OutputsHome {
     return difference;
   }
 
-  /** Looks at what the command has written into the sources. What is no file is put in place at once. */
+  /** Compares the sources that the command has written. Directories and symlinks are put in place at once. */
   async #compareSources(written: readonly Entry[], sources: SourcesHome, difference: Difference): Promise<void> {
     for (const entry of written) {
       const info = entry.kind === "file" ? lookAt(entry.path) : undefined;
@@ -500,7 +508,7 @@ export class OutputsHome {
     }
   }
 
-  /** Looks at what only another program can name, at all of it at once: it takes milliseconds to start one. */
+  /** Stats all names that are not UTF-8 in one call, since starting a program takes milliseconds. */
   #lookAtRawNames(outputs: readonly Output[], tree: LocalTree): Map<string, RawInfo> {
     const paths = outputs.filter(({ place, entry }) => place.where === "output base" && isRaw(entry.path))
       .map(({ place }) => place.path);
@@ -551,7 +559,7 @@ export class OutputsHome {
     let doubted = performance.now();
     const rest = async () => {
       await pace.rest();
-      // Others had their turn.
+      // Other work ran in the meantime.
       writer.doubt();
     };
 
@@ -573,13 +581,13 @@ export class OutputsHome {
       isCurrent,
       note: (text) => progress.note(text),
       received() {
-        // What was cut off in the middle is put aside.
+        // Stores what was cut off, so that it is listed below.
         writer.close();
         const partial = new Map(writer.partials().map((p) => [hex(p.digest), p.received]));
         return (file) => partial.get(hex(file.entry.digest!)) ?? 0;
       },
       onMessage() {
-        // Nobody but this user's own programs can put a symlink there meanwhile.
+        // In that time only this user's own programs could put a symlink there.
         if (performance.now() - doubted < DOUBT_MS) return;
         writer.doubt();
         doubted = performance.now();
@@ -614,7 +622,7 @@ export class OutputsHome {
         sources.place(entry, tree.join(path));
         continue;
       }
-      // Of a command that began, or waited, before the developer changed it.
+      // The command began before the developer changed the file.
       if (entry.path === join(this.#workspace, "MODULE.bazel.lock") && places?.asSent(entry.path) === false) {
         say(
           `rbs: warning: The command has written ${entry.path}, which you have changed meanwhile: your version stays.\n`,
@@ -631,13 +639,13 @@ export class OutputsHome {
       }
     }
     if (failure) throw failure;
-    // Of commands before, of which nobody wants the rest any more.
+    // Leftovers of earlier commands are no longer needed.
     await removeTree(staging);
     progress.finish();
     return transferred;
   }
 
-  /** Where a file that the developer named really stands; undefined if it cannot stand there. */
+  /** The real path of a file that the developer named; undefined if it cannot be written there. */
   #resolved(allowed: AllowedPaths, named: string): string | undefined {
     try {
       const { where, path } = allowed.resolveNamed(named);
@@ -647,7 +655,10 @@ export class OutputsHome {
     }
   }
 
-  /** Moves a file that has arrived to the path that the developer named. @returns the path after all symlinks */
+  /**
+   * Moves a file that has arrived to the path that the developer named.
+   * @returns the path after all symlinks
+   */
   #moveNamed(from: string, entry: Entry, allowed: AllowedPaths, tree: LocalTree): string {
     const target = allowed.resolveNamed(entry.path);
     const to = target.where === "output base" ? tree.join(target.path) : target.path;
@@ -665,8 +676,8 @@ export class OutputsHome {
   }
 
   /**
-   * Makes the convenience symlinks, and removes those that the command would not make any more. One that cannot be made
-   * is no failure, as with Bazel itself.
+   * Makes the convenience symlinks, and removes those that the command would no longer make. As in Bazel, one that
+   * cannot be made is not an error.
    */
   #makeSymlinks(
     manifest: Manifest,
@@ -702,7 +713,7 @@ export class OutputsHome {
     }
   }
 
-  /** What `bazel clean` does: it empties the execroot. */
+  /** Empties the execroot, as `bazel clean` does. */
   async #clean(index: HomeIndex): Promise<void> {
     const execroot = join(this.#outputBase, "execroot");
     if (lookAt(execroot)?.kind !== "directory") return;
@@ -710,7 +721,7 @@ export class OutputsHome {
     index.clear("execroot");
   }
 
-  /** Turns anything that was thrown into what a person reads. */
+  /** Converts any error to one for the user. */
   #explain(e: unknown, signal?: AbortSignal): unknown {
     if (signal?.aborted) {
       return new RbsError("Interrupted before all outputs were here: what has come stays.", {
@@ -719,7 +730,7 @@ export class OutputsHome {
       });
     }
     if (e instanceof RbsError) {
-      // The writer's: this machine does not take something.
+      // The writer's error: this machine refuses a write.
       return e.exitCode !== 1
         ? e
         : new RbsError(e.message, { cause: e, culprit: e.culprit, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR });
@@ -736,14 +747,14 @@ export class OutputsHome {
   }
 }
 
-/** Whether a file is, by how it looks, the one that the agent has. */
+/** Whether a file is, by its stat, the one that the agent has. */
 function isKnown(index: HomeIndex, key: string, entry: Entry, info: RawInfo): boolean {
   if (info.kind !== "file" || info.mtimeMs !== entry.mtimeMs || (info.mode & 0o7777) !== entry.mode) return false;
   const known = index.get(key, info);
   return known !== undefined && sameDigest(known.digest, entry.digest!);
 }
 
-/** Whether a file has the content that the agent's has, and at least its mode. */
+/** Whether a file has the agent's content, and at least its mode bits. */
 async function hasContent(path: string, info: RawInfo, { size, mode, digest }: Entry): Promise<boolean> {
   if (info.kind !== "file" || info.size !== size || (info.mode & mode) !== mode) return false;
   try {
@@ -756,7 +767,7 @@ async function hasContent(path: string, info: RawInfo, { size, mode, digest }: E
   }
 }
 
-/** Whether a file has the content that the agent's has; then its mode and mtime are mended if need be. */
+/** Whether a file has the agent's content. If so, its mode and mtime are set to the agent's. */
 async function isHome(
   index: HomeIndex,
   key: string,
@@ -771,29 +782,29 @@ async function isHome(
         ? digestFile(localFiles, path)
         : (await digestLarge(localFiles, dirname(path), basename(path)))?.digest);
     if (!digest || !sameDigest(digest, entry.digest!)) return false;
-    // Its mode and time come with a new one.
+    // A name that is not UTF-8: mode and time come with a new file.
     if (isRaw(path) && ((info.mode & 0o7777) !== entry.mode || info.mtimeMs !== entry.mtimeMs)) return false;
     if ((info.mode & 0o7777) !== entry.mode) Deno.chmodSync(path, entry.mode);
     if (info.mtimeMs !== entry.mtimeMs) {
-      // Of seconds with a fraction, Deno loses a millisecond now and then.
+      // With fractional seconds, Deno sometimes loses a millisecond.
       const time = new Date(entry.mtimeMs);
       Deno.utimeSync(path, time, time);
     }
     index.set(key, digest, lookAt(path)!);
     return true;
   } catch (e) {
-    // Another user's, or not readable: the agent's takes its place.
+    // The file belongs to another user or is unreadable: the agent's file replaces it.
     if (e instanceof Deno.errors.PermissionDenied || e instanceof RbsError) return false;
     throw e;
   }
 }
 
-/** Of a command that wants all outputs: whether the folder may be a package's, in which there are many of them. */
+/** For a command that wants all outputs: whether a directory may belong to a package, and so contain many outputs. */
 function isInPackage(path: string): boolean {
   return path.split("/", 3)[2] === "bazel-out" && !path.endsWith(".runfiles");
 }
 
-/** A content, the files that want it, and perhaps a path where it is already. */
+/** A content, the files that need it, and a path that already has it, if any. */
 interface Content {
   source?: string;
   wanted: [Missing, ...Missing[]];
@@ -817,8 +828,8 @@ function groupByDigest(files: readonly Missing[], here: Difference["here"]): Con
 }
 
 /**
- * Large files among small ones: a large one is more work for who reads it, many small ones for who writes them, and so
- * neither waits for the other.
+ * Spreads large files among small ones. A large file takes longer to read, many small ones longer to write, so reader
+ * and writer do not wait for each other.
  */
 function mixed(files: readonly Missing[]): Missing[] {
   const small = files.filter(({ entry }) => entry.size <= PIECE_BYTES);
@@ -837,7 +848,10 @@ function isEmpty(items: Iterable<unknown> = []): boolean {
   return true;
 }
 
-/** Does something with the developer's own folders. @returns why it could not be done, without a full stop */
+/**
+ * Performs an action on the developer's own directories.
+ * @returns why it failed, without a full stop
+ */
 function attempt(act: () => void): string | undefined {
   try {
     act();

@@ -1,33 +1,32 @@
 /**
- * Files that came in one piece, and are too large to be written by the way: other threads digest and write one while the
- * next ones come.
+ * Writes files that arrive in one piece and are large: other threads digest and write one while the next ones arrive.
  */
 import { PIECE_BYTES } from "../../proto/tree/read.ts";
 import type { Part } from "./fetch.ts";
 
-/** So many are on their way to the disk at most. */
+/** Maximum number of concurrent writes. */
 const MAX_PLACING = 3;
 
-/** See the file's head. `F` is what a file is known by. */
+/** Writes large files in parallel. `F` identifies a file. */
 export class WholeFiles<F> {
   readonly #place: (file: F, content: Uint8Array<ArrayBuffer>) => Promise<void>;
   readonly #placing = new Set<Promise<void>>();
   #failure?: { error: unknown };
 
-  /** @param place Puts a file in its place. Its content is lent until the promise is settled. */
+  /** @param place Puts a file in place. The content is valid until its promise is settled. */
   constructor(place: (file: F, content: Uint8Array<ArrayBuffer>) => Promise<void>) {
     this.#place = place;
   }
 
-  /** Whether a part is a file for here. */
+  /** Whether a part is a complete large file. */
   wants({ content, first, more, offset = 0 }: Part): boolean {
     return first && !more && offset === 0 && content.length > PIECE_BYTES;
   }
 
   /**
-   * Takes a file. Throws, or rejects, with what went wrong with this file or one before.
+   * Starts to write a file. Throws or rejects with the error of this file or an earlier one.
    *
-   * @param release Called when the content is not needed any more.
+   * @param release Called when the content is no longer used.
    */
   add(file: F, content: Uint8Array<ArrayBuffer>, release: () => void): Promise<void> | undefined {
     if (this.#failure) throw this.#failure.error;
@@ -41,12 +40,12 @@ export class WholeFiles<F> {
     if (this.#placing.size >= MAX_PLACING) return Promise.race(this.#placing);
   }
 
-  /** Resolves when nothing is on its way any more, be it in place or not: whoever comes next finds nobody at work. */
+  /** Resolves when no write is in progress, whether or not they succeeded. */
   async settled(): Promise<void> {
     await Promise.all(this.#placing);
   }
 
-  /** Waits until all is in place. */
+  /** Waits until all files are in place. Rejects with the first error. */
   async finish(): Promise<void> {
     await this.settled();
     if (this.#failure) throw this.#failure.error;

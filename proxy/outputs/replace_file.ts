@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { localFiles } from "../../proto/tree/local_files.ts";
 import { lookAt } from "./output_folders.ts";
 
-/** Moves a file to a place where perhaps another one is, be it on another file system: whole or not at all. */
+/** Moves a file over another, also from another file system, completely or not at all. */
 export function replaceFile(from: string, to: string): void {
   try {
     Deno.renameSync(from, to);

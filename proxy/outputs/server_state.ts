@@ -1,33 +1,33 @@
 /**
- * Whose the output base is: a Bazel server's on this machine, or an agent's. A server believes what an earlier one has left
- * there. So the two never share it: one's is put aside while the other is at work.
+ * Keeps the outputs of a local Bazel server and of an agent apart in one output base. A server trusts what an earlier
+ * one has left there. So one set is put aside while the other is in use.
  *
- *     a local server's                    an agent's (nobody here may believe it)
+ *     a local server's                    an agent's (no server here may trust it)
  *     execroot, external, action_cache    execroot, external           in place
  *     *.before-rbs                        rbs/away/*                   put aside
  *
- * Whoever kills the proxy (power is lost, say) and starts a local server next finds the agent's outputs in place. Then it
- * finds nothing by which a server would believe them:
+ * If the proxy is killed (by a power failure, say) and a local server starts next, that server finds the agent's
+ * outputs in place. But it finds nothing that would make it trust them:
  *
  *     action_cache                        put aside: without it every action runs again
- *     external/@REPOSITORY.marker         never comes home (allowed_paths.ts): each repository is fetched again
- *     TOOL.runfiles/MANIFEST              comes home as a symlink, which tells a server to make the tree anew (manifest.ts)
+ *     external/@REPOSITORY.marker         never copied here (allowed_paths.ts): each repository is fetched again
+ *     TOOL.runfiles/MANIFEST              copied as a symlink, which makes a server rebuild the tree (manifest.ts)
  */
 import { basename } from "node:path";
 import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
 import { chmodSync, mkdirSync, removeSync } from "../../proto/tree/file_calls.ts";
 import { lookAt, readLink, removeTree } from "./output_folders.ts";
 
-/** Where RBS keeps its own, below the output base. */
+/** RBS's own directory in the output base. */
 export const OURS = "rbs";
 
-/** Of an output base: what an agent's outputs are in, and what a local server knows of its own. */
+/** Directories of outputs, and the file by which a local server trusts its own. */
 const OUTPUTS = ["execroot", "external"], KNOWLEDGE = "action_cache";
 
-/** What is a link to an agent's storage while laptop and agent share a disk. */
+/** Links to an agent's storage while laptop and agent share a disk. */
 const SHARED_NAMES = ["execroot", "external", "command.log", "command.profile.gz", "java.log", "sandbox"];
 
-/** Makes the folder that only this user may look into, whatever the umask says. @param outputBase Absolute. */
+/** Makes RBS's directory, private to this user whatever the umask. @param outputBase Absolute. */
 export function makeOurs(outputBase: string): string {
   const path = `${outputBase}/${OURS}`;
   const info = lookAt(path);
@@ -37,11 +37,14 @@ export function makeOurs(outputBase: string): string {
   return path;
 }
 
-/** What the file {@link OURS}/agent says: where an agent's outputs are. Without it there are none, or an old RBS's. */
+/**
+ * Content of the file {@link OURS}/agent: where the agent's outputs are. Without the file there are none, or those of
+ * an older RBS.
+ */
 type Outputs = "in place" | "put aside";
 
 /**
- * An agent's outputs are about to be written: what a local server has made is put aside. Rejects with what Deno throws.
+ * Prepares for an agent's outputs: puts a local server's aside. Rejects with Deno's errors.
  *
  * @param outputBase Absolute.
  */
@@ -51,7 +54,7 @@ export async function takeOver(outputBase: string): Promise<void> {
   removeSharedLinks(outputBase);
   const names = [...OUTPUTS, KNOWLEDGE];
   if (read(outputBase) === undefined && lookAt(`${ours}/outputs.index`)) {
-    // An RBS that did not keep them apart: nobody can say what of it is whose.
+    // An older RBS did not keep them apart, so nothing here can be attributed.
     for (const name of names) await removeTree(at(name));
   } else if (isLocal(outputBase)) {
     for (const name of names) {
@@ -67,17 +70,17 @@ export async function takeOver(outputBase: string): Promise<void> {
 }
 
 /**
- * A local server will work here next: what is an agent's is put aside, and what a local server had made comes back. Costs
- * some renames. Rejects with what Deno throws.
+ * Prepares for a local server: puts an agent's outputs aside, and restores the local server's. Costs some renames.
+ * Rejects with Deno's errors.
  *
- * @param outputBase Absolute; it need not be there.
- * @returns whether there was anything of an agent's
+ * @param outputBase Absolute; need not exist.
+ * @returns whether there were any outputs of an agent
  */
 export async function handBack(outputBase: string): Promise<boolean> {
   const at = (name: string) => `${outputBase}/${name}`;
   const hadLinks = removeSharedLinks(outputBase);
   if (read(outputBase) !== "in place") return hadLinks;
-  // A server that has been here since has made what is in place its own.
+  // A server that ran here since has taken over what is in place.
   if (isLocal(outputBase)) return hadLinks;
   const away = `${makeOurs(outputBase)}/away`;
   await removeTree(away);
@@ -88,7 +91,9 @@ export async function handBack(outputBase: string): Promise<boolean> {
   return true;
 }
 
-/** The folder in which an agent's outputs are: the output base, or where they were put aside; undefined: there are none. */
+/**
+ * The directory with an agent's outputs: the output base, or where they were put aside. Undefined if there are none.
+ */
 export function agentOutputs(outputBase: string): string | undefined {
   const where = read(outputBase);
   return where && (where === "in place" ? outputBase : `${outputBase}/${OURS}/away`);
@@ -106,7 +111,7 @@ function write(outputBase: string, outputs: Outputs): void {
   Deno.writeTextFileSync(`${outputBase}/${OURS}/agent`, outputs, { mode: 0o600 });
 }
 
-/** Whether a server of this machine has worked in the output base as it stands. */
+/** Whether a server on this machine has used the output base in its present state. */
 function isLocal(outputBase: string): boolean {
   if (lookAt(`${outputBase}/${KNOWLEDGE}`)) return true;
   if (lookAt(`${outputBase}/external`)?.kind !== "directory") return false;
@@ -114,7 +119,10 @@ function isLocal(outputBase: string): boolean {
   return false;
 }
 
-/** Takes links to an agent's storage away, and puts back what was there before. @returns whether there were any */
+/**
+ * Removes links to an agent's storage, and restores what they replaced.
+ * @returns whether there were any
+ */
 function removeSharedLinks(outputBase: string): boolean {
   const shared = SHARED_NAMES.filter((name) => {
     const target = readLink(`${outputBase}/${name}`);
@@ -132,7 +140,7 @@ function removeSharedLinks(outputBase: string): boolean {
   return true;
 }
 
-/** Puts back what was put aside, where nothing else stands. */
+/** Restores what was put aside where the place is free. */
 function restore(outputBase: string, names: readonly string[]): void {
   for (const name of names) {
     if (!lookAt(`${outputBase}/${name}`)) move(`${outputBase}/${name}.before-rbs`, `${outputBase}/${name}`);

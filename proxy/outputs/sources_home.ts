@@ -1,10 +1,10 @@
 /**
- * Sources that a command has written at the agent, on their way into the developer's workspace. The agent names them, so
- * each is checked:
+ * Copies sources that a command has written at the agent into the developer's workspace. The agent names them, so each
+ * is checked:
  *
- *     is it one that the command may write?            else the agent is refused
- *     is what is here as the agent had it before?      else the developer has edited it, and it stays; asked again at last
- *     do folders lead there, and no symlink?           else it is said why not
+ *     may the command write it?                        else the agent is refused
+ *     is the file here as the agent had it before?     else the developer's edit stays; checked again at the end
+ *     are all parents directories, and no symlinks?    else a warning says why
  *     does a symlink lead to where the command writes, or to external repositories?  the next sync would follow others
  *     is it a regular file where the command writes a single file, and no symlink where it has a folder?
  */
@@ -15,7 +15,7 @@ import { type AllowedPathsOptions, isWithin, shown } from "./allowed_paths.ts";
 import { lookAt } from "./output_folders.ts";
 import { replaceFile } from "./replace_file.ts";
 
-/** Files that a sentence names. */
+/** Number of files that a warning names. */
 const NAMED_FILES = 3;
 
 /** Where a command may write. Absolute paths in the workspace. */
@@ -24,7 +24,7 @@ export interface SourcePlaces {
   folders: readonly string[];
 }
 
-/** See the file's head. Serves one command. */
+/** Copies the sources of one command. */
 export class SourcesHome {
   readonly #options: Pick<AllowedPathsOptions, "workspace" | "outputBase">;
   readonly #files: ReadonlySet<string>;
@@ -33,7 +33,7 @@ export class SourcesHome {
   readonly #edited: string[] = [];
   readonly #obstacles: string[] = [];
 
-  /** @param asSent Whether what is at an absolute path is what the agent had before the command. */
+  /** @param asSent Whether an absolute path is in the state that the agent had before the command. */
   constructor(
     options: Pick<AllowedPathsOptions, "workspace" | "outputBase">,
     { files, folders }: SourcePlaces,
@@ -45,15 +45,18 @@ export class SourcesHome {
     this.#asSent = asSent;
   }
 
-  /** Whether a file or folder of this name is one that the command may write. */
+  /** Whether the command may write a file or directory at this path. */
   allows(path: string): boolean {
     if (resolve(path) !== path || !isWithin(path, this.#options.workspace)) return false;
-    // Whoever runs git there would do what it says.
+    // Git would execute what is written there.
     if (/\/\.git(\/|$)/i.test(path)) return false;
     return this.#files.has(path) || this.#folders.some((folder) => isWithin(path, folder));
   }
 
-  /** Whether an entry is to be put in place; notes why if not. A file has another content than the one that is here. */
+  /**
+   * Whether an entry has to be put in place; records why not. For a file, the caller has found that its content
+   * differs.
+   */
   wants({ path, kind, target }: Entry): boolean {
     const there = lookAt(path);
     if (kind === "directory" && there?.kind === "directory") return false;
@@ -69,9 +72,9 @@ export class SourcesHome {
   }
 
   /**
-   * Puts an entry in its place, unless the developer has edited what is there since {@link wants} was asked.
+   * Puts an entry in place, unless the developer has edited the path since {@link wants}.
    *
-   * @param from Where the content of a file is, absolute; it goes.
+   * @param from Absolute path of a file's content, which is moved.
    */
   place({ path, kind, target, mode }: Entry, from?: string): void {
     try {
@@ -96,24 +99,24 @@ export class SourcesHome {
     }
   }
 
-  /** Removes what the command has removed. @param paths Those that {@link allows}. */
+  /** Removes what the command has removed. @param paths Must be allowed by {@link allows}. */
   remove(paths: readonly string[]): void {
-    // What is in a folder goes first.
+    // The contents of a directory go first.
     for (const path of [...paths].sort().reverse()) {
       const there = lookAt(path);
       if (!there || this.#wayTo(path, false) !== undefined) continue;
       try {
-        // A folder in which there is something is the developer's.
+        // A directory that is not empty is the developer's.
         if (there.kind === "directory") Deno.removeSync(path);
         else if (this.#asSent(path)) Deno.removeSync(path);
         else this.#edited.push(path);
       } catch {
-        // It stays, and goes to the agent again.
+        // It stays, and is sent to the agent again.
       }
     }
   }
 
-  /** Sentences about what did not come. */
+  /** Sentences about what was not copied. */
   get warnings(): string[] {
     const named = this.#edited.slice(0, NAMED_FILES).map(shown).join(", ");
     const more = this.#edited.length - NAMED_FILES;
@@ -126,7 +129,7 @@ export class SourcesHome {
     return [...edited, ...this.#obstacles.slice(0, NAMED_FILES), ...rest];
   }
 
-  /** Why nothing can be put at a path, without a full stop. @param make Makes folders that are missing. */
+  /** Why nothing can be written at a path, without a full stop. @param make Make missing parents. */
   #wayTo(path: string, make: boolean): string | undefined {
     const { workspace } = this.#options;
     const missing: string[] = [];
@@ -139,7 +142,7 @@ export class SourcesHome {
     return undefined;
   }
 
-  /** Why what is no file may not stand here: Bazel would read what it leads to, or write there. */
+  /** Why something other than a file may not be here: Bazel would read or write what it leads to. */
   #isOtherKind(path: string, kind: EntryKind): string | undefined {
     const isLink = kind === "symlink";
     if (this.#files.has(path)) {
@@ -149,7 +152,7 @@ export class SourcesHome {
     return undefined;
   }
 
-  /** Why a symlink may not stand here: it leads to where the command does not write, or may do so. */
+  /** Why a symlink may not be here: it leads, or may lead, to a place where the command does not write. */
   #leadsAway(path: string, target: string): string | undefined {
     const { outputBase } = this.#options;
     const lead = resolve(dirname(path), target);

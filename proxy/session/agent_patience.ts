@@ -1,24 +1,24 @@
-/** How long an agent that cannot be reached is tried: one rule for commands, outputs and barriers. */
+/** How long an unreachable agent is retried: one rule for commands, outputs and barriers. */
 import { Backoff } from "../../proto/base/backoff.ts";
 import { ConnectError } from "../../proto/transport/grpc/channel.ts";
 import { StatusError } from "../../proto/transport/grpc/calls.ts";
 
-/** As long as an agent keeps a command for us. Milliseconds. */
+/** As long as an agent keeps a command for its proxy. Milliseconds. */
 export const PATIENCE_MS = 30 * 60_000;
-/** A port that refuses so often in a row, where an agent was, is nobody's any more. */
+/** After this many refused connections in a row, an agent that answered before counts as gone. */
 const REFUSALS = 2;
 
-/** Surroundings of an {@link AgentPatience}. */
+/** Options of {@link AgentPatience}. */
 export interface AgentPatienceOptions {
-  /** Whether the agent is, as far as anybody knows, still the session's. @default it is */
+  /** Whether the agent still belongs to the session, as far as is known. @default it does */
   isCurrent?(): boolean;
   /** Milliseconds. @default {@link PATIENCE_MS} */
   patienceMs?: number;
-  /** It has answered before: one refused connection then proves nothing. @default false */
+  /** The agent has answered before, so that one refused connection proves nothing. @default false */
   connected?: boolean;
 }
 
-/** What a failed attempt means: try again, or the agent has gone, or it was tried for long enough. */
+/** The meaning of a failed attempt: try again, the agent is gone, or it was retried for long enough. */
 export type Verdict = "again" | "gone" | "late";
 
 /** The attempts of one command, fetch or barrier at one agent. */
@@ -26,9 +26,9 @@ export class AgentPatience {
   readonly #options: AgentPatienceOptions;
   readonly #backoff = new Backoff();
   #connected: boolean;
-  /** In a row. */
+  /** Refused connections in a row. */
   #refusals = 0;
-  /** When the first attempt failed that nobody has answered since, by performance.now(). */
+  /** Time of the first failure since the last answer, by performance.now(). */
   #lostAt?: number;
 
   constructor(options: AgentPatienceOptions) {
@@ -36,22 +36,22 @@ export class AgentPatience {
     this.#connected = options.connected ?? false;
   }
 
-  /** For how long the agent has not answered, in milliseconds; undefined: the last attempt went well. */
+  /** How long the agent has not answered, in milliseconds; undefined if the last attempt succeeded. */
   get lostMs(): number | undefined {
     return this.#lostAt === undefined ? undefined : performance.now() - this.#lostAt;
   }
 
-  /** There is a connection. The agent need not answer by it. */
+  /** Records a connection. The agent may still not answer on it. */
   connected(): void {
     this.#connected = true;
     this.#refusals = 0;
   }
 
   /**
-   * The agent has answered.
+   * Records an answer of the agent.
    *
-   * @param resetWaits The waits between attempts begin with the shortest again. Not for one that answers and then breaks
-   *   each connection off: it shall not be asked ten times in a second for half an hour.
+   * @param resetWaits Whether the backoff starts again with the shortest wait. Not for an agent that answers and then
+   * breaks each connection: it must not be asked ten times a second for half an hour.
    */
   answered({ resetWaits }: { resetWaits: boolean }): void {
     this.connected();
@@ -59,7 +59,7 @@ export class AgentPatience {
     if (resetWaits) this.#backoff.reset();
   }
 
-  /** Notes that an attempt failed, and says what that means. */
+  /** Records a failed attempt, and returns what it means. */
   failed(e: unknown): Verdict {
     const { patienceMs = PATIENCE_MS, isCurrent = () => true } = this.#options;
     const noConnection = e instanceof ConnectError;
@@ -70,7 +70,7 @@ export class AgentPatience {
     return performance.now() - this.#lostAt < patienceMs ? "again" : "late";
   }
 
-  /** Waits for the next attempt's time, or until the signal is aborted. Never rejects. */
+  /** Waits until the next attempt, or until the signal is aborted. Never rejects. */
   async wait(signal?: AbortSignal): Promise<void> {
     await this.#backoff.wait(signal);
   }

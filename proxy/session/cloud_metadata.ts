@@ -1,22 +1,22 @@
 import { Buffer } from "node:buffer";
 import { request } from "node:http";
 
-/** Where Google's and Amazon's machines find out about themselves; elsewhere nobody is there. */
+/** The metadata server of Google's and Amazon's machines. Elsewhere nothing listens there. */
 export const METADATA_SERVER = "169.254.169.254:80";
-/** What an answer may take. Milliseconds. */
+/** Timeout for an answer, in milliseconds. */
 const TIMEOUT_MS = 300;
-/** No honest answer is longer, in bytes. */
+/** Maximum length of an answer, in bytes. */
 const MAX_ANSWER = 4096;
 
-/** How a cloud names its regions. */
+/** The form of a cloud's region names. */
 const REGION = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
 /**
- * The region of the cloud machine that this is, as its metadata server tells: "europe-west1" (Google), "eu-west-1"
- * (Amazon). Never rejects.
+ * The region of this cloud machine, from its metadata server: "europe-west1" (Google), "eu-west-1" (Amazon). Never
+ * rejects.
  *
  * @param server "HOST:PORT".
- * @returns undefined: this is none, or the server does not answer in time
+ * @returns undefined if this is not a cloud machine, or the server does not answer in time
  */
 export async function cloudRegion(server = METADATA_SERVER, timeoutMs = TIMEOUT_MS): Promise<string | undefined> {
   const signal = AbortSignal.timeout(timeoutMs);
@@ -37,7 +37,7 @@ type Ask = (path: string, headers: Record<string, string>, method?: string) => P
 
 async function googleRegion(ask: Ask): Promise<string | undefined> {
   const { headers, text } = await ask("/computeMetadata/v1/instance/zone", { "Metadata-Flavor": "Google" });
-  // Whoever else answers there does not say that.
+  // Other servers at this address do not send this header.
   if (headers["metadata-flavor"] !== "Google") return undefined;
   return asRegion(/^projects\/\d+\/zones\/(.+)-[a-z]$/.exec(text)?.[1]);
 }
@@ -52,7 +52,10 @@ function asRegion(text: string | undefined): string | undefined {
   return text !== undefined && REGION.test(text) ? text : undefined;
 }
 
-/** One HTTP request, by node:http, since no proxy of the user's environment is to hear of it. Rejects unless it is a 200. */
+/**
+ * Makes one HTTP request, by node:http, which ignores the proxies in the user's environment. Rejects unless the status
+ * is 200.
+ */
 function call(
   { server, path, headers, method, signal }: {
     server: string;

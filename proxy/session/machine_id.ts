@@ -3,25 +3,25 @@ import { join } from "node:path";
 import { exists } from "../../proto/base/files.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 
-/** What {@link machineId} works with. */
+/** Options of {@link machineId}. */
 export interface MachineOptions {
   /** The user's state directory on this machine. Absolute. */
   readonly stateDirectory: string;
-  /** @default what RBS_MACHINE_ID says */
+  /** @default the value of RBS_MACHINE_ID */
   readonly explicit?: string;
   /** @default this machine's */
   readonly hostName?: string;
-  /** What the system says of itself. @default the content of /etc/machine-id, or nothing */
+  /** The system's own id. @default the content of /etc/machine-id, or nothing */
   readonly systemId?: string;
 }
 
 /**
- * Tells this machine from all others on which the user may have a workspace of the same path: RBS_MACHINE_ID, or random
- * digits that are kept in the state directory.
+ * Distinguishes this machine from others on which the user may have a workspace with the same path: RBS_MACHINE_ID, or
+ * random digits kept in the state directory.
  *
- * There is one file for each host name and system id, so that an image or a home folder that was copied elsewhere has an id
- * of its own there, and two machines that share a home folder do not take turns in making each other's void. A state
- * directory that cannot be written is no reason to fail: then host name and system id have to do. Never throws.
+ * There is one file per host name and system id. So a copied image or home directory gets its own id, and two machines
+ * with a shared home directory do not invalidate each other's. If the state directory cannot be written, host name and
+ * system id are used. Never throws.
  */
 export function machineId({ stateDirectory, explicit, hostName, systemId }: MachineOptions): string {
   const given = explicit ?? Deno.env.get("RBS_MACHINE_ID");
@@ -36,7 +36,7 @@ export function machineId({ stateDirectory, explicit, hostName, systemId }: Mach
   try {
     Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
     Deno.writeTextFileSync(fresh, `${own}\n`, { mode: 0o600, createNew: true });
-    // The first of several wins. A file that holds something else is replaced.
+    // The first of several wins. A file with other content is replaced.
     if (exists(file)) Deno.renameSync(fresh, file);
     else linkOrLose(fresh, file);
   } catch {
@@ -45,12 +45,12 @@ export function machineId({ stateDirectory, explicit, hostName, systemId }: Mach
   return read(file) ?? system;
 }
 
-/** Lowercase hex digits of SHA-256. No part can be taken for two. */
+/** SHA-256 as lowercase hex digits. The parts are separated, so that their boundaries count. */
 export function hexDigest(...parts: string[]): string {
   return createHash("sha256").update(parts.join("\0"), "utf8").digest("hex");
 }
 
-/** Gives the file its name, unless another has it, and takes the former one away. */
+/** Links the new file to its final name unless that exists, and removes the old name. */
 function linkOrLose(fresh: string, file: string): void {
   try {
     Deno.linkSync(fresh, file);

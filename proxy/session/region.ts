@@ -1,35 +1,35 @@
 import { join } from "node:path";
 import { randomToken } from "../../proto/base/state_directory.ts";
 
-/** What was found lasts for a day, also that there is nothing to be found. Milliseconds. */
+/** How long a result stays valid, even if there is no region. Milliseconds. */
 const LASTS_MS = 86_400_000;
-/** A lookup gets so long before the request is sent without it: a cloud's answer takes less. Milliseconds. */
+/** How long a request waits for a lookup; a cloud answers faster. Milliseconds. */
 const PATIENCE_MS = 50;
 
-/** What {@link wantedRegion} works with. */
+/** Options of {@link wantedRegion}. */
 export interface RegionOptions {
-  /** Holds the file `region.json`. Absolute. */
+  /** Contains the file `region.json`. Absolute path. */
   readonly stateDirectory: string;
-  /** Asks the cloud, see cloud_metadata.ts. Never rejects. Without it only what is known already counts. */
+  /** Asks the cloud, see cloud_metadata.ts. Must not reject. @default only a known region is used */
   readonly lookUp?: () => Promise<string | undefined>;
   /** Milliseconds since 1970. @default Date.now */
   readonly now?: () => number;
 }
 
 interface Known {
-  /** Empty: none. */
+  /** Empty if there is none. */
   readonly region: string;
   /** Milliseconds since 1970. */
   readonly at: number;
 }
 
-/** Lookups that are under way, by state directory: one is enough. */
+/** Lookups in progress, by file; one is enough. */
 const underWay = new Map<string, Promise<string>>();
 
 /**
- * The region to ask the orchestrator for: what RBS_REGION says, else the region of the cloud machine that this is, else
- * "". The cloud is asked once a day, whatever it answers, and holds up nobody for longer than 50 ms: an answer that comes
- * later is for the next request. Never rejects.
+ * The region to request from the orchestrator: RBS_REGION, else this cloud machine's region, else "". The cloud is
+ * asked once a day, whatever it answers. A request waits at most 50 ms; a later answer is for the next request. Never
+ * rejects.
  */
 export async function wantedRegion({ stateDirectory, lookUp, now = Date.now }: RegionOptions): Promise<string> {
   const explicit = Deno.env.get("RBS_REGION");
@@ -68,13 +68,13 @@ function read(file: string): Known | undefined {
   }
 }
 
-/** A state directory that cannot be written is no reason to fail: the cloud is asked again. */
+/** Errors are ignored: the cloud is then asked again. */
 function write(file: string, known: Known): void {
   try {
     const fresh = `${file}.${randomToken()}`;
     Deno.writeTextFileSync(fresh, JSON.stringify(known) + "\n", { mode: 0o600, createNew: true });
     Deno.renameSync(fresh, file);
   } catch {
-    // Said by whatever else needs that directory.
+    // Other users of that directory report it.
   }
 }

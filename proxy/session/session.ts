@@ -1,4 +1,4 @@
-/** The proxy's session: which agent serves this workspace, asked for in the background and again when it was lost. */
+/** The proxy's session: finds the agent for this workspace in the background, and again after it was lost. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { unref } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
@@ -26,47 +26,47 @@ import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 
-/** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
+/** How long an orchestrator that does not answer is retried before the command fails, in milliseconds. */
 const PATIENCE_MS = 10_000;
-/** The same for a command that has something to fall back on. */
+/** The same for a command that can run locally. */
 const IMPATIENCE_MS = 500;
 /** How long one of several orchestrators may be silent before the next is asked, in milliseconds. */
 const SILENT_MS = 5_000;
-/** How often an orchestrator may be lost while an agent starts before the patience is not renewed any more. */
+/** How often an orchestrator may be lost during an agent's start before PATIENCE_MS is no longer renewed. */
 const MAX_RESTARTS = 3;
-/** A wait that is shorter stays silent. */
+/** Shorter waits are not shown. Milliseconds. */
 const SILENCE_MS = 1_000;
-/** How often a wait is shown, and how often when it has lasted that much longer. Milliseconds. */
+/** Interval at which a wait is shown, at first and after LONG_MS. Milliseconds. */
 const TICK_MS = 1_000, LONG_MS = 10_000;
 
-/** A live way to the session's agent. */
+/** A connection to the session's agent. */
 export interface AgentLink {
-  /** "host:port", for people. */
+  /** "host:port", for messages. */
   readonly name: string;
   readonly connection: Connection;
-  /** Agent and laptop share no disk. */
+  /** Whether agent and laptop share no disk. */
   readonly synced: boolean;
-  /** The install base that the agent's machine lacks; empty: none. */
+  /** The install base that the agent's machine lacks; empty if none. */
   readonly missingInstallBase: string;
-  /** What the orchestrator's clock says now, as far as its answer told. */
+  /** The present time of the orchestrator's clock, if its answer told. */
   readonly orchestratorTime?: () => Date;
-  /** The headers of a call: the client's own metadata, and ours. */
+  /** The headers of a call: the client's own metadata, and the session's. */
   headers(from?: Headers): Headers;
 }
 
 /** A caller of {@link Session.link}. */
 export interface LinkWaiter {
-  /** Gives up waiting; the search goes on. */
+  /** Aborts the wait; the search continues. */
   signal: AbortSignal;
-  /** Gives up soon when nobody answers. */
+  /** Whether to give up soon when there is no answer. */
   impatient?: boolean;
-  /** How long it may wait for its turn where agents are few, in milliseconds. @default as long as it takes */
+  /** How long it may queue for an agent, in milliseconds. @default no limit */
   queueMs?: number;
-  /** Shows a line (with its newline) to the person who waits. */
+  /** Shows a line (with its newline) to the user. */
   say(line: string): void;
 }
 
-/** Headers that belong to the hop from the Bazel client to the proxy. */
+/** Headers of the hop from the Bazel client to the proxy. */
 const HOP_HEADERS = new Set([
   "host",
   "connection",
@@ -78,33 +78,33 @@ const HOP_HEADERS = new Set([
   "grpc-encoding",
 ]);
 
-/** What a {@link Session} takes from its surroundings. */
+/** Settings of {@link Session}; tests change them. */
 export interface SessionSettings {
-  /** The orchestrator's "host:port", or those of several with commas between them. */
+  /** The orchestrator's "host:port", or several separated by commas. */
   address: string;
   /**
-   * How the agent of an answer is called by mutual TLS; undefined: in plain text, for tests.
+   * The TLS options for the agent in an answer; undefined: plain text, for tests.
    * @default with the keys of the state directory
    */
   agentTls(server: GetServerResponse): TlsClientOptions | undefined;
-  /** Where the keys are. */
+  /** The directory with the keys. */
   stateDirectory(): string;
   /** @default see machine_id.ts */
   machineId?: string;
   patienceMs: number;
   impatienceMs: number;
   silenceMs: number;
-  /** How often a wait is shown that is not silent any more. */
+  /** Interval at which a wait is shown. Milliseconds. */
   tickMs: number;
-  /** How long one of several orchestrators may be silent before the next is asked. */
+  /** How long one of several orchestrators may be silent before the next is asked. Milliseconds. */
   silentMs: number;
-  /** The time until the first heartbeat; its answer says when the next is due. */
+  /** Time until the first heartbeat, whose answer says when the next is due. Milliseconds. */
   firstHeartbeatMs: number;
-  /** Asks the cloud for the region of this machine, see region.ts. @default nobody is asked */
+  /** Asks the cloud for this machine's region, see region.ts. @default the cloud is not asked */
   lookUpRegion?: () => Promise<string | undefined>;
 }
 
-/** How long an orchestrator that does not answer is tried, and how long a wait stays silent: see the constants above. */
+/** The default settings. */
 const DEFAULTS = {
   stateDirectory,
   patienceMs: PATIENCE_MS,
@@ -115,21 +115,21 @@ const DEFAULTS = {
   firstHeartbeatMs: 5_000,
 };
 
-/** See the file's head. */
+/** Finds and keeps the session's agent. */
 export class Session {
   readonly #args: ServerArgs;
   readonly #settings: Omit<SessionSettings, "address">;
   readonly #addresses: OrchestratorAddresses;
-  /** An orchestrator has answered since this proxy was started: one that is gone now may come back. */
+  /** An orchestrator has answered since this proxy was started, so it may come back. */
   #wasThere = false;
-  /** Why the last attempt found nobody; undefined while somebody answers. */
+  /** Why the last attempt failed; undefined while an orchestrator answers. */
   #unreachable?: RbsError;
-  /** Until when, by performance.now(), an orchestrator that does not answer is tried. */
+  /** Until when an orchestrator that does not answer is retried, by performance.now(). */
   #patience = 0;
   /** Ends the pause before the next attempt. */
   #tryNow = () => {};
   readonly #repoHash: string;
-  /** Found when it is first needed, since files are read for it. */
+  /** Computed when first needed, since that reads files. */
   #serverId?: string;
   readonly #sessionId = randomToken();
   #client?: RpcClient<typeof Orchestrator>;
@@ -137,15 +137,15 @@ export class Session {
   #link?: AgentLink;
   #heartbeat?: ReturnType<typeof setTimeout>;
   #step = "asking the orchestrator";
-  /** The step, while others have all the agents there are. */
+  /** The step, while all agents are in use by others. */
   #queueing?: string;
-  /** As the environment has it: one "HOST:PORT", or several. */
+  /** As in the environment: one "HOST:PORT", or several. */
   readonly #address: string;
   readonly #listeners = new Set<() => void>();
   #warnings: string[] = [];
   #released = false;
 
-  /** @param settings For tests; what is not given comes from the environment. */
+  /** @param settings For tests; the environment provides the rest. */
   constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
     this.#args = args;
     this.#settings = {
@@ -161,12 +161,12 @@ export class Session {
     this.#repoHash = repoHash(args.workspace);
   }
 
-  /** Whether it is this orchestrator, or these, that the session asks. @param address As RBS_ORCHESTRATOR_ADDR has it. */
+  /** Whether the session uses this orchestrator, or these. @param address As in RBS_ORCHESTRATOR_ADDR. */
   asks(address: string): boolean {
     return address === this.#address;
   }
 
-  /** True while there is an agent that, as far as we know, answers. */
+  /** Whether there is an agent that answers, as far as is known. */
   get connected(): boolean {
     return this.#link !== undefined;
   }
@@ -176,14 +176,14 @@ export class Session {
     return `session ${this.#sessionId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
   }
 
-  /** Begins to look for the agent, so that it is there when the first command comes. */
+  /** Starts to look for the agent, ahead of the first command. */
   start(): void {
     this.#find().catch(() => {/* the next link() tries again, and reports */});
   }
 
   /**
-   * The way to the agent. Tells the waiting person what is going on once that takes longer than a second.
-   * Throws an {@link RbsError} that says why there is none.
+   * The connection to the agent. Shows progress once the wait is longer than a second. Throws an {@link RbsError} that
+   * says why there is no agent.
    */
   async link(waiter: LinkWaiter): Promise<AgentLink> {
     if (this.#link && this.#warnings.length === 0) return this.#link;
@@ -241,19 +241,19 @@ export class Session {
     }
   }
 
-  /** Whether `link` is, as far as is known, still the way to the session's agent. */
+  /** Whether `link` is still the session's agent, as far as is known. */
   isCurrent(link: AgentLink): boolean {
     return this.#link === link;
   }
 
-  /** Says that `link` turned out dead or taken over: the next {@link link} asks for the session anew. */
+  /** Drops `link`, which is dead or was taken over. The next {@link link} asks for the session again. */
   lost(link: AgentLink, why: string): void {
     if (this.#link !== link) return;
     console.error(`rbs: session lost: ${why}`);
     this.#drop();
   }
 
-  /** Gives the session back. Waits for the orchestrator at most `timeoutMs`: it goes on by itself. */
+  /** Releases the session. Waits at most `timeoutMs` for the orchestrator, which finishes by itself. */
   async release(timeoutMs: number): Promise<void> {
     this.#released = true;
     clearTimeout(this.#heartbeat);
@@ -266,7 +266,7 @@ export class Session {
       } catch (e) {
         const { code } = RpcError.from(e);
         const inTime = code !== Code.DEADLINE_EXCEEDED;
-        // A connection that breaks just now has many codes, and to release twice does no harm.
+        // A connection that breaks at this moment gives various codes, and a second release does no harm.
         if (inTime && --left > 0) {
           this.#addresses.next();
           client = this.#connectAnew();
@@ -280,7 +280,7 @@ export class Session {
     this.#client = undefined;
   }
 
-  /** What names the session, beside the user whom the certificate names. */
+  /** The session's key, apart from the user in the certificate. */
   get #key(): { repoHash: string; serverId: string } {
     this.#serverId ??= serverId(
       machineId({ stateDirectory: this.#settings.stateDirectory(), explicit: this.#settings.machineId }),
@@ -290,7 +290,7 @@ export class Session {
   }
 
   #drop(): void {
-    // A command that runs there still is not touched: the agent decides who may go on.
+    // A command that still runs there is not cut off; the agent decides what may continue.
     this.#link?.connection.retire();
     this.#link = undefined;
     this.#search = undefined;
@@ -312,14 +312,14 @@ export class Session {
     for (const listener of this.#listeners) listener();
   }
 
-  /** In the background, when it is time: who builds now and then never has to log in again. */
+  /** Renews the user's certificate in the background when it is due, so that regular use needs no new login. */
   #renewKeys(): void {
     renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
       console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
     });
   }
 
-  /** Asks the orchestrator until it answers or patience ends. */
+  /** Asks the orchestrator until it answers or its time is over. */
   async #ask(): Promise<AgentLink> {
     let restarts = 0;
     this.#renewPatience();
@@ -364,15 +364,15 @@ export class Session {
         const isSilent = silent.signal.aborted && !progress;
         const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
         const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
-        // It was there a moment ago, perhaps for longer than our patience: it may well come back.
+        // The orchestrator answered a moment ago, perhaps after more than PATIENCE_MS, so it may come back.
         if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
         if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
           throw this.#explain(e, progress);
         }
         if (!progress) this.#unreachable = this.#explain(e, progress);
-        // Another of them may be there at once.
+        // Another orchestrator may answer at once.
         if (unreachable && this.#addresses.next()) continue;
-        // Nobody has started one, and the developer had better know it now.
+        // No orchestrator was started here; the developer should learn that now.
         if (!this.#wasThere && await this.#addresses.areRefused()) throw this.#explain(e, progress);
         this.#report(
           progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
@@ -389,8 +389,8 @@ export class Session {
   }
 
   /**
-   * A channel that was refused once is not reliable any more under Deno: each attempt has its own. Reads the keys anew,
-   * since they may have been renewed.
+   * In Deno, a channel that was refused once is unreliable: each attempt has a new one. Reads the keys again, since
+   * they may have been renewed.
    */
   #connectAnew(): RpcClient<typeof Orchestrator> {
     this.#client?.close();
@@ -400,7 +400,7 @@ export class Session {
     });
   }
 
-  /** Somebody new waits: what was found out for others, or how long they have waited, does not count for him. */
+  /** A new caller waits: neither an earlier failure nor the time that others have waited counts for it. */
   #renewPatience(): void {
     this.#unreachable = undefined;
     this.#patience = performance.now() + this.#settings.patienceMs;
@@ -441,11 +441,11 @@ export class Session {
     const name = `${agent.host}:${agent.commandPort}`;
     const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
     const tls = this.#settings.agentTls(server);
-    // The orchestrator has noted just now that this proxy is there.
+    // The orchestrator recorded this time just now, when it saw this proxy.
     const { lastHeartbeat } = server.session!;
     const ahead = lastHeartbeat ? timestampMs(lastHeartbeat) - Date.now() : undefined;
     const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
-    // A handshake takes two ways there and back; nobody may be waiting yet.
+    // A handshake takes two round trips; at this point no command may be waiting yet.
     if (tls) connection.open();
     const link: AgentLink = {
       name,
@@ -468,7 +468,7 @@ export class Session {
   }
   readonly #warned = new Set<string>();
 
-  /** Heartbeats for as long as the link is there. An orchestrator that is down is no reason to stop. */
+  /** Sends heartbeats while the link exists, even if the orchestrator is down. */
   #beat(afterMs: number): void {
     clearTimeout(this.#heartbeat);
     const link = this.#link;
@@ -487,7 +487,7 @@ export class Session {
         if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return this.#drop();
         const isSilent = code === Code.DEADLINE_EXCEEDED && this.#addresses.all.length > 1;
         if ((code === Code.UNAVAILABLE || isSilent) && !this.#released) {
-          // One of several is not waited for, and all of them no longer than one.
+          // The next of several orchestrators is tried after 1 s; once all were tried, the normal interval applies.
           if (this.#addresses.next()) next = 1_000;
           try {
             this.#connectAnew();

@@ -1,4 +1,4 @@
-/** The calls of rbs.v1.Workspace as the proxy makes them. */
+/** The proxy's side of the calls of rbs.v1.Workspace. */
 import { fromBinary } from "@bufbuild/protobuf";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
@@ -22,33 +22,36 @@ import { decodeEntry, type Entry } from "../../proto/tree/entry.ts";
 import { encodeName, TreeError } from "../../proto/tree/names.ts";
 
 const SERVICE = "/rbs.v1.Workspace/";
-/** The most that an agent may say to an Open. Bytes are those of what is said of one root, or of what follows on all. */
+/** Bounds on the answer to Open. `bytes` counts the messages about one root, or those that follow the last root. */
 const LIMITS = { entries: 5_000_000, partials: 100_000, bytes: 1 << 30 };
-/** What a message costs that has nothing in it. Bytes. */
+/** What an empty message counts for, in bytes. */
 const MESSAGE_BYTES = 64;
-/** A generation is a short word of the agent's. Characters. */
+/** A generation is a short string that the agent chooses. Characters. */
 const MAX_GENERATION = 200;
-/** A refusal is one sentence. Characters. */
+/** The longest refusal that is shown, in characters. A refusal is one sentence. */
 const MAX_REFUSAL = 1_000;
 const DIGEST_BYTES = 32;
 
-/** A way to the session's agent. */
+/** A connection to the session's agent, with the headers for its calls. */
 export interface WorkspaceLink {
   readonly connection: Connection;
   headers(): Headers;
 }
 
-/** What the agent says when roots are opened. Manifests are handed over entry by entry: they may be large. */
+/** Receives the answer to Open. Manifests may be large, so they are handed over entry by entry. */
 export interface OpenVisitor {
-  /** @param index Of the root, as it was asked for. @param refusal Why it cannot be had; empty if it can. */
+  /**
+   * @param index Index of the root in the request.
+   * @param refusal Why the agent cannot have this root; empty if it can.
+   */
   root(index: number, refusal: string): void;
-  /** An entry of the last root. */
+  /** An entry of the last root that {@link root} named. */
   entry(entry: Entry): void;
-  /** The beginning of a large file, of which the agent has `received` bytes. */
+  /** A large file that was cut off: the agent has its first `received` bytes. */
   partial(digest: Uint8Array, received: number): void;
 }
 
-/** The user pressed Ctrl-C. */
+/** The error when the user pressed Ctrl-C. */
 export function interrupted(): RbsError {
   return new RbsError("The sync of the workspace was interrupted.", {
     culprit: "caller",
@@ -73,7 +76,7 @@ async function begin(link: WorkspaceLink, method: string, signal: AbortSignal): 
   }
 }
 
-/** The error of an agent that says what no honest agent says. */
+/** The error for an answer that no honest agent sends. */
 function refused(why: string, cause?: unknown): RbsError {
   return new RbsError(
     `The agent's answer about the workspace was refused, since ${why}: run the command on another agent, and report this one.`,
@@ -81,16 +84,19 @@ function refused(why: string, cause?: unknown): RbsError {
   );
 }
 
-/** What could steer a terminal is no part of a sentence. */
+/** Removes control characters, which could steer a terminal, and cuts the text to a sentence's length. */
 function plain(text: string): string {
   return text.slice(0, MAX_REFUSAL).replaceAll(/\p{C}/gu, "\ufffd");
 }
 
 /**
- * Asks what the agent has of some roots. @param roots Absolute paths. @returns the generation
+ * Asks the agent what it has of these roots.
  *
- * Throws a {@link StatusError} as it came, or an {@link RbsError} when interrupted, and for an answer that no honest agent
- * gives; what was visited until then is not to be believed.
+ * Throws a {@link StatusError} unchanged, or an {@link RbsError} when interrupted and for an answer that no honest
+ * agent sends. After an error, nothing that was visited can be trusted.
+ *
+ * @param roots Absolute paths.
+ * @returns the agent's generation
  */
 export async function openRoots(
   link: WorkspaceLink,
@@ -176,7 +182,7 @@ function rootOf(value: Uint8Array): string {
   }
 }
 
-/** Throws an RbsError for what is none. */
+/** Checks a generation from the agent. Throws an RbsError if it is empty or too long. */
 function generationOf(said: string): string {
   if (said === "" || said.length > MAX_GENERATION) throw refused("the generation in it is none");
   return said;
@@ -185,7 +191,7 @@ function generationOf(said: string): string {
 /** See ApplyStart in workspace.proto. */
 export interface ApplyStart {
   generation: string;
-  /** Absolute. */
+  /** Absolute path. */
   root: string;
   readOnly: boolean;
   single: boolean;
@@ -193,21 +199,21 @@ export interface ApplyStart {
   fresh?: boolean;
 }
 
-/** One Apply call: records go in, and the next generation comes out. */
+/** One Apply call: sends records, and returns the generation that they make. */
 export class ApplyCall {
   readonly #call: OutgoingCall;
   readonly #signal: AbortSignal;
   readonly #encoder = new BatchEncoder();
   readonly #answer: Promise<Uint8Array>;
   #failure?: { error: unknown };
-  /** All was sent. */
+  /** All records were sent. */
   #complete = false;
   readonly #choice: CompressionChoice;
-  /** Bytes that went to the network, for people and tests. */
+  /** Bytes handed to the connection, for progress and tests. */
   sentBytes = 0;
-  /** Whether what was added waits for the network. */
+  /** Whether records wait for the network. */
   blocked = false;
-  /** Told when that begins. */
+  /** Called when {@link blocked} becomes true. */
   onBlocked?: () => void;
 
   private constructor(call: OutgoingCall, signal: AbortSignal) {
@@ -221,7 +227,7 @@ export class ApplyCall {
     this.#answer.catch((error) => this.#failure = { error });
   }
 
-  /** Throws a StatusError UNAVAILABLE if there is no connection, or an RbsError when interrupted. */
+  /** Throws a StatusError UNAVAILABLE if there is no connection, and an RbsError when interrupted. */
   static async begin(link: WorkspaceLink, signal: AbortSignal): Promise<ApplyCall> {
     return new ApplyCall(await begin(link, "Apply", signal), signal);
   }
@@ -234,32 +240,38 @@ export class ApplyCall {
       if (answer) throw refused("there is more than one");
       answer = message;
     }
-    // Whoever believed it would run a command on files that never arrived.
+    // With an early answer, a command would run on files that never arrived.
     if (!this.#complete) throw refused("it came before all changes were sent");
     if (!answer) throw new StatusError(Status.INTERNAL, "The agent applied the changes without an answer.");
     return answer;
   }
 
-  /** The records that follow change this root. */
+  /** Names the root that the following records change. */
   async start({ generation, root, readOnly, single, fresh = false }: ApplyStart): Promise<void> {
     await this.flush();
     const start = encodeFields([[1, generation], [2, encodeName(root)], [3, readOnly], [4, single], [5, fresh]]);
     await this.#send([lengthPrefix(1, start.length), start]);
   }
 
-  /** Adds a record. Resolves when more may be added; undefined: at once. Rejects when the call has failed. */
+  /**
+   * Adds a record. Returns a promise if the caller has to wait before it adds more; it rejects when the call has
+   * failed.
+   */
   add(record: TreeRecord): Promise<void> | undefined {
     const batch = this.#encoder.add(record);
     return batch ? this.#batch(batch) : undefined;
   }
 
-  /** Sends what was added. */
+  /** Sends the records that are still buffered. */
   async flush(): Promise<void> {
     const batch = this.#encoder.flush();
     if (batch) await this.#batch(batch);
   }
 
-  /** Waits until all is in place at the agent. @returns the generation that this makes */
+  /**
+   * Waits until the agent has applied everything.
+   * @returns the new generation
+   */
   async finish(): Promise<string> {
     await this.flush();
     this.#complete = true;
@@ -274,7 +286,7 @@ export class ApplyCall {
     return appliedGeneration(answer);
   }
 
-  /** Cuts the call off. */
+  /** Cancels the call. */
   cancel(): void {
     this.#call.cancel();
   }
@@ -298,7 +310,7 @@ export class ApplyCall {
     this.#choice.sent(bytes);
     this.#encoder.compress = this.#choice.worth;
     if (this.#signal.aborted) throw interrupted();
-    // The reason that it failed for comes with the answer, a moment after the stream let us go on.
+    // The reason for a failure arrives with the answer, a moment after the stream has unblocked.
     if (this.#failure) throw (this.#failure as { error: unknown }).error;
   }
 }

@@ -1,20 +1,20 @@
 /**
- * Sends a tree to an agent that has nothing of it, while it is being looked at: neither waits for the other.
+ * Sends a tree to an agent that has nothing of it, while the tree is still being scanned: neither waits for the other.
  *
- *     scan ──what a folder holds──> queue ──> records ──> Apply
+ *     scan ──entries of a directory──> queue ──> records ──> Apply
  *
- * Whatever stands in the way, an agent that has something already or a link that breaks, ends it: then the tree is looked
- * at and compared as always, and nothing that arrived is lost.
+ * If the agent already has something of the tree, or the connection breaks, the first sync ends. The tree is then
+ * scanned and compared as usual; what arrived is not lost.
  */
 import type { ScannedEntry } from "../../proto/tree/scan.ts";
 import { ApplyCall, openRoots, type WorkspaceLink } from "./agent_calls.ts";
 import type { Finder, LocalTree } from "./pending_tree.ts";
 import { planOf, type SendOptions, sendPlan } from "./upload.ts";
 
-/** So many entries wait before the scan gives way to the sending, as long as that need not wait for the network. */
+/** At this many queued entries the scan pauses for the sender, unless the sender is waiting for the network. */
 const ENOUGH = 1_000;
 
-/** See the file's head. */
+/** Finder that sends each directory's entries as the scan finds them. */
 export class FirstSync implements Finder {
   readonly #call: ApplyCall;
   readonly #tree: LocalTree;
@@ -23,7 +23,7 @@ export class FirstSync implements Finder {
   #queued = 0;
   #complete = false;
   #failure?: { error: unknown };
-  /** Wakes the sending, and the scan. */
+  /** `#wake` wakes the sender, `#goOn` the scan. */
   #wake = () => {};
   #goOn = () => {};
   readonly #sending: Promise<void>;
@@ -41,8 +41,8 @@ export class FirstSync implements Finder {
   }
 
   /**
-   * Asks the agent for its generation, and begins to send. Throws a StatusError FAILED_PRECONDITION, here or later, when it
-   * has something of the tree.
+   * Asks the agent for its generation, and begins to send. Throws a StatusError FAILED_PRECONDITION, here or in a later
+   * call, if the agent already has something of the tree.
    */
   static async begin(
     link: WorkspaceLink,
@@ -68,7 +68,10 @@ export class FirstSync implements Finder {
     return new FirstSync(call, tree, { ...options, partials });
   }
 
-  /** Takes what was found. A promise is a wish to wait for it; it rejects when nothing can be sent any more. */
+  /**
+   * Queues the entries of a directory. Returns a promise if the scan should wait. Throws or rejects when sending has
+   * failed.
+   */
   found(entries: ScannedEntry[]): Promise<void> | undefined {
     if (this.#failure) throw this.#failure.error;
     let files = 0, bytes = 0;
@@ -89,7 +92,7 @@ export class FirstSync implements Finder {
     if (this.#failure) throw this.#failure.error;
   }
 
-  /** All was found: waits until it is sent. */
+  /** Waits until everything that was found is sent. */
   async foundAll(): Promise<void> {
     this.#options.progress.complete();
     this.#complete = true;
@@ -97,12 +100,15 @@ export class FirstSync implements Finder {
     await this.#sending;
   }
 
-  /** @returns the generation that this makes, once all is in place */
+  /**
+   * Waits until the agent has applied everything.
+   * @returns the new generation
+   */
   finish(): Promise<string> {
     return this.#call.finish();
   }
 
-  /** Cuts it off. */
+  /** Cancels the call and stops sending. */
   cancel(): void {
     this.#call.cancel();
     this.#complete = true;

@@ -1,14 +1,14 @@
-/** What of the workspace stays home: `.git`, what `.rbsignore` names, and what Bazel itself puts into a workspace. */
+/** What is not synced: `.git`, what `.rbsignore` names, and the links that Bazel makes in a workspace. */
 import ignore, { type Ignore } from "ignore";
 import { isAbsolute, resolve } from "node:path";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import type { EntryKind } from "../../proto/tree/entry.ts";
 
-/** At the workspace's root; gitignore's syntax. `!.git` takes the default rule back. */
+/** Lies in the workspace's root, in the syntax of gitignore. `!.git` cancels the default rule. */
 export const IGNORE_FILE = ".rbsignore";
 const MAX_IGNORE_FILE_BYTES = 1 << 20;
 
-/** See the file's head. Rules never change: {@link IgnoreRules.load} makes new ones. */
+/** The ignore rules of one workspace. Immutable: {@link IgnoreRules.load} makes new ones. */
 export class IgnoreRules {
   readonly #workspace: string;
   readonly #outputBase: string;
@@ -25,11 +25,11 @@ export class IgnoreRules {
   }
 
   /**
-   * Reads the workspace's rules. Throws an {@link RbsError} if there are some that cannot be read: to go on without them
-   * would send what was meant to stay home.
+   * Reads the workspace's rules. Throws an {@link RbsError} if the file exists but cannot be read: without its rules,
+   * files would be sent that the user excluded.
    *
-   * @param workspace Absolute.
-   * @param outputBase Absolute.
+   * @param workspace Absolute path.
+   * @param outputBase Absolute path.
    * @param previous Returned if the file has not changed since.
    */
   static load(workspace: string, outputBase: string, previous?: IgnoreRules): IgnoreRules {
@@ -42,7 +42,7 @@ export class IgnoreRules {
       if (!isFile) throw refuse("is not a file");
       if (size > MAX_IGNORE_FILE_BYTES) throw refuse(`is larger than ${MAX_IGNORE_FILE_BYTES} bytes`);
       stamp = [mtime?.getTime(), ctime?.getTime(), size, ino].join();
-      // A file that was changed within the grain of its times may be changed again without a trace in them.
+      // A file that changed within the resolution of its timestamps may change again without a new timestamp.
       if (Date.now() - (ctime ?? mtime ?? new Date()).getTime() < 3_000) stamp += `,${performance.now()}`;
       if (previous && previous.#stamp === stamp) return previous;
       text = new TextDecoder("utf-8", { fatal: true }).decode(Deno.readFileSync(path));
@@ -54,20 +54,20 @@ export class IgnoreRules {
     return new IgnoreRules(workspace, outputBase, stamp, text);
   }
 
-  /** Whether these rules say the same as others of the same workspace. */
+  /** Whether these rules equal others of the same workspace. */
   same(others: IgnoreRules): boolean {
     return this.#text === others.#text;
   }
 
-  /** Call it around a scan: the library remembers each path that it was asked about. */
+  /** Call it before and after a scan: the library caches every path that it was asked about. */
   begin(): void {
-    // Most workspaces have no rules of their own, and need no library for the default one.
+    // Most workspaces have no rules; the default rule needs no library.
     this.#rules = this.#text === "" ? undefined : ignore({ ignorecase: false }).add(".git").add(this.#text);
   }
 
   /**
-   * Whether an entry, with all below it, stays home.
-   * @param path Relative to the workspace; none of the folders above it stays home.
+   * Whether an entry, with everything below it, is not synced.
+   * @param path Relative to the workspace; no directory above it may be ignored.
    */
   skips(path: string, kind: EntryKind, target?: string): boolean {
     if (this.#rules) {
@@ -76,7 +76,9 @@ export class IgnoreRules {
     return this.isConvenience(path, kind, target);
   }
 
-  /** Whether it is one of Bazel's own links: `bazel-*` into some execroot, or what --symlink_prefix made of them. */
+  /**
+   * Whether an entry is one of Bazel's convenience symlinks: `bazel-*` into an execroot, or those of --symlink_prefix.
+   */
   isConvenience(path: string, kind: EntryKind, target: string | undefined): boolean {
     if (kind !== "symlink" || target === undefined || path.includes("/")) return false;
     const absolute = isAbsolute(target) ? target : resolve(this.#workspace, target);

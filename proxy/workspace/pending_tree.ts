@@ -1,5 +1,5 @@
 /**
- * What is known of one folder (or single file) of this machine, and what of it the agent does not know yet.
+ * What is known of one directory or single file of this machine, and what of it the agent does not have yet.
  *
  *     hint ──> dirty ──refresh──> entries ──what changed──> pending ──sent──> settled
  *                                                              ^
@@ -14,107 +14,111 @@ import { digestFile, digestLarge, PIECE_BYTES, readSmall } from "../../proto/tre
 import { isUnchanged, lookAt, type ScannedEntry, scanTree } from "../../proto/tree/scan.ts";
 import type { IgnoreRules } from "./ignore_rules.ts";
 
-/** Paths that are looked at one by one; if more may have changed, a look at everything is cheaper. */
+/** Up to this many dirty paths are looked at one by one. Beyond, a full scan is cheaper. */
 const MAX_SINGLE_LOOKS = 200;
 
-/** What of an agent's modes comes home. */
+/** The mode bits that are copied back from the agent. */
 const KEPT_MODE = 0o755;
 
-/** Memory for digests that is taken at once, in bytes. */
+/** Allocation unit for digests, in bytes. */
 const DIGESTS_BYTES = 32 << 10;
 
-/** Who waits for a look at a tree, and is told about it. */
+/** Options for looking at a tree. */
 export interface LookOptions {
   signal?: AbortSignal;
-  /** Told now and then how many entries were found. */
+  /** Called from time to time with the number of entries found. */
   onProgress?(entries: number): void;
-  /** Told about what cannot be read: an absolute path. */
+  /** Called with the absolute path of what cannot be read. */
   onUnreadable?(path: string): void;
-  /** Told what a look at everything finds. */
+  /** Receives what a full scan finds. */
   finder?: Finder;
-  /** Whether changes of a file by another name than this are hinted at. @default they are not */
+  /** Whether a change of this file under another of its names is reported by a hint. @default never */
   isWatched?(path: string): boolean;
 }
 
-/** Who takes what a look at everything finds; promises are waited for. */
+/** Receives what a full scan finds. The scan awaits the returned promises. */
 export interface Finder {
-  /** What is in one folder. */
+  /** The entries of one directory. */
   found(entries: ScannedEntry[]): Promise<void> | undefined;
-  /** That was all. What was given to {@link LocalTree.sent} until this ends is not pending afterwards. */
+  /**
+   * The scan is complete. What was passed to {@link LocalTree.sent} before this resolves is not pending afterwards.
+   */
   foundAll(): Promise<void>;
 }
 
-/** See the file's head. Paths are relative to the root, if not said otherwise. */
+/** One root of this machine, with the changes that the agent lacks. Paths are relative to the root unless noted. */
 export class LocalTree {
-  /** Absolute. Of a root that is a single file: the folder that it is in. */
+  /** Absolute path. For a single file: the directory that contains it. */
   readonly root: string;
-  /** The name of a root that is a single file. */
+  /** For a single file: its name. */
   readonly #only?: string;
   #entries = new Map<string, ScannedEntry>();
   readonly #pending = new Map<string, Entry | undefined>();
-  /** Paths that may have changed since they were looked at, and those of them that may be others than before. */
+  /**
+   * Paths that may have changed since the last look; `#replaced` has those that may be different files or directories.
+   */
   readonly #dirty = new Set<string>();
   readonly #replaced = new Set<string>();
   readonly #undigested = new Set<ScannedEntry>();
-  /** Files with more names than the one here. */
+  /** Files with several hard links. */
   readonly #shared = new Set<string>();
-  /** Of files with more names than one that were found changed, or for the first time. */
+  /** Inodes of files with several hard links that were found changed or new. */
   #changedInodes = new Set<number>();
   #stale = true;
   static #versions = 0;
   #linksVersion = 0;
-  /** Folders that were looked at since {@link takeFolders}. */
+  /** Directories scanned since the last {@link takeFolders}. */
   #looked = new Set<string>();
-  /** What stays home. @default nothing */
+  /** What is not synced. @default everything is synced */
   rules?: IgnoreRules;
-  /** What is none of the tree though it lies in it, with all below: another root, the output base. */
+  /** Paths in the directory that do not belong to this tree, with everything below: another root, the output base. */
   leaveOut: readonly string[] = [];
-  /** Files that a command is writing, here and at the agent: they are left as the agent had them. Absolute paths. */
+  /** Files that a running command may write, here and at the agent. They are not synced. Absolute paths. */
   held: { keys(): Iterable<string>; has(path: string): boolean } = new Set();
 
-  /** @param path Absolute. A root that is a single file is a tree of this one entry. */
+  /** @param path Absolute. For a single file, the tree has this one entry. */
   constructor(readonly path: string, readonly single = false) {
     const slash = path.lastIndexOf("/");
     this.root = single ? path.slice(0, slash) || "/" : path;
     this.#only = single ? path.slice(slash + 1) : undefined;
   }
 
-  /** What there is, as it was looked at last. */
+  /** The entries as of the last look. */
   get entries(): ReadonlyMap<string, ScannedEntry> {
     return this.#entries;
   }
 
-  /** Paths at which the agent has something else, and what it has there, where that is known. */
+  /** Paths at which the agent has something else. The value is the agent's entry, if known. */
   get pending(): ReadonlyMap<string, Entry | undefined> {
     return this.#pending;
   }
 
-  /** Whether only a look at everything can tell what there is. */
+  /** Whether the next refresh must be a full scan. */
   get stale(): boolean {
     return this.#stale;
   }
 
   /**
-   * Another number, which no other tree has, whenever a symlink has come, gone or got another target, however it was found:
-   * a pass over all entries finds them.
+   * Changes whenever a symlink was added, removed or retargeted, however that was found. No two trees share a value. To
+   * find the links, iterate over all entries.
    */
   get linksVersion(): number {
     return this.#linksVersion;
   }
 
-  /** The folders of the tree, absolute, itself first. */
+  /** The directories of the tree, absolute, the root first. */
   *folders(): Generator<string> {
     if (this.single) return;
     yield this.root;
     for (const { path, kind } of this.#entries.values()) if (kind === "directory") yield `${this.root}/${path}`;
   }
 
-  /** Files that have another name as well, by which they may be changed: absolute. */
+  /** Files with several hard links, through any of which they may change. Absolute paths. */
   *shared(): Generator<string> {
     for (const path of this.#shared) yield `${this.root}/${path}`;
   }
 
-  /** The folders of the tree that were looked at since the last call, absolute. */
+  /** Returns and clears the directories that were scanned since the last call. Absolute paths. */
   takeFolders(): Set<string> {
     const looked = this.#looked;
     this.#looked = new Set();
@@ -122,8 +126,8 @@ export class LocalTree {
   }
 
   /**
-   * The inodes of files with several names that were found to be others since the last call: what watches a file names one
-   * of them only.
+   * Returns and clears the inodes of files with several hard links that were found changed. A watch reports only one of
+   * a file's names.
    */
   takeChangedInodes(): Set<number> {
     const inodes = this.#changedInodes;
@@ -131,7 +135,10 @@ export class LocalTree {
     return inodes;
   }
 
-  /** Notes that files of these inodes may have changed, whatever device they are on. @returns whether there are any */
+  /**
+   * Marks files with these inodes as dirty, on whatever device.
+   * @returns whether there are any
+   */
   hintInodes(inodes: ReadonlySet<number>): boolean {
     let any = false;
     for (const { path, kind, ino } of this.#entries.values()) {
@@ -142,15 +149,15 @@ export class LocalTree {
     return any;
   }
 
-  /** The hints until now are worth nothing. */
+  /** Discards the hints so far: the next refresh is a full scan. */
   distrust(): void {
     this.#stale = true;
   }
 
   /**
-   * Notes that something may have changed.
-   * @param path Absolute; may be of another tree.
-   * @param replaced It may be another than before, with all below it.
+   * Marks a path as dirty.
+   * @param path Absolute; may belong to another tree.
+   * @param replaced The path may be a different file or directory, with everything below it.
    */
   hint(path: string, replaced: boolean): void {
     if (path !== this.root && !path.startsWith(`${this.root}/`)) return;
@@ -159,7 +166,7 @@ export class LocalTree {
     if (replaced) this.#replaced.add(relative);
   }
 
-  /** Begins with what an earlier process knew, and its agent had. */
+  /** Starts from the entries of an earlier process, all of which its agent had. */
   restore(entries: Map<string, ScannedEntry>): void {
     this.#entries = entries;
     for (const entry of entries.values()) {
@@ -170,7 +177,7 @@ export class LocalTree {
     this.#linksVersion = ++LocalTree.#versions;
   }
 
-  /** Looks at what {@link hint} named, or at everything if need be. */
+  /** Looks at the dirty paths, or at everything if necessary. */
   async refresh(options: LookOptions): Promise<void> {
     if (this.#stale || this.single || this.#dirty.has("") || this.#dirty.size > MAX_SINGLE_LOOKS) {
       return await this.#lookAtAll(options);
@@ -184,7 +191,7 @@ export class LocalTree {
     }
   }
 
-  /** A file may be changed by another of its names, of which a watched folder does not tell. */
+  /** A file may change through another hard link, in a directory that is not watched. */
   async #lookAtShared({ signal, isWatched }: LookOptions): Promise<void> {
     const pace = new Pace(signal);
     for (const path of this.#shared) {
@@ -194,12 +201,15 @@ export class LocalTree {
     }
   }
 
-  /** Whether what is at a path now, or that nothing is, is what the agent was sent. */
+  /** Whether a path is in the state that was sent to the agent, including its absence. */
   isAsSent(path: string): boolean {
     return !this.#pending.has(path) && (this.#looksAsBefore(path) || this.#hasContentAsBefore(path));
   }
 
-  /** Whether a file is what it was but for its times: of one that was saved just before it was sent, only that can tell. */
+  /**
+   * Whether a file is unchanged apart from its times. For a file saved shortly before it was sent, only its content can
+   * tell.
+   */
   #hasContentAsBefore(path: string): boolean {
     const before = this.#entries.get(path);
     if (before?.kind !== "file" || !before.digest) return false;
@@ -210,7 +220,7 @@ export class LocalTree {
     try {
       return isLike() && sameDigest(digestFile(localFiles, `${this.root}/${path}`), before.digest) && isLike();
     } catch {
-      // It is gone, or nobody can read it: not what was sent.
+      // The file is gone or unreadable, so it is not what was sent.
       return false;
     }
   }
@@ -225,16 +235,16 @@ export class LocalTree {
   }
 
   /**
-   * Looks at each entry, a step at a time, and notes as {@link hint} does what is another than it was: what no watcher
-   * tells. It changes nothing else, and may be left off anywhere. It ends early when everything was looked at meanwhile.
+   * Looks at one entry per step, and marks those that differ as {@link hint} does. Finds what no watcher reports.
+   * Changes nothing else and may be abandoned at any step. Ends early when a full scan has replaced the entries.
    *
-   * A step gives whether a folder is another than before: then what watches its path watches something else.
+   * A step yields whether a directory was replaced: a watch on its path then watches the old directory.
    */
   *sweep(): Generator<boolean, void> {
     const entries = this.#entries;
     for (const { path, kind } of entries.values()) {
       if (entries !== this.#entries) return;
-      // Deno cannot look at these by itself, and each look takes milliseconds.
+      // Deno cannot stat names that are not UTF-8; the helper takes milliseconds for each.
       if (isRaw(path)) continue;
       let other = false;
       if (!this.#looksAsBefore(path)) {
@@ -247,7 +257,7 @@ export class LocalTree {
   }
 
   async #lookAtAll(options: LookOptions): Promise<void> {
-    // Until it is done: what was dirty meanwhile is looked at again.
+    // Stays true if the scan fails.
     this.#stale = true;
     this.rules?.begin();
     const next = await this.#scan(this.#only, options);
@@ -266,11 +276,12 @@ export class LocalTree {
 
   async #look(path: string, options: LookOptions): Promise<void> {
     const parent = path.slice(0, Math.max(0, path.lastIndexOf("/")));
-    // What is below a symlink or a folder that stays home is none of ours; if the parent has changed, it was named itself.
+    // Nothing below a symlink or an ignored directory is part of the tree. If the parent has changed, there is a hint
+    // for the parent.
     if (parent && this.#entries.get(parent)?.kind !== "directory") return;
     const before = this.#entries.get(path);
     if (before?.kind === "directory" && !this.#replaced.has(path)) {
-      // Only its own attributes can have changed.
+      // Only the directory's own attributes can have changed.
       const now = lookAt(localFiles, this.root, path);
       if (typeof now === "object" && sameEntry(now, before) && now.ino === before.ino) return;
     }
@@ -303,19 +314,21 @@ export class LocalTree {
       signal: options.signal,
       onProgress: options.onProgress,
       onFound: finder && ((entries) => finder.found(entries)),
-      // Sockets and the like are nobody's business.
+      // Sockets and other special files are skipped silently.
       onSkipped: (path, what) => what.startsWith("is ") || options.onUnreadable?.(`${this.root}/${path}`),
     });
     for (const { path, kind } of found.values()) if (kind === "directory") this.#looked.add(`${this.root}/${path}`);
     return found;
   }
 
-  /** Whether a command is writing a file, see {@link held}. */
+  /** Whether a running command may write the file, see {@link held}. */
   isHeld(path: string): boolean {
     return this.held.has(`${this.root}/${path}`);
   }
 
-  /** Adds what was known of held files to what was found. @param under It was looked for only there. */
+  /**
+   * Adds the known state of held files to the result of a scan. @param under The path that was scanned, if not all.
+   */
   #keepHeld(next: Map<string, ScannedEntry>, under?: string): void {
     for (const held of this.held.keys()) {
       if (!held.startsWith(`${this.root}/`)) continue;
@@ -323,24 +336,24 @@ export class LocalTree {
       if (under !== undefined && path !== under && !path.startsWith(`${under}/`)) continue;
       const before = this.#entries.get(path);
       const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
-      // Of a folder that is gone the agent shall have nothing.
+      // If the directory is gone, the agent must not keep the file.
       if (before && (folder === "" || path === under || next.has(folder))) next.set(path, before);
     }
   }
 
   /**
-   * A file is held no more.
+   * Ends the hold on a file.
    *
    * @param path Relative to the root.
-   * @param came The agent has it just so, and it came here; undefined: nobody knows what the agent has.
+   * @param came The file's entry at the agent, if it was copied here; undefined if the agent's state is unknown.
    */
   release(path: string, came?: Entry): void {
     if (this.single ? path !== this.#only : this.leaveOut.some((p) => path === p || path.startsWith(`${p}/`))) return;
     const folder = path.slice(0, Math.max(0, path.lastIndexOf("/")));
-    // A folder that stays home, or that is new as well.
+    // The directory is ignored, or new as well.
     if (folder && this.#entries.get(folder)?.kind !== "directory") return this.hint(`${this.root}/${path}`, true);
     const now = lookAt(localFiles, this.root, path);
-    // Something else stands there now, or nothing can be said.
+    // It is no longer a file, or its state is unknown.
     if (now !== undefined && (typeof now === "string" || now.kind !== "file")) {
       return this.hint(`${this.root}/${path}`, true);
     }
@@ -356,7 +369,7 @@ export class LocalTree {
     return this.rules?.skips(path, kind, target) ?? false;
   }
 
-  /** Notes what the agent does not know of `next`, which takes the place of `previous`. */
+  /** Adds to `pending` how `next` differs from `previous`. */
   async #replace(
     previous: ReadonlyMap<string, ScannedEntry>,
     next: Map<string, ScannedEntry>,
@@ -370,9 +383,9 @@ export class LocalTree {
       if (now.shared) this.#changedInodes.add(now.ino);
       if (!before || !sameEntry(before, now)) this.#note(path, before, now);
       else if (now.kind === "file" && !now.digest) {
-        // A large file that was sent while all was looked at has got its digest since.
+        // A large file that was sent during the scan has its digest by now.
         if (isUnchanged(before, now)) now.digest = before.digest;
-        // What nobody knows the content of is sent once more.
+        // A file whose content is unknown is sent again.
         else if (before.digest) unsure.push(path);
         else this.#note(path, before, now);
       }
@@ -390,7 +403,7 @@ export class LocalTree {
     if (!this.#pending.has(path)) this.#pending.set(path, before);
   }
 
-  /** Reads files for their digests, which are noted in `entries`. Undefined for one that is gone or cannot be read. */
+  /** Reads files and stores their digests in `entries`. Yields undefined for a file that is gone or unreadable. */
   async *#digests(
     paths: string[],
     entries: Map<string, ScannedEntry>,
@@ -418,8 +431,8 @@ export class LocalTree {
   }
 
   /**
-   * Compares with the agent's manifest: give it each entry, then {@link ManifestComparison.finish}. What is pending then
-   * is what the agent lacks.
+   * Compares with the agent's manifest: pass each entry, then call {@link ManifestComparison.finish}. Then `pending` is
+   * what the agent lacks.
    */
   compare(): ManifestComparison {
     const missing = new Set(this.#entries.keys());
@@ -449,10 +462,10 @@ export class LocalTree {
     };
   }
 
-  /** What was sent, as it was when it was read; undefined: it was gone. */
+  /** Records what was sent, in the state in which it was read; undefined if it was gone. */
   sent(path: string, entry: ScannedEntry | undefined): void {
     const before = this.#entries.get(path);
-    // What was sent is not noted as changed afterwards.
+    // What was sent does not count as changed afterwards.
     if ((isLead(before) || isLead(entry)) && before !== entry) this.#linksVersion = ++LocalTree.#versions;
     this.#shared.delete(path);
     if (!entry) return void this.#entries.delete(path);
@@ -463,8 +476,8 @@ export class LocalTree {
   }
 
   /**
-   * Makes the digests of small files that were sent without: it is a sixth of a first sync's work, and can wait until nobody
-   * waits for it. Rejects with the signal's reason when it is aborted.
+   * Computes the digests of small files that were sent without one. That is a sixth of a first sync's work, and can
+   * wait until no command does. Rejects with the signal's reason when aborted.
    */
   async digestAll(signal: AbortSignal): Promise<void> {
     const pace = new Pace(signal);
@@ -474,7 +487,7 @@ export class LocalTree {
       if (entry.digest || this.#entries.get(entry.path) !== entry) continue;
       try {
         const read = readSmall(localFiles, this.root, entry.path);
-        // What was changed since is found by the next look.
+        // If the file has changed since, the next look finds that.
         if (read && isUnchanged(entry, read.entry)) entry.digest = this.#keep(read.entry.digest!);
       } catch (e) {
         if (!(e instanceof RbsError)) throw e;
@@ -482,12 +495,12 @@ export class LocalTree {
     }
   }
 
-  /** Files that were sent without a digest. */
+  /** How many files were sent without a digest. */
   get undigested(): number {
     return this.#undigested.size;
   }
 
-  /** A copy that shares its memory with many others: a buffer for each digest is larger than all else of an entry. */
+  /** Copies a digest into a shared buffer: a buffer of its own takes more memory than the rest of an entry. */
   #keep(digest: Uint8Array): Uint8Array {
     if (this.#slabUsed + digest.length > this.#slab.length) {
       this.#slab = new Uint8Array(DIGESTS_BYTES);
@@ -500,18 +513,18 @@ export class LocalTree {
   #slab = new Uint8Array();
   #slabUsed = 0;
 
-  /** The agent has it all. */
+  /** The agent has everything that was pending. */
   settled(): void {
     this.#pending.clear();
   }
 }
 
-/** Whether it leads to somewhere else: a symlink, or the `.git` of a worktree or submodule, which is a file. */
+/** Whether an entry refers to another place: a symlink, or the `.git` file of a worktree or submodule. */
 export function isLead(entry: Entry | undefined): boolean {
   return entry?.kind === "symlink" || (entry?.kind === "file" && /(^|\/)\.git$/.test(entry.path));
 }
 
-/** Whether the very same entries were found again, in the same order: the rule, and quickly seen. */
+/** Whether the same entry objects were found in the same order. That is the usual case and quick to see. */
 function isSame(previous: ReadonlyMap<string, ScannedEntry>, next: ReadonlyMap<string, ScannedEntry>): boolean {
   if (previous.size !== next.size) return false;
   const before = previous.values();

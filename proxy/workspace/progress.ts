@@ -1,16 +1,16 @@
-/** What the person who waits for a sync reads: nothing for a second, then a line per second, and a last one. */
+/** The progress of a sync as the user sees it: nothing for a second, then a line per second, and a last line. */
 
-/** How often a line is shown, and how long nothing is, in milliseconds. */
+/** Interval between lines, and time before the first, in milliseconds. */
 const STEP_MS = 1_000;
-/** The same where nothing can be counted, after so long: a link that is gone may be so for long. Milliseconds. */
+/** The interval after this long when nothing can be counted, for example while a connection is lost. Milliseconds. */
 const LONG_MS = 10_000;
 
-/** Where {@link Progress} finds the time; for tests. */
+/** The clock of {@link Progress}; tests replace it. */
 export interface ProgressClock {
   now(): number;
 }
 
-/** The progress of one sync. It counts; {@link Progress.tick} shows a line when it is time for one. */
+/** The progress of one sync. It counts, and {@link Progress.tick} prints a line when one is due. */
 export class Progress {
   readonly #say: (line: string) => void;
   readonly #clock: ProgressClock;
@@ -18,16 +18,16 @@ export class Progress {
   readonly #began: number;
   #shown: number;
   #loud = false;
-  /** What is being done before it is known how much there is to send, and the entries that were looked at. */
+  /** What is done while the total is unknown, and how many entries were looked at. */
   #looking = "looking at the workspace";
   #looked = 0;
   #total?: { files: number; bytes: number; began: number; complete: boolean };
   #files = 0;
   #bytes = 0;
-  /** Of steps before. */
+  /** The sums of earlier steps. */
   #before = { files: 0, bytes: 0 };
 
-  /** @param say Gets lines with their newline. */
+  /** @param say Receives lines with their newline. */
   constructor(
     say: (line: string) => void,
     clock: ProgressClock = performance,
@@ -40,46 +40,46 @@ export class Progress {
     this.#shown = this.#began;
   }
 
-  /** Begins a step whose length is not known. @param what As in "looking at the workspace". */
+  /** Begins a step of unknown length. @param what For example "looking at the workspace". */
   look(what: string): void {
     this.#looking = what;
     this.#looked = 0;
     this.#total = undefined;
   }
 
-  /** So many entries were looked at until now. */
+  /** Sets how many entries were looked at so far. */
   looked(entries: number): void {
     this.#looked = entries;
     this.tick();
   }
 
-  /** Begins to send: so much in all, or at least, if it is not complete. Bytes count before compression. */
+  /** Begins to send. The numbers are totals, or lower bounds if not `complete`. Bytes are uncompressed. */
   begin(files: number, bytes: number, { complete = true } = {}): void {
     this.#total = { files, bytes, began: this.#clock.now(), complete };
     this.#before = { files: this.#before.files + this.#files, bytes: this.#before.bytes + this.#bytes };
     this.#files = this.#bytes = 0;
   }
 
-  /** So much more is to be sent. */
+  /** Adds to the totals. */
   more(files: number, bytes: number): void {
     if (!this.#total) return;
     this.#total.files += files;
     this.#total.bytes += bytes;
   }
 
-  /** No more will come. */
+  /** The totals are final. */
   complete(): void {
     if (this.#total) this.#total.complete = true;
   }
 
-  /** So much more was sent. */
+  /** Adds to what was sent. */
   sent(files: number, bytes: number): void {
     this.#files += files;
     this.#bytes += bytes;
     this.tick();
   }
 
-  /** Shows a line if it is time for one. Cheap: call it often. */
+  /** Prints a line if one is due. Cheap enough to call often. */
   tick(): void {
     const now = this.#clock.now();
     const step = this.#total || this.#looked > 0 || now - this.#began < LONG_MS ? STEP_MS : LONG_MS;
@@ -89,17 +89,17 @@ export class Progress {
     this.#say(`rbs: ${this.#line(now)}\n`);
   }
 
-  /** Shows why it takes longer, now and once. */
+  /** Prints at once why it takes longer. */
   note(text: string): void {
     this.#say(`rbs: ${text}\n`);
     this.#loud = true;
   }
 
-  /** All is done. Says so if a line was shown before. */
+  /** Ends the sync. Prints a last line if a line was printed before. */
   finish(): void {
     if (!this.#loud) return;
     const seconds = ((this.#clock.now() - this.#began) / 1000).toFixed(1);
-    // Of all steps: the last may have sent only what was changed meanwhile.
+    // The sum of all steps: the last step may have sent only what changed in the meantime.
     const all = { files: this.#before.files + this.#files, bytes: this.#before.bytes + this.#bytes };
     const what = this.#total || all.files > 0
       ? `${this.#verbs.done} ${files(all.files)}, ${megabytes(all.bytes)} MB,`

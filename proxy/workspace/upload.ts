@@ -1,6 +1,6 @@
 /**
- * Sends what the agent lacks of a tree, in an order in which each step is possible:
- * removals, folders, files and symlinks, and at last the removal of what was moved.
+ * Sends what the agent lacks of a tree, in an order in which each step is possible: removals, directories, files and
+ * symlinks, and last the removal of what was moved.
  */
 import { RbsError } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
@@ -14,7 +14,7 @@ import type { ApplyCall } from "./agent_calls.ts";
 import type { LocalTree } from "./pending_tree.ts";
 import type { Progress } from "./progress.ts";
 
-/** A smaller file is sent again where it could be copied at the agent: bytes. */
+/** A smaller file is sent again rather than copied at the agent. Bytes. */
 const WORTH_COPYING = 4096;
 
 /** What has to be sent of a tree. */
@@ -24,23 +24,23 @@ export interface Plan {
   folders: ScannedEntry[];
   /** Files and symlinks. */
   others: ScannedEntry[];
-  /** Files that the agent has and that go, by digest in hex: new files may be copies of them. */
+  /** Files at the agent that are to be removed, by digest in hex. New files may be copied from them. */
   sources: Map<string, string>;
-  /** Removals that come after the copies. */
+  /** Removals that must follow the copies. */
   lateRemovals: string[];
-  /** Of `others`; of what is sent for sure. */
+  /** Counts of `others`: `files` and `bytes` cover what is certain to be sent. */
   files: number;
   bytes: number;
 }
 
-/** What was found of a tree of which the agent has nothing. */
+/** The plan for entries of a tree of which the agent has nothing. */
 export function planOf(tree: LocalTree, entries: readonly ScannedEntry[]): Plan {
   const folders = entries.filter(({ kind }) => kind === "directory");
   const others = entries.filter(({ kind }) => kind !== "directory");
   return { tree, removals: [], folders, others, sources: new Map(), lateRemovals: [], files: others.length, bytes: 0 };
 }
 
-/** Orders what is pending of a tree. */
+/** The plan for what is pending of a tree. */
 export function makePlan(tree: LocalTree): Plan {
   const plan: Plan = {
     tree,
@@ -70,7 +70,7 @@ export function makePlan(tree: LocalTree): Plan {
   const late = new Set<string>();
   for (const path of gone) {
     const top = topmostGone(path, entries);
-    // Whatever takes the place of a folder takes all of it.
+    // A path below a replaced directory is removed with the directory.
     if (top === undefined) continue;
     if (top === path) plan.removals.push(path);
     const theirs = tree.pending.get(path);
@@ -84,7 +84,7 @@ export function makePlan(tree: LocalTree): Plan {
   return plan;
 }
 
-/** The uppermost path at or above `path` that is not there any more; undefined if it lies in what is no folder now. */
+/** The topmost path at or above `path` that no longer exists; undefined if a parent is no longer a directory. */
 function topmostGone(path: string, entries: ReadonlyMap<string, Entry>): string | undefined {
   for (let slash = path.indexOf("/"); slash >= 0; slash = path.indexOf("/", slash + 1)) {
     const above = path.slice(0, slash);
@@ -99,15 +99,15 @@ function topmostGone(path: string, entries: ReadonlyMap<string, Entry>): string 
 export interface SendOptions {
   signal: AbortSignal;
   progress: Progress;
-  /** How much the agent has of large files that were cut off, by digest in hex. */
+  /** How many bytes the agent has of large files that were cut off, by digest in hex. */
   partials: ReadonlyMap<string, number>;
-  /** Told about a file that cannot be sent, which is missing at the agent then. */
+  /** Called for a file that cannot be sent. The agent then lacks it. */
   onUnreadable(path: string, error: RbsError): void;
 }
 
 /**
- * Sends a plan's records. Throws what the call throws, and a FileChanged when a large file was changed while it was
- * sent: then the call is of no use any more.
+ * Sends a plan's records. Throws what the call throws, and a FileChanged when a large file changed while it was sent.
+ * The call is unusable after that.
  */
 export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions): Promise<void> {
   for (const remove of plan.removals) await call.add({ remove });
@@ -122,7 +122,7 @@ export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions
       : entry.size > PIECE_BYTES
       ? sendLarge(call, plan, entry.path, options)
       : sendSmall(call, plan, entry, options);
-    // Most records only join a batch: a promise for each would cost more than the record.
+    // Most records only join a batch; a promise for each would cost more than the record.
     if (sending) await sending;
     if (entry.size <= PIECE_BYTES) options.progress.sent(1, entry.size);
     if (pace.due) await pace.rest();
@@ -130,14 +130,14 @@ export async function sendPlan(call: ApplyCall, plan: Plan, options: SendOptions
   for (const remove of plan.lateRemovals) await call.add({ remove });
 }
 
-/** One buffer for all small files, since what is read is copied into a batch at once. */
+/** One buffer for all small files: the content is copied into a batch at once. */
 const buffer = new Uint8Array(PIECE_BYTES);
 
 /**
- * The content of a small file that still looks as it did when it was scanned: then it looked so all the time. Undefined
- * if it does not, or something is wrong with it: then {@link readSmall} finds out.
+ * The content of a small file that still has the stat of its scan, so it has not changed in between. Otherwise, and on
+ * any error, undefined: {@link readSmall} then finds out.
  *
- * @param wantsDigest Otherwise the entry gets none: it is a sixth of the work, see {@link LocalTree.digestAll}.
+ * @param wantsDigest Whether to compute the digest, a sixth of the work. See {@link LocalTree.digestAll}.
  */
 function readScanned(root: string, entry: ScannedEntry, wantsDigest: boolean): StableFile | undefined {
   if (entry.racy || isRaw(entry.path)) return undefined;
@@ -154,7 +154,7 @@ function readScanned(root: string, entry: ScannedEntry, wantsDigest: boolean): S
     return undefined;
   }
   const content = buffer.subarray(0, size);
-  // The very object: a hundred thousand new ones would be a quarter of a heap.
+  // The same object is changed: a hundred thousand new ones would be a quarter of the heap.
   if (wantsDigest) entry.digest = digestOf(content);
   return { entry, content };
 }
@@ -199,10 +199,10 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
     return await call.add({ entry, copyFrom: from });
   }
   const there = options.partials.get(entry.digest!.toHex()) ?? 0;
-  // More than there is: something else.
+  // If the agent has more bytes than the file, they belong to something else.
   const offset = there > entry.size ? 0 : there;
   options.progress.sent(1, offset);
-  // Each piece is sent when the next is there, since the last one is marked.
+  // A piece is sent when the next one is read, since the last one must be marked.
   let held: Uint8Array = new Uint8Array(), first = true;
   const send = (more: boolean) => {
     const record = first ? { entry, content: held, offset, more } : { content: held, more };
@@ -219,13 +219,13 @@ async function sendLarge(call: ApplyCall, plan: Plan, path: string, options: Sen
   await send(false);
 }
 
-/** Whether the agent may have a file's content: its digest tells. */
+/** Whether the agent may already have the content; the digest decides. */
 function mayBeCopied({ tree, sources }: Plan, { path, size }: ScannedEntry): boolean {
   const theirs = tree.pending.get(path);
   return sources.size > 0 || (theirs?.digest !== undefined && theirs.size === size);
 }
 
-/** A path of the agent's that has this content. */
+/** A path at the agent with the same content. */
 function copySource(plan: Plan, entry: ScannedEntry): string | undefined {
   if (!entry.digest) return undefined;
   const theirs = plan.tree.pending.get(entry.path);
@@ -236,7 +236,7 @@ function copySource(plan: Plan, entry: ScannedEntry): string | undefined {
   return plan.sources.size > 0 ? plan.sources.get(entry.digest.toHex()) : undefined;
 }
 
-/** A small file that became something else after it was looked at. */
+/** A small file that changed after the scan. */
 function sendChanged(
   call: ApplyCall,
   plan: Plan,
@@ -247,11 +247,11 @@ function sendChanged(
     if (Deno.lstatSync(`${plan.tree.root}/${entry.path}`).size > PIECE_BYTES) {
       return sendLarge(call, plan, entry.path, options);
     }
-  } catch { /* gone */ }
+  } catch { /* it is gone */ }
   return sendGone(call, plan, entry.path);
 }
 
-/** What is gone, or no file any more: the next look at the tree finds what it is now. */
+/** The path is gone or no longer a file. The next look at the tree finds its new state. */
 function sendGone(call: ApplyCall, plan: Plan, path: string): Promise<void> | undefined {
   plan.tree.sent(path, undefined);
   plan.tree.hint(`${plan.tree.root}/${path}`, true);

@@ -1,50 +1,50 @@
 /**
- * Tells which paths may have changed since it was asked last: a hint, which makes a sync barrier cheap. Whenever something
- * may have been missed it says so, and a scan is the proof.
+ * Reports which paths may have changed since the last call. These hints make a sync barrier cheap. When an event may
+ * have been missed, the watcher says so, and a scan establishes the truth.
  *
- * What Deno.watchFs (2.9.6) does not tell, and what follows from it:
- * - It holds 16 events for its reader, and drops what comes beyond that without a word. So many events in a row, without
- *   a moment in which none was waiting, are a reason for doubt.
- * - It drops an event unless one of the watched paths leads, links followed, to the event's. A symlink out of the
- *   workspace would come and go unseen. That comparison also costs 10 µs for each folder, for each event. Therefore "/" is
- *   watched too, as the first path: each event matches it at once.
- * - The kernel's own overflow is not passed on. It comes with more than 16 events.
- * - An event about a name that is not UTF-8 is an error of the iterator, which then goes on.
- * - recursive: true would follow symlinks. So each folder is watched by itself.
- * - A folder that was renamed or made anew is not watched any more, and cannot be watched again while any watcher was made
- *   with its path.
- * - It opens the file that an event is about, to compare it. Of a named pipe (mkfifo) that waits for a writer, with all
- *   events behind it; and who then watches or stops watching waits with it, with the whole process.
+ * Faults of Deno.watchFs (2.9.6), and what follows from them:
+ * - It queues 16 events for its reader and silently drops the rest. After that many events without a moment in which
+ *   the queue was empty, hints are not trusted.
+ * - It drops an event unless a watched path leads, with symlinks followed, to the event's path. So a symlink out of the
+ *   workspace could appear and vanish unseen. The comparison also costs 10 µs per directory and event. Therefore "/" is
+ *   watched too, as the first path: every event matches it at once.
+ * - It does not report the kernel's own overflow. An overflow comes with more than 16 events.
+ * - An event with a name that is not UTF-8 is an error of the iterator, which continues after it.
+ * - `recursive: true` follows symlinks. So each directory is watched separately.
+ * - A directory that was renamed or recreated is no longer watched, and cannot be watched again while a watcher exists
+ *   that was made with its path.
+ * - It opens the file of an event to compare it. For a named pipe (mkfifo) this blocks until there is a writer, with
+ *   all later events. Starting or stopping a watch then blocks as well, and with it the whole process.
  */
 import { statfsSync } from "node:fs";
 import { exists } from "../../proto/base/files.ts";
 
 /** What may have changed. Absolute paths. */
 export interface Hints {
-  /** Paths of entries that changed, came or went. */
+  /** Entries that changed, appeared or vanished. */
   changed: Set<string>;
-  /** Those that may be others than before: a folder among them has new contents, and is not watched any more. */
+  /** Those that may be different files or directories. Such a directory has new contents and is no longer watched. */
   replaced: Set<string>;
 }
 
-/** Events that Deno.watchFs keeps for a slow reader. */
+/** Number of events that Deno.watchFs queues for a slow reader. */
 const EVENT_QUEUE = 16;
-/** How long a cookie's event may take, in milliseconds. */
+/** Timeout for a cookie's event, in milliseconds. */
 const COOKIE_MS = 250;
-/** After this time the cookie is touched again: its event may be among those that were dropped. Milliseconds. */
+/** Interval at which the cookie is touched again, since its event may be among those dropped. Milliseconds. */
 const TOUCH_AGAIN_MS = 20;
-/** How many times as long nobody may hear of a cookie before nothing is expected any more. */
+/** The system counts as blocked after this multiple of the cookie's timeout without an event. */
 const DEAF = 8;
-/** Watchers, beside the main one, before all are made into one. */
+/** Number of watchers beside the main one before all are merged into one. */
 const MAX_WATCHERS = 8;
-/** Folders that cannot be watched for now before all is watched anew. */
+/** Number of directories that cannot be watched for now before all watches are set again. */
 const MAX_UNWATCHED = 50;
-/** How long it is not tried again to watch, after the system said that there are too many folders. Milliseconds. */
+/** Pause before the next attempt after the system refused to watch so many directories. Milliseconds. */
 const LIMIT_PAUSE_MS = 60_000;
-/** Clocks that drift apart by more than this tell of a machine that slept. Milliseconds. */
+/** The wall clock and the steady clock drift apart by more than this when the machine sleeps. Milliseconds. */
 const SLEEP_MS = 2_000;
 
-/** File systems on which others may write without this kernel's knowing, by their magic numbers of statfs(2). */
+/** File systems that others may change without an event from this kernel, by their magic number in statfs(2). */
 const SILENT_FILE_SYSTEMS = new Map([
   [0x6969, "NFS"],
   [0x65735546, "FUSE"],
@@ -63,67 +63,67 @@ const SILENT_FILE_SYSTEMS = new Map([
   [0x7c7c6673, "prl_fs"],
 ]);
 
-/** What a {@link FolderWatcher} takes from its surroundings; for tests. */
+/** Dependencies of a {@link FolderWatcher} that tests replace. */
 export interface WatcherOptions {
   /** @default Deno.watchFs, not recursive */
   open?(paths: string[]): Deno.FsWatcher;
-  /** The type of the file system that holds a folder, as statfs(2) has it. */
+  /** The type of a directory's file system, from statfs(2). */
   fileSystem?(folder: string): number;
   /** @default 250 */
   cookieMs?: number;
   /** Wall clock and steady clock, in milliseconds. */
   clock?: { wall(): number; steady(): number };
-  /** Told when events were lost, so that a new look would help. */
+  /** Called when events were lost, so that a new look would help. */
   onLoss?(): void;
 }
 
 /** One Deno.FsWatcher. */
 interface Handle {
   readonly events: Deno.FsWatcher;
-  /** Events in all, and since the last moment in which none was waiting. */
+  /** Number of events in all (`count`), and since the queue was last empty (`row`). */
   count: number;
   row: number;
   quiet?: ReturnType<typeof setTimeout>;
-  /** Resolves when the cookie that was touched last was seen. */
+  /** Resolves when the event of the last touch of the cookie arrives. */
   cookie: PromiseWithResolvers<void>;
   closed: boolean;
-  /** Resolves when nothing more is read from it. */
+  /** Resolves when the reader has ended. */
   ended: Promise<void>;
 }
 
-/** See the file's head. */
+/** Watches directories and files, each separately, and collects hints. */
 export class FolderWatcher implements Disposable {
   readonly #cookieFolder: string;
   readonly #options: Required<WatcherOptions>;
   readonly #folders = new Set<string>();
-  /** Folders that were replaced by others while a watcher has their paths. */
+  /** Directories that were replaced while a watcher holds their paths, so that they cannot be watched again yet. */
   readonly #dead = new Set<string>();
-  /** Those of the dead whose paths only retired watchers have. */
+  /** Those in `#dead` whose paths only retired watchers hold. */
   readonly #dying = new Set<string>();
   #devices = new Set<number>();
   #handles: Handle[] = [];
-  /** Those that another one has replaced: they are closed when what they still hold was read. */
+  /** Watchers that were replaced by another one. They are closed when their queued events have been read. */
   #retired: Handle[] = [];
   #hints: Hints = { changed: new Set(), replaced: new Set() };
   #doubt: string | undefined = "watching has just begun";
-  /** There is doubt because events were lost, many of which may be on their way still. */
+  /** The doubt comes from lost events; many more may still be on their way. */
   #isLossy = false;
-  /** Resolves when there is doubt. */
+  /** Resolves when a doubt arises. */
   #doubted = Promise.withResolvers<void>();
   #notBefore = 0;
   #lead: number;
-  /** Folders in which there was a named pipe once: they are not watched. */
+  /** Directories in which a named pipe was found; they are not watched. */
   readonly #pipes = new Set<string>();
-  /** The system waits for a pipe that is gone: nobody can close a watcher any more. */
+  /** The system is blocked on a pipe that is gone: no watcher can be closed. */
   #deaf = false;
-  /** Pipes that are held open so that the system need not wait for somebody else to write. */
+  /** Pipes that are held open, so that opening them does not block. */
   readonly #opened: Deno.FsFile[] = [];
   #cookies = 0;
   #cookie = "";
-  /** Events of the cookie may be on their way that nobody has waited for: the next one who waits takes another. */
+  /** Late events of the current cookie may be on their way. The next wait uses a new cookie. */
   #isSpent = false;
 
-  /** @param cookieFolder An absolute path: a folder of ours, with a file that is touched so that its event comes. */
+  /** @param cookieFolder Absolute path of a directory of RBS's own, for the file that is touched to make an event. */
   constructor(cookieFolder: string, options: WatcherOptions = {}) {
     this.#cookieFolder = cookieFolder;
     this.#options = {
@@ -142,18 +142,18 @@ export class FolderWatcher implements Disposable {
     return this.#doubt;
   }
 
-  /** Whether hints cannot be trusted because events were lost: {@link restart} waits until no more are on their way. */
+  /** Whether hints cannot be trusted because events were lost. {@link restart} then waits until no more arrive. */
   get isLossy(): boolean {
     return this.#doubt !== undefined && this.#isLossy;
   }
 
-  /** Whether a folder or file is watched. */
+  /** Whether a directory or file is watched. */
   watches(folder: string): boolean {
     return this.#folders.has(folder);
   }
 
   /**
-   * All that changed since the last call, up to this moment. Undefined if something may have been missed: then call
+   * All changes since the last call, up to this moment. Undefined if an event may have been missed: then call
    * {@link restart} and look at everything afterwards.
    */
   async collect(): Promise<Hints | undefined> {
@@ -163,7 +163,7 @@ export class FolderWatcher implements Disposable {
     if (this.#doubt === undefined && !(await this.#settled())) this.#mistrust("events do not come", true);
     if (this.#doubt !== undefined) return undefined;
     if (this.#retired.length === 0) {
-      // Those that were retired were closed one collect ago: nothing holds these paths any more.
+      // The retired watchers were closed in the previous collect, so nothing holds these paths now.
       for (const folder of this.#dying) this.#dead.delete(folder);
       this.#dying.clear();
     }
@@ -175,8 +175,8 @@ export class FolderWatcher implements Disposable {
   }
 
   /**
-   * Watches exactly these folders, absolute. A file among them is watched by each of its names; it must be in one of the
-   * folders. What was missed until now is forgiven, unless watching is impossible.
+   * Watches exactly these directories and files, absolute. A file is watched under each of its names, and must be in
+   * one of the directories. Clears the doubt, unless watching is impossible.
    */
   async restart(folders: Iterable<string>): Promise<void> {
     if (!await this.#responds()) return this.#mistrust("the system does not answer");
@@ -204,8 +204,8 @@ export class FolderWatcher implements Disposable {
   }
 
   /**
-   * Watches more folders, absolute, as far as that is possible now: see {@link watches}. Look at each once more after the
-   * next {@link collect}, since until now it was not watched.
+   * Watches more directories, absolute, as far as possible now: see {@link watches}. Look at each once more after the
+   * next {@link collect}, since it was not watched until now.
    */
   add(folders: Iterable<string>): void {
     if (this.#doubt !== undefined) return;
@@ -220,7 +220,7 @@ export class FolderWatcher implements Disposable {
     } else this.#watch(fresh);
   }
 
-  /** What is watched is another than it was, and no event has told it. */
+  /** Distrusts all hints: something watched was replaced without an event. */
   doubtAll(why: string): void {
     this.#mistrust(why);
   }
@@ -252,7 +252,7 @@ export class FolderWatcher implements Disposable {
     this.#options.onLoss();
   }
 
-  /** Makes another cookie, so that late events of the last one are not taken for it. Throws Deno's errors. */
+  /** Makes a new cookie, so that late events of the last one do not count. Throws Deno's errors. */
   #bake(): void {
     const former = this.#cookie;
     this.#cookie = `${this.#cookieFolder}/cookie-${Deno.pid}-${++this.#cookies}`;
@@ -263,9 +263,9 @@ export class FolderWatcher implements Disposable {
     } catch { /* it is gone */ }
   }
 
-  /** Whether what watches can be closed: else it waits for a pipe, and whoever closes it would wait with it. */
+  /** Whether the watchers can be closed. If not, they are blocked on a pipe, and closing them would block too. */
   async #responds(): Promise<boolean> {
-    // Of a folder that somebody has emptied or exchanged no event can come.
+    // If the cookie's directory was emptied or replaced, no event can arrive.
     const isThere = exists(this.#cookie);
     if (this.#handles.length === 0 || await this.#settled()) {
       this.#deaf = false;
@@ -278,14 +278,14 @@ export class FolderWatcher implements Disposable {
     return !this.#deaf;
   }
 
-  /** Opens the pipes in watched folders, so that who waits for a writer need not wait. */
+  /** Opens the pipes in watched directories for reading and writing, which unblocks those who wait for a writer. */
   #letGo(): void {
     for (const folder of this.#folders) {
       let names: Deno.DirEntry[];
       try {
         names = [...Deno.readDirSync(folder)];
       } catch {
-        // A file, or one that is gone.
+        // A file, or a directory that is gone.
         continue;
       }
       for (const { name, isFile, isDirectory, isSymlink } of names) {
@@ -293,16 +293,16 @@ export class FolderWatcher implements Disposable {
         try {
           if (!Deno.lstatSync(`${folder}/${name}`).isFifo) continue;
           this.#pipes.add(folder);
-          // For both: that never waits.
+          // Opening a pipe for both never blocks.
           this.#opened.push(Deno.openSync(`${folder}/${name}`, { read: true, write: true }));
-        } catch { /* it is gone, or not ours */ }
+        } catch { /* it is gone, or may not be opened */ }
       }
     }
   }
 
   /**
-   * Touches the cookie, and waits until all watchers have seen that: then they have seen all before it. @returns false also
-   * as soon as there is doubt where there was none
+   * Touches the cookie and waits until each watcher has seen that, and thus all earlier events.
+   * @returns false on timeout, and at once when a new doubt arises
    */
   async #settled(times = 1): Promise<boolean> {
     const handles = [...this.#handles, ...this.#retired];
@@ -357,7 +357,7 @@ export class FolderWatcher implements Disposable {
         return;
       } catch (e) {
         if (e instanceof Deno.errors.NotFound || e instanceof Deno.errors.PermissionDenied) {
-          // One of them vanished, or may not be read: watch the others.
+          // A path has vanished or may not be read: watch the others.
           const good = watchable.filter((folder) => this.#canBeOpened(folder));
           if (good.length < watchable.length) {
             watchable.splice(0, watchable.length, ...good);
@@ -400,7 +400,7 @@ export class FolderWatcher implements Disposable {
     }
   }
 
-  /** These and all below them are others now. */
+  /** Stops regarding these paths and everything below as watched. */
   #unwatch(replaced: Set<string>): void {
     if (![...replaced].some((path) => this.#folders.has(path))) return;
     for (const folder of this.#folders) {
@@ -447,14 +447,14 @@ export class FolderWatcher implements Disposable {
     }
   }
 
-  /** Counts events in a row, until a moment in which none was waiting. */
+  /** Counts events until a moment in which the queue was empty. */
   #count(handle: Handle): void {
     handle.count++;
     if (++handle.row >= EVENT_QUEUE) this.#lost("many files changed at once");
     if (handle.quiet !== undefined) return;
     const look = () => {
       const before = handle.count;
-      // Two turns of the event loop: in one of them, an event that waits is certainly read.
+      // Two turns of the event loop: a waiting event is read in one of them.
       handle.quiet = setTimeout(() => {
         handle.quiet = setTimeout(() => {
           handle.quiet = undefined;
@@ -479,7 +479,7 @@ export class FolderWatcher implements Disposable {
   async #closeAll(): Promise<void> {
     const handles = [...this.#handles.splice(0), ...this.#retired.splice(0)];
     for (const handle of handles) this.#close(handle);
-    // A path is let go in the turn after its last watcher has ended.
+    // Deno releases a path in the turn after its last watcher has ended.
     if (handles.length === 0) return;
     await Promise.all(handles.map((h) => h.ended));
     await new Promise((resolve) => setTimeout(resolve));

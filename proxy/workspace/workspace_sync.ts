@@ -1,10 +1,10 @@
 /**
- * Keeps the agent's copy of the developer's files in step, with a barrier before each command: what the command sees is
- * never older than the moment in which the barrier began.
+ * Keeps the agent's copy of the developer's files up to date, with a barrier before each command: the command never
+ * sees files older than the start of its barrier.
  *
  *     watcher ──hints, or doubt──> local trees ──pending──> Open (what has the agent?) ──> Apply ──> generation
  *
- * With a healthy watcher and no change, nothing is looked at and nothing is sent.
+ * If the watcher is trusted and nothing has changed, no file is looked at and nothing is sent.
  */
 import { basename, dirname } from "node:path";
 import { isFolder } from "../../proto/base/files.ts";
@@ -26,39 +26,42 @@ import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
 
-/** How long changes may rest before they are kept for the next proxy, in milliseconds. */
+/** How long after a change the index is written for the next proxy, in milliseconds. */
 const SAVE_AFTER_MS = 5_000;
-/** How long after a doubt, or after folders were found, they are looked at in the background. Milliseconds. */
+/** Delay of a background look after events were lost, and of computing missing digests. Milliseconds. */
 const LOOK_AFTER_MS = 1_000;
-/** How often that is done without a barrier in between. */
+/** Maximum number of background looks between two barriers. */
 const MAX_LOOKS = 3;
-/** How often a barrier begins again because a generation is not the agent's, or a large file was changed meanwhile. */
+/**
+ * Maximum number of rounds of a barrier: a round is repeated when the agent has another generation, or a large file
+ * changed meanwhile.
+ */
 const MAX_ROUNDS = 5;
 /**
- * How long after a look at everything in the background has begun the next one begins, at least: a live memory map, a name
- * that is given to a file elsewhere, a file system that is mounted are told by no watcher. It works for a moment, and rests
- * so many times as long: commands do not wait for it, and none of them puts it off. Milliseconds.
+ * Minimum time between the starts of two sweeps: no watcher reports writes through a live memory map, a new hard link
+ * elsewhere, or a new mount. A sweep works for a slice, then rests for a multiple of that time. Commands do not wait
+ * for it, and do not postpone it. Milliseconds.
  */
 const SWEEP_MS = 2_000, SWEEP_SLICE_MS = 3, SWEEP_REST = 20;
-/** How long after a barrier one begins, at the latest: while the command runs, which may use what it finds. */
+/** Delay of the first sweep after a barrier: it runs during the command, which may use what it finds. Milliseconds. */
 const FIRST_SWEEP_MS = 250;
-/** So long after the last command nobody looks any more, and the next one trusts no watcher. Milliseconds. */
+/** Sweeps end this long after the last command. The next command then trusts no watcher. Milliseconds. */
 const SWEEP_FOR_MS = 10 * 60_000;
 /**
- * Files with several names that are watched one by one, which takes 20 µs or more for each. Of more than that, each
- * barrier looks at the others, which takes 5 µs.
+ * Maximum number of files with several hard links that are watched one by one; a watch takes 20 µs or more. Each
+ * barrier looks at the others, which takes 5 µs each.
  */
 const MAX_WATCHED_FILES = 4_000;
-/** Unreadable files that a warning names. */
+/** Number of unreadable files that a warning names. */
 const NAMED_FILES = 3;
 
-/** What a {@link WorkspaceSync} is for. */
+/** Options of {@link WorkspaceSync}. */
 export interface WorkspaceSyncOptions {
-  /** Absolute. */
+  /** Absolute path. */
   workspace: string;
-  /** Absolute. What is remembered is in its folder `rbs`. */
+  /** Absolute path. State is kept in its directory `rbs`. */
   outputBase: string;
-  /** Makes what tells of mount points, see {@link MountWatch}. @default a sweep finds them */
+  /** Makes the watcher of mount points, see {@link MountWatch}. @default none: the sweep finds new mounts */
   watchMounts?(onChange: (path: string) => void): Pick<MountWatch, "start" | "close">;
   /** For tests. */
   watcher?: WatcherOptions;
@@ -69,57 +72,61 @@ export interface WorkspaceSyncOptions {
 /** One command's barrier. */
 export interface BarrierOptions {
   link: WorkspaceLink;
-  /** Shows a line, with its newline, to the person who waits. */
+  /** Shows a line, with its newline, to the user. */
   say(line: string): void;
-  /** Aborted when that person does not want to wait any more. */
+  /** Aborted when the user interrupts the command. */
   signal: AbortSignal;
-  /** What the command uses outside of the workspace: folders or files, absolute. */
+  /** Directories or files outside the workspace that the command uses. Absolute paths. */
   outside?: readonly { path: string; readOnly: boolean }[];
   /**
-   * How long an agent that cannot be reached is tried, in milliseconds, since it was last heard of. One whose port refuses
-   * connections is given up at once if there was none before in this barrier, and else when it refuses a second time.
+   * How long an unreachable agent is retried after it was last heard of, in milliseconds. If its port refuses
+   * connections, the barrier gives up at once, or on the second refusal if this barrier has already reached the agent.
    *
-   * @default 0: once
+   * @default 0: one attempt
    */
   patienceMs?: number;
-  /** Whether the agent is, as far as anybody knows, still the session's: another is not waited for. @default it is */
+  /**
+   * Whether the agent still belongs to the session, as far as is known. Otherwise it is not retried. @default it does
+   */
   isCurrent?(): boolean;
-  /** {@link WorkspaceSync.look} has said yes since the person waits. @default false */
+  /** {@link WorkspaceSync.look} has returned true since the client connected. @default false */
   looked?: boolean;
 }
 
-/** A tree that the agent shall have. */
+/** A tree that the agent has to have. */
 interface SyncedRoot {
   readonly tree: LocalTree;
   readOnly: boolean;
-  /** The agent has told what it has, or was sent all. */
+  /** The agent's state is known: it was asked, or everything was sent. */
   known: boolean;
-  /** The agent cannot have it: a sentence that says why. */
+  /** Why the agent cannot have this root, as a sentence. */
   refusal?: string;
-  /** What was at its path: another text if a symlink on the way led elsewhere, or a folder above it was replaced. */
+  /**
+   * Identity of the directory at the path. It changes when a symlink on the way is retargeted or a parent is replaced.
+   */
   place?: string;
 }
 
-/** Files that a command is about to write, here and at the agent. Dispose of it when the command has ended. */
+/** A hold on files that a command may write, here and at the agent. Dispose of it when the command has ended. */
 export interface HeldFiles extends Disposable {
   /**
-   * All that the command has made is here.
+   * Everything that the command has made is here.
    *
-   * @param written Those of the files that it has written, as the agent has them, with absolute paths.
+   * @param written The held files that it has written, as they are at the agent, with absolute paths.
    */
   arrived(written: Iterable<Entry>): void;
 }
 
-/** What is known of a file that commands are writing. */
+/** State of a file that commands may write. */
 interface Held {
   commands: number;
-  /** As the last of them that had it come home left it at the agent. */
+  /** The file at the agent, as the last command whose outputs arrived left it. */
   came?: Entry;
-  /** Nobody knows what one of them left there. */
+  /** A command ended without its outputs arriving, so the file at the agent is unknown. */
   unknown: boolean;
 }
 
-/** See the file's head. */
+/** The sync of one workspace with the session's agent. */
 export class WorkspaceSync implements Disposable {
   readonly #workspace: string;
   readonly #outputBase: string;
@@ -127,37 +134,37 @@ export class WorkspaceSync implements Disposable {
   readonly #watcher: FolderWatcher;
   readonly #mounts?: Pick<MountWatch, "start" | "close">;
   readonly #roots = new Map<string, SyncedRoot>();
-  /** Files that commands are writing, absolute. */
+  /** Files that commands may write, by absolute path. */
   readonly #held = new Map<string, Held>();
   #rules?: IgnoreRules;
   #generation?: string;
-  /** Folders that were not watched when they were looked at, absolute. */
+  /** Directories that were not watched when they were scanned. Absolute paths. */
   #unproven = new Set<string>();
-  /** All was looked at, and is to be watched from now on. */
+  /** Everything was scanned, but the watcher has not been restarted since. */
   #unwatched = false;
   readonly #warned = new Set<string>();
-  /** Those of the last barrier that came to its end. */
+  /** The roots of the last barrier that succeeded. */
   #lastRoots: readonly SyncedRoot[] = [];
-  /** Looks in the background since the last barrier. */
+  /** Number of background looks since the last barrier. */
   #looks = 0;
-  /** The last of those who wait for their turn. */
+  /** Settles when the last caller in the queue has had its turn. */
   #turn: Promise<void> = Promise.resolve();
   #restored = false;
   #changed = false;
   #saving?: ReturnType<typeof setTimeout>;
-  /** Aborted to end what {@link #digestSoon} has begun. */
+  /** Aborts the background work of {@link #digestSoon}. */
   #digesting?: AbortController;
   #looking?: ReturnType<typeof setTimeout>;
-  /** What is left of the sweep that has begun, and when that was. */
+  /** The rest of the current sweep, and its start. */
   #sweeping?: { steps: Generator<boolean, void>; began: number };
   #nextSweep?: { timer: ReturnType<typeof setTimeout>; at: number };
-  /** Somebody has the turn. */
+  /** A caller has the turn. */
   #busy = false;
-  /** When the last barrier was over, by performance.now(). */
+  /** End of the last barrier, by performance.now(). */
   #lastBarrier = 0;
-  /** Of files with several names, of which one was found changed. */
+  /** Inodes of files with several hard links that were found changed. */
   readonly #changedInodes = new Set<number>();
-  /** Files that were not watched when they were looked at, absolute. */
+  /** Files that were not watched when they were scanned. Absolute paths. */
   readonly #unprovenFiles = new Set<string>();
   readonly #sweep: { firstMs: number; everyMs: number; forMs: number };
   #closed = false;
@@ -183,12 +190,12 @@ export class WorkspaceSync implements Disposable {
   }
 
   /**
-   * Brings the agent up to date. Resolves with the generation that a command has to name.
+   * Brings the agent up to date. Resolves with the generation that the command has to name.
    *
-   * Throws an {@link RbsError} with a sentence for the person who waits: interrupted, a bad .rbsignore, a workspace that
-   * the agent cannot have, a full disk there. Throws a {@link StatusError} that says whether another agent may do better:
-   * UNAVAILABLE once patience has ended, FAILED_PRECONDITION (another epoch), UNAUTHENTICATED, UNIMPLEMENTED. The next
-   * barrier goes on where this one was.
+   * Throws an {@link RbsError} with a sentence for the user: interrupted, a bad .rbsignore, a workspace that the agent
+   * cannot have, a full disk at the agent. Throws a {@link StatusError} where another agent may help: UNAVAILABLE once
+   * patience has ended, FAILED_PRECONDITION (another epoch), UNAUTHENTICATED, UNIMPLEMENTED. The next barrier continues
+   * where this one stopped.
    */
   async barrier(options: BarrierOptions): Promise<{ generation: string }> {
     this.#digesting?.abort();
@@ -214,9 +221,9 @@ export class WorkspaceSync implements Disposable {
   }
 
   /**
-   * Looks at what the last barrier looked at, if that is quickly done. Never rejects.
+   * Looks at what the last barrier looked at, if that is quick. Never rejects.
    *
-   * @param signal Nobody waits for it any more.
+   * @param signal Aborts the wait for the turn and the look.
    * @returns whether the next barrier need not look again
    */
   async look(signal: AbortSignal = new AbortController().signal): Promise<boolean> {
@@ -229,20 +236,20 @@ export class WorkspaceSync implements Disposable {
       await this.#refresh(this.#lastRoots, { signal }, "unless events were lost");
       return true;
     } catch {
-      return false; // the barrier says what is wrong
+      return false; // the barrier reports the error
     } finally {
       done();
     }
   }
 
-  /** Another number whenever a symlink in this tree was found changed: then {@link links} are to be looked at again. */
+  /** Changes whenever a symlink in this tree was found changed; then call {@link links} again. */
   linksVersion(root: string): number | undefined {
     return this.#roots.get(root)?.tree.linksVersion;
   }
 
   /**
-   * A tree's symlinks as they were found last, and the files of git that lead to its folder, but for those that stay home.
-   * It is a pass over all its files.
+   * A tree's symlinks as of the last look, and the `.git` files that lead to git's directory, except ignored ones.
+   * Iterates over all files.
    */
   *links(root: string): Generator<{ path: string; target: string }> {
     const tree = this.#roots.get(root)?.tree;
@@ -255,7 +262,7 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** Whether rules keep at home what is at a path, relative to the workspace; false if there is nothing. */
+  /** Whether a path, relative to the workspace, is ignored. False if nothing is there. */
   staysHome(path: string): boolean {
     const info = lookAt(localFiles, this.#workspace, path);
     if (typeof info !== "object" || !this.#rules) return false;
@@ -265,21 +272,21 @@ export class WorkspaceSync implements Disposable {
     return this.#rules.skips(path, info.kind, info.target);
   }
 
-  /** Whether what is at a path in the workspace is, as far as it can be seen, what the agent was sent. Absolute. */
+  /** Whether a path in the workspace is, as far as can be seen, what the agent was sent. @param path Absolute. */
   isAsSent(path: string): boolean {
     const { tree } = this.#roots.get(this.#workspace)!;
     return path.startsWith(`${tree.root}/`) && tree.isAsSent(path.slice(tree.root.length + 1));
   }
 
   /**
-   * Leaves files out of the sync that a command is about to write: what another command's barrier put in their place, the
-   * server would not write to any more.
+   * Leaves files out of the sync while a command may write them: if another command's barrier replaced such a file, the
+   * server would write to the old one.
    *
    * @param paths Absolute.
    */
   hold(paths: Iterable<string>): HeldFiles {
     const names = new Map([...paths].map((path) => [path, this.#namesOf(path)]));
-    // A file may have been named twice.
+    // The same file may be named twice.
     const all = new Set([...names.values()].flat());
     for (const name of all) {
       const held = this.#held.get(name);
@@ -301,15 +308,15 @@ export class WorkspaceSync implements Disposable {
           held.commands--;
         }
         all.clear();
-        // What comes home after all is looked at as what the developer has.
+        // Files that arrive after this count as the developer's own changes.
         names.clear();
-        // Who looks or sends now goes by what is held.
+        // While a barrier or a look runs, the set of held files must not change.
         if (!this.#busy) this.#releaseAll();
       },
     };
   }
 
-  /** The names by which trees have a file: roots may lie behind symlinks. */
+  /** All names by which the trees may know a file: roots may lie behind symlinks. */
   #namesOf(path: string): string[] {
     const folder = realPath(dirname(path));
     const real = folder === undefined ? path : `${folder === "/" ? "" : folder}/${basename(path)}`;
@@ -321,7 +328,7 @@ export class WorkspaceSync implements Disposable {
     return [...names];
   }
 
-  /** Lets go of what no command writes any more. */
+  /** Ends the hold on files that no command writes any longer. */
   #releaseAll(): void {
     for (const [name, held] of this.#held) {
       if (held.commands > 0) continue;
@@ -334,7 +341,7 @@ export class WorkspaceSync implements Disposable {
     for (const { tree } of this.#roots.values()) {
       if (!path.startsWith(`${tree.root}/`)) continue;
       const below = path.slice(tree.root.length + 1);
-      // What no command has written is the developer's as ever.
+      // A file that no command has written is still the developer's.
       if (!came && !unknown) tree.hint(path, true);
       else tree.release(below, unknown ? undefined : came);
     }
@@ -343,12 +350,14 @@ export class WorkspaceSync implements Disposable {
     this.#saveSoon();
   }
 
-  /** The agent refused the generation, or its files have changed: the next barrier asks what it has. */
+  /**
+   * Drops the generation, after the agent refused it or its files changed. The next barrier asks what the agent has.
+   */
   forget(): void {
     this.#generation = undefined;
   }
 
-  /** Keeps what is known for the next proxy, and stops watching. */
+  /** Writes the index for the next proxy, and stops watching. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -364,7 +373,10 @@ export class WorkspaceSync implements Disposable {
     this.close();
   }
 
-  /** Waits until no other barrier runs. @returns what ends the turn */
+  /**
+   * Waits until no other barrier or look runs.
+   * @returns ends the turn
+   */
   async #myTurn(signal: AbortSignal): Promise<() => void> {
     const before = this.#turn;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -397,8 +409,8 @@ export class WorkspaceSync implements Disposable {
     const roots = this.#choose(options.outside ?? []);
     const unreadable = new Map<string, string>();
     progress.look("looking at the workspace");
-    // Who watches folders is told of each file that is read there: all files are read before anything is watched, and a
-    // look in the background proves afterwards that nothing was missed.
+    // A watcher gets an event for each file that is read. So all files are read before anything is watched, and a
+    // background look proves afterwards that nothing was missed.
     const first = this.#generation === undefined && this.#roots.get(this.#workspace)!.tree.entries.size === 0;
     const look: LookOptions = {
       signal,
@@ -427,7 +439,7 @@ export class WorkspaceSync implements Disposable {
       } catch (e) {
         if (signal.aborted) throw interrupted();
         const knew = this.#generation !== undefined;
-        // Whatever was applied of it stays applied; only the agent can tell.
+        // A part of it may have been applied; only the agent knows.
         if (looked) this.#generation = undefined;
         if (e instanceof FileChanged && ++round <= MAX_ROUNDS) continue;
         if (!(e instanceof StatusError)) throw e;
@@ -445,8 +457,9 @@ export class WorkspaceSync implements Disposable {
   }
 
   /**
-   * Sends the workspace while it is looked at, to an agent that has nothing of it. What could not be sent as it was found
-   * is pending afterwards. @returns false if the agent has something
+   * Sends the workspace while it is scanned, to an agent that has nothing of it. What could not be sent as found is
+   * pending afterwards.
+   * @returns false if the agent already has something
    */
   async #syncFirst(
     roots: SyncedRoot[],
@@ -484,7 +497,7 @@ export class WorkspaceSync implements Disposable {
     let single = root?.tree.single ?? false;
     try {
       single = Deno.statSync(path).isFile;
-    } catch { /* it is gone: an empty tree of the kind that it was */ }
+    } catch { /* it is gone: the tree is empty, and of the same kind as before */ }
     if (!root || root.tree.single !== single) {
       root = { tree: new LocalTree(path, single), readOnly, known: false };
       root.tree.held = this.#held;
@@ -497,7 +510,7 @@ export class WorkspaceSync implements Disposable {
     return root;
   }
 
-  /** The roots of a command: those within another one, or within the output base, need nothing of their own. */
+  /** The roots of a command. A path in another root or in the output base needs no root of its own. */
   #choose(outside: readonly { path: string; readOnly: boolean }[]): SyncedRoot[] {
     const within = (path: string, root: string) => path === root || path.startsWith(`${root}/`);
     const chosen = [this.#root(this.#workspace, false)];
@@ -508,7 +521,7 @@ export class WorkspaceSync implements Disposable {
     return chosen;
   }
 
-  /** Sees whether the workspace can be looked at, and by which rules. */
+  /** Checks that the workspace exists, and loads its ignore rules. */
   #checkWorkspace(): LocalTree {
     const { tree } = this.#roots.get(this.#workspace)!;
     if (tree.single || !isFolder(this.#workspace)) {
@@ -523,8 +536,8 @@ export class WorkspaceSync implements Disposable {
   /**
    * Looks at what may have changed since the last time.
    *
-   * @param watching When what is looked at is watched anew, if that has to be: until then the next look is at everything.
-   * @param finder Told what is found in the workspace.
+   * @param watching When to restart the watcher, if that is necessary. Until then, each look is a full scan.
+   * @param finder Receives what is found in the workspace.
    */
   async #refresh(
     roots: readonly SyncedRoot[],
@@ -539,7 +552,7 @@ export class WorkspaceSync implements Disposable {
       root.place = place;
     }
     const hints = await this.#watcher.collect();
-    // Nobody waits until the last of many thousand events has come: a look at everything is the proof of this moment.
+    // After lost events the barrier does not wait for thousands of late ones: a full scan proves the present state.
     const watch = watching === "first" || (watching !== "later" && !this.#watcher.isLossy);
     if (hints) {
       for (const { tree } of this.#roots.values()) {
@@ -548,7 +561,7 @@ export class WorkspaceSync implements Disposable {
       }
     } else {
       for (const { tree } of this.#roots.values()) tree.distrust();
-      // First, so that what changes behind the scan's back is noticed the next time.
+      // Watching starts before the scan, so that a change behind the scan is noticed the next time.
       if (watch) {
         const trees = [...this.#roots.values()].map(({ tree }) => tree);
         await this.#watcher.restart([
@@ -557,7 +570,7 @@ export class WorkspaceSync implements Disposable {
         ]);
       }
     }
-    // The trees know it now.
+    // The trees have these hints now.
     this.#unproven = new Set();
     this.#unwatched = !watch;
     options.signal?.throwIfAborted();
@@ -567,14 +580,14 @@ export class WorkspaceSync implements Disposable {
       try {
         await tree.refresh({ ...options, finder: tree === workspace ? finder : undefined, isWatched });
       } finally {
-        // Of a look that is broken off as well: the next one finds nothing new in what this one found.
+        // Also after an interrupted look: the next look does not report these as new.
         for (const folder of tree.takeFolders()) if (!this.#watcher.watches(folder)) this.#unproven.add(folder);
         for (const inode of tree.takeChangedInodes()) this.#changedInodes.add(inode);
         if (tree.pending.size > before) this.#changed = true;
       }
     };
     for (const { tree } of roots) await look(tree);
-    // What a file is changed by is one of its names: the others have changed with it.
+    // An event names only one of a file's hard links. The others have changed with it.
     if (this.#changedInodes.size > 0) {
       const all = [...this.#roots.values()].filter(({ tree }) => tree.hintInodes(this.#changedInodes));
       this.#changedInodes.clear();
@@ -594,7 +607,7 @@ export class WorkspaceSync implements Disposable {
     this.#watcher.add([...this.#unproven, ...this.#unprovenFiles]);
   }
 
-  /** Looks in the background for what no watcher tells, again and again as long as there are commands. */
+  /** Schedules a background sweep. Sweeps repeat as long as there are commands. */
   #sweepAfter(ms: number): void {
     const at = performance.now() + ms;
     if (this.#closed || (this.#nextSweep && this.#nextSweep.at <= at)) return;
@@ -607,7 +620,7 @@ export class WorkspaceSync implements Disposable {
     this.#nextSweep = { timer, at };
   }
 
-  /** Sweeps for a moment, of all trees: one that no command has used for a while may be used by the next. */
+  /** Sweeps for one slice, over all trees: the next command may use any of them. */
   #sweepOn(): void {
     const began = performance.now();
     if (began - this.#lastBarrier > this.#sweep.forMs) {
@@ -627,7 +640,7 @@ export class WorkspaceSync implements Disposable {
     this.#sweepAfter(SWEEP_REST * (performance.now() - began));
   }
 
-  /** A file system was mounted at a path, or is not any more. */
+  /** Handles a mount or unmount at a path. */
   #mounted(point: string): void {
     const within = (path: string, folder: string) => folder === "/" || path === folder || path.startsWith(`${folder}/`);
     for (const root of this.#roots.keys()) {
@@ -647,9 +660,9 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** A quiet look in the background, so that the next barrier need not wait for it. */
+  /** Schedules a background look, so that the next barrier need not wait for it. */
   #lookSoon(afterMs: number): void {
-    // Somebody who writes all the time shall not have us look all the time.
+    // A program that writes all the time must not cause looks all the time.
     if (this.#closed || this.#generation === undefined || ++this.#looks > MAX_LOOKS) return;
     clearTimeout(this.#looking);
     this.#looking = setTimeout(async () => {
@@ -658,7 +671,7 @@ export class WorkspaceSync implements Disposable {
       try {
         await this.#refresh([...this.#roots.values()], {});
       } catch {
-        /* the next barrier says what is wrong */
+        /* the next barrier reports the error */
       } finally {
         done();
       }
@@ -666,7 +679,7 @@ export class WorkspaceSync implements Disposable {
     this.#looking.unref();
   }
 
-  /** Makes digests that were left out, in the background: whoever compares with an agent needs them. */
+  /** Computes missing digests in the background; a comparison with an agent needs them. */
   #digestSoon(): void {
     const trees = [...this.#roots.values()].map(({ tree }) => tree).filter(({ undigested }) => undigested > 0);
     if (trees.length === 0 || this.#closed) return;
@@ -676,7 +689,7 @@ export class WorkspaceSync implements Disposable {
         for (const tree of trees) await tree.digestAll(digesting.signal);
         this.#changed = true;
         this.#saveSoon();
-      } catch { /* there is a barrier, which begins it again */ }
+      } catch { /* a barrier began; it schedules this again */ }
     }, LOOK_AFTER_MS);
     timer.unref();
     digesting.signal.addEventListener("abort", () => clearTimeout(timer));
@@ -684,7 +697,10 @@ export class WorkspaceSync implements Disposable {
 
   // --- the agent's side
 
-  /** Sends what is pending. @returns the generation after it */
+  /**
+   * Sends what is pending.
+   * @returns the new generation
+   */
   async #push(
     roots: SyncedRoot[],
     { link, signal }: BarrierOptions,
@@ -697,7 +713,7 @@ export class WorkspaceSync implements Disposable {
     if (this.#generation !== undefined && fresh.length > 0) {
       const opened = await this.#open(fresh, link, signal, progress, patience);
       partials = opened.partials;
-      // Somebody else was there meanwhile: what is known of the others may be wrong.
+      // The copy changed in between, so what is known of the other roots may be wrong.
       if (opened.generation !== this.#generation) this.#generation = undefined;
     }
     if (this.#generation === undefined) {
@@ -736,7 +752,7 @@ export class WorkspaceSync implements Disposable {
     return this.#generation;
   }
 
-  /** Asks the agent what it has of some roots. What is pending of them is what it lacks. */
+  /** Asks the agent what it has of these roots. Then `pending` is what the agent lacks. */
   async #open(
     roots: SyncedRoot[],
     link: WorkspaceLink,
@@ -745,7 +761,7 @@ export class WorkspaceSync implements Disposable {
     patience: AgentPatience,
   ) {
     const compare = () => progress.look("comparing with the agent's files");
-    // Who waits for a link that broke reads that until it is back.
+    // While the connection is lost, the line that says so stays until the agent answers.
     if (patience.lostMs === undefined) compare();
     const partials = new Map<string, number>();
     const comparisons: ManifestComparison[] = [];
@@ -772,7 +788,7 @@ export class WorkspaceSync implements Disposable {
     return { generation, partials };
   }
 
-  /** Says once which files are missing at the agent. */
+  /** Warns once about each file that the agent lacks. */
   #warn(unreadable: Map<string, string>, say: (line: string) => void): void {
     const fresh = [...unreadable.keys()].filter((path) => !this.#warned.has(path));
     if (fresh.length === 0) return;
@@ -798,14 +814,14 @@ export class WorkspaceSync implements Disposable {
     this.#generation = index?.generation || undefined;
   }
 
-  /** Indexes that somebody who was killed did not write to their end. */
+  /** Removes unfinished index files of proxies that were killed. */
   #removeLeftovers(): void {
     const folder = dirname(this.#indexFile), name = `${basename(this.#indexFile)}.`;
     try {
       for (const file of Deno.readDirSync(folder)) {
         if (file.name.startsWith(name)) Deno.removeSync(`${folder}/${file.name}`);
       }
-    } catch { /* there is no folder yet */ }
+    } catch { /* the directory does not exist yet */ }
   }
 
   #saveSoon(): void {
@@ -832,7 +848,7 @@ export class WorkspaceSync implements Disposable {
     }
   }
 
-  /** Entries are never changed, only replaced: they can be written while others work. */
+  /** Entries are never changed, only replaced, so they can be written while others work. */
   #writing(): Generator<void> {
     this.#changed = false;
     const roots = [...this.#roots.values()].filter(({ refusal, known }) => !refusal && known);
@@ -853,7 +869,7 @@ export class WorkspaceSync implements Disposable {
   }
 }
 
-/** Where a `.git` leads that is a file, as it stands there (gitrepository-layout(5)). */
+/** The target in a `.git` file, as written there (gitrepository-layout(5)). */
 function gitFolder(file: string): string | undefined {
   try {
     return /^gitdir: (.+)/.exec(Deno.readTextFileSync(file))?.[1];
@@ -862,7 +878,7 @@ function gitFolder(file: string): string | undefined {
   }
 }
 
-/** What is at a path, or "" if nothing is. */
+/** The identity of what is at a path; "" if nothing is. */
 function placeOf(path: string): string {
   try {
     const { dev, ino } = Deno.statSync(path);
@@ -880,7 +896,7 @@ function realPath(path: string): string | undefined {
   }
 }
 
-/** What tells the caller to look for the agent anew. */
+/** Errors after which the caller asks for the agent again. */
 const PASSED_ON = new Set<number>([
   Status.UNAVAILABLE,
   Status.FAILED_PRECONDITION,

@@ -1,4 +1,4 @@
-/** Makes build events as Bazel writes them; field numbers as in ../bep.ts. */
+/** Makes build events as Bazel writes them. Field numbers as in ../bep.ts. */
 import { Buffer } from "node:buffer";
 import { encodeFields, lengthPrefix } from "../../../proto/base/protobuf_fields.ts";
 
@@ -16,7 +16,7 @@ export function namedSet(name: string, files: Uint8Array[], sets: string[] = [])
   return encodeFields([[1, encodeFields([[13, id(name)]])], [15, set]]);
 }
 
-/** A TargetComplete event, by output group: the sets in it, and the files that it has inline. */
+/** A TargetComplete event with its output groups: for each, its sets and its inline files. */
 export function completed(
   groups: [name: string, sets: string[], inline?: Uint8Array[]][],
   folders: Uint8Array[] = [],
@@ -40,8 +40,8 @@ export function workspaceInfo(execRoot: string): Uint8Array {
   return encodeFields([[25, encodeFields([[1, execRoot]])]]);
 }
 
-/** All of them as a --build_event_binary_file. */
+/** A --build_event_binary_file with these events. */
 export function eventFile(...events: Uint8Array[]): Uint8Array {
-  // A length by itself is what stands behind the tag of a field.
+  // A bare length is a field's prefix without its tag.
   return Buffer.concat(events.flatMap((event) => [lengthPrefix(1, event.length).subarray(1), event]));
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { bytesValue, scanFields, textValue } from "../../../proto/base/protobuf_fields.ts";
 import { decodeEntry, type Entry } from "../../../proto/tree/entry.ts";
 
-/** Outputs messages, put together. */
+/** The content of Outputs messages. */
 export interface Manifest {
   entries: Entry[];
   id: Uint8Array;
@@ -14,7 +14,9 @@ export interface Manifest {
   gone: string[];
 }
 
-/** Reads encoded Outputs messages; undefined if there are none. Fails if there is an id that is not the entries'. */
+/**
+ * Reads encoded Outputs messages; undefined if there are none. Fails if there is an id that does not match the entries.
+ */
 export function readManifest(parts: readonly Uint8Array[]): Manifest | undefined {
   if (parts.length === 0) return undefined;
   const manifest: Manifest = {

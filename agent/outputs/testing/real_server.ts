@@ -4,14 +4,14 @@ import type { TestWorkspace } from "../../../tests/support/workspace.ts";
 import { Beneath } from "../../files/beneath.ts";
 import { readHandshake } from "../../bazel/handshake_files.ts";
 
-/** What a command gave back. */
+/** The result of a command. */
 export interface RunResult {
   exitCode: number;
   stderr: string;
   execRequest?: Uint8Array;
 }
 
-/** A workspace's own Bazel server, spoken to directly. Ends with the workspace. */
+/** A workspace's own Bazel server, called directly. Ends with the workspace. */
 export interface RealServer extends Disposable {
   /** Absolute. */
   outputBase: string;
@@ -20,7 +20,7 @@ export interface RealServer extends Disposable {
   run(args: readonly string[], filter?: (response: Uint8Array) => Uint8Array | undefined): Promise<RunResult>;
 }
 
-/** Has the stock client start a server in the workspace. */
+/** Makes the stock client start a server in the workspace. */
 export async function realServer(workspace: TestWorkspace, bazelrc: readonly string[]): Promise<RealServer> {
   const { stdout } = await workspace.run(["info", "output_base"]);
   const outputBase = stdout.trim();

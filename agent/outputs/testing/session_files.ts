@@ -2,23 +2,23 @@ import { dirname, join } from "node:path";
 import { Beneath } from "../../files/beneath.ts";
 import { tempDir } from "../../../tests/support/temp_dir.ts";
 
-/** What stands at a path: a file's text, a symlink, or a folder. */
+/** What to put at a path: a file's text, a symlink, or a directory. */
 type Content = string | { link: string } | "folder/";
 
-/** A session's storage, in which the developer's paths are others than on this machine. Goes with the scope. */
+/** A session's storage. The developer's paths do not exist on this machine. Removed with the scope. */
 export interface SessionFiles extends AsyncDisposable {
   workspace: string;
   outputBase: string;
-  /** Where the outputs of a build are. */
+  /** The directory of a build's outputs. */
   bin: string;
   execRoot: string;
-  /** The session's storage, */
+  /** The session's storage. */
   storage: Beneath;
-  /** and where in it something of the developer's is. */
+  /** Where a developer's path is in the storage. */
   storagePath(path: string): string | undefined;
-  /** The same, absolute. */
+  /** The same as an absolute path. */
   hostPath(path: string): string;
-  /** Puts things in place, by the developer's paths. */
+  /** Creates files, by the developer's paths. */
   write(files: Record<string, Content>): void;
 }
 

@@ -8,27 +8,33 @@ import { type CallEnd, callHeaders, readCall, Status, StatusError } from "./call
 import { frame } from "./message_stream.ts";
 import { OutgoingCall } from "./messages.ts";
 
-/** The largest response of a unary call, in bytes. Ours hold a cookie. */
+/** Maximum response of a unary call, in bytes. Ours hold a cookie. */
 const MAX_UNARY_BYTES = 1 << 20;
-/** The largest message of a call with many responses, in bytes. */
+/** Maximum message of a streaming call, in bytes. */
 const MAX_MESSAGE_BYTES = 64 << 20;
-/** A peer that cannot be reached within this time is taken for unreachable. Milliseconds. */
+/** Timeout of a connection attempt. Milliseconds. */
 const CONNECT_MS = 5_000;
 
 /**
- * Why there is no connection. refused: nobody listens there. unreachable: nothing was heard, or the way there is broken.
- * untrusted: it is not who it must be, or does not take us for who we are. clocks: the same, because of the clocks.
+ * Why there is no connection.
+ * - refused: no program listens on the port.
+ * - unreachable: no answer, or the network is broken.
+ * - untrusted: the peer has the wrong identity, or does not accept ours.
+ * - clocks: untrusted because the clocks differ.
  */
 export type NoConnection = "refused" | "unreachable" | "untrusted" | "clocks";
 
-/** There is no connection, so that the peer has certainly seen nothing. UNAVAILABLE, or UNAUTHENTICATED without trust. */
+/**
+ * No connection was made, so the peer has certainly seen nothing. The code is UNAVAILABLE, or UNAUTHENTICATED without
+ * trust.
+ */
 export class ConnectError extends StatusError {
   constructor(readonly reason: NoConnection, message: string, options?: ErrorOptions) {
     super(reason === "untrusted" || reason === "clocks" ? Status.UNAUTHENTICATED : Status.UNAVAILABLE, message);
     if (options) this.cause = options.cause;
   }
 
-  /** From what a transport threw. */
+  /** Converts what a transport threw. */
   static from(e: unknown): ConnectError {
     const reason = e instanceof TrustError
       ? e.clocks ? "clocks" : "untrusted"
@@ -44,20 +50,20 @@ function isRefused(e: unknown): boolean {
   return e instanceof Error && ((e as { code?: string }).code === "ECONNREFUSED" || isRefused(e.cause));
 }
 
-/** Makes a transport to a port: an IP address (v6 without brackets), or a name. */
+/** Opens a transport to a port of an IP address (v6 without brackets) or a host name. */
 export type Dial = (host: string, port: number, signal: AbortSignal) => Promise<Transport>;
 
-/** How a {@link Connection} behaves. */
+/** Options of a {@link Connection}. */
 export interface ConnectionOptions {
-  /** Notices a peer that is silent, see {@link Http2Options.keepAlive}. @default false: a peer on this machine */
+  /** Detects a silent peer, see {@link Http2Options.keepAlive}. @default false: a peer on this machine */
   keepAlive?: boolean;
   /** Mutual TLS. @default plain text, to a peer on this machine */
   tls?: TlsClientOptions;
-  /** Another way to the peer than this machine's network, in plain text. @default TCP */
+  /** Replaces TCP by another plain-text transport. @default TCP */
   dial?: Dial;
 }
 
-/** One HTTP/2 connection (prior knowledge) to a gRPC peer, made when it is needed and again when it broke. */
+/** A connection to a gRPC peer over HTTP/2 with prior knowledge. Connects when needed, and again after a failure. */
 export class Connection implements Disposable {
   readonly #host: string;
   readonly #port: number;
@@ -66,7 +72,7 @@ export class Connection implements Disposable {
   #closed = false;
   #retired = false;
 
-  /** @param host An IP address (v6 without brackets) or a name. */
+  /** @param host An IP address (v6 without brackets) or a host name. */
   constructor(host: string, port: number, options: ConnectionOptions = {}) {
     this.#host = host;
     this.#port = port;
@@ -78,7 +84,7 @@ export class Connection implements Disposable {
       const current = this.#connection;
       const connection = await current;
       if (connection.usable) return connection;
-      // Only the first of several callers makes the next one. What is still open on this one goes on.
+      // Only the first of several callers reconnects. Streams that are open on the old connection continue.
       if (this.#connection === current) {
         connection.retire();
         this.#connection = undefined;
@@ -117,7 +123,7 @@ export class Connection implements Disposable {
     return tcp;
   }
 
-  /** @param first What is sent in the same write as the headers. */
+  /** @param first Sent in the same write as the headers. */
   async #request(path: string, headers?: Headers, first?: Uint8Array): Promise<Stream> {
     let connection: Http2Connection;
     try {
@@ -132,10 +138,10 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Begins a call in which both sides may send many messages. Throws a {@link ConnectError} if there is no connection.
+   * Starts a bidirectional streaming call. Throws a {@link ConnectError} if there is no connection.
    *
-   * @param options.first The first message, which so goes out together with the headers. @default none yet
-   * @param options.lends Each of the peer's messages is only lent, until the next is asked for. @default false
+   * @param options.first The first message, sent together with the headers. @default none
+   * @param options.lends Each response is valid only until the next is requested. @default false
    */
   async call(
     path: string,
@@ -146,17 +152,17 @@ export class Connection implements Disposable {
     return new OutgoingCall(await this.#request(path, headers, first && frame(first)), MAX_MESSAGE_BYTES, options);
   }
 
-  /** Makes the connection now, so that the first call need not wait for it. It may fail: then the call says so. */
+  /** Connects now, so that the first call does not have to wait. If this fails, the first call reports it. */
   open(): void {
     this.#connected().catch(() => {});
   }
 
-  /** Finds out soon whether the peer is still there, see {@link Http2Connection.probe}. */
+  /** Checks soon whether the peer is still there, see {@link Http2Connection.probe}. */
   probe(): void {
     void this.#connection?.then((c) => c.probe(), () => {});
   }
 
-  /** Drops a connection that may be dead, so that the next call makes a new one. What runs on it ends. */
+  /** Drops a connection that may be dead; the next call makes a new one. Calls on the old one end. */
   reconnect(): void {
     const current = this.#connection;
     this.#connection = undefined;
@@ -164,8 +170,8 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Begins a call with one request message. Throws a {@link ConnectError} if there is no connection.
-   * Later errors show in {@link readCall}'s result.
+   * Starts a call with one request message. Throws a {@link ConnectError} if there is no connection. Later errors are
+   * in the result of {@link readCall}.
    */
   async start(path: string, message: Uint8Array, headers?: Headers): Promise<Stream> {
     const stream = await this.#request(path, headers, frame(message));
@@ -173,7 +179,7 @@ export class Connection implements Disposable {
     return stream;
   }
 
-  /** A call with one request and one response. Resolves also when it failed; see the result's code. */
+  /** A unary call. Resolves even if it failed; see the code in the result. */
   async unary(
     path: string,
     message: Uint8Array,
@@ -205,13 +211,13 @@ export class Connection implements Disposable {
     };
   }
 
-  /** Closes when the calls that run are over; until then new ones, such as their Cancel, can be made. */
+  /** Closes when all current calls have ended. Until then new calls, such as their Cancel, can be made. */
   retire(): void {
     this.#retired = true;
     void this.#connection?.then((c) => c.retire(), () => {});
   }
 
-  /** Cuts off what runs. */
+  /** Closes now; current calls end. */
   close(): void {
     this.#closed = true;
     void this.#connection?.then((c) => c.close(), () => {});

@@ -1,48 +1,50 @@
 /**
- * gRPC's length-prefixed messages within a stream of HTTP/2 DATA, whose borders have nothing to do with theirs:
+ * gRPC's length-prefixed messages in a stream of HTTP/2 DATA. Frame boundaries are independent of message boundaries:
  *
  *     [flags: 1 byte][length: 4 bytes, big endian][message] [flags][length][message] …
  */
 import { Buffer } from "node:buffer";
 import { WireError } from "../../base/protobuf_fields.ts";
 
-/** The largest message that is taken apart. Bazel's own are at most a few MB (a command line with its environment). */
+/** Maximum size of a message, in bytes. Bazel's own are at most a few MB (a command line with its environment). */
 export const MAX_MESSAGE_BYTES = 256 << 20;
 
-/** Gathers messages and changes each as it passes. */
+/** Splits a stream into messages and replaces each as it passes. */
 export class MessageStream {
   #pending: Buffer[] = [];
   #pendingBytes = 0;
-  /** Bytes that must be there before it makes sense to look again. */
+  /** Number of bytes at which the next attempt makes sense. */
   #needed = 5;
   readonly #patch: (message: Buffer) => Uint8Array[] | undefined;
   readonly #limit: number;
 
   /**
-   * @param patch Gets each message (without its prefix) and returns the pieces that replace it; undefined drops it, while
-   * no pieces are an empty message.
-   * @param limit The largest message, in bytes; a larger one makes {@link push} throw a RangeError before it is gathered.
+   * @param patch Gets each message without its prefix. Returns the pieces that replace it: no pieces are an empty
+   * message, undefined drops the message.
+   * @param limit Maximum size of a message, in bytes. For a larger one {@link push} throws a RangeError before it is
+   * collected.
    */
   constructor(patch: (message: Buffer) => Uint8Array[] | undefined, limit: number = MAX_MESSAGE_BYTES) {
     this.#patch = patch;
     this.#limit = limit;
   }
 
-  /** True if no part of a message is waiting for its rest. */
+  /** Whether no message is incomplete. */
   get atBoundary(): boolean {
     return this.#pendingBytes === 0;
   }
 
   /**
-   * Takes the next bytes (they stay the caller's); returns what can be passed on now, or undefined. Throws a WireError on
-   * what is no plain message: nobody on this path compresses. After an error the stream is of no use any more.
+   * Processes the next bytes, which the caller keeps. Returns what can be passed on now, or undefined. Throws a
+   * WireError for a compressed message, which no peer on this path sends, and for anything that is not a message. After
+   * an error the stream is unusable.
    */
   push(chunk: Uint8Array): Buffer | undefined {
     let data: Buffer = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     if (this.#pendingBytes > 0) {
       this.#pending.push(Buffer.from(data));
       this.#pendingBytes += data.length;
-      // A large message comes in many chunks: put them together once, not at each.
+      // A large message comes in many chunks, which are joined once.
       if (this.#pendingBytes < this.#needed) return undefined;
       data = Buffer.concat(this.#pending, this.#pendingBytes);
       this.#pending = [];
@@ -89,7 +91,7 @@ export function frame(message: Uint8Array): Buffer {
   return Buffer.concat([framePrefix(message.length), message]);
 }
 
-/** What stands in front of a message of so many bytes. */
+/** The prefix of a message of `length` bytes. */
 export function framePrefix(length: number): Buffer {
   const prefix = Buffer.allocUnsafe(5);
   prefix[0] = 0;

@@ -1,6 +1,6 @@
 /**
- * Streams of gRPC messages, for calls of which both sides may send many: each message is gathered once, into a buffer of
- * its own, and flow control waits for whoever reads.
+ * Streams of gRPC messages, for calls with many messages in both directions. Each message is collected once, into its
+ * own buffer, and flow control waits for the reader.
  */
 import { Buffer } from "node:buffer";
 import type { Stream } from "../http2/connection.ts";
@@ -9,14 +9,14 @@ import { endOf, Status, StatusError } from "./calls.ts";
 import { framePrefix } from "./message_stream.ts";
 import { WireError } from "../../base/protobuf_fields.ts";
 
-/** Smaller messages are not worth their memory's being used again. */
+/** Memory of smaller messages is not reused. Bytes. */
 const LENT_BYTES = 64 << 10;
-/** Copying so few is cheaper than a frame of their own. */
+/** Copying a smaller message is cheaper than a separate frame. Bytes. */
 const SMALL_BYTES = 4 << 10;
-/** Bytes of messages that wait for their reader before the peer is held back. */
+/** Bytes of unread messages at which the peer is held back. */
 const QUEUE_HIGH_WATER = 1 << 20;
 
-/** Puts a stream's bytes together again into messages, see message_stream.ts. */
+/** Collects a stream's bytes into messages, see message_stream.ts. */
 class Gatherer {
   readonly #limit: number;
   readonly #take: (message: Buffer) => void;
@@ -36,7 +36,7 @@ class Gatherer {
     return this.#prefixFilled === 0;
   }
 
-  /** Throws a WireError or, for a message beyond the limit, a RangeError. */
+  /** Throws a WireError, or a RangeError for a message beyond the limit. */
   push(chunk: Uint8Array): void {
     for (let at = 0; at < chunk.length;) {
       if (!this.#message) {
@@ -65,23 +65,23 @@ class Gatherer {
   }
 }
 
-/** What came and was not read yet. */
+/** Messages that were received but not yet read. */
 class Queue {
   readonly #messages: Buffer[] = [];
   #bytes = 0;
   #over?: { error?: Error };
   #wake = () => {};
-  /** Everybody who waits for room. */
+  /** Resolves when there is room. */
   #room?: PromiseWithResolvers<void>;
-  /** Memory of messages that were read, to be used again. Fresh memory of that size costs more than the copy into it. */
+  /** Memory of messages that were read, for reuse. Fresh memory of that size costs more than the copy into it. */
   readonly #spare: Buffer[] = [];
   readonly #lends: boolean;
-  /** Messages that were lent and that their reader keeps for longer, and how often it has said so. */
+  /** Lent messages that their reader keeps, with the number of holds on each. */
   readonly #kept = new Map<Buffer, number>();
-  /** The message that is lent. */
+  /** The message that is currently lent. */
   #lent?: Buffer;
 
-  /** @param lends Each message is only lent, until the next one is asked for. */
+  /** @param lends Each message is valid only until the next is requested. */
   constructor(lends: boolean) {
     this.#lends = lends;
   }
@@ -118,7 +118,7 @@ class Queue {
     this.#wake();
   }
 
-  /** Undefined, or what to wait for before more comes. */
+  /** Undefined if there is room; otherwise a promise for it. */
   get room(): Promise<void> | undefined {
     if (this.#bytes < QUEUE_HIGH_WATER || this.#over) return undefined;
     return (this.#room ??= Promise.withResolvers()).promise;
@@ -153,7 +153,7 @@ class Queue {
   }
 }
 
-/** Has the stream's bytes gathered into a queue; `failed` is told of bytes that are no messages. */
+/** Collects the stream's messages in a queue. Calls `failed` for bytes that are not messages. */
 function gather(stream: Stream, limit: number, lends: boolean, failed: (error: StatusError) => void) {
   const queue = new Queue(lends);
   const gatherer = new Gatherer(limit, (message) => queue.add(message), (length) => queue.allocate(length));
@@ -174,11 +174,11 @@ function gather(stream: Stream, limit: number, lends: boolean, failed: (error: S
 }
 
 /**
- * The messages of a call, in their order, as the caller sends them. Call it in the turn in which the stream came. The
- * buffers belong to the reader. Throws a {@link StatusError}: CANCELLED when the caller is gone before it has ended,
- * INVALID_ARGUMENT for what are no messages, RESOURCE_EXHAUSTED for one of more than `limit` bytes.
+ * The caller's messages, in order. Call it in the turn in which the stream arrived. The buffers belong to the reader.
+ * Throws a {@link StatusError}: CANCELLED when the caller is gone before it has ended, INVALID_ARGUMENT for bytes that
+ * are not messages, RESOURCE_EXHAUSTED for a message of more than `limit` bytes.
  *
- * @param options.lends The buffers are only lent, each until the next is asked for. @default false
+ * @param options.lends Each buffer is valid only until the next is requested. @default false
  */
 export function requestMessages(
   stream: Stream,
@@ -195,7 +195,7 @@ export function requestMessages(
   return { [Symbol.asyncIterator]: () => messages };
 }
 
-/** A call that this side made, while both sides send. */
+/** An outgoing call with messages in both directions. */
 export class OutgoingCall {
   readonly #stream: Stream;
   readonly #messages: AsyncGenerator<Buffer, void>;
@@ -224,15 +224,15 @@ export class OutgoingCall {
   }
 
   /**
-   * Sends one message, in one piece or several, which belong to the call from now on.
+   * Sends one message, in one or several pieces, which must not change afterwards.
    *
-   * @param released Called when the last piece's memory may be used again.
-   * @returns what to wait for before more is sent, if so
+   * @param released Called when the memory of the last piece may be reused.
+   * @returns a promise to await before the next message, if any
    */
   send(message: Uint8Array | readonly Uint8Array[], released?: () => void): Promise<void> | undefined {
     const pieces = message instanceof Uint8Array ? [message] : message;
     const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
-    // In one frame of HTTP/2, which costs the peer less than two.
+    // One HTTP/2 frame costs the peer less than two.
     if (bytes < SMALL_BYTES && !released) return this.#stream.write(Buffer.concat([framePrefix(bytes), ...pieces]));
     void this.#stream.write(framePrefix(bytes));
     let drained: Promise<void> | undefined;
@@ -242,7 +242,7 @@ export class OutgoingCall {
     return drained;
   }
 
-  /** For how long the connection has been busy with writing, in milliseconds. */
+  /** How long writes to the connection have taken in total, in milliseconds. */
   get writingMs(): number {
     return this.#stream.connection.writingMs;
   }
@@ -256,35 +256,36 @@ export class OutgoingCall {
     this.#stream.connection.slow = slow;
   }
 
-  /** Says that no more messages come. */
+  /** Ends this side: no more messages follow. */
   end(): void {
     this.#stream.end();
   }
 
-  /** Cuts the call off. */
+  /** Cancels the call. */
   cancel(): void {
     this.#stream.reset();
   }
 
   /**
-   * The peer's messages; their buffers belong to the reader, unless the call lends them. Ends after the status OK. Throws a {@link StatusError}
-   * otherwise; one of a call that was cut off has UNAVAILABLE, no `grpc-status` among its details, and the stream's
-   * StreamError as its cause. Throws a {@link WireError} for what are no messages.
+   * The peer's messages. The buffers belong to the reader, unless the call lends them. Ends after the status OK.
+   * Otherwise throws a {@link StatusError}; if the call was cut off, the error is UNAVAILABLE, has no `grpc-status`
+   * among its details, and has the stream's StreamError as its cause. Throws a {@link WireError} for bytes that are not
+   * messages.
    */
   responses(): AsyncIterable<Buffer> {
     return { [Symbol.asyncIterator]: () => this.#messages };
   }
 
   /**
-   * Keeps a message that is only lent beyond the next one. Call it while it is lent, for each part of it that is kept.
+   * Keeps a lent message valid beyond the next one. Call it while the message is lent, once for each part that is kept.
    *
-   * @returns gives that part back
+   * @returns releases that hold
    */
   keep(message: Buffer): () => void {
     return this.#queue.keep(message);
   }
 
-  /** Resolves when the call is over: with the reason if it was cut off. */
+  /** Resolves when the call is over, with the reason if it was cut off. */
   get closed(): Promise<Error | undefined> {
     return this.#stream.closed;
   }

@@ -1,4 +1,4 @@
-/** Calls by mutual TLS: what the transport must not change. */
+/** Calls over mutual TLS behave like calls in plain text. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import type { Stream } from "../http2/connection.ts";

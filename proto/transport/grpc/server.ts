@@ -5,20 +5,21 @@ import type { Headers } from "../http2/hpack.ts";
 import type { CallListener, OnCaller } from "../tls/call_listener.ts";
 import { ServerCall, Status, StatusError } from "./calls.ts";
 
-/** A listening server of bare gRPC calls. */
+/** A listening server for bare gRPC calls. */
 export interface CallServer {
   readonly port: number;
-  /** Stops listening and cuts what is left. */
+  /** Stops listening and closes all connections. */
   close(): void;
 }
 
 /**
- * Has each call served by `serve`, which gets the stream in the turn in which it came, and finds in `call.peer` who calls
- * if the listener knows. With `keepAlive`, callers that fall silent are noticed; `onConnection` is told of each caller before
- * it has said anything. What `serve` throws ends the call: a {@link StatusError} as it is, anything else as INTERNAL, after
- * `onError`.
+ * Serves each call by `serve`, which gets the stream in the turn in which it arrived. `call.peer` is the caller's
+ * identity, if the listener knows it. If `serve` throws a {@link StatusError}, the call ends with it; any other error
+ * is passed to `onError` and ends the call as INTERNAL.
  *
- * @param at Where callers come from; or a host name: plain text, on a free port of it, and each caller is trusted.
+ * @param at A listener. Or a host name: plain text on a free port, and every caller is trusted.
+ * @param options.keepAlive Detects callers that fall silent.
+ * @param options.onConnection Called for each connection before its first call.
  */
 export function listenForCalls(
   at: string | CallListener,
@@ -51,27 +52,27 @@ export function listenForCalls(
   };
 }
 
-/** What is read of a connection before it is taken for one of HTTP/2, in bytes: a client's first words, its call as well. */
+/** Bytes read before a connection gets an HTTP/2 state: enough for a client's preface and its call. */
 const FIRST_BYTES = 1 << 10;
 
 /** Options of a {@link TcpListener}. */
 export interface TcpListenerOptions {
-  /** An IP address (v6 without brackets) or a name of this machine. */
+  /** An IP address (v6 without brackets) or a host name of this machine. */
   hostname: string;
-  /** @default 0: a free one */
+  /** @default 0: a free port */
   port?: number;
-  /** Each caller is as good as known, as in tests. @default false: it is a stranger until {@link ServerCall.admit} */
+  /** Every caller counts as known, as in tests. @default false: it is a stranger until {@link ServerCall.admit} */
   trusted?: boolean;
   limits?: Partial<AdmissionLimits>;
-  /** Told why a caller was refused, in one sentence; not of each when there are many. */
+  /** Called with one sentence for a refused caller; not for each if there are many. */
   onRefused?(why: string): void;
 }
 
-/** Callers in plain text: those of this machine, and those of tests. */
+/** Listens for callers in plain text: those of this machine and of tests. */
 export class TcpListener implements CallListener {
   readonly #listener: Deno.TcpListener;
   readonly #trusted: boolean;
-  /** What its callers cost. */
+  /** Counts what callers cost. */
   readonly admission: AdmissionControl;
 
   /** Throws the system's error if it cannot listen there. */
@@ -92,7 +93,7 @@ export class TcpListener implements CallListener {
         tcp = await this.#listener.accept();
       } catch (e) {
         if (e instanceof Deno.errors.BadResource || e instanceof Deno.errors.Interrupted) return;
-        // A connection that broke before it was taken, or too many open files: neither ends the server.
+        // A connection that broke before it was accepted, or too many open files: neither ends the server.
         await new Promise((r) => setTimeout(r, 10));
         continue;
       }
@@ -112,7 +113,7 @@ export class TcpListener implements CallListener {
     const admission = this.admission.enter(close);
     if (!admission) return close();
     if (this.#trusted) return admission.admit() ? onCaller(tcp, admission, {}) : close();
-    // A client of HTTP/2 speaks first. Until it does, it costs no more than this.
+    // An HTTP/2 client speaks first. Until then the connection costs no more than this buffer.
     const first = new Uint8Array(FIRST_BYTES);
     const length = await tcp.read(first).catch(() => null);
     if (length === null || !admission.secured()) {
@@ -129,7 +130,7 @@ export class TcpListener implements CallListener {
   }
 }
 
-/** A connection of which some bytes were read already. */
+/** A connection whose first bytes were already read. */
 class Begun implements Transport {
   readonly #tcp: Deno.TcpConn;
   #first: Uint8Array;

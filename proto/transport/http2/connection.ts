@@ -1,9 +1,9 @@
 /**
- * HTTP/2 connections, client and server, in the measure that gRPC needs them: no push, no priorities, no upgrade.
+ * HTTP/2 connections, client and server, as far as gRPC needs them: no push, no priorities, no upgrade.
  *
- * Why our own: the path of a command's output is what this project exists for. It runs twice as fast here as through
- * node:http2, starts faster, and survives: in Deno 2.9.6 a GOAWAY that reaches a node:http2 session aborts the process
- * (denoland/deno#36788), and a Bazel server says GOAWAY whenever it shuts down.
+ * Why not node:http2: a command's output takes twice as long through it, and it starts more slowly. In Deno 2.9.6 a
+ * GOAWAY that reaches a node:http2 session aborts the process (denoland/deno#36788), and a Bazel server sends GOAWAY
+ * whenever it shuts down.
  *
  *     transport ──read──> frames ──> stream.onData (bytes are lent, not given: copy to keep)
  *     stream.write ──> its queue ──(windows)──> outbox ──one write at a time──> transport
@@ -28,7 +28,7 @@ import { encodeHeaders, type Headers, HpackDecoder, HpackError } from "./hpack.t
 import { patientTimer } from "../../base/patient_timer.ts";
 import { type Http2Limits, KNOWN, STRANGER } from "./limits.ts";
 
-/** A byte stream: a `Deno.Conn`, or what behaves like one. */
+/** A byte stream: a `Deno.Conn`, or an equivalent. */
 export interface Transport {
   /** @returns the number of bytes read, or null at the end. */
   read(into: Uint8Array): Promise<number | null>;
@@ -37,63 +37,65 @@ export interface Transport {
   close(): void;
 }
 
-/** Bytes that may wait for the transport before writers are held back. */
+/** Bytes queued for the transport at which writers have to wait. */
 const OUTBOX_HIGH_WATER = 1 << 20;
-/** What one write to the transport takes at the most, unless a single piece is larger. */
+/** Maximum size of one write to the transport, unless a single piece is larger. */
 const WRITE_BYTES = 256 << 10;
-/** Frames that one header block may be cut into. */
+/** Maximum number of frames of one header block. */
 const MAX_HEADER_PARTS = 128;
-/** Header blocks of a stream: what a response says first, and then, and its trailers. Who takes them keeps them all. */
+/** Maximum number of header blocks of a stream: response headers and trailers. The receiver keeps them all. */
 const MAX_HEADER_BLOCKS = 8;
-/** What is read into first, in bytes: a connection that says nothing costs no more. */
+/** Initial size of the read buffer in bytes: an idle connection costs no more. */
 const FIRST_READ_BYTES = 4 << 10;
-/** The same once a peer that is known has filled it. */
+/** Size of the read buffer once a known peer has filled the first, in bytes. */
 const READ_BYTES = 1 << 17;
-/** What a stream of a stranger counts for beside its bytes. */
+/** What a stranger's stream counts for beside its bytes. */
 const STREAM_COST = 2 << 10;
-/** So many bytes that are of use to somebody make up for one frame that is not. */
+/** This many useful bytes compensate one useless frame. */
 const USEFUL_BYTES = 32;
-/** So many bytes that nobody wants count for one frame. */
+/** This many unwanted bytes count as one frame. */
 const DEAD_BYTES = 256;
-/** Frames that a request may have which carry nothing: its end, its windows, a ping. */
+/** Frames without content that a request may have: its end, window updates, a ping. */
 const REQUEST_FRAMES = 8;
-/** Frames that a reset counts for which undoes work of ours. */
+/** A reset that undoes our work counts as this many frames. */
 const RESET_FRAMES = 16;
 /**
- * Frames that cost us an answer (PING, SETTINGS, resets) that a peer may send while it reads none of the answers; more is
- * an attack.
+ * Maximum number of frames that need an answer (PING, SETTINGS, resets) while the peer reads no answers. More is an
+ * attack.
  */
 const MAX_UNREAD_ANSWERS = 10_000;
-/** A connection with keep-alive on which nothing came for this long is asked for a sign of life. Milliseconds. */
+/** With keep-alive, a peer that was silent for this long gets a PING. Milliseconds. */
 const QUIET_MS = 4_000;
-/** How long the peer has for that sign. With QUIET_MS and the clock's own step it stays below 10 s. */
+/** Timeout for the answer to that PING, in milliseconds. With QUIET_MS and KEEP_ALIVE_STEP_MS it stays below 10 s. */
 const ANSWER_MS = 3_500;
-/** The same when somebody waits for it, or this machine has slept and the peer may have forgotten us. */
+/** The timeout when a caller waits, or when this machine has slept and the peer may have dropped the connection. */
 const ANSWER_SOON_MS = 1_500;
-/** How often the clock of a keep-alive is looked at. */
+/** Interval of the keep-alive check, in milliseconds. */
 const KEEP_ALIVE_STEP_MS = 500;
-/** How long a peer that broke the rules may take to read why the connection ends, in milliseconds. */
+/** How long a peer that broke the rules has to read the GOAWAY, in milliseconds. */
 const LAST_WORDS_MS = 1_000;
-/** Bytes that it may send meanwhile. */
+/** Maximum number of bytes read and discarded in that time. */
 const MAX_DISCARDED = 64 << 10;
 /** HPACK for "my table is empty from here on". */
 const NO_TABLE = Uint8Array.of(0x20);
 
 /**
- * How a connection was lost. "closed": the peer ended it in order, or this side did. "reset": it broke, as when a system on
- * the way (a NAT, a VPN) has forgotten it; but the kernel of a peer that died says the same when there was something that
- * the peer had not read. "silent": one side heard nothing of the other any more. The side that gave up says so in a GOAWAY,
- * which the other gets when the link carries again: it would take the end that follows for an orderly one.
+ * How a connection was lost.
+ * - "closed": this side or the peer closed it in order.
+ * - "reset": it broke, for example because a NAT or VPN on the way dropped it. The kernel of a peer that died says the
+ *   same if the peer had not read everything.
+ * - "silent": one side no longer heard from the other. The side that gives up says so in a GOAWAY, which arrives when
+ *   the link works again. Without the GOAWAY the other side would take the following end for an orderly one.
  */
 export type Loss = "closed" | "reset" | "silent";
 
-/** Why a stream ended before its time. */
+/** A stream ended early. */
 export class StreamError extends Error {
   override readonly name = "StreamError";
   /**
    * @param code An HTTP/2 error code.
-   * @param refused The peer certainly did nothing with the stream.
-   * @param lost The connection is gone, and how.
+   * @param refused The peer has certainly not processed the stream.
+   * @param lost How the connection was lost, if it was.
    */
   constructor(readonly code: number, message: string, readonly refused = false, readonly lost?: Loss) {
     super(message);
@@ -111,21 +113,21 @@ export class Stream {
   /** @ignore */ sendWindow: number;
   /** @ignore */ received = 0;
   /** @ignore */ credit = 0;
-  /** @ignore What is held for it while its connection is a stranger's, in bytes. */ held = 0;
-  /** @ignore When it began, by performance.now(). */ readonly began: number = performance.now();
+  /** @ignore Bytes held for the stream while its connection is a stranger's. */ held = 0;
+  /** @ignore Start of the stream, by performance.now(). */ readonly began: number = performance.now();
   /** @ignore */ queue: Uint8Array[] = [];
-  /** @ignore Who wants to know when some of the queue's bytes are not needed any more. */
+  /** @ignore Callbacks for when bytes of the queue are no longer used. */
   released = new Map<Uint8Array, () => void>();
   /** @ignore */ queuedTrailers: { headers?: Headers } | undefined;
   /** @ignore */ localClosed = false;
   /** @ignore */ remoteClosed = false;
   /** @ignore */ sentHeaders = false;
-  /** @ignore Header blocks that came after the first. */ headerBlocks = 0;
-  /** Called for each header block: first the headers, then perhaps trailers. */
+  /** @ignore Number of header blocks after the first. */ headerBlocks = 0;
+  /** Called for each header block: first the headers, then the trailers, if any. */
   onHeaders: (headers: Headers) => void = () => {};
-  /** Called with received bytes, which are lent for the call. Flow control waits for the promise, if there is one. */
+  /** Called with received bytes, which are valid during the call. Flow control waits for the returned promise. */
   onData: (chunk: Uint8Array) => Promise<void> | void = () => {};
-  /** Called once when the peer has said all that it will say. */
+  /** Called once when the peer has ended its side. */
   onEnd: () => void = () => {};
   readonly #closed = Promise.withResolvers<StreamError | undefined>();
   readonly #gone = new AbortController();
@@ -137,14 +139,14 @@ export class Stream {
   }
 
   /**
-   * Resolves when the stream is over: with the reason if it was cut off; with undefined if both sides ended it, and then
-   * all that we sent was written to the transport.
+   * Resolves when the stream is over: with the reason if it was cut off. With undefined if both sides ended it; then
+   * everything sent was written to the transport.
    */
   get closed(): Promise<StreamError | undefined> {
     return this.#closed.promise;
   }
 
-  /** Aborted when the stream was cut off: reset by the peer, or the connection was lost. */
+  /** Aborted when the stream was cut off: the peer reset it, or the connection was lost. */
   get gone(): AbortSignal {
     return this.#gone.signal;
   }
@@ -157,10 +159,9 @@ export class Stream {
   }
 
   /**
-   * Queues bytes. Resolves when more may be queued, or when it makes no sense any more. The bytes are ours now.
+   * Queues bytes, which must not change afterwards. Resolves when more may be queued, or the stream has ended.
    *
-   * @param released Called when they are not needed any more: their memory may be used again. Not called for what was
-   * never sent.
+   * @param released Called when the memory may be reused. Not called for bytes that are never sent.
    */
   write(bytes: Uint8Array, released?: () => void): Promise<void> | undefined {
     if (this.localClosed || bytes.length === 0) return;
@@ -170,20 +171,20 @@ export class Stream {
     return this.drained;
   }
 
-  /** What {@link write} would return now: undefined, or a promise for when more may be queued. */
+  /** What {@link write} would return now: undefined, or a promise that resolves when more may be queued. */
   get drained(): Promise<void> | undefined {
     if (this.localClosed || (this.queue.length === 0 && !this.connection.congested)) return undefined;
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Ends our side once all is sent, with trailers if given. */
+  /** Ends our side when everything is sent, with trailers if given. */
   end(trailers?: Headers): void {
     if (this.localClosed || this.queuedTrailers) return;
     this.queuedTrailers = { headers: trailers };
     this.connection.pump(this);
   }
 
-  /** Cuts the stream off. */
+  /** Resets the stream. */
   reset(code: number = ErrorCode.CANCEL): void {
     this.connection.resetStream(this, code);
   }
@@ -207,23 +208,23 @@ export class Stream {
 /** Options of {@link Http2Connection}. */
 export interface Http2Options {
   role: "client" | "server";
-  /** Notices a peer that is silent within 10 s, by PING. @default false */
+  /** Detects a silent peer within 10 s, by PING. @default false */
   keepAlive?: boolean;
-  /** A server's: called for each new stream, before its data. */
+  /** Server only: called for each new stream, before its data. */
   onStream?(stream: Stream, headers: Headers): void;
-  /** A server's: counts what the peer costs while it is a stranger. @default the peer is known */
+  /** Server only: counts what the peer costs while it is a stranger. @default the peer is known */
   admission?: Admission;
-  /** How long a stream may have headers only, in milliseconds. @default as limits.ts says */
+  /** How long a stream may have only headers, in milliseconds. @default see limits.ts */
   quietMs?: number;
 }
 
-/** See the file's head. */
+/** One HTTP/2 connection over a transport, client or server. */
 export class Http2Connection {
   readonly #transport: Transport;
   readonly #options: Http2Options;
   readonly #decoder = new HpackDecoder();
   readonly #streams = new Map<number, Stream>();
-  /** Streams that both sides have ended, but whose last frames are on their way to the transport. */
+  /** Streams that both sides have ended, but whose last frames are not yet written. */
   #leaving: Stream[] = [];
   readonly #blocked = new Set<Stream>();
   #nextId = 1;
@@ -234,42 +235,42 @@ export class Http2Connection {
   #unacknowledged = 0;
   #outbox: Uint8Array[] = [];
   #writingMs = 0;
-  /** Of the outbox: who wants to know when a piece is not needed any more. */
+  /** Callbacks for when a piece of the outbox is no longer used. */
   readonly #released = new Map<Uint8Array, () => void>();
   #outboxBytes = 0;
   #writeBuffer: Buffer = Buffer.alloc(0);
   #answers = 0;
   #limits: Http2Limits;
   readonly #admission?: Admission;
-  /** Streams that have headers only, in the order in which they began. */
+  /** Streams that have only headers, in order of their start. */
   readonly #quiet = new Set<Stream>();
-  /** Stops the timer for them. */
+  /** Stops the timer for `#quiet`. */
   #stopQuiet?: () => void;
   #requests = 0;
-  /** Frames that carry nothing which may still come, see {@link #count}. */
+  /** Budget of frames without content, see {@link #count}. */
   #idleFrames: number;
-  /** When it was filled up last, by performance.now(). */
+  /** When the budget was last refilled, by performance.now(). */
   #idleFramesAt = performance.now();
-  /** Bytes of the read buffer, and of an unfinished header block, that are held for a stranger. */
+  /** Bytes of the read buffer that count for a stranger. */
   #bufferHeld = 0;
   #flushing = false;
   #headerBlock?: { stream: number; parts: Uint8Array[]; bytes: number; endStream: boolean };
   #goingAway = false;
-  /** See {@link Loss}. */
+  /** The peer's GOAWAY said that it gave up, see {@link Loss}. */
   #peerGaveUp = false;
   #retired = false;
-  /** Set when the peer broke the rules: the connection ends for this reason, once the peer was told. */
+  /** The peer broke the rules: the connection ends for this reason, once the GOAWAY is sent. */
   #failure?: string;
   #lastWords?: ReturnType<typeof setTimeout>;
-  /** The peer asked for a smaller table; we use none, which the next header block must say (RFC 7541, 4.2). */
+  /** The peer asked for a smaller table. We use none, which the next header block must say (RFC 7541, 4.2). */
   #tableShrunk = false;
   #ended = false;
   #keepAlive?: ReturnType<typeof setInterval>;
-  /** When something came last, by performance.now(). */
+  /** When bytes last arrived, by performance.now(). */
   #heard = performance.now();
   readonly #closed = Promise.withResolvers<void>();
 
-  /** Takes a connected transport over and begins to read. */
+  /** Takes over a connected transport and begins to read. */
   constructor(transport: Transport, options: Http2Options) {
     this.#transport = transport;
     this.#options = options;
@@ -283,7 +284,7 @@ export class Http2Connection {
     if (options.keepAlive) this.#watch();
   }
 
-  /** Tells the peer its limits. @param window What it has of the connection's window already. */
+  /** Sends our limits to the peer. @param window The connection window that the peer already has. */
   #announce(settings: [number, number][], window: number): void {
     const { streams, streamWindow, connectionWindow, frameBytes, headerListBytes } = this.#limits;
     this.#send(settingsFrame([
@@ -296,7 +297,10 @@ export class Http2Connection {
     if (connectionWindow > window) this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, connectionWindow - window));
   }
 
-  /** The peer of a server has proved who it is. Without {@link Http2Options.admission} it was known before. */
+  /**
+   * Server only: the peer has proved who it is. Without {@link Http2Options.admission} it counts as known from the
+   * start.
+   */
   admit(): void {
     if (this.#admission && !this.#admission.admit()) this.#finish("there is no room for the connection");
   }
@@ -311,14 +315,14 @@ export class Http2Connection {
     this.#announce([], connectionWindow);
   }
 
-  /** Counts bytes that are held for a stranger; throws if that is too much. */
+  /** Counts bytes held for a stranger. Throws when that is too much. */
   #hold(bytes: number): void {
     if (this.#admission && !this.#admission.hold(bytes)) {
       throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too much came before it was known from whom");
     }
   }
 
-  /** Counts frames that cost time. What is of use makes up for them: see {@link #useful}. */
+  /** Charges frames to the budget for frames without content. Useful frames refill it, see {@link #useful}. */
   #count(frames: number): void {
     this.#idleFrames -= frames;
     if (this.#idleFrames >= 0) return;
@@ -336,7 +340,7 @@ export class Http2Connection {
     this.#idleFrames = Math.min(this.#idleFrames + frames, this.#limits.idleFrames);
   }
 
-  /** Waits for the first data of a stream. */
+  /** Starts the timeout for a stream's first data. */
   #awaitData(stream: Stream): void {
     this.#quiet.add(stream);
     if (this.#stopQuiet) return;
@@ -354,12 +358,12 @@ export class Http2Connection {
     wait(most());
   }
 
-  /** True while new streams can be made. */
+  /** Whether new streams can be opened. */
   get usable(): boolean {
     return !this.#ended && !this.#goingAway && this.#failure === undefined && this.#nextId < 2 ** 30;
   }
 
-  /** The number of streams that are open. */
+  /** Number of open streams. */
   get openStreams(): number {
     return this.#streams.size;
   }
@@ -374,15 +378,15 @@ export class Http2Connection {
     return this.#outboxBytes > OUTBOX_HIGH_WATER;
   }
 
-  /** What a sender has found out about the transport: see CompressionChoice. */
+  /** Whether a sender found the transport to be slow, see CompressionChoice. */
   slow = false;
 
-  /** For how long the transport has been busy with taking what was written, in milliseconds. */
+  /** How long writes to the transport have taken in total, in milliseconds. */
   get writingMs(): number {
     return this.#writingMs;
   }
 
-  /** Begins a request. Set the stream's callbacks before the next turn of the event loop. */
+  /** Starts a request. Set the stream's callbacks in the same turn of the event loop. */
   request(headers: Headers): Stream {
     const stream = new Stream(this.#nextId, this, this.#peerStreamWindow);
     this.#nextId += 2;
@@ -396,13 +400,13 @@ export class Http2Connection {
     return stream;
   }
 
-  /** Closes as soon as no stream is open. */
+  /** Closes the connection once no stream is open. */
   retire(): void {
     this.#retired = true;
     this.#finishIfIdle();
   }
 
-  /** Cuts the connection off; what is open ends with an error. */
+  /** Closes the connection now; open streams end with an error. */
   close(reason = "the connection was closed"): void {
     this.#finish(reason);
   }
@@ -422,7 +426,7 @@ export class Http2Connection {
     if (endStream) this.#localEnd(stream);
   }
 
-  /** Moves what the windows allow from the stream's queue to the outbox. @ignore */
+  /** Moves bytes from the stream's queue to the outbox, as far as the windows allow. @ignore */
   pump(stream: Stream): void {
     if (stream.localClosed) return;
     while (stream.queue.length > 0) {
@@ -476,7 +480,7 @@ export class Http2Connection {
     else if (this.#options.role === "server") this.#dropAnswered(stream);
   }
 
-  /** The response is complete: nobody wants the rest of the request (RFC 9113, 8.1). */
+  /** The response is complete: the rest of the request is not needed (RFC 9113, 8.1). */
   #dropAnswered(stream: Stream): void {
     this.#send(numberFrame(FrameType.RST_STREAM, stream.id, ErrorCode.NO_ERROR));
     this.#drop(stream);
@@ -506,7 +510,7 @@ export class Http2Connection {
     this.#outboxBytes += bytes.length;
     if (!this.#flushing) {
       this.#flushing = true;
-      // After the present turn: what it sends goes out in one write.
+      // Everything sent in the current turn goes out in one write.
       queueMicrotask(() => this.#flush());
     }
   }
@@ -515,7 +519,8 @@ export class Http2Connection {
     try {
       while (this.#outbox.length + this.#leaving.length > 0 && !this.#ended) {
         const leaving = this.#leaving.length;
-        // All that waits now, in as many writes as it takes: those who are leaving go when their last frame has gone.
+        // Writes the outbox as it is now, in several writes if necessary. Then the last frames of leaving streams are
+        // written.
         for (let pieces = this.#outbox.length; pieces > 0 && !this.#ended;) {
           const before = this.#outbox.length;
           const batch = this.#gather();
@@ -541,14 +546,14 @@ export class Http2Connection {
   }
 
   /**
-   * Takes what waits out of the outbox, as much as goes into one write: put together in a buffer that is used again, since
-   * fresh memory of that size costs more than the copy.
+   * Takes up to one write's worth of pieces out of the outbox. Joins them in a reused buffer, since fresh memory of
+   * that size costs more than the copy.
    */
   #gather(): Uint8Array {
     const [first] = this.#outbox;
     if (this.#outbox.length === 1 || first.length >= WRITE_BYTES) return this.#outbox.shift()!;
     const size = Math.min(this.#outboxBytes, WRITE_BYTES);
-    // Little is not worth a buffer that is kept: there may be many connections that never send more.
+    // Small writes need no buffer that is kept: many connections never send more.
     if (size <= 1 << 10) {
       const batch = Buffer.concat(this.#outbox);
       for (const piece of this.#outbox.splice(0)) this.#release(piece);
@@ -576,7 +581,7 @@ export class Http2Connection {
     released();
   }
 
-  /** Sends what is a mere answer to the peer's frame. */
+  /** Sends a frame that only answers one of the peer. */
   #answer(bytes: Uint8Array): void {
     if (++this.#answers > MAX_UNREAD_ANSWERS) {
       throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames to answer");
@@ -585,12 +590,12 @@ export class Http2Connection {
   }
 
   /**
-   * Asks the peer for a sign of life now, and ends the connection when none comes soon: somebody waits who would rather
-   * know. Without keep-alive it does nothing.
+   * Sends a PING now and ends the connection if the answer does not come soon: for a caller that waits. Does nothing
+   * without keep-alive.
    */
   probe: () => void = () => {};
 
-  /** Asks a quiet peer for a sign of life, and ends the connection when none comes. */
+  /** Sends a PING to a silent peer, and ends the connection if there is no answer. */
   #watch(): void {
     let asked: number | undefined;
     let patience = ANSWER_MS;
@@ -602,7 +607,7 @@ export class Http2Connection {
       patience = ANSWER_SOON_MS;
       ask(performance.now());
     };
-    // How far the wall clock is ahead of the one that stands still while the machine sleeps.
+    // The wall clock's lead over the steady clock, which stands still while the machine sleeps.
     const lead = () => Date.now() - performance.now();
     let before = lead();
     this.#keepAlive = setInterval(() => {
@@ -626,7 +631,7 @@ export class Http2Connection {
 
   async #read(): Promise<void> {
     let buffer = Buffer.allocUnsafeSlow(FIRST_READ_BYTES);
-    // What came and was not taken yet.
+    // Bytes from `at` to `filled` are not processed yet.
     let at = 0, filled = 0;
     let preface = this.#options.role === "server" ? PREFACE.length : 0;
     try {
@@ -661,7 +666,7 @@ export class Http2Connection {
         const full = filled === buffer.length;
         if (at === filled) at = filled = 0;
         if (need > buffer.length || (full && buffer.length < READ_BYTES && this.#limits === KNOWN)) {
-          // A stranger gets what its frame needs, and that is counted.
+          // A stranger's buffer is only as large as its frame, and is counted.
           const size = this.#limits === KNOWN ? Math.max(READ_BYTES, 4 * need) : need;
           if (this.#limits === STRANGER) {
             this.#hold(size - this.#bufferHeld);
@@ -673,7 +678,7 @@ export class Http2Connection {
           filled -= at;
           at = 0;
         } else if (at + need > buffer.length) {
-          // The rest of a frame is moved only when it has no room where it is.
+          // The start of a frame is moved only if the rest does not fit behind it.
           buffer.copyWithin(0, at, filled);
           filled -= at;
           at = 0;
@@ -690,7 +695,7 @@ export class Http2Connection {
     }
   }
 
-  /** While the peer reads the last words: what it goes on sending is not to wait somewhere. */
+  /** Reads and discards what the peer still sends, so that it can read the GOAWAY. */
   async #discard(buffer: Uint8Array): Promise<void> {
     try {
       for (let most = MAX_DISCARDED; most > 0 && !this.#ended;) most -= await this.#transport.read(buffer) ?? most;
@@ -698,7 +703,7 @@ export class Http2Connection {
     this.#finish(this.#failure ?? "the connection is over");
   }
 
-  /** Says GOAWAY to a peer that broke the rules, and ends; at once if the peer does not even read. */
+  /** Sends GOAWAY to a peer that broke the rules, then closes; at the latest after LAST_WORDS_MS. */
   #fail(code: number, why: string): void {
     if (this.#ended) return;
     this.#failure = why;
@@ -714,11 +719,11 @@ export class Http2Connection {
     this.#lastWords = setTimeout(() => this.#finish(why), LAST_WORDS_MS);
   }
 
-  /** Calls the owner of a stream. What it throws, or rejects with, ends that stream and nothing else. */
+  /** Calls a stream's owner. If the call throws or rejects, only that stream ends. */
   #tell(stream: Stream, call: () => Promise<void> | void): Promise<void> | void {
     const failed = (e: unknown) => this.resetStream(stream, ErrorCode.INTERNAL_ERROR, sentence(e));
     try {
-      // A function that may return nothing may return anything.
+      // A function typed to return nothing may still return a promise.
       const taken: unknown = call();
       if (taken instanceof Promise) return taken.catch(failed);
     } catch (e) {
@@ -807,7 +812,7 @@ export class Http2Connection {
         return;
       }
     }
-    // PRIORITY and unknown types are ignored, as HTTP/2 wants.
+    // PRIORITY and unknown frame types are ignored, as HTTP/2 requires.
   }
 
   #unpadded(flags: number, payload: Buffer): Buffer {
@@ -828,7 +833,7 @@ export class Http2Connection {
     const last = (flags & Flag.END_HEADERS) !== 0;
     if (!last || block.parts.length > 0) {
       this.#hold(part.length);
-      block.parts.push(Buffer.from(part)); // the read buffer is used again
+      block.parts.push(Buffer.from(part)); // the read buffer is reused
     }
     if (!last) return;
     this.#headerBlock = undefined;
@@ -843,7 +848,8 @@ export class Http2Connection {
         throw new ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "too many requests of somebody unknown");
       }
       const { streams } = this.#limits;
-      // What the peer has not read is still open to it; twice, since it may have read what we do not know to be written.
+      // Streams whose end the peer has not read are still open to it. Twice the limit, since the peer may have read
+      // what we do not yet know to be written.
       if (this.#streams.size >= streams || this.#leaving.length >= 2 * streams) {
         return this.#answer(numberFrame(FrameType.RST_STREAM, block.stream, ErrorCode.REFUSED_STREAM));
       }
@@ -861,11 +867,11 @@ export class Http2Connection {
       const known = stream;
       this.#tell(known, () => known.onHeaders(headers));
     }
-    // Otherwise: of a stream that is over already.
+    // Otherwise the stream is already over.
     if (stream && block.endStream) this.#remoteEnd(stream);
   }
 
-  /** Counts what a stream holds of a stranger's bytes until it is over. */
+  /** Counts a stranger's bytes that a stream holds until it is over. */
   #holdFor(stream: Stream, bytes: number): void {
     if (this.#limits === KNOWN) return;
     stream.held += bytes;
@@ -879,18 +885,18 @@ export class Http2Connection {
     const { connectionWindow, streamWindow } = this.#limits;
     this.#unacknowledged += size;
     if (this.#unacknowledged >= connectionWindow / 4) {
-      // The connection's window follows what was read; what a slow reader holds is bounded by its stream's window.
+      // The connection's window follows what was read. What a slow reader holds is bounded by its stream's window.
       this.#send(numberFrame(FrameType.WINDOW_UPDATE, 0, this.#unacknowledged));
       this.#unacknowledged = 0;
     }
     if (!stream || stream.remoteClosed) {
-      // What was on its way to a stream that is over fits into the windows of a stranger; what goes on is a flood.
+      // Bytes already on their way to a finished stream fit into a stranger's windows. More than that is a flood.
       if (this.#limits === STRANGER) this.#count(size / DEAD_BYTES);
       return;
     }
     stream.received += size;
     if (stream.received > streamWindow) {
-      // A stranger that goes on would be read on.
+      // For a stranger a reset is not enough: its further bytes would still be read.
       if (this.#limits === STRANGER) throw new ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "a window overflows");
       return this.resetStream(stream, ErrorCode.FLOW_CONTROL_ERROR);
     }
@@ -906,7 +912,7 @@ export class Http2Connection {
     if (flags & Flag.END_STREAM) this.#remoteEnd(stream);
   }
 
-  /** Lets the peer send again what was taken. */
+  /** Enlarges the stream's window by what was consumed. */
   #credit(stream: Stream, size: number): void {
     if (stream.remoteClosed) return;
     stream.credit += size;
@@ -952,7 +958,7 @@ export class Http2Connection {
           break;
         case Setting.MAX_FRAME_SIZE:
           if (value < 16_384 || value > 0xffffff) throw new ConnectionError(ErrorCode.PROTOCOL_ERROR, "the frame size");
-          // Larger frames gain nothing, and a frame is what one stream may send before another's turn.
+          // Larger frames gain nothing, and a stream sends a whole frame before another stream's turn.
           this.#peerMaxFrame = Math.min(value, 1 << 17);
           break;
       }
@@ -974,12 +980,14 @@ export class Http2Connection {
     else this.#closeTransport();
     const error = new StreamError(ErrorCode.INTERNAL_ERROR, reason, false, lost);
     for (const stream of [...this.#streams.values()]) this.#drop(stream, error);
-    // A server's last words did not get out; a client has its answer.
+    // A server's last frames were not written; a client has its response.
     for (const stream of this.#leaving.splice(0)) stream.settle(this.#options.role === "server" ? error : undefined);
     this.#closed.resolve();
   }
 
-  /** See {@link Loss}. On a link that is silent the kernel keeps it for later, so that this takes no time. */
+  /**
+   * Sends the GOAWAY described at {@link Loss}. On a silent link the kernel keeps it for later, so this takes no time.
+   */
   async #sayThatItGaveUp(): Promise<void> {
     const payload = Buffer.alloc(8);
     payload.writeUInt32BE(this.#highestPeerId);

@@ -27,7 +27,7 @@ export const ErrorCode = {
   PROTOCOL_ERROR: 1,
   INTERNAL_ERROR: 2,
   FLOW_CONTROL_ERROR: 3,
-  /** "No answer came in time": of all codes of RFC 9113, 7, the one for a peer that is silent. */
+  /** The only code of RFC 9113, 7 for an answer that did not come in time; used for a silent peer. */
   SETTINGS_TIMEOUT: 4,
   FRAME_SIZE_ERROR: 6,
   REFUSED_STREAM: 7,
@@ -45,7 +45,7 @@ export const Setting = {
   MAX_HEADER_LIST_SIZE: 6,
 } as const;
 
-/** What a client sends first. */
+/** The client's connection preface. */
 export const PREFACE: Uint8Array = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
 /** A frame's header. */

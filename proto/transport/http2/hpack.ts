@@ -1,13 +1,13 @@
 /**
- * HPACK, the header compression of HTTP/2 (RFC 7541): all of decoding, and of encoding the plain form (literals that are
- * neither indexed nor compressed), which every peer must take and which keeps no state.
+ * HPACK, the header compression of HTTP/2 (RFC 7541). Decoding is complete. Encoding uses only literals that are
+ * neither indexed nor compressed: every peer must accept them, and they need no state.
  */
 import { Buffer } from "node:buffer";
 
-/** A header list by lower-case name; pseudo-headers with their colon. Repeated names are joined by ", ". */
+/** A header list by lower-case name; pseudo-headers keep their colon. Repeated names are joined by ", ". */
 export type Headers = Record<string, string>;
 
-/** A header block that is not HPACK, or larger than the limit. The connection cannot go on. */
+/** A header block is not HPACK, or exceeds a limit. The connection cannot continue. */
 export class HpackError extends Error {
   override readonly name = "HpackError";
 }
@@ -51,14 +51,16 @@ const STATIC_TABLE: readonly (readonly [string, string])[] = [
 });
 
 /**
- * The lengths in bits of the codes of bytes 0 to 255 and of the end mark, as base-36 digits (RFC 7541, appendix B). The
- * code is canonical: codes of one length count upwards in the order of their bytes, so that the lengths say it all.
+ * Code lengths in bits for bytes 0 to 255 and the end mark, as base-36 digits (RFC 7541, appendix B). The code is
+ * canonical: codes of equal length are numbered in byte order, so the lengths define it.
  */
 const HUFFMAN_LENGTHS =
   "dnsssssssoussussssssssusssssssss6aacd68baa8b8666555666666678f6cad67777777777777777777777878djde6f56565666577666567655677777fbeds" +
   "kmkkmmmnmnnnnnonoomnonnnnlmnmnnomlkmmnnlnmmolmnnllmlnmnnkmmmnmmnqqkjmnmpqqqrrqopjlqrrqrollqqsrrrkoklmllnmmppooqnqrqqrrrrrsrrrrrqu";
 
-/** The Huffman code as a binary tree: node i has its children at 2i and 2i+1; a leaf is -1 - byte, nothing is 0. */
+/**
+ * The Huffman code as a binary tree: node i has its children at 2i and 2i+1. A leaf is -1 - byte; 0 means no child.
+ */
 let huffmanTree: Int16Array | undefined;
 function huffman(): Int16Array {
   if (huffmanTree) return huffmanTree;
@@ -98,12 +100,12 @@ function huffmanDecode(bytes: Uint8Array): string {
       } else node = next;
     }
   }
-  // What is left must be padding: fewer than 8 bits, all ones.
+  // The rest must be padding: fewer than 8 bits, all ones.
   if (depth > 7 || !ones) throw new HpackError("wrong padding of a compressed string");
   return Buffer.from(out).toString("latin1");
 }
 
-/** Decodes the header blocks of one direction of one connection, in their order. */
+/** Decodes the header blocks of one direction of a connection, in order. */
 export class HpackDecoder {
   /** Newest first. */
   readonly #dynamic: [string, string][] = [];
@@ -112,22 +114,22 @@ export class HpackDecoder {
   readonly #maxCapacity: number;
   #listBytes = 0;
 
-  /** @param capacity Of the dynamic table, in bytes. */
+  /** @param capacity Maximum size of the dynamic table, in bytes. */
   constructor(capacity = 4096) {
     this.#capacity = this.#maxCapacity = capacity;
   }
 
-  /** The size of the list that was decoded last, in bytes: names, values and 32 for each header. */
+  /** Size of the last decoded list, in bytes: names, values and 32 for each header. */
   get listBytes(): number {
     return this.#listBytes;
   }
 
   /**
-   * Throws {@link HpackError}; also against compression bombs, while it decodes: what is named again and again counts each
-   * time, before it is put anywhere.
+   * Decodes a header block. Throws {@link HpackError}. Stops compression bombs while it decodes: a repeated entry
+   * counts each time, before it is stored.
    *
-   * @param maxListBytes The largest list, in bytes as {@link listBytes} counts them.
-   * @param maxHeaders Headers in the list.
+   * @param maxListBytes Maximum size of the list, in bytes as in {@link listBytes}.
+   * @param maxHeaders Maximum number of headers.
    */
   decode(block: Uint8Array, maxListBytes: number = 1 << 17, maxHeaders = 256): Headers {
     const headers: Headers = Object.create(null);
@@ -201,7 +203,7 @@ export class HpackDecoder {
   }
 }
 
-/** Encodes a header list. Pseudo-headers come first, as HTTP/2 wants. */
+/** Encodes a header list. Pseudo-headers come first, as HTTP/2 requires. */
 export function encodeHeaders(headers: Headers): Uint8Array {
   const parts: Uint8Array[] = [];
   const integer = (value: number, prefixBits: number) => {

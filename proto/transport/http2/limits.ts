@@ -1,32 +1,32 @@
-/** What one HTTP/2 connection may cost the server at its other end, by whether the caller is known; see ../admission.ts. */
+/** What one HTTP/2 connection may cost a server, for strangers and for known callers; see ../admission.ts. */
 
 /** Bounds of one connection. */
 export interface Http2Limits {
-  /** Streams at a time. */
+  /** Concurrent streams. */
   streams: number;
-  /** Streams in all, over the connection's whole life. */
+  /** Streams over the connection's life. */
   requests: number;
-  /** How much one stream may receive before it is acknowledged, in bytes: bounds what a slow reader makes us hold. */
+  /** Bytes that a stream may receive before they are consumed: bounds what a slow reader holds. */
   streamWindow: number;
-  /** The same for the whole connection. */
+  /** The same for the whole connection, in bytes. */
   connectionWindow: number;
-  /** Whether a stream may send more than one window: not before it is known who sends. */
+  /** Whether a stream may receive more than one window. Strangers may not. */
   credit: boolean;
-  /** The largest frame that is taken, in bytes. */
+  /** Maximum frame size, in bytes. */
   frameBytes: number;
-  /** The largest header list, in bytes: names, values and 32 for each header (RFC 9113, 10.5.1). */
+  /** Maximum header list, in bytes: names, values and 32 for each header (RFC 9113, 10.5.1). */
   headerListBytes: number;
   /** Headers in one list. */
   headers: number;
-  /** How long a stream may have headers only, in milliseconds. */
+  /** How long a stream may have only headers, in milliseconds. */
   quietMs: number;
-  /** Frames that carry nothing which may come at once. */
+  /** Budget of frames without content. */
   idleFrames: number;
-  /** The same for each second, in the long run. */
+  /** How many such frames per second refill the budget. */
   idleFramesPerSecond: number;
 }
 
-/** Of peers that are known. A window of 4 MB carries 200 MB/s at a round trip of 20 ms. */
+/** Limits for known peers. A window of 4 MB carries 200 MB/s at a round trip of 20 ms. */
 export const KNOWN: Http2Limits = {
   streams: 256,
   requests: Infinity,
@@ -41,7 +41,9 @@ export const KNOWN: Http2Limits = {
   idleFramesPerSecond: 1_000,
 };
 
-/** Of peers that have proved nothing yet: enough for the call by which they do. The windows and frames are HTTP/2's least. */
+/**
+ * Limits for strangers: enough for the call by which they identify themselves. Windows and frames are HTTP/2's minimum.
+ */
 export const STRANGER: Http2Limits = {
   streams: 16,
   requests: 100,
