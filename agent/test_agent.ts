@@ -515,12 +515,3 @@ export class TestCommand implements Disposable {
     this.#close();
   }
 }
-
-/** Polls for what no event tells: the state of foreign processes. Throws after `timeoutMs`. */
-export async function eventually(what: string, isSo: () => Promise<boolean>, timeoutMs = 5_000): Promise<void> {
-  const deadline = performance.now() + timeoutMs;
-  while (!await isSo()) {
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}

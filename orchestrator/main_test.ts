@@ -16,6 +16,7 @@ import { INHERITED_VARIABLES } from "./compute/process/agent_environment.ts";
 import { SqliteStore } from "./store/sqlite_store.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
 import { tempDirectory } from "./testing/temp.ts";
+import { eventually } from "../tests/support/eventually.ts";
 
 const MAIN = join(import.meta.dirname!, "main.ts");
 const FAKE_AGENT = join(import.meta.dirname!, "testing/fake_agent.ts");
@@ -248,11 +249,10 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
   /** The process id of the agent that waits, once it is another one than `former`. */
   const waiting = async (former?: number) => {
     await using store = SqliteStore.open(join(world.stateDir, "sessions.sqlite"));
-    for (;;) {
-      const [agent] = await store.warmAgents.list();
-      if (agent && agent.agentPort !== 0 && Number(agent.handle) !== former) return Number(agent.handle);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    const agent = await eventually(async () =>
+      (await store.warmAgents.list()).find(({ agentPort, handle }) => agentPort !== 0 && Number(handle) !== former)
+    );
+    return Number(agent.handle);
   };
   const first = await world.start("--warm=1", "--workspace=synced");
   const killed = await waiting();
@@ -274,7 +274,7 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
   assert.equal((await second.child.status).code, 0);
   assert.equal(isAlive(next), false);
   // Of one that it took over it sees only its connection's end.
-  while (isAlive(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
+  await eventually(() => !isAlive(pid));
 });
 
 test("synced sessions are told to agents and callers", async (world) => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { eventually } from "../proto/testing/pipe.ts";
+import { eventually } from "../tests/support/eventually.ts";
 import { encodeFields } from "../proto/base/protobuf_fields.ts";
 import { BazelClient } from "./testing/agent.ts";
 

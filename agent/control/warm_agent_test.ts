@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
-import { eventually, TestAgent, TestWorkspace } from "../test_agent.ts";
+import { TestAgent, TestWorkspace } from "../test_agent.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const there = (path: string) => Deno.stat(path).then(() => true, () => false);
 
@@ -40,7 +41,7 @@ Deno.test("an agent started ahead serves nobody, until it gets a session and ser
   const late = agent.execute({ args: ["bazel", "info"] }, "other");
   await assert.rejects(late.result, (e) => e instanceof RpcError && e.code === Code.UNAUTHENTICATED);
   assert((await children(agent.process.pid)).includes(maker), "and has made it");
-  await eventually("its former folder is gone", async () => !await there(warm));
+  await eventually(async () => !await there(warm), "its former folder is gone");
   assert.equal(await Deno.readLink(`/proc/${agent.process.pid}/cwd`), workspace.storage);
 });
 

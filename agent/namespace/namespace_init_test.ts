@@ -1,7 +1,7 @@
 /** What a session's programs try with the first process of their namespace, and what becomes of it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { SessionInit, type SessionInitOptions } from "./namespace_init.ts";
 import { isRoot, namespaceCommand, type NamespaceKind } from "./mount_namespace.ts";
 

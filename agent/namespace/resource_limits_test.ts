@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { basename, join } from "node:path";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { confinedCommand } from "./resource_limits.ts";
 import { isRoot } from "./mount_namespace.ts";
 import { shell } from "./shell.ts";

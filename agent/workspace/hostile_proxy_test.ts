@@ -6,7 +6,7 @@ import { Status } from "../../proto/transport/grpc/calls.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { answer, batchMessage, file, folder, link, pieces, status, Storage, TestService, WS } from "./testing.ts";
 
 const refused = status(Status.INVALID_ARGUMENT, /^This was refused: /);

@@ -13,7 +13,7 @@ import { authoritiesFile } from "../../proto/identity/key_directory.ts";
 import { admit } from "../../proto/identity/access_rules.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { serverId } from "./server_id.ts";
 import { Session, type SessionSettings } from "./session.ts";

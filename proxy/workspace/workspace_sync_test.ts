@@ -9,7 +9,7 @@ import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts"
 import { type BarrierOptions, WorkspaceSync, type WorkspaceSyncOptions } from "./workspace_sync.ts";
 import { readIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 /** A workspace, an agent and a sync between them; all go with the scope. */
 function setUp(

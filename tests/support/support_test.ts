@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { startCluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 import { run, start } from "./run.ts";
 import { tempDir } from "./temp_dir.ts";
 
@@ -21,6 +22,17 @@ Deno.test("a command that runs can be waited for by what it says, and is gone af
     pid = command.pid;
   }
   assert.throws(() => Deno.kill(pid, "SIGTERM"));
+});
+
+Deno.test("what comes about in time is returned; what does not is named, by its source if need be", async () => {
+  let looks = 0;
+  assert.equal(await eventually(() => ++looks === 3 && "there"), "there");
+  const never: string[] = [];
+  await assert.rejects(
+    eventually(() => never.length === 1, undefined, 5),
+    /^Error: After 5 ms .*: never\.length === 1$/,
+  );
+  await assert.rejects(eventually(() => Promise.resolve(0), "the server is gone", 5), /: the server is gone$/);
 });
 
 Deno.test("a temporary folder goes with its scope, write-protected things in it too", async () => {
