@@ -15,7 +15,7 @@ import { repoHash } from "../proto/bazel/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/process/agent_environment.ts";
 import { SqliteStore } from "./store/sqlite_store.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
-import { tempDirectory } from "./testing/temp.ts";
+import { tempDirSync } from "../tests/support/temp_dir.ts";
 import { eventually } from "../tests/support/eventually.ts";
 
 const MAIN = join(import.meta.dirname!, "main.ts");
@@ -76,7 +76,7 @@ function spannerPermissions(): string[] {
 
 /** A state directory with a fake agent program, and the orchestrators that a test starts on it. */
 class World implements AsyncDisposable {
-  readonly temp = tempDirectory();
+  readonly temp = tempDirSync();
   readonly stateDir = join(this.temp.path, "state");
   readonly agent = join(this.temp.path, "agent");
   readonly #started: Running[] = [];

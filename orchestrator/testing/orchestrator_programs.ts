@@ -6,7 +6,7 @@ import { createRpcClient, type RpcClient } from "../../proto/transport/rpc/clien
 import { readCredentials } from "../../proto/identity/key_directory.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
-import { tempDirectory } from "./temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 import { eventually } from "../../tests/support/eventually.ts";
 
 const MAIN = join(import.meta.dirname!, "../main.ts");
@@ -71,7 +71,7 @@ export class OrchestratorProgram {
 
 /** A state directory, and the orchestrators that share it. */
 export class OrchestratorPrograms implements AsyncDisposable {
-  readonly #temp = tempDirectory();
+  readonly #temp = tempDirSync();
   readonly stateDir = join(this.#temp.path, "state");
   readonly started: OrchestratorProgram[] = [];
   readonly #agent = join(this.#temp.path, "agent");

@@ -12,7 +12,7 @@ import { InstantClock } from "./instant_clock.ts";
 import type { WarmAgent } from "../store/warm_agent_store.ts";
 import { WarmPool } from "../agents/warm_pool.ts";
 import { InProcessCompute } from "./in_process_compute.ts";
-import { tempDirectory } from "./temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 import { eventually } from "../../tests/support/eventually.ts";
 
 /** Two session ids. */
@@ -46,7 +46,7 @@ export type WorldOptions = Partial<SessionServiceOptions> & {
 
 /** A service with a store on the disk and agents in this process. */
 export class World implements AsyncDisposable {
-  readonly temp = tempDirectory();
+  readonly temp = tempDirSync();
   readonly compute = new InProcessCompute();
   store = SqliteStore.open(join(this.temp.path, "s.sqlite"));
   pool?: WarmPool;

@@ -17,12 +17,14 @@ import { eventually } from "../../tests/support/eventually.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { serverId } from "./server_id.ts";
 import { Session, type SessionSettings } from "./session.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 type Events = AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>>;
 
 /** An orchestrator that does what the test says, and comes and goes on one port. */
 class FakeOrchestrator {
-  readonly state = Deno.makeTempDirSync();
+  readonly #temp = tempDirSync();
+  readonly state = this.#temp.path;
   readonly requests: GetServerRequest[] = [];
   heartbeats: string[] = [];
   released: string[] = [];
@@ -72,7 +74,7 @@ class FakeOrchestrator {
 
   async [Symbol.asyncDispose]() {
     await this.stop();
-    Deno.removeSync(this.state, { recursive: true });
+    this.#temp[Symbol.dispose]();
   }
 }
 

@@ -4,7 +4,7 @@ import { Agent } from "../../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { IssueCertificateRequest } from "../../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import { createRpcClient } from "../../../proto/transport/rpc/client.ts";
 import { TestAuthority } from "../../../proto/testing/certificates.ts";
-import { tempDirectory } from "../../testing/temp.ts";
+import { tempDirSync } from "../../../tests/support/temp_dir.ts";
 import { type AgentSpec, AgentStartError } from "../compute_service.ts";
 import { ProcessCompute, type ProcessComputeOptions } from "./process_compute.ts";
 
@@ -66,7 +66,7 @@ function test(promise: string, run: (storage: string) => Promise<void>): void {
     sanitizeOps: false,
     sanitizeResources: false,
     fn: async () => {
-      using temp = tempDirectory();
+      using temp = tempDirSync();
       await run(join(temp.path, "s t'o\"räge"));
     },
   });
@@ -220,7 +220,7 @@ test("the log of the agent before is kept", async (storage) => {
 });
 
 Deno.test("a session goes on with another's storage once, if it has none of its own", () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const [from, to, third] = ["from", "to", "third"].map((name) => join(temp.path, name));
   Deno.mkdirSync(from);
   Deno.writeTextFileSync(join(from, "file"), "");
