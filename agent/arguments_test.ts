@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { RbsError } from "../proto/base/errors.ts";
 import { parseArguments, readSpec } from "./arguments.ts";
-import { InputLines } from "../proto/base/lines.ts";
+import { LineReader } from "../proto/base/line_reader.ts";
 
 const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
   e instanceof RbsError && e.exitCode === exitCode && text.test(e.message);
@@ -23,7 +23,7 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
 });
 
 Deno.test("a spec that is none is refused with one sentence that holds nothing of it", async () => {
-  const lines = (text: string) => new InputLines(new Blob([text]).stream() as ReadableStream<Uint8Array>);
+  const lines = (text: string) => new LineReader(new Blob([text]).stream() as ReadableStream<Uint8Array>);
   const spec = (text: string) => readSpec(lines(text), false);
   const identity = {
     agentId: "a".repeat(32),

@@ -28,7 +28,7 @@ import { ExecuteCommandService } from "./commands/execute_command_service.ts";
 import { Gate } from "./control/gate.ts";
 import { Lease } from "./control/lease.ts";
 import { LocalOutputBase } from "./namespace/local_output_base.ts";
-import { InputLines } from "../proto/base/lines.ts";
+import { LineReader } from "../proto/base/line_reader.ts";
 import { log } from "./log.ts";
 import { enrolByPipe } from "../proto/enrolment/pipe_enrolment.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
@@ -56,12 +56,12 @@ const OWNER_BYTES = 256 << 20;
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
   if (flags.selfTest) return await printSelfTest(flags);
-  const input = new InputLines(Deno.stdin.readable);
+  const input = new LineReader(Deno.stdin.readable);
   return await serve(await readSpec(input, Deno.stdin.isTerminal()), input, flags);
 }
 
 /** Serves a session until it is over; an agent started ahead waits for one before. @returns the exit code */
-async function serve(first: AgentSpec, input: InputLines, flags: AgentArguments): Promise<number> {
+async function serve(first: AgentSpec, input: LineReader, flags: AgentArguments): Promise<number> {
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
   const stop = (why: string, graceMs = DEFAULT_GRACE_MS, exitCode = 0) => end.resolve({ why, graceMs, exitCode });
 

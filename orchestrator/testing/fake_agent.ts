@@ -3,12 +3,12 @@ import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { AgentListeningSchema, AgentSpecSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { enrol } from "../../proto/enrolment/enrolment.ts";
 import { enrolByPipe } from "../../proto/enrolment/pipe_enrolment.ts";
-import { InputLines } from "../../proto/base/lines.ts";
+import { LineReader } from "../../proto/base/line_reader.ts";
 import type { AgentSpec } from "../compute/compute_service.ts";
 import { behaviours, FakeAgentServer } from "./fake_agent_server.ts";
 
-const input = new InputLines(Deno.stdin.readable);
-const whole = fromJsonString(AgentSpecSchema, await input.next());
+const input = new LineReader(Deno.stdin.readable);
+const whole = fromJsonString(AgentSpecSchema, (await input.next())!);
 const spec = whole as unknown as AgentSpec;
 const behaviour = behaviours(spec.startupOptions);
 

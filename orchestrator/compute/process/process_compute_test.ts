@@ -193,6 +193,12 @@ test("an endless first line is not read to its end", async (storage) => {
   );
 });
 
+test("what an agent prints later is read, so that it waits for nobody", async (storage) => {
+  const script = `echo '{"port":1,"commandPort":2}'; yes | head -c 1000000; exit 3`;
+  const agent = await compute(["/bin/sh", "-c", script]).start(spec(storage), never(), () => {});
+  assert.match((await agent.ended)!.reason, /\(exit code 3\)/);
+});
+
 test("a program that is not there or cannot be executed is named", async (storage) => {
   await fails(
     compute(["/nowhere/agent"]).start(spec(storage), never(), () => {}),
