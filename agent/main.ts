@@ -29,6 +29,7 @@ import { Gate } from "./control/gate.ts";
 import { Lease } from "./control/lease.ts";
 import { LocalOutputBase } from "./namespace/local_output_base.ts";
 import { LineReader } from "../proto/base/line_reader.ts";
+import { trace } from "../proto/base/log.ts";
 import { log } from "./log.ts";
 import { enrolByPipe } from "../proto/enrolment/pipe_enrolment.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
@@ -85,8 +86,7 @@ async function serve(first: AgentSpec, input: LineReader, flags: AgentArguments)
     onOrchestrator: (address) => void obtained.then((identity) => identity.orchestratorIsAt(address)),
     onStop: (graceMs) => stop("it was told to", graceMs),
   });
-  const onError = (what: string, error: unknown) =>
-    log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
+  const onError = (what: string, error: unknown) => log(`${what}: ${trace(error)}`);
 
   /** Undefined while there is none: then the gate lets nobody in who would miss it. */
   let session: SessionParts | undefined;

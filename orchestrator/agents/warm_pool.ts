@@ -7,7 +7,7 @@ import type { AgentSpec, ComputeService, RunningAgent } from "../compute/compute
 import { warmFolder } from "../compute/process/storage_path.ts";
 import { type AgentTrust, withTrust } from "./agent_trust.ts";
 import { Supervisor } from "./supervisor.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
 import { endpointOf } from "../store/agent_endpoint.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";

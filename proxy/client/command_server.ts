@@ -11,6 +11,8 @@ import type { Cookies } from "../../proto/bazel/handshake_files.ts";
 import { encodeFields, scanFields, WireError } from "../../proto/base/protobuf_fields.ts";
 import type { Commands } from "../commands/commands.ts";
 import { CookieCheck } from "./cookie_check.ts";
+import { trace } from "../../proto/base/log.ts";
+import { log } from "../log.ts";
 
 /**
  * The largest request that is taken, in bytes. A command line holds at most a few MB (the kernel's limit, and the client's
@@ -88,12 +90,12 @@ export function startCommandServer(
       strangers: MAX_STRANGERS,
       strangerMs: SILENT_MS,
     },
-    onRefused: (why) => console.error(`rbs: ${why}`),
+    onRefused: log,
   });
   let ready: Commands | undefined;
   void commands.then((loaded) => ready = loaded);
   // The client takes some milliseconds from its connection to its command, but waits for our first frames.
   const onConnection = (by: Http2Connection) =>
     void setTimeout(() => listener.admission.strangers <= FEW_STRANGERS && ready?.expect(by), 0);
-  return listenForCalls(listener, serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
+  return listenForCalls(listener, serve, (path, e) => log(`${path}: ${trace(e)}`), { onConnection });
 }

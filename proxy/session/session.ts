@@ -25,6 +25,7 @@ import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
+import { log } from "../log.ts";
 
 /** How long an orchestrator that does not answer is tried, in milliseconds, before the command fails. */
 const PATIENCE_MS = 10_000;
@@ -249,7 +250,7 @@ export class Session {
   /** Says that `link` turned out dead or taken over: the next {@link link} asks for the session anew. */
   lost(link: AgentLink, why: string): void {
     if (this.#link !== link) return;
-    console.error(`rbs: session lost: ${why}`);
+    log(`session lost: ${why}`);
     this.#drop();
   }
 
@@ -272,7 +273,7 @@ export class Session {
           client = this.#connectAnew();
           continue;
         }
-        if (inTime) console.error(`rbs: the session was not released: ${sentence(e)}`);
+        if (inTime) log(`the session was not released: ${sentence(e)}`);
         break;
       }
     }
@@ -315,7 +316,7 @@ export class Session {
   /** In the background, when it is time: who builds now and then never has to log in again. */
   #renewKeys(): void {
     renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
-      console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
+      log(`the certificate could not be renewed: ${sentence(e)}`);
     });
   }
 
