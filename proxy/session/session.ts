@@ -411,10 +411,7 @@ export class Session {
   #explain(e: unknown, answered: boolean): RbsError {
     const options = { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR };
     if (e instanceof RbsError) return new RbsError(e.message, options);
-    if (
-      e instanceof RpcError && e.code === Code.UNAVAILABLE && !answered &&
-      /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
-    ) {
+    if (e instanceof RpcError && e.noAnswer && !answered) {
       return new RbsError(
         `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
           `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,

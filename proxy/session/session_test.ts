@@ -175,6 +175,16 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   assert.equal(s.said.length, before, "a warning is shown once");
 });
 
+Deno.test("what an orchestrator answers is told, also where it speaks of connections", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  // deno-lint-ignore require-yield
+  orchestrator.events = async function* () {
+    throw new RpcError(Code.UNAVAILABLE, "The agent's connection to its store was lost: ECONNRESET.");
+  };
+  await using s = sessionOf(orchestrator, { patienceMs: 50 });
+  await fails(s.link(), /^The agent's connection to its store was lost: ECONNRESET\.$/);
+});
+
 Deno.test("where nobody has started an orchestrator, a command does not wait for one", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   await orchestrator.stop();
