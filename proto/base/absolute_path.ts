@@ -32,9 +32,14 @@ export function absolutePath(text: string): AbsolutePath {
   return text;
 }
 
+/** Whether `path` lies in `folder`, however deep, by their names. */
+export function isIn(path: string, folder: string): boolean {
+  return path !== folder && path.startsWith(folder === "/" ? "/" : `${folder}/`);
+}
+
 /** Whether `path` is `folder`, or lies in it, by their names. */
 export function isAtOrIn(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
+  return path === folder || isIn(path, folder);
 }
 
 /** A value of somebody else's as it stands in a message: quoted, and not longer than a line. */

@@ -4,7 +4,8 @@
  * was not installed.
  */
 import { Buffer } from "node:buffer";
-import { isWithin, shown } from "../outputs/allowed_paths.ts";
+import { shown } from "../outputs/allowed_paths.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** How a shell, env(1) and Bazel say it. Names have no slash: what is called by its path is not looked for. */
 const NOT_FOUND =
@@ -46,7 +47,7 @@ export class MissingTools {
     if (this.#names.size === 0) return undefined;
     const folders = new Set(
       searchPath.split(":").filter((folder) =>
-        home.length > 1 && folder.startsWith(`${home}/`) && !synced.some((root) => isWithin(folder, root))
+        home.length > 1 && folder.startsWith(`${home}/`) && !synced.some((root) => isAtOrIn(folder, root))
       ),
     );
     const found = [...this.#names].flatMap((name) => {
