@@ -9,6 +9,7 @@
  * done by another name of a file, by a memory map, or before the folder was watched: a sweep over all files finds that.
  */
 import { dirname } from "node:path";
+import { isInAny } from "../../proto/base/absolute_path.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { sameDigest, sameEntry } from "../../proto/tree/entry.ts";
@@ -264,7 +265,7 @@ export class ForeignChanges implements Disposable {
     }
     if (anew.size === 0) return;
     for (const path of root.entries.keys()) {
-      if (!found.has(path) && isBelow(path, anew) && !isOf(others, path)) paths.add(path);
+      if (!found.has(path) && isInAny(path, anew) && !isOf(others, path)) paths.add(path);
       if (pace.due) await pace.rest();
     }
   }
@@ -390,14 +391,7 @@ function innerRoots(roots: readonly Root[]): InnerRoots {
 }
 
 function isOf(others: ReadonlySet<string> | undefined, path: string): boolean {
-  return others !== undefined && (others.has(path) || isBelow(path, others));
-}
-
-function isBelow(path: string, folders: ReadonlySet<string>): boolean {
-  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
-    if (folders.has(path.slice(0, slash))) return true;
-  }
-  return false;
+  return others !== undefined && (others.has(path) || isInAny(path, others));
 }
 
 function nameOf(path: string): string {

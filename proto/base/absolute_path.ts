@@ -42,6 +42,14 @@ export function isAtOrIn(path: string, folder: string): boolean {
   return path === folder || isIn(path, folder);
 }
 
+/** Whether `path` lies in one of many folders. As fast as it is deep, however many there are. */
+export function isInAny(path: string, folders: ReadonlySet<string>): boolean {
+  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+    if (folders.has(path.slice(0, slash))) return true;
+  }
+  return false;
+}
+
 /** A value of somebody else's as it stands in a message: quoted, and not longer than a line. */
 export function quoted(value: string): string {
   return JSON.stringify(value.length > 100 ? value.slice(0, 100) + "…" : value);
