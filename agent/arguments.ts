@@ -3,7 +3,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { type AbsolutePath, absolutePath, pathFault } from "../proto/base/absolute_path.ts";
 import { RbsError, sentence } from "../proto/base/errors.ts";
 import { type AgentSpec, type BlankAgent, BlankAgentSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
-import type { InputLines } from "../proto/base/lines.ts";
+import type { LineReader } from "../proto/base/line_reader.ts";
 import { startupOption, startupPathFault } from "../proto/bazel/startup_options.ts";
 import { NAMESPACE_KINDS, type NamespaceKind } from "./namespace/mount_namespace.ts";
 
@@ -101,14 +101,14 @@ function seconds(text: string): number {
 }
 
 /** Reads the BlankAgent: one line of JSON, or all there is. Throws an RbsError with exit code 2 when there is none. */
-export async function readBlank(lines: Pick<InputLines, "next">, isTerminal: boolean): Promise<BlankAgent> {
+export async function readBlank(lines: Pick<LineReader, "next">, isTerminal: boolean): Promise<BlankAgent> {
   const wrong = (why: string, cause?: unknown) =>
     new RbsError(
       `agent: ${why}; the orchestrator starts agents and tells them by standard input what to do: see agent --help.`,
       { exitCode: 2, culprit: "caller", cause },
     );
   if (isTerminal) throw wrong("an agent is not started by hand");
-  const line = await lines.next();
+  const line = await lines.next() ?? "";
   if (line.trim() === "") throw wrong("standard input is empty");
   let blank: BlankAgent;
   try {

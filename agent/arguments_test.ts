@@ -3,7 +3,7 @@ import { RbsError } from "../proto/base/errors.ts";
 import { create } from "@bufbuild/protobuf";
 import { AgentSpecSchema } from "../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { parseArguments, readBlank, specFault } from "./arguments.ts";
-import { InputLines } from "../proto/base/lines.ts";
+import { LineReader } from "../proto/base/line_reader.ts";
 
 const fails = (exitCode: number, text: RegExp) => (e: unknown) =>
   e instanceof RbsError && e.exitCode === exitCode && text.test(e.message);
@@ -25,7 +25,7 @@ Deno.test("flags have defaults, and wrong ones are named in one line with exit c
 });
 
 Deno.test("what is no BlankAgent is refused with one sentence that holds nothing of it", async () => {
-  const lines = (text: string) => new InputLines(new Blob([text]).stream() as ReadableStream<Uint8Array>);
+  const lines = (text: string) => new LineReader(new Blob([text]).stream() as ReadableStream<Uint8Array>);
   const blank = (text: string) => readBlank(lines(text), false);
   const identity = {
     agentId: "a".repeat(32),

@@ -1,4 +1,4 @@
-const encoder = new TextEncoder();
+import { log as write } from "../proto/base/log.ts";
 
 /** The log file, where the agent's standard error is one: in the folder that it works in, where no session can write. */
 const FILE = "agent.log";
@@ -7,18 +7,10 @@ const MAX_FILE_BYTES = 8 << 20;
 /** What was written since the file was looked at. Bytes. */
 let written = MAX_FILE_BYTES;
 
-/**
- * Writes one line to standard error: the session's log file. Whatever is written comes on one line, and a log that
- * cannot be written (its disk is full, its reader is gone) stops nothing.
- */
+/** Writes one line to the session's log file, which does not grow without end. */
 export function log(message: string): void {
-  try {
-    const line = `${new Date().toISOString()} ${message.trimEnd().replaceAll("\n", "\\n")}\n`;
-    written += Deno.stderr.writeSync(encoder.encode(line));
-    if (written > MAX_FILE_BYTES) written = turnOver();
-  } catch {
-    // Nobody is left to tell.
-  }
+  written += write(message);
+  if (written > MAX_FILE_BYTES) written = turnOver();
 }
 
 /** Makes the log file, once it is full, the former one. @returns the bytes in the file */

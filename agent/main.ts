@@ -28,7 +28,8 @@ import { ExecuteCommandService } from "./commands/execute_command_service.ts";
 import { Gate } from "./control/gate.ts";
 import { Lease } from "./control/lease.ts";
 import { LocalOutputBase } from "./namespace/local_output_base.ts";
-import { InputLines } from "../proto/base/lines.ts";
+import { LineReader } from "../proto/base/line_reader.ts";
+import { trace } from "../proto/base/log.ts";
 import { log } from "./log.ts";
 import { enrolByPipe } from "../proto/enrolment/pipe_enrolment.ts";
 import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
@@ -56,12 +57,12 @@ const OWNER_BYTES = 256 << 20;
 async function main(): Promise<number> {
   const flags = parseArguments(Deno.args);
   if (flags.selfTest) return await printSelfTest(flags);
-  const input = new InputLines(Deno.stdin.readable);
+  const input = new LineReader(Deno.stdin.readable);
   return await serve(await readBlank(input, Deno.stdin.isTerminal()), input, flags);
 }
 
 /** Waits for a session, and serves it until it is over. @returns the exit code */
-async function serve(blank: BlankAgent, input: InputLines, flags: AgentArguments): Promise<number> {
+async function serve(blank: BlankAgent, input: LineReader, flags: AgentArguments): Promise<number> {
   await holdAliveFile(blank.aliveFile);
   const leaseSeconds = blank.leaseSeconds || DEFAULT_LEASE_SECONDS;
   const end = Promise.withResolvers<{ why: string; graceMs: number; exitCode: number }>();
@@ -87,8 +88,7 @@ async function serve(blank: BlankAgent, input: InputLines, flags: AgentArguments
     onOrchestrator: (address) => void obtained.then((identity) => identity.orchestratorIsAt(address)),
     onStop: (graceMs) => stop("it was told to", graceMs),
   });
-  const onError = (what: string, error: unknown) =>
-    log(`${what}: ${error instanceof Error ? error.stack ?? error : error}`);
+  const onError = (what: string, error: unknown) => log(`${what}: ${trace(error)}`);
 
   /** Undefined while there is none: then the gate lets nobody in who would miss it. */
   let session: SessionParts | undefined;

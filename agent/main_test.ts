@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Code, RpcError } from "../proto/transport/rpc/client.ts";
 import { shell } from "./namespace/shell.ts";
-import { eventually, TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
+import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
+import { eventually } from "../tests/support/eventually.ts";
 
 const isRoot = Deno.uid() === 0;
 const MAIN = join(import.meta.dirname!, "main.ts");
@@ -81,7 +82,7 @@ Deno.test("the session outlives its server, its client's server and its namespac
     const cookie = ofServer("request_cookie");
     const from = supervisor.messages.length;
     const command = agent.execute({ args: ["bazel", "build", "//:slow"] });
-    await eventually("the action runs", () => isRunning(sleeping), 60_000);
+    await eventually(() => isRunning(sleeping), "the action runs");
     await agent.sh(`kill -9 ${serverPid()}`);
     const { code, stderr } = await command.result;
     assert.equal(code, 37, stderr);
@@ -105,12 +106,12 @@ Deno.test("the session outlives its server, its client's server and its namespac
 
   await t.step("kill -9 of the agent ends every process of the session within 2 s", async () => {
     const command = agent.execute({ args: ["bazel", "build", "//:slow"] });
-    await eventually("the action runs", () => isRunning(sleeping), 60_000);
+    await eventually(() => isRunning(sleeping), "the action runs");
     agent.process.kill("SIGKILL");
     await eventually(
-      "all is gone",
       async () =>
         !(await shell(`ps -eo args=`)).stdout.split("\n").some((l) => l === sleeping || l.includes(workspace.root)),
+      "all is gone",
       2_000,
     );
     await assert.rejects(command.result, (e) => e instanceof RpcError && e.code === Code.UNAVAILABLE);
@@ -140,9 +141,9 @@ for (
     agent.process.kill("SIGKILL");
     await assert.rejects(command.result);
     await eventually(
-      "all is gone",
       async () =>
         !(await shell(`ps -eo args=`)).stdout.split("\n").some((l) => l === sleeping || l.includes(workspace.root)),
+      "all is gone",
       2_000,
     );
   });

@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { shell } from "./namespace/shell.ts";
 import { syncedRoot } from "./namespace/storage_folder.ts";
 import { TestAgent, type TestAgentOptions, TestWorkspace } from "./test_agent.ts";
+import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
 
 const isRoot = Deno.uid() === 0;
 const BY_ROOT = { ignore: !isRoot };
@@ -39,9 +40,12 @@ class TwoPlaces implements AsyncDisposable {
   readonly storage: string;
   readonly secrets: string[];
 
-  private constructor(developer: TestWorkspace, state: string) {
+  readonly #directory: TempDir;
+
+  private constructor(developer: TestWorkspace, directory: TempDir) {
     this.developer = developer;
-    this.state = state;
+    this.#directory = directory;
+    const state = this.state = directory.path;
     this.storage = join(state, "storage", "ann", "0".repeat(32));
     this.secrets = [
       join(developer.workspace, "secret"),
@@ -59,7 +63,7 @@ class TwoPlaces implements AsyncDisposable {
   /** @param stateIn A folder for the orchestrator's state directory. */
   static async make(stateIn: string): Promise<TwoPlaces> {
     const developer = await TestWorkspace.make("ws", "", DEVELOPERS);
-    const it = new TwoPlaces(developer, await Deno.makeTempDir({ dir: stateIn, prefix: "rbs-agent-test-" }));
+    const it = new TwoPlaces(developer, await tempDir("rbs-agent-test-", stateIn));
     await Deno.mkdir(it.storage, { recursive: true });
     for (const secret of it.secrets) {
       await Deno.mkdir(dirname(secret), { recursive: true });
@@ -89,7 +93,7 @@ class TwoPlaces implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const secret of this.secrets) await Deno.remove(secret).catch(() => {});
     await this.developer[Symbol.asyncDispose]();
-    await shell(`chmod -R u+w -- "$1"; rm -rf -- "$1"`, [this.state]);
+    await this.#directory[Symbol.asyncDispose]();
   }
 }
 

@@ -25,6 +25,7 @@ import { repoHash } from "../proto/bazel/workspace.ts";
 import { shortLived } from "../tests/support/short_lived_jvm.ts";
 import { shell } from "./namespace/shell.ts";
 import { isRoot } from "./namespace/mount_namespace.ts";
+import { type TempDir, tempDir } from "../tests/support/temp_dir.ts";
 
 /** Names the agent in its certificate. */
 const SESSION_ID = "5".repeat(32);
@@ -39,8 +40,11 @@ export class TestWorkspace implements AsyncDisposable {
   readonly storage: string;
   readonly home: string;
 
-  private constructor(root: string, name: string) {
-    this.root = root;
+  readonly #directory: TempDir;
+
+  private constructor(directory: TempDir, name: string) {
+    this.#directory = directory;
+    const root = this.root = directory.path;
     this.workspace = join(root, name);
     this.outputBase = join(root, "dev", "ob");
     this.storage = join(root, "storage");
@@ -52,7 +56,7 @@ export class TestWorkspace implements AsyncDisposable {
    * @param directory Where all of it is.
    */
   static async make(name = "ws", build = "", directory = "/var/tmp"): Promise<TestWorkspace> {
-    const it = new TestWorkspace(await Deno.makeTempDir({ dir: directory, prefix: "rbs-agent-test-" }), name);
+    const it = new TestWorkspace(await tempDir("rbs-agent-test-", directory), name);
     for (const folder of [it.workspace, it.storage, it.home]) await Deno.mkdir(folder, { recursive: true });
     await Deno.writeTextFile(join(it.workspace, "WORKSPACE"), `workspace(name = "test")\n`);
     await Deno.writeTextFile(join(it.workspace, "BUILD"), build);
@@ -112,7 +116,7 @@ export class TestWorkspace implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await shell(`chmod -R u+w -- "$1"; rm -rf -- "$1"`, [this.root]);
+    await this.#directory[Symbol.asyncDispose]();
   }
 }
 
@@ -524,14 +528,5 @@ export class TestCommand implements Disposable {
   [Symbol.dispose](): void {
     this.call.cancel();
     this.#close();
-  }
-}
-
-/** Polls for what no event tells: the state of foreign processes. Throws after `timeoutMs`. */
-export async function eventually(what: string, isSo: () => Promise<boolean>, timeoutMs = 5_000): Promise<void> {
-  const deadline = performance.now() + timeoutMs;
-  while (!await isSo()) {
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

@@ -19,7 +19,7 @@ import { RevokedSessions } from "./identity/revoked_sessions.ts";
 import { LocalKeys } from "./identity/local_keys.ts";
 import { formatHostPort } from "../proto/base/host_port.ts";
 import { listenOn } from "./api/listen.ts";
-import { logToStderr as log } from "./log.ts";
+import { log, trace } from "../proto/base/log.ts";
 import { isGone } from "./peers/local_probe.ts";
 import { LoggingSessionStore } from "./store/logging_session_store.ts";
 import { isServiceCommand, keptEnvironment, runServiceCommand, type ServiceContext } from "./install/commands.ts";
@@ -111,7 +111,7 @@ async function run(flags: Flags): Promise<void> {
         handshakeMs: HANDSHAKE_MS,
       },
       onRefused: log,
-      onError: (path, e) => log(`${path}: ${e instanceof Error ? e.stack : e}`),
+      onError: (path, e) => log(`${path}: ${trace(e)}`),
     })
       .add(
         Orchestrator,

@@ -15,7 +15,8 @@ import { repoHash } from "../proto/bazel/workspace.ts";
 import { INHERITED_VARIABLES } from "./compute/process/agent_environment.ts";
 import { SqliteStore } from "./store/sqlite_store.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
-import { tempDirectory } from "./testing/temp.ts";
+import { tempDirSync } from "../tests/support/temp_dir.ts";
+import { eventually } from "../tests/support/eventually.ts";
 
 const MAIN = join(import.meta.dirname!, "main.ts");
 const FAKE_AGENT = join(import.meta.dirname!, "testing/fake_agent.ts");
@@ -75,7 +76,7 @@ function spannerPermissions(): string[] {
 
 /** A state directory with a fake agent program, and the orchestrators that a test starts on it. */
 class World implements AsyncDisposable {
-  readonly temp = tempDirectory();
+  readonly temp = tempDirSync();
   readonly stateDir = join(this.temp.path, "state");
   readonly agent = join(this.temp.path, "agent");
   readonly #started: Running[] = [];
@@ -248,12 +249,10 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
   /** The process id of the agent that waits, once it is another one than `former`. */
   const waiting = async (former?: number) => {
     await using store = SqliteStore.open(join(world.stateDir, "sessions.sqlite"));
-    for (;;) {
-      const [agent] = await store.warmAgents.list();
-      const pid = parseInt(agent?.handle ?? "");
-      if (agent && agent.agentPort !== 0 && pid !== former) return pid;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    const agent = await eventually(async () =>
+      (await store.warmAgents.list()).find(({ agentPort, handle }) => agentPort !== 0 && parseInt(handle) !== former)
+    );
+    return parseInt(agent.handle);
   };
   const first = await world.start("--warm=1", "--workspace=synced");
   const killed = await waiting();
@@ -275,7 +274,7 @@ test("agents that were started ahead outlive the orchestrator, are the next one'
   assert.equal((await second.child.status).code, 0);
   assert.equal(isAlive(next), false);
   // Of one that it took over it sees only its connection's end.
-  while (isAlive(pid)) await new Promise((resolve) => setTimeout(resolve, 20));
+  await eventually(() => !isAlive(pid));
 });
 
 test("synced sessions are told to agents and callers", async (world) => {

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import type { GetServerResponse } from "../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { type OrchestratorProgram, OrchestratorPrograms } from "./testing/orchestrator_programs.ts";
 import { SpannerEmulator, withEmulator } from "./testing/spanner_emulator.ts";
+import { eventually } from "../tests/support/eventually.ts";
 
 /** What an orchestrator that is silent has before the others take its sessions over. Seconds. */
 const TAKEOVER = 2;
@@ -154,9 +155,7 @@ async function untilSupervised(
   server: GetServerResponse,
   supervisors: number,
 ): Promise<void> {
-  while ((await programs.ask(server)).epochs.length < supervisors) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  await eventually(async () => (await programs.ask(server)).epochs.length >= supervisors);
 }
 
 tests("SQLite", () => Promise.resolve(new OrchestratorPrograms([`--takeover=${TAKEOVER}`])));

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError, sentence } from "../proto/base/errors.ts";
 import { foreignHand, learnOwnUid } from "../proto/base/owners.ts";
+import { isBusy } from "./store/sqlite_error.ts";
 
 /**
  * Makes a directory if need be (0700), and checks that it can be written, and by nobody else, and that nobody else owns it
@@ -61,11 +62,12 @@ export function lockStateDirectory(directory: string): Disposable {
   try {
     Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
     database = new DatabaseSync(file);
-    database.exec(`PRAGMA busy_timeout = ${SET_UP_MS}; BEGIN EXCLUSIVE`);
+    database.exec(`PRAGMA busy_timeout = ${SET_UP_MS}`);
+    database.prepare("BEGIN EXCLUSIVE").run();
   } catch (cause) {
     database?.close();
     throw new RbsError(
-      /locked/.test(sentence(cause))
+      isBusy(cause)
         ? `Another orchestrator has been setting up the state directory ${directory} for too long: stop it, or give this ` +
           `one another --state-dir.`
         : `The state directory ${directory} cannot be locked (${sentence(cause)}): move ${file} away and start again.`,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { RbsError } from "../proto/base/errors.ts";
-import { tempDirectory } from "./testing/temp.ts";
+import { tempDirSync } from "../tests/support/temp_dir.ts";
 import { trustedPaths, type TrustedPathsOptions } from "./trusted_paths.ts";
 
 const spanner = { kind: "spanner", database: "d" } as const;
@@ -18,7 +18,7 @@ function options(root: string, change: Partial<TrustedPathsOptions>, env: Record
 }
 
 Deno.test("what an orchestrator is trusted by is named by where it really is", () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const root = Deno.realPathSync(temp.path);
   Deno.mkdirSync(join(root, "real"));
   Deno.symlinkSync("real", join(root, "state"));
@@ -36,7 +36,7 @@ Deno.test("what an orchestrator is trusted by is named by where it really is", (
 });
 
 Deno.test("a store elsewhere is hidden with its folder, and refused where that has other files", () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const root = Deno.realPathSync(temp.path);
   const store = { kind: "sqlite", file: join(root, "db/s.sqlite") } as const;
   Deno.mkdirSync(join(root, "db"));

@@ -9,6 +9,7 @@ import { Commands } from "./commands/commands.ts";
 import type { Handshake } from "./client/handshake.ts";
 import type { ServerArgs } from "../proto/bazel/server_args.ts";
 import { Session } from "./session/session.ts";
+import { log } from "./log.ts";
 
 /** Bazel's server looks after its pid file as often. */
 const CHECK_MS = 5_000;
@@ -38,7 +39,7 @@ export function serve(args: ServerArgs, handshake: Handshake, close: () => void)
   const end = async (why: string, code = 0) => {
     if (ending) return;
     ending = true;
-    console.error(`rbs: ending: ${why}`);
+    log(`ending: ${why}`);
     handshake.withdraw();
     await session.release(RELEASE_MS);
     close();

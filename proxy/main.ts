@@ -9,6 +9,8 @@ import { startCommandServer } from "./client/command_server.ts";
 import type { Commands } from "./commands/commands.ts";
 import { Handshake } from "./client/handshake.ts";
 import { parseServerArgs } from "../proto/bazel/server_args.ts";
+import { trace } from "../proto/base/log.ts";
+import { log } from "./log.ts";
 
 const args = parseServerArgs(Deno.args);
 if (!args.outputBase || !args.workspace) {
@@ -21,7 +23,7 @@ if (!args.outputBase || !args.workspace) {
 // No single command's trouble may end the server of all others.
 globalThis.addEventListener("unhandledrejection", (event) => {
   event.preventDefault();
-  console.error("rbs: unexpected:", event.reason);
+  log(`unexpected: ${trace(event.reason)}`);
 });
 
 const handshake = new Handshake(args.outputBase);

@@ -1,14 +1,16 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { eventually } from "../proto/testing/pipe.ts";
+import { eventually } from "../tests/support/eventually.ts";
 import { encodeFields } from "../proto/base/protobuf_fields.ts";
 import { BazelClient } from "./testing/agent.ts";
+import { tempDirSync } from "../tests/support/temp_dir.ts";
 
 const MAIN = new URL("./main.ts", import.meta.url).pathname;
 
 /** A proxy as a Bazel client starts it, with a workspace and an output base of its own; nobody answers for an agent. */
 class ProxyProcess implements AsyncDisposable {
-  readonly root = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "proxy test " }));
+  readonly #temp = tempDirSync("proxy test ");
+  readonly root = this.#temp.path;
   readonly workspace = join(this.root, "ws");
   readonly outputBase = join(this.root, "ob");
   readonly child: Deno.ChildProcess;
@@ -78,7 +80,7 @@ class ProxyProcess implements AsyncDisposable {
       this.child.kill("SIGKILL");
     } catch { /* ended already */ }
     await this.ended();
-    if (this.exists(this.root)) Deno.removeSync(this.root, { recursive: true });
+    this.#temp[Symbol.dispose]();
   }
 }
 

@@ -28,7 +28,6 @@ export const FLOORS: readonly (readonly string[])[] = [
   ["agent/main.ts"],
 
   // The orchestrator: from what it remembers to what it is asked.
-  ["orchestrator/log.ts"],
   ["orchestrator/store"],
   ["orchestrator/peers", "orchestrator/identity", "orchestrator/compute"],
   ["orchestrator/agents"],
@@ -39,6 +38,7 @@ export const FLOORS: readonly (readonly string[])[] = [
   ["orchestrator/main.ts"],
 
   // The proxy: from its session to the Bazel client.
+  ["proxy/log.ts"],
   ["proxy/session"],
   ["proxy/arguments"],
   ["proxy/answers"],

@@ -5,19 +5,17 @@ import { ServerInfoSchema } from "../../proto/contract/gen/bazel/v1/command_serv
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { Beneath } from "../files/beneath.ts";
 import { type Handshake, ping, readHandshake as read } from "./handshake_files.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 /** A folder `server` in an output base. */
 async function withOutputBase(
   run: (server: string, readHandshake: () => Handshake | undefined) => Promise<void> | void,
 ) {
-  const outputBase = await Deno.makeTempDir();
-  using files = Beneath.open(outputBase);
-  try {
-    Deno.mkdirSync(join(outputBase, "server"));
-    await run(join(outputBase, "server"), () => read(files));
-  } finally {
-    await Deno.remove(outputBase, { recursive: true });
-  }
+  await using outputBase = await tempDir();
+  using files = Beneath.open(outputBase.path);
+
+  Deno.mkdirSync(outputBase.join("server"));
+  await run(outputBase.join("server"), () => read(files));
 }
 
 Deno.test("the handshake is read from either generation's files, and from neither half of one", () =>

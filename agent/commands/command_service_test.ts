@@ -15,7 +15,7 @@ import { listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { Code } from "../../proto/transport/rpc/client.ts";
 import { RbsError } from "../../proto/base/errors.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { Activity } from "../control/activity.ts";
 import { type Backend, BazelUpstream } from "../bazel/bazel_upstream.ts";
 import { listenForProxy } from "./command_port.ts";

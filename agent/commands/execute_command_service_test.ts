@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
-import { eventually, TestAgent, TestWorkspace } from "../test_agent.ts";
+import { TestAgent, TestWorkspace } from "../test_agent.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const refused = (code: number) => (e: unknown) => e instanceof RpcError && e.code === code;
 
@@ -64,12 +65,12 @@ Deno.test("ExecuteCommand", async (t) => {
       await call[Symbol.asyncIterator]().next();
       let before = -1;
       // No event tells that a writer is held back: it has written nothing more at a second look.
-      await eventually("it stalls", async () => {
+      await eventually(async () => {
         await new Promise((resolve) => setTimeout(resolve, 150));
         const stalled = before === size();
         before = size();
         return stalled;
-      });
+      }, "it stalls");
       assert(before < 500, `${before * 64} kB were buffered`);
       call.cancel();
     } finally {
@@ -173,25 +174,25 @@ Deno.test("ExecuteCommand", async (t) => {
       await assert.rejects(command.result, refused(Code.UNAUTHENTICATED));
     }
     await supervisor.call.send({ message: { case: "setEpoch", value: { epoch: 3, term: 1 } } });
-    await eventually("the epoch is there", async () => {
+    await eventually(async () => {
       try {
         await agent.run(["/bin/true"]);
         return false;
       } catch (e) {
         return refused(Code.FAILED_PRECONDITION)(e);
       }
-    });
+    }, "the epoch is there");
     agent.epoch = 3;
     assert.equal((await agent.run(["/bin/true"])).code, 0);
   });
 
   await t.step("nothing is left in the control directory", async () => {
-    await eventually("it is empty", async () => {
+    await eventually(async () => {
       const { stdout } = await agent.run(["/bin/ls", `${workspace.storage}/ctl`]);
       // The one that lists is there itself.
       return stdout.split("\n").filter((f) => /^\d/.test(f)).map((f) => f.split(".")[0]).every((id, _, all) =>
         id === all[0]
       );
-    });
+    }, "it is empty");
   });
 });

@@ -5,6 +5,7 @@ import { Activity } from "./activity.ts";
 import { Gate } from "./gate.ts";
 import { Lease } from "./lease.ts";
 import { Supervision } from "./supervise_service.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 type Message = SuperviseRequest["message"];
 
@@ -89,7 +90,7 @@ Deno.test("a supervisor of an older term is refused, and nothing that it asks fo
   holder.send(STOP);
   holder.send(setEpoch(5, 2));
   const silent = holder.next();
-  while (world.gate.epoch < 5) await new Promise((resolve) => setTimeout(resolve, 0));
+  await eventually(() => world.gate.epoch >= 5);
   assert.deepEqual(world.stops, [7]);
   holder.hangUp();
   assert.equal((await silent).done, true);
@@ -127,7 +128,7 @@ Deno.test("a call that has not said its term does not keep the agent alive", asy
   using world = new World();
   const call = world.call();
   void call.next();
-  while (!world.expired) await new Promise((resolve) => setTimeout(resolve, 5));
+  await eventually(() => world.expired);
   call.hangUp();
 });
 

@@ -4,10 +4,11 @@ import { readFile } from "../../proto/tree/files.ts";
 import { decodeName } from "../../proto/tree/names.ts";
 import { Beneath } from "./beneath.ts";
 import { exchanging } from "./testing.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 /** A folder with `in/`, which is held, and `secret` beside it. */
 async function world() {
-  const top = await Deno.makeTempDir({ prefix: "rbs-beneath-" });
+  const temp = await tempDir(), top = temp.path;
   Deno.mkdirSync(`${top}/in`);
   Deno.writeTextFileSync(`${top}/secret`, "key");
   const files = Beneath.open(`${top}/in`);
@@ -17,7 +18,7 @@ async function world() {
     at: (path: string) => `${top}/in/${path}`,
     async [Symbol.asyncDispose]() {
       files[Symbol.dispose]();
-      await Deno.remove(top, { recursive: true });
+      await temp[Symbol.asyncDispose]();
     },
   };
 }

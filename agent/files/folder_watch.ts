@@ -6,6 +6,7 @@ import { Buffer } from "node:buffer";
 import { decodeName } from "../../proto/tree/names.ts";
 import * as libc from "./libc.ts";
 import { E, O } from "./libc.ts";
+import { isInAny } from "../../proto/base/absolute_path.ts";
 
 /** From linux/inotify.h. */
 const IN = {
@@ -160,13 +161,13 @@ export class FolderWatch implements Disposable {
       }
     }
     const lost = [...gone].filter((path) => this.#watched.has(path));
-    if (moved.size > 0) { for (const path of this.#watched.keys()) if (isAtOrBelow(path, moved)) lost.push(path); }
+    if (moved.size > 0) { for (const path of this.#watched.keys()) if (isAtOrInAny(path, moved)) lost.push(path); }
     for (const path of lost) {
       this.#unknow(path);
       changed.add(path);
     }
     for (const [watch, path] of gone.size + moved.size > 0 ? this.#above : []) {
-      if (!gone.has(path) && !isAtOrBelow(path, moved)) continue;
+      if (!gone.has(path) && !isAtOrInAny(path, moved)) continue;
       this.#above.delete(watch);
       this.#watchedAbove.delete(path);
       if (!this.#paths.has(watch)) libc.unwatch(this.#queue, watch);
@@ -179,10 +180,6 @@ export class FolderWatch implements Disposable {
   }
 }
 
-function isAtOrBelow(path: string, folders: ReadonlySet<string>): boolean {
-  if (folders.has(path)) return true;
-  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
-    if (folders.has(path.slice(0, slash))) return true;
-  }
-  return false;
+function isAtOrInAny(path: string, folders: ReadonlySet<string>): boolean {
+  return folders.has(path) || isInAny(path, folders);
 }

@@ -92,9 +92,12 @@ export function failure(what: string, path: string, code = errno()): Error {
   const message = `${MEANINGS[code] ?? "the system refused it"} (os error ${code}): ${what} ${
     JSON.stringify(path.slice(0, 200))
   }`;
-  const error = CLASSES[code];
-  return error ? new error(message) : new Error(message);
+  const error = new (CLASSES[code] ?? Error)(message);
+  return code in NAMES ? Object.assign(error, { code: NAMES[code] }) : error;
 }
+
+/** As Deno names them in its own errors' `code`: those that somebody asks for. */
+const NAMES: Record<number, string> = { 28: "ENOSPC", 122: "EDQUOT" };
 
 const MEANINGS: Record<number, string> = {
   1: "Operation not permitted",

@@ -4,19 +4,16 @@ import { RbsError } from "../../proto/base/errors.ts";
 import { makeControlFolder, readControlFile, writeControlFile } from "./control_files.ts";
 import { Beneath } from "../files/beneath.ts";
 import { JobStreams } from "./job_streams.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** A folder, with a file beside it that is none of its business. */
 async function withFolder(run: (folder: string, other: string, files: Beneath) => Promise<void> | void) {
-  const root = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-ctl-" }));
-  try {
-    Deno.writeTextFileSync(join(root, "other"), "the key");
-    makeControlFolder(join(root, "ctl"));
-    using files = Beneath.open(join(root, "ctl"));
-    await run(join(root, "ctl"), join(root, "other"), files);
-    assert.equal(Deno.readTextFileSync(join(root, "other")), "the key");
-  } finally {
-    Deno.removeSync(root, { recursive: true });
-  }
+  using root = tempDirSync();
+  Deno.writeTextFileSync(root.join("other"), "the key");
+  makeControlFolder(root.join("ctl"));
+  using files = Beneath.open(root.join("ctl"));
+  await run(root.join("ctl"), root.join("other"), files);
+  assert.equal(Deno.readTextFileSync(root.join("other")), "the key");
 }
 
 Deno.test("what is written takes the place of a symlink or a folder, and does not go where it leads", () =>

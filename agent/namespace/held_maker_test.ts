@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { ROOTS_UNSHARE } from "./confined_root.ts";
 import { HeldMaker } from "./held_maker.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 /** Prints its arguments, and then what is left of its standard input. */
 const SHOW = ["bash", "-c", `printf '<%s>' "$@"; cat`, "bash"];
@@ -52,15 +53,14 @@ Deno.test(
 );
 
 Deno.test("a maker from before something was mounted is not taken", { ignore: Deno.uid() !== 0 }, async () => {
-  const folder = await Deno.makeTempDir();
+  await using folder = await tempDir();
   using maker = HeldMaker.ofRoot();
   const mount = (...args: string[]) => new Deno.Command(args[0], { args: args.slice(1) }).output();
-  await mount("mount", "--bind", folder, folder);
+  await mount("mount", "--bind", folder.path, folder.path);
   try {
     assert.equal(maker.take([...ROOTS_UNSHARE, "perl", "-e", "exit"]), undefined);
   } finally {
-    await mount("umount", "--lazy", folder);
-    await Deno.remove(folder);
+    await mount("umount", "--lazy", folder.path);
   }
 });
 

@@ -3,14 +3,11 @@ import { dirname, join } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
 import { Beneath } from "../files/beneath.ts";
 import { LINKED_NAMES, LocalOutputBase } from "./local_output_base.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 async function withFolders(test: (outputBase: string, storageOutputBase: string) => Promise<void>): Promise<void> {
-  const root = await Deno.makeTempDir({ prefix: "a 'b" });
-  try {
-    await test(join(root, "dev\n", "ob"), join(root, "storage", "out\n"));
-  } finally {
-    await Deno.remove(root, { recursive: true });
-  }
+  await using root = await tempDir("a 'b");
+  await test(root.join("dev\n", "ob"), root.join("storage", "out\n"));
 }
 
 Deno.test("the links lead to the storage, and are mended", () =>

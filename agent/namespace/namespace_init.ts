@@ -402,11 +402,12 @@ export class SessionInit {
   }
 
   async #live(): Promise<void> {
-    const words = new InitWords((line) => this.#hear(line), () =>
+    const onFlood = () =>
       this.#end(
         "A program of the session has written into the channel of its first process, so that the session's programs were ended.",
-      ));
-    const noise = new Noise({
+      );
+    const words = new InitWords(this.#process.stdout, (line) => this.#hear(line), onFlood);
+    const noise = new Noise(this.#process.stderr, {
       log: (line) => {
         this.#lastWords = line;
         log(`namespace: ${line}`);
@@ -414,7 +415,7 @@ export class SessionInit {
       onFlood: () =>
         this.#end("The session's programs flood the agent's log, so that they were ended: let them write elsewhere."),
     });
-    const heard = Promise.all([words.read(this.#process.stdout), noise.read(this.#process.stderr)]);
+    const heard = Promise.all([words.read(), noise.read()]);
     const { code } = await this.#process.status;
     // A program that outlives the namespace, where possible, may hold the pipes open.
     let timer: ReturnType<typeof setTimeout> | undefined;

@@ -1,9 +1,9 @@
 /** What a session's programs try with the first process of their namespace, and what comes of it. */
 import assert from "node:assert/strict";
-import { join } from "node:path";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { SessionInit, type SessionInitOptions } from "./namespace_init.ts";
 import { isRoot, namespaceCommand, type NamespaceKind } from "./mount_namespace.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 interface World extends AsyncDisposable {
   init: SessionInit;
@@ -12,17 +12,17 @@ interface World extends AsyncDisposable {
 
 /** A namespace with its first process. */
 async function world(kind: NamespaceKind, options: Partial<SessionInitOptions> = {}): Promise<World> {
-  const directory = await Deno.makeTempDir({ dir: "/var/tmp", prefix: "rbs-init-" });
-  const [storage, controlDirectory] = [join(directory, "out"), join(directory, "ctl")];
+  const directory = await tempDir(undefined, "/var/tmp");
+  const [storage, controlDirectory] = [directory.join("out"), directory.join("ctl")];
   for (const folder of [storage, controlDirectory]) Deno.mkdirSync(folder);
   const command = namespaceCommand(kind, await isRoot(), { storage, controlDirectory });
   const init = await SessionInit.start({ command, controlDirectory, ...options });
   return {
     init,
-    directory,
+    directory: directory.path,
     async [Symbol.asyncDispose]() {
       await init.close();
-      await Deno.remove(directory, { recursive: true });
+      await directory[Symbol.asyncDispose]();
     },
   };
 }

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { basename, join } from "node:path";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { confinedCommand } from "./resource_limits.ts";
 import { isRoot } from "./mount_namespace.ts";
 import { shell } from "./shell.ts";
 import { TestAgent, TestWorkspace } from "../test_agent.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 const LIMITS = { memoryBytes: 256 << 20, cpuMillis: 1500, pids: 40 };
 
@@ -14,7 +15,7 @@ async function confined(
   script: string,
   env: Record<string, string> = {},
 ) {
-  const temp = await Deno.makeTempDir();
+  const directory = await tempDir(), temp = directory.path;
   const [proc, told] = [join(temp, "proc"), join(temp, "ctl")];
   for (const folder of [proc, told, join(temp, "fs/own")]) await Deno.mkdir(folder, { recursive: true });
   for (const [name, text] of Object.entries(files)) {
@@ -26,7 +27,7 @@ async function confined(
     await shell(`exec env "$@"`, [...assignments, ...command, "bash", "-c", script.replaceAll("FS", join(temp, "fs"))]);
   const read = (path: string) => Deno.readTextFileSync(join(temp, path)).trim();
   const groups = () => read("ctl/cgroups").split("\n").filter((l) => l).map((l) => l.replace(temp, ""));
-  return { temp, run, read, groups, [Symbol.asyncDispose]: () => Deno.remove(temp, { recursive: true }) };
+  return { temp, run, read, groups, [Symbol.asyncDispose]: directory[Symbol.asyncDispose] };
 }
 
 const V2 = {
@@ -103,12 +104,11 @@ Deno.test("without control groups each process is limited by itself, and what is
 
 /** Whether this machine gives the tests a control group for each of the limits. */
 const hasGroups = (await (async () => {
-  const directory = await Deno.makeTempDir();
-  const command = confinedCommand(LIMITS, { storageDirectory: directory });
+  await using directory = await tempDir();
+  const command = confinedCommand(LIMITS, { storageDirectory: directory.path });
   await shell(`"$@"`, [...command, "true"]);
-  const limits = await Deno.readTextFile(join(directory, "limits"));
-  await shell(`while read -r group; do rmdir -- "$group"; done <"$1"`, [join(directory, "cgroups")]);
-  await Deno.remove(directory, { recursive: true });
+  const limits = await Deno.readTextFile(directory.join("limits"));
+  await shell(`while read -r group; do rmdir -- "$group"; done <"$1"`, [directory.join("cgroups")]);
   return limits === "";
 })()) && await isRoot();
 

@@ -6,7 +6,8 @@ import type { Transport } from "../../proto/transport/http2/connection.ts";
 import { isRoot, SessionNamespace } from "./mount_namespace.ts";
 import { connectInside } from "./session_network.ts";
 import { quoteAll, shell } from "./shell.ts";
-import { eventually, TestAgent, type TestAgentOptions, TestWorkspace } from "../test_agent.ts";
+import { TestAgent, type TestAgentOptions, TestWorkspace } from "../test_agent.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const IS_ROOT = await isRoot();
 
@@ -130,7 +131,7 @@ for await (const c of listener) c.readable.pipeTo(c.writable).catch(() => {});`,
   const init = await namespace.init();
   init.run(`exec ${quoteAll([Deno.execPath(), "run", "--no-check", "-A", program, told])}\n`);
   const port = () => Number(Deno.readTextFileSync(told));
-  await eventually("the program listens", () => Promise.resolve().then(() => port() > 0).catch(() => false));
+  await eventually(() => Promise.resolve().then(() => port() > 0).catch(() => false), "the program listens");
   const all = stack.move();
   return {
     namespace,
@@ -171,7 +172,7 @@ if (network) {
     assert.equal((await cats(Deno.pid)).length, 2);
     assert.equal((await session.init.call(`ps -eo comm= | grep -cx cat`)).stdout.trim(), "0");
     transport.close();
-    await eventually("its processes end", async () => (await cats(Deno.pid)).length === 0);
+    await eventually(async () => (await cats(Deno.pid)).length === 0, "its processes end", 5_000);
     assert.equal(await transport.read(new Uint8Array(1)).catch(() => null), null);
   });
 
@@ -187,9 +188,9 @@ if (network) {
       assert.equal(await over, null);
       // One of its processes may end a moment after the other.
       const isRefused = () => transport.write(new Uint8Array([1])).then(() => false, () => true);
-      await eventually("who writes is told", isRefused);
+      await eventually(isRefused, "who writes is told", 5_000);
       transport.close();
-      await eventually("its processes end", async () => (await cats(Deno.pid)).length === 0);
+      await eventually(async () => (await cats(Deno.pid)).length === 0, "its processes end", 5_000);
     }
     await assert.rejects(session.connect(), /namespace ended/);
   });

@@ -8,6 +8,7 @@ import { SESSIONS_JAVA } from "../../proto/bazel/local_jdk.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { lookFor } from "../../proto/tree/files.ts";
 import { SYSTEM_FOLDERS, systemFolderOf } from "../../proto/base/system_folders.ts";
+import { isAtOrIn, isIn } from "../../proto/base/absolute_path.ts";
 
 /** What a synced session sees, beside the system directories of the agent's machine and its own storage. */
 export interface SyncedView {
@@ -87,23 +88,23 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
   if (outputBase !== undefined && storageOutputBase !== `${root}${outputBase}`) {
     mounts.push({ how: "writable", from: storageOutputBase, to: outputBase });
   }
-  const inRoot = (path: string) => systemFolderOf(path) === undefined || OWN_MOUNTS.some((own) => isBelow(path, own));
-  const isShown = (path: string) => !inRoot(path) || visible.some((shown) => isBelow(path, shown.path));
+  const inRoot = (path: string) => systemFolderOf(path) === undefined || OWN_MOUNTS.some((own) => isIn(path, own));
+  const isShown = (path: string) => !inRoot(path) || visible.some((shown) => isIn(path, shown.path));
   const own = { path: storageDirectory, isFile: false };
   const covers = [...hidden, own].filter(({ path }) => isShown(path) && !folders.includes(path));
   const covered = covers.map(({ path }) => path);
   for (const { path, isFile } of covers) {
-    if (covered.some((hider) => isBelow(path, hider))) continue;
+    if (covered.some((hider) => isIn(path, hider))) continue;
     mounts.push({ how: isFile ? "unreadable" : "empty", from: path, to: path });
   }
   for (const { path } of visible) {
-    if (inRoot(path) || covered.some((hider) => isBelow(path, hider))) {
+    if (inRoot(path) || covered.some((hider) => isIn(path, hider))) {
       mounts.push({ how: "read-only", from: path, to: path });
     }
   }
   const isShownElsewhere = (path: string) =>
     [workspace, ...mounts.filter(({ how, to }) => how !== "read-only" && !OWN_MOUNTS.includes(to)).map(({ to }) => to)]
-      .some((folder) => path === folder || isBelow(path, folder)) || visible.some((shown) => isBelow(path, shown.path));
+      .some((folder) => isAtOrIn(path, folder)) || visible.some((shown) => isIn(path, shown.path));
   // What the developer's proxy sends is left to the proxy.
   const java = javabase !== undefined && javabase === posix.resolve(javabase) && inRoot(javabase) &&
       !isShownElsewhere(javabase)
@@ -145,10 +146,6 @@ function refuse(what: string, path: string, remedy: string): void {
 
 function systemMount(path: string): Mount {
   return { how: path === "/dev" ? "devices" : path === "/proc" ? "processes" : "read-only", from: path, to: path };
-}
-
-function isBelow(path: string, folder: string): boolean {
-  return path.startsWith(folder + "/");
 }
 
 function depth(path: string): number {

@@ -3,10 +3,12 @@ import { join } from "node:path";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { Beneath } from "../files/beneath.ts";
 import { prepareSyncedRoot } from "./synced_root.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** A storage with the folders that a namespace would have made, and what is put beside it. */
 class Storage implements Disposable {
-  readonly path = Deno.makeTempDirSync({ dir: "/var/tmp", prefix: "rbs-agent-test-" });
+  readonly #temp = tempDirSync(undefined, "/var/tmp");
+  readonly path = this.#temp.path;
   readonly root = join(this.path, "root");
   readonly #files = Beneath.open(this.path);
 
@@ -28,7 +30,7 @@ class Storage implements Disposable {
 
   [Symbol.dispose](): void {
     this.#files[Symbol.dispose]();
-    Deno.removeSync(this.path, { recursive: true });
+    this.#temp[Symbol.dispose]();
   }
 }
 

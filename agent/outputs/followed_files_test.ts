@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { bytesValue, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
-import { eventually } from "../../tests/mirror/support/eventually.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { FollowedFiles } from "./followed_files.ts";
 import { findNamedFile } from "./named_files.ts";
 import { sessionFiles } from "./testing/session_files.ts";
@@ -29,7 +29,7 @@ Deno.test("what is written to a named file comes while it is written, also when 
   const find = (path: string) => findNamedFile(path, { ...files, mounts: [files.workspace] });
   const followed = new FollowedFiles(files.storage, { paths: [path], pipes: [], find });
   const { take, texts } = new Taken();
-  const comes = (text: string) => eventually(`it is ${text}`, () => texts.get(path) === text);
+  const comes = (text: string) => eventually(() => texts.get(path) === text, `it is ${text}`);
   followed.begin(take);
   Deno.writeTextFileSync(here, "one ");
   await comes("one ");

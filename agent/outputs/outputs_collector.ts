@@ -42,6 +42,7 @@ import { type Found, found, OutputTree } from "./output_tree.ts";
 import { PrintedPaths } from "./printed_paths.ts";
 import type { ServerLogs } from "./server_logs.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
+import { isIn } from "../../proto/base/absolute_path.ts";
 
 /** Options of {@link OutputsCollector}. */
 export interface OutputsCollectorOptions {
@@ -312,7 +313,7 @@ export class OutputsCollector {
     for (const path of this.#promisedFiles(request)) {
       const file = written.find(path);
       if (!file) continue;
-      const [below] = isBelow(file.path, outputBase) ? file.path.slice(outputBase.length + 1).split("/") : [];
+      const [below] = isIn(file.path, outputBase) ? file.path.slice(outputBase.length + 1).split("/") : [];
       if (below && NO_NAMED_FILES.includes(below)) continue;
       // A file behind bazel-bin is told by its real path: an output may not be behind a symlink.
       entries.push(found(below ? file.path : path, "file", file.info));
@@ -340,7 +341,7 @@ export class OutputsCollector {
       }
       if (events?.execRoot !== undefined && end.exitCode === ExitCode.INTERRUPTED) {
         const bazelOut = `${events.execRoot}/bazel-out`;
-        if (isBelow(bazelOut, outputBase)) {
+        if (isIn(bazelOut, outputBase)) {
           const folders = await recentTests(this.#files, this.#here(bazelOut), began);
           for (const folder of folders) await tree.add(`${bazelOut}/${folder}`);
         }
@@ -373,7 +374,7 @@ export class OutputsCollector {
       );
       this.#home.told(home.tree, home.entries, untold);
     }
-    const own = this.#home.told(tree, entries.filter(({ path }) => isBelow(path, outputBase)), untold);
+    const own = this.#home.told(tree, entries.filter(({ path }) => isIn(path, outputBase)), untold);
     const paths = new Set([...entries, ...home?.entries ?? []].map(({ path }) => path));
     for (const path of home?.gone ?? []) paths.add(path);
     // The manifest does not cover these files, which were compared with their state before the command.
@@ -401,7 +402,7 @@ export class OutputsCollector {
     const execRoots = this.#namesIn(`${outputBase}/execroot`).map((name) => `${outputBase}/execroot/${name}`);
     for (const path of printed) {
       if (pace.due) await pace.rest();
-      const isOutput = isBelow(path, `${outputBase}/execroot`);
+      const isOutput = isIn(path, `${outputBase}/execroot`);
       if (isOutput ? policy !== OutputsPolicy.MINIMAL : isInRepository(path, outputBase)) await tree.addFile(path);
     }
     for (const name of this.#wantedSources(externalSources)) {
@@ -593,7 +594,7 @@ export class OutputsCollector {
     for (const entry of entries) {
       if (pace.due) await pace.rest();
       if (entry.kind === "file") {
-        const here = isBelow(entry.path, outputBase)
+        const here = isIn(entry.path, outputBase)
           ? entry.here ?? this.#here(entry.path)
           : this.#find(entry.path)?.here ?? storagePath(entry.path)!;
         const isLong = until < Infinity && (Date.now() > until || entry.size > INTERRUPTED_BYTES);
@@ -733,8 +734,4 @@ function isInRepository(path: string, outputBase: string): boolean {
 /** The rest of a name after a word; empty if the name does not start with it. */
 function afterName(name: string, word: string): string {
   return name.startsWith(word) ? name.slice(word.length) : "";
-}
-
-function isBelow(path: string, folder: string): boolean {
-  return path.startsWith(`${folder}/`);
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { OutputsPolicy, OutputsRequestSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { encodeFields, scanFields, textValue, varintValue } from "../../proto/base/protobuf_fields.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { encodeName } from "../../proto/tree/names.ts";
 import { DigestCache } from "./digest_cache.ts";
 import { type CommandEnd, OutputsCollector } from "./outputs_collector.ts";

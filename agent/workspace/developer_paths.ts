@@ -1,4 +1,4 @@
-import { isAbsolutePath } from "../../proto/base/absolute_path.ts";
+import { isAbsolutePath, isAtOrIn, isIn } from "../../proto/base/absolute_path.ts";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { SYNCED_ROOT } from "../namespace/storage_folder.ts";
 
@@ -31,7 +31,7 @@ export class DeveloperPaths {
    */
   locate(path: string): KeptPath | undefined {
     if (path === this.#outputBase) return { base: this.#storageOutputBase(), relative: "" };
-    if (isBelow(path, this.#outputBase)) {
+    if (isIn(path, this.#outputBase)) {
       return isAbsolutePath(path)
         ? { base: this.#storageOutputBase(), relative: path.slice(this.#outputBase.length + 1) }
         : undefined;
@@ -53,13 +53,9 @@ export class DeveloperPaths {
     if (folder !== undefined) {
       return `${path} cannot be sent to the agent, where ${folder} is the machine's own: have it installed there, or move it.`;
     }
-    if (path === this.#outputBase || isBelow(path, this.#outputBase)) {
+    if (isAtOrIn(path, this.#outputBase)) {
       return `${path} lies in the output base, which the agent has its own of.`;
     }
     return undefined;
   }
-}
-
-function isBelow(path: string, folder: string): boolean {
-  return path.startsWith(`${folder}/`);
 }

@@ -10,6 +10,7 @@
  * through another hard link, through a memory map, or from before the watch: a sweep over all files finds those.
  */
 import { dirname } from "node:path";
+import { isInAny } from "../../proto/base/absolute_path.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { sameDigest, sameEntry } from "../../proto/tree/entry.ts";
@@ -267,7 +268,7 @@ export class ForeignChanges implements Disposable {
     }
     if (anew.size === 0) return;
     for (const path of root.entries.keys()) {
-      if (!found.has(path) && isBelow(path, anew) && !isOf(others, path)) paths.add(path);
+      if (!found.has(path) && isInAny(path, anew) && !isOf(others, path)) paths.add(path);
       if (pace.due) await pace.rest();
     }
   }
@@ -393,14 +394,7 @@ function innerRoots(roots: readonly Root[]): InnerRoots {
 }
 
 function isOf(others: ReadonlySet<string> | undefined, path: string): boolean {
-  return others !== undefined && (others.has(path) || isBelow(path, others));
-}
-
-function isBelow(path: string, folders: ReadonlySet<string>): boolean {
-  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
-    if (folders.has(path.slice(0, slash))) return true;
-  }
-  return false;
+  return others !== undefined && (others.has(path) || isInAny(path, others));
 }
 
 function nameOf(path: string): string {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
 import { ForeignChanges } from "./foreign_changes.ts";

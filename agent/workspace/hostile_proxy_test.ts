@@ -6,8 +6,9 @@ import { Status } from "../../proto/transport/grpc/calls.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import type { TreeRecord } from "../../proto/tree/batch.ts";
 import { digestOf } from "../../proto/tree/read.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { answer, batchMessage, file, folder, link, pieces, status, Storage, TestService, WS } from "./testing.ts";
+import { type SyncTempDir, tempDirSync } from "../../tests/support/temp_dir.ts";
 
 const refused = status(Status.INVALID_ARGUMENT, /^This was refused: /);
 
@@ -22,15 +23,19 @@ function everything(folder: string, at = ""): string[] {
 
 /** The storage with something beside it that must stay as it is. */
 class Prey extends Storage {
-  readonly around: string;
+  readonly #around: SyncTempDir;
 
   constructor() {
-    const around = Deno.makeTempDirSync({ prefix: "rbs-test-" });
-    super(`${around}/storage`);
-    this.around = around;
-    this.write(`${around}/victim/f`, "untouched");
+    const around = tempDirSync();
+    super(around.join("storage"));
+    this.#around = around;
+    this.write(around.join("victim/f"), "untouched");
     this.write(`${this.path}/out/f`, "untouched");
     Deno.mkdirSync(`${this.path}/ctl`);
+  }
+
+  get around(): string {
+    return this.#around.path;
   }
 
   /** Fails unless all outside of the session's root is as it was. */
@@ -42,7 +47,7 @@ class Prey extends Storage {
   }
 
   override [Symbol.dispose](): void {
-    Deno.removeSync(this.around, { recursive: true });
+    this.#around[Symbol.dispose]();
   }
 }
 

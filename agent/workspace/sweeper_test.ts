@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { Sweeper } from "./sweeper.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 /** A sweeper whose passes end when they are told to. */
 function sweeper() {
@@ -42,7 +43,7 @@ Deno.test("what was asked for during a pass needs another one, whether the first
   const settled = t.made.settled();
   const over = t.made.soon();
   t.passes[0].reject(new Error("a disk that does not answer"));
-  while (t.passes.length < 2) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => t.passes.length >= 2);
   t.passes[1].resolve();
   await Promise.all([settled, over]);
   assert.equal(t.passes.length, 2);

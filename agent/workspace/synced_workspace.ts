@@ -28,6 +28,7 @@ import { type Root, UNSEEN } from "./root.ts";
 import { Sweeper } from "./sweeper.ts";
 import { type Caller, Turns } from "./preemptible_lock.ts";
 import { knownIn, type SourcePlaces, type WrittenSources, writtenSources } from "./written_sources.ts";
+import { isAtOrIn, isIn } from "../../proto/base/absolute_path.ts";
 
 /** The staging directory in the storage. */
 export const STAGING = "staging";
@@ -194,7 +195,7 @@ export class SyncedWorkspace {
         const path = entry.path.slice(start), now = lookAt(this.#storage, base, path);
         if (typeof now !== "object" || !isTheSame({ ...entry, path }, now)) continue;
         // Bazel's own symlinks.
-        if (now.kind === "symlink" && isBelow(now.target!, this.#options.outputBase)) continue;
+        if (now.kind === "symlink" && isIn(now.target!, this.#options.outputBase)) continue;
         root.entries.set(path, { ...now, digest: entry.digest });
         root.unseen.delete(path);
       }
@@ -209,7 +210,7 @@ export class SyncedWorkspace {
   #told(files: Iterable<WrittenFile>): void {
     for (const { path, digest, ...told } of files) {
       const root = [...this.#known().values()]
-        .filter((root) => root.known && (root.single ? path === root.path : isBelow(path, root.path)))
+        .filter((root) => root.known && (root.single ? path === root.path : isIn(path, root.path)))
         .sort((a, b) => b.path.length - a.path.length)[0];
       if (!root) continue;
       const folder = root.single ? dirname(root.path) : root.path;
@@ -438,14 +439,14 @@ export class SyncedWorkspace {
     const folder = single ? dirname(root.path) : root.path;
     const base = folder === "/" ? this.#top : this.#top + folder;
     const { outputBase, limit = MAX_ENTRIES } = this.#options;
-    const mounted = isBelow(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
+    const mounted = isIn(outputBase, root.path) ? outputBase.slice(root.path.length + 1) : undefined;
     const pace = new Pace(signal);
     for (const _ of this.#settle(root, { digests: false })) if (pace.due) await pace.rest();
     const found = await scanTree(this.#storage, base, {
       under: single ? nameOf(root.path) : undefined,
       previous: root.single === single ? root.entries : undefined,
       // Bazel's own symlinks, and the mount point of the output base.
-      skip: (path, kind, target) => kind === "symlink" ? isBelow(target!, outputBase) : path === mounted,
+      skip: (path, kind, target) => kind === "symlink" ? isIn(target!, outputBase) : path === mounted,
       signal,
       onProgress: (entries) => {
         if (entries > limit) throw tooMany(root.path, limit);
@@ -684,7 +685,7 @@ class Change {
   /** Throws if an entry would replace the output base's mount point or a parent of it. */
   #protect(full: string, kind: EntryKind): void {
     const base = this.#outputBase;
-    if (isAtOrBelow(full, base) || (kind !== "directory" && isBelow(base, full))) {
+    if (isAtOrIn(full, base) || (kind !== "directory" && isIn(base, full))) {
       throw new TreeError(`${JSON.stringify(`/${full}`)} is where the session's output base stands`);
     }
   }
@@ -692,7 +693,7 @@ class Change {
   /** Removes what is at a path, except the output base's mount point and its parents. */
   #remove(full: string): void {
     const base = this.#outputBase;
-    if (!isAtOrBelow(base, full)) return void this.#writer.apply({ remove: full });
+    if (!isAtOrIn(base, full)) return void this.#writer.apply({ remove: full });
     if (full === base || kindOf(this.#storage, `${this.#top}/${full}`) !== "directory") return;
     for (const name of this.#storage.names(`${this.#top}/${full}`)) this.#remove(`${full}/${name}`);
   }
@@ -701,7 +702,7 @@ class Change {
   #know(root: Root, entry: Entry, digest: Uint8Array | undefined): void {
     const { entries } = root, { path } = entry;
     if (entry.kind !== "directory" && entries.get(path)?.kind === "directory") this.#forget(root, path);
-    if (entry.kind === "symlink" && isBelow(entry.target!, `/${this.#outputBase}`)) return void entries.delete(path);
+    if (entry.kind === "symlink" && isIn(entry.target!, `/${this.#outputBase}`)) return void entries.delete(path);
     if (entry.kind !== "file") return void entries.set(path, { ...entry, digest: undefined, ...NO_STAT });
     const known = { ...entry, digest: digest ?? entry.digest, ino: UNSEEN, ctimeMs: Date.now(), racy: false };
     entries.set(path, known);
@@ -775,14 +776,6 @@ function sameTree(a: ReadonlyMap<string, Entry>, b: ReadonlyMap<string, Entry>):
 
 function nameOf(path: string): string {
   return path.slice(path.lastIndexOf("/") + 1);
-}
-
-function isBelow(path: string, folder: string): boolean {
-  return path.startsWith(`${folder}/`);
-}
-
-function isAtOrBelow(path: string, folder: string): boolean {
-  return path === folder || isBelow(path, folder);
 }
 
 function tooMany(root: string, limit: number): StatusError {

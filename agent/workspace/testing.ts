@@ -26,6 +26,7 @@ import type { Watch } from "./foreign_changes.ts";
 import { SyncedWorkspace } from "./synced_workspace.ts";
 import { Turns } from "./preemptible_lock.ts";
 import { WorkspaceService } from "./workspace_service.ts";
+import { type SyncTempDir, tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** The developer's path of the workspace. */
 export const WS = "/home/ann/ws";
@@ -38,11 +39,11 @@ export class Storage implements Disposable {
   readonly path: string;
   /** The agent's access to it. */
   readonly files: Beneath;
-  readonly #owned: boolean;
+  readonly #own?: SyncTempDir;
 
   constructor(path?: string) {
-    this.path = path ?? Deno.makeTempDirSync({ prefix: "rbs-test-" });
-    this.#owned = path === undefined;
+    if (path === undefined) this.#own = tempDirSync();
+    this.path = path ?? this.#own!.path;
     this.files = openStorage(this.path);
   }
 
@@ -76,7 +77,7 @@ export class Storage implements Disposable {
 
   [Symbol.dispose](): void {
     this.files[Symbol.dispose]();
-    if (this.#owned) Deno.removeSync(this.path, { recursive: true });
+    this.#own?.[Symbol.dispose]();
   }
 }
 

@@ -8,7 +8,7 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { Buffer } from "node:buffer";
-import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { isDiskFull, RbsError, sentence } from "../../proto/base/errors.ts";
 import { TreeEntryKind } from "../../proto/contract/gen/rbs/v1/tree_pb.ts";
 import {
   ApplyResponseSchema,
@@ -199,9 +199,4 @@ async function explained(serve: () => Promise<void>): Promise<void> {
     }
     throw e;
   }
-}
-
-/** ENOSPC and EDQUOT, for which Deno has no error classes. */
-function isDiskFull(cause: unknown): boolean {
-  return /No space left|os error (28|122)\b/.test(sentence(cause));
 }

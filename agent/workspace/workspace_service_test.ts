@@ -18,6 +18,7 @@ import {
   WS,
 } from "./testing.ts";
 import { BatchEncoder } from "../../proto/tree/batch.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const short = (content: string) => digestOf(Buffer.from(content)).toHex().slice(0, 8);
 
@@ -245,7 +246,7 @@ Deno.test("an agent that was killed in the middle of a change left all that had 
     await first.send(call, { start: {} });
     await first.send(call, { records: [folder("d"), file("d/f", "1")] });
     await first.send(call, { records: pieces("large", content).slice(0, 40) });
-    await until(() => partialBytes(storage) === 40 * (256 << 10));
+    await eventually(() => partialBytes(storage) === 40 * (256 << 10));
     first.kill();
     await assert.rejects(answer(call), status(Status.UNAVAILABLE));
   }
@@ -273,7 +274,7 @@ Deno.test("what is known is written down while a large change comes in", async (
     const call = await first.call("Apply");
     await first.send(call, { start: {} });
     await first.send(call, { records: [folder("d"), file("d/f", "1")] });
-    await until(() => isThere(`${storage.path}/workspace.index`));
+    await eventually(() => isThere(`${storage.path}/workspace.index`));
     first.workspace.save = () => {};
     first.kill();
     await assert.rejects(answer(call), status(Status.UNAVAILABLE));
@@ -288,7 +289,7 @@ Deno.test("files that came without a digest get theirs when what is known is wri
   {
     using first = new TestService(storage, { saveMs: 1 });
     await first.change([file("f", "1", { digest: undefined })]);
-    await until(() => isThere(`${storage.path}/workspace.index`));
+    await eventually(() => isThere(`${storage.path}/workspace.index`));
     first.workspace.save = () => {};
   }
   using second = new TestService(storage);
@@ -325,7 +326,7 @@ Deno.test("a cut connection: what came before stays, and the next call goes on",
   const call = await agent.call("Apply", other);
   await agent.send(call, { start: {} });
   await agent.send(call, { records: [file("f", "1"), ...pieces("large", content).slice(0, 60)] });
-  await until(() => partialBytes(storage) === 60 * (256 << 10));
+  await eventually(() => partialBytes(storage) === 60 * (256 << 10));
   other.close();
   await assert.rejects(answer(call), status(Status.UNAVAILABLE));
 
@@ -345,7 +346,7 @@ Deno.test("of two changes at once, the second waits and finds another generation
   const first = await agent.call("Apply");
   await agent.send(first, { start: { generation } });
   await agent.send(first, { records: [file("f", "1")] });
-  await until(() => agent.workspace.generation !== generation);
+  await eventually(() => agent.workspace.generation !== generation);
   const second = agent.change([file("f", "2")], { generation });
   second.catch(() => {});
   const third = agent.open(WS);
@@ -363,7 +364,7 @@ Deno.test("a change whose proxy has fallen silent does not keep others waiting",
   const silent = await agent.call("Apply");
   await agent.send(silent, { start: { generation } });
   await agent.send(silent, { records: [file("f", "1")] });
-  await until(() => agent.workspace.generation !== generation);
+  await eventually(() => agent.workspace.generation !== generation);
   assert.deepEqual(await agent.list(), [`f 644 1 ${short("1")}`]);
   await assert.rejects(answer(silent), status(Status.UNAVAILABLE, /silent/));
 });
@@ -375,7 +376,7 @@ Deno.test("who took the session over does not wait for who had it before", async
   const older = await agent.call("Apply");
   await agent.send(older, { start: { generation } });
   await agent.send(older, { records: [file("f", "1")] });
-  await until(() => agent.workspace.generation !== generation);
+  await eventually(() => agent.workspace.generation !== generation);
   agent.epoch = 2;
   assert.deepEqual(await agent.list(), [`f 644 1 ${short("1")}`]);
   await assert.rejects(answer(older), status(Status.UNAVAILABLE));
@@ -388,7 +389,7 @@ Deno.test("from the first record of a change on, the generation before is not th
   const call = await agent.call("Apply");
   await agent.send(call, { start: { generation } });
   await agent.send(call, { records: [folder("a"), folder("b")] });
-  await until(() => isThere(storage.at(`${WS}/b`)));
+  await eventually(() => isThere(storage.at(`${WS}/b`)));
   assert.notEqual(agent.workspace.generation, generation);
   call.end();
   await answer(call);
@@ -434,9 +435,4 @@ function isThere(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-/** Lets others work until it is so. */
-async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 1));
 }

@@ -9,7 +9,7 @@ import {
 } from "../compute/compute_service.ts";
 import { Supervisor, type SupervisorEvents } from "./supervisor.ts";
 import { type AgentTrust, bootstrap } from "./agent_trust.ts";
-import type { Log } from "../log.ts";
+import { type Log, trace } from "../../proto/base/log.ts";
 import { endpointOf } from "../store/agent_endpoint.ts";
 import { keyText, type Session } from "../store/session.ts";
 import { type SessionEvent, TRANSITIONS } from "../store/state_machine.ts";
@@ -177,7 +177,7 @@ export class AgentRunner {
         ? e
         : { reason: `The agent could not be started (${sentence(e)}); try again.`, transient: true };
       if (!(e instanceof AgentStartError)) {
-        log(`session ${keyText(this.#session)}: ${e instanceof Error ? e.stack : e}`);
+        log(`session ${keyText(this.#session)}: ${trace(e)}`);
       }
     }
     clearTimeout(this.#startTimer);

@@ -5,7 +5,7 @@ import { randomToken } from "../../proto/base/state_directory.ts";
 import type { ComputeService, RunningAgent } from "../compute/compute_service.ts";
 import { type AgentTrust, bootstrap } from "./agent_trust.ts";
 import { Supervisor } from "./supervisor.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
 import { endpointOf } from "../store/agent_endpoint.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";

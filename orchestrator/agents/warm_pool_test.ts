@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { StepLog } from "../testing/step_log.ts";
 import { test, type World } from "../testing/session_world.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const SLOW = ["--fake=slow"];
 /** A workspace of its own for each number. */
@@ -9,7 +10,7 @@ const workspace = (i: number) => ({ sourcePath: `/ws${i}`, repoHash: repoHash(`/
 
 /** Resolves when so many agents are alive, whatever they do. */
 async function untilAlive(world: World, count: number): Promise<void> {
-  while (world.compute.alive.size !== count) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => world.compute.alive.size === count);
 }
 
 test("a session takes an agent that waits, and the pool is filled up again behind it", async (world) => {
@@ -85,7 +86,7 @@ test("a session takes an agent that is still being started, and waits for it", a
   const gate = Promise.withResolvers<void>();
   world.compute.warmGate = gate.promise;
   await world.service.adopt();
-  while (world.compute.warmStarts === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => world.compute.warmStarts > 0);
   const answer = world.get();
   await world.until("PENDING");
   gate.resolve();
@@ -97,7 +98,7 @@ test("a session takes an agent that is still being started, and waits for it", a
 test("a session that is released while it waits for such an agent leaves none behind", async (world) => {
   world.compute.warmGate = new Promise(() => {});
   await world.service.adopt();
-  while (world.compute.warmStarts === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => world.compute.warmStarts > 0);
   const answer = world.get();
   const session = await world.until("PENDING");
   world.compute.warmGate = Promise.resolve();
@@ -177,7 +178,7 @@ test("an agent that was being started when the pool was lost to another orchestr
   const gate = Promise.withResolvers<void>();
   world.compute.warmGate = gate.promise;
   await world.service.adopt();
-  while (world.compute.warmStarts === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => world.compute.warmStarts > 0);
   world.pool!.letGo();
   gate.resolve();
   world.pool!.look();

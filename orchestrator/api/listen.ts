@@ -1,5 +1,5 @@
 import { formatHostPort } from "../../proto/base/host_port.ts";
-import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { RbsError, sentence, systemCode } from "../../proto/base/errors.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 
 /** How often a free port is looked for that is free on both addresses. */
@@ -12,7 +12,7 @@ function probe(hostname: string, port: number): "free" | "taken" | "absent" | Er
     return "free";
   } catch (e) {
     if (e instanceof Deno.errors.AddrInUse) return "taken";
-    if (e instanceof Deno.errors.AddrNotAvailable || /os error 97\b/.test(sentence(e))) return "absent";
+    if (e instanceof Deno.errors.AddrNotAvailable || systemCode(e) === "EAFNOSUPPORT") return "absent";
     return e as Error;
   }
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { pause } from "../../proto/base/timers.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import { Supervisor, type SupervisorEvents } from "../agents/supervisor.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import {
   type AgentFailure,
   type AgentSpec,

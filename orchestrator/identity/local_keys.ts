@@ -11,7 +11,7 @@ import {
   writeCredentials,
 } from "../../proto/identity/key_directory.ts";
 import { type Identity, spiffeUri } from "../../proto/identity/spiffe.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import { type AuthorityFiles, CertificateAuthority } from "./certificate_authority.ts";
 import { checkUserName } from "./user_name.ts";
 

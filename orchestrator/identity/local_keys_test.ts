@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { RbsError } from "../../proto/base/errors.ts";
 import { readCredentials, readValidCredentials, userOf, writeCredentials } from "../../proto/identity/key_directory.ts";
-import { tempDirectory } from "../testing/temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 import { ensureCredentials, LocalKeys, openAuthority } from "./local_keys.ts";
 
 const ANN = { kind: "user", userId: "ann" } as const;
 
 Deno.test("the first start makes all keys, 0600 in a 0700 directory, and the next finds them", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   using first = await LocalKeys.open(temp.path, "ann", () => {});
   const keys = join(temp.path, "keys");
   assert.equal(Deno.statSync(keys).mode! & 0o777, 0o700);
@@ -25,14 +25,14 @@ Deno.test("the first start makes all keys, 0600 in a 0700 directory, and the nex
 });
 
 Deno.test("many that start at once have one authority", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const all = await Promise.all(Array.from({ length: 8 }, () => openAuthority(temp.path)));
   assert.equal(new Set(all.map(({ authorities }) => authorities)).size, 1);
   assert.deepEqual(Array.from(Deno.readDirSync(join(temp.path, "keys")), ({ name }) => name), ["authority.pem"]);
 });
 
 Deno.test("credentials are renewed at half their life, and when they are another's or of another authority", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const authority = await openAuthority(temp.path);
   const hour = 3600_000;
   const write = async (lifetimeMs: number, identity: typeof ANN | { kind: "user"; userId: string } = ANN) =>
@@ -55,7 +55,7 @@ Deno.test("credentials are renewed at half their life, and when they are another
 });
 
 Deno.test("an orchestrator that runs for long renews its certificates, and says so to its servers", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   using keys = await LocalKeys.open(temp.path, "ann", () => {});
   // It began a minute ago, so that half of it is over.
   const old = await keys.authority.newCredentials({ kind: "orchestrator" }, 50_000);
@@ -69,7 +69,7 @@ Deno.test("an orchestrator that runs for long renews its certificates, and says 
 });
 
 Deno.test("keys that others can read, or that are damaged, are named", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   {
     using _ = await LocalKeys.open(temp.path, "ann", () => {});
   }

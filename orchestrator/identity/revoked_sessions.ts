@@ -1,6 +1,6 @@
 import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import type { SessionKey } from "../store/session.ts";
 import type { IdentityStore } from "../store/identity_store.ts";
 

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Run, Service } from "./service.ts";
 import { runProgram } from "./service.ts";
 import { Systemd, unitName, unitText } from "./systemd.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 const SERVICE: Service = {
   program: '/opt/r b"s/dist/orchestrator',
@@ -22,23 +23,19 @@ Deno.test("a unit's text says what it starts, whatever the paths, and systemd ta
     text,
   );
   assert(text.includes('Environment="RBS_REGION=x\\"y\\\\z%%"\n'), text);
-  const folder = Deno.makeTempDirSync();
-  try {
-    const program = join(folder, "orches trator");
-    Deno.writeTextFileSync(program, "#!/bin/sh\n", { mode: 0o755 });
-    const unit = join(folder, "rbs-orchestrator.service");
-    const verify = async (text: string) => {
-      Deno.writeTextFileSync(unit, text);
-      return await runProgram("systemd-analyze", ["verify", unit]);
-    };
-    const good = await verify(unitText({ ...SERVICE, program }));
-    if (good.code === 127) return console.log("no systemd-analyze here: what it says of a unit is not known");
-    assert.deepEqual(good, { code: 0, output: "" });
-    const bad = await verify(unitText({ ...SERVICE, program: join(folder, "gone") }));
-    assert.notEqual(bad.code, 0);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
+  using folder = tempDirSync();
+  const program = folder.join("orches trator");
+  Deno.writeTextFileSync(program, "#!/bin/sh\n", { mode: 0o755 });
+  const unit = folder.join("rbs-orchestrator.service");
+  const verify = async (text: string) => {
+    Deno.writeTextFileSync(unit, text);
+    return await runProgram("systemd-analyze", ["verify", unit]);
+  };
+  const good = await verify(unitText({ ...SERVICE, program }));
+  if (good.code === 127) return console.log("no systemd-analyze here: what it says of a unit is not known");
+  assert.deepEqual(good, { code: 0, output: "" });
+  const bad = await verify(unitText({ ...SERVICE, program: folder.join("gone") }));
+  assert.notEqual(bad.code, 0);
 });
 
 Deno.test("each state directory has a unit of its own", () => {
@@ -47,43 +44,37 @@ Deno.test("each state directory has a unit of its own", () => {
 });
 
 Deno.test("systemd is told of a unit, and of its end", async () => {
-  const folder = Deno.makeTempDirSync();
+  using folder = tempDirSync();
   const told: string[] = [];
   const run: Run = (program, args) => {
     told.push([program, ...args].join(" "));
     return Promise.resolve({ code: 0, output: args.includes("show") ? "4711" : "" });
   };
-  try {
-    const units = join(folder, "systemd/user");
-    const systemd = new Systemd(units, "u.service", run);
-    await systemd.stop();
-    assert.deepEqual([await systemd.isInstalled(), told], [false, []]);
-    await systemd.start(SERVICE);
-    assert.equal(Deno.readTextFileSync(join(units, "u.service")), unitText(SERVICE));
-    assert.deepEqual([await systemd.isInstalled(), await systemd.pid()], [true, 4711]);
-    await systemd.stop();
-    assert.deepEqual(told.filter((line) => !line.includes("show")), [
-      "systemctl --user daemon-reload",
-      "systemctl --user enable u.service",
-      "systemctl --user restart u.service",
-      "systemctl --user disable --now u.service",
-    ]);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
+
+  const units = folder.join("systemd/user");
+  const systemd = new Systemd(units, "u.service", run);
+  await systemd.stop();
+  assert.deepEqual([await systemd.isInstalled(), told], [false, []]);
+  await systemd.start(SERVICE);
+  assert.equal(Deno.readTextFileSync(join(units, "u.service")), unitText(SERVICE));
+  assert.deepEqual([await systemd.isInstalled(), await systemd.pid()], [true, 4711]);
+  await systemd.stop();
+  assert.deepEqual(told.filter((line) => !line.includes("show")), [
+    "systemctl --user daemon-reload",
+    "systemctl --user enable u.service",
+    "systemctl --user restart u.service",
+    "systemctl --user disable --now u.service",
+  ]);
 });
 
 Deno.test("what systemd refuses is said", async () => {
-  const folder = Deno.makeTempDirSync();
+  using folder = tempDirSync();
   const refuses: Run = () => Promise.resolve({ code: 1, output: "Failed to connect to bus: No medium found" });
-  try {
-    assert.equal(await Systemd.isThere(refuses), false);
-    const systemd = new Systemd(folder, "u.service", refuses);
-    await assert.rejects(systemd.start(SERVICE), /`systemctl --user daemon-reload` failed \(Failed to connect to bus/);
-    Deno.writeTextFileSync(join(folder, "plain"), "");
-    const nowhere = new Systemd(join(folder, "plain/units"), "u.service", refuses);
-    await assert.rejects(nowhere.start(SERVICE), /The unit .*plain\/units\/u\.service cannot be written/);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
+
+  assert.equal(await Systemd.isThere(refuses), false);
+  const systemd = new Systemd(folder.path, "u.service", refuses);
+  await assert.rejects(systemd.start(SERVICE), /`systemctl --user daemon-reload` failed \(Failed to connect to bus/);
+  Deno.writeTextFileSync(folder.join("plain"), "");
+  const nowhere = new Systemd(folder.join("plain/units"), "u.service", refuses);
+  await assert.rejects(nowhere.start(SERVICE), /The unit .*plain\/units\/u\.service cannot be written/);
 });

@@ -1,7 +1,7 @@
 import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import type { LeaseStore, OrchestratorLease } from "../store/lease_store.ts";
 
 /** Options of {@link OwnLease}. */

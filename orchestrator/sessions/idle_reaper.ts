@@ -1,6 +1,6 @@
 import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import { secondServers } from "./second_servers.ts";
 import { keyText, type Session } from "../store/session.ts";
 import type { SessionStore } from "../store/session_store.ts";

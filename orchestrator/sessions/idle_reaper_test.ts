@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "../testing/session_world.ts";
-import { tempDirectory } from "../testing/temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 import { IdleReaper } from "./idle_reaper.ts";
 import { keyText } from "../store/session.ts";
 import { SqliteStore } from "../store/sqlite_store.ts";
@@ -10,7 +10,7 @@ import { fields } from "../testing/session_fields.ts";
 const PATHS = Array.from({ length: 20 }, (_, i) => `/${i}`);
 
 Deno.test("all that have expired are ended at once, and one that cannot be is no trouble for the others", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   await using store = SqliteStore.open(join(temp.path, "s.sqlite"));
   for (const repoHash of PATHS) {
     const key = { userId: "ann", repoHash, serverId: "" };

@@ -1,7 +1,7 @@
 import { unref } from "../../proto/base/timers.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import type { ComputeService } from "../compute/compute_service.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import type { Session } from "../store/session.ts";
 import type { SessionStore } from "../store/session_store.ts";
 

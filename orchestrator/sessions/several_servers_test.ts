@@ -3,6 +3,7 @@ import { Code } from "../../proto/transport/rpc/client.ts";
 import { A, B, rejects, request, test, told, type World } from "../testing/session_world.ts";
 import { secondServers } from "./second_servers.ts";
 import type { ServerRequest } from "./session_service.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const LAPTOP = "a".repeat(8), DESK = "b".repeat(8);
 const [FIRST, SECOND, OTHER] = [`${LAPTOP}00000001`, `${LAPTOP}00000002`, `${DESK}00000001`];
@@ -167,9 +168,7 @@ test("a user's limit leaves room for the second server of each workspace", async
   await world.get(at("/ob/2", SECOND));
   const steps: string[] = [];
   const third = world.get(at("/ob/3", `${LAPTOP}00000003`), (step) => steps.push(step));
-  while (!steps.some((step) => /waiting for one of your own agents to end: 1 of 1 run/.test(step))) {
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
+  await eventually(() => steps.some((step) => /waiting for one of your own agents to end: 1 of 1 run/.test(step)));
   await world.service.release(request(at("", SECOND)), "");
   assert.equal((await third).status, "READY");
 }, { limits: { agents: 0, agentsPerUser: 1 } });

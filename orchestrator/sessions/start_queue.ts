@@ -1,6 +1,6 @@
 import { sentence } from "../../proto/base/errors.ts";
 import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import { AgentCount } from "../store/agent_count.ts";
 import { keyText, type SessionKey } from "../store/session.ts";
 import type { StepBoard } from "../agents/start_progress.ts";

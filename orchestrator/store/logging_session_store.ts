@@ -1,4 +1,4 @@
-import type { Log } from "../log.ts";
+import type { Log } from "../../proto/base/log.ts";
 import { keyText, type Session, type SessionKey } from "./session.ts";
 import { type SessionEvent, transition } from "./state_machine.ts";
 import type { Expected, SessionChange, SessionStore } from "./session_store.ts";

@@ -8,6 +8,7 @@ import type { Row } from "./rows.ts";
 import { loadSpanner } from "./spanner_library.ts";
 import { migrate, type SpannerMigrations, VERSION_MIGRATIONS } from "./spanner_migrations.ts";
 import { type CallOptions, callOptions, readWrite } from "./spanner_transaction.ts";
+import { spannerFault } from "./spanner_error.ts";
 
 /** Options of {@link SpannerDatabase.open}. */
 export interface SpannerOptions {
@@ -171,14 +172,15 @@ function failure(name: string, cause: unknown): RbsError {
   const [hidden = cause] = (cause as { errors?: unknown[] } | undefined)?.errors ?? [];
   const message = sentence(hidden).replace(/[.:\s]+$/, "");
   const code = (cause as { code?: unknown } | undefined)?.code;
+  const fault = spannerFault(hidden);
   const store = `The session store spanner:${name}`;
-  if (code === Code.NOT_FOUND && !message.includes("Session not found")) {
+  if (code === Code.NOT_FOUND && fault !== "no session") {
     return new RbsError(`${store} is not there (${message}): create the database, or name another with --store.`, {
       cause,
       culprit: "caller",
     });
   }
-  if (code === Code.PERMISSION_DENIED || code === Code.UNAUTHENTICATED || /credentials/i.test(message)) {
+  if (code === Code.PERMISSION_DENIED || code === Code.UNAUTHENTICATED || fault === "no credentials") {
     return new RbsError(
       `${store} does not let this orchestrator in (${message}): name a service account's key with ` +
         `GOOGLE_APPLICATION_CREDENTIALS, and grant it the role Cloud Spanner Database User.`,

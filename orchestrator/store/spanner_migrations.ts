@@ -4,6 +4,7 @@ import { pause } from "../../proto/base/timers.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import type { Migrations } from "./migrations.ts";
 import { readWrite } from "./spanner_transaction.ts";
+import { spannerFault } from "./spanner_error.ts";
 
 /**
  * A step to a schema version. Each statement may run twice, since Spanner changes a schema outside of transactions.
@@ -74,7 +75,7 @@ export async function migrate(
       const [operation] = await database.updateSchema(steps.flatMap(({ statements }) => statements));
       await operation.promise();
     } catch (e) {
-      if (!/concurrent schema change/i.test(String(e))) throw e;
+      if (spannerFault(e) !== "concurrent schema change") throw e;
       await pause(CONCURRENT_CHANGE_MS);
       continue;
     }
@@ -111,7 +112,7 @@ async function moveRows(
     }
   } catch (e) {
     // The table was dropped, perhaps by an orchestrator that ended before it could record that.
-    if (!/table not found/i.test(String(e))) throw e;
+    if (spannerFault(e) !== "no such table") throw e;
   }
 }
 

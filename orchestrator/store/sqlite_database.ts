@@ -3,6 +3,7 @@ import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { SharedChanges, type SharedChangesOptions } from "./change_poller.ts";
 import { type Migrations, stepsOf } from "./migrations.ts";
 import type { Row } from "./rows.ts";
+import { isBusy, isUnreachable } from "./sqlite_error.ts";
 
 /** Statements for each version; each ends with a semicolon. */
 export type SqliteMigrations = Migrations<string>;
@@ -30,22 +31,24 @@ export class SqliteDatabase implements AsyncDisposable {
    * @param parts The migrations of all parts; `PRAGMA user_version` counts them.
    */
   static open(file: string, parts: readonly SqliteMigrations[]): SqliteDatabase {
-    let database: DatabaseSync | undefined;
+    let database: DatabaseSync | undefined, isSound = false;
     try {
       // Created here, since SQLite would make it readable for others; the -wal and -shm files get its mode.
       Deno.openSync(file, { read: true, write: true, create: true, mode: 0o600 }).close();
       // The file may have been made by hand, or copied.
       if (((Deno.statSync(file).mode ?? 0) & 0o077) !== 0) Deno.chmodSync(file, 0o600);
       database = new DatabaseSync(file);
-      database.exec("PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL");
-      inTurn(() => database!.exec("PRAGMA journal_mode = WAL"));
+      for (const setting of ["busy_timeout = 5000", "synchronous = FULL"]) execute(database, `PRAGMA ${setting}`);
+      inTurn(() => execute(database!, "PRAGMA journal_mode = WAL"));
       const [check] = database.prepare("PRAGMA quick_check(1)").all();
       if (check?.quick_check !== "ok") throw new Error(String(check?.quick_check));
+      isSound = true;
       migrate(database, file, stepsOf(parts));
       return new SqliteDatabase(file, database);
     } catch (cause) {
       database?.close();
-      throw cause instanceof RbsError ? cause : openFailure(file, cause);
+      if (cause instanceof RbsError) throw cause;
+      throw database && !isSound && !isUnreachable(cause) ? damaged(file, cause) : unreachable(file, cause);
     }
   }
 
@@ -90,13 +93,18 @@ export class SqliteDatabase implements AsyncDisposable {
   }
 }
 
+/** Runs a statement for its effect. Its errors have a code, unlike those of `exec()`. */
+function execute(database: DatabaseSync, sql: string): void {
+  database.prepare(sql).all();
+}
+
 /** Repeats work that SQLite refuses while another process does the same, for at most five seconds. */
 function inTurn(work: () => void): void {
   for (const until = Date.now() + 5_000;;) {
     try {
       return work();
     } catch (e) {
-      if (!/locked|busy/i.test(sentence(e)) || Date.now() > until) throw e;
+      if (!isBusy(e) || Date.now() > until) throw e;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5 + Math.random() * 20);
     }
   }
@@ -113,22 +121,28 @@ function migrate(database: DatabaseSync, file: string, steps: readonly (readonly
     );
   }
   for (let next = version; next < steps.length; next++) {
-    database.exec("BEGIN IMMEDIATE");
+    execute(database, "BEGIN IMMEDIATE");
     // Unless another orchestrator was faster.
     if (versionOf() === next) database.exec(`${steps[next].join("\n")}; PRAGMA user_version = ${next + 1}`);
-    database.exec("COMMIT");
+    execute(database, "COMMIT");
   }
 }
 
-function openFailure(file: string, cause: unknown): RbsError {
-  const message = sentence(cause);
-  const unreachable = cause instanceof Deno.errors.PermissionDenied || cause instanceof Deno.errors.IsADirectory ||
-    /unable to open|readonly|disk I\/O|locked|os error/.test(message);
+function unreachable(file: string, cause: unknown): RbsError {
   return new RbsError(
-    unreachable
-      ? `The session store ${file} cannot be opened (${message}): make it a file that this user can read and write.`
-      : `The session store ${file} is damaged (${message}): move it away (agents that still run end by themselves) ` +
-        `and start again.`,
+    `The session store ${file} cannot be opened (${
+      sentence(cause)
+    }): make it a file that this user can read and write.`,
+    { cause, culprit: "caller" },
+  );
+}
+
+function damaged(file: string, cause: unknown): RbsError {
+  return new RbsError(
+    `The session store ${file} is damaged (${
+      sentence(cause)
+    }): move it away (agents that still run end by themselves) ` +
+      `and start again.`,
     { cause, culprit: "caller" },
   );
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { RbsError } from "../../proto/base/errors.ts";
 import { fields } from "../testing/session_fields.ts";
-import { tempDirectory } from "../testing/temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 import { startColumns } from "./rows.ts";
 import { SqliteStore } from "./sqlite_store.ts";
 import { storeContract } from "./store_contract.ts";
@@ -11,7 +11,7 @@ import { storeContract } from "./store_contract.ts";
 const KEY = { userId: "ann", repoHash: "a".repeat(32), serverId: "" };
 
 function database() {
-  const temp = tempDirectory();
+  const temp = tempDirSync();
   return {
     open: () => SqliteStore.open(join(temp.path, "s.sqlite")),
     // deno-lint-ignore require-await
@@ -22,7 +22,7 @@ function database() {
 storeContract("SQLite", database);
 
 Deno.test("SQLite: what was written is there after the store was opened anew, for its owner only", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const file = join(temp.path, "s.sqlite");
   let before;
   {
@@ -85,7 +85,7 @@ for (
   ] as const
 ) {
   Deno.test(`SQLite: a file of ${version} is taken on, with all that it holds`, async () => {
-    using temp = tempDirectory();
+    using temp = tempDirSync();
     const file = join(temp.path, "s.sqlite");
     const old = new DatabaseSync(file);
     old.exec(schema);
@@ -130,7 +130,7 @@ for (
 }
 
 Deno.test("SQLite: damaged files and other programs' files are named, and left as they are", async () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const file = join(temp.path, "s.sqlite");
   const refused = (pattern: RegExp) =>
     assert.throws(() => SqliteStore.open(file), (e: unknown) => {

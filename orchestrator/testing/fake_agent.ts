@@ -7,11 +7,11 @@ import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { AgentListeningSchema, BlankAgentSchema } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { enrol } from "../../proto/enrolment/enrolment.ts";
 import { enrolByPipe } from "../../proto/enrolment/pipe_enrolment.ts";
-import { InputLines } from "../../proto/base/lines.ts";
+import { LineReader } from "../../proto/base/line_reader.ts";
 import { FakeAgentServer } from "./fake_agent_server.ts";
 
-const input = new InputLines(Deno.stdin.readable);
-const blank = fromJsonString(BlankAgentSchema, await input.next());
+const input = new LineReader(Deno.stdin.readable);
+const blank = fromJsonString(BlankAgentSchema, (await input.next())!);
 const behaviour = new Set(Deno.args);
 const exit = () => {
   console.error("fake agent: \x1b[31mno JDK here\x1b[0m\n");

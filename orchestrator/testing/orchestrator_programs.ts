@@ -6,7 +6,8 @@ import { createRpcClient, type RpcClient } from "../../proto/transport/rpc/clien
 import { readCredentials } from "../../proto/identity/key_directory.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
-import { tempDirectory } from "./temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const MAIN = join(import.meta.dirname!, "../main.ts");
 const FAKE_AGENT = join(import.meta.dirname!, "fake_agent.ts");
@@ -56,9 +57,7 @@ export class OrchestratorProgram {
     if (name !== "SIGSTOP") return;
     const tasks = `/proc/${this.child.pid}/task`;
     const state = (id: string) => Deno.readTextFileSync(`${tasks}/${id}/stat`).replace(/.*\) /s, "")[0];
-    while ([...Deno.readDirSync(tasks)].some(({ name }) => state(name) !== "T")) {
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
+    await eventually(() => [...Deno.readDirSync(tasks)].every(({ name }) => state(name) === "T"));
   }
 
   /** Ends it, and resolves when it has. */
@@ -72,7 +71,7 @@ export class OrchestratorProgram {
 
 /** A state directory, and the orchestrators that share it. */
 export class OrchestratorPrograms implements AsyncDisposable {
-  readonly #temp = tempDirectory();
+  readonly #temp = tempDirSync();
   readonly stateDir = join(this.#temp.path, "state");
   readonly started: OrchestratorProgram[] = [];
   readonly #agent = join(this.#temp.path, "agent");
@@ -164,7 +163,7 @@ export class OrchestratorPrograms implements AsyncDisposable {
         // It has ended.
       }
     }
-    while (this.agents().length > 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    await eventually(() => this.agents().length === 0);
     this.#temp[Symbol.dispose]();
   }
 }

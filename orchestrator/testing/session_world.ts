@@ -12,7 +12,8 @@ import { InstantClock } from "./instant_clock.ts";
 import type { WarmAgent } from "../store/warm_agent_store.ts";
 import { WarmPool } from "../agents/warm_pool.ts";
 import { InProcessCompute } from "./in_process_compute.ts";
-import { tempDirectory } from "./temp.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 /** Two session ids. */
 export const A = "a".repeat(32);
@@ -45,7 +46,7 @@ export type WorldOptions = Partial<SessionServiceOptions> & {
 
 /** A service with a store on the disk and agents in this process. */
 export class World implements AsyncDisposable {
-  readonly temp = tempDirectory();
+  readonly temp = tempDirSync();
   readonly compute = new InProcessCompute();
   store = SqliteStore.open(join(this.temp.path, "s.sqlite"));
   pool?: WarmPool;
@@ -105,11 +106,10 @@ export class World implements AsyncDisposable {
 
   /** Resolves when so many agents wait in the store, and they are all that there are. */
   async untilWarm(count: number): Promise<WarmAgent[]> {
-    for (;;) {
+    return await eventually(async () => {
       const agents = await this.store.warmAgents.list();
-      if (agents.length === count && agents.every(({ agentPort }) => agentPort !== 0)) return agents;
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
+      return agents.length === count && agents.every(({ agentPort }) => agentPort !== 0) && agents;
+    }, `${count} agents wait`);
   }
 
   get(change: Partial<ServerRequest> = {}, onStep?: (step: string) => void, signal = new AbortController().signal) {
@@ -177,5 +177,5 @@ export function rejects(promise: Promise<unknown>, code: Code, message: RegExp):
 
 /** Resolves once the agent was told the epoch. */
 export async function told(agent: FakeAgentServer, epoch: number): Promise<void> {
-  while (!agent.epochs.includes(epoch)) await new Promise((resolve) => setTimeout(resolve, 1));
+  await eventually(() => agent.epochs.includes(epoch));
 }

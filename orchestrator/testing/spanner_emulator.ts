@@ -1,6 +1,7 @@
 /** Google's Spanner emulator, for tests. */
 import type { Database, Spanner } from "@google-cloud/spanner";
 import { loadSpanner } from "../store/spanner_library.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 const PROJECT = "rbs-test";
 const INSTANCE = "rbs";
@@ -104,7 +105,7 @@ export class SpannerEmulator implements AsyncDisposable {
   async pause(): Promise<void> {
     this.#child.kill("SIGSTOP");
     // The signal is on its way, and the system tells nobody but by this.
-    while (!this.#isStopped()) await new Promise((resolve) => setTimeout(resolve, 1));
+    await eventually(() => this.#isStopped());
   }
 
   resume(): void {

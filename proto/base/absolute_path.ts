@@ -32,9 +32,22 @@ export function absolutePath(text: string): AbsolutePath {
   return text;
 }
 
+/** Whether `path` is below `folder`, at any depth, by name. */
+export function isIn(path: string, folder: string): boolean {
+  return path !== folder && path.startsWith(folder === "/" ? "/" : `${folder}/`);
+}
+
 /** Whether `path` is `folder` or below it, by name. */
 export function isAtOrIn(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
+  return path === folder || isIn(path, folder);
+}
+
+/** Whether `path` lies in one of many folders. As fast as it is deep, however many there are. */
+export function isInAny(path: string, folders: ReadonlySet<string>): boolean {
+  for (let slash = path.lastIndexOf("/"); slash > 0; slash = path.lastIndexOf("/", slash - 1)) {
+    if (folders.has(path.slice(0, slash))) return true;
+  }
+  return false;
 }
 
 /** Quotes a foreign value for a message, cut to the length of a line. */

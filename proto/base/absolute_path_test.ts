@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { absolutePath, isAbsolutePath, isAtOrIn, pathFault } from "./absolute_path.ts";
+import { absolutePath, isAbsolutePath, isAtOrIn, isIn, isInAny, pathFault } from "./absolute_path.ts";
 
 Deno.test("an absolute path says by its text alone where it leads", () => {
   for (const path of ["/a", "/a/b", "/..a/b..", "/a b\n'", "/ä/.b", "/" + "a".repeat(4094)]) {
@@ -16,4 +16,9 @@ Deno.test("an absolute path says by its text alone where it leads", () => {
 Deno.test("what lies in a folder is told by whole components", () => {
   assert(isAtOrIn("/a/b", "/a") && isAtOrIn("/a", "/a") && isAtOrIn("/a", "/"));
   assert(!isAtOrIn("/ab", "/a") && !isAtOrIn("/a", "/a/b"));
+  assert(isIn("/a/b/c", "/a") && isIn("/a", "/"));
+  assert(
+    isInAny("/a/b/c", new Set(["/x", "/a"])) && !isInAny("/a", new Set(["/a"])) && !isInAny("/ab", new Set(["/a"])),
+  );
+  assert(!isIn("/a", "/a") && !isIn("/", "/") && !isIn("/ab", "/a"));
 });

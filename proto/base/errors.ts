@@ -32,3 +32,15 @@ export function sentence(thrown: unknown): string {
   const text = thrown instanceof Error ? thrown.message || thrown.name : String(thrown);
   return text.split("\n", 1)[0];
 }
+
+/** The system's name for what went wrong, as "ENOSPC": of an error of Deno, of Node or of the C library's; else undefined. */
+export function systemCode(thrown: unknown): string | undefined {
+  const code = (thrown as { code?: unknown } | undefined)?.code;
+  return typeof code === "string" ? code : undefined;
+}
+
+/** Whether a disk, or what a user may have of it, is full. */
+export function isDiskFull(thrown: unknown): boolean {
+  const code = systemCode(thrown);
+  return code === "ENOSPC" || code === "EDQUOT";
+}

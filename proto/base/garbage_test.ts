@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Garbage } from "./garbage.ts";
-import { eventually } from "../testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 Deno.test("garbage is collected once for many connections that ended, soon, and not for a few", async () => {
   let collected = 0;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { patientTimer } from "./patient_timer.ts";
-import { eventually } from "../testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 Deno.test("a program that was busy itself hears what lies there already before the time is over", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { findWorkspace, repoHash, WORKSPACE_MARKERS } from "./workspace.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 for (
   const [path, hash] of [
@@ -16,30 +16,22 @@ for (
 
 for (const marker of WORKSPACE_MARKERS) {
   Deno.test(`a workspace is found by its ${marker} from any folder in it`, () => {
-    const top = Deno.realPathSync(Deno.makeTempDirSync());
-    try {
-      const deep = join(top, "a", "b");
-      Deno.mkdirSync(deep, { recursive: true });
-      Deno.writeTextFileSync(join(top, marker), "");
-      assert.equal(findWorkspace(deep), top);
-      assert.equal(findWorkspace(top), top);
-    } finally {
-      Deno.removeSync(top, { recursive: true });
-    }
+    using top = tempDirSync();
+    const deep = top.join("a", "b");
+    Deno.mkdirSync(deep, { recursive: true });
+    Deno.writeTextFileSync(top.join(marker), "");
+    assert.equal(findWorkspace(deep), top.path);
+    assert.equal(findWorkspace(top.path), top.path);
   });
 }
 
 Deno.test("the nearest workspace wins, and a folder named WORKSPACE is none", () => {
-  const top = Deno.realPathSync(Deno.makeTempDirSync());
-  try {
-    Deno.mkdirSync(join(top, "inner", "x", "WORKSPACE"), { recursive: true });
-    Deno.writeTextFileSync(join(top, "MODULE.bazel"), "");
-    Deno.writeTextFileSync(join(top, "inner", "WORKSPACE.bazel"), "");
-    assert.equal(findWorkspace(join(top, "inner", "x")), join(top, "inner"));
-    assert.equal(findWorkspace(top), top);
-  } finally {
-    Deno.removeSync(top, { recursive: true });
-  }
+  using top = tempDirSync();
+  Deno.mkdirSync(top.join("inner", "x", "WORKSPACE"), { recursive: true });
+  Deno.writeTextFileSync(top.join("MODULE.bazel"), "");
+  Deno.writeTextFileSync(top.join("inner", "WORKSPACE.bazel"), "");
+  assert.equal(findWorkspace(top.join("inner", "x")), top.join("inner"));
+  assert.equal(findWorkspace(top.path), top.path);
 });
 
 Deno.test("outside of any workspace there is none", () => assert.equal(findWorkspace("/proc"), undefined));

@@ -1,7 +1,7 @@
 import { fromJsonString, toJsonString } from "@bufbuild/protobuf";
 import { RbsError } from "../base/errors.ts";
 import { IssueCertificateRequestSchema, IssueCertificateResponseSchema } from "../contract/gen/rbs/v1/identity_pb.ts";
-import type { InputLines } from "../base/lines.ts";
+import type { LineReader } from "../base/line_reader.ts";
 import type { Credentials } from "../identity/credentials.ts";
 import { enrolBy } from "./enrolment.ts";
 
@@ -11,13 +11,13 @@ import { enrolBy } from "./enrolment.ts";
  */
 export async function enrolByPipe(
   { trustDomain, bootstrapToken }: { trustDomain: string; bootstrapToken: string },
-  { input, print }: { input: Pick<InputLines, "next">; print(line: string): void },
+  { input, print }: { input: Pick<LineReader, "next">; print(line: string): void },
 ): Promise<Credentials> {
   return await enrolBy(
     async (request) => {
       print(toJsonString(IssueCertificateRequestSchema, request));
       const answer = await input.next();
-      if (answer === "") throw new RbsError("it has closed the agent's standard input");
+      if (!answer) throw new RbsError("it has closed the agent's standard input");
       return fromJsonString(IssueCertificateResponseSchema, answer, { ignoreUnknownFields: true });
     },
     { trustDomain },

@@ -151,19 +151,6 @@ export class RawPeer {
   }
 }
 
-/** Resolves once `condition` holds; rejects when that takes more than `milliseconds`. */
-export async function eventually(
-  condition: () => unknown,
-  what = "the condition",
-  milliseconds = 10_000,
-): Promise<void> {
-  const deadline = performance.now() + milliseconds;
-  while (!await condition()) {
-    if (performance.now() > deadline) throw new Error(`${what} did not come true within ${milliseconds} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
-}
-
 /** Small pseudo-random numbers that are the same in each run (mulberry32). */
 export function random(seed: number): (below: number) => number {
   let state = seed;

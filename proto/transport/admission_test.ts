@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type Admission, AdmissionControl, type AdmissionLimits } from "./admission.ts";
-import { eventually } from "../testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 /** A control, and what became of those who came. */
 function control(limits: Partial<AdmissionLimits> = {}, now?: () => number) {

@@ -55,9 +55,14 @@ function readlinkSync(path: string): string {
     if (!target.includes("\ufffd")) return target;
   } catch (e) {
     // Deno 2.9.6 throws this for a target with other bytes.
-    if (!/not valid UTF-8/.test(String(e))) throw e;
+    if (!isNotUtf8(e)) throw e;
   }
   return readlinkByBash(path);
+}
+
+/** Whether Deno 2.9.6 could not read a target because of its bytes: it gives nothing but a text. */
+function isNotUtf8(thrown: unknown): boolean {
+  return /not valid UTF-8/.test(String(thrown));
 }
 
 /**

@@ -1,23 +1,19 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { Looks } from "./stat_snapshot.ts";
 import { localFiles } from "./local_files.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 const LONG_AGO = new Date(2020, 1);
 
 /** A folder with a file, a symlink and a folder, as if it had been made when `since` was yet to come. */
 async function withFiles(test: (at: (name: string) => string, since: number) => void) {
-  const folder = await Deno.makeTempDir({ prefix: "rbs-looks-" });
-  try {
-    const at = (name: string) => join(folder, name);
-    Deno.writeTextFileSync(at("file"), "one");
-    Deno.utimeSync(at("file"), LONG_AGO, LONG_AGO);
-    Deno.symlinkSync("file", at("link"));
-    Deno.mkdirSync(at("folder"));
-    test(at, Date.now() + 2_000);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  await using folder = await tempDir();
+  const at = folder.join;
+  Deno.writeTextFileSync(at("file"), "one");
+  Deno.utimeSync(at("file"), LONG_AGO, LONG_AGO);
+  Deno.symlinkSync("file", at("link"));
+  Deno.mkdirSync(at("folder"));
+  test(at, Date.now() + 2_000);
 }
 
 Deno.test("looks: the same as long as nothing happens", () =>

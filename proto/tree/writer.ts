@@ -9,7 +9,7 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash, type Hash, randomBytes } from "node:crypto";
-import { RbsError, sentence } from "../base/errors.ts";
+import { isDiskFull, RbsError, sentence } from "../base/errors.ts";
 import { Pace } from "../base/time_slice.ts";
 import type { TreeRecord } from "./batch.ts";
 import { type Entry, sameDigest } from "./entry.ts";
@@ -585,9 +585,8 @@ function wrongSize({ path, size }: Entry, found: number): TreeError {
 
 /** The error for a disk that refuses a write. */
 function unwritable(path: string, cause: unknown): RbsError {
-  const full = /No space left|os error 28\b|os error 122\b/.test(sentence(cause));
   return new RbsError(
-    full
+    isDiskFull(cause)
       ? `The disk of ${path} is full: make room there.`
       : `${path} cannot be written (${sentence(cause)}): fix its permissions.`,
     { cause, culprit: "caller" },

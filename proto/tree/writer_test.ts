@@ -596,7 +596,7 @@ Deno.test("a disk that does not take a file is named, and has no half of it", as
   try {
     Deno.writeFileSync = (path, data, options) => {
       write(path, (data as Uint8Array).subarray(0, 2), options);
-      throw new Error("No space left on device (os error 28)");
+      throw Object.assign(new Error("No space left on device (os error 28)"), { code: "ENOSPC" });
     };
     const full = (e: unknown) => e instanceof RbsError && /^The disk of .* is full: make room there\.$/.test(e.message);
     assert.throws(() => place.apply(file("f", "after")), full);

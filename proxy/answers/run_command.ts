@@ -16,7 +16,6 @@ import { normalize } from "node:path";
 import {
   allValues,
   clientVariable,
-  isWithin,
   latin1,
   parseRunArguments,
   resolvePath,
@@ -26,6 +25,7 @@ import type { ExecRequest } from "./exec_request.ts";
 import { quoted } from "./refusal.ts";
 import { clientCwd, RunEnvironment } from "./run_environment.ts";
 import { shellWords, wordsAfterPrefix } from "./shell_words.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** The shell of `run` without an option for it (`ShToolchain`, `ShellConfiguration`). */
 const DEFAULT_SHELL = "/bin/bash";
@@ -167,7 +167,7 @@ class RunCommand {
   /** `bazel run //tools:deploy.sh` executes the source file itself. */
   #isTarget(path: string): boolean {
     const { args, workspace } = this.#options;
-    if (!isNormal(path) || !isWithin(path, workspace)) return false;
+    if (!isNormal(path) || !isAtOrIn(path, workspace)) return false;
     const typed = splitArguments(args).typed.map((arg) => latin1(arg));
     const end = typed.indexOf("--");
     return typed.slice(0, end < 0 ? undefined : end).some((word) => {
@@ -188,7 +188,7 @@ class RunCommand {
   /** Bazel names directories: of the output base, of the workspace and in it, and of test logs in the execroot. */
   #isReplaceable(value: string): boolean {
     const { outputBases, workspace } = this.#options;
-    return outputBases.includes(value) || value === this.#cwd || isNormal(value) && isWithin(value, workspace) ||
+    return outputBases.includes(value) || value === this.#cwd || isNormal(value) && isAtOrIn(value, workspace) ||
       /^bazel-out\/[\w.+-]+(\/[\w.+-]+)*$/.test(value) && !/(^|\/)\.\.?(\/|$)/.test(value);
   }
 }

@@ -15,12 +15,12 @@ import type { Buffer } from "node:buffer";
 import {
   allValues,
   clientVariable,
-  isWithin,
   latin1,
   parseRunArguments,
   splitArguments,
   startsWith,
 } from "../arguments/run_arguments.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** Options that name a variable, or set NAME=value. HEAD's `=NAME` removes one. */
 const NAMING = ["action_env", "host_action_env", "test_env", "repo_env", "run_env"];
@@ -96,7 +96,7 @@ export class RunEnvironment {
     if (!IS_NAME.test(name)) return false;
     const { workspace, cwd } = this.#place;
     if (name === "BUILD_WORKSPACE_DIRECTORY") return value === workspace;
-    if (name === "BUILD_WORKING_DIRECTORY") return value === cwd || isWithin(value, workspace);
+    if (name === "BUILD_WORKING_DIRECTORY") return value === cwd || isAtOrIn(value, workspace);
     if (BAZELS_OWN.test(name)) return true;
     if (name === "PATH" && DEFAULT_PATHS.includes(value)) return true;
     if (this.#given.has(`${name}=${value}`) || clientVariable(this.#args, name) === value) return true;

@@ -5,7 +5,8 @@
 import type { Buffer } from "node:buffer";
 import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { optionsFor, PATH_OPTIONS, pathOption } from "./path_options.ts";
-import { clientVariable, fileName, isWithin, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
+import { clientVariable, fileName, type Option, parseRunArguments, resolvePath } from "./run_arguments.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** The result of {@link otherPaths}. */
 export interface OtherPaths {
@@ -44,13 +45,13 @@ export function otherPaths({ args, workspace, outputBase }: {
       continue;
     }
     const { warning, outside } = pathOption(name, "stays") ?? {};
-    if (outside ? warning && !isWithin(resolve(value), workspace) : warning && /^(unix:|\/)/.test(value)) {
+    if (outside ? warning && !isAtOrIn(resolve(value), workspace) : warning && /^(unix:|\/)/.test(value)) {
       warnings.add(`${fileName(text)} ${warning}`);
     }
   }
   const isHere = ({ value }: Option) => {
     const path = resolve(value);
-    return isWithin(path, workspace) || isWithin(path, outputBase) || systemFolderOf(path) !== undefined;
+    return isAtOrIn(path, workspace) || isAtOrIn(path, outputBase) || systemFolderOf(path) !== undefined;
   };
   for (const other of others) {
     if (Object.hasOwn(PATH_OPTIONS, other.name) || !/^\/(?!\/)/.test(other.value) || isHere(other)) continue;

@@ -23,13 +23,13 @@ import {
   clientVariable,
   fileName,
   isOn,
-  isWithin,
   type Option,
   parseRunArguments,
   resolvePath,
 } from "./run_arguments.ts";
 import { type InOption, optionsFor, pathOption } from "./path_options.ts";
 import { readStarlark } from "./starlark_paths.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** A directory or file outside of the workspace. */
 export interface OutsideRoot {
@@ -132,7 +132,7 @@ function homeFiles(finder: Finder, args: readonly Buffer[]): void {
   const names = (clientVariable(args, HOME_FILES) ?? "").split(":").filter((name) => name !== "");
   for (const name of home ? names : []) {
     const path = resolvePath(fileName(name), home!, home!, home);
-    if (path === home || !isWithin(path, home!)) {
+    if (path === home || !isAtOrIn(path, home!)) {
       finder.warn(`${HOME_FILES} names ${fileName(name)}, which is not in your home folder: name it by an option.`);
     } else if (finder.add(path, HOME_FILES)) {
       finder.warn(
@@ -198,7 +198,7 @@ export async function linkedRoots(
     if (/\/bazel-[^/]+$/.test(path) && link.target.includes("/execroot/")) return;
     // A file may be a link again, whose target is needed as well.
     while (lead !== undefined && !seen.has(lead)) {
-      if (isWithin(lead, workspace) || isWithin(lead, outputBase)) break;
+      if (isAtOrIn(lead, workspace) || isAtOrIn(lead, outputBase)) break;
       // There are many such links (in a Python environment, for example), and they mean the machine that they are on.
       if (systemFolderOf(lead)) break;
       seen.add(lead);
@@ -336,14 +336,14 @@ class Finder {
   canGo(path: string, why: string, asked: boolean): boolean {
     const { workspace, outputBase, installBase } = this.#place;
     const own = [workspace, outputBase, ...installBase ? [installBase] : []];
-    if (own.some((folder) => isWithin(path, folder)) || !this.files.exists(path)) return false;
+    if (own.some((folder) => isAtOrIn(path, folder)) || !this.files.exists(path)) return false;
     if (systemFolderOf(path)) {
       this.#system.set(path, why);
       return false;
     }
     const real = this.files.realPath(path) ?? path;
     const home = this.home && (this.files.realPath(this.home) ?? this.home);
-    if (TOO_MUCH.includes(real) || home && isWithin(home, real)) {
+    if (TOO_MUCH.includes(real) || home && isAtOrIn(home, real)) {
       this.warn(`${path} (${why}) is not synced, since it holds far more than a build needs: name a folder in it.`);
       return false;
     }
@@ -361,7 +361,7 @@ class Finder {
   add(path: string, why: string, asked = true): string | undefined {
     if (!this.canGo(path, why, asked)) return undefined;
     const { workspace, outputBase } = this.#place;
-    const leaveOut = [workspace, outputBase].filter((folder) => isWithin(folder, path));
+    const leaveOut = [workspace, outputBase].filter((folder) => isAtOrIn(folder, path));
     if (!this.#roots.has(path)) this.#roots.set(path, { path, why, leaveOut });
     return path;
   }

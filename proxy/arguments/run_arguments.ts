@@ -286,8 +286,3 @@ function plain(path: string): string {
   const normal = normalize(path);
   return normal.length > 1 && normal.endsWith("/") ? normal.slice(0, -1) : normal;
 }
-
-/** Whether a path is `folder` or below it. Both are absolute and normalized. */
-export function isWithin(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder === "/" ? folder : `${folder}/`);
-}

@@ -5,7 +5,6 @@ import {
   clientVariable,
   fileName,
   isOn,
-  isWithin,
   parseRunArguments,
   resolvePath,
   splitArguments,
@@ -119,15 +118,6 @@ Deno.test("paths start where Bazel has them start, and keep their bytes", () => 
   assert.equal(resolve("/"), "/");
   assert.equal(fileName("/\xc3\xa9"), "/é");
   assert.equal(fileName("/\xff"), "/\udcff");
-});
-
-Deno.test("a folder holds itself and what is below it, not what begins alike", () => {
-  assert.deepEqual([isWithin("/a", "/a"), isWithin("/a/b", "/a"), isWithin("/ab", "/a"), isWithin("/a", "/")], [
-    true,
-    true,
-    false,
-    true,
-  ]);
 });
 
 Deno.test("whatever the bytes are, nothing is thrown, and the parts put together are all of it", () => {

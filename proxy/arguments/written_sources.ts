@@ -12,7 +12,8 @@
  */
 import type { Buffer } from "node:buffer";
 import { dirname, join } from "node:path";
-import { allValues, clientVariable, fileName, isWithin, parseRunArguments, resolvePath } from "./run_arguments.ts";
+import { allValues, clientVariable, fileName, parseRunArguments, resolvePath } from "./run_arguments.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** Absolute paths. */
 export interface WrittenSources {
@@ -50,8 +51,8 @@ export function writtenSources(options: WrittenSourcesOptions): WrittenSources {
   const home = clientVariable(options.args, "HOME");
   const value = allValues(given, "vendor_dir").at(-1);
   const folder = value && resolvePath(fileName(value), workspace, workspace, home && fileName(home));
-  const isOwn = folder && folder !== workspace && isWithin(folder, workspace) && !isWithin(folder, outputBase) &&
-    !isWithin(outputBase, folder);
+  const isOwn = folder && folder !== workspace && isAtOrIn(folder, workspace) && !isAtOrIn(folder, outputBase) &&
+    !isAtOrIn(outputBase, folder);
   const vendorFolder = isOwn ? folder : undefined;
   const writes = Object.hasOwn(COMMANDS, command) ? COMMANDS[command] : undefined;
   const { files, folders } = writes?.(options, { residue, vendorFolder }) ?? NOTHING;

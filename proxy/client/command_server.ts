@@ -11,6 +11,8 @@ import type { Cookies } from "../../proto/bazel/handshake_files.ts";
 import { encodeFields, scanFields, WireError } from "../../proto/base/protobuf_fields.ts";
 import type { Commands } from "../commands/commands.ts";
 import { CookieCheck } from "./cookie_check.ts";
+import { trace } from "../../proto/base/log.ts";
+import { log } from "../log.ts";
 
 /**
  * Maximum size of a request, in bytes. A command line is at most a few MB (limited by the kernel, and including the
@@ -88,12 +90,12 @@ export function startCommandServer(
       strangers: MAX_STRANGERS,
       strangerMs: SILENT_MS,
     },
-    onRefused: (why) => console.error(`rbs: ${why}`),
+    onRefused: log,
   });
   let ready: Commands | undefined;
   void commands.then((loaded) => ready = loaded);
   // A client takes some milliseconds between its connection and its command, but waits for our first frames.
   const onConnection = (by: Http2Connection) =>
     void setTimeout(() => listener.admission.strangers <= FEW_STRANGERS && ready?.expect(by), 0);
-  return listenForCalls(listener, serve, (path, e) => console.error(`rbs: ${path}:`, e), { onConnection });
+  return listenForCalls(listener, serve, (path, e) => log(`${path}: ${trace(e)}`), { onConnection });
 }

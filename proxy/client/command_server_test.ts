@@ -4,7 +4,8 @@ import { encodeFrame, ErrorCode, Flag, FrameType, PREFACE, settingsFrame } from 
 import { encodeHeaders, HpackDecoder } from "../../proto/transport/http2/hpack.ts";
 import { Status } from "../../proto/transport/grpc/calls.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
-import { eventually, RawPeer } from "../../proto/testing/pipe.ts";
+import { RawPeer } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { startCommandServer } from "./command_server.ts";
 import type { Commands } from "../commands/commands.ts";
 import { BazelClient } from "../testing/agent.ts";

@@ -3,10 +3,11 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { ServerInfoSchema } from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
 import { Handshake } from "./handshake.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** An output base whose client has written its pid file. */
 function outputBase(pid = Deno.pid) {
-  const path = Deno.makeTempDirSync();
+  const temp = tempDirSync(), { path } = temp;
   Deno.mkdirSync(join(path, "server"));
   const file = (name: string) => join(path, "server", name);
   Deno.writeTextFileSync(file("server.pid.txt"), String(pid));
@@ -15,11 +16,7 @@ function outputBase(pid = Deno.pid) {
     file,
     read: (name: string) => Deno.readTextFileSync(file(name)),
     names: () => [...Deno.readDirSync(join(path, "server"))].map((e) => e.name).sort(),
-    [Symbol.dispose]: () => {
-      try {
-        Deno.removeSync(path, { recursive: true });
-      } catch { /* the test did */ }
-    },
+    [Symbol.dispose]: temp[Symbol.dispose],
   };
 }
 

@@ -44,6 +44,8 @@ import { ResponseField } from "../../proto/bazel/run_response.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
 import type { AgentLink, Session } from "../session/session.ts";
 import type { ReadyCommand, TwoMachines } from "./synced_commands.ts";
+import { trace } from "../../proto/base/log.ts";
+import { log } from "../log.ts";
 
 /** The agent inserts the real server's cookie; ours is only for the client and the proxy. */
 const NO_COOKIE = Buffer.alloc(0);
@@ -249,7 +251,7 @@ export class Commands {
       if (e instanceof StatusError && name !== "shutdown") return call.end(e);
       const exitCode = e instanceof RbsError ? e.exitCode : ExitCode.INTERNAL_ERROR;
       await conclude(exitCode, `rbs: ${sentence(e)}\n`);
-      if (!(e instanceof RbsError)) console.error(e);
+      if (!(e instanceof RbsError)) log(trace(e));
     } finally {
       clearTimeout(enough);
       // Also after a failure: the client continues, and ends this process by force.
@@ -271,9 +273,9 @@ export class Commands {
     const { outputBase } = this.#server;
     try {
       const { handBack } = await import("../outputs/server_state.ts");
-      if (await handBack(outputBase)) console.error(`rbs: the agent's outputs were put aside in ${outputBase}/rbs`);
+      if (await handBack(outputBase)) log(`the agent's outputs were put aside in ${outputBase}/rbs`);
     } catch (e) {
-      console.error(`rbs: the agent's outputs in ${outputBase} cannot be put aside (${sentence(e)})`);
+      log(`the agent's outputs in ${outputBase} cannot be put aside (${sentence(e)})`);
     }
   }
 
@@ -518,6 +520,6 @@ export class Commands {
       return remoteId === undefined ? undefined : Buffer.from(remoteId);
     }));
     const { code, message: why } = await link.connection.unary(path, request, { headers: link.headers(headers) });
-    if (code !== Status.OK) console.error(`rbs: ${path} was not passed on: ${why || `gRPC status ${code}`}`);
+    if (code !== Status.OK) log(`${path} was not passed on: ${why || `gRPC status ${code}`}`);
   }
 }

@@ -7,7 +7,7 @@ import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import type { Http2Connection } from "../../proto/transport/http2/connection.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { encodeFields, scanFields, varintValue } from "../../proto/base/protobuf_fields.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { startCommandServer } from "../client/command_server.ts";
 import { Commands } from "./commands.ts";

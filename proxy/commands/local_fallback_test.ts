@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { fromBinary } from "@bufbuild/protobuf";
 import { ExecRequestSchema } from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
 import { clientVariable, localOutputBase, runLocally } from "./local_fallback.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 const request = {
@@ -54,30 +55,26 @@ Deno.test("the client is asked to run the typed command again, in an output base
 });
 
 Deno.test("the script removes links into the session's outputs, no others, and becomes the client", async () => {
-  const top = await Deno.makeTempDir();
-  try {
-    const workspace = `${top}/it's a "ws"`, outputBase = `${top}/ob`;
-    await Deno.mkdir(workspace);
-    await Deno.symlink(`${outputBase}/execroot/ws/bazel-out/bin`, `${workspace}/bazel-bin`);
-    await Deno.symlink(`${top}/elsewhere`, `${workspace}/bazel-mine`);
-    await Deno.writeTextFile(`${workspace}/bazel-file`, "");
-    const echo = {
-      ...request,
-      args: [bytes("run"), bytes("--binary_path=echo"), bytes("--client_cwd=/"), bytes("x y")],
-    };
-    const exec = fromBinary(ExecRequestSchema, runLocally(echo, outputBase, workspace).fields[0][1] as Uint8Array);
-    const [program, ...args] = exec.argv.map((a) => new TextDecoder().decode(a));
-    const { code, stdout } = await new Deno.Command(program, { args }).output();
-    assert.equal(code, 0);
-    assert.equal(
-      new TextDecoder().decode(stdout),
-      `--host_jvm_args=-Xmx1g --output_base=${outputBase}/local run x y\n`,
-    );
-    const left = (await Array.fromAsync(Deno.readDir(workspace))).map((e) => e.name).sort();
-    assert.deepEqual(left, ["bazel-file", "bazel-mine"]);
-  } finally {
-    await Deno.remove(top, { recursive: true });
-  }
+  await using top = await tempDir();
+  const workspace = `${top.path}/it's a "ws"`, outputBase = `${top.path}/ob`;
+  await Deno.mkdir(workspace);
+  await Deno.symlink(`${outputBase}/execroot/ws/bazel-out/bin`, `${workspace}/bazel-bin`);
+  await Deno.symlink(`${top.path}/elsewhere`, `${workspace}/bazel-mine`);
+  await Deno.writeTextFile(`${workspace}/bazel-file`, "");
+  const echo = {
+    ...request,
+    args: [bytes("run"), bytes("--binary_path=echo"), bytes("--client_cwd=/"), bytes("x y")],
+  };
+  const exec = fromBinary(ExecRequestSchema, runLocally(echo, outputBase, workspace).fields[0][1] as Uint8Array);
+  const [program, ...args] = exec.argv.map((a) => new TextDecoder().decode(a));
+  const { code, stdout } = await new Deno.Command(program, { args }).output();
+  assert.equal(code, 0);
+  assert.equal(
+    new TextDecoder().decode(stdout),
+    `--host_jvm_args=-Xmx1g --output_base=${outputBase}/local run x y\n`,
+  );
+  const left = (await Array.fromAsync(Deno.readDir(workspace))).map((e) => e.name).sort();
+  assert.deepEqual(left, ["bazel-file", "bazel-mine"]);
 });
 
 Deno.test("a variable is the one of the command, not of the proxy", () => {

@@ -4,7 +4,8 @@
  * installed.
  */
 import { Buffer } from "node:buffer";
-import { isWithin, shown } from "../outputs/allowed_paths.ts";
+import { shown } from "../outputs/allowed_paths.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** Messages of shells, env(1) and Bazel. Names contain no slash: tools called by a path are not looked for. */
 const NOT_FOUND =
@@ -46,7 +47,7 @@ export class MissingTools {
     if (this.#names.size === 0) return undefined;
     const folders = new Set(
       searchPath.split(":").filter((folder) =>
-        home.length > 1 && folder.startsWith(`${home}/`) && !synced.some((root) => isWithin(folder, root))
+        home.length > 1 && folder.startsWith(`${home}/`) && !synced.some((root) => isAtOrIn(folder, root))
       ),
     );
     const found = [...this.#names].flatMap((name) => {

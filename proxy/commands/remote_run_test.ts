@@ -9,7 +9,7 @@ import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
 import { listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import type { TlsClientOptions } from "../../proto/transport/tls/client.ts";
 import { TlsListener } from "../../proto/transport/tls/listener.ts";
 import { type RemoteCommand, runRemotely } from "./remote_run.ts";

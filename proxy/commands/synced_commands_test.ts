@@ -7,9 +7,11 @@ import { request } from "../arguments/testing.ts";
 import type { AgentLink } from "../session/session.ts";
 import { WorkspaceAgent } from "../testing/workspace_agent.ts";
 import { TwoMachines } from "./synced_commands.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 Deno.test("what symlinks lead to is there for the first command, links behind links included", async () => {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  using directory = tempDirSync();
+  const temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   const write = (path: string) => {
     Deno.mkdirSync(`${temp}/${path}`.replace(/\/[^/]*$/, ""), { recursive: true });
@@ -28,7 +30,7 @@ Deno.test("what symlinks lead to is there for the first command, links behind li
   Deno.symlinkSync("../far", `${temp}/named/link`);
   Deno.symlinkSync(`${temp}/farther`, `${temp}/far/link`);
   using agent = new WorkspaceAgent(`${temp}/agent`);
-  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  using both = new TwoMachines({ workspace, outputBase, argv: [] });
   const typed = [`--override_repository=named=${temp}/named`, "//..."];
   const sent = request({ cwd: workspace, typed });
   const prepare = () =>
@@ -46,28 +48,24 @@ Deno.test("what symlinks lead to is there for the first command, links behind li
       return false;
     }
   };
-  try {
-    await prepare();
-    // This agent has the entry of a root that is a single file below the root's path.
-    for (const path of ["x/f", "one/one", "named/f", "far/f", "farther/f", "main/.git/HEAD"]) {
-      assert(isThere(path), path);
-    }
-    assert(!isThere("later/f"));
-    Deno.symlinkSync("../later", `${temp}/far/new`);
-    await prepare();
-    assert(isThere("later/f"));
-  } finally {
-    both[Symbol.dispose]();
-    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+  await prepare();
+  // This agent has the entry of a root that is a single file below the root's path.
+  for (const path of ["x/f", "one/one", "named/f", "far/f", "farther/f", "main/.git/HEAD"]) {
+    assert(isThere(path), path);
   }
+  assert(!isThere("later/f"));
+  Deno.symlinkSync("../later", `${temp}/far/new`);
+  await prepare();
+  assert(isThere("later/f"));
 });
 
 Deno.test("what was saved after somebody else had connected is there for the command that was started then", async () => {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  using directory = tempDirSync();
+  const temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   using agent = new WorkspaceAgent(`${temp}/agent`);
-  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  using both = new TwoMachines({ workspace, outputBase, argv: [] });
   const sent = ["build", "//..."].map((word) => Buffer.from(word));
   const prepare = (by: object) =>
     both.prepare(sent, {
@@ -88,96 +86,84 @@ Deno.test("what was saved after somebody else had connected is there for the com
   const aLittle = () => pause(15);
   // A look is begun once in that time at most (AHEAD_MS), and no event tells that it is over.
   const untilNextLook = () => pause(100);
-  try {
-    await prepare({});
-    // Until the look of a connection counts for its own command: then what is saved after it is the next one's.
-    for (let i = 0;; i++) {
-      const by = {};
-      both.expect(by);
-      await aLittle();
-      Deno.writeTextFileSync(`${workspace}/f${i}`, "late");
-      await prepare(by);
-      const counts = there(`f${i}`) === undefined;
-      await prepare({});
-      assert.equal(there(`f${i}`), "late");
-      if (counts) break;
-      assert(i < 200, "a look never counts");
-      await untilNextLook();
-    }
-    await untilNextLook();
-    both.expect({});
+  await prepare({});
+  // Until the look of a connection counts for its own command: then what is saved after it is the next one's.
+  for (let i = 0;; i++) {
+    const by = {};
+    both.expect(by);
     await aLittle();
-    Deno.writeTextFileSync(`${workspace}/f`, "saved");
-    const mine = {};
-    both.expect(mine);
-    await prepare(mine);
-    assert.equal(there("f"), "saved");
-  } finally {
-    both[Symbol.dispose]();
-    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+    Deno.writeTextFileSync(`${workspace}/f${i}`, "late");
+    await prepare(by);
+    const counts = there(`f${i}`) === undefined;
+    await prepare({});
+    assert.equal(there(`f${i}`), "late");
+    if (counts) break;
+    assert(i < 200, "a look never counts");
+    await untilNextLook();
   }
+  await untilNextLook();
+  both.expect({});
+  await aLittle();
+  Deno.writeTextFileSync(`${workspace}/f`, "saved");
+  const mine = {};
+  both.expect(mine);
+  await prepare(mine);
+  assert.equal(there("f"), "saved");
 });
 
 Deno.test("a command that broke ends its pipes, and the next one tells the agent what is here", async () => {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  using directory = tempDirSync();
+  const temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`, pipe = `${temp}/pipe`;
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   await output(["mkfifo", pipe]);
   using agent = new WorkspaceAgent(`${temp}/agent`);
-  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  using both = new TwoMachines({ workspace, outputBase, argv: [] });
   const typed = [`--build_event_json_file=${pipe}`, "//..."];
   const sent = request({ cwd: workspace, typed });
   const link = { ...agent.link, synced: true } as unknown as AgentLink;
   const prepare = () =>
     both.prepare(sent, { link, by: {}, isCurrent: () => true, signal: new AbortController().signal, say: () => {} });
-  try {
-    const broken = await prepare();
-    assert(broken.outputs.home, "the first one tells");
-    void broken.onNamed(encodeFields([[1, pipe], [3, "half"]]));
-    await using reader = new Deno.Command("cat", { args: [pipe], stdout: "piped" }).spawn();
-    const came = reader.stdout.getReader();
-    assert.equal(new TextDecoder().decode((await came.read()).value), "half");
-    broken[Symbol.dispose]();
-    assert.equal((await came.read()).done, true);
-    using next = await prepare();
-    assert(next.outputs.home);
-  } finally {
-    both[Symbol.dispose]();
-    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
-  }
+  const broken = await prepare();
+  assert(broken.outputs.home, "the first one tells");
+  void broken.onNamed(encodeFields([[1, pipe], [3, "half"]]));
+  await using reader = new Deno.Command("cat", { args: [pipe], stdout: "piped" }).spawn();
+  const came = reader.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await came.read()).value), "half");
+  broken[Symbol.dispose]();
+  assert.equal((await came.read()).done, true);
+  using next = await prepare();
+  assert(next.outputs.home);
 });
 
 Deno.test("shutdown waits for no files", async () => {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  using directory = tempDirSync();
+  const temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   Deno.writeTextFileSync(`${workspace}/f`, "unsent");
   using agent = new WorkspaceAgent(`${temp}/agent`);
-  const both = new TwoMachines({ workspace, outputBase, argv: [] });
-  try {
-    const { generation } = await both.prepare([Buffer.from("shutdown")], {
-      link: { ...agent.link, synced: true } as unknown as AgentLink,
-      by: {},
-      isCurrent: () => true,
-      signal: new AbortController().signal,
-      say: () => {},
-    });
-    assert.equal(generation, "");
-    assert.throws(() => Deno.statSync(`${agent.root(workspace)}/f`), Deno.errors.NotFound);
-  } finally {
-    both[Symbol.dispose]();
-    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
-  }
+  using both = new TwoMachines({ workspace, outputBase, argv: [] });
+  const { generation } = await both.prepare([Buffer.from("shutdown")], {
+    link: { ...agent.link, synced: true } as unknown as AgentLink,
+    by: {},
+    isCurrent: () => true,
+    signal: new AbortController().signal,
+    say: () => {},
+  });
+  assert.equal(generation, "");
+  assert.throws(() => Deno.statSync(`${agent.root(workspace)}/f`), Deno.errors.NotFound);
 });
 
 Deno.test("another command's barrier leaves what mod tidy has written, until that has ended", async () => {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-two-machines-" }));
+  using directory = tempDirSync();
+  const temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   for (const folder of [workspace, outputBase]) Deno.mkdirSync(folder);
   Deno.writeTextFileSync(`${workspace}/MODULE.bazel`, "mine");
   Deno.writeTextFileSync(`${workspace}/BUILD`, "mine");
   using agent = new WorkspaceAgent(`${temp}/agent`);
-  const both = new TwoMachines({ workspace, outputBase, argv: [] });
+  using both = new TwoMachines({ workspace, outputBase, argv: [] });
   const link = { ...agent.link, synced: true } as unknown as AgentLink;
   const prepare = (...words: string[]) => {
     const sent = words.map((word) => Buffer.from(word));
@@ -194,16 +180,11 @@ Deno.test("another command's barrier leaves what mod tidy has written, until tha
     both.forget();
     return await prepare(...words);
   };
-  try {
-    using tidy = await prepare("mod", "tidy");
-    using _other = await compare("build", "//...");
-    assert.deepEqual(there(), ["tidied", "mine"]);
-    // Without a word of how it ended, the developer's file is what counts.
-    tidy[Symbol.dispose]();
-    using _last = await compare("build", "//...");
-    assert.deepEqual(there(), ["mine", "mine"]);
-  } finally {
-    both[Symbol.dispose]();
-    new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
-  }
+  using tidy = await prepare("mod", "tidy");
+  using _other = await compare("build", "//...");
+  assert.deepEqual(there(), ["tidied", "mine"]);
+  // Without a word of how it ended, the developer's file is what counts.
+  tidy[Symbol.dispose]();
+  using _last = await compare("build", "//...");
+  assert.deepEqual(there(), ["mine", "mine"]);
 });

@@ -6,7 +6,7 @@ import { RbsError } from "../../proto/base/errors.ts";
 import { authoritiesFile, holderFile, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, orchestratorCredentials } from "../../proto/testing/keys.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { machineId } from "../session/machine_id.ts";
 import { serverId } from "../session/server_id.ts";
@@ -343,7 +343,7 @@ Deno.test("warnings of a new session are said, without control characters", asyn
 
 Deno.test("heartbeats go out while the command runs", async () => {
   await using t = await start(async function* () {
-    while (t.orchestrator.heartbeats.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await eventually(() => t.orchestrator.heartbeats.length > 0);
     yield exit(0);
   });
   assert.equal(await t.run(["build"]), 0);

@@ -22,13 +22,15 @@ import { type CallContext, Code, RpcError } from "../../proto/transport/rpc/clie
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
 import { type CommandIo } from "./remote_command.ts";
 import type { SignalSource } from "./signals.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 export type Responses = AsyncIterable<MessageInitShape<typeof ExecuteCommandResponseSchema>>;
 export type Behaviour = (requests: AsyncIterator<ExecuteCommandRequest>, context: CallContext) => Responses;
 
 /** A temporary directory with a workspace and a state directory; removed with the scope. */
 export class TestPlace implements Disposable {
-  readonly root = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "jbazel test " }));
+  readonly #temp = tempDirSync("jbazel test ");
+  readonly root = this.#temp.path;
   readonly workspace = `${this.root}/ws`;
   readonly stateDirectory = `${this.root}/state`;
 
@@ -39,7 +41,7 @@ export class TestPlace implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    Deno.removeSync(this.root, { recursive: true });
+    this.#temp[Symbol.dispose]();
   }
 }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { RbsError } from "../../proto/base/errors.ts";
 import { FakeOrchestrator, TestPlace, TestSignals } from "./fake_services.ts";
 import { type FirstCommandContext, tryFirstCommand } from "./first_command.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 
 /** A machine that is set up, with a double of the stock bazel, whose body is a shell script. */
 async function start(script = "echo release 7.1.0") {
@@ -87,7 +88,7 @@ Deno.test("a first command that does not end is ended, and a person sees what it
 Deno.test("Ctrl-C ends the first command, and the settings stay", async () => {
   await using t = await start("echo 'rbs: agent starting' >&2; trap 'kill $!; exit 8' TERM; sleep 300 & wait");
   const tried = assert.rejects(t.try(), fails(/^Interrupted while/, 8));
-  while (t.signals.send("SIGINT") === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+  await eventually(() => t.signals.send("SIGINT") > 0);
   await tried;
   assert.equal(t.signals.send("SIGINT"), 0);
 });

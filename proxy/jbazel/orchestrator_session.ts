@@ -186,38 +186,27 @@ export class OrchestratorSession implements Disposable {
   }
 }
 
-/** Whether a call failed because no server answered, rather than by an answer that something is unavailable. */
-export function neverConnected(error: RpcError): boolean {
-  return error.code === Code.UNAVAILABLE && /^(No connection established|Name resolution failed)/.test(error.message);
-}
-
-/** Whether a call failed because its connection broke, rather than by an answer that something is unavailable. */
-export function isConnectionLoss(error: RpcError): boolean {
-  return error.code === Code.UNAVAILABLE &&
-    /^(Connection dropped|read E|write E|Stream removed|connect E|Socket closed)/.test(error.message);
-}
-
 /** The sentence for a failed call to the orchestrator at `address`. */
 export function orchestratorError(thrown: unknown, address: string): RbsError {
   const error = RpcError.from(thrown);
   switch (error.code) {
     case Code.UNAVAILABLE: {
-      if (/^Name resolution failed/.test(error.message)) {
+      const { kind, systemCode } = error.noAnswer ?? {};
+      if (kind === "unknown name") {
         return environmentError(
           `The orchestrator's host name in ${address} is not known: correct RBS_ORCHESTRATOR_ADDR.`,
           error,
         );
       }
-      if (neverConnected(error)) {
-        const why = /E[A-Z]{4,}/.exec(error.message)?.[0];
-        const reason = why === "ECONNREFUSED" ? "nothing listens there" : why ?? "no connection";
+      if (kind === "not connected") {
+        const reason = systemCode === "ECONNREFUSED" ? "nothing listens there" : systemCode ?? "no connection";
         return environmentError(
           `No orchestrator can be reached at ${address} (${reason}): ${remedy(address)}, or correct ` +
             `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
           error,
         );
       }
-      if (isConnectionLoss(error)) {
+      if (kind === "broken off") {
         return environmentError(
           `The connection to the orchestrator at ${address} broke off: run the command again.`,
           error,

@@ -1,3 +1,5 @@
+import { RbsError } from "../../proto/base/errors.ts";
+import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { usage } from "./settings.ts";
 
 const BEGIN =
@@ -8,6 +10,16 @@ const BEGIN_MARK = "# >>> rbs:";
 const END_MARK = "# <<< rbs";
 /** Notes in the last line of the block, about what was added with it. */
 const NOTES = { newline: " (with the newline before)", file: " (with the file)" };
+
+/** The block's remains in an rc file do not say where it ends. The message follows the file's name. */
+export class DamagedBlock extends RbsError {
+  constructor() {
+    super(
+      "Its rbs block is damaged (the lines that begin and end it do not pair up): remove what is left of it by hand.",
+      { culprit: "caller", exitCode: ExitCode.COMMAND_LINE_ERROR },
+    );
+  }
+}
 
 /** The line that makes Bazel use a javabase. Throws for a path that an rc line cannot contain. */
 export function startupLine(javabase: string): string {
@@ -39,9 +51,7 @@ function cut(text: string): Parts {
   const ends = lines.flatMap((l, i) => l.startsWith(END_MARK) ? [i] : []);
   if (begins.length === 0 && ends.length === 0) return { before: text, block: undefined, after: "" };
   if (begins.length !== 1 || ends.length !== 1 || ends[0] < begins[0]) {
-    throw usage(
-      "Its rbs block is damaged (the lines that begin and end it do not pair up): remove what is left of it by hand.",
-    );
+    throw new DamagedBlock();
   }
   const join = (from: number, to: number) => lines.slice(from, to).join("");
   return { before: join(0, begins[0]), block: join(begins[0], ends[0] + 1), after: join(ends[0] + 1, lines.length) };

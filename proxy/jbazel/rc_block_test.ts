@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
-import { addBlock, hasBlock, removeBlock, startupLine } from "./rc_block.ts";
+import { addBlock, DamagedBlock, hasBlock, removeBlock, startupLine } from "./rc_block.ts";
 import { splitRcLine } from "./rc_options.ts";
-import { RbsError } from "../../proto/base/errors.ts";
 
 const FILES = [
   "",
@@ -44,8 +43,8 @@ Deno.test("a damaged block is left alone", () => {
   for (
     const broken of [whole + whole, whole.split("\n").slice(0, 2).join("\n"), whole.split("\n").slice(1).join("\n")]
   ) {
-    assert.throws(() => addBlock(broken, "/j"), RbsError);
-    assert.throws(() => removeBlock(broken), RbsError);
+    assert.throws(() => addBlock(broken, "/j"), DamagedBlock);
+    assert.throws(() => removeBlock(broken), DamagedBlock);
   }
 });
 

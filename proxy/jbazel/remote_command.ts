@@ -7,7 +7,7 @@ import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../p
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./shell_exit_codes.ts";
-import { isConnectionLoss, neverConnected } from "./orchestrator_session.ts";
+import {} from "./orchestrator_session.ts";
 import { InterruptCounter, type SignalSource } from "./signals.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -164,10 +164,12 @@ export async function runRemoteCommand(
           { cause: distrust, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR },
         );
       }
+      const { kind } = error.noAnswer ?? {};
+      const neverConnected = kind === "unknown name" || kind === "not connected";
       const refused = error.code === Code.UNAUTHENTICATED || error.code === Code.FAILED_PRECONDITION;
-      if (!answered && (refused || neverConnected(error))) throw new StaleServer(error.message, { cause: error });
+      if (!answered && (refused || neverConnected)) throw new StaleServer(error.message, { cause: error });
       // The agent answered that it could not start the command.
-      if (!answered && error.code === Code.UNAVAILABLE && !isConnectionLoss(error)) {
+      if (!answered && error.code === Code.UNAVAILABLE && kind !== "broken off") {
         throw new RbsError(`The command cannot be started on the build server: ${error.message}`, {
           cause: error,
           exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR,

@@ -3,7 +3,7 @@ import { RbsError } from "../../proto/base/errors.ts";
 import { findWorkspace } from "../../proto/bazel/workspace.ts";
 import { followLinks, readText, removeFile, replaceText } from "./atomic_file.ts";
 import { inspectJavabase } from "./javabase.ts";
-import { addBlock, hasBlock, removeBlock, renderBlock } from "./rc_block.ts";
+import { addBlock, DamagedBlock, hasBlock, removeBlock, renderBlock } from "./rc_block.ts";
 import { lastOption, readStartupOptions } from "./rc_options.ts";
 import { usage } from "./settings.ts";
 
@@ -107,7 +107,7 @@ function withFile<T>(file: string, f: () => T): T {
   try {
     return f();
   } catch (e) {
-    if (!(e instanceof RbsError) || !e.message.startsWith("Its ")) throw e;
+    if (!(e instanceof DamagedBlock)) throw e;
     throw usage(`${file} was not changed. ${e.message}`);
   }
 }

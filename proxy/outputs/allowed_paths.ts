@@ -18,6 +18,7 @@ import { isRepositoryName } from "../../proto/bazel/repository_name.ts";
 import { isServerLog } from "../../proto/bazel/server_logs.ts";
 import type { Entry } from "../../proto/tree/entry.ts";
 import { lookAt } from "./output_folders.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** Entries of an output base that `clean --expunge` keeps: the client's, and those of a local server. */
 export const KEPT_NAMES: readonly string[] = ["server", "lock", "install", "local"];
@@ -69,11 +70,6 @@ export function refusal(path: string, why: string): RbsError {
     }, which ${why}: its outputs were refused; run the command on another agent, and report this one.`,
     { exitCode: ExitCode.INTERNAL_ERROR },
   );
-}
-
-/** Whether `path` is `folder` or below it. Both are absolute and without "." or "..". */
-export function isWithin(path: string, folder: string): boolean {
-  return path === folder || path.startsWith(folder === "/" ? "/" : `${folder}/`);
 }
 
 /**
@@ -151,8 +147,8 @@ export class AllowedPaths {
 
   /** Whether the innermost root that contains a path is the output base. */
   #isOutputBase(path: string): boolean {
-    return isWithin(path, this.#outputBase) &&
-      !(isWithin(this.#workspace, this.#outputBase) && isWithin(path, this.#workspace));
+    return isAtOrIn(path, this.#outputBase) &&
+      !(isAtOrIn(this.#workspace, this.#outputBase) && isAtOrIn(path, this.#workspace));
   }
 
   /** Where an entry with an absolute path is written. Throws an RbsError with the path if it may not be written. */
@@ -163,8 +159,8 @@ export class AllowedPaths {
       return { where: "named file", path };
     }
     // If one root lies in the other, the inner one decides.
-    const inWorkspace = isWithin(path, this.#workspace) &&
-      !(isWithin(this.#outputBase, this.#workspace) && isWithin(path, this.#outputBase));
+    const inWorkspace = isAtOrIn(path, this.#workspace) &&
+      !(isAtOrIn(this.#outputBase, this.#workspace) && isAtOrIn(path, this.#outputBase));
     if (!inWorkspace && this.#isOutputBase(path)) {
       const below = path.slice(this.#outputBase.length + 1);
       if (below === "") throw refusal(path, "is the output base itself");
@@ -196,7 +192,7 @@ export class AllowedPaths {
 
   /** Whether a convenience symlink may have this target: an absolute path of an output, in normal form. */
   leadsToOutputs(target: string): boolean {
-    return resolve("/", target) === target && target !== this.#outputBase && isWithin(target, this.#outputBase) &&
+    return resolve("/", target) === target && target !== this.#outputBase && isAtOrIn(target, this.#outputBase) &&
       !this.isKept(`${target.slice(this.#outputBase.length + 1)}/`);
   }
 
@@ -215,14 +211,14 @@ export class AllowedPaths {
       const info = lookAt(folder);
       if (!info || info.kind === "directory") continue;
       // The developer's own links may lead anywhere outside of what the agent writes.
-      const real = isWithin(path, this.#workspace) || info.kind !== "symlink" ? folder : realPath(folder);
-      if (real === folder || isWithin(real, this.#realOutputBase)) return `${shown(folder)} is no folder`;
+      const real = isAtOrIn(path, this.#workspace) || info.kind !== "symlink" ? folder : realPath(folder);
+      if (real === folder || isAtOrIn(real, this.#realOutputBase)) return `${shown(folder)} is no folder`;
     }
     const info = lookAt(path);
     if (!info) return undefined;
     const { target } = info;
     if (target === undefined) return "it is a file or folder of the workspace";
-    if (isExact || isWithin(target, this.#outputBase) || /^\/.*\/execroot(\/|$)/s.test(target)) return undefined;
+    if (isExact || isAtOrIn(target, this.#outputBase) || /^\/.*\/execroot(\/|$)/s.test(target)) return undefined;
     return "it is a symlink of the workspace";
   }
 
@@ -268,7 +264,7 @@ export class AllowedPaths {
   /** A path relative to the output base; undefined if it is not below it. */
   #belowOutputBase(path: string): string | undefined {
     for (const base of [this.#realOutputBase, this.#outputBase]) {
-      if (path !== base && isWithin(path, base)) return path.slice(base.length + 1);
+      if (path !== base && isAtOrIn(path, base)) return path.slice(base.length + 1);
     }
   }
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { RbsError } from "../../proto/base/errors.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { encodeName } from "../../proto/tree/names.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { output } from "../../tests/support/run.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { NamedStreams } from "./named_streams.ts";

@@ -10,7 +10,7 @@ import { basename, dirname, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { unref } from "../../proto/base/timers.ts";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
-import { RbsError, sentence } from "../../proto/base/errors.ts";
+import { isDiskFull, RbsError, sentence } from "../../proto/base/errors.ts";
 import { type HomeOutputs, HomeOutputsSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { WireError } from "../../proto/base/protobuf_fields.ts";
@@ -858,11 +858,6 @@ function attempt(act: () => void): string | undefined {
   } catch (e) {
     return sentence(e).replace(/\.$/, "");
   }
-}
-
-function isDiskFull(e: unknown): boolean {
-  const code = (e as { code?: string } | undefined)?.code;
-  return code === "ENOSPC" || code === "EDQUOT";
 }
 
 function disposable(writer: TreeWriter): TreeWriter & Disposable {

@@ -11,9 +11,10 @@
 import { dirname, resolve } from "node:path";
 import { sentence } from "../../proto/base/errors.ts";
 import type { Entry, EntryKind } from "../../proto/tree/entry.ts";
-import { type AllowedPathsOptions, isWithin, shown } from "./allowed_paths.ts";
+import { type AllowedPathsOptions, shown } from "./allowed_paths.ts";
 import { lookAt } from "./output_folders.ts";
 import { replaceFile } from "./replace_file.ts";
+import { isAtOrIn } from "../../proto/base/absolute_path.ts";
 
 /** Number of files that a warning names. */
 const NAMED_FILES = 3;
@@ -47,10 +48,10 @@ export class SourcesHome {
 
   /** Whether the command may write a file or directory at this path. */
   allows(path: string): boolean {
-    if (resolve(path) !== path || !isWithin(path, this.#options.workspace)) return false;
+    if (resolve(path) !== path || !isAtOrIn(path, this.#options.workspace)) return false;
     // Git would execute what is written there.
     if (/\/\.git(\/|$)/i.test(path)) return false;
-    return this.#files.has(path) || this.#folders.some((folder) => isWithin(path, folder));
+    return this.#files.has(path) || this.#folders.some((folder) => isAtOrIn(path, folder));
   }
 
   /**
@@ -157,8 +158,8 @@ export class SourcesHome {
     const { outputBase } = this.#options;
     const lead = resolve(dirname(path), target);
     const isPlain = !/(^|\/)\.\.(\/|$)/.test(target.replace(/^(\.\.\/)*(\.\.$)?/, ""));
-    const isInside = isPlain && this.#folders.some((folder) => isWithin(path, folder) && isWithin(lead, folder));
-    if (isInside || isPlain && isWithin(lead, `${outputBase}/external`)) return undefined;
+    const isInside = isPlain && this.#folders.some((folder) => isAtOrIn(path, folder) && isAtOrIn(lead, folder));
+    if (isInside || isPlain && isAtOrIn(lead, `${outputBase}/external`)) return undefined;
     return `it is a symlink that leads to ${shown(target)}`;
   }
 }

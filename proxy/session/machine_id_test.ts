@@ -1,18 +1,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { machineId } from "./machine_id.ts";
-
-/** A state directory that goes with the scope. */
-function stateDirectory() {
-  const path = Deno.makeTempDirSync();
-  return { path, [Symbol.dispose]: () => Deno.removeSync(path, { recursive: true }) };
-}
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 const HERE = { hostName: "laptop", systemId: "1234" };
 
 Deno.test("a machine's id is random, kept, and its owner's to read", () => {
-  using state = stateDirectory();
-  using other = stateDirectory();
+  using state = tempDirSync();
+  using other = tempDirSync();
   const id = machineId({ stateDirectory: state.path, explicit: "", ...HERE });
   assert.match(id, /^[0-9a-f]{32}$/);
   assert.equal(machineId({ stateDirectory: state.path, explicit: "", ...HERE }), id);
@@ -24,7 +19,7 @@ Deno.test("a machine's id is random, kept, and its owner's to read", () => {
 });
 
 Deno.test("it is another one where host name or system id differ, and the former one where they are back", () => {
-  using state = stateDirectory();
+  using state = tempDirSync();
   const ids = [HERE, { ...HERE, hostName: "copy" }, { ...HERE, systemId: "5678" }, HERE].map((where) =>
     machineId({ stateDirectory: state.path, explicit: "", ...where })
   );
@@ -33,13 +28,13 @@ Deno.test("it is another one where host name or system id differ, and the former
 });
 
 Deno.test("RBS_MACHINE_ID overrules it", () => {
-  using state = stateDirectory();
+  using state = tempDirSync();
   assert.equal(machineId({ stateDirectory: state.path, explicit: "mine", ...HERE }), "mine");
   assert.deepEqual([...Deno.readDirSync(state.path)], []);
 });
 
 Deno.test("a damaged file is replaced, and a state directory that cannot be written does no harm", () => {
-  using state = stateDirectory();
+  using state = tempDirSync();
   const id = () => machineId({ stateDirectory: state.path, explicit: "", ...HERE });
   const first = id();
   const folder = join(state.path, "machines");

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { wantedRegion } from "./region.ts";
+import { tempDir } from "../../tests/support/temp_dir.ts";
 
 const DAY = 86_400_000;
 
@@ -8,13 +9,12 @@ const DAY = 86_400_000;
 async function withState(run: (stateDirectory: string) => Promise<void>): Promise<void> {
   const before = Deno.env.get("RBS_REGION");
   Deno.env.delete("RBS_REGION");
-  const directory = await Deno.makeTempDir();
+  await using directory = await tempDir();
   try {
-    await run(directory);
+    await run(directory.path);
   } finally {
     if (before !== undefined) Deno.env.set("RBS_REGION", before);
     else Deno.env.delete("RBS_REGION");
-    await Deno.remove(directory, { recursive: true });
   }
 }
 

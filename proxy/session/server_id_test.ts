@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { serverId } from "./server_id.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 Deno.test("a server id stands for machine and output base, and its first half for the machine", () => {
   const ids = ["a", "b"].map((machine) => ["/one", "/two"].map((base) => serverId(machine, base)));
@@ -12,12 +12,8 @@ Deno.test("a server id stands for machine and output base, and its first half fo
 });
 
 Deno.test("an output base has one server, whatever links lead to it", () => {
-  const top = Deno.realPathSync(Deno.makeTempDirSync());
-  try {
-    Deno.mkdirSync(join(top, "real"));
-    Deno.symlinkSync("real", join(top, "link"));
-    assert.equal(serverId("a", join(top, "link/base")), serverId("a", join(top, "real/base")));
-  } finally {
-    Deno.removeSync(top, { recursive: true });
-  }
+  using top = tempDirSync();
+  Deno.mkdirSync(top.join("real"));
+  Deno.symlinkSync("real", top.join("link"));
+  assert.equal(serverId("a", top.join("link/base")), serverId("a", top.join("real/base")));
 });

@@ -25,6 +25,7 @@ import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
 import { wantedRegion } from "./region.ts";
 import type { ServerArgs } from "../../proto/bazel/server_args.ts";
+import { log } from "../log.ts";
 
 /** How long an orchestrator that does not answer is retried before the command fails, in milliseconds. */
 const PATIENCE_MS = 10_000;
@@ -249,7 +250,7 @@ export class Session {
   /** Drops `link`, which is dead or was taken over. The next {@link link} asks for the session again. */
   lost(link: AgentLink, why: string): void {
     if (this.#link !== link) return;
-    console.error(`rbs: session lost: ${why}`);
+    log(`session lost: ${why}`);
     this.#drop();
   }
 
@@ -272,7 +273,7 @@ export class Session {
           client = this.#connectAnew();
           continue;
         }
-        if (inTime) console.error(`rbs: the session was not released: ${sentence(e)}`);
+        if (inTime) log(`the session was not released: ${sentence(e)}`);
         break;
       }
     }
@@ -315,7 +316,7 @@ export class Session {
   /** Renews the user's certificate in the background when it is due, so that regular use needs no new login. */
   #renewKeys(): void {
     renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
-      console.error(`rbs: the certificate could not be renewed: ${sentence(e)}`);
+      log(`the certificate could not be renewed: ${sentence(e)}`);
     });
   }
 
@@ -410,10 +411,7 @@ export class Session {
   #explain(e: unknown, answered: boolean): RbsError {
     const options = { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR };
     if (e instanceof RbsError) return new RbsError(e.message, options);
-    if (
-      e instanceof RpcError && e.code === Code.UNAVAILABLE && !answered &&
-      /connect|resol|ECONN|ENOTFOUND|lookup/i.test(e.message)
-    ) {
+    if (e instanceof RpcError && e.noAnswer && !answered) {
       return new RbsError(
         `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
           `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,

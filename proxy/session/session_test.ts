@@ -13,16 +13,18 @@ import { authoritiesFile } from "../../proto/identity/key_directory.ts";
 import { admit } from "../../proto/identity/access_rules.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import { serverId } from "./server_id.ts";
 import { Session, type SessionSettings } from "./session.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 type Events = AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>>;
 
 /** An orchestrator that does what the test says, and comes and goes on one port. */
 class FakeOrchestrator {
-  readonly state = Deno.makeTempDirSync();
+  readonly #temp = tempDirSync();
+  readonly state = this.#temp.path;
   readonly requests: GetServerRequest[] = [];
   heartbeats: string[] = [];
   released: string[] = [];
@@ -72,7 +74,7 @@ class FakeOrchestrator {
 
   async [Symbol.asyncDispose]() {
     await this.stop();
-    Deno.removeSync(this.state, { recursive: true });
+    this.#temp[Symbol.dispose]();
   }
 }
 
@@ -171,6 +173,16 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   const before = s.said.length;
   await s.link();
   assert.equal(s.said.length, before, "a warning is shown once");
+});
+
+Deno.test("what an orchestrator answers is told, also where it speaks of connections", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  // deno-lint-ignore require-yield
+  orchestrator.events = async function* () {
+    throw new RpcError(Code.UNAVAILABLE, "The agent's connection to its store was lost: ECONNRESET.");
+  };
+  await using s = sessionOf(orchestrator, { patienceMs: 50 });
+  await fails(s.link(), /^The agent's connection to its store was lost: ECONNRESET\.$/);
 });
 
 Deno.test("where nobody has started an orchestrator, a command does not wait for one", async () => {

@@ -1,14 +1,15 @@
 import assert from "node:assert/strict";
 import { IGNORE_FILE, IgnoreRules } from "./ignore_rules.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 function workspace() {
-  const path = Deno.makeTempDirSync({ prefix: "rbs-rules-" });
+  const temp = tempDirSync(), { path } = temp;
   return {
     path,
     write: (text: string | Uint8Array) =>
       Deno.writeFileSync(`${path}/${IGNORE_FILE}`, typeof text === "string" ? new TextEncoder().encode(text) : text),
     load: (previous?: IgnoreRules) => IgnoreRules.load(path, "/out/base", previous),
-    [Symbol.dispose]: () => Deno.removeSync(path, { recursive: true }),
+    [Symbol.dispose]: temp[Symbol.dispose],
   };
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
 import { output } from "../../tests/support/run.ts";
 import { tempDir } from "../../tests/support/temp_dir.ts";
 import { MountWatch } from "./mount_watch.ts";

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { FolderWatcher, type Hints, type WatcherOptions } from "./watcher.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** A folder to watch, a folder for cookies, and a watcher; all go with the scope. */
 function setUp(options: WatcherOptions = {}, folders: string[] = []) {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-watcher-" }));
-  const root = `${temp}/ws`;
+  const temp = tempDirSync(), root = temp.join("ws");
   Deno.mkdirSync(root);
   for (const folder of folders) Deno.mkdirSync(`${root}/${folder}`, { recursive: true });
-  const watcher = new FolderWatcher(`${temp}/cookies`, options);
+  const watcher = new FolderWatcher(temp.join("cookies"), options);
   return {
     root,
     watcher,
@@ -21,7 +21,7 @@ function setUp(options: WatcherOptions = {}, folders: string[] = []) {
     },
     [Symbol.dispose]() {
       watcher.close();
-      Deno.removeSync(temp, { recursive: true });
+      temp[Symbol.dispose]();
     },
   };
 }

@@ -25,6 +25,7 @@ import type { MountWatch } from "./mount_watch.ts";
 import { Progress } from "./progress.ts";
 import { makePlan, sendPlan } from "./upload.ts";
 import { FolderWatcher, type WatcherOptions } from "./watcher.ts";
+import { log } from "../log.ts";
 
 /** How long after a change the index is written for the next proxy, in milliseconds. */
 const SAVE_AFTER_MS = 5_000;
@@ -865,7 +866,7 @@ export class WorkspaceSync implements Disposable {
   }
 
   #notSaved(e: unknown): void {
-    console.error(`rbs: ${this.#indexFile} cannot be written: ${sentence(e)}`);
+    log(`${this.#indexFile} cannot be written: ${sentence(e)}`);
   }
 }
 

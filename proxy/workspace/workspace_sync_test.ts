@@ -9,7 +9,8 @@ import { type AgentScript, WorkspaceAgent } from "../testing/workspace_agent.ts"
 import { type BarrierOptions, WorkspaceSync, type WorkspaceSyncOptions } from "./workspace_sync.ts";
 import { readIndex } from "../../proto/tree/index_file.ts";
 import { localFiles } from "../../proto/tree/local_files.ts";
-import { eventually } from "../../proto/testing/pipe.ts";
+import { eventually } from "../../tests/support/eventually.ts";
+import { tempDirSync } from "../../tests/support/temp_dir.ts";
 
 /** A workspace, an agent and a sync between them; all go with the scope. */
 function setUp(
@@ -18,7 +19,7 @@ function setUp(
   watchMounts?: WorkspaceSyncOptions["watchMounts"],
   watcher?: WorkspaceSyncOptions["watcher"],
 ) {
-  const temp = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "rbs-sync-" }));
+  const directory = tempDirSync(), temp = directory.path;
   const workspace = `${temp}/ws`, outputBase = `${temp}/out`;
   Deno.mkdirSync(workspace);
   const agent = new WorkspaceAgent(`${temp}/agent`, script);
@@ -71,7 +72,7 @@ function setUp(
     [Symbol.dispose]() {
       for (const sync of syncs) sync.close();
       agent[Symbol.dispose]();
-      new Deno.Command("rm", { args: ["-rf", temp] }).outputSync();
+      directory[Symbol.dispose]();
     },
   };
   return t;

@@ -1,6 +1,6 @@
 /** What the programs of a session may do to processes that are not the session's: nothing, and to outlive it: not that either. */
 import assert from "node:assert/strict";
-import { eventually } from "../mirror/support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { isAlive, processesNaming } from "../mirror/support/processes.ts";
 import { inSession, KINDS } from "./sessions.ts";
 
@@ -31,11 +31,11 @@ for (const kind of KINDS) {
         const marker = newMarker();
         assert.equal((await perl(DAEMON, marker)).code, 0);
         const daemons = () => processesNaming(marker);
-        await eventually("the daemon runs", async () => (await daemons()).length === 1);
+        await eventually(async () => (await daemons()).length === 1, "the daemon runs");
         const [{ pid }] = await daemons();
         agent.process.kill(signal);
         await agent.process.status;
-        await eventually("it is gone", async () => !await isAlive(pid));
+        await eventually(async () => !await isAlive(pid), "it is gone");
         assert.deepEqual(await daemons(), []);
       });
     });
@@ -115,7 +115,7 @@ for (const kind of KINDS) {
       // The agent is not in the group, and goes on: it takes the signal, and the bomb is gone.
       await bomb.signal("KILL");
       await bomb.result;
-      await eventually("the bomb is gone", async () => (await processesNaming(marker)).length === 0);
+      await eventually(async () => (await processesNaming(marker)).length === 0, "the bomb is gone");
       assert(await serves());
       supervisor.call.send({ message: { case: "stop", value: { graceMs: 0 } } });
       assert.equal((await agent.process.status).code, 0);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { TestWorkspace } from "../../agent/test_agent.ts";
-import { eventually } from "../mirror/support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { isAlive } from "../mirror/support/processes.ts";
 import { output } from "../support/run.ts";
 import { residentMemory } from "./floods/measure.ts";
@@ -50,7 +50,7 @@ for (const kind of KINDS) {
           if (full.error) assert.match(full.error.message, /^[^\n]+\.$/, "it is not one sentence");
           assert(await isAlive(agent.process.pid));
           await Deno.remove(join(workspace.storage, "out/fill"));
-          await eventually("it goes on", serves);
+          await eventually(serves, "it goes on");
         });
       } finally {
         await output(["umount", workspace.storage]);

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { isRoot } from "../../agent/namespace/mount_namespace.ts";
 import { SESSION_KINDS, TestAgent, TestWorkspace } from "../../agent/test_agent.ts";
 import { trustedPaths } from "../../orchestrator/trusted_paths.ts";
+import { tempDir } from "../support/temp_dir.ts";
 
 const SECRET = `a secret ${crypto.randomUUID()}`;
 const IS_ROOT = await isRoot();
@@ -14,8 +15,7 @@ for (const [whose, options] of SESSION_KINDS) {
       await using workspace = await TestWorkspace.make("ws", "", mode === "synced" && IS_ROOT ? "/" : undefined);
       await using stack = new AsyncDisposableStack();
       // A system folder is what a synced session sees of the machine.
-      const elsewhere = await Deno.makeTempDir({ dir: IS_ROOT ? "/opt" : "/var/tmp", prefix: "rbs-attack-test-" });
-      stack.defer(() => Deno.remove(elsewhere, { recursive: true }));
+      const elsewhere = stack.use(await tempDir(undefined, IS_ROOT ? "/opt" : "/var/tmp")).path;
       await Deno.chmod(elsewhere, 0o755);
       const { home } = workspace;
       const [state, user] = [join(workspace.root, "state"), join(workspace.root, "xdg/rbs")];

@@ -4,6 +4,7 @@ import { output, type RunOptions } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import type { TestWorkspace } from "../support/workspace.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
+import { eventually } from "../support/eventually.ts";
 
 type Sides = { direct: TestWorkspace; rbs: TestWorkspace };
 
@@ -76,7 +77,7 @@ export async function benchCancel({ direct, rbs }: Sides, say: (s: string) => vo
     const started = directory.join("started");
     const command = workspace.start(["build", `--action_env=RBS_TEST_STARTED=${started}`, "//special:slow"]);
     await using _ended = command;
-    while (!await Deno.stat(started).then((s) => s.size > 0, () => false)) await new Promise((r) => setTimeout(r, 5));
+    await eventually(() => Deno.stat(started).then((s) => s.size > 0, () => false), "the action runs");
     const began = performance.now();
     command.kill("SIGINT");
     const { code, stderr } = await command.finished;

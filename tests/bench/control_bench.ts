@@ -17,6 +17,7 @@ import { output, start } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { ECHO } from "./echo_server.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
+import { eventually } from "../support/eventually.ts";
 
 /** Calls of one round, and how many of them are on their way at a time. */
 const CALLS = 1_000, AT_A_TIME = 16;
@@ -245,7 +246,7 @@ async function benchStart(say: (text: string) => void): Promise<Result[]> {
 /** Resolves when so many agents wait for a session. */
 async function untilWarm(cluster: Cluster, count: number): Promise<void> {
   await using store = SqliteStore.open(join(cluster.state, "sessions.sqlite"));
-  while ((await store.warmAgents.list()).filter(({ agentPort }) => agentPort !== 0).length < count) {
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  await eventually(async () =>
+    (await store.warmAgents.list()).filter(({ agentPort }) => agentPort !== 0).length >= count
+  );
 }

@@ -20,6 +20,7 @@ import { type TwoMachines, twoMachines } from "../support/two_machines.ts";
 import { type TestWorkspace, testWorkspace } from "../support/workspace.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
 import type { Done } from "./sync_proxy.ts";
+import { LineReader } from "../../proto/base/line_reader.ts";
 
 const FOLDERS = 2_000, FILES = 50, FILE_BYTES = 10_000;
 /** Files that a checkout exchanges, whole folders of them. */
@@ -54,7 +55,7 @@ export async function benchFiles(say: (text: string) => void): Promise<Result[]>
     stderr: "inherit",
   }).spawn();
   const results: Result[] = [];
-  for await (const line of lines(child.stdout)) {
+  for await (const line of new LineReader(child.stdout)) {
     if (line.startsWith("{")) results.push(JSON.parse(line));
     else say(line);
   }
@@ -66,7 +67,7 @@ export async function benchFiles(say: (text: string) => void): Promise<Result[]>
 /** A child program that answers lines by lines. */
 class Peer implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
-  readonly #answers: AsyncGenerator<string, void>;
+  readonly #answers: LineReader;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
 
   constructor(program: string, args: readonly string[], flags: readonly string[] = []) {
@@ -78,14 +79,14 @@ class Peer implements AsyncDisposable {
       stderr: "inherit",
     }).spawn();
     this.#writer = this.#child.stdin.getWriter();
-    this.#answers = lines(this.#child.stdout);
+    this.#answers = new LineReader(this.#child.stdout);
   }
 
   /** Its next line. */
   async answer(): Promise<string> {
-    const { value, done } = await this.#answers.next();
-    if (done) throw new Error("A program of the benchmark has ended.");
-    return value;
+    const line = await this.#answers.next();
+    if (line === undefined) throw new Error("A program of the benchmark has ended.");
+    return line;
   }
 
   async ask(question: string): Promise<Done> {
@@ -96,7 +97,7 @@ class Peer implements AsyncDisposable {
   async [Symbol.asyncDispose]() {
     await this.#writer.close().catch(() => {});
     await this.#child.status;
-    await this.#answers.return();
+    this.#answers.close();
   }
 }
 
@@ -324,15 +325,6 @@ function slice(pool: Uint8Array<ArrayBuffer>, bytes: number): Uint8Array<ArrayBu
   const content = pool.slice(start, start + bytes);
   crypto.getRandomValues(content.subarray(0, 16));
   return content;
-}
-
-async function* lines(from: ReadableStream<Uint8Array>): AsyncGenerator<string, void> {
-  let rest = "";
-  for await (const chunk of from.pipeThrough(new TextDecoderStream())) {
-    const complete = (rest + chunk).split("\n");
-    rest = complete.pop()!;
-    yield* complete;
-  }
 }
 
 /** What a byte takes there and back over a link, in milliseconds: the median of many, between two small programs. */

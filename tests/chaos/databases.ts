@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { SpannerStore } from "../../orchestrator/store/spanner_store.ts";
 import { SqliteStore } from "../../orchestrator/store/sqlite_store.ts";
 import { SpannerEmulator } from "../../orchestrator/testing/spanner_emulator.ts";
-import { tempDirectory } from "../../orchestrator/testing/temp.ts";
+import { tempDirSync } from "../support/temp_dir.ts";
 import type { Store } from "../../orchestrator/store/store.ts";
 
 /** A database for one run. */
@@ -19,7 +19,7 @@ export type NewDatabase = () => Promise<Database>;
 
 /** SQLite files. */
 export const sqliteDatabase: NewDatabase = () => {
-  const temp = tempDirectory();
+  const temp = tempDirSync();
   return Promise.resolve({
     open: () => SqliteStore.open(join(temp.path, "s.sqlite")),
     [Symbol.asyncDispose]: () => Promise.resolve(temp[Symbol.dispose]()),

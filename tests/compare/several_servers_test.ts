@@ -6,6 +6,7 @@ import { type Cluster, startCluster } from "../support/cluster.ts";
 import { PROGRAMS } from "../support/repository.ts";
 import { type Finished, run, start } from "../support/run.ts";
 import { removeTree, tempDir } from "../support/temp_dir.ts";
+import { eventually } from "../support/eventually.ts";
 
 const { found } = await findBazels({ npm: false });
 
@@ -126,11 +127,10 @@ for (const bazel of found) {
 
       // The IDE's server is the younger one, with a proxy that goes on asking for nothing.
       const workspace = join(rbs.directory, "ws");
-      let sessions = await sessionsOf(cluster, workspace);
-      while (sessions.length > 1) {
-        await new Promise((resolve) => setTimeout(resolve, 100));
-        sessions = await sessionsOf(cluster, workspace);
-      }
+      const sessions = await eventually(async () => {
+        const all = await sessionsOf(cluster, workspace);
+        return all.length <= 1 && all;
+      }, "the younger server's session has ended");
       assert.deepEqual(sessions.map((session) => session.output_base), [join(rbs.directory, "terminal")]);
       assert.match(sessions[0].server_id, /^[0-9a-f]{16}$/);
       const again = await bazelIn("ide", "query", "//:all");

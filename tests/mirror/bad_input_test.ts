@@ -20,7 +20,7 @@ import { startCluster } from "../support/cluster.ts";
 import { PROGRAMS } from "../support/repository.ts";
 import { run } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { eventually } from "./support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { isAlive } from "./support/processes.ts";
 import { Exit, type Rig, rig, test } from "./support/rig.ts";
 
@@ -299,7 +299,7 @@ test("a client that only connects, a thousand times, leaves nothing behind", asy
     );
     for (const connection of connections) connection.close();
   }
-  await eventually("the connections are closed", async () => await sockets() <= before + 5);
+  await eventually(async () => await sockets() <= before + 5, "the connections are closed");
   await one.buildsQuickly();
 });
 

@@ -5,7 +5,7 @@
 import { dirname, join } from "node:path";
 import { type Bazel, findBazels } from "../support/bazels.ts";
 import { start } from "../support/run.ts";
-import { eventually } from "./support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { processesNaming } from "./support/processes.ts";
 import { type Comparison, Mirror, type Scenario, type Side } from "./compare.ts";
 
@@ -157,10 +157,10 @@ mirrored(
     const rule = `genrule(name = "slow", outs = ["slow.txt"], cmd = "sleep ${marker}", tags = ["local", "manual"])\n`;
     await side.write("slow/BUILD", rule);
     await interrupted(side, ["build", `--build_event_json_file=${name}`, "//slow"], marker, async () => {
-      const text = await eventually("the events grow", async () => {
+      const text = await eventually(async () => {
         const text = await Deno.readTextFile(file);
         return /"targetConfigured"/.test(text) ? text : undefined;
-      });
+      }, "the events grow");
       side.note("meanwhile it begins with", Object.keys(JSON.parse(text.split("\n")[0])).sort());
       // The workspace is synced for others as well, and the file in it is still being written.
       const other = [side.bazel.path, "--noblock_for_lock", "query", "//making:gen"];
@@ -181,10 +181,10 @@ function lastEvent(text: string): unknown {
 async function interrupted(side: Side, args: readonly string[], marker: string, meanwhile = async () => {}) {
   const env = { ...side.env, RBS_OUTPUTS: undefined };
   await using command = start([side.bazel.path, ...args], { cwd: side.path, env });
-  await eventually("the action runs", async () => {
+  await eventually(async () => {
     const processes = await processesNaming(marker);
     return processes.some(({ args: [name, ...rest] }) => /\bsleep$/.test(name) && rest.includes(marker));
-  });
+  }, "the action runs");
   await meanwhile();
   command.kill("SIGINT");
   side.note(`exit code of ${args.join(" ")}`, (await command.finished).code);

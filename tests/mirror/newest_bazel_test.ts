@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { PROGRAMS } from "../support/repository.ts";
 import { output, run } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { eventually } from "./support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { type NewestBazel, newestBazel } from "./support/newest/bazel.ts";
 import { WITHOUT_TERMINAL } from "./support/newest/client/command.ts";
 import { serverLocale } from "./support/newest/client/server_process.ts";
@@ -132,8 +132,8 @@ testBoth(
     await one.acting();
     const { columns, rows } = WITHOUT_TERMINAL;
     const size = await eventually(
-      "the server knows the size",
       async () => (await one.notes()).find(({ size }) => size),
+      "the server knows the size",
     );
     assert.deepEqual(size, { size: [columns, rows], known: true });
     build.kill("SIGINT");
@@ -156,10 +156,10 @@ testBoth(
       return Number((await build.says(said))[1]);
     });
     assert(took < LONG, `it took ${took} ms`);
-    const notes = await eventually("the server has the call", async () => {
+    const notes = await eventually(async () => {
       const calls = (await one.notes()).filter(isTomorrow);
       return calls.length > before ? calls : undefined;
-    });
+    }, "the server has the call");
     assert.notEqual(notes.at(-1)!.id, "");
     build.kill("SIGINT");
     assert.equal((await build.finished).code, Exit.INTERRUPTED);

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { IS_FURTHER } from "../support/bazels.ts";
 import { CLIENTS, npmTool } from "../support/npm_tool.ts";
 import { run, type Running, start } from "../support/run.ts";
-import { eventually } from "./support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { BAZEL, Exit, type Rig, rig, testEach } from "./support/rig.ts";
 
 const RULES = `
@@ -107,8 +107,8 @@ for (const mode of MODES) {
       for (const text of ["first\n", "second\n", "third\n"]) {
         if (text !== "first\n") await Deno.writeTextFile(at(one, "app/text.txt"), text);
         await eventually(
-          `ibazel has built ${JSON.stringify(text)}`,
           async () => await Deno.readTextFile(at(one, "bazel-bin/app/copy.txt")).catch(() => "") === text,
+          `ibazel has built ${JSON.stringify(text)}`,
           90_000,
         );
       }

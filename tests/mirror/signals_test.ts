@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import type { Bazel } from "../support/bazels.ts";
 import { type Finished, run, type Running } from "../support/run.ts";
-import { eventually } from "./support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { ended, isAlive, signal } from "./support/processes.ts";
 import { BAZEL, BAZELS, Exit, type Rig, rig, test, testEach } from "./support/rig.ts";
 
@@ -132,7 +132,7 @@ mirrored("SIGQUIT asks the server for its state, and it goes on", [BAZEL], async
   const state = rig.cluster
     ? /rbs proxy, pid \d+\s+session .*: agent .*\s+build \(pid=\d+\), command id/
     : /thread dump/;
-  await eventually("the state is in jvm.out", async () => state.test(await Deno.readTextFile(log)));
+  await eventually(async () => state.test(await Deno.readTextFile(log)), "the state is in jvm.out");
   await interrupt(build, 1);
   return await build.finished;
 });

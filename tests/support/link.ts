@@ -2,6 +2,7 @@
 import { output } from "./run.ts";
 import type { LinkCount, LinkPlan, LinkState } from "./link_emulator.ts";
 import type { Machine } from "./two_machines.ts";
+import { LineReader } from "../../proto/base/line_reader.ts";
 
 /** A link with 20 ms round trip and 1 % loss, unless a test says otherwise. */
 export const DEFAULT_LINK: LinkState = { mode: "carries", delayMs: 10, loss: 0.01, rate: 0 };
@@ -67,11 +68,11 @@ export async function startLink(
   }).spawn();
   const said = new Response(child.stderr).text();
   const writer = child.stdin.getWriter();
-  const answers = lines(child.stdout);
+  const answers = new LineReader(child.stdout);
   const answer = async (): Promise<LinkCount> => {
-    const { value, done } = await answers.next();
-    if (done) throw new Error(`The link's emulator ended: ${(await said).trim()}`);
-    return JSON.parse(value);
+    const line = await answers.next();
+    if (line === undefined) throw new Error(`The link's emulator ended: ${(await said).trim()}`);
+    return JSON.parse(line);
   };
   /** Questions and answers are in the same order. */
   let last: Promise<unknown> = Promise.resolve();
@@ -85,7 +86,7 @@ export async function startLink(
   };
   const end = async () => {
     await writer.close().catch(() => {});
-    await answers.return(undefined);
+    answers.close();
     await Promise.all([child.status, said]);
   };
 
@@ -115,14 +116,5 @@ export async function startLink(
   } catch (error) {
     await end();
     throw error;
-  }
-}
-
-async function* lines(from: ReadableStream<Uint8Array>): AsyncGenerator<string, void> {
-  let rest = "";
-  for await (const chunk of from.pipeThrough(new TextDecoderStream())) {
-    const complete = (rest + chunk).split("\n");
-    rest = complete.pop()!;
-    yield* complete;
   }
 }

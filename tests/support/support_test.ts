@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { startCluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 import { run, start } from "./run.ts";
-import { tempDir } from "./temp_dir.ts";
+import { type TempDir, tempDir, tempDirSync } from "./temp_dir.ts";
 
 Deno.test("a command's outputs, input and exit code are what they were", async () => {
   const { code, stdout, stderr } = await run(["sh", "-c", "cat; echo no >&2; exit 3"], { stdin: "in\0put" });
@@ -23,15 +24,31 @@ Deno.test("a command that runs can be waited for by what it says, and is gone af
   assert.throws(() => Deno.kill(pid, "SIGTERM"));
 });
 
+Deno.test("what comes about in time is returned; what does not is named, by its source if need be", async () => {
+  let looks = 0;
+  assert.equal(await eventually(() => ++looks === 3 && "there"), "there");
+  const never: string[] = [];
+  await assert.rejects(
+    eventually(() => never.length === 1, undefined, 5),
+    /^Error: After 5 ms .*: never\.length === 1$/,
+  );
+  await assert.rejects(eventually(() => Promise.resolve(0), "the server is gone", 5), /: the server is gone$/);
+});
+
 Deno.test("a temporary folder goes with its scope, write-protected things in it too", async () => {
-  let path: string;
+  const paths: string[] = [];
+  const fill = ({ path, join }: Pick<TempDir, "path" | "join">) => {
+    paths.push(path);
+    Deno.mkdirSync(join("protected/below"), { recursive: true });
+    Deno.chmodSync(join("protected"), 0o500);
+  };
   {
     await using directory = await tempDir();
-    path = directory.path;
-    await Deno.mkdir(directory.join("protected/below"), { recursive: true });
-    await Deno.chmod(directory.join("protected"), 0o500);
+    fill(directory);
+    using other = tempDirSync();
+    fill(other);
   }
-  await assert.rejects(Deno.stat(path), Deno.errors.NotFound);
+  for (const path of paths) assert.throws(() => Deno.statSync(path), Deno.errors.NotFound);
 });
 
 Deno.test("two private orchestrators run at once, each on its own port, and keep it over a restart", async () => {

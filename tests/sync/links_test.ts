@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { repoHash } from "../../proto/bazel/workspace.ts";
-import { eventually } from "../mirror/support/eventually.ts";
+import { eventually } from "../support/eventually.ts";
 import { ended, signal } from "../mirror/support/processes.ts";
 import { BAZEL, Exit, type Rig, rig } from "../mirror/support/rig.ts";
 import type { Link } from "../support/link.ts";
@@ -91,8 +91,8 @@ function test(name: string, fn: (pair: Pair) => Promise<void>) {
 async function carried(link: Link, direction: "there" | "back", bytes: number) {
   const before = (await link.count())[direction].bytes;
   await eventually(
-    `${bytes} bytes went over the link`,
     async () => (await link.count())[direction].bytes - before >= bytes,
+    `${bytes} bytes went over the link`,
   );
 }
 
@@ -370,10 +370,10 @@ test("both ends notice within ten seconds that the other is silent", async ({ ma
   const both = [machines.laptop, machines.cloud];
   for (const machine of both) assert.notEqual((await connections(machine)).length, 0);
   const closed = (on: Machine) =>
-    eventually(`the ${on.name} gives its connections up`, async () => (await connections(on)).length === 0, 11_000);
+    eventually(async () => (await connections(on)).length === 0, `the ${on.name} gives its connections up`, 11_000);
   await Promise.all(both.map(closed));
   await link.heal();
-  await eventually("there is a connection again", async () => (await connections(machines.laptop)).length > 0);
+  await eventually(async () => (await connections(machines.laptop)).length > 0, "there is a connection again");
   build.kill("SIGINT");
   assert.equal((await build.finished).code, Exit.INTERRUPTED);
   await rig.idle();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { RbsError } from "../../../proto/base/errors.ts";
-import { tempDirectory } from "../../testing/temp.ts";
+import { tempDirSync } from "../../../tests/support/temp_dir.ts";
 import { type AgentUser, checkWay, findAgentUser, makeStorage, openStorageRoot, removeStorage } from "./agent_user.ts";
 
 const PASSWD = `root:x:0:0:root:/root:/bin/bash
@@ -39,7 +39,7 @@ Deno.test({
   name: "agents' storage is their user's, and what is above it root's; it is never taken from another user",
   ignore: !isRoot,
   fn() {
-    using temp = tempDirectory();
+    using temp = tempDirSync();
     Deno.chmodSync(temp.path, 0o711);
     const [storageRoot, stateDir] = [join(temp.path, "storage"), join(temp.path, "state")];
     Deno.mkdirSync(storageRoot, { mode: 0o700 });
@@ -76,7 +76,7 @@ Deno.test({
   name: "what agents' user has left goes, however deep, and nothing that it leads to",
   ignore: !isRoot,
   async fn() {
-    using temp = tempDirectory();
+    using temp = tempDirSync();
     Deno.chmodSync(temp.path, 0o711);
     const directory = join(temp.path, "warm/0123"), outside = join(temp.path, "outside");
     makeStorage(directory, NOBODY);
@@ -95,7 +95,7 @@ Deno.test({
   name: "the agents' user can neither hold up a removal nor read our environment in it, and need not enter our folder",
   ignore: !isRoot,
   async fn() {
-    using temp = tempDirectory();
+    using temp = tempDirSync();
     Deno.chmodSync(temp.path, 0o711);
     const directory = join(temp.path, "warm/0123"), closed = join(temp.path, "closed"), seen = join(temp.path, "seen");
     makeStorage(directory, NOBODY);
@@ -132,7 +132,7 @@ Deno.test({
   name: "a storage root that the agents' user cannot get at is refused",
   ignore: !isRoot,
   fn() {
-    using temp = tempDirectory();
+    using temp = tempDirSync();
     const stateDir = join(temp.path, "state");
     const storageRoot = join(temp.path, "deep/storage");
     const folders = [join(stateDir, "storage"), storageRoot, join(temp.path, "other")];

@@ -9,7 +9,9 @@ import {
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { sentence } from "../../../proto/base/errors.ts";
+import { LineReader } from "../../../proto/base/line_reader.ts";
 import {
   type AgentListening,
   AgentListeningSchema,
@@ -40,10 +42,11 @@ import {
 import type { AgentEndpoint } from "../../store/agent_endpoint.ts";
 import type { SessionKey } from "../../store/session.ts";
 import { storageDirectory } from "./storage_path.ts";
-import { OutputLines } from "./output_lines.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
 const LOOPBACK = "127.0.0.1";
+/** A longer line is no agent's. */
+const MAX_LINE_BYTES = 4096;
 
 /** Options of {@link ProcessCompute}. */
 export interface ProcessComputeOptions {
@@ -99,6 +102,7 @@ export class ProcessCompute implements ComputeService {
     child.stdout!.on("error", () => {});
     const abandon = () => child.kill("SIGKILL");
     signal.addEventListener("abort", abandon);
+    let said: AgentWords | undefined;
     try {
       signal.throwIfAborted();
       // A process that could not be executed has no pid, and `ended` says why.
@@ -112,7 +116,7 @@ export class ProcessCompute implements ComputeService {
         enrolsByPipe: certify !== undefined,
       });
       child.stdin!.write(toJsonString(BlankAgentSchema, whole) + "\n");
-      const said = new AgentWords(child, blank, served, ended);
+      said = new AgentWords(child, blank, served, ended);
       if (certify) {
         const request = await said.next(IssueCertificateRequestSchema);
         const lost = ended.then((failure) => {
@@ -138,6 +142,7 @@ export class ProcessCompute implements ComputeService {
       throw e;
     } finally {
       signal.removeEventListener("abort", abandon);
+      said?.drop();
     }
   }
 
@@ -351,14 +356,21 @@ class AgentWords {
   readonly #blank: BlankAgent;
   readonly #served: Served;
   readonly #ended: Promise<AgentFailure>;
-  readonly #lines: OutputLines;
+  readonly #lines: LineReader;
 
   constructor(child: ChildProcess, blank: BlankAgent, served: Served, ended: Promise<AgentFailure>) {
     this.#child = child;
     this.#blank = blank;
     this.#served = served;
     this.#ended = ended;
-    this.#lines = new OutputLines(child.stdout!);
+    this.#lines = new LineReader(Readable.toWeb(child.stdout!) as ReadableStream<Uint8Array>, MAX_LINE_BYTES);
+  }
+
+  /** Reads what follows and drops it, so that the agent never waits for a reader. */
+  drop(): void {
+    (async () => {
+      while (await this.#lines.next() !== undefined);
+    })();
   }
 
   /** The next message. Throws when the agent ends before, or says something else. @param check Throws for what is none. */

@@ -4,9 +4,9 @@ import { Agent } from "../../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import type { IssueCertificateRequest } from "../../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import { createRpcClient } from "../../../proto/transport/rpc/client.ts";
 import { TestAuthority } from "../../../proto/testing/certificates.ts";
-import { tempDirectory } from "../../testing/temp.ts";
+import { tempDirSync } from "../../../tests/support/temp_dir.ts";
 import { pause } from "../../../proto/base/timers.ts";
-import { eventually } from "../../../proto/testing/pipe.ts";
+import { eventually } from "../../../tests/support/eventually.ts";
 import { computeContract } from "../compute_contract.ts";
 import { type AgentBootstrap, AgentStartError, type RunningAgent, type StartOptions } from "../compute_service.ts";
 import { storageDirectory } from "./storage_path.ts";
@@ -42,7 +42,7 @@ function start(service: ProcessCompute, trust?: AgentBootstrap, change: Partial<
 const folders = (storageRoot: string) => [...Deno.readDirSync(join(storageRoot, ".agents"))].map(({ name }) => name);
 
 computeContract("processes", () => {
-  const temp = tempDirectory();
+  const temp = tempDirSync();
   const pids = new Set<number>();
   const pidOf = ({ handle }: RunningAgent) => Number(handle.split(" ")[0]);
   const lives = (pid: number) => {
@@ -101,7 +101,7 @@ function test(promise: string, run: (storage: string) => Promise<void>): void {
     sanitizeOps: false,
     sanitizeResources: false,
     fn: async () => {
-      using temp = tempDirectory();
+      using temp = tempDirSync();
       await run(join(temp.path, "s t'o\"räge"));
     },
   });
@@ -221,6 +221,12 @@ test("an endless first line is not read to its end", async (storage) => {
   );
 });
 
+test("what an agent prints later is read, so that it waits for nobody", async (storage) => {
+  const script = `echo '{"port":1,"commandPort":2}'; yes | head -c 1000000; exit 3`;
+  const agent = await start(compute(storage, ["/bin/sh", "-c", script]));
+  assert.match((await agent.ended)!.reason, /\(exit code 3\)/);
+});
+
 test("a program that is not there or cannot be executed is named", async (storage) => {
   await fails(start(compute(storage, ["/nowhere/agent"])), /\/nowhere\/agent cannot be exec/, false);
   const unexecutable = start(compute(join(storage, "2"), [FAKE_AGENT]));
@@ -287,7 +293,7 @@ test("the log of an agent that was assigned a session twice, by two orchestrator
 });
 
 Deno.test("a session goes on with another's storage once, if it has none of its own", () => {
-  using temp = tempDirectory();
+  using temp = tempDirSync();
   const [from, to, third] = ["", "b".repeat(16), "c".repeat(16)].map((serverId) => ({ ...SESSION, serverId }));
   const storage = (of: typeof from) => storageDirectory(temp.path, of);
   Deno.mkdirSync(storage(from), { recursive: true });

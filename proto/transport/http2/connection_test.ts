@@ -4,7 +4,8 @@ import { createHash } from "node:crypto";
 import { AdmissionControl } from "../admission.ts";
 import { frame, MessageStream } from "../grpc/message_stream.ts";
 import { PeerProcess } from "../../testing/peers.ts";
-import { eventually, PipeEnd, RawPeer } from "../../testing/pipe.ts";
+import { PipeEnd, RawPeer } from "../../testing/pipe.ts";
+import { eventually } from "../../../tests/support/eventually.ts";
 import { Http2Connection, type Http2Options, type Stream, StreamError, type Transport } from "./connection.ts";
 import {
   encodeFrame,

@@ -6,12 +6,38 @@ import { trustFailure } from "../tls/trust.ts";
 
 export { Code } from "../grpc/status_code.ts";
 
+/**
+ * Why nobody has answered a call. unknown name: the host has no address. not connected: there was no connection. broken off:
+ * there was one.
+ */
+export interface NoAnswer {
+  kind: "unknown name" | "not connected" | "broken off";
+  /** The system's name for it, if it has said one: "ECONNREFUSED". */
+  systemCode?: string;
+}
+
+/**
+ * What the status that grpc-js 1.14 makes by itself means. It has the code of what a server says, and nothing else to tell
+ * it by than the text: this is the only place that reads it.
+ */
+function noAnswer(code: Code, details: string): NoAnswer | undefined {
+  if (code !== Code.UNAVAILABLE) return undefined;
+  const systemCode = /\bE[A-Z]{4,}/.exec(details)?.[0];
+  if (/^Name resolution failed/.test(details)) return { kind: "unknown name", systemCode };
+  if (/^No connection established/.test(details)) return { kind: "not connected", systemCode };
+  const lost = /^(Connection dropped|read E|write E|Stream removed|connect E|Socket closed)/.test(details);
+  return lost ? { kind: "broken off", systemCode } : undefined;
+}
+
 /** Anything that went wrong in a call, on either side. `message` is the sentence for a person. */
 export class RpcError extends Error {
   override readonly name = "RpcError";
 
-  /** @param code See {@link Code}. */
-  constructor(readonly code: Code, message: string, cause?: unknown) {
+  /**
+   * @param code See {@link Code}.
+   * @param noAnswer Undefined: somebody has answered.
+   */
+  constructor(readonly code: Code, message: string, cause?: unknown, readonly noAnswer?: NoAnswer) {
     super(message, { cause });
   }
 
@@ -27,7 +53,7 @@ export class RpcError extends Error {
     if (typeof code === "number" && typeof details === "string") {
       const distrust = code === Code.UNAVAILABLE ? trustFailure(details) : undefined;
       if (distrust) return new TrustError(distrust, thrown);
-      return new RpcError(code, details, thrown);
+      return new RpcError(code, details, thrown, noAnswer(code, details));
     }
     return new RpcError(Code.INTERNAL, sentence(thrown), thrown);
   }

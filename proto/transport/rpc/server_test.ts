@@ -12,7 +12,8 @@ import { callHeaders, readCall } from "../grpc/calls.ts";
 import { frame } from "../grpc/message_stream.ts";
 import { Code, RpcError, type RpcImplementation } from "./client.ts";
 import { RpcServer, type RpcServerOptions } from "./server.ts";
-import { eventually, RawPeer } from "../../testing/pipe.ts";
+import { RawPeer } from "../../testing/pipe.ts";
+import { eventually } from "../../../tests/support/eventually.ts";
 
 const HEARTBEAT = "/rbs.v1.Orchestrator/Heartbeat";
 const EXECUTE = "/rbs.v1.Agent/ExecuteCommand";

@@ -14,6 +14,7 @@ import { ORCHESTRATOR_NAME } from "../../testing/keys.ts";
 import { RawPeer } from "../../testing/pipe.ts";
 import { PROTOCOLS } from "../tls/settings.ts";
 import { SocketTransport } from "../tls/socket_transport.ts";
+import { LineReader } from "../../base/line_reader.ts";
 
 /** What the server may grow by while it is attacked. Some of it is garbage, and what an honest caller costs. */
 const MAX_GROWTH = 64 << 20;
@@ -27,6 +28,7 @@ type Known = Credentials | Pick<Credentials, "authorities" | "trustDomain">;
 /** See testing/rpc_victim.ts. */
 class Victim implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
+  readonly #said: LineReader;
   #before = 0;
   #most = 0;
   port = 0;
@@ -40,14 +42,12 @@ class Victim implements AsyncDisposable {
       stdin: "piped",
       stdout: "piped",
     }).spawn();
+    this.#said = new LineReader(this.#child.stdout);
   }
 
   static async start(): Promise<Victim> {
     const victim = new Victim();
-    const reader = victim.#child.stdout.pipeThrough(new TextDecoderStream()).getReader();
-    let said = "";
-    while (!said.includes("\n")) said += (await reader.read()).value ?? assert.fail("the server ended");
-    reader.releaseLock();
+    const said = await victim.#said.next() ?? assert.fail("the server ended");
     Object.assign(victim, JSON.parse(said));
     // What a first call needs is no growth.
     for (let i = 0; i < 100; i++) await victim.heartbeat();
@@ -114,7 +114,7 @@ class Victim implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#child.stdin.close().catch(() => {});
-    await this.#child.stdout.cancel().catch(() => {});
+    this.#said.close();
     await this.#child.status;
   }
 }

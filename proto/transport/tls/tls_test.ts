@@ -8,7 +8,7 @@ import type { Transport } from "../http2/connection.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import type { Identity } from "../../identity/spiffe.ts";
 import { type CertificateOptions, TestAuthority } from "../../testing/certificates.ts";
-import { eventually } from "../../testing/pipe.ts";
+import { eventually } from "../../../tests/support/eventually.ts";
 import { connectTls, TrustError } from "./client.ts";
 import { TlsListener, type TlsListenerOptions } from "./listener.ts";
 import { PROTOCOLS, secureContext } from "./settings.ts";

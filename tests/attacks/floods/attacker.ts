@@ -4,6 +4,7 @@
  */
 import { FLOODS } from "./floods.ts";
 import type { Target } from "./wire.ts";
+import { LineReader } from "../../../proto/base/line_reader.ts";
 
 /** What it is told. */
 export interface Order {
@@ -24,7 +25,10 @@ export interface Progress {
 const PAUSE_MS = 5;
 
 if (import.meta.main) {
-  const { wants, target }: Order = JSON.parse((await lines().next()).value!);
+  const input = new LineReader(Deno.stdin.readable);
+  const { wants, target }: Order = JSON.parse((await input.next())!);
+  // Whoever started it is gone: so is it.
+  void input.next().then(() => Deno.exit(0));
   const flood = FLOODS.find((one) => one.wants === wants)!;
   const progress: Progress = { attempts: 0, open: 0 };
   for (let n = 0; n < flood.connections; n++) {
@@ -40,23 +44,5 @@ if (import.meta.main) {
     // A thousand at once would be refused by the kernel.
     if (n % 20 === 19) await new Promise((resolve) => setTimeout(resolve, 1));
     if (n === Math.min(flood.connections, 20) - 1) setInterval(() => console.log(JSON.stringify(progress)), 500);
-  }
-}
-
-async function* lines(): AsyncGenerator<string> {
-  let rest = "";
-  const input = Deno.stdin.readable.pipeThrough(new TextDecoderStream());
-  const reader = input.getReader();
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    rest += value;
-    const at = rest.indexOf("\n");
-    if (at < 0) continue;
-    yield rest.slice(0, at);
-    rest = rest.slice(at + 1);
-    // Whoever started it is gone: so is it.
-    void reader.read().then(() => Deno.exit(0));
-    return;
   }
 }

@@ -12,7 +12,7 @@ import { type GetServerResponse, Orchestrator } from "../../../proto/contract/ge
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import { Code, createRpcClient, type RpcClient, RpcError } from "../../../proto/transport/rpc/client.ts";
 import { repoHash } from "../../../proto/bazel/workspace.ts";
-import { eventually } from "../../mirror/support/eventually.ts";
+import { eventually } from "../../support/eventually.ts";
 import { signal } from "../../mirror/support/processes.ts";
 import { PROGRAMS } from "../../support/repository.ts";
 import { run } from "../../support/run.ts";
@@ -374,11 +374,11 @@ export class ProcessWorld implements World {
     for (const node of this.nodes) await node.close();
     await this.#watching;
     await Promise.allSettled(this.#pending);
-    await eventually("the run's processes are gone", async () => {
+    await eventually(async () => {
       const { agents, strays } = await this.#look();
       for (const { pid } of [...agents, ...strays]) signal(pid, "SIGKILL");
       return agents.length === 0 && strays.length === 0;
-    });
+    }, "the run's processes are gone");
     await (this.#store as Store | undefined)?.[Symbol.asyncDispose]();
   }
 

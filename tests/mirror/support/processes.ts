@@ -1,5 +1,5 @@
 /** Looking at this machine's processes: who is there, whose child it is, and whether it is really gone. */
-import { eventually } from "./eventually.ts";
+import { eventually } from "../../support/eventually.ts";
 
 /** A process as /proc shows it. */
 export interface Process {
@@ -44,7 +44,7 @@ export async function isAlive(pid: number): Promise<boolean> {
 
 /** Resolves when `pid` has ended. */
 export async function ended(pid: number, timeout?: number): Promise<void> {
-  await eventually(`process ${pid} ends`, async () => !await isAlive(pid), timeout);
+  await eventually(async () => !await isAlive(pid), `process ${pid} ends`, timeout);
 }
 
 /** Sends a signal to a process that may have ended. */

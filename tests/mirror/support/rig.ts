@@ -9,7 +9,7 @@ import { removeTree, tempDir } from "../../support/temp_dir.ts";
 import { surroundings, type TwoMachines } from "../../support/two_machines.ts";
 import { type TestWorkspace, testWorkspace } from "../../support/workspace.ts";
 import { repoHash } from "../../../proto/bazel/workspace.ts";
-import { eventually } from "./eventually.ts";
+import { eventually } from "../../support/eventually.ts";
 import { ended, type Process, processesNaming, signal } from "./processes.ts";
 
 const { found } = await findBazels();
@@ -148,40 +148,40 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
     },
     agent: () =>
       eventually(
-        "an agent runs",
         async () =>
           (await processesNaming(`/${repoHash(workspace.path)}`)).find((p) =>
             p.args.some((a) => a === PROGRAMS.agent) && !p.args.some((a) => a === PROGRAMS.orchestrator)
           ),
+        "an agent runs",
       ),
     server: () =>
       eventually(
-        "a Bazel server runs",
         async () =>
           (await processesNaming(outputBase)).find((p) =>
             p.args[0].startsWith("bazel(") && p.args.includes(`--output_base=${outputBase}`)
           ),
+        "a Bazel server runs",
       ),
-    acting: () => eventually("the action runs", async () => (await sleepers(marker))[0]),
+    acting: () => eventually(async () => (await sleepers(marker))[0], "the action runs"),
     hold: () => Deno.writeTextFile(held, ""),
     held: () =>
       eventually(
-        "an agent is held",
         async () => (await processesNaming(heldAgent)).find((p) => p.args[1] === heldAgent),
+        "an agent is held",
       ),
     release: () => Deno.remove(held).catch(() => {}),
     async go() {
       for (const { pid } of await sleepers(marker)) signal(pid, "SIGTERM");
     },
     idle: (timeout) =>
-      eventually("the action is gone", async () => (await sleepers(marker)).length === 0, timeout)
+      eventually(async () => (await sleepers(marker)).length === 0, "the action is gone", timeout)
         .then(() => {}),
     async processes() {
       const orchestrator = own?.orchestrator.pid;
       return (await processesNaming(...names)).filter((p) => p.pid !== orchestrator);
     },
     async nothingLeft(timeout = 20_000) {
-      await eventually("no process is left", async () => (await self.processes()).length === 0, timeout).catch(
+      await eventually(async () => (await self.processes()).length === 0, "no process is left", timeout).catch(
         async (error) => {
           const left = await self.processes();
           throw new Error(
