@@ -1,11 +1,12 @@
 /**
- * Who may call what: each method of each service of RBS, in one table. Servers ask it before they look at a request, and
- * refuse a method that does not stand here.
+ * Who may do what: each operation of RBS's programs, in one table. Servers ask it before they look at a request, whatever
+ * protocol the request came by, and refuse what does not stand here.
  */
+import { grpcOperation, type Operation } from "../contract/operations.ts";
 import { AccessDenied } from "./access_denied.ts";
 import type { Identity } from "./spiffe.ts";
 
-/** Who may call a method. */
+/** Who may do something. */
 export type Rule =
   /** Users, for themselves: a request that names another user is refused by {@link actingUser}. */
   | "user"
@@ -18,30 +19,28 @@ export type Rule =
   /** Who has a certificate that runs out: a user or an agent, for itself. */
   | "holder";
 
-/** By path; `/*` stands for all methods of a service that is not ours. */
-export const RULES: Readonly<Record<string, Rule>> = {
-  "/rbs.v1.Orchestrator/GetServer": "user",
-  "/rbs.v1.Orchestrator/GetServerStream": "user",
-  "/rbs.v1.Orchestrator/Heartbeat": "user",
-  "/rbs.v1.Orchestrator/ReleaseServer": "user",
-  "/rbs.v1.Orchestrator/ListSessions": "user",
+/** See the file's head. */
+export const RULES: Readonly<Record<Operation, Rule>> = {
+  "session.get": "user",
+  "session.heartbeat": "user",
+  "session.release": "user",
+  "session.list": "user",
 
-  "/rbs.v1.Identity/IssueCertificate": "anyone",
-  "/rbs.v1.Identity/RenewCertificate": "holder",
+  "certificate.issue": "anyone",
+  "certificate.renew": "holder",
 
-  "/rbs.v1.Agent/Supervise": "orchestrator",
-  "/rbs.v1.Agent/ExecuteCommand": "owner",
-
-  "/rbs.v1.Command/Execute": "owner",
-  "/rbs.v1.Workspace/Open": "owner",
-  "/rbs.v1.Workspace/Apply": "owner",
-  "/rbs.v1.Workspace/Fetch": "owner",
-  "/command_server.CommandServer/*": "owner",
+  "agent.supervise": "orchestrator",
+  "command.run": "owner",
+  "bazel-server.call": "owner",
+  "workspace.open": "owner",
+  "workspace.apply": "owner",
+  "workspace.fetch": "owner",
 };
 
-/** The rule of a method; undefined: there is none, and nobody may call it. */
+/** The rule of a gRPC method; undefined: there is none, and nobody may call it. @param path "/package.Service/Method" */
 export function ruleOf(path: string): Rule | undefined {
-  return Object.hasOwn(RULES, path) ? RULES[path] : RULES[path.replace(/[^/]*$/, "*")];
+  const operation = grpcOperation(path);
+  return operation && RULES[operation];
 }
 
 /** What a server knows of a caller. */
@@ -53,14 +52,24 @@ export interface Caller {
 }
 
 /**
+ * Lets the caller of a gRPC method pass as {@link permit} does; refuses whoever calls a method without an operation.
+ *
+ * @param path "/package.Service/Method"
+ */
+export function admit(path: string, caller: Caller, owner?: string): void {
+  const operation = grpcOperation(path);
+  if (operation === undefined) throw new AccessDenied("forbidden", `Nobody may call ${path}.`);
+  permit(operation, caller, owner);
+}
+
+/**
  * Lets a caller pass, or throws an {@link AccessDenied}: "unauthenticated" for one that is nobody known, "forbidden" for
- * one that may not call this.
+ * one that may not do this.
  *
  * @param owner At an agent: the user whose session it serves.
  */
-export function admit(path: string, caller: Caller, owner?: string): void {
-  const rule = ruleOf(path);
-  if (rule === undefined) throw new AccessDenied("forbidden", `Nobody may call ${path}.`);
+export function permit(operation: Operation, caller: Caller, owner?: string): void {
+  const rule = RULES[operation];
   if (rule === "anyone") return;
   const { identity, stranger = "it shows no certificate" } = caller;
   if (!identity) {
@@ -70,7 +79,7 @@ export function admit(path: string, caller: Caller, owner?: string): void {
     );
   }
   if (!isAllowed(rule, identity, owner)) {
-    throw new AccessDenied("forbidden", `${nameOf(identity)} may not call ${path}.`);
+    throw new AccessDenied("forbidden", `${nameOf(identity)} may not do ${operation}.`);
   }
 }
 
@@ -89,9 +98,9 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
   }
 }
 
-/** The user that a call is made by. Throws an {@link AccessDenied} when the request names another one. */
+/** The user for whom something is done. Throws an {@link AccessDenied} when the request names another one. */
 export function actingUser({ identity }: Caller, requested: string): string {
-  if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may call this.");
+  if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may do this.");
   if (requested !== "" && requested !== identity.userId) {
     throw new AccessDenied(
       "forbidden",
