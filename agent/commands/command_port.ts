@@ -29,7 +29,7 @@ export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPo
   const serve: CallHandler = (stream, headers, call) => {
     const path = headers[":path"] ?? "";
     try {
-      gate.admit(path, { identity: call.peer }, headers.authorization, headers["rbs-epoch"]);
+      gate.admit(path, call.caller, headers.authorization, headers["rbs-epoch"]);
     } catch (e) {
       throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
     }

@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { sentence } from "../../base/errors.ts";
 import type { Http2Connection, Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
-import type { Identity } from "../../identity/spiffe.ts";
+import type { Caller } from "../../identity/access_rules.ts";
 import { Code as Status } from "./status_code.ts";
 import { frame, framePrefix, MessageStream } from "./message_stream.ts";
 import { WireError } from "../../base/protobuf_fields.ts";
@@ -30,11 +30,8 @@ export class ServerCall {
   readonly #stream: Stream;
   #ended = false;
 
-  /**
-   * @param peer Who the caller has proved to be; undefined in plain text.
-   * @param stranger Why it is nobody known, by TLS: a clause for a message.
-   */
-  constructor(stream: Stream, readonly peer?: Identity, readonly stranger?: string) {
+  /** @param caller Who calls, as the connection proves. */
+  constructor(stream: Stream, readonly caller: Caller) {
     this.#stream = stream;
   }
 

@@ -1,5 +1,6 @@
 import { AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
+import type { Caller } from "../../identity/access_rules.ts";
 import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { CallListener, OnCaller } from "../tls/call_listener.ts";
@@ -13,8 +14,8 @@ export interface CallServer {
 }
 
 /**
- * Has each call served by `serve`, which gets the stream in the turn in which it came, and finds in `call.peer` who calls
- * if the listener knows. With `keepAlive`, callers that fall silent are noticed; `onConnection` is told of each caller before
+ * Has each call served by `serve`, which gets the stream in the turn in which it came, and finds in `call.caller` who
+ * calls. With `keepAlive`, callers that fall silent are noticed; `onConnection` is told of each caller before
  * it has said anything. What `serve` throws ends the call: a {@link StatusError} as it is, anything else as INTERNAL, after
  * `onError`.
  *
@@ -28,9 +29,9 @@ export function listenForCalls(
 ): CallServer {
   const listener = typeof at === "string" ? new TcpListener({ hostname: at, trusted: true }) : at;
   const connections = new Set<Http2Connection>();
-  listener.start((transport, admission, peer) => {
+  listener.start((transport, admission, caller) => {
     const onStream = (stream: Stream, headers: Headers) => {
-      const call = new ServerCall(stream, peer.identity, peer.stranger);
+      const call = new ServerCall(stream, caller);
       serve(stream, headers, call).catch((e) => {
         if (e instanceof StatusError) return call.end(e);
         if (!call.gone.aborted) onError(headers[":path"], e);
@@ -53,6 +54,9 @@ export function listenForCalls(
 
 /** What is read of a connection before it is taken for one of HTTP/2, in bytes: a client's first words, its call as well. */
 const FIRST_BYTES = 1 << 10;
+
+/** Who calls in plain text has proved nothing by that. */
+const PLAIN: Caller = { stranger: "it speaks plain text" };
 
 /** Options of a {@link TcpListener}. */
 export interface TcpListenerOptions {
@@ -111,7 +115,7 @@ export class TcpListener implements CallListener {
     };
     const admission = this.admission.enter(close);
     if (!admission) return close();
-    if (this.#trusted) return admission.admit() ? onCaller(tcp, admission, {}) : close();
+    if (this.#trusted) return admission.admit() ? onCaller(tcp, admission, PLAIN) : close();
     // A client of HTTP/2 speaks first. Until it does, it costs no more than this.
     const first = new Uint8Array(FIRST_BYTES);
     const length = await tcp.read(first).catch(() => null);
@@ -119,7 +123,7 @@ export class TcpListener implements CallListener {
       admission.end();
       return close();
     }
-    onCaller(new Begun(tcp, first.subarray(0, length)), admission, {});
+    onCaller(new Begun(tcp, first.subarray(0, length)), admission, PLAIN);
   }
 
   close(): void {

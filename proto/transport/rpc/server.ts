@@ -153,15 +153,15 @@ export class RpcServer implements AsyncDisposable {
   /** Serves a call; called in the turn in which it came. */
   async #serve(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
     const path = headers[":path"] ?? "";
-    const isStranger = this.#credentials !== undefined && !call.peer;
-    const holding = new Holding(isStranger ? COUNTED_BEFORE : this.#budgetOf(call.peer));
+    const { caller } = call;
+    const isStranger = this.#credentials !== undefined && !caller.identity;
+    const holding = new Holding(isStranger ? COUNTED_BEFORE : this.#budgetOf(caller.identity));
     const gone = new AbortController();
     call.gone.addEventListener("abort", () => gone.abort(CALLER_GONE));
     const context: CallContext = {
       signal: gone.signal,
       metadata: (name) => headers[name.toLowerCase()],
-      identity: call.peer,
-      stranger: call.stranger ?? (this.#credentials ? undefined : "it speaks plain text"),
+      ...caller,
     };
     let body: RequestBody | undefined;
     const fail = (error: RpcError) => {

@@ -11,9 +11,11 @@ import { sentence } from "../../base/errors.ts";
 import type { Transport } from "../http2/connection.ts";
 import { certificateIdentity } from "../../identity/certificate.ts";
 import type { Credentials } from "../../identity/credentials.ts";
+import { identify } from "../../identity/proof.ts";
 import { type Identity, spiffeUri } from "../../identity/spiffe.ts";
 import { clockDoubt } from "./clocks.ts";
-import { peerIdentity, PROTOCOLS, secureContext } from "./settings.ts";
+import { PROTOCOLS, secureContext } from "./settings.ts";
+import { shownProof } from "./shown_proof.ts";
 import { SocketTransport } from "./socket_transport.ts";
 
 /**
@@ -88,7 +90,9 @@ export async function connectTls(
   socket.on("secureConnect", () => {
     secure = true;
     const wrong = mismatch(socket.getPeerCertificate()?.raw, own.trustDomain, expected) ??
-      (peerIdentity(socket, own.trustDomain) ? undefined : new TrustError("the peer's certificate is not verified")) ??
+      (identify(shownProof(socket), own.trustDomain).identity
+        ? undefined
+        : new TrustError("the peer's certificate is not verified")) ??
       (socket.alpnProtocol === PROTOCOLS[0] ? undefined : new TrustError("the peer does not speak HTTP/2 in TLS"));
     if (wrong) return settled.reject(wrong);
     socket.setNoDelay(true);

@@ -9,12 +9,13 @@ import { createServer, type Server, type TLSSocket } from "node:tls";
 import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
 import type { Credentials } from "../../identity/credentials.ts";
+import { identify } from "../../identity/proof.ts";
 import type { Identity } from "../../identity/spiffe.ts";
 import type { CallListener, OnCaller } from "./call_listener.ts";
 import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
 import { networkOf } from "./network.ts";
-import { peerOf } from "./peer.ts";
 import { PROTOCOLS, secureContext } from "./settings.ts";
+import { shownProof } from "./shown_proof.ts";
 import { SocketTransport } from "./socket_transport.ts";
 
 /** Options of {@link TlsListener.listen}. */
@@ -158,12 +159,12 @@ export class TlsListener implements CallListener {
     const entry = this.#handshakes.get(key);
     this.#handshakes.delete(key);
     const { accepts = () => true, admitStrangers = false } = this.#options;
-    const peer = peerOf(socket, this.#trustDomain);
-    const { identity } = peer;
+    const caller = identify(shownProof(socket), this.#trustDomain);
+    const { identity } = caller;
     const refusal = socket.alpnProtocol !== PROTOCOLS[0]
       ? "it does not speak HTTP/2"
       : !identity && !admitStrangers
-      ? peer.stranger
+      ? caller.stranger
       : identity && !accepts(identity)
       ? `${nameOf(identity)} has no business here`
       : undefined;
@@ -177,7 +178,7 @@ export class TlsListener implements CallListener {
       if (!identity || admission.admit(nameOf(identity))) {
         socket.setNoDelay(true);
         const transport = new SocketTransport(socket, { onReceived: (bytes) => admission.received(bytes) });
-        return this.#onCaller(transport, admission, peer);
+        return this.#onCaller(transport, admission, caller);
       }
     }
     socket.on("error", () => {});
