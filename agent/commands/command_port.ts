@@ -2,7 +2,7 @@
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
-import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
+import type { Listener } from "../../proto/transport/listener.ts";
 import { type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { RpcError } from "../../proto/transport/rpc/error.ts";
 import { COMMAND_SERVER } from "../bazel/bazel_upstream.ts";
@@ -14,7 +14,7 @@ export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) =
 /** What the port works with. */
 export interface CommandPortParts {
   /** Where callers come from: mutual TLS (a TlsListener), or plain text on a free port of a host of this name. */
-  at: string | CallListener;
+  at: string | Listener;
   /** Throws an RpcError unless the caller is the session's owner, in its present epoch. */
   gate: Pick<Gate, "admit">;
   /** By "/package.Service/Method". */

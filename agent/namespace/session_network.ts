@@ -4,7 +4,7 @@
  * the machine's side of all namespaces but this one, which no program of the session can see, stop or connect to.
  */
 import { RbsError } from "../../proto/base/errors.ts";
-import type { Transport } from "../../proto/transport/http2/connection.ts";
+import type { Transport } from "../../proto/transport/transport.ts";
 
 /** util-linux's `unshare` leaves the loopback interface down, unlike bubblewrap. The command comes after it. */
 export const LOOPBACK_UP = [

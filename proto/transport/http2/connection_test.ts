@@ -5,7 +5,8 @@ import { AdmissionControl } from "../admission.ts";
 import { frame, MessageStream } from "../grpc/message_stream.ts";
 import { PeerProcess } from "../../testing/peers.ts";
 import { eventually, PipeEnd, RawPeer } from "../../testing/pipe.ts";
-import { Http2Connection, type Http2Options, type Stream, StreamError, type Transport } from "./connection.ts";
+import { Http2Connection, type Http2Options, type Stream, StreamError } from "./connection.ts";
+import type { Transport } from "../transport.ts";
 import {
   encodeFrame,
   ErrorCode,

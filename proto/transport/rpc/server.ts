@@ -15,8 +15,9 @@ import { AccessDenied } from "../../identity/access_denied.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../../identity/spiffe.ts";
 import { type ServerCall, StatusError } from "../grpc/calls.ts";
-import type { CallListener } from "../tls/call_listener.ts";
-import { type CallServer, listenForCalls, TcpListener } from "../grpc/server.ts";
+import { type CallServer, listenForCalls } from "../grpc/server.ts";
+import type { Listener } from "../listener.ts";
+import { TcpListener } from "../tcp_listener.ts";
 import { RequestBody } from "./request_body.ts";
 import type { CallContext, RpcImplementation, Service } from "./client.ts";
 import { Code, RpcError } from "./error.ts";
@@ -114,7 +115,7 @@ export class RpcServer implements AsyncDisposable {
     const at = parseHostPort(address);
     if (!at) throw new TypeError(`${address}: not a HOST:PORT to listen on`);
     const { host: hostname, port } = at;
-    let listener: CallListener;
+    let listener: Listener;
     if (this.#credentials) {
       const credentials = this.#credentials;
       listener = this.#tls = await TlsListener.listen({

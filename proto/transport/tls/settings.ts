@@ -4,8 +4,11 @@ import type { SecureContextOptions } from "node:tls";
 import { RbsError, sentence } from "../../base/errors.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 
-/** The one protocol that is spoken in it: HTTP/2. */
-export const PROTOCOLS = ["h2"];
+/** What is spoken in it, by its name in ALPN (RFC 7301, 6). */
+export type Protocol = "h2" | "http/1.1";
+
+/** What RBS's programs speak with each other. */
+export const HTTP_2: Protocol = "h2";
 
 /**
  * For node:tls, which takes anything and fails only when somebody connects; so what cannot work is refused here, with an
