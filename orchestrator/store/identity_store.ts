@@ -7,7 +7,7 @@ export interface Enrolment {
 }
 
 /**
- * Tokens that have not been used, and users who are locked out. Of a token only its SHA-256 is kept (as hex): whoever
+ * Tokens that have not been used, and users and operators who are locked out. Of a token only its SHA-256 is kept (as hex): whoever
  * reads the store cannot become anybody.
  *
  * Every method throws an RbsError when the storage fails.
@@ -20,14 +20,16 @@ export interface IdentityStore {
    */
   takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined>;
   /**
-   * Locks a user out, or (`at` undefined) lets in again. Tokens of a user who is locked out go.
+   * Locks somebody out, or (`at` undefined) lets in again. Tokens of one who is locked out go.
    *
+   * @param userId A user's id; of an operator, see identity/revocation_name.ts.
+   * @param uri The SPIFFE URI that the tokens are for.
    * @param at Milliseconds since 1970.
    * @returns how many tokens went
    */
   revoke(userId: string, uri: string, at: number | undefined): Promise<number>;
-  /** Whether a user is locked out. What other orchestrators' stores decided is known within a second. */
+  /** Whether somebody is locked out. What other orchestrators' stores decided is known within a second. */
   isRevoked(userId: string): Promise<boolean>;
-  /** All users who are locked out. */
+  /** All who are locked out. */
   revokedUsers(): Promise<string[]>;
 }

@@ -8,6 +8,8 @@ export type Operation =
   | "session.heartbeat"
   | "session.release"
   | "session.list"
+  | "session.list-any"
+  | "session.end-any"
   | "certificate.issue"
   | "certificate.renew"
   // At an agent.
@@ -25,6 +27,9 @@ export const GRPC_OPERATIONS: Readonly<Record<string, Operation>> = {
   "/rbs.v1.Orchestrator/Heartbeat": "session.heartbeat",
   "/rbs.v1.Orchestrator/ReleaseServer": "session.release",
   "/rbs.v1.Orchestrator/ListSessions": "session.list",
+
+  "/rbs.v1.Operator/ListSessions": "session.list-any",
+  "/rbs.v1.Operator/EndSession": "session.end-any",
 
   "/rbs.v1.Identity/IssueCertificate": "certificate.issue",
   "/rbs.v1.Identity/RenewCertificate": "certificate.renew",

@@ -4,7 +4,7 @@
  */
 import { grpcOperation, type Operation } from "../contract/operations.ts";
 import { AccessDenied } from "./access_denied.ts";
-import type { Identity } from "./spiffe.ts";
+import { type Identity, identityName } from "./spiffe.ts";
 
 /** Who may do something. */
 export type Rule =
@@ -14,9 +14,11 @@ export type Rule =
   | "owner"
   /** The orchestrator. */
   | "orchestrator"
+  /** Operators, whosever session it is about. */
+  | "operator"
   /** Anybody, known or not: what the request shows decides. */
   | "anyone"
-  /** Who has a certificate that runs out: a user or an agent, for itself. */
+  /** Who has a certificate that runs out: a user, an agent or an operator, for itself. */
   | "holder";
 
 /** See the file's head. */
@@ -25,6 +27,8 @@ export const RULES: Readonly<Record<Operation, Rule>> = {
   "session.heartbeat": "user",
   "session.release": "user",
   "session.list": "user",
+  "session.list-any": "operator",
+  "session.end-any": "operator",
 
   "certificate.issue": "anyone",
   "certificate.renew": "holder",
@@ -35,6 +39,16 @@ export const RULES: Readonly<Record<Operation, Rule>> = {
   "workspace.open": "owner",
   "workspace.apply": "owner",
   "workspace.fetch": "owner",
+};
+
+/** Whom a rule is for, in a refusal. */
+const FOR: Readonly<Record<Rule, string>> = {
+  user: "users",
+  owner: "the owner of the session",
+  orchestrator: "the orchestrator",
+  operator: "operators",
+  anyone: "everybody",
+  holder: "who has a certificate from it",
 };
 
 /** The rule of a gRPC method; undefined: there is none, and nobody may call it. @param path "/package.Service/Method" */
@@ -79,7 +93,7 @@ export function permit(operation: Operation, caller: Caller, owner?: string): vo
     );
   }
   if (!isAllowed(rule, identity, owner)) {
-    throw new AccessDenied("forbidden", `${nameOf(identity)} may not do ${operation}.`);
+    throw new AccessDenied("forbidden", `${nameOf(identity)} may not do ${operation}, which is for ${FOR[rule]}.`);
   }
 }
 
@@ -91,6 +105,8 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
       return identity.kind === "user" && owner !== undefined && identity.userId === owner;
     case "orchestrator":
       return identity.kind === "orchestrator";
+    case "operator":
+      return identity.kind === "operator";
     case "holder":
       return identity.kind !== "orchestrator";
     case "anyone":
@@ -110,14 +126,8 @@ export function actingUser({ identity }: Caller, requested: string): string {
   return identity.userId;
 }
 
-/** For messages. */
+/** For the beginning of a sentence. */
 function nameOf(identity: Identity): string {
-  switch (identity.kind) {
-    case "user":
-      return `User ${JSON.stringify(identity.userId)}`;
-    case "agent":
-      return `The agent of session ${identity.agentId}`;
-    case "orchestrator":
-      return "The orchestrator";
-  }
+  const name = identityName(identity);
+  return name[0].toUpperCase() + name.slice(1);
 }

@@ -9,6 +9,7 @@ const CALLERS: Record<string, Caller> = {
   user: { identity: { kind: "user", userId: "bob" } },
   agent: { identity: { kind: "agent", agentId: "a".repeat(32) } },
   orchestrator: { identity: { kind: "orchestrator" } },
+  operator: { identity: { kind: "operator", name: "ann" } },
   stranger: { stranger: "it shows nothing" },
 };
 
@@ -18,8 +19,10 @@ const ALLOWED: Record<Operation, string> = {
   "session.heartbeat": "owner user",
   "session.release": "owner user",
   "session.list": "owner user",
-  "certificate.issue": "owner user agent orchestrator stranger",
-  "certificate.renew": "owner user agent",
+  "session.list-any": "operator",
+  "session.end-any": "operator",
+  "certificate.issue": "owner user agent orchestrator operator stranger",
+  "certificate.renew": "owner user agent operator",
   "agent.supervise": "orchestrator",
   "command.run": "owner",
   "bazel-server.call": "owner",
@@ -71,6 +74,11 @@ Deno.test("a gRPC method without an operation is for nobody", () => {
 
 Deno.test("a refusal says who may not do what, and a stranger is told why it is one", () => {
   const { user, stranger } = CALLERS;
-  assert.throws(() => permit("agent.supervise", user), /^AccessDenied: User "bob" may not do agent\.supervise\.$/);
+  const forOthers = /^AccessDenied: User "bob" may not do agent\.supervise, which is for the orchestrator\.$/;
+  assert.throws(() => permit("agent.supervise", user), forOthers);
+  assert.throws(
+    () => permit("session.list-any", user),
+    /User "bob" may not do session\.list-any, which is for operators/,
+  );
   assert.throws(() => permit("session.list", stranger), /not known here, since it shows nothing: run `jbazel login`/);
 });

@@ -3,6 +3,7 @@
  *
  *   ca.crt           the authorities that are trusted
  *   user.pem         whom the programs of this machine's user come as: private key, certificate and those above it
+ *   operator.pem     the same of an operator, where one works here
  *   orchestrator.pem, authority.pem   the same of an orchestrator and of its own authority, where they run here
  *
  * Key and certificate are one file, so that a new pair takes the old one's place in one step.
@@ -17,7 +18,7 @@ import type { Credentials } from "./credentials.ts";
 import { type Identity, parseSpiffeUri } from "./spiffe.ts";
 
 /** Whose credentials the directory holds. */
-export type Holder = "user" | "orchestrator";
+export type Holder = "user" | "operator" | "orchestrator";
 
 /** Where the keys are. */
 export function keyDirectory(state: string): string {
@@ -76,19 +77,19 @@ export function readCredentials(state: string, holder: Holder = "user"): HeldCre
 }
 
 /** The same, if their certificate is valid now. Throws an RbsError otherwise. */
-export function readValidCredentials(state: string): HeldCredentials {
-  const credentials = readCredentials(state);
+export function readValidCredentials(state: string, holder: Holder = "user"): HeldCredentials {
+  const credentials = readCredentials(state, holder);
   const now = Date.now();
   if (now > credentials.notAfter.getTime()) {
     throw new RbsError(
-      `The certificate in ${holderFile(state, "user")} expired at ${credentials.notAfter.toISOString()}: run ` +
+      `The certificate in ${holderFile(state, holder)} expired at ${credentials.notAfter.toISOString()}: run ` +
         `\`jbazel login\` again, or start the orchestrator of this machine, which renews it.`,
       { culprit: "caller" },
     );
   }
   if (now < credentials.notBefore.getTime()) {
     throw new RbsError(
-      `The certificate in ${holderFile(state, "user")} is valid from ${credentials.notBefore.toISOString()} on, and ` +
+      `The certificate in ${holderFile(state, holder)} is valid from ${credentials.notBefore.toISOString()} on, and ` +
         `this machine's clock says ${new Date(now).toISOString()}: set it right.`,
       { culprit: "caller" },
     );
@@ -100,6 +101,12 @@ export function readValidCredentials(state: string): HeldCredentials {
 export function userOf({ identity }: HeldCredentials): string {
   if (identity.kind !== "user") throw new TypeError("not a user's credentials");
   return identity.userId;
+}
+
+/** Which operator somebody is. Throws a TypeError for who is none. */
+export function operatorOf({ identity }: HeldCredentials): string {
+  if (identity.kind !== "operator") throw new TypeError("not an operator's credentials");
+  return identity.name;
 }
 
 /** Writes the credentials of `holder` in place of those that are there. Throws an RbsError. */

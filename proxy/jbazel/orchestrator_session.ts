@@ -27,7 +27,7 @@ import { serverId } from "../session/server_id.ts";
 import type { Settings } from "./settings.ts";
 
 /** An orchestrator that has not answered a simple question by then counts as down. Milliseconds. */
-const ANSWER_TIMEOUT_MS = 10_000;
+export const ANSWER_TIMEOUT_MS = 10_000;
 
 /** A session's server, as the orchestrator gave it. */
 export interface BuildServer {

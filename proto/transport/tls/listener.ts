@@ -10,7 +10,7 @@ import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from 
 import { sentence } from "../../base/errors.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import { identify } from "../../identity/proof.ts";
-import type { Identity } from "../../identity/spiffe.ts";
+import { type Identity, identityName } from "../../identity/spiffe.ts";
 import type { AcceptedConnection, Listener } from "../listener.ts";
 import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
 import { networkOf } from "./network.ts";
@@ -168,7 +168,7 @@ export class TlsListener implements Listener {
       : !identity && !admitStrangers
       ? caller.stranger
       : identity && !accepts(identity)
-      ? `${nameOf(identity)} has no business here`
+      ? `${identityName(identity)} has no business here`
       : undefined;
     if (entry && this.#serve && refusal === undefined) {
       const { admission } = entry;
@@ -177,7 +177,7 @@ export class TlsListener implements Listener {
       entry.socket = socket;
       socket.on("close", () => admission.end());
       admission.secured();
-      if (!identity || admission.admit(nameOf(identity))) {
+      if (!identity || admission.admit(identityName(identity))) {
         socket.setNoDelay(true);
         const transport = new SocketTransport(socket, { onReceived: (bytes) => admission.received(bytes) });
         return this.#serve({ transport, admission, caller });
@@ -210,16 +210,4 @@ function missingOfHello(beginning: Buffer): number {
 
 function address({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
-}
-
-/** For messages, and to count by. */
-function nameOf(identity: Identity): string {
-  switch (identity.kind) {
-    case "user":
-      return `user ${JSON.stringify(identity.userId)}`;
-    case "agent":
-      return `the agent of session ${identity.agentId}`;
-    case "orchestrator":
-      return "the orchestrator";
-  }
 }
