@@ -9,6 +9,7 @@ import {
   readCredentials,
   readValidCredentials,
   userOf,
+  writeCredentials,
 } from "../../proto/identity/key_directory.ts";
 import type { Identity } from "../../proto/identity/spiffe.ts";
 import { renewIfDue } from "../../proto/enrolment/renewal.ts";
@@ -137,6 +138,20 @@ test("what is no token is refused", async () => {
   for (const bad of [{ address: "a b:1" }, { fingerprint: "A" }, { trustDomain: "/" }, { token: "" }]) {
     assert.equal(readInvitation(writeInvitation({ ...good, ...bad })), undefined);
   }
+});
+
+test("an operator's certificate is renewed as an operator's, beside the user's", async () => {
+  await using t = await start({ operator: true }, OPS);
+  await giveUserKeys(t.place.stateDirectory, "ada");
+  const user = readCredentials(t.place.stateDirectory).certificate;
+  const now = Date.now();
+  const times = { names: [], notBefore: new Date(now - 3_600_000), notAfter: new Date(now + 3_500_000) };
+  writeCredentials(t.place.stateDirectory, "operator", await (await testAuthority()).identify(OPS, times));
+  const old = readCredentials(t.place.stateDirectory, "operator").certificate;
+  assert.equal(await renewIfDue(t.place.stateDirectory, t.issuer.address, "operator"), true);
+  assert.equal(operatorOf(readValidCredentials(t.place.stateDirectory, "operator")), "ops");
+  assert.notEqual(readCredentials(t.place.stateDirectory, "operator").certificate, old);
+  assert.equal(readCredentials(t.place.stateDirectory).certificate, user);
 });
 
 test("a certificate is renewed at half its life, and not before", async () => {
