@@ -1,4 +1,4 @@
-/** What an operator does beside letting an orchestrator run: `orchestrator enrol USER`, `orchestrator revoke USER`. */
+/** What is done beside letting an orchestrator run: `orchestrator enrol NAME`, `orchestrator revoke NAME`. */
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { X509Certificate } from "node:crypto";
 import { join, resolve } from "node:path";
@@ -9,6 +9,7 @@ import { spiffeUri } from "../proto/identity/spiffe.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, stateDirectory } from "../proto/base/state_directory.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { openAuthority, TRUST_DOMAIN } from "./identity/local_keys.ts";
+import { type Revocable, revocationName } from "./identity/revocation_name.ts";
 import { checkUserId } from "./api/request_checks.ts";
 import { openStore, parseStoreLocation, STORE_SYNTAX, type StoreLocation } from "./store/store_location.ts";
 
@@ -23,6 +24,7 @@ interface Options {
   address: string;
   hours: number;
   undo: boolean;
+  operator: boolean;
 }
 
 /** Whether a command line is one of these. */
@@ -53,12 +55,19 @@ export async function runAdminCommand(args: readonly string[], print: (line: str
 /** These commands with their options; docs/settings.md is made from them. */
 export function adminCommand(print: (line: string) => void): Command {
   const program = new Command("orchestrator").exitOverride().configureOutput({ writeOut: print, writeErr() {} });
-  const define = (name: string, description: string, action: (user: string, options: Options) => Promise<void>) =>
-    program.command(name).argument("<user>", "the user's name", user).description(description)
+  const define = (name: string, description: string, action: (name: string, options: Options) => Promise<void>) =>
+    program.command(name).argument("<user>", "the name of a user, or with --operator of an operator", user).description(
+      description,
+    )
       .addOption(new Option("--state-dir <directory>", "the state directory of the orchestrator").env("RBS_STATE_DIR"))
       .addOption(
         new Option("--store <where>", `the store of the orchestrator: ${STORE_SYNTAX}`).env("RBS_STORE").argParser(
           store,
+        ),
+      )
+      .addOption(
+        new Option("--operator", "the name is an operator's, who may see and end the sessions of all users").default(
+          false,
         ),
       )
       .exitOverride().configureOutput({ writeOut: print, writeErr() {} })
@@ -66,8 +75,9 @@ export function adminCommand(print: (line: string) => void): Command {
       .action(action);
   define(
     "enrol",
-    "Prints a token that enrols a user. It works once: the user passes it to `jbazel login` on standard input.",
-    (user, options) => enrol(user, options, print),
+    "Prints a token that enrols a user, or an operator. It works once: its bearer passes it to `jbazel login` on standard " +
+      "input.",
+    (name, options) => enrol(name, options, print),
   )
     .addOption(
       new Option("--address <host:port>", "the orchestrator's address as the user's machine sees it")
@@ -78,36 +88,43 @@ export function adminCommand(print: (line: string) => void): Command {
     .addOption(new Option("--ca-key <file>", "the same as for the orchestrator").env("RBS_CA_KEY"));
   define(
     "revoke",
-    "Locks a user out: every call is refused from now on, whatever certificate the user has.",
-    (user, options) => revoke(user, options, print),
-  ).addOption(new Option("--undo", "let the user in again").default(false));
+    "Locks a user, or an operator, out: every call is refused from now on, whatever certificate is shown.",
+    (name, options) => revoke(name, options, print),
+  ).addOption(new Option("--undo", "let the user or operator in again").default(false));
   return program;
 }
 
-async function enrol(userId: string, options: Options, print: (line: string) => void): Promise<void> {
+/** Who is meant by a name on the command line. */
+function named(name: string, { operator }: Options): Revocable {
+  return operator ? { kind: "operator", name } : { kind: "user", userId: name };
+}
+
+async function enrol(name: string, options: Options, print: (line: string) => void): Promise<void> {
   const state = stateOf(options);
-  const { caCert, caKey } = options;
+  const { caCert, caKey, address, operator } = options;
   const outside = caCert && caKey ? { certificateFile: resolve(caCert), keyFile: resolve(caKey) } : undefined;
   const { authorities, trustDomain } = await openAuthority(state, outside);
   await using opened = await openStore(storeOf(options));
   const token = await new TokenEnroller(opened.identities, trustDomain)
-    .issue({ kind: "user", userId }, options.hours * 3600_000);
+    .issue(named(name, options), options.hours * 3600_000);
   const { raw } = new X509Certificate(authorities);
-  print(writeInvitation({ address: options.address, fingerprint: fingerprint(raw), trustDomain, token }));
+  print(writeInvitation({ address, fingerprint: fingerprint(raw), trustDomain, token, operator }));
 }
 
-async function revoke(userId: string, options: Options, print: (line: string) => void): Promise<void> {
+async function revoke(name: string, options: Options, print: (line: string) => void): Promise<void> {
   await using opened = await openStore(storeOf(options));
-  const uri = spiffeUri(TRUST_DOMAIN, { kind: "user", userId });
-  const tokens = await opened.identities.revoke(userId, uri, options.undo ? undefined : Date.now());
-  if (options.undo) return print(`User ${userId} is let in again.`);
-  const isSeen = tokens > 0 || (await opened.sessions.list()).some((session) => session.userId === userId);
-  // Certificates are not written down, so that a user who has one may be meant all the same.
-  print(
-    isSeen
-      ? `User ${userId} is locked out.`
-      : `User ${userId} is locked out; nobody of that name has a session or an unused token here: is it spelt right?`,
-  );
+  const identity = named(name, options);
+  const who = `${options.operator ? "Operator" : "User"} ${name}`;
+  const uri = spiffeUri(TRUST_DOMAIN, identity);
+  const tokens = await opened.identities.revoke(revocationName(identity), uri, options.undo ? undefined : Date.now());
+  if (options.undo) return print(`${who} is let in again.`);
+  const isSeen = tokens > 0 ||
+    (!options.operator && (await opened.sessions.list()).some((session) => session.userId === name));
+  // Certificates are not written down, so that somebody who has one may be meant all the same.
+  const unseen = options.operator
+    ? "there is no unused token of that name here"
+    : "nobody of that name has a session or an unused token here";
+  print(isSeen ? `${who} is locked out.` : `${who} is locked out; ${unseen}: is it spelt right?`);
 }
 
 function stateOf({ stateDir }: Options): string {

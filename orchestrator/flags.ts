@@ -98,6 +98,9 @@ Examples:
   orchestrator enrol ann --address=10.0.0.5:50051
       Prints a token for the user ann, who passes it to \`jbazel login\`.
 
+  orchestrator enrol --operator olga --address=10.0.0.5:50051
+      The same for an operator, who sees the sessions of all users by \`jbazel status --all-users\`.
+
   orchestrator revoke ann
       Locks ann out. With --undo, lets ann in again. Both work while an orchestrator runs.
 

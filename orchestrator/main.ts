@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { RbsError, sentence } from "../proto/base/errors.ts";
 import { Identity } from "../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { Operator } from "../proto/contract/gen/rbs/v1/operator_pb.ts";
 import { Orchestrator } from "../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { RpcServer } from "../proto/transport/rpc/server.ts";
 import { localUserId } from "../proto/base/state_directory.ts";
@@ -12,6 +13,7 @@ import { ComputeChoice } from "./compute/compute_choice.ts";
 import { ProcessCompute } from "./compute/process/process_compute.ts";
 import { type Flags, ownProgram, parseFlags } from "./flags.ts";
 import { orchestratorService } from "./api/grpc_service.ts";
+import { operatorService } from "./api/operator_service.ts";
 import { TokenEnroller } from "./identity/enroller.ts";
 import { authorizer, identityService, issueCertificate } from "./identity/identity_service.ts";
 import { isKnownAgent } from "./identity/known_agents.ts";
@@ -117,6 +119,7 @@ async function run(flags: Flags): Promise<void> {
         Orchestrator,
         orchestratorService(sessions, { hidden, localUser: flags.allowSharedUsers ? undefined : localUserId() }),
       )
+      .add(Operator, operatorService(sessions, log))
       .add(
         Identity,
         identityService({ ...issuing, hasAgent: (agentId) => isKnownAgent(store, agentId) }),

@@ -2,7 +2,7 @@
 import type { Stream } from "../../proto/transport/http2/connection.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
-import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
+import type { Listener } from "../../proto/transport/listener.ts";
 import { type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { RpcError } from "../../proto/transport/rpc/error.ts";
 import { COMMAND_SERVER } from "../bazel/bazel_upstream.ts";
@@ -13,8 +13,8 @@ export type CallHandler = (stream: Stream, headers: Headers, call: ServerCall) =
 
 /** Options of {@link listenForProxy}. */
 export interface CommandPortParts {
-  /** A listener for mutual TLS (a TlsListener), or a host name for plain text on a free port. */
-  at: string | CallListener;
+  /** Where callers come from: a listener for mutual TLS (a TlsListener), or a host name for plain text on a free port. */
+  at: string | Listener;
   /** Throws an RpcError unless the caller is the session's owner, with the present epoch. */
   gate: Pick<Gate, "admit">;
   /** By "/package.Service/Method". */
@@ -29,7 +29,7 @@ export function listenForProxy({ at, gate, handlers, relay, onError }: CommandPo
   const serve: CallHandler = (stream, headers, call) => {
     const path = headers[":path"] ?? "";
     try {
-      gate.admit(path, { identity: call.peer }, headers.authorization, headers["rbs-epoch"]);
+      gate.admit(path, call.caller, headers.authorization, headers["rbs-epoch"]);
     } catch (e) {
       throw e instanceof RpcError ? new StatusError(e.code, e.message) : e;
     }

@@ -4,7 +4,7 @@
  * all namespaces but this one, so that no program of the session can see it, stop it or connect to it.
  */
 import { RbsError } from "../../proto/base/errors.ts";
-import type { Transport } from "../../proto/transport/http2/connection.ts";
+import type { Transport } from "../../proto/transport/transport.ts";
 
 /** Brings up the loopback interface, which util-linux's `unshare` does not, unlike bubblewrap. The command follows. */
 export const LOOPBACK_UP = [

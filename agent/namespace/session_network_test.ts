@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import type { Transport } from "../../proto/transport/http2/connection.ts";
+import type { Transport } from "../../proto/transport/transport.ts";
 import { isRoot, SessionNamespace } from "./mount_namespace.ts";
 import { connectInside } from "./session_network.ts";
 import { quoteAll, shell } from "./shell.ts";

@@ -11,7 +11,8 @@ import {
   RunResponseSchema,
   ServerInfoSchema,
 } from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
-import { listenForCalls, TcpListener } from "../../proto/transport/grpc/server.ts";
+import { listenForCalls } from "../../proto/transport/grpc/server.ts";
+import { TcpListener } from "../../proto/transport/tcp_listener.ts";
 import { unaryRequest } from "../../proto/transport/grpc/calls.ts";
 
 const [outputBase, calls] = Deno.args;

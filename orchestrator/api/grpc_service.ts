@@ -1,16 +1,12 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { RbsError } from "../../proto/base/errors.ts";
 import {
   type GetServerResponseSchema,
   type GetServerStreamResponseSchema,
   Orchestrator,
-  type SessionSchema,
-  SessionStatus,
 } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { type CallContext, Code, RpcError, type RpcImplementation } from "../../proto/transport/rpc/client.ts";
 import { actingUser } from "../../proto/identity/access_rules.ts";
-import { startupOption } from "../../proto/bazel/startup_options.ts";
+import { answer, sessionMessage } from "./answers.ts";
 import { checkKey, checkNotHidden, checkServerRequest, checkSessionId } from "./request_checks.ts";
 import type { Session } from "../store/session.ts";
 import type { SessionService } from "../sessions/session_service.ts";
@@ -104,16 +100,6 @@ function checkSharesDisk(userId: string, localUser = userId): void {
   );
 }
 
-/** Turns our own errors into gRPC's. */
-async function answer<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (e) {
-    if (!(e instanceof RbsError)) throw e;
-    throw new RpcError(e.culprit === "caller" ? Code.FAILED_PRECONDITION : Code.UNAVAILABLE, e.message, e);
-  }
-}
-
 function serverResponse(session: Session): MessageInitShape<typeof GetServerResponseSchema> {
   return {
     session: sessionMessage(session),
@@ -122,26 +108,5 @@ function serverResponse(session: Session): MessageInitShape<typeof GetServerResp
     samePaths: session.samePaths,
     synced: session.synced,
     missingInstallBase: session.missingInstallBase,
-  };
-}
-
-function sessionMessage(session: Session): MessageInitShape<typeof SessionSchema> {
-  return {
-    userId: session.userId,
-    repoHash: session.repoHash,
-    serverId: session.serverId || session.adoptedBy,
-    sessionId: session.sessionId,
-    sourcePath: session.sourcePath,
-    status: SessionStatus[session.status],
-    epoch: session.epoch,
-    agent: session.status === "READY"
-      ? { host: session.host, port: session.agentPort, commandPort: session.commandPort, agentId: session.agentId }
-      : undefined,
-    region: session.region,
-    createdAt: timestampFromMs(session.createdAt),
-    lastHeartbeat: timestampFromMs(session.lastHeartbeat),
-    failure: session.status === "FAILED" ? session.failure : "",
-    startupOptionsHash: session.startupOptionsHash,
-    outputBase: startupOption(session.startupOptions, "output_base") ?? "",
   };
 }

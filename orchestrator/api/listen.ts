@@ -1,6 +1,5 @@
 import { formatHostPort } from "../../proto/base/host_port.ts";
 import { RbsError, sentence, systemCode } from "../../proto/base/errors.ts";
-import { RpcServer } from "../../proto/transport/rpc/server.ts";
 
 /** How often a free port is looked for that is free on both addresses. */
 const ATTEMPTS = 10;
@@ -17,10 +16,17 @@ function probe(hostname: string, port: number): "free" | "taken" | "absent" | Er
   }
 }
 
+/** What can listen at one address, whatever it serves there. */
+export interface Listens {
+  /** Starts to. Rejects with the system's error. @returns the port */
+  listen(): Promise<number>;
+  close(): void;
+}
+
 /** A listening orchestrator. */
-export interface Listening {
+export interface Listening<S extends Listens> {
   port: number;
-  servers: RpcServer[];
+  servers: S[];
 }
 
 /**
@@ -30,11 +36,11 @@ export interface Listening {
  * @param port 0 takes a free one.
  * @param newServer Makes a server for an address, with its services.
  */
-export async function listenOn(
+export async function listenOn<S extends Listens>(
   host: string,
   port: number,
-  newServer: (address: string) => RpcServer,
-): Promise<Listening> {
+  newServer: (address: string) => S,
+): Promise<Listening<S>> {
   if (host === "localhost") return await listenOnLoopback(port, newServer);
   const free = probe(host, port);
   if (free !== "free") throw unavailable(host, port, free);
@@ -61,10 +67,10 @@ export function checkHost(host: string): void {
  * @param port 0 takes a free one.
  * @param newServer Makes a server for an address, with its services.
  */
-export async function listenOnLoopback(
+export async function listenOnLoopback<S extends Listens>(
   port: number,
-  newServer: (address: string) => RpcServer,
-): Promise<Listening> {
+  newServer: (address: string) => S,
+): Promise<Listening<S>> {
   for (let attempt = 1;; attempt++) {
     // Looked at first, since node:net does not tell why an address cannot be had.
     const free = probe("127.0.0.1", port);

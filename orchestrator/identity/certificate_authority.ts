@@ -21,12 +21,14 @@ const REQUEST_MAX = 4096;
 /**
  * What certificates live, in milliseconds. An agent's: an hour, for it runs other people's code, and renews by itself.
  * A user's: 30 days, for it renews by itself as well, but a laptop may lie in a drawer over a holiday. The
- * orchestrator's: the same, since it can make itself a new one at any time.
+ * orchestrator's: the same, since it can make itself a new one at any time. An operator's: a week, for it is about everybody's
+ * sessions, and whoever can run `orchestrator enrol` has a new one in a minute.
  */
 export const LIFETIME_MS: Readonly<Record<Identity["kind"], number>> = {
   agent: HOUR_MS,
   user: 30 * DAY_MS,
   orchestrator: 30 * DAY_MS,
+  operator: 7 * DAY_MS,
 };
 
 const P256 = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
@@ -165,7 +167,7 @@ export class CertificateAuthority {
     const now = Date.now();
     const names: x509.JsonGeneralName[] = [{ type: "url", value: spiffeUri(this.trustDomain, identity) }];
     const usages = [x509.ExtendedKeyUsage.clientAuth];
-    if (identity.kind !== "user") {
+    if (identity.kind === "agent" || identity.kind === "orchestrator") {
       // Addresses need not stand in it: clients ask for this name, whatever they connect to.
       names.push({ type: "dns", value: SERVER_NAMES[identity.kind] });
       usages.push(x509.ExtendedKeyUsage.serverAuth);

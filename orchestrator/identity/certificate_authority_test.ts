@@ -45,6 +45,7 @@ Deno.test("a certificate says who its holder is, for how long and for what, and 
       `URI:spiffe://${DOMAIN}/session/${"a".repeat(32)}/agent, DNS:agent.rbs.internal`,
       ["clientAuth", "serverAuth"],
     ],
+    [{ kind: "operator", name: "ann" }, `URI:spiffe://${DOMAIN}/operator/ann`, ["clientAuth"]],
     [{ kind: "orchestrator" }, `URI:spiffe://${DOMAIN}/orchestrator, DNS:orchestrator.rbs.internal`, [
       "clientAuth",
       "serverAuth",

@@ -18,9 +18,10 @@ export class TokenEnroller implements Enroller {
   /** @param now Milliseconds since 1970. */
   constructor(readonly store: IdentityStore, readonly trustDomain: string, readonly now: () => number = Date.now) {}
 
-  /** Makes a token. Throws an RbsError if no user can have that name. @param lifetimeMs Milliseconds. */
+  /** Makes a token. Throws an RbsError if nobody can have that name. @param lifetimeMs Milliseconds. */
   async issue(identity: Identity, lifetimeMs: number): Promise<string> {
     if (identity.kind === "user") checkUserName(identity.userId);
+    if (identity.kind === "operator") checkUserName(identity.name);
     const token = randomBytes(32).toString("base64url");
     const now = this.now();
     const uri = spiffeUri(this.trustDomain, identity);

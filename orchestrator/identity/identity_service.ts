@@ -9,6 +9,7 @@ import { admit } from "../../proto/identity/access_rules.ts";
 import type { CertificateAuthority } from "./certificate_authority.ts";
 import type { Enroller } from "./enroller.ts";
 import type { IdentityStore } from "../store/identity_store.ts";
+import { revocationName } from "./revocation_name.ts";
 import { checkUserName } from "./user_name.ts";
 
 /** Parts of an {@link identityService}. */
@@ -29,12 +30,13 @@ export async function issueCertificate(
   await refuseRevoked(store, identity);
   // Here as well, for it is the one door: whatever the enroller, and however old the token.
   if (identity.kind === "user") refuseUnclearName(identity.userId);
+  if (identity.kind === "operator") refuseUnclearName(identity.name);
   return await certified(authority, certificateRequest, identity);
 }
 
-function refuseUnclearName(userId: string): void {
+function refuseUnclearName(name: string): void {
   try {
-    checkUserName(userId);
+    checkUserName(name);
   } catch (cause) {
     throw new RpcError(Code.INVALID_ARGUMENT, sentence(cause), cause);
   }
@@ -69,9 +71,13 @@ export function authorizer(store: IdentityStore): (path: string, context: CallCo
 }
 
 async function refuseRevoked(store: IdentityStore, identity: Identity): Promise<void> {
-  if (identity.kind !== "user" || !await store.isRevoked(identity.userId)) return;
+  if (identity.kind !== "user" && identity.kind !== "operator") return;
+  if (!await store.isRevoked(revocationName(identity))) return;
+  const who = identity.kind === "user"
+    ? `User ${JSON.stringify(identity.userId)}`
+    : `Operator ${JSON.stringify(identity.name)}`;
   throw new RpcError(
     Code.PERMISSION_DENIED,
-    `User ${JSON.stringify(identity.userId)} was locked out by the orchestrator's operator (orchestrator revoke).`,
+    `${who} was locked out by the orchestrator's operator (orchestrator revoke).`,
   );
 }

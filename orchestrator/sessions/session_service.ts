@@ -402,6 +402,11 @@ export class SessionService {
     return this.#options.synced;
   }
 
+  /** The sessions of all users, oldest first. */
+  listAll(): Promise<Session[]> {
+    return this.#options.store.list();
+  }
+
   /** The sessions of a user, oldest first. */
   list(userId: string): Promise<Session[]> {
     return this.#options.store.list(userId);

@@ -7,8 +7,8 @@ export interface Enrolment {
 }
 
 /**
- * Unused tokens, and users who are locked out. Only a token's SHA-256 is stored (as hex), so that a reader of the store
- * cannot enrol.
+ * Unused tokens, and users and operators who are locked out. Only a token's SHA-256 is stored (as hex), so that a reader
+ * of the store cannot enrol.
  *
  * Every method throws an RbsError when the storage fails.
  */
@@ -18,14 +18,16 @@ export interface IdentityStore {
   /** Removes a token, so that only one caller gets it. @returns undefined if it does not exist or has expired */
   takeToken(tokenHash: string, now: number): Promise<Enrolment | undefined>;
   /**
-   * Locks a user out and removes the user's tokens, or (`at` undefined) ends the lock-out.
+   * Locks a user or operator out and removes the tokens, or (`at` undefined) ends the lock-out.
    *
+   * @param userId A user's id; of an operator, see identity/revocation_name.ts.
+   * @param uri The SPIFFE URI that the tokens are for.
    * @param at Milliseconds since 1970.
    * @returns how many tokens were removed
    */
   revoke(userId: string, uri: string, at: number | undefined): Promise<number>;
-  /** Whether a user is locked out. Decisions of other orchestrators' stores are known within a second. */
+  /** Whether a user or operator is locked out. Decisions of other orchestrators' stores are known within a second. */
   isRevoked(userId: string): Promise<boolean>;
-  /** All users who are locked out. */
+  /** All who are locked out. */
   revokedUsers(): Promise<string[]>;
 }

@@ -12,13 +12,19 @@ export interface Invitation {
   readonly fingerprint: string;
   readonly trustDomain: string;
   readonly token: string;
+  /** The certificate will be an operator's. @default a user's */
+  readonly operator?: boolean;
 }
+
+/** The fifth part of an operator's. A jbazel from before there were operators does not take it for a user's. */
+const OPERATOR = "operator";
 
 const PREFIX = "rbs1.";
 
 /** Encodes an invitation as one word. */
-export function writeInvitation({ address, fingerprint, trustDomain, token }: Invitation): string {
-  return PREFIX + Buffer.from(JSON.stringify([address, fingerprint, trustDomain, token])).toString("base64url");
+export function writeInvitation({ address, fingerprint, trustDomain, token, operator }: Invitation): string {
+  const parts = [address, fingerprint, trustDomain, token, ...operator ? [OPERATOR] : []];
+  return PREFIX + Buffer.from(JSON.stringify(parts)).toString("base64url");
 }
 
 /** Decodes an invitation; undefined if `word` is malformed. */
@@ -30,9 +36,11 @@ export function readInvitation(word: string): Invitation | undefined {
   } catch {
     return undefined;
   }
-  if (!Array.isArray(parts) || parts.length !== 4 || parts.some((part) => typeof part !== "string")) return undefined;
-  const [address, fingerprint, trustDomain, token] = parts as string[];
+  if (!Array.isArray(parts) || parts.some((part) => typeof part !== "string")) return undefined;
+  const [address = "", fingerprint = "", trustDomain = "", token = "", ...more] = parts as string[];
+  const operator = more.length === 1 && more[0] === OPERATOR;
+  if (more.length > 0 && !operator) return undefined;
   const isRight = /^(?:[^\s:/]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address) && /^[0-9a-f]{64}$/.test(fingerprint) &&
     /^[a-z0-9._-]{1,255}$/.test(trustDomain) && token !== "";
-  return isRight ? { address, fingerprint, trustDomain, token } : undefined;
+  return isRight ? { address, fingerprint, trustDomain, token, ...operator && { operator } } : undefined;
 }

@@ -1,5 +1,10 @@
 import { renew } from "./enrolment.ts";
-import { type HeldCredentials, readValidCredentials, writeCredentials } from "../identity/key_directory.ts";
+import {
+  type HeldCredentials,
+  type Holder,
+  readValidCredentials,
+  writeCredentials,
+} from "../identity/key_directory.ts";
 
 /** Whether half of a certificate's life is over. @param now Milliseconds since 1970. */
 export function isDue({ notBefore, notAfter }: HeldCredentials, now: number): boolean {
@@ -7,15 +12,15 @@ export function isDue({ notBefore, notAfter }: HeldCredentials, now: number): bo
 }
 
 /**
- * Renews the user's certificate in `state` when half of its life is over, and stores the new one there. Throws an
+ * Renews the certificate of `holder` in `state` when half of its life is over, and stores the new one there. Throws an
  * RbsError or an RpcError.
  *
  * @param address The orchestrator's "host:port".
  * @returns whether it was due
  */
-export async function renewIfDue(state: string, address: string): Promise<boolean> {
-  const held = readValidCredentials(state);
+export async function renewIfDue(state: string, address: string, holder: Holder = "user"): Promise<boolean> {
+  const held = readValidCredentials(state, holder);
   if (!isDue(held, Date.now())) return false;
-  writeCredentials(state, "user", await renew({ address }, held));
+  writeCredentials(state, holder, await renew({ address }, held));
   return true;
 }

@@ -1,11 +1,12 @@
 /**
- * Who may call what: each method of each RBS service, in one table. Servers check it before they read a request, and
- * refuse methods that are not listed.
+ * Who may do what: each operation of RBS's programs, in one table. Servers check it before they read a request, whatever
+ * the protocol, and refuse operations that are not listed.
  */
+import { grpcOperation, type Operation } from "../contract/operations.ts";
 import { AccessDenied } from "./access_denied.ts";
-import type { Identity } from "./spiffe.ts";
+import { type Identity, identityName } from "./spiffe.ts";
 
-/** Who may call a method. */
+/** Who may do something. */
 export type Rule =
   /** Users, for themselves: {@link actingUser} refuses a request that names another user. */
   | "user"
@@ -13,35 +14,47 @@ export type Rule =
   | "owner"
   /** The orchestrator. */
   | "orchestrator"
+  /** Operators, whoever owns the session. */
+  | "operator"
   /** Anybody, known or not: the content of the request decides. */
   | "anyone"
-  /** A user or an agent, for its own certificate. */
+  /** A user, an agent or an operator, for its own certificate. */
   | "holder";
 
-/** By path; `/*` stands for all methods of a foreign service. */
-export const RULES: Readonly<Record<string, Rule>> = {
-  "/rbs.v1.Orchestrator/GetServer": "user",
-  "/rbs.v1.Orchestrator/GetServerStream": "user",
-  "/rbs.v1.Orchestrator/Heartbeat": "user",
-  "/rbs.v1.Orchestrator/ReleaseServer": "user",
-  "/rbs.v1.Orchestrator/ListSessions": "user",
+/** The table. */
+export const RULES: Readonly<Record<Operation, Rule>> = {
+  "session.get": "user",
+  "session.heartbeat": "user",
+  "session.release": "user",
+  "session.list": "user",
+  "session.list-any": "operator",
+  "session.end-any": "operator",
 
-  "/rbs.v1.Identity/IssueCertificate": "anyone",
-  "/rbs.v1.Identity/RenewCertificate": "holder",
+  "certificate.issue": "anyone",
+  "certificate.renew": "holder",
 
-  "/rbs.v1.Agent/Supervise": "orchestrator",
-  "/rbs.v1.Agent/ExecuteCommand": "owner",
-
-  "/rbs.v1.Command/Execute": "owner",
-  "/rbs.v1.Workspace/Open": "owner",
-  "/rbs.v1.Workspace/Apply": "owner",
-  "/rbs.v1.Workspace/Fetch": "owner",
-  "/command_server.CommandServer/*": "owner",
+  "agent.supervise": "orchestrator",
+  "command.run": "owner",
+  "bazel-server.call": "owner",
+  "workspace.open": "owner",
+  "workspace.apply": "owner",
+  "workspace.fetch": "owner",
 };
 
-/** The rule of a method; undefined if there is none and nobody may call it. */
+/** Whom a rule admits, for a refusal. */
+const FOR: Readonly<Record<Rule, string>> = {
+  user: "users",
+  owner: "the owner of the session",
+  orchestrator: "the orchestrator",
+  operator: "operators",
+  anyone: "everybody",
+  holder: "who has a certificate from it",
+};
+
+/** The rule of a gRPC method; undefined if there is none and nobody may call it. @param path "/package.Service/Method" */
 export function ruleOf(path: string): Rule | undefined {
-  return Object.hasOwn(RULES, path) ? RULES[path] : RULES[path.replace(/[^/]*$/, "*")];
+  const operation = grpcOperation(path);
+  return operation && RULES[operation];
 }
 
 /** What a server knows of a caller. */
@@ -53,14 +66,24 @@ export interface Caller {
 }
 
 /**
+ * Admits the caller of a gRPC method as {@link permit} does. Refuses a method without an operation.
+ *
+ * @param path "/package.Service/Method"
+ */
+export function admit(path: string, caller: Caller, owner?: string): void {
+  const operation = grpcOperation(path);
+  if (operation === undefined) throw new AccessDenied("forbidden", `Nobody may call ${path}.`);
+  permit(operation, caller, owner);
+}
+
+/**
  * Admits a caller, or throws an {@link AccessDenied}: "unauthenticated" for an unknown caller, "forbidden" for one that
- * may not call this.
+ * may not do this.
  *
  * @param owner At an agent: the user whose session it serves.
  */
-export function admit(path: string, caller: Caller, owner?: string): void {
-  const rule = ruleOf(path);
-  if (rule === undefined) throw new AccessDenied("forbidden", `Nobody may call ${path}.`);
+export function permit(operation: Operation, caller: Caller, owner?: string): void {
+  const rule = RULES[operation];
   if (rule === "anyone") return;
   const { identity, stranger = "it shows no certificate" } = caller;
   if (!identity) {
@@ -70,7 +93,7 @@ export function admit(path: string, caller: Caller, owner?: string): void {
     );
   }
   if (!isAllowed(rule, identity, owner)) {
-    throw new AccessDenied("forbidden", `${nameOf(identity)} may not call ${path}.`);
+    throw new AccessDenied("forbidden", `${nameOf(identity)} may not do ${operation}, which is for ${FOR[rule]}.`);
   }
 }
 
@@ -82,6 +105,8 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
       return identity.kind === "user" && owner !== undefined && identity.userId === owner;
     case "orchestrator":
       return identity.kind === "orchestrator";
+    case "operator":
+      return identity.kind === "operator";
     case "holder":
       return identity.kind !== "orchestrator";
     case "anyone":
@@ -89,9 +114,9 @@ function isAllowed(rule: Rule, identity: Identity, owner: string | undefined): b
   }
 }
 
-/** The user who makes a call. Throws an {@link AccessDenied} if the request names another one. */
+/** The user for whom something is done. Throws an {@link AccessDenied} if the request names another one. */
 export function actingUser({ identity }: Caller, requested: string): string {
-  if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may call this.");
+  if (identity?.kind !== "user") throw new AccessDenied("forbidden", "Only users may do this.");
   if (requested !== "" && requested !== identity.userId) {
     throw new AccessDenied(
       "forbidden",
@@ -101,14 +126,8 @@ export function actingUser({ identity }: Caller, requested: string): string {
   return identity.userId;
 }
 
-/** For messages. */
+/** For the beginning of a sentence. */
 function nameOf(identity: Identity): string {
-  switch (identity.kind) {
-    case "user":
-      return `User ${JSON.stringify(identity.userId)}`;
-    case "agent":
-      return `The agent of session ${identity.agentId}`;
-    case "orchestrator":
-      return "The orchestrator";
-  }
+  const name = identityName(identity);
+  return name[0].toUpperCase() + name.slice(1);
 }

@@ -3,6 +3,7 @@
  *
  *   ca.crt           the authorities that are trusted
  *   user.pem         for the programs of this machine's user: private key, certificate and those above it
+ *   operator.pem     the same for an operator, if there is one on this machine
  *   orchestrator.pem, authority.pem   the same of an orchestrator and of its own authority, where they run here
  *
  * Key and certificate are in one file, so that a new pair replaces the old one in one step.
@@ -17,7 +18,7 @@ import type { Credentials } from "./credentials.ts";
 import { type Identity, parseSpiffeUri } from "./spiffe.ts";
 
 /** Whose credentials the directory contains. */
-export type Holder = "user" | "orchestrator";
+export type Holder = "user" | "operator" | "orchestrator";
 
 /** The directory with the keys. */
 export function keyDirectory(state: string): string {
@@ -75,20 +76,20 @@ export function readCredentials(state: string, holder: Holder = "user"): HeldCre
   }
 }
 
-/** Reads the user's credentials. Throws an RbsError also if their certificate is not valid now. */
-export function readValidCredentials(state: string): HeldCredentials {
-  const credentials = readCredentials(state);
+/** Reads the holder's credentials. Throws an RbsError also if their certificate is not valid now. */
+export function readValidCredentials(state: string, holder: Holder = "user"): HeldCredentials {
+  const credentials = readCredentials(state, holder);
   const now = Date.now();
   if (now > credentials.notAfter.getTime()) {
     throw new RbsError(
-      `The certificate in ${holderFile(state, "user")} expired at ${credentials.notAfter.toISOString()}: run ` +
+      `The certificate in ${holderFile(state, holder)} expired at ${credentials.notAfter.toISOString()}: run ` +
         `\`jbazel login\` again, or start the orchestrator of this machine, which renews it.`,
       { culprit: "caller" },
     );
   }
   if (now < credentials.notBefore.getTime()) {
     throw new RbsError(
-      `The certificate in ${holderFile(state, "user")} is valid from ${credentials.notBefore.toISOString()} on, and ` +
+      `The certificate in ${holderFile(state, holder)} is valid from ${credentials.notBefore.toISOString()} on, and ` +
         `this machine's clock says ${new Date(now).toISOString()}: set it right.`,
       { culprit: "caller" },
     );
@@ -100,6 +101,12 @@ export function readValidCredentials(state: string): HeldCredentials {
 export function userOf({ identity }: HeldCredentials): string {
   if (identity.kind !== "user") throw new TypeError("not a user's credentials");
   return identity.userId;
+}
+
+/** The operator's name. Throws a TypeError if the credentials are not an operator's. */
+export function operatorOf({ identity }: HeldCredentials): string {
+  if (identity.kind !== "operator") throw new TypeError("not an operator's credentials");
+  return identity.name;
 }
 
 /** Replaces the credentials of `holder`. Throws an RbsError. */

@@ -11,14 +11,16 @@ export type Identity =
    * The agent of one session. `agentId` is the agent's own id, 32 lowercase hex digits, in the URI's session segment.
    */
   | { readonly kind: "agent"; readonly agentId: string }
-  | { readonly kind: "orchestrator" };
+  | { readonly kind: "orchestrator" }
+  /** A person who may see and end the sessions of all users. It is nobody's user: an operator who builds has two certificates. */
+  | { readonly kind: "operator"; readonly name: string };
 
 /** Maximum length of a SPIFFE ID, in bytes. */
 const SPIFFE_ID_MAX = 2048;
 /** The form of a trust domain: lower-case letters, digits, dots, dashes and underscores. */
 const TRUST_DOMAIN = /^[a-z0-9._-]{1,255}$/;
 
-/** The URI of `identity` in `trustDomain`. A user id may be any text: it is escaped. */
+/** The URI of `identity` in `trustDomain`. A name may be any text: it is escaped. */
 export function spiffeUri(trustDomain: string, identity: Identity): string {
   if (!TRUST_DOMAIN.test(trustDomain)) throw new TypeError(`${JSON.stringify(trustDomain)} is no trust domain.`);
   return `spiffe://${trustDomain}${path(identity)}`;
@@ -32,6 +34,22 @@ function path(identity: Identity): string {
       return `/session/${identity.agentId}/agent`;
     case "orchestrator":
       return "/orchestrator";
+    case "operator":
+      return `/operator/${escaped(identity.name)}`;
+  }
+}
+
+/** For messages, and to count by: within a sentence. */
+export function identityName(identity: Identity): string {
+  switch (identity.kind) {
+    case "user":
+      return `user ${JSON.stringify(identity.userId)}`;
+    case "agent":
+      return `the agent of session ${identity.agentId}`;
+    case "orchestrator":
+      return "the orchestrator";
+    case "operator":
+      return `operator ${JSON.stringify(identity.name)}`;
   }
 }
 
@@ -53,6 +71,10 @@ function identityOf(parts: string[]): Identity | undefined {
   if (parts.length === 2 && parts[0] === "user" && parts[1] !== "") {
     const userId = unescaped(parts[1]);
     return userId === undefined ? undefined : { kind: "user", userId };
+  }
+  if (parts.length === 2 && parts[0] === "operator" && parts[1] !== "") {
+    const name = unescaped(parts[1]);
+    return name === undefined ? undefined : { kind: "operator", name };
   }
   if (parts.length === 3 && parts[0] === "session" && parts[2] === "agent" && /^[0-9a-f]{32}$/.test(parts[1])) {
     return { kind: "agent", agentId: parts[1] };

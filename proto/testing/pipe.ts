@@ -1,6 +1,6 @@
 /** Test doubles of a network: a byte stream in memory, and an HTTP/2 peer that sends exactly what a test wants. */
 import { Buffer } from "node:buffer";
-import type { Transport } from "../transport/http2/connection.ts";
+import type { Transport } from "../transport/transport.ts";
 import { FRAME_HEADER_BYTES, frameHeader, FrameType, settingsFrame } from "../transport/http2/frames.ts";
 
 /** One end of a byte stream in memory. Writes wait while the other end holds `capacity` unread bytes. */

@@ -5,7 +5,7 @@ import { ExecuteRequestSchema, ExecuteResponseSchema } from "../../proto/contrac
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";
-import type { CallListener } from "../../proto/transport/tls/call_listener.ts";
+import type { Listener } from "../../proto/transport/listener.ts";
 import { listenForCalls } from "../../proto/transport/grpc/server.ts";
 import { encodeFields } from "../../proto/base/protobuf_fields.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
@@ -27,7 +27,7 @@ class NumberedAgent implements Disposable {
   size = 1000;
   readonly #calls = new Set<ServerCall>();
 
-  constructor(readonly total: number, at: string | CallListener = "127.0.0.1") {
+  constructor(readonly total: number, at: string | Listener = "127.0.0.1") {
     this.server = listenForCalls(
       at,
       async (stream, _, call) => {
@@ -122,7 +122,7 @@ const agentCredentials = await authority.identify(AGENT);
 
 /** A way to the agent. */
 interface Way {
-  listen(): Promise<string | CallListener>;
+  listen(): Promise<string | Listener>;
   tls?: TlsClientOptions;
 }
 

@@ -27,7 +27,7 @@ import { serverId } from "../session/server_id.ts";
 import type { Settings } from "./settings.ts";
 
 /** An orchestrator that has not answered a simple call by then counts as down. Milliseconds. */
-const ANSWER_TIMEOUT_MS = 10_000;
+export const ANSWER_TIMEOUT_MS = 10_000;
 
 /** A session's server, as returned by the orchestrator. */
 export interface BuildServer {

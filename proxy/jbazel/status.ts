@@ -1,5 +1,4 @@
-import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { type Session, SessionStatus } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
+import { showAllUsers } from "./all_users_status.ts";
 import { findWorkspace, repoHash } from "../../proto/bazel/workspace.ts";
 import { inspectJavabase } from "./javabase.ts";
 import { OrchestratorSession } from "./orchestrator_session.ts";
@@ -8,10 +7,10 @@ import { oneLine } from "./progress.ts";
 import { localBazelLabel } from "./bazel_version.ts";
 import { runProgram } from "./programs.ts";
 import { lastOption } from "./rc_options.ts";
+import { describeSession, renderSessions } from "./session_table.ts";
 import type { Settings } from "./settings.ts";
 import { findStartupOptions } from "./startup_options.ts";
 import { explainUnreachable } from "./unreachable.ts";
-import { renderAge, renderTable } from "./table.ts";
 
 /** Input of {@link runStatus}. */
 export interface StatusContext {
@@ -20,6 +19,8 @@ export interface StatusContext {
   workingDirectory: string;
   env(name: string): string | undefined;
   json: boolean;
+  /** Shows the sessions of all users instead, to an operator. */
+  allUsers: boolean;
   say(line: string): void;
   /** Shows a sentence that is not part of the answer. */
   warn(sentence: string): void;
@@ -27,10 +28,10 @@ export interface StatusContext {
   installCommand: string;
 }
 
-/** Shows the user's sessions, or explains why there is no answer. @returns the exit code */
+/** Shows sessions, or explains why there is no answer. @returns the exit code */
 export async function runStatus(context: StatusContext): Promise<number> {
   try {
-    return await showStatus(context);
+    return await (context.allUsers ? showAllUsers(context) : showStatus(context));
   } catch (e) {
     throw await explainUnreachable(e, context.settings, context.installCommand);
   }
@@ -43,7 +44,7 @@ async function showStatus(context: StatusContext): Promise<number> {
   using orchestrator = new OrchestratorSession(settings);
   const here = workspace === undefined ? undefined : await localState(workspace, orchestrator, context);
   const listed = await orchestrator.listSessions();
-  const sessions = listed.sessions.map(describe);
+  const sessions = listed.sessions.map(describeSession);
 
   if (context.json) {
     say(
@@ -64,20 +65,7 @@ async function showStatus(context: StatusContext): Promise<number> {
   if (sessions.length === 0) {
     say(`No sessions of ${orchestrator.userId} at ${settings.orchestrator}.`);
   } else {
-    const now = Date.now();
-    const age = (time: string | null) => time === null ? "-" : renderAge(now - Date.parse(time));
-    const header = ["WORKSPACE", "SERVER", "STATUS", "EPOCH", "AGENT", "AGE", "LAST HEARTBEAT"];
-    const rows = sessions.map((s) => [
-      (isHere(s, here) ? "* " : "  ") + oneLine(s.workspace),
-      s.server_id ?? "-",
-      s.status,
-      String(s.epoch),
-      s.agent ?? "-",
-      age(s.created_at),
-      s.last_heartbeat === null ? "-" : `${age(s.last_heartbeat)} ago`,
-    ]);
-    for (const line of renderTable([["  " + header[0], ...header.slice(1)], ...rows])) say(line);
-    for (const s of sessions) if (s.failure) say(`\n${oneLine(s.workspace)} failed: ${oneLine(s.failure)}`);
+    for (const line of renderSessions(sessions, { isHere: (s) => isHere(s, here) })) say(line);
   }
   say(
     `\nBuild servers there ${
@@ -110,24 +98,6 @@ async function showStatus(context: StatusContext): Promise<number> {
     }.`,
   );
   return 0;
-}
-
-function describe(session: Session) {
-  const { agent } = session;
-  return {
-    workspace: session.sourcePath,
-    repo_hash: session.repoHash,
-    server_id: session.serverId || null,
-    output_base: session.outputBase || null,
-    session_id: session.sessionId,
-    status: SessionStatus[session.status] ?? String(session.status),
-    epoch: session.epoch,
-    agent: agent ? `${agent.host}:${agent.port}` : null,
-    region: session.region,
-    created_at: session.createdAt ? new Date(timestampMs(session.createdAt)).toISOString() : null,
-    last_heartbeat: session.lastHeartbeat ? new Date(timestampMs(session.lastHeartbeat)).toISOString() : null,
-    failure: session.failure || null,
-  };
 }
 
 /** Whether a session is the one that `bazel` uses here. A session without a server id belongs to an old proxy. */

@@ -176,7 +176,7 @@ export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: num
       });
     case "login":
       command.summary(SUMMARIES.login).description(
-        "Enrols you at an orchestrator: reads a token of `orchestrator enrol USER` from standard input, creates a key, " +
+        "Enrols you at an orchestrator: reads a token of `orchestrator enrol NAME` from standard input, creates a key, " +
           "and gets a certificate for it.",
       );
       option("--state-dir <dir>", "the directory of your keys", "RBS_STATE_DIR");
@@ -188,14 +188,24 @@ export function commandOf(verb: Verb, context: VerbContext, done: (exitCode: num
       );
     case "status":
       command.summary(SUMMARIES.status).description(
-        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator answered.",
+        "Shows your sessions, and whether this workspace is set up. Exit code 1: no orchestrator answered, or you may not " +
+          "see what you asked for.",
       );
       connection();
-      examples("jbazel status", "jbazel status --json");
-      return command.action(async (opts: SettingOptions & { json?: boolean }) => {
+      command.addOption(new Option("--all-users", "show the sessions of all users; for operators"));
+      examples("jbazel status", "jbazel status --json", "jbazel status --all-users");
+      return command.action(async (opts: SettingOptions & { json?: boolean; allUsers?: boolean }) => {
         const settings = readSettings(opts);
         const install = installCommand(context.defaultJavabase, settings.orchestrator);
-        done(await runStatus({ ...context, settings, json: opts.json ?? false, installCommand: install }));
+        done(
+          await runStatus({
+            ...context,
+            settings,
+            json: opts.json ?? false,
+            allUsers: opts.allUsers ?? false,
+            installCommand: install,
+          }),
+        );
       });
     case "doctor":
       command.summary(SUMMARIES.doctor).description(

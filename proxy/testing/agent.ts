@@ -91,7 +91,7 @@ export class ScriptedAgent implements Disposable {
           method: "Cancel",
           headers,
           message: Buffer.alloc(0),
-          call: new ServerCall(nobody),
+          call: new ServerCall(nobody, {}),
           stream,
         };
         this.calls.push(received);
@@ -116,7 +116,7 @@ class RunCall extends ServerCall {
   readonly #sequence: () => number;
 
   constructor(stream: Stream, sequence: () => number) {
-    super(stream);
+    super(stream, {});
     this.#sequence = sequence;
   }
 

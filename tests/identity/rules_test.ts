@@ -1,6 +1,6 @@
 /**
- * The table of proto/identity/access_rules.ts, walked: each method of each service of ours, called by everybody who might
- * try, at the orchestrator's server and at an agent's two.
+ * The table of proto/identity/access_rules.ts, walked through the servers that ask it: each method of each service of ours,
+ * called by everybody who might try, at the orchestrator's server and at an agent's two.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -9,13 +9,16 @@ import { connect as connectTls } from "node:tls";
 import { listenForProxy } from "../../agent/commands/command_port.ts";
 import { Gate } from "../../agent/control/gate.ts";
 import { orchestratorService } from "../../orchestrator/api/grpc_service.ts";
+import { operatorService } from "../../orchestrator/api/operator_service.ts";
 import { CertificateAuthority } from "../../orchestrator/identity/certificate_authority.ts";
 import { TokenEnroller } from "../../orchestrator/identity/enroller.ts";
 import { authorizer, identityService } from "../../orchestrator/identity/identity_service.ts";
+import { revocationName } from "../../orchestrator/identity/revocation_name.ts";
 import { A, request, World } from "../../orchestrator/testing/session_world.ts";
 import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
 import { Command } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
 import { Identity as IdentityService } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { Operator } from "../../proto/contract/gen/rbs/v1/operator_pb.ts";
 import { Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import { Workspace } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
 import { newKey } from "../../proto/identity/certificate_request.ts";
@@ -23,15 +26,15 @@ import type { Identity } from "../../proto/identity/spiffe.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { Code, createRpcClient, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
-import { type Rule, ruleOf, RULES } from "../../proto/identity/access_rules.ts";
+import { GRPC_OPERATIONS } from "../../proto/contract/operations.ts";
+import { type Rule, ruleOf } from "../../proto/identity/access_rules.ts";
 import { TestAuthority, TRUST_DOMAIN } from "../../proto/testing/certificates.ts";
 import { orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
 import type { ClientTls } from "../../proto/transport/tls/channel_credentials.ts";
 import { TlsListener } from "../../proto/transport/tls/listener.ts";
 
-const SERVICES = [Orchestrator, IdentityService, Agent, Command, Workspace];
 const AGENT_ID = "a".repeat(32);
-const ANN: Identity = { kind: "user", userId: "ann" };
+const ANN = { kind: "user", userId: "ann" } as const;
 
 const authority = await testAuthority();
 
@@ -49,6 +52,7 @@ async function strangers(): Promise<Record<string, Caller>> {
     "not yet valid": await authority.identify(ANN, { notBefore: new Date(now + 600_000) }),
     "no URI": await authority.certify({ uris: [] }),
     "two URIs": await authority.certify({ uris: ["ann", "bob"].map((id) => `spiffe://${TRUST_DOMAIN}/user/${id}`) }),
+    "a kind that there is not": await authority.certify({ uris: [`spiffe://${TRUST_DOMAIN}/admin/ann`] }),
     "another trust domain": await authority.certify({ uris: ["spiffe://other.test/user/ann"] }),
     "plain text": undefined,
   };
@@ -61,6 +65,7 @@ const KNOWN: [string, Identity, Rule[]][] = [
   ["the agent itself", { kind: "agent", agentId: AGENT_ID }, ["holder", "anyone"]],
   ["another session's agent", { kind: "agent", agentId: "b".repeat(32) }, ["holder", "anyone"]],
   ["the orchestrator", { kind: "orchestrator" }, ["orchestrator", "anyone"]],
+  ["an operator of the owner's name", { kind: "operator", name: "ann" }, ["operator", "holder", "anyone"]],
 ];
 
 /** How a call ended: its code, and its message. */
@@ -81,7 +86,7 @@ async function ended(call: Promise<unknown>): Promise<End> {
 
 /** Calls a method of a gRPC service of ours, with an empty request unless another is given. */
 async function callGrpc(
-  service: typeof Orchestrator | typeof Agent | typeof IdentityService,
+  service: typeof Orchestrator | typeof Operator | typeof Agent | typeof IdentityService,
   port: number,
   expected: ClientTls["expected"],
   method: string,
@@ -112,6 +117,7 @@ async function orchestrator() {
     authorize: authorizer(identities),
   })
     .add(Orchestrator, orchestratorService(world.service))
+    .add(Operator, operatorService(world.service, () => {}))
     .add(
       IdentityService,
       identityService({
@@ -129,7 +135,7 @@ async function orchestrator() {
     port,
     call: (path: string, caller: Caller, message?: object) => {
       const [, name, method] = path.split("/");
-      const service = name === Orchestrator.typeName ? Orchestrator : IdentityService;
+      const service = [Orchestrator, Operator, IdentityService].find(({ typeName }) => typeName === name)!;
       return callGrpc(service, port, { kind: "orchestrator" }, method, caller, message);
     },
     async [Symbol.asyncDispose]() {
@@ -206,18 +212,9 @@ function test(promise: string, fn: () => Promise<void>): void {
   Deno.test({ name: `rules: ${promise}`, fn, sanitizeOps: false, sanitizeResources: false });
 }
 
-const AT_AGENT = Object.keys(RULES).filter((path) => RULES[path] === "owner" || RULES[path] === "orchestrator");
-const AT_ORCHESTRATOR = Object.keys(RULES).filter((path) => !AT_AGENT.includes(path));
-
-test("each method of each service has one, and there is none without a method", () => {
-  const methods = SERVICES.flatMap(({ typeName, methods }) => methods.map(({ name }) => `/${typeName}/${name}`));
-  assert.deepEqual([...methods, "/command_server.CommandServer/*"].sort(), Object.keys(RULES).sort());
-  for (const path of ["/rbs.v1.Agent/Reboot", "/rbs.v1.Agent/", "/toString", "/rbs.v1.Orchestrator/*x", ""]) {
-    assert.equal(ruleOf(path), undefined);
-  }
-  assert.equal(ruleOf("/command_server.CommandServer/AnythingNew"), "owner");
-  return Promise.resolve();
-});
+const METHODS = Object.keys(GRPC_OPERATIONS);
+const AT_AGENT = METHODS.filter((path) => ["owner", "orchestrator"].includes(ruleOf(path)!));
+const AT_ORCHESTRATOR = METHODS.filter((path) => !AT_AGENT.includes(path));
 
 test("at the orchestrator, nobody who is nobody gets anything, and is told why", async () => {
   await using at = await orchestrator();
@@ -225,7 +222,7 @@ test("at the orchestrator, nobody who is nobody gets anything, and is told why",
     for (const path of AT_ORCHESTRATOR) {
       const { code, message } = await at.call(path, caller);
       assert.equal(code, caller ? Code.UNAUTHENTICATED : Code.UNAVAILABLE, `${path}, ${who}: ${message}`);
-      if (caller && RULES[path] !== "anyone") assert.match(message, /^The caller is not known here, since it/, who);
+      if (caller && ruleOf(path) !== "anyone") assert.match(message, /^The caller is not known here, since it/, who);
     }
   }
   assert.deepEqual(at.world.compute.agents, []);
@@ -237,11 +234,11 @@ test("at the orchestrator, those who are somebody may call what is for them, and
     const caller = await authority.identify(identity);
     for (const path of AT_ORCHESTRATOR) {
       const { code, message } = await at.call(path, caller);
-      const refused = /may not call/.test(message);
-      assert.equal(refused, !allowed.includes(RULES[path]), `${path}, ${who}: ${message}`);
+      const refused = /may not do/.test(message);
+      assert.equal(refused, !allowed.includes(ruleOf(path)!), `${path}, ${who}: ${message}`);
       if (refused) assert.equal(code, Code.PERMISSION_DENIED);
       // The request is empty, which may be wrong; but the caller is not.
-      else if (RULES[path] !== "anyone") assert.notEqual(code, Code.UNAUTHENTICATED, message);
+      else if (ruleOf(path) !== "anyone") assert.notEqual(code, Code.UNAUTHENTICATED, message);
     }
   }
 });
@@ -267,13 +264,61 @@ test("at the orchestrator, a user has only the own sessions, whatever the reques
   assert.equal((await at.call(path("Heartbeat"), ann, mine)).code, Code.OK);
 });
 
+test("an operator sees the sessions of all users and ends one, and gets none, keeps none alive, and takes none over", async () => {
+  await using at = await orchestrator();
+  const [ann, bob] = await Promise.all(["ann", "bob"].map((userId) => authority.identify({ kind: "user", userId })));
+  const ops = await authority.identify({ kind: "operator", name: "ops" });
+  const own = { ...request(), userId: "" };
+  for (const user of [ann, bob]) {
+    assert.equal((await at.call("/rbs.v1.Orchestrator/GetServer", user, own)).code, Code.OK);
+  }
+  const tls = { credentials: ops, expected: { kind: "orchestrator" } } as const;
+  using client = createRpcClient(Operator, `127.0.0.1:${at.port}`, { tls });
+  const users = async () => (await client.listSessions({})).sessions.map(({ userId }) => userId).sort();
+  assert.deepEqual(await users(), ["ann", "bob"]);
+  for (const { name } of Orchestrator.methods) {
+    for (const userId of ["", "ann", "ops"]) {
+      const { code, message } = await at.call(`/rbs.v1.Orchestrator/${name}`, ops, { ...own, userId });
+      assert.equal(code, Code.PERMISSION_DENIED, name);
+      assert.match(message, /^Operator "ops" may not do session\.\w+, which is for users\.$/);
+    }
+  }
+  // Only the one that was seen: it may have gone, and another be in its place.
+  const [first] = (await client.listSessions({})).sessions;
+  const { userId, repoHash, serverId, sessionId } = first;
+  const stale = await client.endSession({ userId, repoHash, serverId, sessionId: "0".repeat(32) });
+  assert.equal(stale.ended, false);
+  const { code } = await at.call("/rbs.v1.Operator/EndSession", ops, { userId, repoHash, serverId });
+  assert.equal(code, Code.INVALID_ARGUMENT);
+  assert.deepEqual(await users(), ["ann", "bob"]);
+  assert.equal((await client.endSession({ userId, repoHash, serverId, sessionId })).ended, true);
+  assert.deepEqual(await users(), ["ann", "bob"].filter((user) => user !== userId));
+  assert.equal((await client.endSession({ userId, repoHash, serverId, sessionId })).ended, false);
+});
+
+test("an operator is locked out apart from the user of the same name", async () => {
+  await using at = await orchestrator();
+  const operator = { kind: "operator", name: "ann" } as const;
+  const [user, ops] = [await authority.identify(ANN), await authority.identify(operator)];
+  const [own, all] = ["/rbs.v1.Orchestrator/ListSessions", "/rbs.v1.Operator/ListSessions"];
+  const codes = async () => [(await at.call(own, user)).code, (await at.call(all, ops)).code];
+  assert.deepEqual(await codes(), [Code.OK, Code.OK]);
+  await at.identities.revoke(revocationName(ANN), `spiffe://${TRUST_DOMAIN}/user/ann`, Date.now());
+  assert.deepEqual(await codes(), [Code.PERMISSION_DENIED, Code.OK]);
+  await at.identities.revoke(revocationName(ANN), "", undefined);
+  await at.identities.revoke(revocationName(operator), `spiffe://${TRUST_DOMAIN}/operator/ann`, Date.now());
+  assert.deepEqual(await codes(), [Code.OK, Code.PERMISSION_DENIED]);
+  const { message } = await at.call("/rbs.v1.Identity/RenewCertificate", ops, { certificateRequest: newKey().request });
+  assert.match(message, /^Operator "ann" was locked out by the orchestrator's operator/);
+});
+
 test("at the orchestrator, a user who is locked out is so for every method, and gets no new certificate", async () => {
   await using at = await orchestrator();
   const ann = await authority.identify(ANN);
   const certificateRequest = newKey().request;
   const token = await at.enroller.issue(ANN, 60_000);
   await at.identities.revoke("ann", `spiffe://${TRUST_DOMAIN}/user/ann`, Date.now());
-  for (const path of AT_ORCHESTRATOR) {
+  for (const path of AT_ORCHESTRATOR.filter((path) => ruleOf(path) !== "operator")) {
     const { code, message } = await at.call(path, ann, { certificateRequest });
     assert.equal(code, Code.PERMISSION_DENIED, `${path}: ${message}`);
     assert.match(message, /was locked out by the orchestrator's operator/);
@@ -299,6 +344,7 @@ test("a certificate is renewed for who it is of, and for no agent whose session 
     await at.call("/rbs.v1.Identity/RenewCertificate", await authority.identify(identity), { certificateRequest });
   assert.equal((await renew(ANN)).code, Code.OK);
   assert.equal((await renew({ kind: "agent", agentId: AGENT_ID })).code, Code.OK);
+  assert.equal((await renew({ kind: "operator", name: "ops" })).code, Code.OK);
   const gone = await renew({ kind: "agent", agentId: "b".repeat(32) });
   assert.deepEqual(gone, { code: Code.PERMISSION_DENIED, message: "The agent's session has ended." });
 });
@@ -321,7 +367,7 @@ test("at an agent, the owner may call what is the owner's, the orchestrator Supe
     const caller = await authority.identify(identity);
     for (const path of AT_AGENT) {
       const { code, message } = await at.call(path, caller);
-      const may = allowed.includes(RULES[path]);
+      const may = allowed.includes(ruleOf(path)!);
       if (allowed.includes("owner") || allowed.includes("orchestrator")) {
         assert.equal(code, may ? Code.OK : Code.PERMISSION_DENIED, `${path}, ${who}: ${message}`);
       } else assert.notEqual(code, Code.OK, `${path}, ${who}`); // cut off before it can say anything

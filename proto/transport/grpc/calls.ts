@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { sentence } from "../../base/errors.ts";
 import type { Http2Connection, Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
-import type { Identity } from "../../identity/spiffe.ts";
+import type { Caller } from "../../identity/access_rules.ts";
 import { Code as Status } from "./status_code.ts";
 import { frame, framePrefix, MessageStream } from "./message_stream.ts";
 import { WireError } from "../../base/protobuf_fields.ts";
@@ -30,11 +30,8 @@ export class ServerCall {
   readonly #stream: Stream;
   #ended = false;
 
-  /**
-   * @param peer The caller's proven identity; undefined in plain text.
-   * @param stranger Why TLS could not identify the caller: a clause for a message.
-   */
-  constructor(stream: Stream, readonly peer?: Identity, readonly stranger?: string) {
+  /** @param caller The caller, as its connection proves. */
+  constructor(stream: Stream, readonly caller: Caller) {
     this.#stream = stream;
   }
 

@@ -43,7 +43,7 @@ async function listen(serve: (stream: Stream, headers: Headers, call: ServerCall
 Deno.test("by TLS, each call knows who calls, on connections that are open at the same time", async () => {
   await using server = await listen(async (stream, _, call) => {
     await unaryRequest(stream, 100);
-    call.write(new TextEncoder().encode(JSON.stringify(call.peer)));
+    call.write(new TextEncoder().encode(JSON.stringify(call.caller.identity)));
     call.end();
   });
   const identities: Identity[] = [{ kind: "user", userId: "ann" }, { kind: "user", userId: "bob" }, {

@@ -1,8 +1,8 @@
-import { AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
-import { Http2Connection, type Stream, type Transport } from "../http2/connection.ts";
+import { Http2Connection, type Stream } from "../http2/connection.ts";
 import type { Headers } from "../http2/hpack.ts";
-import type { CallListener, OnCaller } from "../tls/call_listener.ts";
+import type { Listener } from "../listener.ts";
+import { TcpListener } from "../tcp_listener.ts";
 import { ServerCall, Status, StatusError } from "./calls.ts";
 
 /** A listening server for bare gRPC calls. */
@@ -13,25 +13,26 @@ export interface CallServer {
 }
 
 /**
- * Serves each call by `serve`, which gets the stream in the turn in which it arrived. `call.peer` is the caller's
- * identity, if the listener knows it. If `serve` throws a {@link StatusError}, the call ends with it; any other error
- * is passed to `onError` and ends the call as INTERNAL.
+ * Serves each call by `serve`, which gets the stream in the turn in which it arrived; `call.caller` is the caller. With
+ * `keepAlive`, silent callers are noticed. `onConnection` is called for each connection before its first call. If `serve`
+ * throws a {@link StatusError}, the call ends with it; any other error is passed to `onError` and ends the call as
+ * INTERNAL.
  *
  * @param at A listener. Or a host name: plain text on a free port, and every caller is trusted.
  * @param options.keepAlive Detects callers that fall silent.
  * @param options.onConnection Called for each connection before its first call.
  */
 export function listenForCalls(
-  at: string | CallListener,
+  at: string | Listener,
   serve: (stream: Stream, headers: Headers, call: ServerCall) => Promise<void>,
   onError: (path: string, error: unknown) => void,
   options: { keepAlive?: boolean; onConnection?(connection: Http2Connection): void } = {},
 ): CallServer {
   const listener = typeof at === "string" ? new TcpListener({ hostname: at, trusted: true }) : at;
   const connections = new Set<Http2Connection>();
-  listener.start((transport, admission, peer) => {
+  listener.start(({ transport, admission, caller }) => {
     const onStream = (stream: Stream, headers: Headers) => {
-      const call = new ServerCall(stream, peer.identity, peer.stranger);
+      const call = new ServerCall(stream, caller);
       serve(stream, headers, call).catch((e) => {
         if (e instanceof StatusError) return call.end(e);
         if (!call.gone.aborted) onError(headers[":path"], e);
@@ -50,109 +51,4 @@ export function listenForCalls(
       for (const connection of connections) connection.close();
     },
   };
-}
-
-/** Bytes read before a connection gets an HTTP/2 state: enough for a client's preface and its call. */
-const FIRST_BYTES = 1 << 10;
-
-/** Options of a {@link TcpListener}. */
-export interface TcpListenerOptions {
-  /** An IP address (v6 without brackets) or a host name of this machine. */
-  hostname: string;
-  /** @default 0: a free port */
-  port?: number;
-  /** Every caller counts as known, as in tests. @default false: it is a stranger until {@link ServerCall.admit} */
-  trusted?: boolean;
-  limits?: Partial<AdmissionLimits>;
-  /** Called with one sentence for a refused caller; not for each if there are many. */
-  onRefused?(why: string): void;
-}
-
-/** Listens for callers in plain text: those of this machine and of tests. */
-export class TcpListener implements CallListener {
-  readonly #listener: Deno.TcpListener;
-  readonly #trusted: boolean;
-  /** Counts what callers cost. */
-  readonly admission: AdmissionControl;
-
-  /** Throws the system's error if it cannot listen there. */
-  constructor({ hostname, port = 0, trusted = false, limits, onRefused }: TcpListenerOptions) {
-    this.#listener = Deno.listen({ hostname, port, tcpBacklog: BACKLOG });
-    this.#trusted = trusted;
-    this.admission = new AdmissionControl(limits, onRefused);
-  }
-
-  get port(): number {
-    return (this.#listener.addr as Deno.NetAddr).port;
-  }
-
-  async start(onCaller: OnCaller): Promise<void> {
-    for (;;) {
-      let tcp: Deno.TcpConn;
-      try {
-        tcp = await this.#listener.accept();
-      } catch (e) {
-        if (e instanceof Deno.errors.BadResource || e instanceof Deno.errors.Interrupted) return;
-        // A connection that broke before it was accepted, or too many open files: neither ends the server.
-        await new Promise((r) => setTimeout(r, 10));
-        continue;
-      }
-      try {
-        tcp.setNoDelay(true);
-      } catch { /* it broke already, which its reader will notice */ }
-      void this.#take(tcp, onCaller);
-    }
-  }
-
-  async #take(tcp: Deno.TcpConn, onCaller: OnCaller): Promise<void> {
-    const close = () => {
-      try {
-        tcp.close();
-      } catch { /* closed before */ }
-    };
-    const admission = this.admission.enter(close);
-    if (!admission) return close();
-    if (this.#trusted) return admission.admit() ? onCaller(tcp, admission, {}) : close();
-    // An HTTP/2 client speaks first. Until then the connection costs no more than this buffer.
-    const first = new Uint8Array(FIRST_BYTES);
-    const length = await tcp.read(first).catch(() => null);
-    if (length === null || !admission.secured()) {
-      admission.end();
-      return close();
-    }
-    onCaller(new Begun(tcp, first.subarray(0, length)), admission, {});
-  }
-
-  close(): void {
-    try {
-      this.#listener.close();
-    } catch { /* closed before */ }
-  }
-}
-
-/** A connection whose first bytes were already read. */
-class Begun implements Transport {
-  readonly #tcp: Deno.TcpConn;
-  #first: Uint8Array;
-
-  constructor(tcp: Deno.TcpConn, first: Uint8Array) {
-    this.#tcp = tcp;
-    this.#first = first;
-  }
-
-  read(into: Uint8Array): Promise<number | null> {
-    const length = Math.min(this.#first.length, into.length);
-    if (length === 0) return this.#tcp.read(into);
-    into.set(this.#first.subarray(0, length));
-    this.#first = this.#first.subarray(length);
-    return Promise.resolve(length);
-  }
-
-  write(bytes: Uint8Array): Promise<number> {
-    return this.#tcp.write(bytes);
-  }
-
-  close(): void {
-    this.#tcp.close();
-  }
 }

@@ -26,16 +26,8 @@ import {
 } from "./frames.ts";
 import { encodeHeaders, type Headers, HpackDecoder, HpackError } from "./hpack.ts";
 import { patientTimer } from "../../base/patient_timer.ts";
+import type { Transport } from "../transport.ts";
 import { type Http2Limits, KNOWN, STRANGER } from "./limits.ts";
-
-/** A byte stream: a `Deno.Conn`, or an equivalent. */
-export interface Transport {
-  /** @returns the number of bytes read, or null at the end. */
-  read(into: Uint8Array): Promise<number | null>;
-  /** @returns the number of bytes written. */
-  write(bytes: Uint8Array): Promise<number>;
-  close(): void;
-}
 
 /** Bytes queued for the transport at which writers have to wait. */
 const OUTBOX_HIGH_WATER = 1 << 20;

@@ -6,7 +6,8 @@ import { frame, MessageStream } from "../grpc/message_stream.ts";
 import { PeerProcess } from "../../testing/peers.ts";
 import { PipeEnd, RawPeer } from "../../testing/pipe.ts";
 import { eventually } from "../../../tests/support/eventually.ts";
-import { Http2Connection, type Http2Options, type Stream, StreamError, type Transport } from "./connection.ts";
+import { Http2Connection, type Http2Options, type Stream, StreamError } from "./connection.ts";
+import type { Transport } from "../transport.ts";
 import {
   encodeFrame,
   ErrorCode,

@@ -14,7 +14,7 @@ import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2
 import * as grpc from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
 import type { Readable, Writable } from "node:stream";
-import type { Identity } from "../../identity/spiffe.ts";
+import type { Caller } from "../../identity/access_rules.ts";
 import { clockDoubt } from "../tls/clocks.ts";
 import { Code, RpcError, TrustError } from "./error.ts";
 import { channelTls, type ClientTls, SERVER_NAMES } from "../tls/channel_credentials.ts";
@@ -236,16 +236,12 @@ function responsesOf<T>(stream: grpc.ClientReadableStream<T>, call?: CallOptions
   };
 }
 
-/** What a handler knows of its call. */
-export interface CallContext {
+/** What a handler knows of its call, and of its caller. */
+export interface CallContext extends Caller {
   /** Aborted when the caller is gone or has cancelled. */
   readonly signal: AbortSignal;
   /** The caller's metadata value, or undefined. */
   metadata(name: string): string | undefined;
-  /** Who calls, as the certificate says; undefined: somebody without one that counts here, or in plain text. */
-  readonly identity?: Identity;
-  /** Why it is nobody: a clause for a message. */
-  readonly stranger?: string;
 }
 
 /** The implementation of a service: a function for each method. Throw an {@link RpcError} to fail with its code. */

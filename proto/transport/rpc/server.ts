@@ -15,8 +15,9 @@ import { AccessDenied } from "../../identity/access_denied.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import { type Identity, spiffeUri } from "../../identity/spiffe.ts";
 import { type ServerCall, StatusError } from "../grpc/calls.ts";
-import type { CallListener } from "../tls/call_listener.ts";
-import { type CallServer, listenForCalls, TcpListener } from "../grpc/server.ts";
+import { type CallServer, listenForCalls } from "../grpc/server.ts";
+import type { Listener } from "../listener.ts";
+import { TcpListener } from "../tcp_listener.ts";
 import { RequestBody } from "./request_body.ts";
 import type { CallContext, RpcImplementation, Service } from "./client.ts";
 import { Code, RpcError } from "./error.ts";
@@ -114,7 +115,7 @@ export class RpcServer implements AsyncDisposable {
     const at = parseHostPort(address);
     if (!at) throw new TypeError(`${address}: not a HOST:PORT to listen on`);
     const { host: hostname, port } = at;
-    let listener: CallListener;
+    let listener: Listener;
     if (this.#credentials) {
       const credentials = this.#credentials;
       listener = this.#tls = await TlsListener.listen({
@@ -153,15 +154,15 @@ export class RpcServer implements AsyncDisposable {
   /** Serves a call; called in the turn in which it came. */
   async #serve(stream: Stream, headers: Headers, call: ServerCall): Promise<void> {
     const path = headers[":path"] ?? "";
-    const isStranger = this.#credentials !== undefined && !call.peer;
-    const holding = new Holding(isStranger ? COUNTED_BEFORE : this.#budgetOf(call.peer));
+    const { caller } = call;
+    const isStranger = this.#credentials !== undefined && !caller.identity;
+    const holding = new Holding(isStranger ? COUNTED_BEFORE : this.#budgetOf(caller.identity));
     const gone = new AbortController();
     call.gone.addEventListener("abort", () => gone.abort(CALLER_GONE));
     const context: CallContext = {
       signal: gone.signal,
       metadata: (name) => headers[name.toLowerCase()],
-      identity: call.peer,
-      stranger: call.stranger ?? (this.#credentials ? undefined : "it speaks plain text"),
+      ...caller,
     };
     let body: RequestBody | undefined;
     const fail = (error: RpcError) => {

@@ -12,7 +12,7 @@ import { callHeaders, readCall, Status } from "../grpc/calls.ts";
 import { createRpcClient } from "./client.ts";
 import { ORCHESTRATOR_NAME } from "../../testing/keys.ts";
 import { RawPeer } from "../../testing/pipe.ts";
-import { PROTOCOLS } from "../tls/settings.ts";
+import { HTTP_2 } from "../tls/settings.ts";
 import { SocketTransport } from "../tls/socket_transport.ts";
 import { LineReader } from "../../base/line_reader.ts";
 
@@ -103,7 +103,7 @@ class Victim implements AsyncDisposable {
       port: this.port,
       host: "127.0.0.1",
       servername: ORCHESTRATOR_NAME,
-      ALPNProtocols: PROTOCOLS,
+      ALPNProtocols: [HTTP_2],
       ca,
       ...own,
     });

@@ -19,8 +19,8 @@ export const SERVER_NAMES = {
 export interface ClientTls {
   /** Without a certificate of its own (who has none yet): only what it trusts. */
   readonly credentials: Credentials | Pick<Credentials, "authorities" | "trustDomain">;
-  /** Who must answer. */
-  readonly expected: Exclude<Identity, { kind: "user" }>;
+  /** Who must answer: one of those that serve. */
+  readonly expected: Extract<Identity, { kind: keyof typeof SERVER_NAMES }>;
 }
 
 /** What grpc-js makes connections with, and the name that it must ask for. */

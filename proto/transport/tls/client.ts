@@ -8,12 +8,14 @@ import { X509Certificate } from "node:crypto";
 import type { OnReadOpts } from "node:net";
 import { connect } from "node:tls";
 import { sentence } from "../../base/errors.ts";
-import type { Transport } from "../http2/connection.ts";
+import type { Transport } from "../transport.ts";
 import { certificateIdentity } from "../../identity/certificate.ts";
 import type { Credentials } from "../../identity/credentials.ts";
+import { identify } from "../../identity/proof.ts";
 import { type Identity, spiffeUri } from "../../identity/spiffe.ts";
 import { clockDoubt } from "./clocks.ts";
-import { peerIdentity, PROTOCOLS, secureContext } from "./settings.ts";
+import { HTTP_2, secureContext } from "./settings.ts";
+import { shownProof } from "./shown_proof.ts";
 import { SocketTransport } from "./socket_transport.ts";
 
 /**
@@ -71,7 +73,7 @@ export async function connectTls(
     port,
     ...context,
     servername: SERVER_NAME,
-    ALPNProtocols: PROTOCOLS,
+    ALPNProtocols: [HTTP_2],
     rejectUnauthorized: true,
     ...{ onread },
     checkServerIdentity: (_, certificate) => mismatch(certificate.raw, own.trustDomain, expected),
@@ -88,8 +90,10 @@ export async function connectTls(
   socket.on("secureConnect", () => {
     secure = true;
     const wrong = mismatch(socket.getPeerCertificate()?.raw, own.trustDomain, expected) ??
-      (peerIdentity(socket, own.trustDomain) ? undefined : new TrustError("the peer's certificate is not verified")) ??
-      (socket.alpnProtocol === PROTOCOLS[0] ? undefined : new TrustError("the peer does not speak HTTP/2 in TLS"));
+      (identify(shownProof(socket), own.trustDomain).identity
+        ? undefined
+        : new TrustError("the peer's certificate is not verified")) ??
+      (socket.alpnProtocol === HTTP_2 ? undefined : new TrustError("the peer does not speak HTTP/2 in TLS"));
     if (wrong) return settled.reject(wrong);
     socket.setNoDelay(true);
     transport.readable().then((alive) => alive ? settled.resolve(transport) : failed(), failed);

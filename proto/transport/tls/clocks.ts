@@ -5,7 +5,7 @@
  */
 import { X509Certificate } from "node:crypto";
 import { connect } from "node:tls";
-import { PROTOCOLS } from "./settings.ts";
+import { HTTP_2 } from "./settings.ts";
 
 /** How long the look at a certificate may take. Milliseconds. */
 const LOOK_MS = 2_000;
@@ -24,7 +24,7 @@ export async function clockDoubt(
   servername: string,
 ): Promise<string | undefined> {
   const found = Promise.withResolvers<Uint8Array | undefined>();
-  const socket = connect({ host: hostname, port, servername, ALPNProtocols: PROTOCOLS, rejectUnauthorized: false });
+  const socket = connect({ host: hostname, port, servername, ALPNProtocols: [HTTP_2], rejectUnauthorized: false });
   const nothing = () => found.resolve(undefined);
   const late = setTimeout(nothing, LOOK_MS);
   socket.on("secureConnect", () => found.resolve(socket.getPeerCertificate(true)?.raw));

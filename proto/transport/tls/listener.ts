@@ -9,12 +9,13 @@ import { createServer, type Server, type TLSSocket } from "node:tls";
 import { type Admission, AdmissionControl, type AdmissionLimits, BACKLOG } from "../admission.ts";
 import { sentence } from "../../base/errors.ts";
 import type { Credentials } from "../../identity/credentials.ts";
-import type { Identity } from "../../identity/spiffe.ts";
-import type { CallListener, OnCaller } from "./call_listener.ts";
+import { identify } from "../../identity/proof.ts";
+import { type Identity, identityName } from "../../identity/spiffe.ts";
+import type { AcceptedConnection, Listener } from "../listener.ts";
 import { type Handshake, HandshakeTurns } from "./handshake_turns.ts";
 import { networkOf } from "./network.ts";
-import { peerOf } from "./peer.ts";
-import { PROTOCOLS, secureContext } from "./settings.ts";
+import { HTTP_2, type Protocol, secureContext } from "./settings.ts";
+import { shownProof } from "./shown_proof.ts";
 import { SocketTransport } from "./socket_transport.ts";
 
 /** Options of {@link TlsListener.listen}. */
@@ -24,12 +25,14 @@ export interface TlsListenerOptions {
   /** @default 0: a free one */
   port?: number;
   credentials: Credentials;
+  /** What is served: who does not ask for it in the handshake is cut off. @default HTTP_2 */
+  protocol?: Protocol;
   /**
-   * Lets callers speak who have no certificate that counts: within a stranger's limits, until {@link ServerCall.admit}.
+   * Lets callers speak who have no certificate that counts: within a stranger's limits, until they are admitted.
    * @default false: their connection ends
    */
   admitStrangers?: boolean;
-  /** Whether somebody known has any business here; who has not is cut off before HTTP/2. @default everybody has */
+  /** Whether somebody known has any business here; who has not is cut off before a word. @default everybody has */
   accepts?(identity: Identity): boolean;
   limits?: Partial<AdmissionLimits>;
   /** Told why a caller was refused, in one sentence; not of each when there are many. */
@@ -40,13 +43,13 @@ export interface TlsListenerOptions {
  * See the file's head. A caller without a certificate of an identity in the trust domain gets no word from us, unless
  * strangers are admitted.
  */
-export class TlsListener implements CallListener {
+export class TlsListener implements Listener {
   /** Takes connections: one whose hello is not whole yet costs a socket, and none of TLS's buffers. */
   readonly #tcp: TcpServer;
   readonly #server: Server;
   readonly #options: TlsListenerOptions;
   #trustDomain: string;
-  #onCaller?: OnCaller;
+  #serve?: (connection: AcceptedConnection) => void;
   /** What its callers cost. */
   readonly admission: AdmissionControl;
   /** Those in mid-handshake, by their address. */
@@ -61,7 +64,7 @@ export class TlsListener implements CallListener {
       ...secureContext(options.credentials),
       requestCert: true,
       rejectUnauthorized: !options.admitStrangers,
-      ALPNProtocols: PROTOCOLS,
+      ALPNProtocols: [options.protocol ?? HTTP_2],
     });
     // Admission says how long a handshake may take. The server's own timer, 120 s unless it is told otherwise (and 0 is
     // taken for that), outlives a connection that was cut, and holds 25 kB of it and all that TLS has.
@@ -96,8 +99,8 @@ export class TlsListener implements CallListener {
     return (this.#tcp.address() as AddressInfo).port;
   }
 
-  start(onCaller: OnCaller): void {
-    this.#onCaller = onCaller;
+  start(serve: (connection: AcceptedConnection) => void): void {
+    this.#serve = serve;
   }
 
   /**
@@ -157,27 +160,27 @@ export class TlsListener implements CallListener {
     const key = address(socket);
     const entry = this.#handshakes.get(key);
     this.#handshakes.delete(key);
-    const { accepts = () => true, admitStrangers = false } = this.#options;
-    const peer = peerOf(socket, this.#trustDomain);
-    const { identity } = peer;
-    const refusal = socket.alpnProtocol !== PROTOCOLS[0]
-      ? "it does not speak HTTP/2"
+    const { accepts = () => true, admitStrangers = false, protocol = HTTP_2 } = this.#options;
+    const caller = identify(shownProof(socket), this.#trustDomain);
+    const { identity } = caller;
+    const refusal = socket.alpnProtocol !== protocol
+      ? `it does not speak ${protocol}`
       : !identity && !admitStrangers
-      ? peer.stranger
+      ? caller.stranger
       : identity && !accepts(identity)
-      ? `${nameOf(identity)} has no business here`
+      ? `${identityName(identity)} has no business here`
       : undefined;
-    if (entry && this.#onCaller && refusal === undefined) {
+    if (entry && this.#serve && refusal === undefined) {
       const { admission } = entry;
       if (entry.turn) this.#turns.remove(entry.turn);
       // What is destroyed from here on is the socket with TLS.
       entry.socket = socket;
       socket.on("close", () => admission.end());
       admission.secured();
-      if (!identity || admission.admit(nameOf(identity))) {
+      if (!identity || admission.admit(identityName(identity))) {
         socket.setNoDelay(true);
         const transport = new SocketTransport(socket, { onReceived: (bytes) => admission.received(bytes) });
-        return this.#onCaller(transport, admission, peer);
+        return this.#serve({ transport, admission, caller });
       }
     }
     socket.on("error", () => {});
@@ -207,16 +210,4 @@ function missingOfHello(beginning: Buffer): number {
 
 function address({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
-}
-
-/** For messages, and to count by. */
-function nameOf(identity: Identity): string {
-  switch (identity.kind) {
-    case "user":
-      return `user ${JSON.stringify(identity.userId)}`;
-    case "agent":
-      return `the agent of session ${identity.agentId}`;
-    case "orchestrator":
-      return "the orchestrator";
-  }
 }

@@ -1,13 +1,14 @@
 /** What both ends of our TLS have in common. */
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import type { SecureContextOptions, TLSSocket } from "node:tls";
+import type { SecureContextOptions } from "node:tls";
 import { RbsError, sentence } from "../../base/errors.ts";
-import { certificateIdentity } from "../../identity/certificate.ts";
 import type { Credentials } from "../../identity/credentials.ts";
-import type { Identity } from "../../identity/spiffe.ts";
 
-/** The one protocol that is spoken in it: HTTP/2. */
-export const PROTOCOLS = ["h2"];
+/** What is spoken in it, by its name in ALPN (RFC 7301, 6). */
+export type Protocol = "h2" | "http/1.1";
+
+/** What RBS's programs speak with each other. */
+export const HTTP_2: Protocol = "h2";
 
 /**
  * For node:tls, which takes anything and fails only when somebody connects; so what cannot work is refused here, with an
@@ -28,16 +29,4 @@ export function secureContext(credentials: Credentials): SecureContextOptions {
     );
   }
   return { cert: certificate, key: privateKey, ca: authorities, minVersion: "TLSv1.2" };
-}
-
-/**
- * Who the peer of a handshake is that went well; undefined if that is nobody of the trust domain.
- *
- * It is a second look, at the certificate itself: there were Denos that said `authorized` of peers without any
- * (denoland/deno#33367, #34366).
- */
-export function peerIdentity(socket: TLSSocket, trustDomain: string): Identity | undefined {
-  if (socket.authorized !== true || socket.authorizationError) return undefined;
-  const { raw } = socket.getPeerCertificate() ?? {};
-  return raw && certificateIdentity(raw, trustDomain);
 }

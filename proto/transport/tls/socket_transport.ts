@@ -1,6 +1,6 @@
 /** A node:tls socket as a {@link Transport}, for a reader that keeps up. */
 import type { TLSSocket } from "node:tls";
-import type { Transport } from "../http2/connection.ts";
+import type { Transport } from "../transport.ts";
 
 /**
  * Bytes that may wait for the reader, more than our HTTP/2 lets a peer have on its way to us. A connection whose reader

@@ -4,14 +4,14 @@ import { Buffer } from "node:buffer";
 import { type AddressInfo, connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
 import { connect, createServer } from "node:tls";
 import type { Admission } from "../admission.ts";
-import type { Transport } from "../http2/connection.ts";
+import type { Transport } from "../transport.ts";
 import type { Credentials } from "../../identity/credentials.ts";
 import type { Identity } from "../../identity/spiffe.ts";
 import { type CertificateOptions, TestAuthority } from "../../testing/certificates.ts";
 import { eventually } from "../../../tests/support/eventually.ts";
 import { connectTls, TrustError } from "./client.ts";
 import { TlsListener, type TlsListenerOptions } from "./listener.ts";
-import { PROTOCOLS, secureContext } from "./settings.ts";
+import { HTTP_2, secureContext } from "./settings.ts";
 
 const AGENT = { kind: "agent", agentId: "a".repeat(32) } as const;
 const ANN = { kind: "user", userId: "ann" } as const;
@@ -41,7 +41,7 @@ async function listen(options: Partial<TlsListenerOptions> = {}) {
     onRefused: (why) => refusals.push(why),
     ...options,
   });
-  listener.start((transport, admission, { identity, stranger }) => {
+  listener.start(({ transport, admission, caller: { identity, stranger } }) => {
     callers.push({ transport, peer: identity, stranger, admission });
     void transport.write(Buffer.from("hello")).catch(() => {});
   });
@@ -154,7 +154,7 @@ Deno.test("tls: a client without a certificate is refused", async () => {
       host: "127.0.0.1",
       port: server.port,
       ca: authority.certificate,
-      ALPNProtocols: PROTOCOLS,
+      ALPNProtocols: [HTTP_2],
       checkServerIdentity: () => undefined,
       maxVersion,
     });
@@ -194,7 +194,7 @@ Deno.test("tls: strangers speak where they may, and are counted as such; who is 
     host: "127.0.0.1",
     port: server.port,
     ca: authority.certificate,
-    ALPNProtocols: PROTOCOLS,
+    ALPNProtocols: [HTTP_2],
     checkServerIdentity: () => undefined,
   };
   const over: number[] = [];
@@ -309,7 +309,7 @@ Deno.test("tls: an agent that is not the expected one gets no byte, and the clie
     await t.step(name, async () => {
       // Not a TlsListener: this one takes any caller.
       const heard: unknown[] = [];
-      const server = createServer({ ...secureContext(credentials), ALPNProtocols: PROTOCOLS }, (socket) => {
+      const server = createServer({ ...secureContext(credentials), ALPNProtocols: [HTTP_2] }, (socket) => {
         socket.on("error", () => {});
         socket.on("data", (data) => heard.push(data));
         socket.write("hello");
@@ -468,7 +468,7 @@ Deno.test("tls: credentials are replaced while it listens, and who is there stay
   // No certificate at all is still too little.
   await assert.rejects(
     new Promise((resolve, reject) => {
-      const options = { host: "127.0.0.1", port: server.port, ca: other.certificate, ALPNProtocols: PROTOCOLS };
+      const options = { host: "127.0.0.1", port: server.port, ca: other.certificate, ALPNProtocols: [HTTP_2] };
       connect({ ...options, checkServerIdentity: () => undefined }).on("data", resolve).on("error", reject);
     }),
   );

@@ -1,6 +1,6 @@
 /** Takes the place of proto/transport/tls/client.ts in the programs that the benchmark compares with ours: says who it is, in plain text. */
 import { certificateIdentity } from "../../../proto/identity/certificate.ts";
-import type { Transport } from "../../../proto/transport/http2/connection.ts";
+import type { Transport } from "../../../proto/transport/transport.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import type { Identity } from "../../../proto/identity/spiffe.ts";
 

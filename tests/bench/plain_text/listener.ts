@@ -2,7 +2,7 @@
 import { AdmissionControl } from "../../../proto/transport/admission.ts";
 import type { Credentials } from "../../../proto/identity/credentials.ts";
 import type { Identity } from "../../../proto/identity/spiffe.ts";
-import type { CallListener, OnCaller } from "../../../proto/transport/tls/call_listener.ts";
+import type { AcceptedConnection, Listener } from "../../../proto/transport/listener.ts";
 
 export interface TlsListenerOptions {
   hostname: string;
@@ -11,7 +11,7 @@ export interface TlsListenerOptions {
   onRefused?(why: string): void;
 }
 
-export class TlsListener implements CallListener {
+export class TlsListener implements Listener {
   readonly #listener: Deno.TcpListener;
 
   private constructor(hostname: string) {
@@ -26,13 +26,13 @@ export class TlsListener implements CallListener {
     return (this.#listener.addr as Deno.NetAddr).port;
   }
 
-  async start(onCaller: OnCaller): Promise<void> {
+  async start(serve: (connection: AcceptedConnection) => void): Promise<void> {
     const control = new AdmissionControl();
     for await (const tcp of this.#listener) {
       tcp.setNoDelay(true);
       const admission = control.enter(() => tcp.close())!;
       admission.admit();
-      onCaller(tcp, admission, { identity: await identity(tcp) });
+      serve({ transport: tcp, admission, caller: { identity: await identity(tcp) } });
     }
   }
 

@@ -512,7 +512,7 @@ export const SessionStatusSchema: GenEnum<SessionStatus> = /*@__PURE__*/
  * empty, or the same.
  *
  * Errors, for all methods: UNAUTHENTICATED (no certificate that counts here), PERMISSION_DENIED (not for this caller, see
- * proto/rpc_rules.ts), INVALID_ARGUMENT (a field is malformed; the
+ * proto/identity/access_rules.ts), INVALID_ARGUMENT (a field is malformed; the
  * message names it), NOT_FOUND (no such session), FAILED_PRECONDITION (the agent could not start for a reason that the
  * caller must mend, such as another Bazel version), UNAVAILABLE (a transient fault; trying again makes sense).
  *

@@ -6,7 +6,8 @@
  * What it was told it notes in its log, `<output base>/java.log`, a line of JSON each.
  */
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../../../../proto/transport/grpc/calls.ts";
-import { listenForCalls, TcpListener } from "../../../../../proto/transport/grpc/server.ts";
+import { listenForCalls } from "../../../../../proto/transport/grpc/server.ts";
+import { TcpListener } from "../../../../../proto/transport/tcp_listener.ts";
 import { encodeFields } from "../../../../../proto/base/protobuf_fields.ts";
 import { placesOf } from "./build.ts";
 import { Commands, readRunRequest } from "./commands.ts";
