@@ -9,8 +9,8 @@ const STARTERS = [
   ...["bazels", "cluster", "workspace"].map((name) => `tests/support/${name}.ts`),
 ];
 
-/** Test files in folders of the repository that reach none of {@link STARTERS} by what they import. */
-export function withoutBazel(folders: readonly string[]): string[] {
+/** The test files in folders of the repository, by whether they reach one of {@link STARTERS} by what they import. */
+export function byBazel(folders: readonly string[]): { without: string[]; rest: string[] } {
   const starters = new Set(STARTERS.map((path) => join(ROOT, path)));
   const known = new Map<string, boolean>();
   const starts = (path: string): boolean => {
@@ -22,7 +22,8 @@ export function withoutBazel(folders: readonly string[]): string[] {
     return does;
   };
   const files = folders.flatMap((folder) => testFiles(join(ROOT, folder)));
-  return files.filter((path) => !starts(path)).map((path) => relative(ROOT, path)).sort();
+  const named = (paths: string[]) => paths.map((path) => relative(ROOT, path)).sort();
+  return { without: named(files.filter((path) => !starts(path))), rest: named(files.filter(starts)) };
 }
 
 /** The modules of the repository that a module imports, types among them. */

@@ -26,7 +26,7 @@ import { join } from "node:path";
 import { compile, ROOT } from "./compile.ts";
 import { PROGRAMS } from "./permissions.ts";
 import { IP, setup } from "./setup.ts";
-import { withoutBazel } from "./quick_tests.ts";
+import { byBazel } from "./quick_tests.ts";
 import { findBazels } from "../tests/support/bazels.ts";
 import { CLIENTS, npmTool } from "../tests/support/npm_tool.ts";
 
@@ -82,6 +82,7 @@ const TWO_MACHINES: Suite[] = [
 ];
 const NAMES = ["unit", "mirror", "compare", "attacks", "two-machines"];
 const QUICK = "quick";
+const QUICK_PARTS = 3;
 /** Lines about failures that are printed once more at the end, for each suite. */
 const FAILURE_LINES = 60;
 /** Suites that run at a time: they wait more than they compute. */
@@ -91,8 +92,11 @@ const LONG = ["mirror, in Bazel 7's root", "mirror", "unit"], SHORT = ["attacks"
 
 function suites(names: readonly string[]): Suite[] {
   const bazel7 = Deno.env.get("RBS_BAZEL7");
-  const chosen: Suite[] = names.includes(QUICK) ? [{ name: QUICK, paths: withoutBazel(UNIT.paths) }] : [];
-  if (names.includes("unit")) chosen.push(UNIT);
+  const chosen: Suite[] = names.includes(QUICK) ? quickSuites() : [];
+  if (names.includes("unit")) {
+    const { without, rest } = byBazel(UNIT.paths);
+    chosen.push({ ...UNIT, paths: rest }, { name: "unit, without Bazel", paths: without, sleeps: true });
+  }
   if (names.includes("mirror")) {
     chosen.push(MIRROR);
     // The root has no Bazel from npm's cache to run: that one ran outside.
@@ -110,6 +114,16 @@ function suites(names: readonly string[]): Suite[] {
   return chosen;
 }
 
+/** The quick tests in as many processes: most of their time they wait, and each file is one process's alone. */
+function quickSuites(): Suite[] {
+  const { without: files } = byBazel(UNIT.paths);
+  return Array.from({ length: QUICK_PARTS }, (_, part) => ({
+    name: `${QUICK} ${part + 1}`,
+    paths: files.filter((_, i) => i % QUICK_PARTS === part),
+    sleeps: part > 0,
+  }));
+}
+
 /** Runs suites, {@link LANES} at a time beside those that sleep, and then those that run alone. @returns their results, in the suites' order */
 async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
   const results: Result[] = [];
@@ -122,7 +136,7 @@ async function runSuites(suites: readonly Suite[]): Promise<Result[]> {
   const together = suites.filter(({ alone }) => !alone);
   await Promise.all([
     inLanes(LANES, together.filter(({ sleeps }) => !sleeps)),
-    inLanes(1, together.filter(({ sleeps }) => sleeps)),
+    inLanes(QUICK_PARTS, together.filter(({ sleeps }) => sleeps)),
   ]);
   await inLanes(1, suites.filter(({ alone }) => alone));
   return results;
