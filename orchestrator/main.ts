@@ -63,6 +63,7 @@ async function run(flags: Flags): Promise<void> {
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
       user,
       allowRootSessions: flags.allowRootSessions,
+      maxClassArchives: flags.classArchives,
       region: flags.region,
       certify: (request) => issueCertificate(issuing, request),
     }),

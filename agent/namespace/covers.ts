@@ -18,31 +18,38 @@ export interface Covers {
   readonly files: readonly string[];
   /** The session's own folders in the covered ones, which are shown, */
   readonly shown: readonly string[];
+  /** others, which are shown read-only, */
+  readonly readable: readonly string[];
   /** and the folders in between, the outer ones first. */
   readonly ways: readonly string[];
 }
 
 /** No covers at all. */
-export const NO_COVERS: Covers = { pinned: [], folders: [], files: [], shown: [], ways: [] };
+export const NO_COVERS: Covers = { pinned: [], folders: [], files: [], shown: [], readable: [], ways: [] };
 
 /**
  * The covers of a session.
  *
  * @param hidden What must not be seen; what is not there needs no cover. Absolute.
  * @param own The session's own storage. Nothing that a request names may be among it. Absolute.
+ * @param readOnly What the session may read, by the same rule.
  */
-export function coversOf(hidden: readonly string[], own: readonly string[]): Covers {
+export function coversOf(hidden: readonly string[], own: readonly string[], readOnly: readonly string[] = []): Covers {
   const there = unique(hidden.map(existing)).filter((path) => path !== "/");
   const outermost = there.filter((path) => !there.some((other) => other !== path && isAtOrIn(path, other)));
   const isFolder = (path: string) => Deno.lstatSync(path).isDirectory;
   const isCovered = (path: string) => outermost.some((folder) => isAtOrIn(path, folder));
   const shown = unique(own.map(existing)).filter(isCovered);
+  const readable = unique(readOnly.map(existing)).filter((path) => path !== "/");
   return {
     pinned: outerFirst(outermost.flatMap(above)),
     folders: outermost.filter(isFolder),
     files: outermost.filter((path) => !isFolder(path)),
     shown,
-    ways: outerFirst(shown.flatMap(above)).filter((path) => isCovered(path) && !outermost.includes(path)),
+    readable,
+    ways: outerFirst([...shown, ...readable].flatMap(above)).filter((path) =>
+      isCovered(path) && !outermost.includes(path)
+    ),
   };
 }
 

@@ -8,7 +8,7 @@ export type AgentSpec =
   & Pick<WholeSpec, "warm" | "limits" | "unshareNet" | Trust>;
 
 /** What only an agent's ComputeService knows. */
-type OfCompute = "defaultOutputBase" | "enrolsByPipe";
+type OfCompute = "defaultOutputBase" | "enrolsByPipe" | "classArchiveDirectory" | "maxClassArchives";
 
 /** What an agent gets its certificate by; it is only told at its start. */
 type Trust = "orchestratorAddress" | "bootstrapToken" | "authorities" | "trustDomain";

@@ -33,6 +33,7 @@ import {
   type WholeSpec,
 } from "../compute_service.ts";
 import type { AgentEndpoint } from "../../store/agent_endpoint.ts";
+import { classArchiveDirectory } from "./storage_path.ts";
 import { OutputLines } from "./output_lines.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
@@ -50,6 +51,8 @@ export interface ProcessComputeOptions {
   readonly user?: AgentUser;
   /** Whether agents may serve with all rights of root. @default false */
   readonly allowRootSessions?: boolean;
+  /** How many class-data archives are kept for each user. @default none */
+  readonly maxClassArchives?: number;
   /** See ComputeService. @default "" */
   readonly region?: string;
   /**
@@ -111,7 +114,7 @@ export class ProcessCompute implements ComputeService {
         ended,
         assigned: (next) => {
           served = next;
-          this.#hand(spec.storageDirectory, next.storageDirectory);
+          this.#hand(spec.storageDirectory, next);
         },
         terminate: () => void child.kill("SIGTERM"),
         kill: () => void child.kill("SIGKILL"),
@@ -127,20 +130,20 @@ export class ProcessCompute implements ComputeService {
   }
 
   adopt(handle: string, endpoint: AgentEndpoint, storageDirectory: string): RunningAgent {
-    const assigned = (next: AgentSpec) => this.#hand(storageDirectory, next.storageDirectory);
+    const assigned = (next: AgentSpec) => this.#hand(storageDirectory, next);
     // The process id may be another process's by now, so it is never signalled: an agent that does not answer ends
     // by its lease.
     return { handle, endpoint, assigned, terminate() {}, kill() {} };
   }
 
   /** Gives an agent that was started ahead its session's storage. */
-  #hand(from: string, to: string): void {
+  #hand(from: string, to: AgentSpec): void {
     try {
-      makeStorage(to, this.options.user);
+      this.#makeStorage(to);
     } catch {
       return; // The agent says what is wrong with it.
     }
-    moveAgentLog(from, to);
+    moveAgentLog(from, to.storageDirectory);
   }
 
   inherit(from: string, to: string): string | undefined {
@@ -155,7 +158,30 @@ export class ProcessCompute implements ComputeService {
   }
 
   complete(spec: AgentSpec): WholeSpec {
-    return { ...spec, defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment) };
+    return {
+      ...spec,
+      defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment),
+      ...this.#keepsArchives(spec) && {
+        classArchiveDirectory: classArchiveDirectory(spec.storageDirectory),
+        maxClassArchives: this.options.maxClassArchives,
+      },
+    };
+  }
+
+  /** Only who has a user has archives. */
+  #keepsArchives({ warm }: AgentSpec): boolean {
+    return !warm && (this.options.maxClassArchives ?? 0) > 0;
+  }
+
+  /** Makes a session's folders, for the user that its agent runs as. Throws what the disk throws. */
+  #makeStorage(spec: AgentSpec): void {
+    makeStorage(spec.storageDirectory, this.options.user);
+    if (!this.#keepsArchives(spec)) return;
+    try {
+      makeStorage(classArchiveDirectory(spec.storageDirectory), this.options.user);
+    } catch {
+      // The agent says that there are none.
+    }
   }
 
   /** What agents inherit, and so what their sessions have. */
@@ -185,7 +211,7 @@ export class ProcessCompute implements ComputeService {
     const [program, ...args] = this.options.command;
     let log: number | undefined;
     try {
-      makeStorage(spec.storageDirectory, this.options.user);
+      this.#makeStorage(spec);
       rotateAgentLog(spec.storageDirectory);
       // A new file, whatever somebody has put in its place.
       log = openSync(agentLogFile(spec.storageDirectory), "ax+", 0o600);
