@@ -20,6 +20,7 @@ import { AgentIdentity } from "./control/agent_identity.ts";
 import { type AgentArguments, parseArguments, readSpec, sessionPaths } from "./arguments.ts";
 import { BazelServer } from "./bazel/bazel_server.ts";
 import { BazelUpstream } from "./bazel/bazel_upstream.ts";
+import { archiveKey } from "./bazel/class_archives/archive_key.ts";
 import { Archiver } from "./bazel/class_archives/archiver.ts";
 import { ClassArchives } from "./bazel/class_archives/class_archives.ts";
 import { makeArchive } from "./bazel/class_archives/make_archive.ts";
@@ -223,7 +224,10 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
   const archiver = archives && new Archiver({
     archives,
     activity,
-    isMachines: (path) => !spec.synced || isMachines(path, flags.installBases),
+    key(start) {
+      const isMachinesOwn = (path: string) => !spec.synced || isMachines(path, flags.installBases);
+      return isMachinesOwn(start.java) && isMachinesOwn(start.installBase) ? archiveKey(start) : undefined;
+    },
     make: (start, signal) =>
       makeArchive({
         ...{ start, storageDirectory: archives.making, kind: namespace.kind, hidden: spec.hiddenPaths, limits, signal },

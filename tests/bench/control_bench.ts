@@ -243,7 +243,7 @@ async function benchStart(say: (text: string) => void): Promise<Result[]> {
 }
 
 /** Resolves when so many agents wait for a session. */
-async function untilWarm(cluster: Cluster, count: number): Promise<void> {
+export async function untilWarm(cluster: Cluster, count: number): Promise<void> {
   await using store = SqliteStore.open(join(cluster.state, "sessions.sqlite"));
   while ((await store.warmAgents.list()).filter(({ agentPort }) => agentPort !== 0).length < count) {
     await new Promise((resolve) => setTimeout(resolve, 20));

@@ -1,7 +1,7 @@
 import { unref } from "../../../proto/base/timers.ts";
 import { sentence } from "../../../proto/base/errors.ts";
 import { log } from "../../log.ts";
-import { archiveKey, type ServerStart } from "./archive_key.ts";
+import type { ServerStart } from "./archive_key.ts";
 import type { ClassArchives } from "./class_archives.ts";
 
 /** How long an agent is idle before it makes one. Milliseconds. */
@@ -17,8 +17,8 @@ export interface ArchiverOptions {
   readonly archives: ClassArchives;
   /** The commands of the session. */
   readonly activity: { readonly running: number; readonly begun: number; onChange(listener: () => void): Disposable };
-  /** Whether a path is the same file in the session as on this machine. */
-  isMachines(path: string): boolean;
+  /** Which archive fits a server, see archiveKey. */
+  key(start: ServerStart): string | undefined;
   /** Makes an archive in `archives.making`. Rejects when it cannot, or the signal is aborted. @returns its path */
   make(start: ServerStart, signal: AbortSignal): Promise<string>;
   /** For tests. Milliseconds. @default ten seconds */
@@ -49,8 +49,8 @@ export class Archiver {
   jvmOptions(start: ServerStart): string[] {
     this.#missing = undefined;
     try {
-      const { archives, isMachines } = this.#options;
-      const key = [start.java, start.installBase].every(isMachines) ? archiveKey(start) : undefined;
+      const { archives } = this.#options;
+      const key = this.#options.key(start);
       if (key === undefined) return [];
       const path = archives.find(key);
       if (path !== undefined) return [`-XX:SharedArchiveFile=${path}`, QUIET];
@@ -102,7 +102,7 @@ export class Archiver {
       const began = performance.now();
       const made = await make(start, signal);
       // What it was made of must be what it was at first.
-      if (archiveKey(start) !== key) throw new Error("its files were changed meanwhile");
+      if (this.#options.key(start) !== key) throw new Error("its files were changed meanwhile");
       archives.keep(key, made);
       log(`a class-data archive was made in ${Math.round((performance.now() - began) / 1000)} s`);
       if (isMissing()) this.#missing = undefined;

@@ -128,8 +128,12 @@ export class ClassArchives {
     };
   }
 
-  /** Keeps a new archive, which is moved. Only between {@link begin} and its end. Throws what the disk throws. */
+  /**
+   * Keeps a new archive, which is moved. Only between {@link begin} and its end. Throws what the disk throws, and a RangeError
+   * for one that is larger than all may be.
+   */
   keep(key: string, made: string): void {
+    if (size(made) > this.#maxBytes) throw new RangeError(`it is larger than ${this.#maxBytes} bytes`);
     const sha256 = digest(made);
     Deno.chmodSync(made, 0o444);
     Deno.renameSync(made, this.#archive(key));
@@ -156,8 +160,12 @@ export class ClassArchives {
     let bytes = 0;
     for (const [rank, { key }] of byUse.entries()) {
       bytes += size(this.#archive(key));
-      if (rank >= this.#options.max || bytes > (this.#options.maxBytes ?? MAX_BYTES)) this.#remove(key);
+      if (rank >= this.#options.max || bytes > this.#maxBytes) this.#remove(key);
     }
+  }
+
+  get #maxBytes(): number {
+    return this.#options.maxBytes ?? MAX_BYTES;
   }
 
   #archive(key: string): string {

@@ -232,3 +232,12 @@ Deno.test("a session goes on with another's storage once, if it has none of its 
   assert.equal(service.inherit(from, to), undefined);
   assert.equal(Deno.statSync(join(to, "file")).isFile, true);
 });
+
+Deno.test("a session's agent is told where its user's class-data archives are, which an agent without a session is not", () => {
+  const compute = new ProcessCompute({ command: ["/agent"], environment: ENVIRONMENT, maxClassArchives: 3 });
+  const { classArchiveDirectory, maxClassArchives } = compute.complete(spec("/s/ann/ws"));
+  assert.deepEqual([classArchiveDirectory, maxClassArchives], ["/s/ann/.classes", 3]);
+  assert.equal(compute.complete({ ...spec("/s/.warm/x"), warm: true }).classArchiveDirectory, undefined);
+  const none = new ProcessCompute({ command: ["/agent"], environment: ENVIRONMENT, maxClassArchives: 0 });
+  assert.equal(none.complete(spec("/s/ann/ws")).classArchiveDirectory, undefined);
+});
