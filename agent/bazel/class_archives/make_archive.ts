@@ -38,8 +38,34 @@ const HOME = "/home/rbs";
 const WORKSPACE = `${HOME}/workspace`, OUTPUT_BASE = `${HOME}/output`;
 const ARCHIVE = "classes.jsa";
 
-/** No rule of these needs a toolchain, a repository or a network. */
-const FILES = {
+/** Rule sets that Bazel's own tools load, which Bazels before 5 have built in under these names. */
+const RULE_SETS: Readonly<Record<string, readonly string[]>> = {
+  "rules_cc/cc": "cc_binary cc_library cc_test cc_proto_library cc_toolchain cc_toolchain_suite objc_library".split(
+    " ",
+  ),
+  "rules_java/java": "binary import library plugin proto_library runtime test toolchain".split(" ")
+    .map((rule) => `java_${rule}`),
+  "rules_proto/proto": ["proto_lang_toolchain", "proto_library"],
+};
+
+/** They stand in for what would be downloaded. */
+const REPOSITORIES: Record<string, string> = {
+  "stubs/remote_coverage_tools/WORKSPACE": "",
+  "stubs/remote_coverage_tools/tool.sh": "#!/bin/sh\n",
+  "stubs/remote_coverage_tools/BUILD": ["coverage_report_generator", "lcov_merger"]
+    .map((name) => `sh_binary(name = "${name}", srcs = ["tool.sh"], visibility = ["//visibility:public"])\n`).join(""),
+};
+for (const [path, rules] of Object.entries(RULE_SETS)) {
+  REPOSITORIES[`stubs/${dirname(path)}/WORKSPACE`] = REPOSITORIES[`stubs/${path}/BUILD`] = "";
+  REPOSITORIES[`stubs/${path}/defs.bzl`] = rules
+    .map((rule) => `def ${rule}(**attributes):\n    native.${rule}(**attributes)\n`).join("\n");
+}
+const OVERRIDES = [...Object.keys(RULE_SETS).map(dirname), "remote_coverage_tools"]
+  .map((name) => `--override_repository=${name}=${WORKSPACE}/stubs/${name}`);
+
+/** What is built. The rules of the workspace's root need nothing, whatever Bazel it is. */
+const FILES: Readonly<Record<string, string>> = {
+  ...REPOSITORIES,
   "WORKSPACE": "",
   "MODULE.bazel": "",
   "rules.bzl": `def _impl(ctx):
@@ -83,10 +109,10 @@ const WITHOUT_MODULES = [["--noenable_bzlmod"], ["--noenable_bzlmod", "--enable_
 const COMMANDS = [
   ["info"],
   ["build", "//:all", "//:test"],
-  ["build", "--keep_going", "//cc:all"],
-  ["test", "//:test"],
-  ["query", "deps(//:all)"],
-  ["build", "//:all"],
+  ["build", "--keep_going", ...OVERRIDES, "//:all", "//cc:all"],
+  ["test", "--keep_going", ...OVERRIDES, "//:test", "//cc:test"],
+  ["query", ...OVERRIDES, "deps(//:all)"],
+  ["build", "--keep_going", ...OVERRIDES, "//:all", "//cc:all"],
 ];
 
 /** Bazel's exit code for options that it does not know. */
