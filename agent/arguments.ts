@@ -131,6 +131,7 @@ export function specFault(spec: AgentSpec): string | undefined {
     storageDirectory: spec.storageDirectory,
     sourcePath: spec.sourcePath,
     ...spec.defaultOutputBase !== "" && { defaultOutputBase: spec.defaultOutputBase },
+    ...spec.classArchiveDirectory !== "" && { classArchiveDirectory: spec.classArchiveDirectory },
     ...Object.fromEntries(spec.hiddenPaths.map((path, i) => [`hiddenPaths[${i}]`, path])),
   };
   for (const [field, path] of Object.entries(paths)) {

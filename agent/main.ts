@@ -20,6 +20,10 @@ import { AgentIdentity } from "./control/agent_identity.ts";
 import { type AgentArguments, parseArguments, readBlank, sessionPaths } from "./arguments.ts";
 import { BazelServer } from "./bazel/bazel_server.ts";
 import { BazelUpstream } from "./bazel/bazel_upstream.ts";
+import { archiveKey } from "./bazel/class_archives/archive_key.ts";
+import { Archiver } from "./bazel/class_archives/archiver.ts";
+import { ClassArchives } from "./bazel/class_archives/class_archives.ts";
+import { makeArchive } from "./bazel/class_archives/make_archive.ts";
 import { type CallHandler, listenForProxy } from "./commands/command_port.ts";
 import { relay } from "./commands/command_relay.ts";
 import { refuseHidden } from "./namespace/covers.ts";
@@ -36,6 +40,7 @@ import { linuxSandboxWarning, printSelfTest } from "./self_check.ts";
 import { startupOption } from "../proto/bazel/startup_options.ts";
 import { serverOptions } from "./bazel/server_argv.ts";
 import { SessionNamespace } from "./namespace/mount_namespace.ts";
+import { isMachines } from "./namespace/synced_root.ts";
 import { lockStorage } from "./namespace/storage_lock.ts";
 import { makeNamedFolders } from "./outputs/named_folders.ts";
 import { AgentRepositories } from "./outputs/agent_repositories.ts";
@@ -190,9 +195,12 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
   const { workspace, outputBase } = sessionPaths(spec);
   const userRoot = startupOption(spec.startupOptions, "output_user_root") ?? "";
   const javabase = startupOption(spec.startupOptions, "server_javabase");
+  const limits = spec.limits && { ...spec.limits, memoryBytes: Number(spec.limits.memoryBytes) };
+  const archives = classArchives(spec);
   const namespace = new SessionNamespace({
     javabase,
     held,
+    readable: archives && [archives.kept],
     kind: flags.namespace,
     storageDirectory: spec.storageDirectory,
     outputBase,
@@ -200,7 +208,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
     hidden: spec.hiddenPaths,
     named: [workspace, ...outputBase === undefined ? [] : [outputBase], ...userRoot === "" ? [] : [userRoot]],
     allowRootSessions: flags.allowRootSessions,
-    limits: spec.limits && { ...spec.limits, memoryBytes: Number(spec.limits.memoryBytes) },
+    limits,
     unshareNet: spec.unshareNet,
     synced: spec.synced
       ? {
@@ -211,8 +219,21 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
       }
       : undefined,
   });
+  const archiver = archives && new Archiver({
+    archives,
+    activity,
+    key(start) {
+      const isMachinesOwn = (path: string) => !spec.synced || isMachines(path, flags.installBases);
+      return isMachinesOwn(start.java) && isMachinesOwn(start.installBase) ? archiveKey(start) : undefined;
+    },
+    make: (start, signal) =>
+      makeArchive({
+        ...{ start, storageDirectory: archives.making, kind: namespace.kind, hidden: spec.hiddenPaths, limits, signal },
+      }),
+  });
   const bazel = new BazelServer({
     namespace,
+    jvmOptions: (start) => namespace.showsReadable ? archiver?.jvmOptions(start) ?? [] : [],
     workspace,
     startupOptions: serverOptions(spec.startupOptions),
     clientShell: readClientShell(spec.startupOptions),
@@ -255,11 +276,25 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
       "/rbs.v1.Workspace/Fetch": (...call) => synced.service.fetch(...call),
     },
   };
-  return { namespace, bazel, localOutputBase, commands, bazelCommands, upstream, synced, handlers };
+  return { namespace, bazel, archiver, localOutputBase, commands, bazelCommands, upstream, synced, handlers };
+}
+
+/** The archives that the session may use; undefined: none. */
+function classArchives(spec: AgentSpec): ClassArchives | undefined {
+  if (spec.classArchiveDirectory === "" || spec.maxClassArchives === 0) return undefined;
+  try {
+    const archives = new ClassArchives({ directory: spec.classArchiveDirectory, max: spec.maxClassArchives });
+    archives.prepare();
+    return archives;
+  } catch (e) {
+    log(`there are no class-data archives (${sentence(e)})`);
+    return undefined;
+  }
 }
 
 async function endSession(session: SessionParts, graceMs: number): Promise<void> {
   session.upstream.close();
+  await session.archiver?.close();
   await Promise.race([session.commands.cancelAll(graceMs), pause(graceMs + 500)]);
   await session.bazel.stop();
   await session.namespace.close();

@@ -143,6 +143,10 @@ export interface TestAgentOptions {
   limits?: MessageInitShape<typeof ResourceLimitsSchema>;
   /** The session has a network of its own. */
   unshareNet?: boolean;
+  /** Where class-data archives are kept, up to {@link TestAgentOptions.maxClassArchives}. @default none are */
+  classArchives?: string;
+  /** @default 4 */
+  maxClassArchives?: number;
   /** Folders that a session that is not synced must not see. */
   hidden?: readonly string[];
   /** Folders that a synced session must not see; undefined: it is not synced. */
@@ -213,6 +217,10 @@ export class TestAgent implements AsyncDisposable {
       hiddenPaths: [...options.syncedWithout ?? options.hidden ?? []],
       limits: options.limits,
       unshareNet: options.unshareNet,
+      ...options.classArchives !== undefined && {
+        classArchiveDirectory: options.classArchives,
+        maxClassArchives: options.maxClassArchives ?? 4,
+      },
       defaultOutputBase: options.defaultOutputBase ?? workspace.outputBase,
     });
     let command = [

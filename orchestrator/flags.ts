@@ -44,6 +44,8 @@ export interface Flags {
   readonly allowSharedUsers: boolean;
   /** How many agents are started ahead. */
   readonly warm: number;
+  /** How many class-data archives are kept for each user. */
+  readonly classArchives: number;
   /** Who certifies users and agents; undefined: an authority of the state directory's own. */
   readonly outsideAuthority?: OutsideAuthority;
 }
@@ -279,6 +281,14 @@ export function orchestratorCommand(): Command {
     )
     .addOption(
       new Option(
+        "--class-archives <number>",
+        "how many archives of Bazel's loaded classes to keep for each user, by which a Bazel server starts faster: one for " +
+          "each Bazel, JDK and JVM options, some 50 MB each; 0 switches them off",
+      )
+        .env("RBS_CLASS_ARCHIVES").argParser(integer(0, 100)).default(4),
+    )
+    .addOption(
+      new Option(
         "--ca-cert <file>",
         "certificate of the authority that certifies users and agents, followed by its issuers, the root last (default: " +
           "an authority in the state directory)",
@@ -363,6 +373,7 @@ export function parseFlags(args: readonly string[], program: string): Flags | un
     allowRootSessions: isSet("allowRootSessions", "RBS_ALLOW_ROOT_SESSIONS"),
     allowSharedUsers: isSet("allowSharedUsers", "RBS_ALLOW_SHARED_USERS"),
     warm: options.warm,
+    classArchives: options.classArchives,
   };
 }
 

@@ -66,6 +66,7 @@ async function run(flags: Flags): Promise<void> {
       listenAddress: flags.listen === "localhost" ? undefined : flags.listen,
       user,
       allowRootSessions: flags.allowRootSessions,
+      maxClassArchives: flags.classArchives,
       region: flags.region,
       certify: (request) => issueCertificate(issuing, request),
     }),

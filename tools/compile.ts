@@ -7,6 +7,7 @@
  */
 import { dirname, join } from "node:path";
 import { LOCAL_JDK, SESSION_MARK } from "../proto/bazel/local_jdk.ts";
+import { keepUsing } from "./keep_using.ts";
 import { compiledJavaFile, launcherFile } from "./launcher.ts";
 import { makePackages } from "./packages.ts";
 import { compiledFlags, type Program, PROGRAMS, PROXY } from "./permissions.ts";
@@ -98,12 +99,13 @@ async function compileLauncher(program: Program): Promise<Compiled> {
     try {
       const script = join(scratch, "bundle.js");
       const entry = join(ROOT, program.entry);
-      // Small, since Deno reads, hashes and parses all of it at each start: an agent is there a seventh sooner. Stack
-      // traces keep the names of functions and classes.
-      const small = ["--minify", "--keep-names"];
-      const how = ["bundle", "--no-check", "--frozen", "--platform", "deno", ...small, ...external];
-      await deno([...how, "--output", script, entry]);
-      const bundle = REQUIRE + await Deno.readTextFile(script);
+      const how = ["bundle", "--no-check", "--platform", "deno", ...external];
+      // Stack traces keep the names of functions and classes.
+      await deno([...how, "--frozen", "--keep-names", "--output", script, entry]);
+      await Deno.writeTextFile(script, keepUsing(await Deno.readTextFile(script)));
+      // Small, since Deno reads, hashes and parses all of it at each start: an agent is there a seventh sooner.
+      await deno([...how, "--no-config", "--minify", "--output", join(scratch, "small.js"), script]);
+      const bundle = await Deno.readTextFile(join(scratch, "small.js"));
       const write = async (cache: string) => {
         const places = { deno: Deno.execPath(), cache };
         const text = launcherFile(program, bundle, places, program === PROXY ? LOCAL_JDK : "");
@@ -120,9 +122,6 @@ async function compileLauncher(program: Program): Promise<Compiled> {
   await prove(program, target); // Fills the code cache.
   return { program, form: "launcher", bytes: (await Deno.stat(target)).size };
 }
-
-/** What CommonJS modules of a bundle look for; `deno bundle` puts it in itself unless it makes the bundle small (2.9.6). */
-const REQUIRE = `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);\n`;
 
 /** Makes the file that a session covers. Never again: a new one in its place would not be covered in sessions that run. */
 async function makeSessionMark() {

@@ -9,6 +9,7 @@ import { systemFolderOf } from "../../proto/base/system_folders.ts";
 import { lookFor, readFile } from "../../proto/tree/files.ts";
 import { hasInstall, resolveInstall } from "./bazel_install.ts";
 import type { Backend } from "./bazel_upstream.ts";
+import type { ServerStart } from "./class_archives/archive_key.ts";
 import { removeControlFile, writeControlFile } from "../namespace/control_files.ts";
 import { Beneath } from "../files/beneath.ts";
 import { type HeldProcess, ownsPort } from "../files/processes.ts";
@@ -56,6 +57,8 @@ export interface BazelServerOptions {
   clientShell?: ClientShell;
   /** Directories with other install bases. */
   installBases: readonly string[];
+  /** Additional JVM options for a start. They come first, so that others win; no client sees them. @default none */
+  jvmOptions?(start: ServerStart): readonly string[];
   /** Called with each step of a start. */
   onStep?(step: string): void;
   /**
@@ -224,11 +227,12 @@ kill -KILL "$pid" && timeout 5 tail -s 0.05 --pid="$pid" -f /dev/null
     if (locksInstallBase(argv) && (await init.call(`: <>${quote(install.installBase)}.lock`)).code !== 0) {
       argv = withoutInstallBaseLock(argv);
     }
+    const more = this.#options.jvmOptions?.({ ...install, argv }) ?? [];
     using output = this.#openOutput();
     this.#writeServerFiles(output, [serverName(workspace), ...options], developersOutputBase);
     const started = performance.now();
     init.use();
-    const job = init.run(this.#startScript(install.java, argv));
+    const job = init.run(this.#startScript(install.java, [...more, ...argv]));
     const pid = await job.started;
     const process = init.find(pid);
     if (!process) throw this.#crashed(await job.exit, output);

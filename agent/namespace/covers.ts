@@ -18,31 +18,38 @@ export interface Covers {
   readonly files: readonly string[];
   /** The session's own directories below covered ones, which stay visible. */
   readonly shown: readonly string[];
-  /** The directories between the covered ones and {@link shown}, outermost first. */
+  /** Other paths that are shown read-only. */
+  readonly readable: readonly string[];
+  /** The directories between the covered ones and {@link shown} or {@link readable}, outermost first. */
   readonly ways: readonly string[];
 }
 
 /** No covers. */
-export const NO_COVERS: Covers = { pinned: [], folders: [], files: [], shown: [], ways: [] };
+export const NO_COVERS: Covers = { pinned: [], folders: [], files: [], shown: [], readable: [], ways: [] };
 
 /**
  * The covers of a session.
  *
  * @param hidden Absolute paths that must not be seen. Missing ones need no cover.
  * @param own Absolute paths of the session's own storage. They must not come from a request.
+ * @param readOnly Absolute paths that the session may read. They must not come from a request either.
  */
-export function coversOf(hidden: readonly string[], own: readonly string[]): Covers {
+export function coversOf(hidden: readonly string[], own: readonly string[], readOnly: readonly string[] = []): Covers {
   const there = unique(hidden.map(existing)).filter((path) => path !== "/");
   const outermost = there.filter((path) => !there.some((other) => other !== path && isAtOrIn(path, other)));
   const isFolder = (path: string) => Deno.lstatSync(path).isDirectory;
   const isCovered = (path: string) => outermost.some((folder) => isAtOrIn(path, folder));
   const shown = unique(own.map(existing)).filter(isCovered);
+  const readable = unique(readOnly.map(existing)).filter((path) => path !== "/");
   return {
     pinned: outerFirst(outermost.flatMap(above)),
     folders: outermost.filter(isFolder),
     files: outermost.filter((path) => !isFolder(path)),
     shown,
-    ways: outerFirst(shown.flatMap(above)).filter((path) => isCovered(path) && !outermost.includes(path)),
+    readable,
+    ways: outerFirst([...shown, ...readable].flatMap(above)).filter((path) =>
+      isCovered(path) && !outermost.includes(path)
+    ),
   };
 }
 

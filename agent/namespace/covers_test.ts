@@ -16,6 +16,11 @@ Deno.test("covers are made from the outside in, and only the session's own stora
   assert.deepEqual(shown, [at("state/storage/ann/ws")]);
   assert.deepEqual(ways, [at("state/storage"), at("state/storage/ann")]);
 
+  Deno.mkdirSync(at("state/storage/ann/.classes/kept"), { recursive: true });
+  const others = coversOf(hidden, [at("link/storage/ann/ws")], [at("link/storage/ann/.classes/kept"), at("none")]);
+  assert.deepEqual(others.readable, [at("state/storage/ann/.classes/kept")]);
+  assert.deepEqual(others.ways, [at("state/storage"), at("state/storage/ann"), at("state/storage/ann/.classes")]);
+
   const refused = (path: string) =>
     assert.throws(() => refuseHidden("workspace", absolutePath(path), hidden.slice(0, 4)));
   for (const path of ["state", "link", "link/new/x", "state/storage/bob", "key"]) refused(at(path));

@@ -29,6 +29,16 @@ import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./sy
  */
 export const NAMESPACE_KINDS = ["bwrap", "unshare", "none"] as const;
 
+/** Executes the command after it with the least priority that there is: for processors, and for the disk where that counts. */
+const GIVING_WAY = [
+  ...["bash", "-c"],
+  String.raw`
+! type chrt >/dev/null 2>&1 || set -- chrt --idle 0 "$@"
+! type ionice >/dev/null 2>&1 || set -- ionice --class idle "$@"
+exec nice -n 19 "$@"`,
+  "bash",
+];
+
 const CONTROL_GROUPS = "/sys/fs/cgroup";
 
 /** See {@link NAMESPACE_KINDS}. */
@@ -70,8 +80,8 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
       ["bind", "/tmp", "/tmp"],
       ...covers.pinned.map((path) => ["bind", path, path] as const),
       ...covers.folders.map((path) => ["empty", "", path] as const),
-      ...covers.shown.map((path) => ["show", path, path] as const),
-      ...covers.folders.map((path) => ["lock", "", path] as const),
+      ...[...covers.shown, ...covers.readable].map((path) => ["show", path, path] as const),
+      ...[...covers.folders, ...covers.readable].map((path) => ["lock", "", path] as const),
       ...covers.files.map((path) => ["unreadable", "/dev/null", path] as const),
       ...controlDirectory === undefined ? [] : [["bind", controlDirectory, controlDirectory] as const],
       ...outputBase === undefined ? [] : [["bind", storage, outputBase] as const],
@@ -87,6 +97,7 @@ export function namespaceCommand(kind: NamespaceKind, root: boolean, bind: Names
     ...covers.folders.flatMap((path) => ["--tmpfs", path]),
     ...covers.ways.flatMap((path) => ["--perms", "0755", "--dir", path]),
     ...covers.shown.flatMap((path) => ["--bind", path, path]),
+    ...covers.readable.flatMap((path) => ["--ro-bind", path, path]),
     ...covers.folders.flatMap((path) => ["--remount-ro", path]),
     ...covers.files.flatMap((path) => ["--ro-bind", "/dev/null", path]),
     ...limited ? ["--ro-bind-try", CONTROL_GROUPS, CONTROL_GROUPS] : [],
@@ -186,6 +197,8 @@ export interface SessionNamespaceOptions {
   hidden?: readonly string[];
   /** The directory of the client's `--server_javabase`: its SESSION_MARK is covered. @default none */
   javabase?: string;
+  /** Absolute paths that a session can read but not change, if it does not have all rights of root. @default none */
+  readable?: readonly string[];
   /**
    * Directories that the request names: as root, a session that is not synced has root's rights in them. @default none
    */
@@ -196,6 +209,8 @@ export interface SessionNamespaceOptions {
   limits?: ResourceLimits;
   /** Whether the session has its own network, with only a loopback interface. @default false */
   unshareNet?: boolean;
+  /** Whether everything in it gives way to the rest of the machine. @default false */
+  givesWay?: boolean;
   /**
    * A maker that was started ahead, used if the namespace's command starts like it. The namespace disposes of it.
    * @default none
@@ -219,6 +234,7 @@ export class SessionNamespace {
   #storageOutputBase?: string;
   #storage?: Beneath;
   #own?: readonly Beneath[];
+  #showsReadable = false;
 
   constructor(options: SessionNamespaceOptions) {
     this.#options = options;
@@ -256,6 +272,11 @@ export class SessionNamespace {
    */
   get own(): readonly Beneath[] | undefined {
     return this.#own;
+  }
+
+  /** Whether the session can read {@link SessionNamespaceOptions.readable} but not change it, once it was started. */
+  get showsReadable(): boolean {
+    return this.#showsReadable;
   }
 
   /** Whether the output base has the developer's path inside. */
@@ -360,13 +381,15 @@ export class SessionNamespace {
     const storage = this.storageOutputBase;
     const controlDirectory = join(storageDirectory, "ctl");
     prepare(this.storage, this.storageOutputBaseName, controlDirectory, synced ? undefined : outputBase, this.#own);
+    // Who has all rights of root could mount it anew.
+    const readable = root && allowRootSessions ? [] : this.#options.readable ?? [];
     const mounts = synced && await prepareSyncedRoot({
-      ...synced,
+      ...{ ...synced, readable },
       ...{ storageDirectory, storage: this.storage, controlDirectory, storageOutputBase: storage, outputBase },
     });
     // Of its own storage, the session sees only its part: not the agent's lock and notes.
     const covers = synced ? NO_COVERS : withSessionMark(
-      coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory]),
+      coversOf([...this.#options.hidden ?? [], storageDirectory], [storage, controlDirectory], readable),
       this.#options.javabase,
     );
     const others = synced ? [] : ["/tmp", "/var/tmp", ...folders];
@@ -376,7 +399,10 @@ export class SessionNamespace {
     const failures: string[] = [];
     const { limits, unshareNet } = this.#options;
     const limited = limits !== undefined && isLimited(limits);
-    const confined = limited ? confinedCommand(limits, { storageDirectory }) : [];
+    const confined = [
+      ...this.#options.givesWay ? GIVING_WAY : [],
+      ...limited ? confinedCommand(limits, { storageDirectory }) : [],
+    ];
     const { held } = this.#options;
     // A maker that was started ahead may have been killed, which says nothing about the kind.
     const attempts = candidates.flatMap((kind, index) => index === 0 && held ? [{ kind, held }, { kind }] : [{ kind }]);
@@ -398,6 +424,7 @@ export class SessionNamespace {
           log(`namespace: ${kind}${failures.length ? `, since ${failures.join("; ")}` : ""}`);
         }
         this.#kind = kind;
+        this.#showsReadable = readable.length > 0 && kind !== "none";
         if (limited) this.#limitsWarning = limitsWarning(storageDirectory);
         return init;
       } catch (e) {

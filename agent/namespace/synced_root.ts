@@ -36,6 +36,8 @@ export interface SyncedRootOptions extends SyncedView {
   storageDirectory: string;
   /** The storage directory, open. */
   storage: Beneath;
+  /** Folders of the agent's machine that it sees, read-only, although they lie in hidden ones. Absolute. @default none */
+  readable?: readonly string[];
   controlDirectory: string;
   /** The session's output base in its storage. */
   storageOutputBase: string;
@@ -65,6 +67,7 @@ const MOUNT_POINT = "mount";
  * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
  * | they are in one of the above              |                                              |
  * | `javabase`                                | made: it starts the session's own JDK        |
+ * | `readable`: class-data archives           | the agent's machine; read-only               |
  * | everything else, /tmp and /home too       | `root` in the storage                        |
  *
  * No program of the session may run meanwhile. Rejects with an RbsError.
@@ -102,6 +105,7 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
       mounts.push({ how: "read-only", from: path, to: path });
     }
   }
+  for (const path of options.readable ?? []) mounts.push({ how: "read-only", from: path, to: path });
   const isShownElsewhere = (path: string) =>
     [workspace, ...mounts.filter(({ how, to }) => how !== "read-only" && !OWN_MOUNTS.includes(to)).map(({ to }) => to)]
       .some((folder) => isAtOrIn(path, folder)) || visible.some((shown) => isIn(path, shown.path));
@@ -142,6 +146,15 @@ function refuse(what: string, path: string, remedy: string): void {
     `The ${what} ${path} cannot be had in a synced session, where ${folder} is the agent machine's own: ${remedy}.`,
     { culprit: "caller" },
   );
+}
+
+/**
+ * Whether a path that is there in a synced session is the agent machine's own.
+ *
+ * @param visible See {@link SyncedView}.
+ */
+export function isMachines(path: string, visible: readonly string[]): boolean {
+  return systemFolderOf(path) !== undefined || visible.some((folder) => isAtOrIn(path, folder));
 }
 
 function systemMount(path: string): Mount {

@@ -30,7 +30,7 @@ export type AgentSpec =
   & Pick<WholeSpec, "limits" | "unshareNet">;
 
 /** What only an agent's ComputeService knows. */
-type OfCompute = "defaultOutputBase" | "storageDirectory";
+type OfCompute = "defaultOutputBase" | "storageDirectory" | "classArchiveDirectory" | "maxClassArchives";
 
 /** What each session may use of its machine; see rbs.v1.ResourceLimits. */
 export type SessionLimits = Omit<MessageInitShape<typeof ResourceLimitsSchema>, "$typeName" | "$unknown">;

@@ -244,7 +244,7 @@ async function benchStart(say: (text: string) => void): Promise<Result[]> {
 }
 
 /** Resolves when so many agents wait for a session. */
-async function untilWarm(cluster: Cluster, count: number): Promise<void> {
+export async function untilWarm(cluster: Cluster, count: number): Promise<void> {
   await using store = SqliteStore.open(join(cluster.state, "sessions.sqlite"));
   await eventually(async () =>
     (await store.warmAgents.list()).filter(({ agentPort }) => agentPort !== 0).length >= count

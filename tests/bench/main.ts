@@ -12,10 +12,11 @@ import { benchCancel, benchLargeOutput, benchMemory, benchWarm } from "./command
 import { benchControl } from "./control_bench.ts";
 import { benchHandshake } from "./handshake_bench.ts";
 import { type Result, table } from "./report.ts";
+import { benchStart } from "./start_bench.ts";
 import { benchFiles, benchLink, benchSynced } from "./sync_bench.ts";
 import { benchTls } from "./tls_bench.ts";
 
-const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "synced", "link", "control", "tls"];
+const PARTS = ["handshake", "warm", "output", "cancel", "memory", "sync", "synced", "link", "control", "tls", "start"];
 const wanted = Deno.args.length > 0 ? Deno.args : PARTS;
 const unknown = wanted.filter((part) => !PARTS.includes(part));
 if (unknown.length > 0) {
@@ -39,7 +40,7 @@ const bazel = longLived(found[0]);
 console.log(`Bazel ${bazel.version}, ${navigator.hardwareConcurrency} cores, Deno ${Deno.version.deno}`);
 
 const results: Result[] = [];
-if (wanted.some((part) => !["sync", "synced", "link", "control", "tls"].includes(part))) {
+if (wanted.some((part) => !["sync", "synced", "link", "control", "tls", "start"].includes(part))) {
   await using cluster = await startCluster();
   await using direct = await testWorkspace(bazel);
   await using rbs = await testWorkspace(bazel, { startupOptions: [cluster.serverJavabase], env: cluster.env });
@@ -57,6 +58,7 @@ if (wanted.includes("sync")) results.push(...await benchFiles(say));
 if (wanted.includes("synced")) results.push(...await benchSynced(bazel, say));
 if (wanted.includes("link")) results.push(...await benchLink(bazel, say));
 if (wanted.includes("control")) results.push(...await benchControl(say));
+if (wanted.includes("start")) results.push(...await benchStart(bazel, say));
 if (wanted.includes("tls")) results.push(...await benchTls(bazel, say));
 say("");
 console.log(table(results));

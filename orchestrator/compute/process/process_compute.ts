@@ -41,7 +41,7 @@ import {
 } from "../compute_service.ts";
 import type { AgentEndpoint } from "../../store/agent_endpoint.ts";
 import type { SessionKey } from "../../store/session.ts";
-import { storageDirectory } from "./storage_path.ts";
+import { classArchiveDirectory, storageDirectory } from "./storage_path.ts";
 
 /** Where agents on this machine listen, unless they are told otherwise. */
 const LOOPBACK = "127.0.0.1";
@@ -62,6 +62,8 @@ export interface ProcessComputeOptions {
   readonly user?: AgentUser;
   /** Whether agents may serve with all rights of root. @default false */
   readonly allowRootSessions?: boolean;
+  /** How many class-data archives are kept for each user. @default none */
+  readonly maxClassArchives?: number;
   /** See ComputeService. @default "" */
   readonly region?: string;
   /**
@@ -207,7 +209,7 @@ export class ProcessCompute implements ComputeService {
   /** Makes a session's storage, and gives it the log of its agent. */
   #hand(from: string, to: string): void {
     try {
-      makeStorage(to, this.options.user);
+      this.#makeStorage(to);
     } catch {
       return; // The agent says what is wrong with it.
     }
@@ -226,7 +228,30 @@ export class ProcessCompute implements ComputeService {
   }
 
   #complete(spec: AgentSpec, storageDirectory: string): WholeSpec {
-    return { ...spec, storageDirectory, defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment) };
+    return {
+      ...spec,
+      storageDirectory,
+      defaultOutputBase: defaultOutputBase(spec.repoHash, this.#environment),
+      ...this.#keepsArchives && {
+        classArchiveDirectory: classArchiveDirectory(storageDirectory),
+        maxClassArchives: this.options.maxClassArchives,
+      },
+    };
+  }
+
+  get #keepsArchives(): boolean {
+    return (this.options.maxClassArchives ?? 0) > 0;
+  }
+
+  /** Makes a session's directories, for the user that its agent runs as. Throws what the disk throws. */
+  #makeStorage(storageDirectory: string): void {
+    makeStorage(storageDirectory, this.options.user);
+    if (!this.#keepsArchives) return;
+    try {
+      makeStorage(classArchiveDirectory(storageDirectory), this.options.user);
+    } catch {
+      // The agent says that there are none.
+    }
   }
 
   /** What agents inherit, and so what their sessions have. */
@@ -257,7 +282,7 @@ export class ProcessCompute implements ComputeService {
       // A new file, whatever somebody has put in its place.
       log = openSync(agentLogFile(folder), "ax+", 0o600);
       // While nothing runs yet: a session whose storage is lost needs no agent.
-      if (session) makeStorage(place = this.#storage(session), user);
+      if (session) this.#makeStorage(place = this.#storage(session));
     } catch (cause) {
       if (log !== undefined) closeSync(log);
       throw new AgentStartError(

@@ -306,3 +306,19 @@ Deno.test("a session goes on with another's storage once, if it has none of its 
   assert.equal(service.inherit(from, to), undefined);
   assert.equal(Deno.statSync(join(storage(to), "file")).isFile, true);
 });
+
+test("a session's agent is told where its user's class-data archives are, if there are any", async (storage) => {
+  const options = { command: fakeAgent(), storageRoot: storage, environment: ENVIRONMENT };
+  for (const [maxClassArchives, folder] of [[3, join(storage, "ann", ".classes")], [0, undefined]] as const) {
+    const agent = await start(new ProcessCompute({ ...options, maxClassArchives }));
+    const spec = agent.assign({
+      ...SESSION,
+      ...{ sessionId: "b", epoch: 1, startupOptions: [], accessToken: "a", agentId: AGENT_ID, synced: false },
+      hiddenPaths: [],
+    });
+    assert.deepEqual([spec.classArchiveDirectory, spec.maxClassArchives || 0], [folder, maxClassArchives]);
+    agent.kill();
+    await agent.ended;
+    await eventually(() => folders(storage).length === 0, "its folder is gone");
+  }
+});

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { SessionKey } from "../../store/session.ts";
 
 /** A file name's longest length on Linux, in bytes. */
@@ -23,4 +23,9 @@ export function safeComponent(userId: string): string {
 /** A session's own folder: `<storage root>/<user>/<repo hash>-<server id>`, or without the latter where there is none. */
 export function storageDirectory(root: string, { userId, repoHash, serverId }: SessionKey): string {
   return join(root, safeComponent(userId), serverId === "" ? repoHash : `${repoHash}-${serverId}`);
+}
+
+/** Where the class-data archives of a session's user are. No session's: its name has no dot at its beginning. */
+export function classArchiveDirectory(storageDirectory: string): string {
+  return join(dirname(storageDirectory), ".classes");
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { safeComponent, storageDirectory } from "./storage_path.ts";
+import { classArchiveDirectory, safeComponent, storageDirectory } from "./storage_path.ts";
 
 Deno.test("user ids become different single path components of at most 255 bytes", () => {
   const ids = [
@@ -26,4 +26,9 @@ Deno.test("user ids become different single path components of at most 255 bytes
   assert.equal(safeComponent("ann.lee@example.com"), "ann.lee@example.com");
   assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f", serverId: "" }), "/s/%2E./f");
   assert.equal(storageDirectory("/s", { userId: "..", repoHash: "f", serverId: "a" }), "/s/%2E./f-a");
+});
+
+Deno.test("the class-data archives of a user lie beside the user's sessions, and are no session's", () => {
+  const session = storageDirectory("/s", { userId: "ann", repoHash: "f", serverId: "a" });
+  assert.equal(classArchiveDirectory(session), "/s/ann/.classes");
 });
