@@ -1,5 +1,5 @@
 import { Option } from "commander";
-import type { OnBounce } from "../sessions/session_service.ts";
+import type { OnBounce } from "../sessions/decision.ts";
 import type { AgentLimits } from "../store/agent_limits.ts";
 import type { FlagPart } from "./flag_part.ts";
 import { wholeNumber } from "./option_values.ts";
