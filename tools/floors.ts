@@ -33,6 +33,7 @@ export const FLOORS: readonly (readonly string[])[] = [
   ["orchestrator/agents"],
   ["orchestrator/sessions"],
   ["orchestrator/api"],
+  ["orchestrator/flags"],
   ["orchestrator/state_directory.ts", "orchestrator/trusted_paths.ts", "orchestrator/flags.ts"],
   ["orchestrator/install", "orchestrator/admin.ts"],
   ["orchestrator/main.ts"],

@@ -5,7 +5,7 @@ import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { startupOption, startupPathFault } from "../../proto/bazel/startup_options.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
 import type { SessionKey } from "../store/session.ts";
-import type { ServerRequest } from "../sessions/session_service.ts";
+import type { ServerRequest } from "../sessions/server_request.ts";
 
 /** The longest user id, in characters. */
 const USER_ID_MAX = 128;

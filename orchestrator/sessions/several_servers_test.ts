@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Code } from "../../proto/transport/rpc/client.ts";
 import { A, B, rejects, request, test, told, type World } from "../testing/session_world.ts";
 import { secondServers } from "./second_servers.ts";
-import type { ServerRequest } from "./session_service.ts";
+import type { ServerRequest } from "./server_request.ts";
 import { eventually } from "../../tests/support/eventually.ts";
 
 const LAPTOP = "a".repeat(8), DESK = "b".repeat(8);

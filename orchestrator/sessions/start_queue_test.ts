@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { B, rejects, request, test, type World } from "../testing/session_world.ts";
 import { StepLog } from "../testing/step_log.ts";
-import type { ServerRequest } from "./session_service.ts";
+import type { ServerRequest } from "./server_request.ts";
 
 const NEXT = "you are next";
 

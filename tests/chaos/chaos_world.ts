@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { keyText, type Session } from "../../orchestrator/store/session.ts";
 import { ComputeChoice } from "../../orchestrator/compute/compute_choice.ts";
-import { type ServerRequest, SessionService } from "../../orchestrator/sessions/session_service.ts";
+import type { ServerRequest } from "../../orchestrator/sessions/server_request.ts";
+import { SessionService } from "../../orchestrator/sessions/session_service.ts";
 import type { Store } from "../../orchestrator/store/store.ts";
 import { RbsError } from "../../proto/base/errors.ts";
 import { Agent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
