@@ -14,7 +14,7 @@ export interface ServerRequestOptions {
   signal?: AbortSignal;
   /** How long the orchestrator may take to its first word, in milliseconds. @default no limit */
   silentMs?: number;
-  /** Called after that time. @returns whether to wait on. @default the call fails with DEADLINE_EXCEEDED */
+  /** Called after that time, and each time that it has passed again. @returns whether to wait on. @default the call fails with DEADLINE_EXCEEDED */
   onSilence?(): boolean;
   /** Called for each word of the orchestrator, before anything else. */
   onAnswer?(): void;
@@ -29,11 +29,11 @@ export async function requestServer(
   { signal, silentMs, onSilence, onAnswer, onStep }: ServerRequestOptions,
 ): Promise<GetServerResponse> {
   const silence = new AbortController();
-  const timer = silentMs === undefined ? undefined : setTimeout(() => onSilence?.() || silence.abort(), silentMs);
+  const timer = silentMs === undefined ? undefined : setInterval(() => onSilence?.() || silence.abort(), silentMs);
   try {
     const either = signal ? AbortSignal.any([signal, silence.signal]) : silence.signal;
     for await (const { event } of rpc.getServerStream(request, { signal: either })) {
-      clearTimeout(timer);
+      clearInterval(timer);
       onAnswer?.();
       if (event.case === "step") onStep?.(event.value.description);
       if (event.case === "server") {
@@ -46,6 +46,6 @@ export async function requestServer(
     if (!silence.signal.aborted || signal?.aborted) throw e;
     throw new RpcError(Code.DEADLINE_EXCEEDED, "the orchestrator is silent", e);
   } finally {
-    clearTimeout(timer);
+    clearInterval(timer);
   }
 }

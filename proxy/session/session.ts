@@ -165,8 +165,8 @@ export class Session {
   #serverId?: string;
   readonly #sessionId = randomToken();
   readonly #listeners = new Set<() => void>();
-  /** All warnings so far. */
-  readonly #warned = new Set<string>();
+  /** The warnings that were shown. */
+  readonly #said = new Set<string>();
 
   /** @param settings For tests; the environment provides the rest. */
   constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
@@ -221,7 +221,10 @@ export class Session {
   async link(waiter: LinkWaiter): Promise<AgentLink> {
     const link = this.#state.name === "linked" ? this.#state.link : await this.#wait(this.#search(), waiter);
     const unsaid = this.#state.name === "linked" ? this.#state.unsaid.splice(0) : [];
-    for (const warning of unsaid) waiter.say(`rbs: warning: ${warning}\n`);
+    for (const warning of unsaid) {
+      waiter.say(`rbs: warning: ${warning}\n`);
+      this.#said.add(warning);
+    }
     return link;
   }
 
@@ -469,8 +472,7 @@ export class Session {
       },
     };
     const over = new AbortController();
-    this.#enter({ name: "linked", link, unsaid: server.warnings.filter((w) => !this.#warned.has(w)), over });
-    for (const w of server.warnings) this.#warned.add(w);
+    this.#enter({ name: "linked", link, unsaid: server.warnings.filter((w) => !this.#said.has(w)), over });
     this.#keep(link, over.signal);
     return link;
   }

@@ -183,6 +183,20 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   assert.equal(s.said.length, before, "a warning is shown once");
 });
 
+Deno.test("a warning that no command has shown is not lost with its agent, and one that was shown is not repeated", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  orchestrator.events = async function* () {
+    yield server({ warnings: ["The sandbox does not work."] });
+  };
+  orchestrator.heartbeat = () => Promise.reject(new RpcError(Code.NOT_FOUND, "no"));
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1, silenceMs: 60_000 });
+  s.session.start();
+  await eventually(() => orchestrator.heartbeats.length > 0 && !s.session.connected);
+  s.session.lost(await s.link(), "a test");
+  await s.link();
+  assert.deepEqual(s.said, ["rbs: warning: The sandbox does not work.\n"]);
+});
+
 Deno.test("what an orchestrator answers is told, also where it speaks of connections", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   // deno-lint-ignore require-yield
@@ -455,6 +469,7 @@ Deno.test("a command that can run locally does not wait for an orchestrator that
   };
   await using s = sessionOf(orchestrator, { silentMs: 50, impatienceMs: 10 });
   const patient = s.link();
+  await fails(s.link({ impatient: true }), /has not answered within 0\.05 s/);
   await fails(s.link({ impatient: true }), /has not answered within 0\.05 s/);
   go.resolve();
   assert.equal((await patient).name, "127.0.0.1:2");
