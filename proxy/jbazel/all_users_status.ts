@@ -1,11 +1,9 @@
 import { RbsError } from "../../proto/base/errors.ts";
-import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { Operator } from "../../proto/contract/gen/rbs/v1/operator_pb.ts";
 import type { Session } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
-import { renewIfDue } from "../../proto/enrolment/renewal.ts";
-import { type HeldCredentials, operatorOf, readValidCredentials } from "../../proto/identity/key_directory.ts";
-import { Code, createRpcClient, RpcError, withClocks } from "../../proto/transport/rpc/client.ts";
-import { ANSWER_TIMEOUT_MS, orchestratorError } from "./orchestrator_session.ts";
+import { operatorOf } from "../../proto/identity/key_directory.ts";
+import { OrchestratorClient } from "../session/orchestrator_client.ts";
+import { ANSWER_TIMEOUT_MS, OrchestratorError } from "../session/orchestrator_error.ts";
 import { describeSession, renderSessions } from "./session_table.ts";
 import type { Settings } from "./settings.ts";
 
@@ -18,52 +16,47 @@ export interface AllUsersContext {
 
 /** Shows the sessions of all users to an operator. @returns the exit code. Throws an RbsError. */
 export async function showAllUsers({ settings, json, say }: AllUsersContext): Promise<number> {
-  const credentials = operatorCredentials(settings.stateDirectory);
-  const operator = operatorOf(credentials);
-  const addresses = new OrchestratorAddresses(settings.orchestrator);
-  const sessions = (await listAllSessions(credentials, addresses)).map(describeSession);
+  using client = new OrchestratorClient(Operator, {
+    address: settings.orchestrator,
+    stateDirectory: () => settings.stateDirectory,
+    holder: "operator",
+  });
+  const operator = operatorName(client, settings.stateDirectory);
+  const sessions = (await listAllSessions(client)).map(describeSession);
   if (json) say(JSON.stringify({ operator, orchestrator: settings.orchestrator, sessions }, null, 2));
   else if (sessions.length === 0) say(`No sessions at ${settings.orchestrator}.`);
   else for (const line of renderSessions(sessions, { users: true })) say(line);
   // What fails is tried again by the next one.
-  await renewIfDue(settings.stateDirectory, addresses.current, "operator").catch(() => {});
+  await client.renewKeys();
   return 0;
 }
 
-function operatorCredentials(stateDirectory: string): HeldCredentials {
+function operatorName(client: OrchestratorClient<typeof Operator>, stateDirectory: string): string {
   try {
-    return readValidCredentials(stateDirectory, "operator");
+    return operatorOf(client.credentials);
   } catch (e) {
-    if (!(e instanceof RbsError && e.cause instanceof Deno.errors.NotFound)) throw e;
+    if (!(e instanceof OrchestratorError)) throw e;
     throw new RbsError(
-      `status: --all-users is for operators, and there is no operator's key in ${stateDirectory}/keys: ask for a token of ` +
-        "`orchestrator enrol --operator NAME`, and give it to `jbazel login`.",
-      { cause: e, culprit: "caller", exitCode: 1 },
+      e.reason === "no key"
+        ? `status: --all-users is for operators, and there is no operator's key in ${stateDirectory}/keys: ask for a token ` +
+          "of `orchestrator enrol --operator NAME`, and give it to `jbazel login`."
+        : e.message,
+      { cause: e, culprit: "caller" },
     );
   }
 }
 
 /** Asks the orchestrators in turn. Throws an RbsError. */
-async function listAllSessions(credentials: HeldCredentials, addresses: OrchestratorAddresses): Promise<Session[]> {
-  for (;;) {
-    using client = createRpcClient(Operator, addresses.current, {
-      tls: { credentials, expected: { kind: "orchestrator" } },
-    });
-    try {
-      const { sessions } = await client.listSessions({}, { timeoutMs: ANSWER_TIMEOUT_MS });
-      addresses.answered();
-      return sessions;
-    } catch (e) {
-      const { code } = RpcError.from(e);
-      if ((code === Code.UNAVAILABLE || code === Code.DEADLINE_EXCEEDED) && addresses.next()) continue;
-      if (code === Code.UNIMPLEMENTED) {
-        throw new RbsError(
-          `status: the orchestrator at ${addresses.current} is older than this jbazel and knows no operators: update it, or ` +
-            "leave out --all-users.",
-          { cause: e, culprit: "caller", exitCode: 1 },
-        );
-      }
-      throw orchestratorError(await withClocks(e, addresses.current), String(addresses));
-    }
+async function listAllSessions(client: OrchestratorClient<typeof Operator>): Promise<Session[]> {
+  const timeoutMs = ANSWER_TIMEOUT_MS;
+  try {
+    return (await client.ask((rpc) => rpc.listSessions({}, { timeoutMs }), { timeoutMs })).sessions;
+  } catch (e) {
+    if (!(e instanceof OrchestratorError) || e.reason !== "another program") throw e;
+    throw new RbsError(
+      `status: the orchestrator at ${client.addresses.current} is older than this jbazel and knows no operators: update it, ` +
+        "or leave out --all-users.",
+      { cause: e, culprit: "caller" },
+    );
   }
 }

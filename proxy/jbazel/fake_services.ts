@@ -102,6 +102,8 @@ export class FakeOrchestrator implements AsyncDisposable {
   ) => AsyncIterable<MessageInitShape<typeof GetServerStreamResponseSchema>> = async function* () {};
   /** Runs before the answer to ListSessions. */
   beforeList: () => Promise<void> = () => Promise.resolve();
+  /** Runs before the answer to a heartbeat. */
+  beforeHeartbeat: () => Promise<void> = () => Promise.resolve();
   epoch = 1;
   agentPort: number;
   readonly #server: RpcServer;
@@ -137,9 +139,10 @@ export class FakeOrchestrator implements AsyncDisposable {
         };
         yield { event: { case: "server", value: response } };
       },
-      heartbeat: (request) => {
+      heartbeat: async (request) => {
+        await this.beforeHeartbeat();
         this.heartbeats.push(request.sessionId);
-        return Promise.resolve({ intervalSeconds: 30 });
+        return { intervalSeconds: 30 };
       },
       releaseServer: () => Promise.resolve({ released: false }),
       listSessions: async (request, context) => {

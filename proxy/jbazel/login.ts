@@ -1,5 +1,6 @@
 import { X509Certificate } from "node:crypto";
 import { RbsError } from "../../proto/base/errors.ts";
+import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { discoverAuthority, fingerprint } from "../../proto/enrolment/discovery.ts";
 import { enrol } from "../../proto/enrolment/enrolment.ts";
 import { readInvitation } from "../../proto/enrolment/invitation.ts";
@@ -14,7 +15,7 @@ import {
   userOf,
   writeCredentials,
 } from "../../proto/identity/key_directory.ts";
-import { orchestratorError } from "./orchestrator_session.ts";
+import { orchestratorError } from "../session/orchestrator_error.ts";
 import { usage } from "./settings.ts";
 
 /** Input of {@link runLogin}. */
@@ -54,7 +55,7 @@ export async function runLogin({ stateDirectory, readToken, say }: LoginContext)
   try {
     credentials = await enrol({ address }, { authorities, trustDomain }, token);
   } catch (e) {
-    throw orchestratorError(e, address);
+    throw orchestratorError(e, new OrchestratorAddresses(address));
   }
   const { raw } = new X509Certificate(credentials.certificate);
   if (certificateIdentity(raw, trustDomain)?.kind !== holder) {

@@ -1,5 +1,3 @@
-import { pause } from "../../proto/base/timers.ts";
-import { RbsError } from "../../proto/base/errors.ts";
 import {
   type GetServerResponse,
   type ListSessionsResponse,
@@ -7,27 +5,17 @@ import {
   type Session,
   SessionStatus,
 } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
-import { type HeldCredentials, readValidCredentials, userOf } from "../../proto/identity/key_directory.ts";
-import { renewIfDue } from "../../proto/enrolment/renewal.ts";
-import {
-  Code,
-  createRpcClient,
-  type RpcClient,
-  RpcError,
-  TrustError,
-  withClocks,
-} from "../../proto/transport/rpc/client.ts";
+import { type HeldCredentials, userOf } from "../../proto/identity/key_directory.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
-import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
-import { ExitCode } from "../../proto/bazel/exit_codes.ts";
+import { sendHeartbeats } from "../session/heartbeats.ts";
 import { machineId } from "../session/machine_id.ts";
+import { OrchestratorClient } from "../session/orchestrator_client.ts";
+import { ANSWER_TIMEOUT_MS } from "../session/orchestrator_error.ts";
 import { wantedRegion } from "../session/region.ts";
+import { requestServer, SILENT_MS } from "../session/server_request.ts";
 import { serverId } from "../session/server_id.ts";
 import type { Settings } from "./settings.ts";
-
-/** An orchestrator that has not answered a simple call by then counts as down. Milliseconds. */
-export const ANSWER_TIMEOUT_MS = 10_000;
 
 /** A session's server, as returned by the orchestrator. */
 export interface BuildServer {
@@ -36,30 +24,21 @@ export interface BuildServer {
   joined: boolean;
 }
 
-/** jbazel's connection to the orchestrator. Every method throws an RbsError with a remedy. */
+/** jbazel's calls of the orchestrator. Every method throws an OrchestratorError with a remedy. */
 export class OrchestratorSession implements Disposable {
   readonly #settings: Settings;
+  readonly #client: OrchestratorClient;
   /** The user's credentials. */
   readonly credentials: HeldCredentials;
-  readonly #addresses: OrchestratorAddresses;
-  #client: RpcClient<typeof Orchestrator>;
 
   /** Reads the keys; connects on the first call. */
   constructor(settings: Settings) {
     this.#settings = settings;
-    try {
-      this.credentials = readValidCredentials(settings.stateDirectory);
-    } catch (e) {
-      throw environmentError((e as Error).message, e, "caller");
-    }
-    this.#addresses = new OrchestratorAddresses(settings.orchestrator);
-    this.#client = this.#connect();
-  }
-
-  #connect(): RpcClient<typeof Orchestrator> {
-    return createRpcClient(Orchestrator, this.#addresses.current, {
-      tls: { credentials: this.credentials, expected: { kind: "orchestrator" } },
+    this.#client = new OrchestratorClient(Orchestrator, {
+      address: settings.orchestrator,
+      stateDirectory: () => settings.stateDirectory,
     });
+    this.credentials = this.#client.credentials;
   }
 
   /** The user in the caller's certificate. */
@@ -76,39 +55,14 @@ export class OrchestratorSession implements Disposable {
     this.#client.close();
   }
 
-  /**
-   * Renews the user's certificate in the background when it is due, so that regular use needs no new login. A failure
-   * is retried by the next command.
-   */
+  /** Renews the user's certificate in the background when it is due. A failure is retried by the next command. */
   renewKeys(): void {
-    renewIfDue(this.#settings.stateDirectory, this.#addresses.current).catch(() => {});
+    this.#client.renewKeys();
   }
 
   /** The user's sessions, oldest first, and whether new ones are synced. */
-  async listSessions(
-    signal?: AbortSignal,
-    timeoutMs: number = ANSWER_TIMEOUT_MS,
-  ): Promise<{ sessions: Session[]; synced: boolean }> {
-    const { sessions, synced } = await this.#list(signal, timeoutMs);
-    return { sessions, synced };
-  }
-
-  async #list(signal: AbortSignal | undefined, timeoutMs: number): Promise<ListSessionsResponse> {
-    for (;;) {
-      try {
-        const answer = await this.#client.listSessions({}, { signal, timeoutMs });
-        this.#addresses.answered();
-        return answer;
-      } catch (e) {
-        const { code } = RpcError.from(e);
-        const mayTryAnother = (code === Code.UNAVAILABLE || code === Code.DEADLINE_EXCEEDED) && !signal?.aborted;
-        if (!mayTryAnother || !this.#addresses.next()) {
-          throw orchestratorError(await withClocks(RpcError.from(e), this.#addresses.current), String(this.#addresses));
-        }
-        this.#client.close();
-        this.#client = this.#connect();
-      }
-    }
+  listSessions(signal?: AbortSignal, timeoutMs: number = ANSWER_TIMEOUT_MS): Promise<ListSessionsResponse> {
+    return this.#client.ask((rpc) => rpc.listSessions({}, { signal, timeoutMs }), { signal, timeoutMs });
   }
 
   /**
@@ -124,10 +78,10 @@ export class OrchestratorSession implements Disposable {
     workspace: string,
     options: { outputBase: string; onStep?(description: string): void; signal?: AbortSignal },
   ): Promise<BuildServer | "synced"> {
-    const { signal } = options;
+    const { signal, onStep } = options;
     const key = { repoHash: repoHash(workspace), serverId: this.serverId(options.outputBase) };
     // This call also detects an orchestrator that is down or hangs; the next one may take minutes.
-    const { sessions, synced } = await this.#list(signal, ANSWER_TIMEOUT_MS);
+    const { sessions, synced } = await this.listSessions(signal);
     if (synced) return "synced";
     const live = sessions.filter((s) =>
       s.repoHash === key.repoHash && (s.status === SessionStatus.PENDING || s.status === SessionStatus.READY)
@@ -135,133 +89,26 @@ export class OrchestratorSession implements Disposable {
     // A session without a server id belongs to an old proxy. With the same output base it is the right one.
     const present = live.find((s) => s.serverId === key.serverId) ??
       live.find((s) => s.serverId === "" && s.outputBase === options.outputBase);
-    try {
-      const events = this.#client.getServerStream({
-        ...key,
-        sessionId: present?.sessionId || randomToken(),
-        sourcePath: workspace,
-        startupOptions: [`--output_base=${options.outputBase}`],
-        region: await wantedRegion(this.#settings),
-      }, { signal });
-      let response: GetServerResponse | undefined;
-      for await (const { event } of events) {
-        if (event.case === "step") options.onStep?.(event.value.description);
-        else if (event.case === "server") response = event.value;
-      }
-      if (!response?.session?.agent) throw new RpcError(Code.INTERNAL, "the answer names no agent");
-      const { sessionId, serverId } = response.session;
-      const joined = present?.status === SessionStatus.READY && present.sessionId === sessionId &&
-        present.serverId === serverId;
-      return { response, joined };
-    } catch (e) {
-      throw orchestratorError(e, String(this.#addresses));
-    }
+    const request = {
+      ...key,
+      sessionId: present?.sessionId || randomToken(),
+      sourcePath: workspace,
+      startupOptions: [`--output_base=${options.outputBase}`],
+      region: await wantedRegion(this.#settings),
+    };
+    const silentMs = this.#client.addresses.all.length > 1 ? SILENT_MS : undefined;
+    const response = await this.#client.ask(
+      (rpc) => requestServer(rpc, request, { signal, silentMs, onStep }),
+      { signal, timeoutMs: silentMs },
+    );
+    const { sessionId, serverId } = response.session!;
+    const joined = present?.status === SessionStatus.READY && present.sessionId === sessionId &&
+      present.serverId === serverId;
+    return { response, joined };
   }
 
-  /**
-   * Sends heartbeats until `signal` is aborted. Never rejects: a running command counts as activity at its agent, so a
-   * short absence of the orchestrator has no effect.
-   */
+  /** Sends heartbeats until `signal` is aborted, or the session has another owner, who sends them. Never rejects. */
   async heartbeat(session: Session, signal: AbortSignal): Promise<void> {
-    let seconds = 5;
-    while (!signal.aborted) {
-      try {
-        const { repoHash, serverId, sessionId } = session;
-        const answer = await this.#client.heartbeat({ repoHash, serverId, sessionId }, { signal, timeoutMs: 5_000 });
-        seconds = Math.min(Math.max(answer.intervalSeconds, 1), 600);
-      } catch (e) {
-        const { code } = RpcError.from(e);
-        // The session has another owner, who sends heartbeats.
-        if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return;
-        if (code === Code.UNAVAILABLE && !signal.aborted) {
-          this.#addresses.next();
-          // In Deno, a channel whose server was restarted does not recover reliably; a new one does.
-          this.#client.close();
-          this.#client = this.#connect();
-        }
-        seconds = 2;
-      }
-      await pause(seconds * 1000, signal);
-    }
+    await sendHeartbeats(this.#client, session, { firstMs: 0, signal });
   }
-}
-
-/** The sentence for a failed call to the orchestrator at `address`. */
-export function orchestratorError(thrown: unknown, address: string): RbsError {
-  const error = RpcError.from(thrown);
-  switch (error.code) {
-    case Code.UNAVAILABLE: {
-      const { kind, systemCode } = error.noAnswer ?? {};
-      if (kind === "unknown name") {
-        return environmentError(
-          `The orchestrator's host name in ${address} is not known: correct RBS_ORCHESTRATOR_ADDR.`,
-          error,
-        );
-      }
-      if (kind === "not connected") {
-        const reason = systemCode === "ECONNREFUSED" ? "nothing listens there" : systemCode ?? "no connection";
-        return environmentError(
-          `No orchestrator can be reached at ${address} (${reason}): ${remedy(address)}, or correct ` +
-            `RBS_ORCHESTRATOR_ADDR; with RBS_FALLBACK=local Bazel runs on this machine instead.`,
-          error,
-        );
-      }
-      if (kind === "broken off") {
-        return environmentError(
-          `The connection to the orchestrator at ${address} broke off: run the command again.`,
-          error,
-        );
-      }
-      return environmentError(`No build server is available now: ${error.message}`, error);
-    }
-    case Code.DEADLINE_EXCEEDED:
-      return environmentError(
-        `The orchestrator at ${address} has not answered within ${
-          ANSWER_TIMEOUT_MS / 1000
-        } s: see whether it hangs, or ` +
-          `whether RBS_ORCHESTRATOR_ADDR names something else.`,
-        error,
-      );
-    case Code.UNAUTHENTICATED:
-    case Code.PERMISSION_DENIED:
-      return environmentError(
-        error instanceof TrustError && error.clocks
-          ? `The orchestrator at ${address} is not trusted because the clocks differ: ${error.why}; correct the clock that ` +
-            `is wrong.`
-          : error instanceof TrustError
-          ? `The orchestrator at ${address} is not to be trusted: ${error.why}. Correct RBS_ORCHESTRATOR_ADDR, or use ` +
-            `the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
-          : error.code === Code.UNAUTHENTICATED
-          ? `The orchestrator at ${address} refuses this user's certificate: ${error.message}`
-          : `The orchestrator at ${address} refuses: ${error.message}`,
-        error,
-        "caller",
-      );
-    case Code.UNIMPLEMENTED:
-      return environmentError(
-        `What listens at ${address} is not an orchestrator of this version: correct RBS_ORCHESTRATOR_ADDR.`,
-        error,
-      );
-    case Code.FAILED_PRECONDITION:
-      return environmentError(`The build server cannot start: ${error.message}`, error, "caller");
-    case Code.CANCELLED:
-      return new RbsError("Interrupted while waiting for the build server.", {
-        cause: error,
-        culprit: "caller",
-        exitCode: ExitCode.INTERRUPTED,
-      });
-    default:
-      return environmentError(`The orchestrator at ${address} failed: ${error.message}`, error);
-  }
-}
-
-/** What to do about an orchestrator that does not answer. It can only be started on its own machine. */
-function remedy(address: string): string {
-  return new OrchestratorAddresses(address.replaceAll(" or ", ",")).areLocal
-    ? 'start one with "orchestrator install"'
-    : "ask its operator whether it runs";
-}
-
-function environmentError(message: string, cause: unknown, culprit?: "caller"): RbsError {
-  return new RbsError(message, { cause, culprit, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR });
 }

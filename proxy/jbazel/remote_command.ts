@@ -7,7 +7,6 @@ import { Code, createRpcClient, RpcError, TrustError, withClocks } from "../../p
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { BROKEN_PIPE_EXIT, HANGUP_EXIT } from "./shell_exit_codes.ts";
-import {} from "./orchestrator_session.ts";
 import { InterruptCounter, type SignalSource } from "./signals.ts";
 import type { Terminal } from "./terminal.ts";
 

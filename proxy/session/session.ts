@@ -1,25 +1,19 @@
 /** The proxy's session: finds the agent for this workspace in the background, and again after it was lost. */
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { unref } from "../../proto/base/timers.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type GetServerResponse, Orchestrator } from "../../proto/contract/gen/rbs/v1/orchestrator_pb.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { readValidCredentials } from "../../proto/identity/key_directory.ts";
-import { renewIfDue } from "../../proto/enrolment/renewal.ts";
-import { OrchestratorAddresses } from "../../proto/base/orchestrator_addresses.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
-import {
-  Code,
-  createRpcClient,
-  type RpcClient,
-  RpcError,
-  TrustError,
-  withClocks,
-} from "../../proto/transport/rpc/client.ts";
+import { Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { DEFAULT_ORCHESTRATOR_ADDR, randomToken, stateDirectory } from "../../proto/base/state_directory.ts";
 import type { TlsClientOptions } from "../../proto/transport/tls/client.ts";
 import { repoHash } from "../../proto/bazel/workspace.ts";
+import { sendHeartbeats, type SessionName } from "./heartbeats.ts";
 import { machineId } from "./machine_id.ts";
+import { OrchestratorClient } from "./orchestrator_client.ts";
+import { type OrchestratorError, orchestratorError } from "./orchestrator_error.ts";
+import { requestServer, SILENT_MS } from "./server_request.ts";
 import { serverId } from "./server_id.ts";
 import { ExitCode } from "../../proto/bazel/exit_codes.ts";
 import { WAITING_FOR_AGENT } from "../../proto/contract/start_steps.ts";
@@ -31,8 +25,6 @@ import { log } from "../log.ts";
 const PATIENCE_MS = 10_000;
 /** The same for a command that can run locally. */
 const IMPATIENCE_MS = 500;
-/** How long one of several orchestrators may be silent before the next is asked, in milliseconds. */
-const SILENT_MS = 5_000;
 /** How often an orchestrator may be lost during an agent's start before PATIENCE_MS is no longer renewed. */
 const MAX_RESTARTS = 3;
 /** Shorter waits are not shown. Milliseconds. */
@@ -97,7 +89,10 @@ export interface SessionSettings {
   silenceMs: number;
   /** Interval at which a wait is shown. Milliseconds. */
   tickMs: number;
-  /** How long one of several orchestrators may be silent before the next is asked. Milliseconds. */
+  /**
+   * How long an orchestrator may be silent before the next of several is asked, and before a command that can run locally
+   * does not wait for a single one. Milliseconds.
+   */
   silentMs: number;
   /** Time until the first heartbeat, whose answer says when the next is due. Milliseconds. */
   firstHeartbeatMs: number;
@@ -116,35 +111,62 @@ const DEFAULTS = {
   firstHeartbeatMs: 5_000,
 };
 
+/** The search for the agent. */
+interface Searching {
+  readonly name: "searching";
+  /** Rejects with an {@link OrchestratorError}. */
+  readonly found: Promise<AgentLink>;
+  /** Aborted when the search is over. */
+  readonly over: AbortController;
+  /** What is waited for now. */
+  step: string;
+  /** The step, while all agents are in use by others. */
+  queueing?: string;
+  /** Why the last attempt failed, or that the present one gets no answer; undefined while an orchestrator answers. */
+  unreachable?: OrchestratorError;
+  /** Until when an orchestrator that does not answer is retried, by performance.now(). */
+  patience: number;
+  /** Ends the pause before the next attempt. */
+  tryNow(): void;
+}
+
+/** The session has an agent that answers, as far as is known. */
+interface Linked {
+  readonly name: "linked";
+  readonly link: AgentLink;
+  /** Warnings that no command has shown yet. */
+  readonly unsaid: string[];
+  /** Ends the heartbeats. */
+  readonly over: AbortController;
+}
+
+/**
+ * The states of a session:
+ *
+ *     idle ── start, link ──> searching ── server ──> linked
+ *       ^                         │                     │
+ *       └──────── failure ────────┴── lost, heartbeat ──┘        any ── release ──> released
+ */
+type SessionState = { readonly name: "idle" } | Searching | Linked | { readonly name: "released" };
+
 /** Finds and keeps the session's agent. */
 export class Session {
   readonly #args: ServerArgs;
   readonly #settings: Omit<SessionSettings, "address">;
-  readonly #addresses: OrchestratorAddresses;
+  readonly #client: OrchestratorClient;
+  /** As in the environment: one "HOST:PORT", or several. */
+  readonly #address: string;
+  /** Changed by {@link #enter} only. */
+  #state: SessionState = { name: "idle" };
   /** An orchestrator has answered since this proxy was started, so it may come back. */
   #wasThere = false;
-  /** Why the last attempt failed; undefined while an orchestrator answers. */
-  #unreachable?: RbsError;
-  /** Until when an orchestrator that does not answer is retried, by performance.now(). */
-  #patience = 0;
-  /** Ends the pause before the next attempt. */
-  #tryNow = () => {};
   readonly #repoHash: string;
   /** Computed when first needed, since that reads files. */
   #serverId?: string;
   readonly #sessionId = randomToken();
-  #client?: RpcClient<typeof Orchestrator>;
-  #search?: Promise<AgentLink>;
-  #link?: AgentLink;
-  #heartbeat?: ReturnType<typeof setTimeout>;
-  #step = "asking the orchestrator";
-  /** The step, while all agents are in use by others. */
-  #queueing?: string;
-  /** As in the environment: one "HOST:PORT", or several. */
-  readonly #address: string;
   readonly #listeners = new Set<() => void>();
-  #warnings: string[] = [];
-  #released = false;
+  /** The warnings that were shown. */
+  readonly #said = new Set<string>();
 
   /** @param settings For tests; the environment provides the rest. */
   constructor(args: ServerArgs, settings: Partial<SessionSettings> = {}) {
@@ -158,7 +180,11 @@ export class Session {
       ...settings,
     };
     this.#address = settings.address ?? (Deno.env.get("RBS_ORCHESTRATOR_ADDR") || DEFAULT_ORCHESTRATOR_ADDR);
-    this.#addresses = new OrchestratorAddresses(this.#address);
+    this.#client = new OrchestratorClient(Orchestrator, {
+      address: this.#address,
+      stateDirectory: () => this.#settings.stateDirectory(),
+      onRenewalFailure: (why) => log(`the certificate could not be renewed: ${why}`),
+    });
     this.#repoHash = repoHash(args.workspace);
   }
 
@@ -169,17 +195,23 @@ export class Session {
 
   /** Whether there is an agent that answers, as far as is known. */
   get connected(): boolean {
-    return this.#link !== undefined;
+    return this.#state.name === "linked";
   }
 
   /** One line for the log. */
   describe(): string {
-    return `session ${this.#sessionId}: ${this.#link ? `agent ${this.#link.name}` : this.#step}`;
+    const state = this.#state;
+    const what = state.name === "searching"
+      ? state.step
+      : state.name === "linked"
+      ? `agent ${state.link.name}`
+      : state.name;
+    return `session ${this.#sessionId}: ${what}`;
   }
 
   /** Starts to look for the agent, ahead of the first command. */
   start(): void {
-    this.#find().catch(() => {/* the next link() tries again, and reports */});
+    this.#search();
   }
 
   /**
@@ -187,18 +219,27 @@ export class Session {
    * says why there is no agent.
    */
   async link(waiter: LinkWaiter): Promise<AgentLink> {
-    if (this.#link && this.#warnings.length === 0) return this.#link;
+    const link = this.#state.name === "linked" ? this.#state.link : await this.#wait(this.#search(), waiter);
+    const unsaid = this.#state.name === "linked" ? this.#state.unsaid.splice(0) : [];
+    for (const warning of unsaid) {
+      waiter.say(`rbs: warning: ${warning}\n`);
+      this.#said.add(warning);
+    }
+    return link;
+  }
+
+  /** Waits for the end of a search, and tells how it goes on. */
+  async #wait(search: Searching, waiter: LinkWaiter): Promise<AgentLink> {
     const began = performance.now();
-    this.#renewPatience();
-    const { silenceMs, tickMs } = this.#settings;
+    const { silenceMs, tickMs, impatienceMs } = this.#settings;
     let shown = "", shownAt = 0;
     const show = () => {
       const waited = performance.now() - began;
       const isDue = waited - shownAt >= (waited > LONG_MS ? LONG_MS : tickMs);
-      if (waited < silenceMs || (this.#step === shown && !isDue)) return;
-      shown = this.#step;
+      if (waited < silenceMs || (search.step === shown && !isDue)) return;
+      shown = search.step;
       shownAt = waited;
-      waiter.say(`rbs: ${this.#step} ${(waited / 1000).toFixed(1)}s\n`);
+      waiter.say(`rbs: ${search.step} ${(waited / 1000).toFixed(1)}s\n`);
     };
     const loud = setTimeout(show, silenceMs + 5);
     const again = setInterval(() => {
@@ -207,18 +248,18 @@ export class Session {
     }, tickMs / 10);
     const gaveUp = Promise.withResolvers<never>();
     const hurry = () => {
-      if (waiter.impatient && this.#unreachable && performance.now() - began >= this.#settings.impatienceMs) {
-        gaveUp.reject(this.#unreachable);
+      if (waiter.impatient && search.unreachable && performance.now() - began >= impatienceMs) {
+        gaveUp.reject(search.unreachable);
       }
     };
     const tire = () => {
-      if (!this.#queueing || performance.now() - began < (waiter.queueMs ?? Infinity)) return;
+      if (!search.queueing || performance.now() - began < (waiter.queueMs ?? Infinity)) return;
       const options = { culprit: "caller", exitCode: ExitCode.LOCK_HELD } as const;
       gaveUp.reject(
-        new RbsError(`No agent is free for longer than --block_for_lock waits: ${this.#queueing}.`, options),
+        new RbsError(`No agent is free for longer than --block_for_lock waits: ${search.queueing}.`, options),
       );
     };
-    const enough = setTimeout(hurry, this.#settings.impatienceMs);
+    const enough = setTimeout(hurry, impatienceMs);
     const listener = () => {
       show();
       hurry();
@@ -229,9 +270,7 @@ export class Session {
     if (waiter.signal.aborted) giveUp();
     waiter.signal.addEventListener("abort", giveUp);
     try {
-      const link = await Promise.race([this.#find(), gaveUp.promise]);
-      for (const warning of this.#warnings.splice(0)) waiter.say(`rbs: warning: ${warning}\n`);
-      return link;
+      return await Promise.race([search.found, gaveUp.promise]);
     } finally {
       gaveUp.promise.catch(() => {});
       clearTimeout(loud);
@@ -244,203 +283,178 @@ export class Session {
 
   /** Whether `link` is still the session's agent, as far as is known. */
   isCurrent(link: AgentLink): boolean {
-    return this.#link === link;
+    return this.#state.name === "linked" && this.#state.link === link;
   }
 
   /** Drops `link`, which is dead or was taken over. The next {@link link} asks for the session again. */
   lost(link: AgentLink, why: string): void {
-    if (this.#link !== link) return;
+    if (!this.isCurrent(link)) return;
     log(`session lost: ${why}`);
-    this.#drop();
+    // A command that still runs there is not cut off; the agent decides what may continue.
+    link.connection.retire();
+    this.#enter({ name: "idle" });
   }
 
-  /** Releases the session. Waits at most `timeoutMs` for the orchestrator, which finishes by itself. */
+  /** Releases the session. Waits at most `timeoutMs` for the orchestrator, which finishes by itself. Never rejects. */
   async release(timeoutMs: number): Promise<void> {
-    this.#released = true;
-    clearTimeout(this.#heartbeat);
+    // An orchestrator that was never asked does not know the session.
+    const wasAsked = this.#wasThere || this.#state.name !== "idle";
+    this.#enter({ name: "released" });
+    using client = this.#client;
+    if (!wasAsked) return;
     const until = performance.now() + timeoutMs;
-    for (let client = this.#client, left = this.#addresses.all.length; client;) {
-      try {
-        const session = { ...this.#key, sessionId: this.#sessionId };
-        await client.releaseServer(session, { timeoutMs: Math.max(0, until - performance.now()) });
-        break;
-      } catch (e) {
-        const { code } = RpcError.from(e);
-        const inTime = code !== Code.DEADLINE_EXCEEDED;
+    try {
+      await client.ask(
+        (rpc) => rpc.releaseServer(this.#name, { timeoutMs: Math.max(0, until - performance.now()) }),
         // A connection that breaks at this moment gives various codes, and a second release does no harm.
-        if (inTime && --left > 0) {
-          this.#addresses.next();
-          client = this.#connectAnew();
-          continue;
-        }
-        if (inTime) log(`the session was not released: ${sentence(e)}`);
-        break;
-      }
+        { goOn: ({ reason }) => reason !== "silent" },
+      );
+    } catch (e) {
+      const { reason, cause } = await client.explain(e);
+      if (reason !== "silent") log(`the session was not released: ${sentence(cause)}`);
     }
-    this.#client?.close();
-    this.#client = undefined;
   }
 
-  /** The session's key, apart from the user in the certificate. */
-  get #key(): { repoHash: string; serverId: string } {
+  get #name(): SessionName {
     this.#serverId ??= serverId(
       machineId({ stateDirectory: this.#settings.stateDirectory(), explicit: this.#settings.machineId }),
       this.#args.outputBase,
     );
-    return { repoHash: this.#repoHash, serverId: this.#serverId };
+    return { repoHash: this.#repoHash, serverId: this.#serverId, sessionId: this.#sessionId };
   }
 
-  #drop(): void {
-    // A command that still runs there is not cut off; the agent decides what may continue.
-    this.#link?.connection.retire();
-    this.#link = undefined;
-    this.#search = undefined;
-    clearTimeout(this.#heartbeat);
+  /** Changes the state, and ends what belongs to the former one. */
+  #enter(state: SessionState): void {
+    const former = this.#state;
+    this.#state = state;
+    if (former.name === "searching" || former.name === "linked") former.over.abort();
+    if (former.name === "searching") former.tryNow();
   }
 
-  #find(): Promise<AgentLink> {
-    if (!this.#search) {
-      const search = this.#search = this.#ask();
-      search.catch(() => {
-        if (this.#search === search) this.#search = undefined;
-      });
+  /**
+   * The search that goes on, or a new one. Its caller is ready to wait: neither an earlier failure nor the time that others
+   * have waited counts. Throws an {@link RbsError} if the session was released.
+   */
+  #search(): Searching {
+    if (this.#state.name === "released") throw new RbsError("The proxy is ending: run the command again.");
+    if (this.#state.name === "searching") {
+      this.#renewPatience(this.#state);
+      return this.#state;
     }
-    return this.#search;
+    const { promise: found, resolve, reject } = Promise.withResolvers<AgentLink>();
+    const search: Searching = {
+      name: "searching",
+      found,
+      over: new AbortController(),
+      step: `asking the orchestrator at ${this.#client.addresses.current}`,
+      patience: 0,
+      tryNow() {},
+    };
+    this.#renewPatience(search);
+    this.#enter(search);
+    this.#find(search).then(resolve, (e) => {
+      if (this.#state === search) this.#enter({ name: "idle" });
+      reject(e);
+    });
+    // The next link() tries again, and reports.
+    found.catch(() => {});
+    return search;
   }
 
-  #report(step: string): void {
-    this.#step = step;
+  #report(search: Searching, step: string): void {
+    search.step = step;
+    this.#tell();
+  }
+
+  #tell(): void {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Renews the user's certificate in the background when it is due, so that regular use needs no new login. */
-  #renewKeys(): void {
-    renewIfDue(this.#settings.stateDirectory(), this.#addresses.current).catch((e) => {
-      log(`the certificate could not be renewed: ${sentence(e)}`);
-    });
-  }
-
-  /** Asks the orchestrator until it answers or its time is over. */
-  async #ask(): Promise<AgentLink> {
+  /** Asks the orchestrator until it answers or its time is over. Throws an {@link OrchestratorError}. */
+  async #find(search: Searching): Promise<AgentLink> {
+    const { addresses } = this.#client;
+    const { silentMs } = this.#settings;
     let restarts = 0;
-    this.#renewPatience();
-    this.#queueing = undefined;
-    this.#report(`asking the orchestrator at ${this.#addresses.current}`);
     for (let wait = 100;; wait = Math.min(wait * 2, 1_000)) {
       let progress = false;
-      const silent = new AbortController();
-      const timer = this.#addresses.all.length > 1
-        ? setTimeout(() => silent.abort(), this.#settings.silentMs)
-        : undefined;
       try {
-        const events = this.#connectAnew().getServerStream({
-          ...this.#key,
-          sessionId: this.#sessionId,
+        const region = await wantedRegion({
+          stateDirectory: this.#settings.stateDirectory(),
+          lookUp: this.#settings.lookUpRegion,
+        });
+        this.#check(search);
+        const request = {
+          ...this.#name,
           sourcePath: this.#args.workspace,
           startupOptions: [...this.#args.argv, ...this.#args.clientShell ?? []],
-          region: await wantedRegion({
-            stateDirectory: this.#settings.stateDirectory(),
-            lookUp: this.#settings.lookUpRegion,
-          }),
-        }, { signal: silent.signal });
-        for await (const { event } of events) {
-          progress = true;
-          clearTimeout(timer);
-          this.#addresses.answered();
-          this.#wasThere = true;
-          this.#unreachable = undefined;
-          if (event.case === "step") {
-            const { description } = event.value;
-            this.#queueing = description.startsWith(WAITING_FOR_AGENT) ? description : undefined;
-            this.#report(`agent starting (${description})`);
-          }
-          if (event.case === "server") {
-            this.#renewKeys();
-            return this.#connect(event.value);
-          }
-        }
-        throw new RpcError(Code.INTERNAL, "the orchestrator ended its answer without a server");
+          region,
+        };
+        const server = await requestServer(this.#client.connectAnew(), request, {
+          signal: search.over.signal,
+          silentMs,
+          onSilence: () => {
+            if (addresses.all.length > 1) return false;
+            // A single orchestrator may be slow. Who can do without it need not wait.
+            search.unreachable = orchestratorError(new RpcError(Code.DEADLINE_EXCEEDED, ""), addresses, silentMs);
+            this.#tell();
+            return true;
+          },
+          onAnswer: () => {
+            progress = true;
+            addresses.answered();
+            this.#wasThere = true;
+            search.unreachable = undefined;
+          },
+          onStep: (description) => {
+            search.queueing = description.startsWith(WAITING_FOR_AGENT) ? description : undefined;
+            this.#report(search, `agent starting (${description})`);
+          },
+        });
+        this.#check(search);
+        this.#client.renewKeys();
+        return this.#connect(server);
       } catch (thrown) {
-        const e = await withClocks(thrown, this.#addresses.current);
-        const isSilent = silent.signal.aborted && !progress;
-        const unreachable = isSilent || (e instanceof RpcError && e.code === Code.UNAVAILABLE);
-        const noKeyYet = e instanceof RbsError && e.cause instanceof Deno.errors.NotFound;
+        const e = await this.#client.explain(thrown, silentMs);
+        if (this.#state !== search) throw e;
         // The orchestrator answered a moment ago, perhaps after more than PATIENCE_MS, so it may come back.
-        if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience();
-        if (!(unreachable || noKeyYet) || performance.now() + wait > this.#patience || this.#released) {
-          throw this.#explain(e, progress);
-        }
-        if (!progress) this.#unreachable = this.#explain(e, progress);
+        if (progress && ++restarts <= MAX_RESTARTS) this.#renewPatience(search);
+        if (!(e.isPassing || e.reason === "no key") || performance.now() + wait > search.patience) throw e;
+        if (!progress) search.unreachable = e;
         // Another orchestrator may answer at once.
-        if (unreachable && this.#addresses.next()) continue;
+        if (e.isPassing && addresses.next()) continue;
         // No orchestrator was started here; the developer should learn that now.
-        if (!this.#wasThere && await this.#addresses.areRefused()) throw this.#explain(e, progress);
+        if (!this.#wasThere && await addresses.areRefused()) throw e;
         this.#report(
-          progress ? `agent starting (again: ${sentence(e)})` : `waiting for the orchestrator at ${this.#addresses}`,
+          search,
+          progress ? `agent starting (again: ${sentence(e.cause)})` : `waiting for the orchestrator at ${addresses}`,
         );
         const pause = Promise.withResolvers<void>();
-        this.#tryNow = pause.resolve;
+        search.tryNow = pause.resolve;
         const waited = setTimeout(pause.resolve, wait);
         await pause.promise;
         clearTimeout(waited);
-      } finally {
-        clearTimeout(timer);
       }
     }
   }
 
-  /**
-   * In Deno, a channel that was refused once is unreliable: each attempt has a new one. Reads the keys again, since
-   * they may have been renewed.
-   */
-  #connectAnew(): RpcClient<typeof Orchestrator> {
-    this.#client?.close();
-    const credentials = readValidCredentials(this.#settings.stateDirectory());
-    return this.#client = createRpcClient(Orchestrator, this.#addresses.current, {
-      tls: { credentials, expected: { kind: "orchestrator" } },
-    });
+  /** Throws an RpcError if the search is over. */
+  #check(search: Searching): void {
+    if (this.#state !== search) throw new RpcError(Code.CANCELLED, "the session was released");
   }
 
-  /** A new caller waits: neither an earlier failure nor the time that others have waited counts for it. */
-  #renewPatience(): void {
-    this.#unreachable = undefined;
-    this.#patience = performance.now() + this.#settings.patienceMs;
-    this.#tryNow();
-  }
-
-  #explain(e: unknown, answered: boolean): RbsError {
-    const options = { cause: e, exitCode: ExitCode.LOCAL_ENVIRONMENTAL_ERROR };
-    if (e instanceof RbsError) return new RbsError(e.message, options);
-    if (e instanceof RpcError && e.noAnswer && !answered) {
-      return new RbsError(
-        `The orchestrator at ${this.#addresses} cannot be reached: start it (orchestrator install), ` +
-          `set RBS_ORCHESTRATOR_ADDR, or set RBS_FALLBACK=local to build on this machine meanwhile.`,
-        options,
-      );
-    }
-    if (e instanceof RpcError && e.code === Code.UNAUTHENTICATED) {
-      return new RbsError(
-        e instanceof TrustError && e.clocks
-          ? `The orchestrator at ${this.#addresses} is not trusted because the clocks differ: ${e.why}; correct the clock ` +
-            `that is wrong.`
-          : e instanceof TrustError
-          ? `The orchestrator at ${this.#addresses} is not to be trusted: ${e.why}. Correct RBS_ORCHESTRATOR_ADDR, or ` +
-            `use the keys that belong to it (RBS_STATE_DIR, or \`jbazel login\`).`
-          : `The orchestrator at ${this.#addresses} refuses this user's certificate: ${e.message}`,
-        options,
-      );
-    }
-    return new RbsError(sentence(e), options);
+  #renewPatience(search: Searching): void {
+    search.unreachable = undefined;
+    search.patience = performance.now() + this.#settings.patienceMs;
+    search.tryNow();
   }
 
   #connect(server: GetServerResponse): AgentLink {
-    const agent = server.session?.agent;
-    if (!agent) throw new RpcError(Code.INTERNAL, "the orchestrator's answer names no agent");
+    const session = server.session!, agent = session.agent!;
     const name = `${agent.host}:${agent.commandPort}`;
-    const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(server.session?.epoch ?? 0) };
+    const ours = { authorization: `Bearer ${server.accessToken}`, "rbs-epoch": String(session.epoch) };
     const tls = this.#settings.agentTls(server);
     // The orchestrator recorded this time just now, when it saw this proxy.
-    const { lastHeartbeat } = server.session!;
+    const { lastHeartbeat } = session;
     const ahead = lastHeartbeat ? timestampMs(lastHeartbeat) - Date.now() : undefined;
     const connection = new Connection(agent.host, agent.commandPort, { keepAlive: true, tls });
     // A handshake takes two round trips; at this point no command may be waiting yet.
@@ -457,43 +471,15 @@ export class Session {
         return { ...headers, ...ours };
       },
     };
-    this.#link = link;
-    this.#warnings = server.warnings.filter((w) => !this.#warned.has(w));
-    for (const w of server.warnings) this.#warned.add(w);
-    this.#step = `agent ${name}`;
-    this.#beat(this.#settings.firstHeartbeatMs);
+    const over = new AbortController();
+    this.#enter({ name: "linked", link, unsaid: server.warnings.filter((w) => !this.#said.has(w)), over });
+    this.#keep(link, over.signal);
     return link;
   }
-  readonly #warned = new Set<string>();
 
   /** Sends heartbeats while the link exists, even if the orchestrator is down. */
-  #beat(afterMs: number): void {
-    clearTimeout(this.#heartbeat);
-    const link = this.#link;
-    this.#heartbeat = setTimeout(async () => {
-      let next = 10_000;
-      try {
-        const r = await this.#client!.heartbeat(
-          { ...this.#key, sessionId: this.#sessionId },
-          { timeoutMs: 5_000 },
-        );
-        this.#addresses.answered();
-        next = r.intervalSeconds * 1000 || next;
-      } catch (e) {
-        const code = RpcError.from(e).code;
-        if (this.#link !== link) return;
-        if (code === Code.NOT_FOUND || code === Code.FAILED_PRECONDITION) return this.#drop();
-        const isSilent = code === Code.DEADLINE_EXCEEDED && this.#addresses.all.length > 1;
-        if ((code === Code.UNAVAILABLE || isSilent) && !this.#released) {
-          // The next of several orchestrators is tried after 1 s; once all were tried, the normal interval applies.
-          if (this.#addresses.next()) next = 1_000;
-          try {
-            this.#connectAnew();
-          } catch { /* the next heartbeat tries again */ }
-        }
-      }
-      if (this.#link === link && !this.#released) this.#beat(next);
-    }, afterMs);
-    unref(this.#heartbeat);
+  async #keep(link: AgentLink, signal: AbortSignal): Promise<void> {
+    const end = await sendHeartbeats(this.#client, this.#name, { firstMs: this.#settings.firstHeartbeatMs, signal });
+    if (end === "lost") this.lost(link, "it has ended or has another owner, as the orchestrator says");
   }
 }

@@ -9,7 +9,8 @@ import {
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { type CallContext, Code, RpcError } from "../../proto/transport/rpc/client.ts";
 import { RpcServer } from "../../proto/transport/rpc/server.ts";
-import { authoritiesFile } from "../../proto/identity/key_directory.ts";
+import { Identity } from "../../proto/contract/gen/rbs/v1/identity_pb.ts";
+import { authoritiesFile, readCredentials } from "../../proto/identity/key_directory.ts";
 import { admit } from "../../proto/identity/access_rules.ts";
 import { TestAuthority } from "../../proto/testing/certificates.ts";
 import { giveUserKeys, ORCHESTRATOR_NAME, orchestratorCredentials, testAuthority } from "../../proto/testing/keys.ts";
@@ -58,6 +59,13 @@ class FakeOrchestrator {
         return Promise.resolve({ released: true });
       },
       listSessions: () => Promise.reject(new Error("not used")),
+    }).add(Identity, {
+      issueCertificate: () => Promise.reject(new Error("not used")),
+      renewCertificate: async ({ certificateRequest }, { identity }) => {
+        const authority = await testAuthority();
+        const certificate = await authority.certifyRequest(certificateRequest, identity!, { names: [] });
+        return { certificate, authorities: authority.certificate };
+      },
     });
     this.port = await this.#server.listen();
     return this;
@@ -175,6 +183,20 @@ Deno.test("a quick start stays silent; a slow one shows each of its steps, with 
   assert.equal(s.said.length, before, "a warning is shown once");
 });
 
+Deno.test("a warning that no command has shown is not lost with its agent, and one that was shown is not repeated", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  orchestrator.events = async function* () {
+    yield server({ warnings: ["The sandbox does not work."] });
+  };
+  orchestrator.heartbeat = () => Promise.reject(new RpcError(Code.NOT_FOUND, "no"));
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1, silenceMs: 60_000 });
+  s.session.start();
+  await eventually(() => orchestrator.heartbeats.length > 0 && !s.session.connected);
+  s.session.lost(await s.link(), "a test");
+  await s.link();
+  assert.deepEqual(s.said, ["rbs: warning: The sandbox does not work.\n"]);
+});
+
 Deno.test("what an orchestrator answers is told, also where it speaks of connections", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   // deno-lint-ignore require-yield
@@ -189,7 +211,7 @@ Deno.test("where nobody has started an orchestrator, a command does not wait for
   await using orchestrator = await new FakeOrchestrator().start();
   await orchestrator.stop();
   await using s = sessionOf(orchestrator, { patienceMs: 3_600_000 });
-  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
+  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached \(nothing listens there\): start it/);
   await using keyless = sessionOf(orchestrator, {
     patienceMs: 3_600_000,
     stateDirectory: () => join(orchestrator.state, "elsewhere"),
@@ -229,7 +251,7 @@ Deno.test("an orchestrator that is lost while the agent starts is waited for, be
 Deno.test("patience ends with a sentence that says what to do, and the next command asks again", async () => {
   await using orchestrator = await new FakeOrchestrator().start();
   await using s = await left(orchestrator, { patienceMs: 50 });
-  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached: start it/);
+  await fails(s.link(), /^The orchestrator at 127\.0\.0\.1:\d+ cannot be reached \(nothing listens there\): start it/);
   await orchestrator.start();
   assert.equal((await s.link()).name, "127.0.0.1:2");
 });
@@ -294,12 +316,14 @@ Deno.test("keys that do not fit, missing keys and a failed start are said in one
     await giveUserKeys(orchestrator.state, "ada", { notBefore: new Date(now + 600_000) });
     await fails(s.link(), /is valid from 20.* this machine's clock says/);
     await giveUserKeys(orchestrator.state, "ada");
-    for (const code of [Code.FAILED_PRECONDITION, Code.INTERNAL]) {
-      orchestrator.events = () => {
-        throw new RpcError(code, "The agent has Bazel 7, and the client is 4.2.3: install it.");
-      };
-      await fails(s.link(), /^The agent has Bazel 7, and the client is 4\.2\.3: install it\.$/);
-    }
+    orchestrator.events = () => {
+      throw new RpcError(Code.FAILED_PRECONDITION, "The agent has Bazel 7, and the client is 4.2.3: install it.");
+    };
+    await fails(s.link(), /^The agent has Bazel 7, and the client is 4\.2\.3: install it\.$/);
+    orchestrator.events = () => {
+      throw new RpcError(Code.INTERNAL, "x is not a function");
+    };
+    await fails(s.link(), /^The orchestrator at \S+ failed: x is not a function$/);
     orchestrator.events = async function* () {
       yield step("and nothing more");
     };
@@ -422,4 +446,82 @@ Deno.test("only when none of several orchestrators is there, all of them are wai
   await one.start();
   await link;
   assert.equal(one.requests.length, 1);
+});
+
+Deno.test("several orchestrators that are all silent are named in one sentence", async () => {
+  await using one = await new FakeOrchestrator().start();
+  await using other = await new FakeOrchestrator().start();
+  one.events = other.events = async function* (_, { signal }) {
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    yield* [];
+  };
+  const address = `${one.address},${other.address}`;
+  await using s = sessionOf(one, { address, silentMs: 200, patienceMs: 100 });
+  await fails(s.link(), /^The orchestrator at \S+ or \S+ has not answered within 0\.2 s: see whether it hangs/);
+});
+
+Deno.test("a command that can run locally does not wait for an orchestrator that is silent; others do", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  const go = Promise.withResolvers<void>();
+  orchestrator.events = async function* () {
+    await go.promise;
+    yield server();
+  };
+  await using s = sessionOf(orchestrator, { silentMs: 50, impatienceMs: 10 });
+  const patient = s.link();
+  await fails(s.link({ impatient: true }), /has not answered within 0\.05 s/);
+  await fails(s.link({ impatient: true }), /has not answered within 0\.05 s/);
+  go.resolve();
+  assert.equal((await patient).name, "127.0.0.1:2");
+});
+
+Deno.test("a session that was released while it looked for its agent gets none", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  const gone = Promise.withResolvers<void>();
+  orchestrator.events = async function* (_, { signal }) {
+    yield step("starting");
+    signal.addEventListener("abort", () => gone.resolve());
+    await gone.promise;
+    yield server();
+  };
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1 });
+  const link = s.link();
+  link.catch(() => {});
+  await eventually(() => s.session.describe().includes("agent starting"));
+  await s.session.release(1_000);
+  await gone.promise;
+  await assert.rejects(link, RbsError);
+  assert.deepEqual([orchestrator.released.length, orchestrator.heartbeats.length, s.session.connected], [1, 0, false]);
+  await assert.rejects(s.link(), /The proxy is ending: run the command again/);
+});
+
+Deno.test("a release without keys fails quietly, since the proxy ends after it", async () => {
+  await using one = await new FakeOrchestrator().start();
+  await using other = await new FakeOrchestrator().start();
+  const s = sessionOf(one, { address: `${one.address},${other.address}` });
+  await s.link();
+  Deno.removeSync(join(one.state, "keys"), { recursive: true });
+  await one.stop();
+  await s.session.release(2_000);
+});
+
+Deno.test("an interval that no orchestrator means does not make heartbeats a flood", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 1 });
+  // More milliseconds than a timer can have.
+  orchestrator.heartbeat = () => Promise.resolve({ intervalSeconds: 4_000_000 });
+  await s.link();
+  await eventually(() => orchestrator.heartbeats.length > 0);
+  // Any of these would come at once.
+  for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.equal(orchestrator.heartbeats.length, 1);
+});
+
+Deno.test("a certificate that gets old while there is an agent is renewed by the heartbeats", async () => {
+  await using orchestrator = await new FakeOrchestrator().start();
+  await using s = sessionOf(orchestrator, { firstHeartbeatMs: 500 });
+  await s.link();
+  const soon = new Date(Date.now() + 60_000);
+  await giveUserKeys(orchestrator.state, "ada", { notAfter: soon });
+  await eventually(() => readCredentials(orchestrator.state).notAfter > soon);
 });

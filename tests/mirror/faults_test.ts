@@ -327,7 +327,10 @@ test("an orchestrator that was there and is down is waited for, then named in on
   await using one = await rig();
   await one.cluster!.stop();
   const never = one.start(["build", "//:quick"]);
-  assert.match(await failsWith(never, Exit.LOCAL_ENVIRONMENT), /The orchestrator at .* cannot be reached: start it/);
+  assert.match(
+    await failsWith(never, Exit.LOCAL_ENVIRONMENT),
+    /The orchestrator at .* cannot be reached \(nothing listens there\): start it/,
+  );
   assert.doesNotMatch((await never.finished).stderr, /waiting for the orchestrator/);
 
   await one.cluster!.restart();
@@ -339,7 +342,7 @@ test("an orchestrator that was there and is down is waited for, then named in on
   const sentence = await failsWith(build, Exit.LOCAL_ENVIRONMENT);
   const took = performance.now() - began;
   assert(took < 15_000, `it took ${took} ms`);
-  assert.match(sentence, /The orchestrator at .* cannot be reached: start it/);
+  assert.match(sentence, /The orchestrator at .* cannot be reached \(nothing listens there\): start it/);
 
   await using later = one.start(["build", "//:quick"]);
   await later.says(/rbs: waiting for the orchestrator/);
