@@ -1,5 +1,5 @@
 /** What a run has started, as /proc shows it, whoever started it. */
-import { type Process, processesNaming } from "../../mirror/support/processes.ts";
+import { parents, type Process, processesNaming } from "../../mirror/support/processes.ts";
 import { PROGRAMS } from "../../support/repository.ts";
 
 /** An agent, of a session or of the warm pool. */
@@ -33,6 +33,12 @@ export async function lookAtProcesses(
   orchestrators: readonly (number | undefined)[],
 ): Promise<Processes> {
   const all = await processesNaming(directory);
+  // What makes a namespace was started before it was known for whom, and names nothing of the run.
+  const parentOf = await parents();
+  const isOf = (pid: number, owners: ReadonlySet<number | undefined>): boolean => {
+    for (let at: number | undefined = pid; at; at = parentOf.get(at)) if (owners.has(at)) return true;
+    return false;
+  };
   const isProgram = (one: Process) => one.args.includes(PROGRAMS.agent) && !one.args.includes(PROGRAMS.orchestrator);
   const folder = (one: Process) => one.text.split("\0").at(-1)!;
   const candidates = all.filter((one) => isProgram(one) && folder(one).startsWith(`${storage}/`));
@@ -41,13 +47,11 @@ export async function lookAtProcesses(
   const agents = candidates.filter((one) => !isForked(one)).map((one): AgentProcess => ({
     pid: one.pid,
     folder: folder(one).slice(storage.length + 1),
-    isServing: all.some(({ ppid, args }) => ppid === one.pid && args.some((arg) => arg.endsWith("/init.sh"))),
+    isServing: all.some(({ pid, args }) =>
+      args.some((arg) => arg.endsWith("/init.sh")) && isOf(pid, new Set([one.pid]))
+    ),
   }));
-  const owned = new Set([Deno.pid, ...orchestrators, ...agents.map(({ pid }) => pid)]);
-  for (let before = 0; before < owned.size;) {
-    before = owned.size;
-    for (const { pid, ppid } of all) if (owned.has(ppid)) owned.add(pid);
-  }
+  const owners = new Set([Deno.pid, ...orchestrators, ...agents.map(({ pid }) => pid)]);
   const servers = all.filter(({ args }) => args[0].startsWith("bazel("));
-  return { agents, servers, strays: all.filter(({ pid }) => !owned.has(pid)) };
+  return { agents, servers, strays: all.filter(({ pid }) => !isOf(pid, owners)) };
 }

@@ -30,6 +30,17 @@ export async function processesNaming(...names: string[]): Promise<Process[]> {
   return found;
 }
 
+/** The parent of each process of this machine, by process id. */
+export async function parents(): Promise<Map<number, number>> {
+  const found = new Map<number, number>();
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = await Deno.readTextFile(`/proc/${name}/stat`).catch(() => undefined);
+    if (stat !== undefined) found.set(Number(name), Number(stat.split(") ").at(-1)!.split(" ")[1]));
+  }
+  return found;
+}
+
 /**
  * True while `pid` runs, be it as a process of another user; a zombie does not. One whose first thread has ended is no
  * zombie while others end: until they have, the process holds its sockets.
