@@ -1,7 +1,7 @@
 /**
  * Calls Bazel's command_server.CommandServer at the session's real server, which is found or started for each call.
  */
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import type { Connection } from "../../proto/transport/grpc/channel.ts";

@@ -1,5 +1,5 @@
 /** The agent's port for the proxy, on our own HTTP/2. Each call is admitted, then served by its service. */
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import type { Listener } from "../../proto/transport/listener.ts";

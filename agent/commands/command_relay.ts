@@ -4,7 +4,7 @@
  */
 import { Buffer } from "node:buffer";
 import { RequestField } from "../../proto/bazel/run_request.ts";
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { patchFields } from "../../proto/base/protobuf_fields.ts";

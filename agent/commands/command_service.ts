@@ -23,7 +23,8 @@ import { changeRun, isForShutdown, readRunRequest, type RunRequest } from "../..
 import { ResponseField } from "../../proto/bazel/run_response.ts";
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { type ExecuteRequest, ExecuteRequestSchema, type Start } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
-import { type Stream, StreamError } from "../../proto/transport/http2/connection.ts";
+import { StreamError } from "../../proto/transport/http2/errors.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { readCall, type ServerCall, Status, StatusError } from "../../proto/transport/grpc/calls.ts";
 import { MessageStream } from "../../proto/transport/grpc/message_stream.ts";

@@ -17,7 +17,7 @@ import {
   OpenRequestSchema,
   OpenResponseSchema,
 } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { Pace } from "../../proto/base/time_slice.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";

@@ -3,7 +3,8 @@
  * necessary, and passes other methods on.
  */
 import { sentence } from "../../proto/base/errors.ts";
-import type { Http2Connection, Stream } from "../../proto/transport/http2/connection.ts";
+import type { Http2Connection } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { type CallServer, listenForCalls } from "../../proto/transport/grpc/server.ts";

@@ -7,7 +7,7 @@ import { Buffer } from "node:buffer";
 import { isFinished } from "../../proto/bazel/run_response.ts";
 import { sentence } from "../../proto/base/errors.ts";
 import { ExecuteRequestSchema, type OutputsRequest } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
-import { StreamError } from "../../proto/transport/http2/connection.ts";
+import { StreamError } from "../../proto/transport/http2/errors.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { ConnectError } from "../../proto/transport/grpc/channel.ts";
 import { Status, StatusError } from "../../proto/transport/grpc/calls.ts";

@@ -8,7 +8,7 @@ import {
   RunResponseSchema,
 } from "../../proto/contract/gen/bazel/v1/command_server_pb.ts";
 import { ExecuteRequestSchema } from "../../proto/contract/gen/rbs/v1/command_pb.ts";
-import { Stream } from "../../proto/transport/http2/connection.ts";
+import { Stream } from "../../proto/transport/http2/stream.ts";
 import type { Headers } from "../../proto/transport/http2/hpack.ts";
 import { type CallEnd, readCall, ServerCall, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";

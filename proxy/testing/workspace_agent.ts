@@ -7,7 +7,7 @@ import {
   OpenResponseSchema,
 } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
 import { FileBatchSchema } from "../../proto/contract/gen/rbs/v1/tree_pb.ts";
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";

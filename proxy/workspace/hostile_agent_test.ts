@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { fromBinary } from "@bufbuild/protobuf";
 import { RbsError } from "../../proto/base/errors.ts";
 import { OpenRequestSchema } from "../../proto/contract/gen/rbs/v1/workspace_pb.ts";
-import type { Stream } from "../../proto/transport/http2/connection.ts";
+import type { Stream } from "../../proto/transport/http2/stream.ts";
 import { type ServerCall, Status, StatusError, unaryRequest } from "../../proto/transport/grpc/calls.ts";
 import { Connection } from "../../proto/transport/grpc/channel.ts";
 import { requestMessages } from "../../proto/transport/grpc/messages.ts";

@@ -4,7 +4,7 @@
  */
 import { Buffer } from "node:buffer";
 import { sentence } from "../../base/errors.ts";
-import type { Http2Connection, Stream } from "../http2/connection.ts";
+import type { Stream, StreamConnection } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { Caller } from "../../identity/access_rules.ts";
 import { Code as Status } from "./status_code.ts";
@@ -44,7 +44,7 @@ export class ServerCall {
   }
 
   /** The connection of the call. */
-  get connection(): Http2Connection {
+  get connection(): StreamConnection {
     return this.#stream.connection;
   }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { eventually } from "../../../tests/support/eventually.ts";
 import { readCall, type ServerCall, Status, StatusError, unaryRequest } from "./calls.ts";

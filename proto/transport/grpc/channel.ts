@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import { sentence } from "../../base/errors.ts";
-import { Http2Connection, type Stream } from "../http2/connection.ts";
+import { Http2Connection } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Transport } from "../transport.ts";
 import { ErrorCode } from "../http2/frames.ts";
 import type { Headers } from "../http2/hpack.ts";

@@ -3,7 +3,7 @@
  * own buffer, and flow control waits for the reader.
  */
 import { Buffer } from "node:buffer";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { endOf, Status, StatusError } from "./calls.ts";
 import { framePrefix } from "./message_stream.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { randomFillSync } from "node:crypto";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { BatchEncoder, decodeBatch } from "../../tree/batch.ts";
 import { digestOf } from "../../tree/read.ts";

@@ -1,7 +1,7 @@
 /** Calls over mutual TLS behave like calls in plain text. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { Identity } from "../../identity/spiffe.ts";
 import { TestAuthority } from "../../testing/certificates.ts";

@@ -1,5 +1,6 @@
 import { sentence } from "../../base/errors.ts";
-import { Http2Connection, type Stream } from "../http2/connection.ts";
+import { Http2Connection } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import type { Listener } from "../listener.ts";
 import { TcpListener } from "../tcp_listener.ts";

@@ -6,7 +6,9 @@ import { frame, MessageStream } from "../grpc/message_stream.ts";
 import { PeerProcess } from "../../testing/peers.ts";
 import { PipeEnd, RawPeer } from "../../testing/pipe.ts";
 import { eventually } from "../../../tests/support/eventually.ts";
-import { Http2Connection, type Http2Options, type Stream, StreamError } from "./connection.ts";
+import { Http2Connection, type Http2Options } from "./connection.ts";
+import { StreamError } from "./errors.ts";
+import type { Stream } from "./stream.ts";
 import type { Transport } from "../transport.ts";
 import {
   encodeFrame,
@@ -444,6 +446,18 @@ Deno.test("a retired connection ends with its last stream, whose response gets o
   assert.equal(String((await s.peer.nextOf(FrameType.DATA))!.payload), "last");
   assert.equal((await s.peer.nextOf(FrameType.HEADERS))!.flags, Flag.END_HEADERS | Flag.END_STREAM);
   await s.connection.closed;
+});
+
+Deno.test("a retired connection whose peer breaks the rules tells it why", async () => {
+  using c = await client();
+  const stream = c.connection.request(POST);
+  await c.peer.nextOf(FrameType.HEADERS);
+  c.connection.retire();
+  await c.peer.frame(FrameType.PUSH_PROMISE, 0, 1, Buffer.alloc(4));
+  const goaway = (await c.peer.nextOf(FrameType.GOAWAY))!;
+  assert.equal(goaway.payload.readUInt32BE(4), ErrorCode.PROTOCOL_ERROR);
+  assert.equal((await stream.closed)!.message, "push is not enabled");
+  await c.connection.closed;
 });
 
 Deno.test("a client that asks for a small header table is told that none is used", async () => {

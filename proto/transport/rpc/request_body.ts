@@ -1,7 +1,7 @@
 /** The body of a request to our own services: nothing of it is taken before it is decided that the caller may send it. */
 import { Buffer } from "node:buffer";
 import type { Meter } from "../../base/byte_budget.ts";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import { MessageStream } from "../grpc/message_stream.ts";
 import { Code, RpcError } from "./error.ts";
 

@@ -9,7 +9,7 @@ import { create, type DescMessage, fromBinary, type MessageInitShape, toBinary }
 import { parseHostPort } from "../../base/host_port.ts";
 import type { AdmissionLimits } from "../admission.ts";
 import { ByteBudget, Holding, type Meter } from "../../base/byte_budget.ts";
-import type { Stream } from "../http2/connection.ts";
+import type { Stream } from "../http2/stream.ts";
 import type { Headers } from "../http2/hpack.ts";
 import { AccessDenied } from "../../identity/access_denied.ts";
 import type { Credentials } from "../../identity/credentials.ts";
