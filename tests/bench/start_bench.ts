@@ -9,9 +9,9 @@ import { type TestWorkspace, testWorkspace } from "../support/workspace.ts";
 import { untilWarm } from "./control_bench.ts";
 import { interleaved, median, ms, type Result } from "./report.ts";
 
-const ROUNDS = 9, WARM_UPS = 2;
+const ROUNDS = 7, WARM_UPS = 1;
 /** Between a server's end and the next one's start: for what ends after its client, and to read the last one's pages. */
-const SETTLE_MS = 2_000;
+const SETTLE_MS = 1_000;
 /** For an archive that is made in the background. */
 const ARCHIVE_MS = 3 * 60_000;
 
@@ -28,7 +28,6 @@ interface Side {
 const SIDES: readonly Side[] = [
   { what: "a warm agent and an archive", args: ["--warm=1"], target: 0.75 },
   { what: "no warm agent, but an archive", args: [], target: 0.9 },
-  { what: "a warm agent, no archive", args: ["--warm=1", "--class-archives=0"] },
   { what: "neither", args: ["--class-archives=0"] },
 ];
 
@@ -91,6 +90,11 @@ export async function benchStart(bazel: Bazel, say: (s: string) => void): Promis
     return taken.reduce((a, b) => a + b);
   });
   const sums = await interleaved(ROUNDS, WARM_UPS, sides, (round) => say(`first commands, round ${round}`));
+    console.log(JSON.stringify({
+      sums: sums.map((s) => s.map(Math.round)),
+      each: each.map((c) => c.map((v) => v.map(Math.round))),
+    }));
+  }
   const parts = (i: number) => each[i].map((values) => ms(median(values.slice(WARM_UPS)))).join(" + ");
   const plain = median(sums[0]);
   return SIDES.map(({ what, target }, i) => {

@@ -57,7 +57,8 @@ export function archiveKey(start: ServerStart, now: () => number = Date.now): st
     const files = [
       ...identify(home, ["bin", "lib", "conf"], ["release", "lib/modules", "lib/server/libjvm.so"]),
       ...identify(start.installBase, ["."], []),
-      ...classPath(start.argv).map(identity),
+      // A JVM passes over what is not there, and so do its archives.
+      ...classPath(start.argv).filter(isThere).map(identity),
     ];
     if (files.some(({ changedMs }) => changedMs > now() - SETTLED_MS)) return undefined;
     const decisive = options.filter((option) => !ELSEWHERE.some((elsewhere) => elsewhere.test(option)));

@@ -60,6 +60,15 @@ Deno.test("each file of an install base and of a JDK counts, also one that looks
   assert.notEqual(it.key(), key, "a file more");
 });
 
+Deno.test("each jar of a class path counts, and one that is not there does not", async () => {
+  await using it = await machine();
+  const jar = join(it.root, "base/A-server.jar");
+  const key = (...more: string[]) => it.key([], { argv: ["-cp", [jar, ...more].join(":"), "Main"] });
+  assert.equal(key("/no/such.jar"), key());
+  await it.write("more.jar");
+  assert.notEqual(key(join(it.root, "more.jar")), key());
+});
+
 Deno.test("files that have just been changed have no key", async () => {
   await using it = await machine();
   assert.equal(archiveKey(it.start()), undefined);
