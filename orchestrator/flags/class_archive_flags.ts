@@ -14,7 +14,7 @@ export const CLASS_ARCHIVE_FLAGS: FlagPart<ClassArchiveFlags> = {
     new Option(
       "--class-archives <number>",
       "how many archives of Bazel's loaded classes to keep for each user, by which a Bazel server starts faster: one for " +
-        "each Bazel, JDK and JVM options, some 50 MB each; 0 switches them off",
+        "each Bazel, JDK and JVM options, some 60 MB each; 0 switches them off",
     )
       .env("RBS_CLASS_ARCHIVES").argParser(wholeNumber(0, 100)).default(4),
   ],

@@ -90,11 +90,6 @@ export async function benchStart(bazel: Bazel, say: (s: string) => void): Promis
     return taken.reduce((a, b) => a + b);
   });
   const sums = await interleaved(ROUNDS, WARM_UPS, sides, (round) => say(`first commands, round ${round}`));
-    console.log(JSON.stringify({
-      sums: sums.map((s) => s.map(Math.round)),
-      each: each.map((c) => c.map((v) => v.map(Math.round))),
-    }));
-  }
   const parts = (i: number) => each[i].map((values) => ms(median(values.slice(WARM_UPS)))).join(" + ");
   const plain = median(sums[0]);
   return SIDES.map(({ what, target }, i) => {
