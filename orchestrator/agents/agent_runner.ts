@@ -16,6 +16,7 @@ import { type SessionEvent, TRANSITIONS } from "../store/state_machine.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
 import type { StepBoard } from "./start_progress.ts";
 import type { SessionChange, SessionStore } from "../store/session_store.ts";
+import { endsWithin, KILLED_MS } from "./agent_end.ts";
 import type { HeldAgent, WarmPool } from "./warm_pool.ts";
 
 /** What an {@link AgentRunner} works with. */
@@ -301,7 +302,8 @@ export class AgentRunner {
           transient: true,
         };
         // While it stops, the end of the connection is the beginning of the process's end.
-        return this.#stopGraceMs !== undefined ? await agent.ended : await this.#endOr(agent, failure);
+        const { killAfterMs } = this.#options;
+        return await this.#endOr(agent, failure, this.#stopGraceMs === undefined ? 200 : killAfterMs + KILLED_MS);
       }),
     ]);
     return await over.finally(() => clearTimeout(unheard));
@@ -352,9 +354,9 @@ export class AgentRunner {
   }
 
   /** An agent whose connection broke is most often one that just ended; then its own end is the better reason. */
-  async #endOr(agent: RunningAgent, failure: AgentFailure): Promise<AgentFailure> {
+  async #endOr(agent: RunningAgent, failure: AgentFailure, milliseconds: number): Promise<AgentFailure> {
     const timer = Promise.withResolvers<AgentFailure>();
-    const id = setTimeout(() => timer.resolve(failure), 200);
+    const id = setTimeout(() => timer.resolve(failure), milliseconds);
     try {
       return await Promise.race([agent.ended, timer.promise]);
     } finally {
@@ -373,7 +375,14 @@ export class AgentRunner {
       } else if (agent) {
         // Not reachable through its connection any more, or told to end already.
         agent.terminate();
-        await agent.ended;
+        if (await endsWithin(agent, this.#options.killAfterMs + KILLED_MS)) return;
+        // The next one waits for the lock of the storage.
+        this.#options.log(
+          `session ${
+            keyText(this.#session)
+          }: its agent does not end (its log is ${agent.log}), and is left to its lease`,
+        );
+        agent.letGo();
       }
     } finally {
       clearTimeout(timer);

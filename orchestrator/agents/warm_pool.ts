@@ -4,6 +4,7 @@ import { sentence } from "../../proto/base/errors.ts";
 import { randomToken } from "../../proto/base/state_directory.ts";
 import type { ComputeService, RunningAgent } from "../compute/compute_service.ts";
 import { type AgentTrust, bootstrap } from "./agent_trust.ts";
+import { endsWithin, KILLED_MS } from "./agent_end.ts";
 import { Supervisor } from "./supervisor.ts";
 import type { Log } from "../../proto/base/log.ts";
 import type { OwnLease } from "../peers/orchestrator_lease.ts";
@@ -362,7 +363,7 @@ class WarmHold {
         return "it is another orchestrator's";
       }
       agent.kill();
-      await agent.ended;
+      if (!await endsWithin(agent, KILLED_MS)) agent.letGo();
       return why;
     } catch (e) {
       return sentence(e);

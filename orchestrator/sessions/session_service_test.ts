@@ -236,6 +236,19 @@ test("an agent that does not end when it is asked to is killed", async (world) =
   assert.equal(world.compute.alive.size, 0);
 }, { killAfterMs: 100 });
 
+test("an agent that nothing ends holds its session up for a while, and no longer", async (world) => {
+  await world.get({ startupOptions: ["--fake=deaf"] });
+  world.compute.areImmortal = true;
+  const began = performance.now();
+  const released = world.service.release(request(), A);
+  await world.until("STOPPING");
+  assert.equal(await released, true);
+  assert(performance.now() - began > 5_000, "it was given time");
+  assert.equal(await world.session(), undefined);
+  assert.deepEqual(world.compute.letGo, ["1"]);
+  assert.equal((await world.get()).status, "READY", "the next one has another agent");
+}, { killAfterMs: 50 });
+
 test("an agent that dies while STOPPING has ended as asked", async (world) => {
   await world.get({ startupOptions: ["--fake=deaf"] });
   const released = world.service.release(request(), A);

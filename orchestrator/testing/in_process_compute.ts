@@ -21,6 +21,10 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
   warmGate: Promise<void> = Promise.resolve();
   /** How many agents of the warm pool were to be started. */
   warmStarts = 0;
+  /** Nothing ends an agent but its own {@link FakeAgentServer.close}: as when the kernel waits for a disk. */
+  areImmortal = false;
+  /** Agents that were let go, by their handles. */
+  readonly letGo: string[] = [];
   /** Which storage was given on to which session, by their ServerIds. */
   readonly inherited: [from: string, to: string][] = [];
   #started = Promise.withResolvers<FakeAgentServer>();
@@ -74,9 +78,9 @@ export class InProcessCompute implements ComputeService, AsyncDisposable {
       ),
       log: "nowhere",
       assign: (spec) => ({ ...spec, storageDirectory: "/storage", defaultOutputBase: "/output/base" }),
-      terminate: () => agent.isDeaf || agent.close(),
-      kill: () => agent.close(),
-      letGo() {},
+      terminate: () => agent.isDeaf || this.areImmortal || agent.close(),
+      kill: () => this.areImmortal || agent.close(),
+      letGo: () => void this.letGo.push(handle),
     };
   }
 
