@@ -26,8 +26,8 @@ interface Side {
 }
 
 const SIDES: readonly Side[] = [
-  { what: "a warm agent and an archive", args: ["--warm=1"], target: 0.75 },
-  { what: "no warm agent, but an archive", args: [], target: 0.9 },
+  { what: "a warm agent and an archive", args: ["--warm=1", "--class-archives=4"], target: 0.75 },
+  { what: "no warm agent, but an archive", args: ["--class-archives=4"], target: 0.9 },
   { what: "neither", args: ["--class-archives=0"] },
 ];
 

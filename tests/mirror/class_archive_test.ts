@@ -37,7 +37,7 @@ async function seen(one: Rig): Promise<string[]> {
 
 for (const workspace of able.length > 0 ? ["shared", "synced"] : []) {
   testEach(`in a ${workspace} session the second server has an archive of classes`, async (bazel) => {
-    await using one = await rig({ bazel: longLived(bazel), args: [`--workspace=${workspace}`] });
+    await using one = await rig({ bazel: longLived(bazel), args: [`--workspace=${workspace}`, "--class-archives=4"] });
     await one.buildsQuickly();
     assert.equal(await usesArchive(one), false);
     const before = await seen(one);
@@ -58,7 +58,11 @@ for (const workspace of able.length > 0 ? ["shared", "synced"] : []) {
 
   testEach(`in a ${workspace} session who says something about archives has none made`, async (bazel) => {
     const startupOptions = ["--host_jvm_args=-Xshare:auto"];
-    await using one = await rig({ bazel: longLived(bazel), args: [`--workspace=${workspace}`], startupOptions });
+    await using one = await rig({
+      bazel: longLived(bazel),
+      args: [`--workspace=${workspace}`, "--class-archives=4"],
+      startupOptions,
+    });
     await one.buildsQuickly();
     await new Promise((resolve) => setTimeout(resolve, 12_000));
     assert.deepEqual(archives(one), []);

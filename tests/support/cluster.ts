@@ -53,7 +53,8 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const synced = workspace === "synced";
   const { lifetimeMs = 30 * 60_000 } = options;
   const listen = on ? [`--listen=${on.address}`] : [];
-  const args = [`--workspace=${workspace}`, ...listen, ...options.args ?? []];
+  // Nobody makes archives of classes beside a test that is not about them.
+  const args = [`--workspace=${workspace}`, "--class-archives=0", ...listen, ...options.args ?? []];
   await using cleanup = new AsyncDisposableStack();
   // A folder of another machine is to be had only there.
   const state = options.state ??
