@@ -222,6 +222,7 @@ function sessionParts(spec: AgentSpec, { flags, gate, activity, supervision, hel
   const archiver = archives && new Archiver({
     archives,
     activity,
+    seenAs: (path) => namespace.readablePath(path),
     key(start) {
       const isMachinesOwn = (path: string) => !spec.synced || isMachines(path, flags.installBases);
       return isMachinesOwn(start.java) && isMachinesOwn(start.installBase) ? archiveKey(start) : undefined;

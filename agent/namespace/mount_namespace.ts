@@ -13,7 +13,7 @@ import { shell } from "./shell.ts";
 import { Beneath } from "../files/beneath.ts";
 import { openOrMake } from "../files/open_or_make.ts";
 import { mustNotBeMounted, openStorage, storageFolder, syncedRoot } from "./storage_folder.ts";
-import { prepareSyncedRoot, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
+import { prepareSyncedRoot, readableAt, syncedNamespaceCommand, type SyncedView } from "./synced_root.ts";
 
 /**
  * The ways to provide the developer's absolute paths in a session:
@@ -197,7 +197,10 @@ export interface SessionNamespaceOptions {
   hidden?: readonly string[];
   /** The directory of the client's `--server_javabase`: its SESSION_MARK is covered. @default none */
   javabase?: string;
-  /** Absolute paths that a session can read but not change, if it does not have all rights of root. @default none */
+  /**
+   * Absolute paths that a session can read but not change, if it does not have all rights of root; see
+   * {@link SessionNamespace.readablePath}. @default none
+   */
   readable?: readonly string[];
   /**
    * Directories that the request names: as root, a session that is not synced has root's rights in them. @default none
@@ -277,6 +280,13 @@ export class SessionNamespace {
   /** Whether the session can read {@link SessionNamespaceOptions.readable} but not change it, once it was started. */
   get showsReadable(): boolean {
     return this.#showsReadable;
+  }
+
+  /** The session's path of something that is in one of the {@link SessionNamespaceOptions.readable}. */
+  readablePath(path: string): string {
+    const { readable = [], synced } = this.#options;
+    const at = synced ? readable.findIndex((folder) => path.startsWith(`${folder}/`)) : -1;
+    return at < 0 ? path : readableAt(at) + path.slice(readable[at].length);
   }
 
   /** Whether the output base has the developer's path inside. */

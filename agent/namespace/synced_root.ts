@@ -51,6 +51,14 @@ export interface SyncedRootOptions extends SyncedView {
 const OWN_FOLDERS = ["/home", "/root", "/tmp", "/var/tmp"];
 const OWN_MOUNTS = ["/tmp", "/var/tmp"];
 
+/**
+ * Where the session sees its `readable` path of this index: in its `/` itself. A mount point cannot be moved, but what is
+ * above it can, in the folders that are the session's, and another put in its place.
+ */
+export function readableAt(index: number): string {
+  return `/.rbs-readable-${index}`;
+}
+
 /** Where root's new root is mounted first: a directory of the storage, beside the session's root. */
 const MOUNT_POINT = "mount";
 
@@ -67,7 +75,8 @@ const MOUNT_POINT = "mount";
  * | `hidden`, and the agent's home, as far as | nowhere: empty                               |
  * | they are in one of the above              |                                              |
  * | `javabase`                                | made: it starts the session's own JDK        |
- * | `readable`: class-data archives           | the agent's machine; read-only               |
+ * | `readable`: class-data archives           | the agent's machine; read-only, see          |
+ * |                                           | {@link readableAt}                           |
  * | everything else, /tmp and /home too       | `root` in the storage                        |
  *
  * No program of the session may run meanwhile. Rejects with an RbsError.
@@ -105,7 +114,9 @@ export async function prepareSyncedRoot(options: SyncedRootOptions): Promise<Mou
       mounts.push({ how: "read-only", from: path, to: path });
     }
   }
-  for (const path of options.readable ?? []) mounts.push({ how: "read-only", from: path, to: path });
+  for (const [at, path] of (options.readable ?? []).entries()) {
+    mounts.push({ how: "read-only", from: path, to: readableAt(at) });
+  }
   const isShownElsewhere = (path: string) =>
     [workspace, ...mounts.filter(({ how, to }) => how !== "read-only" && !OWN_MOUNTS.includes(to)).map(({ to }) => to)]
       .some((folder) => isAtOrIn(path, folder)) || visible.some((shown) => isIn(path, shown.path));

@@ -179,6 +179,27 @@ export function computeContract(name: string, make: () => Promise<ContractKind>)
     await ended(second);
   });
 
+  for (const isAssigned of [false, true]) {
+    const when = isAssigned ? "after it was given a session" : "while it waited";
+    test(`a session gets another agent of the same id for one that was lost ${when}`, async (kind) => {
+      const blank = blankAgent();
+      const lost = await kind.service().start(blank, { signal: never, onStep() {} });
+      if (isAssigned) lost.assign(specFor(blank.agentId));
+      await kind.strike(lost);
+      await ended(lost);
+      const another = await kind.service().start(blank, { signal: never, onStep() {}, session: SESSION });
+      // What is left of the first one goes, and nothing of this one.
+      await pause(100);
+      using held = supervise(another, blank.agentId);
+      await eventually(() => held.told.includes("waiting"), "it waits");
+      const adopted = kind.service().adopt(another.handle, another.endpoint, SESSION);
+      assert.equal(await Promise.race([adopted.ended, pause(50)]), undefined);
+      another.kill();
+      await ended(another);
+      await ended(adopted);
+    });
+  }
+
   test("an agent that was let go lives on", async (kind) => {
     const { handle, endpoint } = await kind.service().start(blankAgent(), { signal: never, onStep() {} });
     const adopted = kind.service().adopt(handle, endpoint);

@@ -26,6 +26,7 @@ export class OrphanSweep {
   readonly #options: OrphanSweepOptions;
   #timer?: ReturnType<typeof setTimeout>;
   #stopped = false;
+  #clearing = false;
 
   constructor(options: OrphanSweepOptions) {
     this.#options = options;
@@ -56,13 +57,16 @@ export class OrphanSweep {
     } catch (e) {
       log(`sessions without an agent could not be looked for: ${sentence(e)}`);
     }
-    await this.#clearUp();
+    void this.#clearUp();
     this.#schedule();
   }
 
-  /** Never rejects. */
+  /** Sessions do not wait for it: an agent's user can make each removal last for a minute. Never rejects. */
   async #clearUp(): Promise<void> {
     const { compute, log } = this.#options;
+    if (this.#clearing) return;
+    this.#clearing = true;
     await compute.sweep().catch((e) => log(`what former agents have left could not be removed: ${sentence(e)}`));
+    this.#clearing = false;
   }
 }

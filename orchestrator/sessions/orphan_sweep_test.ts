@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { request, test } from "../testing/session_world.ts";
 import type { SessionEvent } from "../store/state_machine.ts";
 import type { SessionStore } from "../store/session_store.ts";
+import { OrphanSweep } from "./orphan_sweep.ts";
 
 /** A store whose disk is full for one kind of event, until it is mended. */
 function breakFor(store: SessionStore, event: SessionEvent): { mend(): void; failed: Promise<void> } {
@@ -72,3 +73,32 @@ test("sessions that are served, or about to be, are left alone by any number of 
   assert.equal((await waiting).status, "READY");
   assert.equal(world.compute.agents.length, 21);
 }, { sweepIntervalMs: 0 });
+
+Deno.test("sessions are looked for however long it takes to remove what agents have left, which is done once at a time", async () => {
+  let removals = 0, looks = 0;
+  const enough = Promise.withResolvers<void>();
+  const sweep = new OrphanSweep({
+    store: {
+      list() {
+        if (++looks === 5) enough.resolve();
+        return Promise.resolve([]);
+      },
+    } as unknown as SessionStore,
+    intervalMs: 1,
+    log() {},
+    mend: () => Promise.resolve(),
+    compute: {
+      sweep() {
+        removals++;
+        return new Promise(() => {});
+      },
+    },
+  });
+  sweep.start();
+  const late = Promise.withResolvers<"late">();
+  const timer = setTimeout(() => late.resolve("late"), 2_000);
+  const result = await Promise.race([enough.promise, late.promise]);
+  clearTimeout(timer);
+  sweep.stop();
+  assert.deepEqual([result, removals], [undefined, 1]);
+});

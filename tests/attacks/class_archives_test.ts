@@ -1,6 +1,6 @@
 /** Class-data archives with real Bazel servers: they are made and used, and no program of a session gets at them. */
 import assert from "node:assert/strict";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { ClassArchives } from "../../agent/bazel/class_archives/class_archives.ts";
 import { TestAgent, type TestAgentOptions, TestWorkspace } from "../../agent/test_agent.ts";
 import { eventually } from "../support/eventually.ts";
@@ -170,6 +170,37 @@ for (const { whose, options } of KINDS) {
     assert.equal(await output(["sha256sum", archive]), before);
     assert.deepEqual(place.kept().length, 1);
   });
+}
+
+for (const { whose, options } of KINDS) {
+  Deno.test(`in a synced session ${whose} nothing can be put in the place of its user's archives`, async () => {
+    // The folders of the system are the machine's own, and read-only.
+    const directory = Deno.uid() === 0 ? "/" : Deno.env.get("HOME")!;
+    await using workspace = await TestWorkspace.make("ws", "", directory);
+    const classArchives = join(workspace.root, "state/tester/.classes");
+    const name = `${"a".repeat(32)}.jsa`;
+    await Deno.mkdir(join(classArchives, "kept"), { recursive: true });
+    await Deno.writeTextFile(join(classArchives, "kept", name), "good");
+    const storage = join(workspace.root, "state/tester/session");
+    const more = { storage, classArchives, syncedWithout: [join(workspace.root, "state")] };
+    await using agent = await TestAgent.start(workspace, { ...more, ...options });
+    using supervisor = agent.supervise();
+    await supervisor.ready();
+    const kept = await agent.sh(
+      `while read -r _ _ _ from at _; do [[ $from != */.classes/kept ]] || echo "$at"; done </proc/self/mountinfo`,
+    );
+    assert.equal(await agent.sh(`cat '${kept}/${name}'`), "good");
+    const above = [kept, ...parents(kept)];
+    const attacks = above.map((path) => `mv '${path}' '/other' && mkdir -p '${kept}' && echo evil >'${kept}/${name}'`);
+    await agent.sh(attacks.map((attack) => `(${attack}) 2>/dev/null`).join("\n") + "\ntrue");
+    assert.equal(await agent.sh(`cat '${kept}/${name}'`), "good");
+  });
+}
+
+/** The folders above a path, but for "/". */
+function parents(path: string): string[] {
+  const parent = dirname(path);
+  return parent === "/" ? [] : [parent, ...parents(parent)];
 }
 
 /** Ways to damage the file $1. */

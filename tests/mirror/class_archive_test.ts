@@ -24,7 +24,7 @@ function archives({ cluster }: Rig): string[] {
 
 async function usesArchive(one: Rig): Promise<boolean> {
   const { pid } = await one.server();
-  return (await Deno.readTextFile(`/proc/${pid}/maps`)).includes("/.classes/kept/");
+  return /\/(\.classes\/kept|\.rbs-readable-0)\/[0-9a-f]{32}\.jsa$/m.test(await Deno.readTextFile(`/proc/${pid}/maps`));
 }
 
 /** What a client compares, and what a user may read of the server. */

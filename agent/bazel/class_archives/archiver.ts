@@ -19,6 +19,8 @@ export interface ArchiverOptions {
   readonly activity: { readonly running: number; readonly begun: number; onChange(listener: () => void): Disposable };
   /** Which archive fits a server, see archiveKey. */
   key(start: ServerStart): string | undefined;
+  /** The path by which a server of the session sees an archive. @default the same */
+  seenAs?(path: string): string;
   /** Makes an archive in `archives.making`. Rejects when it cannot, or the signal is aborted. @returns its path */
   make(start: ServerStart, signal: AbortSignal): Promise<string>;
   /** For tests. Milliseconds. @default ten seconds */
@@ -53,7 +55,7 @@ export class Archiver {
       const key = this.#options.key(start);
       if (key === undefined) return [];
       const path = archives.find(key);
-      if (path !== undefined) return [`-XX:SharedArchiveFile=${path}`, QUIET];
+      if (path !== undefined) return [`-XX:SharedArchiveFile=${this.#options.seenAs?.(path) ?? path}`, QUIET];
       if (archives.isWanted(key)) this.#missing = { key, start };
     } catch (e) {
       log(`class-data archives are left alone (${sentence(e)})`);
@@ -81,7 +83,8 @@ export class Archiver {
   }
 
   #begin(): void {
-    if (this.#making) return;
+    // A server that was started meanwhile may want none.
+    if (this.#making || !this.#missing) return;
     const stop = new AbortController();
     const done = this.#make(stop.signal).finally(() => {
       this.#making = undefined;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Archiver, type ArchiverOptions } from "./archiver.ts";
 import { ClassArchives } from "./class_archives.ts";
 
@@ -170,4 +170,26 @@ Deno.test("an archiver that is closed ends what it makes", async () => {
   await it.archiver.close();
   assert(signal.aborted);
   assert.deepEqual(Array.from(Deno.readDirSync(it.archives.kept)), []);
+});
+
+Deno.test("a server that wants none and is started before the wait is over leaves nothing to make", async () => {
+  let key: string | undefined = KEY;
+  await using it = await rig({ key: () => key });
+  it.archiver.jvmOptions(START);
+  it.activity.begin();
+  it.activity.end();
+  key = undefined;
+  it.archiver.jvmOptions(START);
+  // Without a rejection that nobody handles.
+  await aWhile();
+  assert.equal(it.attempts.length, 0);
+});
+
+Deno.test("a server is told of an archive by its own session's path", async () => {
+  await using it = await rig({ seenAs: (path) => `/seen/${basename(path)}` });
+  using _turn = await it.archives.begin();
+  const made = join(it.archives.making, "made");
+  Deno.writeTextFileSync(made, "classes");
+  it.archives.keep(KEY, made);
+  assert.equal(it.archiver.jvmOptions(START)[0], `-XX:SharedArchiveFile=/seen/${KEY}.jsa`);
 });

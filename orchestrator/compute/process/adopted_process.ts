@@ -16,6 +16,8 @@ export class AdoptedProcess {
   readonly #user?: AgentUser;
   readonly #ended = Promise.withResolvers<void>();
   #timer?: ReturnType<typeof setInterval>;
+  /** It is to be gone; and its user may hold its file for it. */
+  #isKilled = false;
 
   /** @param user Whom it runs as. @default the orchestrator's own user */
   constructor(pid: number, folder: string, user?: AgentUser, lookMs = LOOK_MS) {
@@ -35,9 +37,17 @@ export class AdoptedProcess {
   /**
    * Sends a signal, if the process still is the agent. A process id may be another's by now: so long as the file is locked
    * it is not; and it is the agent's own user that sends the signal, who could do no harm to others by a lock that is false.
+   * Nor can that user keep an agent from being gone: KILL is sent again with each look, and once there is no process to
+   * take it, there is no agent.
    */
   signal(name: "TERM" | "KILL"): void {
+    this.#isKilled ||= name === "KILL";
     this.#look();
+    // With that look it is sent.
+    if (name === "TERM") this.#send(name);
+  }
+
+  async #send(name: "TERM" | "KILL"): Promise<void> {
     if (this.#timer === undefined) return;
     const { uid, gid } = this.#user ?? {};
     const command = new Deno.Command("kill", {
@@ -46,7 +56,8 @@ export class AdoptedProcess {
       ...{ stdin: "null", stdout: "null", stderr: "null" },
     });
     try {
-      void command.spawn().status;
+      const { success, signal } = await command.spawn().status;
+      if (name === "KILL" && !success && signal === null) this.#end();
     } catch {
       // Without the program it ends by its lease.
     }
@@ -61,10 +72,16 @@ export class AdoptedProcess {
   #look(): void {
     if (this.#timer === undefined) return;
     try {
-      if (isAlive(this.#folder)) return;
+      if (!isAlive(this.#folder)) return this.#end();
     } catch {
-      return; // A disk that fails says nothing of the agent.
+      // A disk that fails says nothing of the agent.
     }
+    if (this.#isKilled) void this.#send("KILL");
+  }
+
+  #end(): void {
+    // Nobody is told of one that was let go.
+    if (this.#timer === undefined) return;
     this.letGo();
     this.#ended.resolve();
   }

@@ -1,8 +1,8 @@
 /**
  * What an agent on this machine has beside its session's storage, below the storage root:
  *
- *     .agents/<agent id>/        its working directory and log until it has a session
- *     .agents/<agent id>.alive   a file that it locks for as long as it lives
+ *     .agents/<agent id>-<start>/        its working directory and log until it has a session
+ *     .agents/<agent id>-<start>.alive   a file that it locks for as long as it lives
  *
  * Names and links there are the orchestrator's: with --agent-user, `.agents` is root's, and the agent's user can change
  * only what is in the folder and in the file.
@@ -18,6 +18,14 @@ const ALIVE = ".alive";
 /** The folder of all agents. No user's storage: those have no dot at their beginning. */
 export function agentsFolder(storageRoot: string): string {
   return join(storageRoot, ".agents");
+}
+
+/**
+ * A folder for one start of an agent. A session whose warm agent was lost starts another under the same id, while what the
+ * first one has left may still be there, or on its way out.
+ */
+export function newAgentFolder(storageRoot: string, agentId: string): string {
+  return join(agentsFolder(storageRoot), `${agentId}-${crypto.randomUUID().slice(0, 8)}`);
 }
 
 /** The file that an agent with this folder locks. */

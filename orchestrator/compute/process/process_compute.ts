@@ -8,7 +8,6 @@ import {
 } from "@bufbuild/protobuf";
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { join } from "node:path";
 import { Readable } from "node:stream";
 import { sentence } from "../../../proto/base/errors.ts";
 import { LineReader } from "../../../proto/base/line_reader.ts";
@@ -25,7 +24,7 @@ import {
 } from "../../../proto/contract/gen/rbs/v1/identity_pb.ts";
 import { agentEnvironment, defaultOutputBase, environmentOf } from "./agent_environment.ts";
 import { AdoptedProcess } from "./adopted_process.ts";
-import { agentsFolder, aliveFile, foldersOfGone, makeAgentFolder, removeAgentFolder } from "./agent_folder.ts";
+import { aliveFile, foldersOfGone, makeAgentFolder, newAgentFolder, removeAgentFolder } from "./agent_folder.ts";
 import { type AgentUser, makeStorage } from "./agent_user.ts";
 import { agentLogFile, lastLine, lastWords, moveAgentLog } from "./agent_log.ts";
 import {
@@ -89,7 +88,7 @@ export class ProcessCompute implements ComputeService {
   }
 
   async start(blank: BlankAgent, { signal, onStep, session }: StartOptions): Promise<RunningAgent> {
-    const folder = join(agentsFolder(this.options.storageRoot), blank.agentId);
+    const folder = newAgentFolder(this.options.storageRoot, blank.agentId);
     /** Whom the agent serves, or will. */
     const served: Served = { session, folder, logFolder: folder };
     const { child, log } = this.#spawn(folder, session);

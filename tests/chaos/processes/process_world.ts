@@ -588,12 +588,15 @@ export class ProcessWorld implements World {
       const waiting = await this.#store.warmAgents.list();
       const { agents, strays } = await this.#look();
       const isThat = (handle: string, pid: number) => handle.startsWith(`${pid} `);
-      const blankFolder = (agentId: string) => join(agentsFolder("."), agentId);
+      const isBlankFolder = (folder: string, agentId: string) =>
+        folder.startsWith(join(agentsFolder("."), `${agentId}-`));
       const isAgent = (handle: string, folder: string) =>
         agents.some((agent) => isThat(handle, agent.pid) && agent.folder === folder);
+      const isThere = (handle: string, agentId: string) =>
+        agents.some((agent) => isThat(handle, agent.pid) && isBlankFolder(agent.folder, agentId));
       const isWanted = ({ pid, folder }: (typeof agents)[number]) =>
         sessions.some((session) => isThat(session.handle, pid) && keyText(session) === folder) ||
-        waiting.some(({ handle, agentId }) => isThat(handle, pid) && blankFolder(agentId) === folder);
+        waiting.some(({ handle, agentId }) => isThat(handle, pid) && isBlankFolder(folder, agentId));
       const { warm } = this.setup;
       return [
         ...leases.size === this.nodes.length ? [] : [`there are ${leases.size} leases`],
@@ -605,7 +608,7 @@ export class ProcessWorld implements World {
         )
           .map((id) => `the pool of ${id} is not full`),
         ...waiting.filter(({ owner }) => !leases.has(owner)).map(({ id }) => `nobody holds the warm agent ${id}`),
-        ...waiting.filter(({ handle, agentId }) => !isAgent(handle, blankFolder(agentId)))
+        ...waiting.filter(({ handle, agentId }) => !isThere(handle, agentId))
           .map(({ id }) => `the warm agent ${id} is not there`),
         ...agents.filter((agent) => !isWanted(agent)).map(({ pid, folder }) =>
           `nobody wants ${pid}, agent in ${folder}`
