@@ -167,7 +167,7 @@ async function serve(blank: BlankAgent, input: LineReader, flags: AgentArguments
       `agent of ${spec.userId}'s ${spec.sourcePath} listens at ${flags.host}:${port}, commands at port ${commandPort.port}`,
     );
     begin(spec, held);
-  }, (error) => stop(sentence(error), 0, 1));
+  }).catch((error) => stop(sentence(error), 0, 1));
 
   const { why, graceMs, exitCode } = await end.promise;
   log(`the agent stops, since ${why}`);

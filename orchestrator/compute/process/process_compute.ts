@@ -212,7 +212,7 @@ export class ProcessCompute implements ComputeService {
     } catch {
       return; // The agent says what is wrong with it.
     }
-    moveAgentLog(from, to);
+    if (from !== "") moveAgentLog(from, to);
   }
 
   inherit(from: SessionKey, to: SessionKey): string | undefined {

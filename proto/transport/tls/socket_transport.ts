@@ -13,6 +13,9 @@ import type { Transport } from "../transport.ts";
  */
 const MAX_HELD = 32 << 20;
 
+/** How long the kernel may take to say whether an ended connection can be written to. Milliseconds. */
+const ANSWER_MS = 1_000;
+
 /** Takes a connected socket over, before anything was read of it. */
 export class SocketTransport implements Transport {
   readonly #socket: TLSSocket;
@@ -61,7 +64,9 @@ export class SocketTransport implements Transport {
     const socket = this.#socket;
     // Behind what waits already, the answer might not come.
     if (!socket.writable || socket.writableLength > 0) return this.#end();
+    const timer = setTimeout(() => this.#end(), ANSWER_MS);
     socket.write(Uint8Array.of(0), (e) => {
+      clearTimeout(timer);
       if (e) this.#error ??= new Error("the connection was reset", { cause: e });
       this.#end(this.#error);
     });
