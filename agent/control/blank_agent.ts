@@ -1,4 +1,4 @@
-/** An agent before it has a session: how the first thing that every agent is, blank, becomes a session's. */
+/** An agent before it has a session. Every agent starts blank and waits until it is assigned one. */
 import { RbsError, sentence } from "../../proto/base/errors.ts";
 import { unref } from "../../proto/base/timers.ts";
 import type { AgentSpec, BlankAgent } from "../../proto/contract/gen/rbs/v1/agent_pb.ts";
@@ -8,14 +8,14 @@ import type { HeldMaker } from "../namespace/held_maker.ts";
 import { holdMaker, SessionNamespace } from "../namespace/mount_namespace.ts";
 import type { Supervision } from "./supervise_service.ts";
 
-/** An agent that nobody has given a session by then was started ahead, and has time. Milliseconds. */
+/** An agent without a session after this time was started ahead of time, and can try a namespace. Milliseconds. */
 const TRIAL_AFTER_MS = 500;
 
 /**
- * Locks the file by which others on this machine see that the agent lives: until the process ends, in whatever way.
- * Throws an RbsError when somebody else holds it.
+ * Locks the file by which orchestrators see that the agent lives, until the process ends. Throws an RbsError if another
+ * process holds the lock.
  *
- * @param path Empty: nobody looks.
+ * @param path Empty if there is no such file.
  */
 export async function holdAliveFile(path: string): Promise<void> {
   if (path === "") return;
@@ -29,7 +29,7 @@ export async function holdAliveFile(path: string): Promise<void> {
   if (!await file.tryLock(true)) throw new RbsError(`agent: its file ${path} is another agent's.`);
 }
 
-/** The life of a blank agent. */
+/** A blank agent, from its start to its end. */
 export class BlankLife {
   readonly #blank: BlankAgent;
   readonly #flags: Pick<AgentArguments, "namespace" | "allowRootSessions">;
@@ -39,16 +39,16 @@ export class BlankLife {
   constructor(blank: BlankAgent, flags: Pick<AgentArguments, "namespace" | "allowRootSessions">) {
     this.#blank = blank;
     this.#flags = flags;
-    // At once: what makes the session's namespace starts while the certificate is on its way. Without it the namespace is
-    // made as it would be otherwise.
+    // The program that makes the session's namespace starts while the certificate is on its way. If it cannot start, the
+    // namespace is made without it.
     this.#maker = holdMaker(flags).catch((e) => void log(String(e)));
   }
 
   /**
-   * Waits for a session. An agent that waits for long tries out meanwhile what one needs first, a namespace: the next one
-   * finds all of that in memory.
+   * Waits for a session. Meanwhile an agent that waits for long makes a namespace once, so that the programs and files
+   * for the session's own are in memory.
    *
-   * Rejects with an RbsError when what it is assigned is no session, or another agent's.
+   * Rejects with an RbsError if the assigned session is invalid or meant for another agent.
    */
   async assigned(supervision: Supervision): Promise<{ spec: AgentSpec; held?: HeldMaker }> {
     const timer = setTimeout(() => this.#trial = this.#tryOut(), TRIAL_AFTER_MS);

@@ -1,22 +1,22 @@
 /**
- * An agent's process that another orchestrator started: it is no child of ours, so that the kernel does not tell of its
- * end. Its file does (agent_folder.ts), which is looked at once in a second.
+ * An agent's process that another orchestrator started. It is not this program's child, so the kernel does not report its
+ * end. The lock of its file does (agent_folder.ts), which is checked once a second.
  */
 import { unref } from "../../../proto/base/timers.ts";
 import { isAlive } from "./agent_folder.ts";
 import { type AgentUser, PATHS } from "./agent_user.ts";
 
-/** Milliseconds. */
+/** Interval between two checks of the lock, in milliseconds. */
 const LOOK_MS = 1_000;
 
-/** See the file's head. */
+/** Signals the process, and reports its end. */
 export class AdoptedProcess {
   readonly #pid: number;
   readonly #folder: string;
   readonly #user?: AgentUser;
   readonly #ended = Promise.withResolvers<void>();
   #timer?: ReturnType<typeof setInterval>;
-  /** It is to be gone; and its user may hold its file for it. */
+  /** KILL was asked for: it is repeated, since a process of the agent's user may hold the lock in its place. */
   #isKilled = false;
 
   /** @param user Whom it runs as. @default the orchestrator's own user */
@@ -35,15 +35,14 @@ export class AdoptedProcess {
   }
 
   /**
-   * Sends a signal, if the process still is the agent. A process id may be another's by now: so long as the file is locked
-   * it is not; and it is the agent's own user that sends the signal, who could do no harm to others by a lock that is false.
-   * Nor can that user keep an agent from being gone: KILL is sent again with each look, and once there is no process to
-   * take it, there is no agent.
+   * Sends a signal if the process still is the agent. While the file is locked, the process id has not been reused. The
+   * agent's own user sends the signal, so that a false lock harms no other user's process. A false lock cannot keep a dead
+   * agent alive either: KILL is repeated at each check, and when no process takes it, the agent has ended.
    */
   signal(name: "TERM" | "KILL"): void {
     this.#isKilled ||= name === "KILL";
     this.#look();
-    // With that look it is sent.
+    // The check above has sent KILL.
     if (name === "TERM") this.#send(name);
   }
 
@@ -59,11 +58,11 @@ export class AdoptedProcess {
       const { success, signal } = await command.spawn().status;
       if (name === "KILL" && !success && signal === null) this.#end();
     } catch {
-      // Without the program it ends by its lease.
+      // Without the program `kill`, the agent ends when its lease expires.
     }
   }
 
-  /** Looks no more. */
+  /** Stops the checks. */
   letGo(): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -74,13 +73,13 @@ export class AdoptedProcess {
     try {
       if (!isAlive(this.#folder)) return this.#end();
     } catch {
-      // A disk that fails says nothing of the agent.
+      // A failing disk says nothing about the agent.
     }
     if (this.#isKilled) void this.#send("KILL");
   }
 
   #end(): void {
-    // Nobody is told of one that was let go.
+    // Of a process that was let go, no end is reported.
     if (this.#timer === undefined) return;
     this.letGo();
     this.#ended.resolve();
